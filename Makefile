@@ -1,0 +1,11 @@
+.PHONY: quality test benchmark
+
+quality:
+	ruff check .
+	ruff format --check .
+
+test:
+	pytest
+
+benchmark:
+	python benchmarks/benchmark_trainer.py

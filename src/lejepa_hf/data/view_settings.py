@@ -1,0 +1,107 @@
+"""Every knob of the views, described once."""
+
+from dataclasses import dataclass, field
+
+
+def _in_unit(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` is a probability and must be in [0, 1], got {value}.")
+
+
+@dataclass
+class ViewSettings:
+    """
+    How views of an image are cut and coloured. The defaults are the published ImageNet settings.
+
+    Args:
+        num_global_views (`int`): Large crops per image, at least 1. Their mean is what all views predict.
+        num_local_views (`int`): Small crops per image, 0 for none.
+        global_crop_size (`int`): Side in pixels of a large crop.
+        local_crop_size (`int`): Side in pixels of a small crop, at most `global_crop_size`.
+        global_crop_scale (`list[float]`): Smallest and largest share of the image area in a large crop.
+        local_crop_scale (`list[float]`): The same for small crops.
+        crop_aspect_ratio (`list[float]`): Smallest and largest width over height of the cut region.
+        horizontal_flip_probability (`float`): 0 where left and right differ in meaning, as in digits.
+        color_jitter_probability (`float`): For the four jitters together, applied in random order.
+        brightness_jitter (`float`): Factor drawn from `[1 - x, 1 + x]`; the same for contrast and saturation.
+        contrast_jitter (`float`): See above.
+        saturation_jitter (`float`): See above.
+        hue_jitter (`float`): Shift drawn from `[-x, x]` turns of the colour circle, at most 0.5.
+        grayscale_probability (`float`): All channels become the luminance.
+        blur_probability (`float`): Gaussian blur.
+        blur_sigma (`list[float]`): Smallest and largest standard deviation in pixels; published codes use 0.1 and 2.
+        blur_kernel_size (`int`): Odd number of taps; 13 reaches three standard deviations of 2.
+        solarize_probability (`float`): The effective one: there is no second draw as in torchvision's transform.
+        solarize_threshold (`int`): Values from here on are inverted, of 255.
+        image_mean (`list[float]`): Per channel, subtracted last, for pixels in [0, 1].
+        image_std (`list[float]`): Per channel, divided by last.
+
+    Raises:
+        ValueError: If a value is out of range; the message names the field.
+
+    Source: arXiv 2511.08544 and the README of its code; kernel and sigma of the blur are not published.
+    """
+
+    num_global_views: int = 2
+    num_local_views: int = 6
+    global_crop_size: int = 224
+    local_crop_size: int = 96
+    global_crop_scale: list[float] = field(default_factory=lambda: [0.3, 1.0])
+    local_crop_scale: list[float] = field(default_factory=lambda: [0.05, 0.3])
+    crop_aspect_ratio: list[float] = field(default_factory=lambda: [0.75, 4 / 3])
+    horizontal_flip_probability: float = 0.5
+    color_jitter_probability: float = 0.8
+    brightness_jitter: float = 0.4
+    contrast_jitter: float = 0.4
+    saturation_jitter: float = 0.2
+    hue_jitter: float = 0.1
+    grayscale_probability: float = 0.2
+    blur_probability: float = 0.5
+    blur_sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
+    blur_kernel_size: int = 13
+    solarize_probability: float = 0.2
+    solarize_threshold: int = 128
+    image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+
+    def __post_init__(self):
+        if self.num_global_views < 1 or self.num_local_views < 0:
+            raise ValueError(
+                "`num_global_views` must be at least 1 and `num_local_views` at least 0, got "
+                f"{self.num_global_views} and {self.num_local_views}."
+            )
+        if self.num_global_views + self.num_local_views < 2:
+            raise ValueError(
+                "`num_global_views` + `num_local_views` must be at least 2: with one view there is nothing to predict."
+            )
+        if self.global_crop_size < 1 or self.local_crop_size < 1:
+            raise ValueError(
+                "`global_crop_size` and `local_crop_size` must be positive, got "
+                f"{self.global_crop_size} and {self.local_crop_size}."
+            )
+        if self.num_local_views and self.local_crop_size > self.global_crop_size:
+            raise ValueError(
+                f"`local_crop_size` {self.local_crop_size} is larger than `global_crop_size` {self.global_crop_size}: "
+                "exchange them, or set `num_local_views: 0`."
+            )
+        for name in ("global_crop_scale", "local_crop_scale", "crop_aspect_ratio", "blur_sigma"):
+            bounds = getattr(self, name)
+            limit = 1.0 if name.endswith("scale") else float("inf")
+            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= limit:
+                raise ValueError(f"`{name}` must be [smallest, largest] with 0 < smallest <= largest, got {bounds}.")
+        for name in ("horizontal_flip", "color_jitter", "grayscale", "blur", "solarize"):
+            _in_unit(f"{name}_probability", getattr(self, f"{name}_probability"))
+        for name, limit in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
+            if not 0 <= getattr(self, f"{name}_jitter") <= limit:
+                raise ValueError(f"`{name}_jitter` must be in [0, {limit}], got {getattr(self, f'{name}_jitter')}.")
+        smallest = self.local_crop_size if self.num_local_views else self.global_crop_size
+        if self.blur_kernel_size % 2 == 0 or (self.blur_probability and self.blur_kernel_size // 2 >= smallest):
+            raise ValueError(
+                f"`blur_kernel_size` must be odd and less than twice the smallest crop, {smallest} pixels, "
+                f"got {self.blur_kernel_size}."
+            )
+        if len(self.image_mean) != len(self.image_std) or min(self.image_std) <= 0:
+            raise ValueError(
+                "`image_mean` and `image_std` must name the same channels, `image_std` positive, got "
+                f"{self.image_mean} and {self.image_std}."
+            )

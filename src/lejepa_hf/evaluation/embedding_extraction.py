@@ -1,0 +1,85 @@
+"""Frozen encoder -> embeddings and labels, once for all protocols."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..backbone import pool
+from ..data.decoding import decode_image
+from ..data.sources import ImageSource
+
+_PIXELS_SIDE = 32
+
+
+@dataclass
+class LabelledEmbeddings:
+    """
+    Args:
+        embeddings (`torch.Tensor` of shape `(num_images, dim)`): fp32, on the host.
+        labels (`torch.Tensor` of shape `(num_images,)`): Class numbers.
+    """
+
+    embeddings: torch.Tensor
+    labels: torch.Tensor
+
+
+def _rows(source: ImageSource, batch_size: int, description: str):
+    """Batches of decoded images and their labels, with progress."""
+    images, labels = [], []
+    for row in tqdm(source.dataset, total=source.num_images, desc=description, leave=False):
+        images.append(decode_image(row[source.image_column]))
+        labels.append(row[source.label_column])
+        if len(images) == batch_size:
+            yield images, labels
+            images, labels = [], []
+    if images:
+        yield images, labels
+
+
+@torch.no_grad()
+def extract_embeddings(encoder, processor, source: ImageSource, batch_size: int = 256) -> LabelledEmbeddings:
+    """
+    Run a frozen encoder over a labelled source.
+
+    Args:
+        encoder (`PreTrainedModel`): Its `pooler_output` is the embedding, or the mean of `last_hidden_state` where
+            the export says so (`config.embedding_pooling`) or there is no pooled output.
+        processor (`ImageProcessor`): Makes pixel values from images.
+        source ([`ImageSource`]): Needs a label column.
+        batch_size (`int`, *optional*, defaults to 256): Images a forward.
+
+    Returns:
+        [`LabelledEmbeddings`]
+    """
+    encoder.eval()
+    embeddings, labels = [], []
+    for images, batch_labels in _rows(source, batch_size, "embedding"):
+        pixels = processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        outputs = encoder(pixels.to(encoder.device, encoder.dtype))
+        embeddings.append(_embedding(encoder, outputs).float().cpu())
+        labels += batch_labels
+    return LabelledEmbeddings(torch.cat(embeddings), torch.tensor(labels))
+
+
+def _embedding(encoder, outputs) -> torch.Tensor:
+    """As the export says; for other models the pooled output, or the mean where there is none."""
+    pooled = getattr(outputs, "pooler_output", None) is not None
+    return pool(outputs, getattr(encoder.config, "embedding_pooling", "pooler" if pooled else "mean"))
+
+
+def raw_pixels(source: ImageSource) -> LabelledEmbeddings:
+    """
+    The baseline without any network: each image's pixels in [0, 1], at its own size up to 32 pixels a side, as one
+    vector; images of several sizes are brought to 32 x 32.
+    """
+    images, labels = [], []
+    for batch, batch_labels in _rows(source, 256, "raw pixels"):
+        images += batch
+        labels += batch_labels
+    sizes, modes = {image.size for image in images}, {image.mode for image in images}
+    size = next(iter(sizes)) if len(sizes) == 1 and max(next(iter(sizes))) <= _PIXELS_SIDE else (_PIXELS_SIDE,) * 2
+    mode = "L" if modes == {"L"} else "RGB"
+    pixels = [np.asarray(image.convert(mode).resize(size)).ravel() for image in images]
+    return LabelledEmbeddings(torch.from_numpy(np.stack(pixels)).float() / 255, torch.tensor(labels))

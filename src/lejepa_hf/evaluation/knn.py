@@ -1,0 +1,39 @@
+"""k-nearest-neighbour classification of embeddings."""
+
+import torch
+from torch.nn import functional as F
+
+from .embedding_extraction import LabelledEmbeddings
+from .top_k_accuracy import TopKAccuracy
+
+_CHUNK = 1024
+
+
+def knn(
+    train: LabelledEmbeddings, test: LabelledEmbeddings, k: int = 20, temperature: float = 0.07
+) -> dict[str, float]:
+    """
+    Weighted vote of the k nearest training images by cosine.
+
+    Args:
+        train ([`LabelledEmbeddings`]): Images that vote.
+        test ([`LabelledEmbeddings`]): Images that are classified.
+        k (`int`, *optional*, defaults to 20): Neighbours, at most the number of training images.
+        temperature (`float`, *optional*, defaults to 0.07): A vote weighs `exp(cosine / temperature)`.
+
+    Returns:
+        `dict[str, float]`: `eval_knn_top1` in [0, 1].
+
+    Source: the protocol of Wu et al., arXiv 1805.01978, as used for DINO.
+    """
+    k = min(k, len(train.labels))
+    bank = F.normalize(train.embeddings, dim=1)
+    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    best = []
+    for queries in F.normalize(test.embeddings, dim=1).split(_CHUNK):
+        cosine, nearest = (queries @ bank.T).topk(k)
+        votes = torch.zeros(len(queries), num_classes)
+        votes.scatter_add_(1, train.labels[nearest], torch.exp(cosine / temperature))
+        best.append(votes.argmax(1, keepdim=True))
+    top = TopKAccuracy().compute(predictions=torch.cat(best).tolist(), references=test.labels.tolist())
+    return {"eval_knn_top1": top["top1"]}

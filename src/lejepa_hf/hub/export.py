@@ -1,0 +1,92 @@
+"""A finished run or model -> an encoder folder of the backbone's native class, which loads without this package."""
+
+from pathlib import Path
+
+from transformers import AutoImageProcessor, BitImageProcessor
+from transformers.utils import logging
+
+from ..backbone import as_standalone, native_image_size
+from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
+from .model_card import write_model_card
+
+logger = logging.get_logger(__name__)
+
+_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def build_processor(
+    crop_size: int,
+    crop_ratio: float = 0.875,
+    image_mean: list[float] | None = None,
+    image_std: list[float] | None = None,
+) -> BitImageProcessor:
+    """
+    The evaluation-time pipeline: shortest side to `crop_size / crop_ratio`, centre crop, normalise.
+
+    Args:
+        crop_size (`int`): Side in pixels of what the encoder sees.
+        crop_ratio (`float`, *optional*, defaults to 0.875): Share of the resized side that is kept, in (0, 1].
+        image_mean (`list[float]`, *optional*): Per channel, ImageNet's if missing.
+        image_std (`list[float]`, *optional*): Per channel, ImageNet's if missing.
+
+    Returns:
+        `BitImageProcessor`: Saved beside the weights, so that `AutoImageProcessor` finds it.
+    """
+    return BitImageProcessor(
+        size={"shortest_edge": round(crop_size / crop_ratio)},
+        crop_size={"height": crop_size, "width": crop_size},
+        resample=3,
+        image_mean=image_mean or _IMAGENET_MEAN,
+        image_std=image_std or _IMAGENET_STD,
+        do_convert_rgb=True,
+    )
+
+
+def export_encoder(
+    run_or_model: str | Path | LeJEPAForPreTraining | LeJEPAModel,
+    folder: str | Path | None = None,
+    processor=None,
+) -> Path:
+    """
+    Write the encoder as a model of its native transformers class, with processor and card.
+
+    Needs and changes no training state. `AutoModel.from_pretrained(folder)` gives the trained embedding as
+    `pooler_output`; where the native class cannot express the pooling, `config.embedding_pooling` says `"mean"` or
+    `"cls"`: the mean of `last_hidden_state` or its first token.
+
+    Args:
+        run_or_model (`str`, `Path` or model): A run folder, one of its checkpoints, or a model.
+        folder (`str` or `Path`, *optional*): Where to write; `encoder/` in the run folder if missing.
+        processor (`ImageProcessor`, *optional*): The one saved with the run if missing.
+
+    Returns:
+        `Path`: `folder`.
+
+    Raises:
+        ValueError: If there is no model in the run folder, or no folder to write to.
+    """
+    source = None
+    if isinstance(run_or_model, str | Path):
+        source = Path(run_or_model)
+        source = source / "pretraining" if (source / "pretraining").is_dir() else source
+        if not (source / "config.json").is_file():
+            raise ValueError(
+                f"{str(run_or_model)!r} holds neither pretraining/ nor a checkpoint: no config.json there."
+            )
+        run_or_model = LeJEPAForPreTraining.from_pretrained(source)
+    if folder is None:
+        if source is None:
+            raise ValueError("`folder` is needed to export a model that is not a run folder.")
+        folder = source.parent / "encoder"
+    model = run_or_model.encoder if isinstance(run_or_model, LeJEPAForPreTraining) else run_or_model
+    if processor is None and source is not None and (source / "preprocessor_config.json").is_file():
+        processor = AutoImageProcessor.from_pretrained(source)
+    if processor is None:
+        processor = build_processor(native_image_size(model.backbone.config))
+        logger.warning(
+            f"No processor came with the model; writing ImageNet's for {processor.crop_size['height']} pixels."
+        )
+    as_standalone(model.backbone, model.pooling).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_model_card(folder, run=source.parent if source is not None else None)
+    return Path(folder)

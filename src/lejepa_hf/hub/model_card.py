@@ -1,0 +1,100 @@
+"""A finished run -> the card beside its encoder. Nothing in it that was not measured."""
+
+import json
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from .pictures import read_metrics
+
+_TEMPLATE = Path(__file__).with_name("model_card_template.md")
+# Of this machine, not of the run: paths say who ran it and where.
+_PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_model_id")
+
+
+def write_model_card(folder: str | Path, run: str | Path | None = None) -> Path:
+    """
+    Fill the card's template with a run's facts.
+
+    Args:
+        folder (`str` or `Path`): Exported encoder; the card becomes its README.md.
+        run (`str` or `Path`, *optional*): Run folder with `recipe.yaml`, `results.json`, `metrics.jsonl` and
+            `versions.json`; what is missing there is left out of the card.
+
+    Returns:
+        `Path`: The card.
+    """
+    folder, run = Path(folder), Path(run) if run is not None else None
+    config = json.loads((folder / "config.json").read_text())
+    recipe = _read(run, "recipe.yaml", yaml.safe_load) or {}
+    results = _read(run, "results.json", json.loads)
+    versions = _read(run, "versions.json", json.loads) or {}
+    metrics = read_metrics(run) if run is not None and (run / "metrics.jsonl").is_file() else []
+    warm_start = recipe.get("pretrained_backbone")
+    dataset = public_name(recipe.get("dataset"))
+    name = f"lejepa-{config['model_type']}" + (f"-{dataset.split('/')[-1]}" if dataset else "")
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        tags=["lejepa", "self-supervised-learning", "vision"],
+        datasets=[dataset] if dataset and "/" in dataset else None,
+        base_model=public_name(warm_start),
+        model_name=name,
+        eval_results=_eval_results(results, dataset) if results else None,
+    )
+    template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    text = template.from_string(_TEMPLATE.read_text()).render(
+        card_data=data.to_yaml(),
+        name=name,
+        class_name=config["architectures"][0],
+        pooling=config["embedding_pooling"],
+        dataset=dataset or "local images",
+        recipe=_recipe_text(recipe) if recipe else None,
+        warm_start=public_name(warm_start) or ("a local checkpoint" if warm_start else None),
+        last=metrics[-1] if metrics else None,
+        table=results["table"] if results else None,
+        run=results["run"] if results else None,
+        versions=versions,
+    )
+    path = folder / "README.md"
+    ModelCard(text).save(path)
+    return path
+
+
+def _read(run: Path | None, name: str, parse):
+    path = run / name if run is not None else None
+    return parse(path.read_text()) if path is not None and path.is_file() else None
+
+
+def public_name(name: str | None) -> str | None:
+    """A Hub id or `digits`; None for anything that is a path of this machine."""
+    if not name or name.startswith((".", "/", "~")) or name.endswith(".parquet") or name.count("/") > 1:
+        return None
+    return None if Path(name).is_dir() else name
+
+
+def _recipe_text(recipe: dict) -> str:
+    public = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
+    for key in ("dataset", "pretrained_backbone"):
+        if key in public and public[key] and public_name(public[key]) is None:
+            public[key] = "<local>"
+    return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
+
+
+def _eval_results(results: dict, dataset: str | None) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name=f"frozen encoder, {metric.removeprefix('eval_').replace('_', ' ')}",
+            dataset_type=dataset or "local",
+            dataset_name=dataset or "local images",
+            dataset_split=results["run"]["eval_split"],
+            metric_type="accuracy",
+            metric_name=metric,
+            metric_value=round(value, 4),
+        )
+        for metric, value in results["encoder"].items()
+        if not metric.endswith("_std")
+    ]

@@ -1,0 +1,205 @@
+"""LeJEPAModel (pixels -> embeddings) and LeJEPAForPreTraining (views -> losses)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from . import backbone as backbones
+from .configuration_lejepa import LeJEPAConfig
+from .losses.prediction import prediction_loss
+from .losses.sigreg import SIGReg
+from .projector import Projector
+
+
+@dataclass
+class LeJEPAOutput(ModelOutput):
+    """
+    Output of [`LeJEPAForPreTraining`].
+
+    Args:
+        loss (`torch.Tensor`): `(1 - sigreg_weight) * prediction_loss + sigreg_weight * sigreg_loss`, fp32 scalar.
+        prediction_loss (`torch.Tensor`): Mean squared distance of the views from their centre, fp32 scalar.
+        sigreg_loss (`torch.Tensor`): Mean statistic, about 1.05 for normal projections, fp32 scalar.
+        embeddings (`torch.Tensor` of shape `(num_views, batch_size, embedding_dim)`): Global views first.
+        projections (`torch.Tensor` of shape `(num_views, batch_size, projector_dims[-1])`): What the losses see.
+    """
+
+    loss: torch.Tensor | None = None
+    prediction_loss: torch.Tensor | None = None
+    sigreg_loss: torch.Tensor | None = None
+    embeddings: torch.Tensor | None = None
+    projections: torch.Tensor | None = None
+
+
+class LeJEPAPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by both models."""
+
+    config_class = LeJEPAConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    # The loss is a mean already; the Trainer must neither count items nor rescale it.
+    accepts_loss_kwargs = False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Reached for our own modules only, a backbone initialises itself. He's rule keeps the projections at unit
+        # scale: from a start near zero SIGReg's gradient would vanish.
+        if isinstance(module, nn.Linear):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            init.zeros_(module.bias) if module.bias is not None else None
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self) -> None:
+        """None: there is no token table. The inherited lookup fails for CNNs and misleads FSDP2 for ViTs."""
+        return
+
+    def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
+        """
+        As the base class, but with the names of our modules in the file: `Trainer` resumes by plain
+        `load_state_dict`, which does not know the older published names and would skip the weights silently.
+        """
+        return super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
+
+class LeJEPAModel(LeJEPAPreTrainedModel):
+    """
+    A backbone with pooling: the encoder that users get.
+
+    Args:
+        config ([`LeJEPAConfig`]): Its `backbone_config` and `pooling` are used.
+    """
+
+    main_input_name = "pixel_values"
+    _keys_to_ignore_on_load_unexpected = [r"^projector\."]  # an encoder read from a pretraining checkpoint
+
+    def __init__(self, config: LeJEPAConfig):
+        super().__init__(config)
+        self.pooling, self.embedding_dim = backbones.resolve_pooling(config.backbone_config, config.pooling)
+        self.backbone = backbones.build_backbone(config.backbone_config)
+        self._backbone_kwargs = backbones.forward_kwargs(self.backbone)
+        self.post_init()
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Normalised pixels.
+            kwargs: Passed on to the backbone.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, embedding_dim)` is the embedding,
+            `last_hidden_state` the backbone's tokens or feature map.
+        """
+        outputs = self.backbone(pixel_values, **(self._backbone_kwargs | kwargs))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=backbones.pool(outputs, self.pooling),
+            hidden_states=getattr(outputs, "hidden_states", None),
+            attentions=getattr(outputs, "attentions", None),
+        )
+
+
+class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
+    """
+    Encoder, projector and the LeJEPA objective.
+
+    Args:
+        config ([`LeJEPAConfig`]): Everything that rebuilds it.
+    """
+
+    main_input_name = "global_views"
+
+    def __init__(self, config: LeJEPAConfig):
+        super().__init__(config)
+        self.encoder = LeJEPAModel(config)
+        self.projector = Projector(self.encoder.embedding_dim, config.projector_dims, config.projector_norm)
+        self.sigreg = SIGReg(
+            config.num_slices, config.num_knots, config.t_max, config.directions_seed, config.sigreg_views
+        )
+        self._next_step = 0
+        self.post_init()
+
+    @classmethod
+    def from_pretrained_backbone(cls, name_or_path: str, **config_kwargs) -> "LeJEPAForPreTraining":
+        """
+        A warm start: the backbone's weights come from a checkpoint, the projector is new.
+
+        Args:
+            name_or_path (`str`): Hub id or folder of any vision model that `AutoModel` loads.
+            config_kwargs: Further fields of [`LeJEPAConfig`].
+
+        Returns:
+            [`LeJEPAForPreTraining`]: In training mode's default, fp32.
+        """
+        backbone = backbones.load_pretrained_backbone(name_or_path)
+        model = cls(LeJEPAConfig(backbone_config=backbone.config, **config_kwargs))
+        model.encoder.backbone.load_state_dict(backbone.state_dict())
+        return model
+
+    def forward(
+        self, global_views: torch.Tensor, local_views: torch.Tensor | None = None, step: int | None = None
+    ) -> LeJEPAOutput:
+        """
+        Args:
+            global_views (`torch.Tensor` of shape `(batch_size, num_global_views, channels, height, width)`):
+                Normalised pixels of the large crops.
+            local_views (`torch.Tensor` of shape `(batch_size, num_local_views, channels, h, w)`, *optional*):
+                Normalised pixels of the small crops, of the same images.
+            step (`int`, *optional*): Optimiser step, which fixes SIGReg's directions. Without it forwards in training
+                mode are counted from 0 in this process; give it where a resumed run has to repeat itself.
+
+        Returns:
+            [`LeJEPAOutput`]
+
+        Raises:
+            ValueError: If there is no view, views are not normalised pixels, or images do not agree.
+        """
+        sizes = [global_views] if local_views is None or local_views.shape[1] == 0 else [global_views, local_views]
+        for views in sizes:
+            self._check_views(views, batch_size=len(global_views))
+        if step is None:
+            step = self._next_step
+            self._next_step += self.training
+        embeddings = torch.cat([self._embed(views) for views in sizes])
+        num_views, batch_size, _ = embeddings.shape
+        projections = self.projector(embeddings.flatten(0, 1)).unflatten(0, (num_views, batch_size))
+        prediction = prediction_loss(projections, num_global_views=global_views.shape[1])
+        sigreg = self.sigreg(projections, step)
+        weight = self.config.sigreg_weight
+        return LeJEPAOutput(
+            loss=(1 - weight) * prediction + weight * sigreg,
+            prediction_loss=prediction,
+            sigreg_loss=sigreg,
+            embeddings=embeddings,
+            projections=projections,
+        )
+
+    def _embed(self, views: torch.Tensor) -> torch.Tensor:
+        """(B, V, C, H, W) -> (V, B, D), all views of one size in one pass."""
+        rows = views.transpose(0, 1).flatten(0, 1)
+        return self.encoder(rows.to(self.dtype)).pooler_output.unflatten(0, (views.shape[1], views.shape[0]))
+
+    @staticmethod
+    def _check_views(views: torch.Tensor, batch_size: int) -> None:
+        if views.ndim != 5 or 0 in views.shape[:2] or len(views) != batch_size:
+            raise ValueError(
+                "Views must be (images, views, channels, height, width) with at least one global view and the same "
+                f"images for all sizes; got shape {tuple(views.shape)} for a batch of {batch_size}."
+            )
+        if not views.is_floating_point():
+            raise ValueError(
+                f"Views must be normalised floats, got {views.dtype}: apply the photometric operations first, "
+                "`apply_photometric(batch)` from lejepa_hf.data.photometric."
+            )
+
+
+AutoConfig.register("lejepa", LeJEPAConfig, exist_ok=True)
+AutoModel.register(LeJEPAConfig, LeJEPAModel, exist_ok=True)
+AutoModelForPreTraining.register(LeJEPAConfig, LeJEPAForPreTraining, exist_ok=True)

@@ -1,0 +1,248 @@
+"""Recipe YAML + command line -> three dataclasses, with every key and type checked before anything starts."""
+
+import difflib
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+from huggingface_hub.dataclasses import type_validator
+
+from .configuration_lejepa import LeJEPAConfig
+from .data.view_settings import ViewSettings
+from .training_args import LeJEPATrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """
+    What network is trained, and by which objective.
+
+    Args:
+        backbone_config (`dict`, *optional*): See [`LeJEPAConfig`]; needs `model_type`.
+        pretrained_backbone (`str`, *optional*): Hub id or folder whose weights the backbone starts from.
+        pooling, projector_dims, projector_norm, sigreg_weight, sigreg_views, num_slices, num_knots, t_max:
+            See [`LeJEPAConfig`].
+    """
+
+    backbone_config: dict | None = None
+    pretrained_backbone: str | None = None
+    pooling: str = LeJEPAConfig.pooling
+    projector_dims: list[int] = field(
+        default_factory=LeJEPAConfig.__dataclass_fields__["projector_dims"].default_factory
+    )
+    projector_norm: str = LeJEPAConfig.projector_norm
+    sigreg_weight: float = LeJEPAConfig.sigreg_weight
+    sigreg_views: str = LeJEPAConfig.sigreg_views
+    num_slices: int = LeJEPAConfig.num_slices
+    num_knots: int = LeJEPAConfig.num_knots
+    t_max: float = LeJEPAConfig.t_max
+
+    def __post_init__(self):
+        if (self.backbone_config is None) == (self.pretrained_backbone is None):
+            raise ValueError(
+                "Set either `backbone_config` (fresh weights) or `pretrained_backbone` (a warm start), got "
+                f"{'neither' if self.backbone_config is None else 'both'}."
+            )
+
+    def config_kwargs(self) -> dict[str, Any]:
+        """The fields that belong to [`LeJEPAConfig`], without the backbone."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.name not in ("backbone_config", "pretrained_backbone")
+        }
+
+
+@dataclass
+class DataArguments(ViewSettings):
+    """
+    Which images, and how views of them look: [`ViewSettings`] and the following.
+
+    Args:
+        dataset (`str`): `"digits"`, a Hub dataset id, a folder of images, or Parquet files as a path or a glob.
+        dataset_config (`str`, *optional*): Configuration of a Hub dataset.
+        train_split (`str`): Split the encoder is trained on; labels are not used.
+        eval_split (`str`, *optional*): Held-out split with labels; without it there is no evaluation.
+        streaming (`bool`): Read while training instead of downloading first.
+        image_column (`str`, *optional*): Found by its type if missing.
+        label_column (`str`, *optional*): Found by its type if missing; for the evaluation only.
+        eval_crop_ratio (`float`): Share of the resized side that the evaluation's centre crop keeps, in (0, 1].
+        eval_protocols (`list[str]`): Of `linear`, `knn`, `few-shot`.
+    """
+
+    dataset: str = ""
+    dataset_config: str | None = None
+    train_split: str = "train"
+    eval_split: str | None = None
+    streaming: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
+    eval_crop_ratio: float = 0.875
+    eval_protocols: list[str] = field(default_factory=lambda: ["linear", "knn", "few-shot"])
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.dataset:
+            raise ValueError("`dataset` is missing: 'digits', a Hub dataset id, a folder of images or Parquet files.")
+        if not 0 < self.eval_crop_ratio <= 1:
+            raise ValueError(f"`eval_crop_ratio` must be in (0, 1], got {self.eval_crop_ratio}.")
+
+
+@dataclass
+class Recipe:
+    """
+    A parsed recipe.
+
+    Args:
+        model ([`ModelArguments`]): The network and its objective.
+        data ([`DataArguments`]): Images and views.
+        training ([`LeJEPATrainingArguments`]): Optimisation, logs, checkpoints.
+        given (`dict[str, Any]`): The keys that the file or the command line set.
+    """
+
+    model: ModelArguments
+    data: DataArguments
+    training: LeJEPATrainingArguments
+    given: dict[str, Any]
+
+    def resolved(self) -> dict[str, Any]:
+        """
+        What repeats this run: every model and data key, the training keys that were given, and those whose default is
+        the method's. Never a token, nor where to resume from.
+        """
+        training = {*self.given, *LeJEPATrainingArguments.__annotations__, "seed"} - {"resume"}
+        values = {**vars(self.model), **vars(self.data)}
+        for item in fields(LeJEPATrainingArguments):
+            if item.name in training and "token" not in item.name:
+                value = getattr(self.training, item.name)
+                values[item.name] = getattr(value, "value", value)
+        return values
+
+
+SECTIONS = (ModelArguments, DataArguments, LeJEPATrainingArguments)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: 1.1 reads `5e-4` as text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:float"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Parse YAML with numbers as people write them."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
+
+
+def known_keys() -> dict[str, type]:
+    """Every key of a recipe and the dataclass it belongs to."""
+    keys: dict[str, type] = {}
+    for section in SECTIONS:
+        for item in fields(section):
+            if item.init:
+                assert item.name not in keys, f"{item.name} stands in two dataclasses"
+                keys[item.name] = section
+    return keys
+
+
+def _check_key(key: str, where: str, keys: dict[str, type]) -> None:
+    if key not in keys:
+        close = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
+        hint = f" Did you mean `{close[0]}`?" if close else ""
+        raise ValueError(f"`{key}` in {where} is not a known key.{hint}")
+
+
+def _check_type(key: str, value: Any, expected: Any, where: str) -> Any:
+    """The value, integers made floats where floats are wanted."""
+    kinds = (
+        get_args(expected) if get_origin(expected) is not None and get_origin(expected) is not list else (expected,)
+    )
+    if isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds:
+        value = float(value)
+    if expected == list[float] and isinstance(value, list):
+        value = [float(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+    try:
+        type_validator(key, value, expected)
+    except TypeError as error:
+        if str(error).startswith("Unsupported type"):
+            return value
+        names = expected.__name__ if isinstance(expected, type) and not get_args(expected) else str(expected)
+        raise ValueError(f"`{key}` in {where} must be {names}, got {value!r} ({type(value).__name__}).") from None
+    return value
+
+
+def _parse_command_line(arguments: list[str], hints: dict[str, Any], keys: dict[str, type]) -> dict[str, Any]:
+    """`--key value`, `--key=value`, `--list a b c`, and `--flag` alone for true or, for `--resume`, `auto`."""
+    values: dict[str, Any] = {}
+    position = 0
+    while position < len(arguments):
+        token = arguments[position]
+        if not token.startswith("--"):
+            raise ValueError(f"{token!r} on the command line does not belong to a `--key`.")
+        key, equals, inline = token[2:].partition("=")
+        key = key.replace("-", "_")
+        _check_key(key, "the command line", keys)
+        position += 1
+        given = [inline] if equals else []
+        while not equals and position < len(arguments) and not re.match(r"--[a-zA-Z]", arguments[position]):
+            given.append(arguments[position])
+            position += 1
+        values[key] = _command_line_value(key, given, hints[key])
+    return values
+
+
+def _command_line_value(key: str, given: list[str], expected: Any) -> Any:
+    if not given:
+        return "auto" if key == "resume" else True
+    if str in (expected, *get_args(expected)) and len(given) == 1 and dict not in get_args(expected):
+        return None if given[0] in ("null", "none") and type(None) in get_args(expected) else given[0]
+    parsed = [load_yaml(text) for text in given]
+    is_list = get_origin(expected) is list
+    return parsed if len(parsed) > 1 or (is_list and not isinstance(parsed[0], list)) else parsed[0]
+
+
+def parse_recipe(recipe: str | Path, arguments: list[str] | None = None) -> Recipe:
+    """
+    Read a recipe; the command line wins.
+
+    Args:
+        recipe (`str` or `Path`): YAML file of flat keys.
+        arguments (`list[str]`, *optional*): `--key value` pairs.
+
+    Returns:
+        [`Recipe`]. Without `output_dir` the run goes to `runs/<folder of the recipe>-<name of the recipe>`.
+
+    Raises:
+        ValueError: If the file is missing, or a key is unknown, of the wrong type or out of range; the message names
+            the key, the value and the nearest known key.
+    """
+    recipe = Path(recipe)
+    if not recipe.is_file():
+        found = sorted(str(path) for path in Path("recipes").rglob("*.yaml") if "accelerate" not in path.parts)
+        close = difflib.get_close_matches(str(recipe), found, n=3, cutoff=0.3) or found
+        raise ValueError(f"No recipe {str(recipe)!r}. Recipes here: {', '.join(close) or 'none'}.")
+    content = load_yaml(recipe.read_text()) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{recipe} must hold `key: value` lines, got a {type(content).__name__}.")
+    keys = known_keys()
+    hints = {key: hint for section in SECTIONS for key, hint in get_type_hints(section).items() if key in keys}
+    for key in content:
+        _check_key(str(key), str(recipe), keys)
+    overrides = _parse_command_line(arguments or [], hints, keys)
+    values = {key: _check_type(key, value, hints[key], str(recipe)) for key, value in content.items()}
+    values |= {key: _check_type(key, value, hints[key], "the command line") for key, value in overrides.items()}
+    if "pretrained_backbone" in overrides and "backbone_config" not in overrides:
+        values.pop("backbone_config", None)  # a warm start given on the command line replaces the recipe's network
+    values.setdefault("output_dir", f"runs/{recipe.resolve().parent.name}-{recipe.stem}")
+    parts = (section(**{key: value for key, value in values.items() if keys[key] is section}) for section in SECTIONS)
+    return Recipe(*parts, given=values)

@@ -1,0 +1,45 @@
+"""The folder of a run: what lies where, and which run it belongs to."""
+
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_MARKS = ("recipe.yaml", "metrics.jsonl", "encoder", "pretraining", "results.json")
+_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "lejepa-hf")
+
+
+def check_free(folder: str | Path, resume: str | None) -> None:
+    """
+    Args:
+        folder (`str` or `Path`): `output_dir`.
+        resume (`str`, *optional*): What the user asked to continue from.
+
+    Raises:
+        ValueError: If the folder holds a run and this one does not continue it.
+    """
+    folder = Path(folder)
+    found = [name for name in _MARKS if (folder / name).exists()]
+    found += [path.name for path in sorted(folder.glob("checkpoint-*"))]
+    if found and resume is None:
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} holds another run ({', '.join(found[:6])}). Continue it with `--resume`, or "
+            "give this one another name with `--output_dir`."
+        )
+
+
+def write_run_facts(folder: str | Path, recipe: dict[str, Any]) -> None:
+    """Write `recipe.yaml` and `versions.json`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=110))
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")

@@ -1,0 +1,207 @@
+"""The story of a run: recipe -> data, model, trainer -> encoder, evaluation, pictures, card."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from .backbone import check_crop_size, num_channels
+from .checkpoints import resolve_resume
+from .configuration_lejepa import LeJEPAConfig
+from .data.collator import MultiCropCollator
+from .data.multi_crop import MultiCropTransform
+from .data.sources import ImageSource, load_source
+from .evaluation.evaluate_encoder import ENCODER, check_protocols, evaluate_with_baselines, format_table
+from .hub.export import build_processor, export_encoder
+from .hub.model_card import write_model_card
+from .hub.pictures import draw_embeddings, draw_losses, read_metrics
+from .modeling_lejepa import LeJEPAForPreTraining
+from .recipes import DataArguments, ModelArguments, Recipe, parse_recipe
+from .run_folder import check_free, write_run_facts
+from .trainer import LeJEPATrainer
+
+logger = logging.getLogger("lejepa_hf")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    `train.py RECIPE [--key value ...]`.
+
+    Args:
+        arguments (`list[str]`, *optional*): The command line; that of the process if missing.
+
+    Returns:
+        `int`: Exit status: 0, or 2 with one line on stderr if the recipe, the data or the folder cannot be used.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stderr.write("usage: train.py RECIPE [--key value ...]   (a recipe is a YAML file in recipes/)\n")
+        return 0 if arguments else 2
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    disable_progress_bar()  # of loading and saving weights; the Trainer's own stays
+    try:
+        recipe = parse_recipe(arguments[0], arguments[1:])
+        logger.setLevel(logging.INFO if recipe.training.process_index == 0 else logging.WARNING)
+        trainer, held_out = build(recipe)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    run(recipe, trainer, held_out)
+    return 0
+
+
+def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
+    """
+    Everything that can refuse a run, before any long work.
+
+    Args:
+        recipe ([`Recipe`]): What to do.
+
+    Returns:
+        `tuple`: the trainer, and the held-out source if there is something to evaluate on.
+
+    Raises:
+        ValueError: If the folder, the network, the crops or the data cannot be used; the message says what to change.
+    """
+    data, training = recipe.data, recipe.training
+    if training.process_index == 0:  # later ranks may look when the first one writes already
+        check_free(training.output_dir, training.resume)
+    if training.resume is not None:
+        training.resume = str(resolve_resume(training.resume, training.output_dir))
+    check_protocols(data.eval_protocols)
+    set_seed(training.seed)
+    model = build_model(recipe.model, training.seed)
+    check_crops(model.config, data)
+    source = load_source(
+        data.dataset, data.train_split, data.dataset_config, data.streaming, data.image_column, data.label_column
+    )
+    held_out = _held_out(data)
+    logger.info(
+        f"{source.name}: {source.num_images or 'a stream of'} images in column {source.image_column!r}; "
+        f"{model.config.backbone_config.model_type} encoder with "
+        f"{sum(p.numel() for p in model.encoder.parameters()):,} parameters"
+    )
+    trainer = LeJEPATrainer(
+        model=model,
+        args=training,
+        train_dataset=source.dataset,
+        data_collator=MultiCropCollator(MultiCropTransform.from_settings(data, training.seed), source.image_column),
+        processing_class=build_processor(data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std),
+    )
+    return trainer, held_out
+
+
+def build_model(arguments: ModelArguments, seed: int = 0) -> LeJEPAForPreTraining:
+    """The model a recipe asks for, fresh or warm-started; `seed` fixes its directions."""
+    kwargs = {**arguments.config_kwargs(), "directions_seed": seed}
+    if arguments.pretrained_backbone is not None:
+        return LeJEPAForPreTraining.from_pretrained_backbone(arguments.pretrained_backbone, **kwargs)
+    return LeJEPAForPreTraining(LeJEPAConfig(backbone_config=arguments.backbone_config, **kwargs))
+
+
+def check_crops(config: LeJEPAConfig, data: DataArguments) -> None:
+    """
+    Raises:
+        ValueError: If the backbone cannot take the crops or their channels.
+    """
+    channels = num_channels(config.backbone_config)
+    if channels != len(data.image_mean):
+        raise ValueError(
+            f"`backbone_config.num_channels` is {channels}, but views have {len(data.image_mean)} channels: set it to 3."
+        )
+    check_crop_size(config.backbone_config, "global_crop_size", data.global_crop_size)
+    if data.num_local_views:
+        check_crop_size(config.backbone_config, "local_crop_size", data.local_crop_size)
+
+
+def _held_out(data: DataArguments) -> ImageSource | None:
+    if data.eval_split is None:
+        return None
+    held_out = load_source(
+        data.dataset, data.eval_split, data.dataset_config, False, data.image_column, data.label_column
+    )
+    if held_out.label_column is None:
+        raise ValueError(
+            f"`eval_split` {data.eval_split!r} of {data.dataset!r} has no labels: name them with `label_column`, or leave "
+            "`eval_split` out."
+        )
+    return held_out
+
+
+def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) -> None:
+    """
+    Train, save, export, evaluate, draw, and say where everything is.
+
+    Args:
+        recipe ([`Recipe`]): What to do.
+        trainer ([`LeJEPATrainer`]): From [`build`].
+        held_out ([`ImageSource`], *optional*): Labelled images for the evaluation.
+    """
+    folder = Path(recipe.training.output_dir)
+    if trainer.is_world_process_zero():
+        write_run_facts(folder, recipe.resolved())
+    trainer.train(resume_from_checkpoint=recipe.training.resume)
+    trainer.save_model(str(folder / "pretraining"))
+    if not trainer.is_world_process_zero():
+        return
+    encoder = export_encoder(folder)
+    draw_losses(folder)
+    if held_out is not None:
+        _evaluate(recipe, trainer, held_out)
+        write_model_card(encoder, folder)
+    logger.info(f"\nEverything is in {folder}/:")
+    for name, meaning in _CONTENTS.items():
+        if (folder / name).exists():
+            logger.info(f"  {name:<20} {meaning}")
+
+
+_CONTENTS = {
+    "encoder": "AutoModel.from_pretrained loads it, card in README.md",
+    "pretraining": "LeJEPAForPreTraining.from_pretrained continues from it",
+    "results.json": "the evaluation",
+    "metrics.jsonl": "every logged row",
+    "pictures": "losses.png, embeddings.png",
+    "recipe.yaml": "repeats this run",
+    "versions.json": "of the packages used",
+}
+
+
+def _evaluate(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource) -> None:
+    data, folder = recipe.data, Path(recipe.training.output_dir)
+    train = load_source(
+        data.dataset, data.train_split, data.dataset_config, False, data.image_column, data.label_column
+    )
+    results, embedded = evaluate_with_baselines(folder / "encoder", train, held_out, data.eval_protocols)
+    table = format_table(results)
+    logger.info(f"\n{table}\n")
+    device = trainer.args.device
+    facts = {
+        "train_split": data.train_split,
+        "eval_split": data.eval_split,
+        "num_train_images": train.num_images,
+        "num_eval_images": held_out.num_images,
+        "steps": trainer.state.global_step,
+        "global_batch": trainer.global_batch,
+        "epochs": trainer.state.epoch,
+        "train_seconds": _train_seconds(folder, trainer.global_batch),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{torch.get_num_threads()} CPU threads",
+        "encoder_parameters": sum(p.numel() for p in trainer.model.encoder.backbone.parameters()),
+    }
+    content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": facts}
+    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    draw_embeddings(folder, embedded.embeddings, embedded.labels, held_out.class_names)
+
+
+def _train_seconds(run: Path, global_batch: int) -> float:
+    """Time of all logged steps, those before a resume included."""
+    seconds, last_step = 0.0, 0
+    for row in read_metrics(run):
+        seconds += (row["step"] - last_step) * global_batch / row["images_per_second"]
+        last_step = row["step"]
+    return seconds

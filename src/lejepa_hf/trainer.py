@@ -1,0 +1,196 @@
+"""LeJEPATrainer: the Hugging Face Trainer for a loss over views."""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from .checkpoints import last_finite_checkpoint
+from .data.collator import MultiCropCollator
+from .data.photometric import apply_photometric
+from .data.streaming import EndlessRows, count_rows
+from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
+from .monitors import MetricsFile
+from .training_args import LeJEPATrainingArguments
+
+
+class LeJEPATrainer(Trainer):
+    """
+    Trains [`LeJEPAForPreTraining`] on rows with an image.
+
+    What differs from the base class: rows come from [`~data.streaming.EndlessRows`], split over ranks and workers and
+    resumed at the exact batch; views get their photometric part on the device; the loss is never rescaled; the
+    directions follow the global step; a NaN or infinite loss stops the run; a checkpoint that does not fit is an error.
+
+    Args:
+        model ([`LeJEPAForPreTraining`]): The model.
+        args ([`LeJEPATrainingArguments`]): How to train.
+        train_dataset: Map-style (length and integer index) or a `datasets.IterableDataset`, rows with an image.
+        data_collator ([`MultiCropCollator`], *optional*): Cuts the views; the published settings if missing.
+        kwargs: As in `Trainer`.
+
+    Raises:
+        ValueError: If the dataset is empty or smaller than one global batch, or a stream has no `max_steps`.
+    """
+
+    # Both say the same to different versions: the loss is a mean over the micro-batch, divide it by their number.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: LeJEPAForPreTraining,
+        args: LeJEPATrainingArguments,
+        train_dataset=None,
+        data_collator: MultiCropCollator | None = None,
+        **kwargs,
+    ):
+        collator = data_collator or MultiCropCollator()
+        self._num_images = count_rows(train_dataset) if train_dataset is not None else None
+        self.global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        self._check_dataset(args, train_dataset)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collator, **kwargs)
+        self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
+        self._start_step = 0
+        self._batches_to_drop = 0
+        self._begin_window()
+
+    def _check_dataset(self, args: LeJEPATrainingArguments, dataset) -> None:
+        if dataset is None:
+            return
+        if self._num_images is not None:
+            if self._num_images < self.global_batch:
+                raise ValueError(
+                    f"The dataset has {self._num_images} images, fewer than one global batch of {self.global_batch}: "
+                    "lower `per_device_train_batch_size`."
+                )
+            if args.max_steps <= 0:
+                args.max_steps = math.ceil(args.num_train_epochs * self._num_images / self.global_batch)
+        elif args.max_steps <= 0:
+            raise ValueError("`max_steps` is needed: the stream does not say how many images it has.")
+
+    # Data
+
+    def get_train_dataloader(self) -> DataLoader:
+        """A plain loader, not prepared by Accelerate: [`EndlessRows`] has split the rows already."""
+        args = self.args
+        rows = EndlessRows(
+            self.train_dataset,
+            batch_size=args.per_device_train_batch_size,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+            start_batch=self._start_step * args.gradient_accumulation_steps,
+            image_column=getattr(self.data_collator, "image_column", "image"),
+            shuffle_buffer_size=args.shuffle_buffer_size,
+        )
+        num_workers = min(args.dataloader_num_workers, rows.max_workers)
+        self._batches_to_drop = rows.batches_to_drop(num_workers)
+        return DataLoader(
+            rows,
+            batch_size=args.per_device_train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=num_workers,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            prefetch_factor=args.dataloader_prefetch_factor if num_workers else None,
+            drop_last=True,
+        )
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """As the base class, and measures how long the step waited for data."""
+        begin = time.perf_counter()
+        for _ in range(self._batches_to_drop):
+            next(epoch_iterator)
+        self._batches_to_drop = 0
+        batches = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._waited += time.perf_counter() - begin
+        return batches
+
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        inputs = super()._prepare_inputs(inputs)
+        if "global_photometric" in inputs:
+            inputs = apply_photometric(inputs, self.data_collator.transform)
+        return inputs
+
+    # Loss
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        """The objective of one micro-batch, with the directions of the current optimiser step."""
+        outputs: LeJEPAOutput = model(**inputs, step=self.state.global_step)
+        parts = torch.stack([outputs.prediction_loss.detach(), outputs.sigreg_loss.detach()])
+        self._stop_if_not_finite(parts)
+        if model.training:
+            self._parts = self._parts.to(parts.device) + parts
+            self._micro_batches += 1
+            self._images += len(inputs["global_views"])
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _stop_if_not_finite(self, parts: torch.Tensor) -> None:
+        values = dict(zip(("prediction_loss", "sigreg_loss"), parts.tolist(), strict=True))
+        broken = {name: value for name, value in values.items() if not math.isfinite(value)}
+        if broken:
+            good = last_finite_checkpoint(self.args.output_dir)
+            way_out = (
+                f"the last good checkpoint is {good}: continue with `--resume {good}`" if good else "none is saved"
+            )
+            raise FloatingPointError(
+                f"Step {self.state.global_step}: {', '.join(f'`{name}` is {value}' for name, value in broken.items())}. "
+                f"Training stopped before the weights were touched; {way_out}, and a lower `learning_rate` or bf16 "
+                "instead of fp16."
+            )
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """Matrices and filters decay; norms, biases and other vectors do not."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    # Logs
+
+    def _begin_window(self) -> None:
+        self._parts, self._micro_batches, self._images, self._waited = torch.zeros(2), 0, 0, 0.0
+        self._window_start = time.perf_counter()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the loss parts, speed and waiting time, averaged over the steps since the last log and over ranks."""
+        if "loss" in logs and self._micro_batches:
+            elapsed = time.perf_counter() - self._window_start
+            local = [*(self._parts / self._micro_batches).tolist(), self._images / elapsed, self._waited / elapsed]
+            mean = self.accelerator.reduce(torch.tensor(local, device=self.args.device), "mean").tolist()
+            logs["prediction_loss"], logs["sigreg_loss"] = mean[0], mean[1]
+            logs["images_per_second"] = mean[2] * self.args.world_size
+            logs["data_wait_fraction"] = mean[3]
+            self._begin_window()
+        if self._num_images and self.state.epoch is not None:
+            # The Trainer counts the endless loader as one epoch; users mean passes over the images.
+            self.state.epoch = self.state.global_step * self.global_batch / self._num_images
+        super().log(logs, start_time)
+
+    # Resume
+
+    def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs) -> TrainOutput:
+        """
+        Args:
+            resume_from_checkpoint (`str` or `Path`, *optional*): A complete checkpoint folder.
+            kwargs: As in `Trainer.train`.
+        """
+        self._start_step = 0
+        if resume_from_checkpoint is not None:
+            resume_from_checkpoint = str(resume_from_checkpoint)
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+            self._start_step = state.global_step
+            if state.global_step >= self.args.max_steps:  # the base class would take one step more
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, float("nan"), {})
+        self._begin_window()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        # The base class logs and trains on from random weights.
+        if load_result.missing_keys or load_result.unexpected_keys:
+            raise RuntimeError(
+                f"The checkpoint does not fit the model; missing: {load_result.missing_keys}, unexpected: "
+                f"{load_result.unexpected_keys}. Resume with the recipe it was made with."
+            )

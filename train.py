@@ -1,0 +1,8 @@
+"""accelerate launch train.py RECIPE [--key value ...]"""
+
+import sys
+
+from lejepa_hf.train import main
+
+if __name__ == "__main__":
+    sys.exit(main())
