@@ -182,7 +182,7 @@ def as_standalone(backbone: PreTrainedModel, pooling: str) -> PreTrainedModel:
     is exactly the first token. `config.embedding_pooling` says how the trained embedding is made.
 
     Args:
-        backbone (`PreTrainedModel`): A trained backbone from [`build_backbone`]; neither it nor its config is modified.
+        backbone (`PreTrainedModel`): A trained backbone from [`build_backbone`]; not modified, nor is its config.
         pooling (`str`): How it was trained: `"pooler"`, `"cls"` or `"mean"`.
 
     Returns:

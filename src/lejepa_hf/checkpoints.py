@@ -1,6 +1,5 @@
 """Which checkpoints of a run can be trusted."""
 
-import json
 import re
 from pathlib import Path
 
@@ -8,7 +7,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
-_STATE, _OPTIMIZER = "trainer_state.json", "optimizer.pt"
+_STATE = "trainer_state.json"
+# The names of one process and DDP, then those of FSDP: whole, sharded.
+_WEIGHTS = ("model*.safetensors", "pytorch_model_fsdp.bin", "pytorch_model_fsdp_*")
+_OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*")
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -18,9 +20,9 @@ def is_complete(checkpoint: Path) -> bool:
         for weights in checkpoint.glob("*.safetensors"):
             with safe_open(weights, framework="pt"):
                 pass
-    except (OSError, json.JSONDecodeError, TypeError, SafetensorError):
+    except (OSError, ValueError, TypeError, SafetensorError):
         return False
-    return (checkpoint / _OPTIMIZER).is_file() or any(checkpoint.glob("optimizer_*"))
+    return all(any(any(checkpoint.glob(form)) for form in forms) for forms in (_WEIGHTS, _OPTIMIZER))
 
 
 def complete_checkpoints(run: str | Path) -> list[Path]:
@@ -40,7 +42,7 @@ def last_finite_checkpoint(run: str | Path) -> Path | None:
 
 def _is_finite(weights: Path) -> bool:
     with safe_open(weights, framework="pt") as file:
-        return all(bool(torch.isfinite(file.get_tensor(name)).all()) for name in file.keys())
+        return all(bool(torch.isfinite(file.get_tensor(name)).all()) for name in file.offset_keys())
 
 
 def resolve_resume(resume: str, run: str | Path) -> Path:

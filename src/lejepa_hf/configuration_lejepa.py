@@ -30,7 +30,7 @@ class LeJEPAConfig(PreTrainedConfig):
             Config of the network that turns pixels into embeddings: any vision config of transformers, or
             `{"model_type": "timm_wrapper", "architecture": ...}`. A dict needs its `model_type`.
         pooling (`str`, *optional*, defaults to `"auto"`):
-            How one embedding per image is made: `"pooler"` (the backbone's own `pooler_output`), `"cls"` (first token),
+            How one embedding per image is made: `"pooler"` (the backbone's `pooler_output`), `"cls"` (first token),
             `"mean"` (all tokens, or the feature map) or `"auto"`, the first of these that the backbone has.
         projector_dims (`list[int]`, *optional*, defaults to `[2048, 2048, 64]`):
             Widths of the projector, the training-only head; the last one is the dimension SIGReg sees.

@@ -12,27 +12,11 @@ def world_size() -> int:
 class _LossSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.detach().clone()
-        dist.all_reduce(total)
-        return total
+        return total_over_ranks(tensor)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
         return grad * world_size()
-
-
-class _ActivationSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.detach().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad
 
 
 def sum_for_loss(tensor: torch.Tensor) -> torch.Tensor:
@@ -52,16 +36,34 @@ def sum_for_loss(tensor: torch.Tensor) -> torch.Tensor:
     return _LossSum.apply(tensor) if world_size() > 1 else tensor
 
 
-def sum_for_activations(tensor: torch.Tensor) -> torch.Tensor:
+def total_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """
-    Sum over ranks of a quantity that each rank then applies to its own images, like batch-norm statistics.
-
-    What comes back differs from rank to rank, so backward sums it over ranks too.
+    Sum over ranks, without a gradient.
 
     Args:
         tensor (`torch.Tensor`): The local part; the same shape and dtype on every rank.
 
     Returns:
-        `torch.Tensor`: The total over ranks, or `tensor` itself where there is one rank.
+        `torch.Tensor`: The total, a new tensor.
     """
-    return _ActivationSum.apply(tensor) if world_size() > 1 else tensor
+    total = tensor.detach().clone().contiguous()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def stack_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """
+    The tensors of all ranks, without a gradient.
+
+    Args:
+        tensor (`torch.Tensor`): The local part; the same shape and dtype on every rank.
+
+    Returns:
+        `torch.Tensor` of shape `(world_size, *tensor.shape)`: In the order of ranks.
+    """
+    if world_size() == 1:
+        return tensor.detach()[None]
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.stack(parts)

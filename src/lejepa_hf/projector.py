@@ -4,15 +4,41 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .distributed import sum_for_activations, world_size
+from .distributed import stack_over_ranks, total_over_ranks, world_size
+
+
+class _NormalizeOverRanks(torch.autograd.Function):
+    """Rows to zero mean and unit variance over all ranks: one gather forward, one all-reduce backward."""
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+        # Every rank's own mean and spread, joined by Chan's formula: plain sums of squares would cancel in fp32.
+        local_mean = rows.mean(0)
+        local_spread = (rows - local_mean).square().sum(0)
+        packed = torch.cat([local_mean, local_spread, rows.new_tensor([len(rows)])])
+        means, spreads, counts = stack_over_ranks(packed).split([rows.shape[1], rows.shape[1], 1], dim=1)
+        total = counts.sum()
+        mean = (counts * means).sum(0) / total
+        var = (spreads + counts * (means - mean).square()).sum(0) / total
+        scale = torch.rsqrt(var + eps)
+        normal = (rows - mean) * scale
+        ctx.save_for_backward(normal, scale, total)
+        ctx.mark_non_differentiable(mean, var, total)
+        return normal, mean, var, total
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor, *_):
+        normal, scale, total = ctx.saved_tensors
+        sums = torch.stack([grad.sum(0), (grad * normal).sum(0)])
+        mean_grad, mean_product = total_over_ranks(sums) / total
+        return (grad - mean_grad - normal * mean_product) * scale, None
 
 
 class SynchronizedBatchNorm(nn.BatchNorm1d):
     """
     Batch norm over the joined batch of all ranks, on any device; `torch.nn.SyncBatchNorm` refuses the CPU.
 
-    One all-reduce forward and one backward. Sums are taken around the running mean, which every rank shares, so that
-    fp32 does not cancel. Ranks may hold unequal batches.
+    Ranks may hold unequal batches.
     """
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -25,19 +51,11 @@ class SynchronizedBatchNorm(nn.BatchNorm1d):
         """
         if not self.training or world_size() == 1:
             return super().forward(rows)
-        shift = self.running_mean.clone()
         with torch.autocast(rows.device.type, enabled=False):
-            shifted = rows.float() - shift
-            count = shifted.new_tensor([len(shifted)])
-            packed = sum_for_activations(torch.cat([shifted.sum(0), shifted.square().sum(0), count]))
-            mean, square = (packed[:-1] / packed[-1].detach()).chunk(2)
-            var = square - mean.square()
-            with torch.no_grad():
-                total = packed[-1]
-                self.num_batches_tracked += 1
-                self.running_mean.lerp_(mean + shift, self.momentum)
-                self.running_var.lerp_(var * total / (total - 1), self.momentum)
-            normal = (shifted - mean) * torch.rsqrt(var + self.eps)
+            normal, mean, var, total = _NormalizeOverRanks.apply(rows.float(), self.eps)
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * total / (total - 1), self.momentum)
             return torch.addcmul(self.bias, normal, self.weight).to(rows.dtype)
 
 

@@ -204,10 +204,11 @@ def _parse_command_line(arguments: list[str], hints: dict[str, Any], keys: dict[
 def _command_line_value(key: str, given: list[str], expected: Any) -> Any:
     if not given:
         return "auto" if key == "resume" else True
-    if str in (expected, *get_args(expected)) and len(given) == 1 and dict not in get_args(expected):
-        return None if given[0] in ("null", "none") and type(None) in get_args(expected) else given[0]
-    parsed = [load_yaml(text) for text in given]
     is_list = get_origin(expected) is list
+    kinds = (expected, *get_args(expected))
+    if not is_list and str in kinds and dict not in kinds and len(given) == 1:
+        return None if given[0] == "null" and type(None) in kinds else given[0]
+    parsed = [load_yaml(text) for text in given]
     return parsed if len(parsed) > 1 or (is_list and not isinstance(parsed[0], list)) else parsed[0]
 
 

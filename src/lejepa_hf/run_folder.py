@@ -26,8 +26,8 @@ def check_free(folder: str | Path, resume: str | None) -> None:
     found += [path.name for path in sorted(folder.glob("checkpoint-*"))]
     if found and resume is None:
         raise ValueError(
-            f"`output_dir` {str(folder)!r} holds another run ({', '.join(found[:6])}). Continue it with `--resume`, or "
-            "give this one another name with `--output_dir`."
+            f"`output_dir` {str(folder)!r} holds another run ({', '.join(found[:6])}). Continue it with "
+            "`--resume`, or give this one another name with `--output_dir`."
         )
 
 
@@ -35,11 +35,10 @@ def write_run_facts(folder: str | Path, recipe: dict[str, Any]) -> None:
     """Write `recipe.yaml` and `versions.json`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # The Trainer's arguments turn some of their dicts into objects.
+    recipe = {key: value.to_dict() if hasattr(value, "to_dict") else value for key, value in recipe.items()}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=110))
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    versions |= {package: installed[package] for package in _PACKAGES if package in installed}
     (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")

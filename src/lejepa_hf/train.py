@@ -111,7 +111,8 @@ def check_crops(config: LeJEPAConfig, data: DataArguments) -> None:
     channels = num_channels(config.backbone_config)
     if channels != len(data.image_mean):
         raise ValueError(
-            f"`backbone_config.num_channels` is {channels}, but views have {len(data.image_mean)} channels: set it to 3."
+            f"`backbone_config.num_channels` is {channels}, but views have {len(data.image_mean)} channels: set it to "
+            f"{len(data.image_mean)}."
         )
     check_crop_size(config.backbone_config, "global_crop_size", data.global_crop_size)
     if data.num_local_views:
@@ -126,8 +127,8 @@ def _held_out(data: DataArguments) -> ImageSource | None:
     )
     if held_out.label_column is None:
         raise ValueError(
-            f"`eval_split` {data.eval_split!r} of {data.dataset!r} has no labels: name them with `label_column`, or leave "
-            "`eval_split` out."
+            f"`eval_split` {data.eval_split!r} of {data.dataset!r} has no labels: name them with `label_column`, or "
+            "leave `eval_split` out."
         )
     return held_out
 

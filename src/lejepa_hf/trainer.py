@@ -24,7 +24,7 @@ class LeJEPATrainer(Trainer):
 
     What differs from the base class: rows come from [`~data.streaming.EndlessRows`], split over ranks and workers and
     resumed at the exact batch; views get their photometric part on the device; the loss is never rescaled; the
-    directions follow the global step; a NaN or infinite loss stops the run; a checkpoint that does not fit is an error.
+    directions follow the global step; a NaN or infinite loss stops the run; an unfit checkpoint is an error.
 
     Args:
         model ([`LeJEPAForPreTraining`]): The model.
@@ -97,6 +97,9 @@ class LeJEPATrainer(Trainer):
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
             prefetch_factor=args.dataloader_prefetch_factor if num_workers else None,
             drop_last=True,
+            # The loader draws a seed when it starts; from the global generator a resumed run would draw once more
+            # than the uninterrupted one, and dropout would differ from then on.
+            generator=torch.Generator().manual_seed(args.seed),
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
@@ -136,10 +139,10 @@ class LeJEPATrainer(Trainer):
             way_out = (
                 f"the last good checkpoint is {good}: continue with `--resume {good}`" if good else "none is saved"
             )
+            found = ", ".join(f"`{name}` is {value}" for name, value in broken.items())
             raise FloatingPointError(
-                f"Step {self.state.global_step}: {', '.join(f'`{name}` is {value}' for name, value in broken.items())}. "
-                f"Training stopped before the weights were touched; {way_out}, and a lower `learning_rate` or bf16 "
-                "instead of fp16."
+                f"Step {self.state.global_step}: {found}. Training stopped before the weights were touched; {way_out}, "
+                "with a lower `learning_rate`, or bf16 instead of fp16."
             )
 
     def get_decay_parameter_names(self, model) -> list[str]:

@@ -14,9 +14,9 @@ class LeJEPATrainingArguments(TrainingArguments):
     passes over the images when their number is known; streams of unknown length need `max_steps`.
 
     Args:
-        warmup_steps (`float`, *optional*, defaults to 0.1): A share of all steps below 1, a number of steps from 1 on.
+        warmup_steps (`float`, *optional*, defaults to 0.1): Below 1 a share of all steps, from 1 on their number.
         shuffle_buffer_size (`int`, *optional*, defaults to 5000): Rows a streaming worker shuffles among.
-        resume (`str`, *optional*): `"auto"` for the newest complete checkpoint in `output_dir`, or a checkpoint folder.
+        resume (`str`, *optional*): `"auto"`, the newest complete checkpoint in `output_dir`, or a checkpoint folder.
 
     Raises:
         ValueError: If a setting would lose images or corrupt the loss silently.

@@ -33,7 +33,9 @@ class MultiCropCollator:
             OSError: If an image cannot be decoded; the message names the row.
         """
         views = [example if "global_views" in example else self._cut(example) for example in examples]
-        return {name: torch.stack([view[name] for view in views]) for name in views[0]}
+        # A row that was transformed earlier still has its other columns, and its epoch and index.
+        names = [name for name in views[0] if name.endswith(("_views", "_photometric"))]
+        return {name: torch.stack([view[name] for view in views]) for name in names}
 
     def _cut(self, example: dict) -> dict[str, torch.Tensor]:
         if self.image_column not in example:

@@ -85,7 +85,7 @@ class MultiCropTransform(ViewSettings):
 
         Returns:
             `dict[str, torch.Tensor]`: `global_views` uint8 `(num_global_views, 3, H, W)`, `local_views` uint8
-            `(num_local_views, 3, h, w)`, and for each kind `*_photometric`, fp32 `(num_views, NUM_UNIFORMS)` in [0, 1).
+            `(num_local_views, 3, h, w)`, and for each kind `*_photometric`, fp32 `(num_views, NUM_UNIFORMS)`.
         """
         image = decode_image(image)
         rng = np.random.Generator(np.random.Philox(key=[self.seed << 32 | epoch, index]))

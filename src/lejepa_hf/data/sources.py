@@ -67,6 +67,7 @@ def load_source(
     """
     import datasets
 
+    name = os.path.expanduser(name)
     if name == DIGITS:
         dataset = _digits(split)
         dataset = dataset.to_iterable_dataset(num_shards=4) if streaming else dataset
@@ -74,8 +75,12 @@ def load_source(
         files = sorted(glob.glob(name, recursive=True))
         if not files:
             raise ValueError(f"`dataset` {name!r}: no such Parquet file. {_nearby(name)}")
-        # One split, whatever the files are called: the glob says which files.
-        dataset = datasets.load_dataset("parquet", data_files={"train": files}, split="train", streaming=streaming)
+        # One split, whatever the files are called: the glob says which files. Another one must not pass silently, or
+        # an encoder would be measured on the rows that fitted its probe.
+        try:
+            dataset = datasets.load_dataset("parquet", data_files={"train": files}, split=split, streaming=streaming)
+        except ValueError as error:
+            raise _unknown_split(name, split, error) from error
     elif os.path.isdir(name):
         dataset = _folder(name, split, streaming)
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -108,8 +113,6 @@ def _describe(dataset, name: str, image_column: str | None, label_column: str | 
         dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
     label_column = label_column or (labels[0] if labels else None)
     class_names = features[label_column].names if label_column in labels else None
-    if hasattr(dataset, "__len__") and len(dataset) == 0:
-        raise ValueError(f"`dataset` {name!r} has no images: the split is empty.")
     return ImageSource(dataset, name, image_column, label_column, class_names)
 
 
@@ -178,13 +181,15 @@ def _from_hub(name: str, split: str, config: str | None, streaming: bool):
 
 def _unknown_split(name: str, split: str, error: ValueError) -> ValueError:
     """`datasets` knows which splits or configs there are, and says so in its message."""
+    if "corresponds to no data" in str(error):
+        return ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
     if "split" not in str(error).lower() and "config" not in str(error).lower():
         return error
     return ValueError(f"`dataset` {name!r} has no split {split!r}: {error}")
 
 
 def _nearby(name: str) -> str:
-    parent = Path(name).expanduser().parent
+    parent = Path(name).parent
     if not parent.is_dir():
         return f"The folder {str(parent)!r} does not exist either."
     entries = sorted(entry.name for entry in parent.iterdir())

@@ -56,19 +56,13 @@ class EndlessRows(IterableDataset):
     ):
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.rank, self.world_size, self.start_batch = rank, world_size, start_batch
-        self.image_column = image_column
+        self.image_column, self.shuffle_buffer_size = image_column, shuffle_buffer_size
         self.streams = not hasattr(dataset, "__len__")
-        if self.streams:
-            from datasets.distributed import split_dataset_by_node
-
-            shuffled = dataset.shuffle(seed=seed, buffer_size=shuffle_buffer_size)
-            strategy = "shards" if dataset.num_shards >= world_size else "auto"
-            self.dataset = split_dataset_by_node(shuffled, rank, world_size, strategy=strategy)
 
     @property
     def max_workers(self) -> float:
         """Loader workers that find something to do: one a shard for streams, any number otherwise."""
-        return self.dataset.num_shards if self.streams else float("inf")
+        return self._pass(0).num_shards if self.streams else float("inf")
 
     def __iter__(self) -> Iterator[dict]:
         info = get_worker_info()
@@ -90,6 +84,16 @@ class EndlessRows(IterableDataset):
                 yield {**self.dataset[index], "epoch": epoch, "index": index}
             batch += num_workers
 
+    def _pass(self, epoch: int):
+        """This rank's part of a stream, in the epoch's order."""
+        from datasets.distributed import split_dataset_by_node
+
+        # Not `set_epoch`: it writes to memory that the workers share, and one would change the order under another.
+        order = np.random.default_rng([self.seed, epoch])
+        shuffled = self.dataset.shuffle(generator=order, buffer_size=self.shuffle_buffer_size)
+        strategy = "shards" if self.dataset.num_shards >= self.world_size else "auto"
+        return split_dataset_by_node(shuffled, self.rank, self.world_size, strategy=strategy)
+
     def _stream(self, worker: int, num_workers: int) -> Iterator[dict]:
         # The loader hands out workers' batches in turn from worker 0. After a resume worker w takes the batches that
         # worker (start + w) mod W had, which are w's own only if the start is rounded down; the loader's owner drops
@@ -97,9 +101,8 @@ class EndlessRows(IterableDataset):
         own_batches = self.start_batch // num_workers
         skip, seen, epoch = own_batches * self.batch_size, 0, 0
         while True:
-            self.dataset.set_epoch(epoch)
             before = seen
-            for row in self.dataset:
+            for row in self._pass(epoch):
                 seen += 1
                 if seen > skip:
                     yield {**row, "epoch": epoch, "index": _content_hash(row, self.image_column, seen)}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..backbone import pool
+from ..backbone import forward_kwargs, pool
 from ..data.decoding import decode_image
 from ..data.sources import ImageSource
 
@@ -57,7 +57,7 @@ def extract_embeddings(encoder, processor, source: ImageSource, batch_size: int 
     embeddings, labels = [], []
     for images, batch_labels in _rows(source, batch_size, "embedding"):
         pixels = processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
-        outputs = encoder(pixels.to(encoder.device, encoder.dtype))
+        outputs = encoder(pixels.to(encoder.device, encoder.dtype), **forward_kwargs(encoder))
         embeddings.append(_embedding(encoder, outputs).float().cpu())
         labels += batch_labels
     return LabelledEmbeddings(torch.cat(embeddings), torch.tensor(labels))

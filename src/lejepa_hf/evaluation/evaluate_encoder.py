@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..backbone import as_standalone, build_backbone
 from ..data.sources import ImageSource, load_source
 from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
 from .few_shot import few_shot
@@ -37,7 +38,7 @@ def evaluate_encoder(
         `dict[str, float]`: e.g. `eval_linear_top1`, `eval_knn_top1`, `eval_5shot_top1`, in [0, 1].
 
     Raises:
-        ValueError: If a protocol is unknown or the dataset has no labels.
+        ValueError: If a protocol is unknown, the dataset has no labels or the encoder cannot be loaded.
     """
     check_protocols(protocols)
     train, test = _sources(dataset, train_split, eval_split)
@@ -68,13 +69,13 @@ def evaluate_with_baselines(
         `tuple`: results by row name, and the held-out embeddings of the encoder, for pictures.
     """
     import torch
-    from transformers import AutoModel
 
     check_protocols(protocols)
     model, processor = load_encoder(encoder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        untrained = AutoModel.from_config(model.config)
+        # Built and pooled as in training: `AutoModel.from_config` would put a random pooler behind the first token.
+        untrained = as_standalone(build_backbone(model.config), model.config.embedding_pooling)
     embedded = {
         ENCODER: [extract_embeddings(model, processor, source) for source in (train, test)],
         UNTRAINED: [extract_embeddings(untrained, processor, source) for source in (train, test)],
@@ -99,10 +100,21 @@ def check_protocols(protocols: Sequence[str]) -> None:
 
 
 def load_encoder(encoder: str | Path):
-    """An encoder folder or Hub id -> model and processor."""
+    """
+    An encoder folder or Hub id -> model and processor.
+
+    Raises:
+        ValueError: If one of them cannot be found.
+    """
     from transformers import AutoImageProcessor, AutoModel
 
-    return AutoModel.from_pretrained(encoder).eval(), AutoImageProcessor.from_pretrained(encoder)
+    try:
+        return AutoModel.from_pretrained(encoder).eval(), AutoImageProcessor.from_pretrained(encoder)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"`encoder` {str(encoder)!r} cannot be loaded from a folder here or the Hub: {reason}"
+        ) from error
 
 
 def _sources(dataset, train_split: str, eval_split: str) -> tuple[ImageSource, ImageSource]:
@@ -137,7 +149,9 @@ def format_table(results: dict[str, dict[str, float]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     return "\n".join(
         "| "
-        + " | ".join((cell if cell != "---" else "-" * width).ljust(width) for cell, width in zip(row, widths))
+        + " | ".join(
+            (cell if cell != "---" else "-" * width).ljust(width) for cell, width in zip(row, widths, strict=True)
+        )
         + " |"
         for row in rows
     )

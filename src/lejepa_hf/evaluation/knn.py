@@ -33,7 +33,8 @@ def knn(
     for queries in F.normalize(test.embeddings, dim=1).split(_CHUNK):
         cosine, nearest = (queries @ bank.T).topk(k)
         votes = torch.zeros(len(queries), num_classes)
-        votes.scatter_add_(1, train.labels[nearest], torch.exp(cosine / temperature))
+        # Relative to the nearest one: the ranks are the same and a low temperature does not overflow.
+        votes.scatter_add_(1, train.labels[nearest], torch.exp((cosine - cosine[:, :1]) / temperature))
         best.append(votes.argmax(1, keepdim=True))
     top = TopKAccuracy().compute(predictions=torch.cat(best).tolist(), references=test.labels.tolist())
     return {"eval_knn_top1": top["top1"]}

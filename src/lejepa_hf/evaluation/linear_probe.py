@@ -36,7 +36,8 @@ def linear_probe(
     """
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     dim = train.embeddings.shape[1]
-    probe = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
+    # The layer starts at zero; drawing its weights first would move the global RNG.
+    probe = nn.Sequential(nn.LayerNorm(dim), nn.utils.skip_init(nn.Linear, dim, num_classes))
     nn.init.zeros_(probe[1].weight)
     nn.init.zeros_(probe[1].bias)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=learning_rate, weight_decay=1e-6)

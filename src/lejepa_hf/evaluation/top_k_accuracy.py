@@ -22,7 +22,10 @@ class TopKAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
-        ranks = [guess.index(label) if label in guess else None for guess, label in zip(predictions, references)]
+        ranks = [
+            guess.index(label) if label in guess else None
+            for guess, label in zip(predictions, references, strict=True)
+        ]
         depth = len(predictions[0])
         hits = {k: sum(rank is not None and rank < k for rank in ranks) / len(ranks) for k in (1, 5) if k <= depth}
         return {f"top{k}": value for k, value in hits.items()}

@@ -88,5 +88,7 @@ def export_encoder(
         )
     as_standalone(model.backbone, model.pooling).save_pretrained(folder)
     processor.save_pretrained(folder)
-    write_model_card(folder, run=source.parent if source is not None else None)
+    # Results and losses of the run are those of its last step, not of a checkpoint on the way there.
+    run = source.parent if source is not None else None
+    write_model_card(folder, run, is_final=source is not None and source.name == "pretraining")
     return Path(folder)

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from ..backbone import forward_kwargs
 from .pictures import read_metrics
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -14,7 +16,7 @@ _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_model_id")
 
 
-def write_model_card(folder: str | Path, run: str | Path | None = None) -> Path:
+def write_model_card(folder: str | Path, run: str | Path | None = None, is_final: bool = True) -> Path:
     """
     Fill the card's template with a run's facts.
 
@@ -22,6 +24,8 @@ def write_model_card(folder: str | Path, run: str | Path | None = None) -> Path:
         folder (`str` or `Path`): Exported encoder; the card becomes its README.md.
         run (`str` or `Path`, *optional*): Run folder with `recipe.yaml`, `results.json`, `metrics.jsonl` and
             `versions.json`; what is missing there is left out of the card.
+        is_final (`bool`, *optional*, defaults to `True`): Whether the weights are those the run ended with; results
+            and losses of the run say nothing about others and are left out.
 
     Returns:
         `Path`: The card.
@@ -29,9 +33,9 @@ def write_model_card(folder: str | Path, run: str | Path | None = None) -> Path:
     folder, run = Path(folder), Path(run) if run is not None else None
     config = json.loads((folder / "config.json").read_text())
     recipe = _read(run, "recipe.yaml", yaml.safe_load) or {}
-    results = _read(run, "results.json", json.loads)
+    results = _read(run, "results.json", json.loads) if is_final else None
     versions = _read(run, "versions.json", json.loads) or {}
-    metrics = read_metrics(run) if run is not None and (run / "metrics.jsonl").is_file() else []
+    metrics = read_metrics(run) if run is not None and is_final else []
     warm_start = recipe.get("pretrained_backbone")
     dataset = public_name(recipe.get("dataset"))
     name = f"lejepa-{config['model_type']}" + (f"-{dataset.split('/')[-1]}" if dataset else "")
@@ -50,6 +54,7 @@ def write_model_card(folder: str | Path, run: str | Path | None = None) -> Path:
         name=name,
         class_name=config["architectures"][0],
         pooling=config["embedding_pooling"],
+        interpolate=_needs_interpolation(config, _read(folder, "preprocessor_config.json", json.loads)),
         dataset=dataset or "local images",
         recipe=_recipe_text(recipe) if recipe else None,
         warm_start=public_name(warm_start) or ("a local checkpoint" if warm_start else None),
@@ -68,6 +73,14 @@ def _read(run: Path | None, name: str, parse):
     return parse(path.read_text()) if path is not None and path.is_file() else None
 
 
+def _needs_interpolation(config: dict, processor: dict | None) -> bool:
+    """Whether images come in another size than the positions were made for, and the class wants to be told."""
+    side = processor["crop_size"]["height"] if processor and "crop_size" in processor else None
+    if side is None or config.get("image_size", side) in (side, [side, side]):
+        return False
+    return bool(forward_kwargs(getattr(transformers, config["architectures"][0])))
+
+
 def public_name(name: str | None) -> str | None:
     """A Hub id or `digits`; None for anything that is a path of this machine."""
     if not name or name.startswith((".", "/", "~")) or name.endswith(".parquet") or name.count("/") > 1:
@@ -80,6 +93,7 @@ def _recipe_text(recipe: dict) -> str:
     for key in ("dataset", "pretrained_backbone"):
         if key in public and public[key] and public_name(public[key]) is None:
             public[key] = "<local>"
+    public |= {key: "<local>" for key, value in public.items() if isinstance(value, str) and value[:1] in ("/", "~")}
     return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
 
 

@@ -18,9 +18,10 @@ def _figure(width: float, height: float):
 
 
 def read_metrics(run: str | Path) -> list[dict[str, float]]:
-    """Rows of `metrics.jsonl` that hold a loss, in the order of their steps."""
-    lines = (Path(run) / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if "prediction_loss" in row]
+    """Rows of `metrics.jsonl` that hold a loss, in the order of their steps; a line torn by a kill is left out."""
+    path = Path(run) / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [row for row in map(json.loads, (line for line in lines if line.endswith("}"))) if "prediction_loss" in row]
 
 
 def draw_losses(run: str | Path) -> Path | None:

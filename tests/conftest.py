@@ -1,0 +1,65 @@
+"""Shared by all tests: no network, one torch thread a process, tiny models."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# Before anything of Hugging Face is imported: a test that reaches for the network must fail at once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_threads():
+    torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it brings
+
+
+@pytest.fixture
+def tiny_vit() -> dict:
+    return {
+        "model_type": "vit",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "image_size": 16,
+        "patch_size": 4,
+    }
+
+
+@pytest.fixture
+def tiny_resnet() -> dict:
+    return {
+        "model_type": "resnet",
+        "layer_type": "basic",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+    }
+
+
+@pytest.fixture
+def two_processes(tmp_path):
+    """Run a script in two real gloo processes through torchrun; it fails when one of them does."""
+
+    def run(script: Path, *arguments: str, processes: int = 2) -> str:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+        done = subprocess.run(
+            [*command, str(script), *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+        return done.stdout
+
+    return run

@@ -1,0 +1,191 @@
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from lejepa_hf import SIGReg
+from lejepa_hf.losses.sigreg import draw_directions, epps_pulley
+
+NULL_MEAN = 1.0525  # [0, 3] with 17 knots
+ONE = torch.ones(1, 1)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "dim", "num_slices"), [(16, 2, 64), (64, 16, 256), (512, 64, 256), (100, 1, 1)]
+)
+def test_null_mean_does_not_depend_on_sizes(num_images, dim, num_slices):
+    draws = torch.randn(200, num_images, dim, generator=generator())
+    means = epps_pulley(draws, draw_directions(dim, num_slices, 0, 0)).mean(1)
+    assert means.mean().item() == pytest.approx(NULL_MEAN, abs=3 * means.std().item() / math.sqrt(len(means)))
+
+
+def uniform(shape):
+    return (torch.rand(shape, generator=generator()) - 0.5) * math.sqrt(12)
+
+
+def laplace(shape):
+    halves = torch.rand(2, *shape, generator=generator()).clamp_min(1e-12).log()
+    return (halves[0] - halves[1]) / math.sqrt(2)
+
+
+LAWS = {
+    "shifted": (lambda shape: torch.randn(shape, generator=generator()) + 0.5, 0.11812, 1.0525),
+    "wide": (lambda shape: 2 * torch.randn(shape, generator=generator()), 0.23609, 1.664),
+    "narrow": (lambda shape: 0.5 * torch.randn(shape, generator=generator()), 0.15119, 0.454),
+    "uniform": (uniform, 0.01609, 1.104),
+    "laplace": (laplace, 0.01638, 0.943),
+    "signs": (lambda shape: torch.randn(shape, generator=generator()).sign(), 0.10283, 1.083),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_population_values(law):
+    sample, distance, offset = LAWS[law]
+    num_images = 500
+    values = epps_pulley(sample((2000, num_images, 1)), ONE).flatten()
+    expected = num_images * distance + offset
+    error = 4 * values.std().item() / math.sqrt(len(values))
+    assert values.mean().item() == pytest.approx(
+        expected, abs=error + num_images * 6e-6 + 6e-4
+    )  # the table's rounding
+
+
+@pytest.mark.parametrize("num_images", [2, 100, 1000])
+def test_collapse_costs_in_proportion_to_the_batch(num_images):
+    value = epps_pulley(torch.zeros(1, num_images, 3), draw_directions(3, 4, 0, 0))
+    assert value == pytest.approx(torch.full((1, 4), 0.402048 * num_images), rel=1e-5)
+
+
+def test_symmetries():
+    sample = torch.randn(1, 200, 8, generator=generator()).exp()
+    directions = draw_directions(8, 512, 0, 0)
+    value = epps_pulley(sample, directions)
+    shuffled = sample[:, torch.randperm(200, generator=generator())]
+    torch.testing.assert_close(epps_pulley(shuffled, directions), value, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(epps_pulley(-sample, directions), value, rtol=1e-4, atol=1e-3)
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator())).Q
+    torch.testing.assert_close(epps_pulley(sample @ rotation, rotation.T @ directions), value, rtol=1e-3, atol=1e-2)
+    rotated = epps_pulley(sample @ rotation, directions).mean()  # in distribution: other slices of the same law
+    assert rotated.item() == pytest.approx(value.mean().item(), rel=0.15)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 10.0, 1e4])
+def test_bounds(scale):
+    sample = (scale * torch.randn(1, 256, 1, generator=generator())).requires_grad_()
+    value = epps_pulley(sample, ONE)
+    assert value.item() <= 7.5 * 256
+    value.backward()
+    assert sample.grad.isfinite().all() and sample.grad.abs().max() <= 6.0
+
+
+def test_constant_input_gives_finite_gradients():
+    sample = torch.full((2, 8, 4), 3.0, requires_grad=True)
+    SIGReg(num_slices=16)(sample, step=0).backward()
+    assert sample.grad.isfinite().all()
+
+
+def test_a_single_image_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match="at least 2 images, got 1"):
+        SIGReg(num_slices=4)(torch.zeros(3, 1, 4), step=0)
+
+
+def test_directions():
+    directions = draw_directions(64, 300, seed=3, step=7)
+    torch.testing.assert_close(directions.norm(dim=0), torch.ones(300))
+    assert torch.equal(directions, draw_directions(64, 300, seed=3, step=7))
+    for other in [(3, 8), (4, 7), (7, 3), (0, 0)]:
+        assert (directions - draw_directions(64, 300, *other)).abs().max() > 0.1
+    assert directions.mean().abs() < 0.01  # no preferred side
+
+
+def test_directions_leave_the_global_generators_alone():
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    torch.manual_seed(5)
+    first = draw_directions(8, 8, 0, 0)
+    torch.manual_seed(6)
+    before = torch.get_rng_state()
+    assert torch.equal(first, draw_directions(8, 8, 0, 0))
+    assert torch.equal(before, torch.get_rng_state())
+    assert (states[1] == np.random.get_state()[1]).all() and states[2] == random.getstate()
+
+
+def test_views_are_averaged_or_pooled():
+    projections = torch.randn(4, 50, 8, generator=generator()).exp()
+    each = torch.stack([SIGReg(num_slices=64)(view, step=1) for view in projections])
+    per_view = SIGReg(num_slices=64)(projections, step=1)
+    assert per_view.item() == pytest.approx(each.mean().item(), rel=1e-5)
+    pooled = SIGReg(num_slices=64, views="pooled")(projections, step=1)
+    assert pooled.item() == pytest.approx(SIGReg(num_slices=64)(projections.flatten(0, 1), step=1).item(), rel=1e-6)
+    assert pooled > 2 * per_view  # about the number of views times, far from the null
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_statistic_is_fp32_whatever_comes_in(enabled):
+    projections = torch.randn(2, 256, 16, generator=generator()).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+        loss = SIGReg(num_slices=128)(projections, step=0)
+    assert loss.dtype is torch.float32
+    assert loss.item() == pytest.approx(SIGReg(num_slices=128)(projections.float(), step=0).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "eager"])
+def test_backends_agree(backend):
+    projections = torch.randn(3, 40, 8, generator=generator()).requires_grad_()
+    directions = draw_directions(8, 30, 0, 0)
+    value = epps_pulley(projections, directions, num_knots=9, t_max=2.0, backend=backend)
+    value.mean().backward()
+    expected = projections.detach().clone().requires_grad_()
+    epps_pulley(expected, directions, num_knots=9, t_max=2.0, backend="reference").mean().backward()
+    torch.testing.assert_close(projections.grad, expected.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("projections", "directions", "message"),
+    [
+        (torch.zeros(4, 3), torch.zeros(3, 2), "shape"),
+        (torch.zeros(1, 4, 3), torch.zeros(4, 2), r"\(4, 2\)"),
+        (torch.zeros(1, 4, 3), torch.zeros(3, 0), r"\(3, 0\)"),
+    ],
+)
+def test_shapes_that_do_not_fit(projections, directions, message):
+    with pytest.raises(ValueError, match=message):
+        epps_pulley(projections, directions)
+
+
+def test_nothing_is_kept_in_the_state_dict():
+    assert not SIGReg().state_dict()
+
+
+def effective_rank(embeddings):
+    spectrum = torch.linalg.svdvals(embeddings - embeddings.mean(0))
+    share = spectrum / spectrum.sum()
+    return torch.exp(-(share * share.clamp_min(1e-12).log()).sum()).item()
+
+
+@pytest.mark.parametrize(("weight", "collapses"), [(0.0, True), (0.05, False)])
+def test_the_weight_decides_about_collapse(weight, collapses):
+    from lejepa_hf.losses.prediction import prediction_loss
+
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=3e-3)
+    sigreg = SIGReg(num_slices=64)
+    for step in range(400):
+        images = torch.randn(128, 16)
+        views = images + 0.3 * torch.randn(4, 128, 16)
+        projections = encoder(views)
+        loss = (1 - weight) * prediction_loss(projections, 2) + weight * sigreg(projections, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    embeddings = encoder(torch.randn(256, 16)).detach()
+    if collapses:
+        assert embeddings.std(0).mean() < 0.1
+    else:
+        assert embeddings.std(0).mean() > 0.5 and effective_rank(embeddings) > 7

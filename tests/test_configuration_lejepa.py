@@ -1,0 +1,67 @@
+import pytest
+from transformers import AutoConfig, ResNetConfig
+
+from lejepa_hf import LeJEPAConfig
+
+
+def test_round_trip(tmp_path, tiny_vit):
+    config = LeJEPAConfig(backbone_config=tiny_vit, projector_dims=[8, 4], sigreg_weight=0.1, t_max=2, pooling="cls")
+    config.save_pretrained(tmp_path)
+    loaded = LeJEPAConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.backbone_config.hidden_size == 32 and loaded.backbone_config.model_type == "vit"
+
+
+def test_backbone_config_forms(tiny_resnet):
+    assert LeJEPAConfig(backbone_config=tiny_resnet).backbone_config.hidden_sizes == [8, 16]
+    given = ResNetConfig()
+    assert LeJEPAConfig(backbone_config=given).backbone_config is given
+    assert LeJEPAConfig().backbone_config.model_type == "vit"
+    timm = LeJEPAConfig(backbone_config={"model_type": "timm_wrapper", "architecture": "resnet18"})
+    assert timm.backbone_config.architecture == "resnet18"
+
+
+def test_attention_choice_reaches_the_backbone(tiny_vit):
+    config = LeJEPAConfig(backbone_config=tiny_vit, attn_implementation="eager")
+    assert config.backbone_config._attn_implementation == "eager"
+
+
+def test_registered(tmp_path, tiny_vit):
+    import lejepa_hf.modeling_lejepa  # noqa: F401, registers
+
+    LeJEPAConfig(backbone_config=tiny_vit).save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is LeJEPAConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sigreg_weight", -0.1),
+        ("sigreg_weight", 1.5),
+        ("num_slices", 0),
+        ("num_knots", 1),
+        ("t_max", 0.0),
+        ("pooling", "max"),
+        ("projector_norm", "group"),
+        ("sigreg_views", "each"),
+        ("projector_dims", []),
+        ("projector_dims", [64, 0]),
+    ],
+)
+def test_out_of_range_names_field_and_value(field, value):
+    with pytest.raises(ValueError, match=f"`{field}`") as caught:
+        LeJEPAConfig(**{field: value})
+    assert repr(value) in str(caught.value)
+
+
+def test_wrong_type_is_an_error():
+    with pytest.raises(Exception, match="num_slices"):
+        LeJEPAConfig(num_slices="many")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"), [({"hidden_size": 8}, "needs a `model_type`"), ({"model_type": "vitt"}, "'vitt'")]
+)
+def test_backbone_config_errors(given, message):
+    with pytest.raises(ValueError, match=message):
+        LeJEPAConfig(backbone_config=given)

@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lejepa_hf.recipes import SECTIONS, known_keys, load_yaml, parse_recipe
+from lejepa_hf.train import build_model, check_crops
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
+BASE = "dataset: digits\nbackbone_config: {model_type: resnet}\nmax_steps: 5\n"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text: str = "") -> Path:
+        path = tmp_path / "own" / "small.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(BASE + text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_recipe_parses_and_builds(path):
+    parsed = parse_recipe(path, ["--use_cpu", "--bf16", "false"])
+    with torch.device("meta"):
+        model = build_model(parsed.model)
+    check_crops(model.config, parsed.data)
+    opening = path.read_text().splitlines()[0]
+    assert opening.startswith("# ") and ("accelerate launch" in opening or "not run yet" in opening)
+
+
+def test_recipes_were_found():
+    assert {f"{path.parent.name}/{path.stem}" for path in RECIPES} >= {
+        "digits/resnet_tiny",
+        "digits/vit_tiny",
+        "imagenette/vit_s8",
+        "imagenet1k/vit_l14",
+    }
+
+
+def test_imagenet_recipe_is_the_published_one():
+    parsed = parse_recipe(ROOT / "recipes/imagenet1k/vit_l14.yaml", ["--use_cpu", "--bf16", "false"])
+    views = parsed.data
+    assert (views.num_global_views, views.global_crop_size) == (2, 224)
+    assert (views.num_local_views, views.local_crop_size) == (6, 98)
+    assert views.streaming and parsed.training.learning_rate == 5e-4 and parsed.model.sigreg_weight == 0.05
+    with torch.device("meta"):
+        encoder = build_model(parsed.model).encoder
+    assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(304e6, rel=0.01)
+
+
+def test_no_key_stands_in_two_dataclasses():
+    assert len(known_keys()) == sum(
+        sum(item.init for item in section.__dataclass_fields__.values()) for section in SECTIONS
+    )
+
+
+def test_the_command_line_wins(recipe):
+    path = recipe("learning_rate: 1.0e-3\nprojector_dims: [8, 4]\n")
+    parsed = parse_recipe(
+        path, ["--learning_rate", "5e-4", "--projector_dims", "16", "8", "--num_slices=32", "--streaming"]
+    )
+    assert parsed.training.learning_rate == 5e-4
+    assert parsed.model.projector_dims == [16, 8] and parsed.model.num_slices == 32
+    assert parsed.data.streaming is True
+    assert parse_recipe(path, ["--eval_protocols", "knn"]).data.eval_protocols == ["knn"]
+    assert parse_recipe(path, ["--eval_split", "null"]).data.eval_split is None
+    assert parse_recipe(path).training.learning_rate == 1e-3
+
+
+def test_run_folder_is_named_after_the_recipe(recipe):
+    assert parse_recipe(recipe()).training.output_dir == "runs/own-small"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [([], None), (["--resume"], "auto"), (["--resume", "a/checkpoint-3"], "a/checkpoint-3")]
+)
+def test_resume(recipe, given, expected):
+    assert parse_recipe(recipe(), given).training.resume == expected
+
+
+def test_a_warm_start_replaces_the_network(recipe):
+    parsed = parse_recipe(recipe(), ["--pretrained_backbone", "some/model"])
+    assert parsed.model.backbone_config is None and parsed.model.pretrained_backbone == "some/model"
+
+
+@pytest.mark.parametrize("text", ["5e-4", "5.0e-4", "0.0005", ".0005", "+5E-4"])
+def test_numbers_as_people_write_them(text):
+    assert load_yaml(text) == 5e-4
+
+
+@pytest.mark.parametrize("text", ["vit", "1.2.3", "e5", "-", "."])
+def test_text_stays_text(text):
+    assert load_yaml(f"'{text}'") == text and (text == "-" or isinstance(load_yaml(text), str))
+
+
+BAD = [
+    ("learning_rat: 1.0", "`learning_rat`.*Did you mean `learning_rate`"),
+    ("local_crop_sise: 8", "Did you mean `local_crop_size`"),
+    ("learning_rate: fast", "`learning_rate`.*float.*'fast'"),
+    ("num_slices: 3.5", "`num_slices`.*int.*3.5"),
+    ("num_slices: true", "`num_slices`.*int.*True"),
+    ("streaming: 3", "`streaming`.*bool.*3"),
+    ("projector_dims: [8, wide]", "`projector_dims`.*wide"),
+    ("global_crop_scale: 0.3", "`global_crop_scale`"),
+    ("num_global_views: 0", "`num_global_views`.*0"),
+    ("local_crop_size: 300", "`local_crop_size` 300.*`global_crop_size` 224"),
+    ("per_device_train_batch_size: 1", "`per_device_train_batch_size`.*SIGReg"),
+    ("dataset: ''", "`dataset` is missing"),
+    ("pretrained_backbone: some/model", "`backbone_config`.*`pretrained_backbone`.*both"),
+    ("eval_crop_ratio: 1.5", "`eval_crop_ratio`.*1.5"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD, ids=[text for text, _ in BAD])
+def test_bad_recipes_name_key_and_value(recipe, text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(recipe(text))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--learning_rat", "1"], "command line.*Did you mean `learning_rate`"),
+        (["--max_steps", "many"], "`max_steps` in the command line"),
+        (["5"], "'5'"),
+    ],
+)
+def test_bad_command_lines(recipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(recipe(), arguments)
+
+
+def test_missing_recipe_lists_those_there_are():
+    with pytest.raises(ValueError, match="recipes/digits/resnet_tiny.yaml"):
+        parse_recipe("recipes/digits/resnet_tinny.yaml")
+
+
+def test_resolved_recipe_repeats_the_run(recipe, tmp_path):
+    parsed = parse_recipe(
+        recipe("sigreg_weight: 0.1\nhub_token: hf_secret\n"), ["--learning_rate", "2e-3", "--resume"]
+    )
+    resolved = parsed.resolved()
+    assert "hf_secret" not in str(resolved) and "resume" not in resolved
+    again_path = tmp_path / "recipe.yaml"
+    again_path.write_text(yaml.safe_dump(resolved))
+    again = parse_recipe(again_path)
+    assert again.model == parsed.model and again.data == parsed.data
+    assert again.training.learning_rate == 2e-3 and again.training.max_steps == 5
+    assert again.resolved() == resolved

@@ -1,0 +1,157 @@
+"""The main job as users start it: real processes, real files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lejepa_hf import LeJEPAForPreTraining
+from lejepa_hf.train import main
+
+ROOT = Path(__file__).parent.parent
+RECIPE = "recipes/digits/resnet_tiny.yaml"
+SMALL = [
+    "--max_steps", "4", "--save_steps", "2", "--per_device_train_batch_size", "16", "--use_cpu",
+    "--projector_dims", "16", "8", "--dataloader_num_workers", "0", "--logging_steps", "1",
+]  # fmt: skip
+
+
+def launch(*arguments: str, launcher=("-m", "accelerate.commands.launch")) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *launcher, "train.py", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    done = launch(RECIPE, *SMALL, "--output_dir", str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
+
+
+def test_run_folder(finished):
+    folder, done = finished
+    for name in ("encoder/model.safetensors", "encoder/README.md", "pretraining/model.safetensors", "recipe.yaml",
+                 "versions.json", "results.json", "metrics.jsonl", "pictures/losses.png", "pictures/embeddings.png",
+                 "checkpoint-2/trainer_state.json", "checkpoint-4/trainer_state.json"):  # fmt: skip
+        assert (folder / name).stat().st_size > 0, name
+    for name in ("encoder", "pretraining", "results.json", "metrics.jsonl", "pictures"):
+        assert name in done.stdout.split("Everything is in")[1]
+    for row in ("LeJEPA encoder", "same encoder, untrained", "raw pixels"):
+        assert row in done.stdout
+    results = json.loads((folder / "results.json").read_text())["encoder"]
+    assert {
+        "eval_linear_top1",
+        "eval_linear_top5",
+        "eval_knn_top1",
+        "eval_1shot_top1",
+        "eval_10shot_top1",
+    } <= results.keys()
+    assert all(0 < value <= 1 for name, value in results.items() if not name.endswith("_std"))
+
+
+def test_encoder_works_where_this_package_cannot_be_imported(finished):
+    folder, _ = finished
+    code = f"""
+import sys
+sys.modules["lejepa_hf"] = None
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, pipeline
+folder = {str(folder / "encoder")!r}
+encoder, processor = AutoModel.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+image = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+with torch.no_grad():
+    embedding = encoder(**processor(image, return_tensors="pt")).pooler_output.flatten()
+piped = torch.tensor(pipeline("image-feature-extraction", model=folder)(image, pool=True)).flatten()
+torch.testing.assert_close(piped, embedding)
+print(*embedding.tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    exported = torch.tensor([float(value) for value in done.stdout.split()])
+    from transformers import AutoImageProcessor
+
+    model = LeJEPAForPreTraining.from_pretrained(folder / "pretraining").eval()
+    image = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+    pixels = AutoImageProcessor.from_pretrained(folder / "encoder")(image, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = model.encoder(pixels).pooler_output.flatten()
+    torch.testing.assert_close(exported, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_used_folder_is_refused_and_resume_continues(finished, capsys):
+    folder, _ = finished
+    again = [RECIPE, *SMALL, "--output_dir", str(folder)]
+    assert main(again) == 2
+    message = capsys.readouterr().err
+    assert "holds another run" in message and "--resume" in message and "--output_dir" in message
+    done = launch(*again, "--max_steps", "6", "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] == 6 and (folder / "checkpoint-6").is_dir()
+
+
+def test_two_processes_make_one_run(tmp_path):
+    done = launch(
+        RECIPE, *SMALL, "--output_dir", str(tmp_path / "run"), "--eval_protocols", "knn",
+        launcher=("-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
+                  "--rdzv-endpoint", "localhost:0"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Everything is in") == 1
+    facts = json.loads((tmp_path / "run" / "results.json").read_text())["run"]
+    assert facts["global_batch"] == 32 and facts["epochs"] == pytest.approx(4 * 32 / 1347)
+
+
+def test_own_images_without_labels(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for number, mode in enumerate(["RGB", "L", "RGBA", "CMYK", "P", "RGB", "L", "RGB", "I;16", "RGB", "LA", "1"] * 2):
+        noise = torch.randint(0, 256, (20 + number, 30, 3), generator=generator, dtype=torch.uint8).numpy()
+        image = Image.fromarray(noise).convert("L" if mode == "I;16" else mode)
+        image = image.convert("I").convert("I;16") if mode == "I;16" else image
+        image.save(images / f"{number}.{'tiff' if mode in ('CMYK', 'I;16') else 'png'}")
+    folder = tmp_path / "run"
+    small = [*SMALL, "--dataset", str(images), "--eval_split", "null", "--output_dir", str(folder)]
+    assert main([RECIPE, *small]) == 0
+    assert (folder / "encoder" / "model.safetensors").is_file() and not (folder / "results.json").exists()
+    assert str(tmp_path) not in (folder / "encoder" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sigreg_weight", "1.5"], "`sigreg_weight` must be in [0, 1], got 1.5"),
+        (["--num_global_views", "0"], "`num_global_views`"),
+        (["--per_device_train_batch_size", "1"], "undefined for a single image"),
+        (["--dataset", "./no/such/folder"], "no such folder"),
+        (["--image_column", "picture"], "its columns are: image: Image, label: ClassLabel"),
+        (["--train_split", "validation"], "has the splits train and test, got 'validation'"),
+        (["--pooling", "cls"], "'cls' cannot be made from a resnet backbone"),
+        (["--eval_protocols", "knn", "clustering"], "clustering unknown; known are linear, knn, few-shot"),
+        (["--local_crop_size", "64"], "`local_crop_size` 64 is larger than `global_crop_size` 32"),
+        (["--resume"], "no complete checkpoint"),
+        (["--backbone_config", "{model_type: vit, image_size: 32, patch_size: 5}"], "patch size 5"),
+        (["--backbone_config", "{model_type: resnet, num_channels: 1}"], "`backbone_config.num_channels` is 1"),
+        (["--num_slice", "5"], "Did you mean `num_slices`"),
+    ],
+)
+def test_bad_input_ends_in_one_line_before_training(tmp_path, capsys, arguments, message):
+    folder = tmp_path / "run"
+    assert main([str(ROOT / RECIPE), *SMALL, "--output_dir", str(folder), *arguments]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert message in errors[-1] and errors[-1].startswith("error: ")
+    assert not folder.exists() or not any(folder.iterdir())
+
+
+def test_usage():
+    assert main(["--help"]) == 0 and main([]) == 2
