@@ -1,0 +1,178 @@
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lejepa_hf import MultiCropTransform
+from lejepa_hf.data.multi_crop import random_boxes
+from lejepa_hf.data.photometric import NUM_UNIFORMS
+from lejepa_hf.data.view_settings import ViewSettings
+
+SMALL = {"global_crop_size": 24, "local_crop_size": 12}
+
+
+def picture(width=40, height=30, channels=3):
+    shape = (height, width, 3) if channels == 3 else (height, width)
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("width", "height"), [(40, 30), (500, 20), (7, 200), (1, 1), (2, 1)])
+def test_shapes_and_types(width, height, channels):
+    views = MultiCropTransform(num_global_views=2, num_local_views=3, **SMALL)(picture(width, height, channels))
+    assert {name: tuple(value.shape) for name, value in views.items()} == {
+        "global_views": (2, 3, 24, 24),
+        "global_photometric": (2, NUM_UNIFORMS),
+        "local_views": (3, 3, 12, 12),
+        "local_photometric": (3, NUM_UNIFORMS),
+    }
+    for name, value in views.items():
+        assert value.dtype == (torch.uint8 if name.endswith("views") else torch.float32)
+    assert 0 <= views["global_photometric"].min() <= views["global_photometric"].max() < 1
+    if channels == 1:
+        assert torch.equal(views["global_views"][:, :1].expand(-1, 3, -1, -1), views["global_views"])
+
+
+def test_no_local_views():
+    views = MultiCropTransform(num_local_views=0, global_crop_size=24)(picture())
+    assert views.keys() == {"global_views", "global_photometric"}
+
+
+def test_views_follow_from_seed_epoch_and_index():
+    transform = MultiCropTransform(seed=5, **SMALL)
+    views = transform(picture(), epoch=2, index=7)
+    assert same(views, transform(picture(), epoch=2, index=7))
+    assert same(views, pickle.loads(pickle.dumps(transform))(picture(), epoch=2, index=7))
+
+
+@pytest.mark.parametrize(("seed", "epoch", "index"), [(6, 2, 7), (5, 3, 7), (5, 2, 8), (2, 5, 7), (5, 7, 2)])
+def test_each_of_seed_epoch_and_index_matters(seed, epoch, index):
+    views = MultiCropTransform(seed=5, **SMALL)(picture(), epoch=2, index=7)
+    others = MultiCropTransform(seed=seed, **SMALL)(picture(), epoch=epoch, index=index)
+    assert not any(torch.equal(views[name], others[name]) for name in views)
+
+
+def test_largest_numbers():
+    views = MultiCropTransform(seed=2**32 - 1, **SMALL)(picture(), epoch=10**6, index=2**32 - 1)  # a crc32
+    assert views["global_views"].shape == (2, 3, 24, 24)
+
+
+def test_views_of_one_image_differ():
+    views = MultiCropTransform(**SMALL)(picture())
+    for name in views:
+        assert len(views[name].flatten(1).unique(dim=0)) == len(views[name])
+
+
+def test_global_random_state_is_neither_read_nor_written():
+    transform = MultiCropTransform(**SMALL)
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    views = transform(picture())
+    assert random.getstate() == states[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
+    assert torch.equal(torch.get_rng_state(), states[2])
+    random.random(), np.random.rand(), torch.rand(1)
+    assert same(views, transform(picture()))
+
+
+SIZES = [(200, 200), (640, 480), (480, 640), (8, 8)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize("scale", [[0.05, 0.3], [0.3, 1.0]])
+def test_areas_and_aspect_ratios_stay_in_range(width, height, scale):
+    boxes = random_boxes(np.random.default_rng(0), 3000, width, height, scale, [3 / 4, 4 / 3])
+    left, upper, right, lower = boxes.T
+    share, ratio = (right - left) * (lower - upper) / (width * height), (right - left) / (lower - upper)
+    assert scale[0] <= share.min() and share.max() <= scale[1] * (1 + 1e-12)
+    assert ratio.min() >= 3 / 4 * (1 - 1e-12) and ratio.max() <= 4 / 3 * (1 + 1e-12)
+    assert min(left.min(), upper.min()) >= 0
+    assert right.max() <= width * (1 + 1e-12) and lower.max() <= height * (1 + 1e-12)
+
+
+def test_place_shape_and_area_are_independent():
+    left, upper, right, lower = random_boxes(np.random.default_rng(0), 5000, 500, 400, [0.05, 0.3], [3 / 4, 4 / 3]).T
+    across, down = left / (500 - right + left), upper / (400 - lower + upper)
+    shape, area = np.log((right - left) / (lower - upper)), (right - left) * (lower - upper)
+    correlation = np.corrcoef([across, down, shape, area]) - np.eye(4)
+    assert np.abs(correlation).max() < 4 / np.sqrt(5000)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [(1000, 10, [1000 / 2 - 20 / 3, 0, 1000 / 2 + 20 / 3, 10]), (3, 300, [0, 148, 3, 152]), (1, 1, None)],
+)
+def test_boxes_of_extreme_images(width, height, expected):
+    boxes = random_boxes(np.random.default_rng(0), 500, width, height, [0.3, 1.0], [3 / 4, 4 / 3])
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [width, height]).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    if expected is not None:  # nothing fits: the largest allowed region in the centre
+        np.testing.assert_allclose(boxes, np.tile(expected, (500, 1)), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("width", "height"), [(400, 400), (600, 300), (300, 800)])
+@pytest.mark.parametrize("scale", [[0.05, 0.3], [0.3, 1.0]])
+def test_distribution_is_torchvisions(width, height, scale):
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    number, ratio = 4000, [3 / 4, 4 / 3]
+    left, upper, right, lower = random_boxes(np.random.default_rng(0), number, width, height, scale, ratio).T
+    ours = np.stack([left, upper, right - left, lower - upper])
+    crop = v2.RandomResizedCrop(24, scale=scale, ratio=ratio)
+    image = tv_tensors.Image(torch.empty(3, height, width))
+    torch.manual_seed(0)
+    drawn = [crop.make_params([image]) for _ in range(number)]
+    theirs = np.array([[box[name] for box in drawn] for name in ("left", "top", "width", "height")])
+
+    def described(boxes):
+        left, upper, wide, high = boxes
+        return np.stack([left / width, upper / height, wide * high / (width * height), np.log(wide / high)])
+
+    for mine, other in zip(described(ours), described(theirs), strict=True):
+        error = other.std() * (2 / number) ** 0.5
+        rounding = 1 / min(width, height)
+        assert mine.mean() == pytest.approx(other.mean(), abs=4 * error + rounding)
+        quantiles = np.linspace(0.1, 0.9, 9)
+        spread = np.quantile(other, 0.9) - np.quantile(other, 0.1)
+        np.testing.assert_allclose(
+            np.quantile(mine, quantiles), np.quantile(other, quantiles), atol=0.05 * spread + rounding
+        )
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (50, 30), (20, 41)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_full_scale_is_a_plain_resize_of_the_centre(width, height, channels):
+    image = picture(width, height, channels)
+    whole = {"global_crop_scale": [1.0, 1.0], "local_crop_scale": [1.0, 1.0], "crop_aspect_ratio": [1.0, 1.0]}
+    views = MultiCropTransform(**whole, **SMALL)(image)
+    side = min(width, height)
+    left, upper = (width - side) / 2, (height - side) / 2
+    for name, size in (("global_views", 24), ("local_views", 12)):
+        box = (left, upper, left + side, upper + side)
+        expected = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box))
+        for view in views[name]:
+            np.testing.assert_array_equal(view.permute(1, 2, 0).numpy(), expected)
+
+
+def test_scales_belong_to_their_kind():
+    # A ramp from 0 to 255: the range within a view is the share of the width that it covers.
+    ramp = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1)))
+    ratio = {"crop_aspect_ratio": [1.0, 1.0], "global_crop_scale": [0.64, 0.64], "local_crop_scale": [0.04, 0.04]}
+    views = MultiCropTransform(num_global_views=20, num_local_views=20, **ratio, **SMALL)(ramp)
+    for name, size, side in (("global_views", 24, 0.8), ("local_views", 12, 0.2)):
+        ranges = (views[name].flatten(1).amax(1) - views[name].flatten(1).amin(1)).float()
+        assert ranges / 255 == pytest.approx(side * (1 - 1 / size) * torch.ones(20), abs=0.02)
+
+
+def test_from_settings():
+    settings = ViewSettings(num_local_views=1, hue_jitter=0.3, **SMALL)
+    assert MultiCropTransform.from_settings(settings, seed=9) == MultiCropTransform(
+        num_local_views=1, hue_jitter=0.3, seed=9, **SMALL
+    )

@@ -1,0 +1,238 @@
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lejepa_hf import MultiCropTransform
+from lejepa_hf.data import photometric as ours
+from lejepa_hf.data.photometric import apply_photometric, parameters_from_uniforms
+from lejepa_hf.data.view_settings import ViewSettings
+
+OFF = {f"{name}_probability": 0.0 for name in ("horizontal_flip", "color_jitter", "grayscale", "blur", "solarize")}
+JITTERS = ("brightness", "contrast", "saturation", "hue")
+
+
+def tv():
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
+def images(number=6, size=16, seed=0):
+    return torch.rand(number, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def uniforms(number, seed=0):
+    return torch.rand(number, ours.NUM_UNIFORMS, generator=torch.Generator().manual_seed(seed))
+
+
+FACTORS = torch.tensor([0.0, 0.4, 0.8, 1.0, 1.3, 2.0])
+SHIFTS = torch.tensor([-0.5, -0.2, 0.0, 0.03, 0.25, 0.5])
+AGAINST_TORCHVISION = {
+    "brightness": (ours.adjust_brightness, lambda image, x: tv().adjust_brightness(image, x), FACTORS),
+    "contrast": (ours.adjust_contrast, lambda image, x: tv().adjust_contrast(image, x), FACTORS),
+    "saturation": (ours.adjust_saturation, lambda image, x: tv().adjust_saturation(image, x), FACTORS),
+    "hue": (ours.adjust_hue, lambda image, x: tv().adjust_hue(image, x), SHIFTS),
+    "blur": (
+        lambda batch, sigma: ours.gaussian_blur(batch, sigma, 13),
+        lambda image, x: tv().gaussian_blur(image, [13, 13], [x, x]),
+        torch.tensor([0.1, 0.5, 1.0, 1.7, 2.0, 4.0]),
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [7, 16])
+@pytest.mark.parametrize("name", AGAINST_TORCHVISION)
+def test_operation_against_torchvision(name, size):
+    operation, reference, amounts = AGAINST_TORCHVISION[name]
+    batch = images(len(amounts), size)
+    expected = torch.stack([reference(image, x.item()) for image, x in zip(batch, amounts, strict=True)])
+    torch.testing.assert_close(operation(batch.clone(), amounts), expected, atol=1e-5, rtol=0)
+
+
+def test_luminance_against_torchvision():
+    torch.testing.assert_close(ours.luminance(images()), tv().rgb_to_grayscale(images()), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("color", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 0, 0), (1, 1, 1), (0.3, 0.3, 0.3)])
+def test_hue_of_pure_colours(color):
+    image = torch.tensor(color, dtype=torch.float32)[:, None, None].expand(3, 2, 2)
+    for shift in (-0.4, 1 / 3, 0.5):
+        turned = ours.adjust_hue(image[None], torch.tensor([shift]))[0]
+        torch.testing.assert_close(turned, tv().adjust_hue(image, shift), atol=1e-5, rtol=0)
+
+
+def torchvision_pipeline(view, parameters, settings):
+    """One view, one operation after the other, with torchvision's functions."""
+    image = view.float() / 255
+    flip, *factors, order, gray, sigma, threshold = parameters.tolist()
+    if flip:
+        image = tv().horizontal_flip(image)
+    for name in list(permutations(JITTERS))[int(order)]:
+        image = getattr(tv(), f"adjust_{name}")(image, factors[JITTERS.index(name)])
+    if gray:
+        image = tv().rgb_to_grayscale(image, num_output_channels=3)
+    if sigma:
+        image = tv().gaussian_blur(image, [settings.blur_kernel_size] * 2, [sigma] * 2)
+    if threshold <= 1:
+        image = tv().solarize(image, threshold)
+    return tv().normalize(image, settings.image_mean, settings.image_std)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"color_jitter_probability": 1.0}] + [{**OFF, name: 1.0} for name in OFF],
+    ids=["published", "all jittered", *OFF],
+)
+def test_whole_chain_against_torchvision(values):
+    settings = ViewSettings(
+        brightness_jitter=0.8, contrast_jitter=0.8, saturation_jitter=0.8, hue_jitter=0.4, **values
+    )
+    views = images(80).mul(255).to(torch.uint8).unflatten(0, (20, 4))
+    draws = uniforms(80)
+    expected = torch.stack(
+        [
+            torchvision_pipeline(view, parameters, settings)
+            for view, parameters in zip(views.flatten(0, 1), parameters_from_uniforms(draws, settings), strict=True)
+        ]
+    )
+    difference = (ours.photometric(views, draws.unflatten(0, (20, 4)), settings).flatten(0, 1) - expected).abs()
+    # A value on the threshold within rounding is inverted by one and not by the other.
+    assert (difference > 1e-4).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", OFF)
+@pytest.mark.parametrize("probability", [0.2, 0.8])
+def test_effective_probability(name, probability):
+    number = 4000
+    transform = MultiCropTransform(
+        **{**OFF, name: probability},
+        num_global_views=number,
+        num_local_views=0,
+        global_crop_size=4,
+        blur_kernel_size=3,
+        blur_sigma=[1.0, 1.0],
+        global_crop_scale=[1.0, 1.0],
+        crop_aspect_ratio=[1.0, 1.0],
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    views = transform(Image.fromarray(pixels))
+    batch = {key: value[None] for key, value in views.items()}
+    changed = apply_photometric(batch, transform)["global_views"][0]
+    plain = apply_photometric(batch, ViewSettings(**OFF))["global_views"][0]
+    happened = (changed != plain).flatten(1).any(1).float().mean().item()
+    assert happened == pytest.approx(probability, abs=4 * math.sqrt(probability * (1 - probability) / number))
+
+
+def happens(parameters):
+    return torch.stack(
+        [
+            parameters[:, ours.FLIP] > 0,
+            parameters[:, ours.BRIGHTNESS] != 1,
+            parameters[:, ours.GRAY] > 0,
+            parameters[:, ours.BLUR_SIGMA] > 0,
+            parameters[:, ours.SOLARIZE] <= 1,
+        ]
+    ).double()
+
+
+def test_operations_happen_independently():
+    parameters = parameters_from_uniforms(uniforms(20_000), ViewSettings())
+    correlation = torch.corrcoef(happens(parameters)) - torch.eye(5)
+    assert correlation.abs().max() < 4 / math.sqrt(20_000)
+
+
+def test_jitter_order_is_uniform():
+    number = 24_000
+    parameters = parameters_from_uniforms(uniforms(number), ViewSettings())
+    counts = parameters[:, ours.ORDER].long().bincount(minlength=24).double()
+    assert len(counts) == 24
+    chi_square = ((counts - number / 24) ** 2 / (number / 24)).sum().item()
+    assert chi_square < 50  # 23 degrees of freedom: exceeded once in a thousand seeds
+
+
+def test_ranges_of_parameters():
+    settings = ViewSettings(color_jitter_probability=1.0, blur_probability=1.0, solarize_probability=1.0)
+    parameters = parameters_from_uniforms(uniforms(5000), settings)
+    ranges = {
+        ours.BRIGHTNESS: (0.6, 1.4),
+        ours.CONTRAST: (0.6, 1.4),
+        ours.SATURATION: (0.8, 1.2),
+        ours.HUE: (-0.1, 0.1),
+        ours.BLUR_SIGMA: (0.1, 2.0),
+    }
+    for column, (low, high) in ranges.items():
+        values, margin = parameters[:, column], 0.005 * (high - low)
+        assert low - 1e-6 <= values.min() < low + margin
+        assert high - margin < values.max() <= high + 1e-6
+        assert values.mean().item() == pytest.approx((low + high) / 2, abs=4 * (high - low) / math.sqrt(12 * 5000))
+    assert (parameters[:, ours.SOLARIZE] == 128 / 255).all()
+
+
+@pytest.mark.parametrize("extreme", [0.0, 1 - 2**-24])
+def test_extreme_uniforms(extreme):
+    views = torch.randint(0, 256, (2, 3, 3, 16, 16), dtype=torch.uint8)
+    result = ours.photometric(views, torch.full((2, 3, ours.NUM_UNIFORMS), extreme), ViewSettings())
+    assert result.isfinite().all()
+
+
+def test_a_view_does_not_depend_on_its_batch():
+    views = images(24).mul(255).to(torch.uint8).unflatten(0, (8, 3))
+    draws = uniforms(24).unflatten(0, (8, 3))
+    settings = ViewSettings()
+    together = ours.photometric(views, draws, settings)
+    alone = torch.cat([ours.photometric(views[[i]], draws[[i]], settings) for i in range(8)])
+    reverse = ours.photometric(views.flip(0), draws.flip(0), settings).flip(0)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, reverse, atol=1e-5, rtol=0)
+
+
+def batch_of(settings, number=3):
+    views = {"global": settings.num_global_views, "local": settings.num_local_views}
+    batch = {}
+    for kind, count in views.items():
+        if count:
+            batch[f"{kind}_views"] = images(number * count).mul(255).to(torch.uint8).unflatten(0, (number, count))
+            batch[f"{kind}_photometric"] = uniforms(number * count).unflatten(0, (number, count))
+    return batch
+
+
+@pytest.mark.parametrize("num_local_views", [0, 2])
+def test_apply_photometric(num_local_views):
+    settings = ViewSettings(num_local_views=num_local_views)
+    batch = batch_of(settings)
+    before = {name: value.clone() for name, value in batch.items()}
+    result = apply_photometric(batch, settings)
+    assert result.keys() == ({"global_views", "local_views"} if num_local_views else {"global_views"})
+    for name, views in result.items():
+        assert views.dtype == torch.float32 and views.shape == batch[name].shape
+    assert all(torch.equal(batch[name], before[name]) for name in before)
+
+
+def test_identity_settings_only_normalise():
+    settings = ViewSettings(**OFF, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])
+    batch = batch_of(settings)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (settings.image_mean, settings.image_std))
+    for name, views in apply_photometric(batch, settings).items():
+        assert torch.equal(views, (batch[name].float() / 255 - mean) / std)
+
+
+@pytest.mark.parametrize("adjust", [ours.adjust_hue, ours.adjust_saturation])
+def test_grey_stays_grey(adjust):
+    grey = images()[:, :1].expand(-1, 3, -1, -1)
+    result = adjust(grey.clone(), torch.linspace(-0.5, 0.5, 6) + (adjust is ours.adjust_saturation))
+    torch.testing.assert_close(result, grey, atol=2e-4, rtol=0)  # the weights of the luminance sum to 0.9999
+    assert torch.equal(result[:, 0], result[:, 1]) and torch.equal(result[:, 0], result[:, 2])
+
+
+def test_channels_last_views_give_the_same():
+    views = images(8).mul(255).to(torch.uint8).unflatten(0, (4, 2))
+    permuted = views.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    draws = uniforms(8).unflatten(0, (4, 2))
+    settings = ViewSettings()
+    torch.testing.assert_close(
+        ours.photometric(permuted, draws, settings), ours.photometric(views, draws, settings), atol=1e-5, rtol=0
+    )
