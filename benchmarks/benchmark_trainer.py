@@ -1,5 +1,5 @@
 """
-What LeJEPATrainer costs over a bare loop of the same steps: same model, rows, views, photometric operations, optimiser.
+What LeJEPATrainer costs over a bare loop of the same steps: same model, rows, views, photometrics, optimiser.
 
     python benchmarks/benchmark_trainer.py [--recipe recipes/digits/resnet_tiny.yaml] [--steps 40] [--rounds 5]
 
@@ -92,7 +92,8 @@ def main() -> None:
         pair = [(bare, bare_loop), (trained, trainer)]
         for results, run in pair if number % 2 == 0 else reversed(pair):  # neither always goes first
             results.append(run(recipe, source, options.steps))
-        print(f"round {number}: bare {bare[-1]:.4f} s, Trainer {trained[-1]:.4f} s, ratio {trained[-1] / bare[-1]:.3f}")
+        ratio = trained[-1] / bare[-1]
+        print(f"round {number}: bare {bare[-1]:.4f} s, Trainer {trained[-1]:.4f} s, ratio {ratio:.3f}")
     ratios = [slow / fast for slow, fast in zip(trained, bare, strict=True)]
     row = {
         "date": datetime.date.today().isoformat(),

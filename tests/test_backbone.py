@@ -54,6 +54,12 @@ def test_pooling_that_cannot_be_made_lists_what_can(family, pooling):
         resolve_pooling(config_of(family), pooling)
 
 
+def test_a_model_that_takes_no_pixels():
+    config = AutoConfig.for_model("bert", hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=20)
+    with pytest.raises(ValueError, match="a bert model does not turn pixels into embeddings"):
+        resolve_pooling(config, "auto")
+
+
 def test_timm_keeps_its_own_initialisation():
     torch.manual_seed(0)
     weights = build_backbone(config_of("timm_wrapper")).state_dict()

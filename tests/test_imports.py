@@ -32,7 +32,7 @@ ALLOWED = {
     "hub": {"backbone", "modeling_lejepa"},
     "train": {
         "backbone", "checkpoints", "configuration_lejepa", "data", "evaluation", "hub", "modeling_lejepa", "recipes",
-        "run_folder", "trainer",
+        "run_folder", "trainer", "training_args",
     },
     "cli": {"evaluation", "hub", "train"},
 }  # fmt: skip

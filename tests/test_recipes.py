@@ -112,6 +112,10 @@ BAD = [
     ("per_device_train_batch_size: 1", "`per_device_train_batch_size`.*SIGReg"),
     ("dataset: ''", "`dataset` is missing"),
     ("pretrained_backbone: some/model", "`backbone_config`.*`pretrained_backbone`.*both"),
+    ("backbone_config: {model_type: vit, hidden_sise: 64}", "`hidden_sise` in `backbone_config`.*`hidden_size`"),
+    ("backbone_config: {model_type: resnett}", "`backbone_config.model_type` 'resnett'"),
+    ("backbone_config: {hidden_size: 64}", "needs a `model_type`"),
+    ("backbone_config: vit", "`backbone_config`.*'vit'"),
     ("eval_crop_ratio: 1.5", "`eval_crop_ratio`.*1.5"),
 ]
 

@@ -153,5 +153,15 @@ def test_bad_input_ends_in_one_line_before_training(tmp_path, capsys, arguments,
     assert not folder.exists() or not any(folder.iterdir())
 
 
+def test_a_diverging_run_ends_with_step_component_and_checkpoint(tmp_path, capsys):
+    folder = tmp_path / "run"
+    diverge = ["--learning_rate", "1e30", "--lr_scheduler_type", "constant", "--lr_scheduler_kwargs", "{}"]
+    diverge += ["--save_steps", "1", "--warmup_steps", "0", "--projector_norm", "none"]
+    assert main([RECIPE, *SMALL, *diverge, "--output_dir", str(folder)]) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "Step " in error and "`prediction_loss` is" in error and "--resume" in error
+    assert not (folder / "encoder").exists()
+
+
 def test_usage():
     assert main(["--help"]) == 0 and main([]) == 2

@@ -161,11 +161,10 @@ def test_resume_of_a_stream(tmp_path, tiny_resnet, monkeypatch, workers):
 
     def run(folder, **kwargs):
         stream = load_source(f"{parquet}/*.parquet", streaming=True).dataset
-        trainer = trainer_for(
+        return trainer_for(
             folder, model_for(tiny_resnet), stream, max_steps=9, dataloader_num_workers=workers,
             shuffle_buffer_size=7, save_total_limit=None, **kwargs,
         )  # fmt: skip
-        return trainer
 
     whole = run(tmp_path / "whole")
     whole.train()
@@ -218,6 +217,16 @@ def test_nan_stops_at_that_step_and_names_component_and_checkpoint(tmp_path, tin
         trainer.train()
     assert trainer.state.global_step == 4
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-2"]
+
+
+def test_no_token_and_no_pickled_arguments_reach_the_run_folder(tmp_path, tiny_resnet):
+    trainer = trainer_for(tmp_path, model_for(tiny_resnet), max_steps=3, hub_token="hf_secret")
+    trainer.train()
+    trainer.save_model(str(tmp_path / "pretraining"))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5 and not any(b"hf_secret" in path.read_bytes() for path in files)
+    assert not any(path.name == "training_args.bin" for path in files)
+    assert trainer.args.hub_token == "hf_secret"
 
 
 def test_epochs_become_steps(tmp_path, tiny_resnet):

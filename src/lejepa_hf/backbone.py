@@ -127,7 +127,13 @@ def resolve_pooling(config: PreTrainedConfig, pooling: str) -> tuple[str, int]:
     Raises:
         ValueError: If the backbone yields nothing from which that embedding can be made.
     """
-    backbone, outputs = _shapes(config, native_image_size(config))
+    try:
+        backbone, outputs = _shapes(config, native_image_size(config))
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ValueError(
+            f"`backbone_config`: a {config.model_type} model does not turn pixels into embeddings ({error}); choose a "
+            "vision backbone such as vit, dinov2, resnet, convnextv2 or timm_wrapper, or mend its settings."
+        ) from error
     states = getattr(outputs, "last_hidden_state", None)
     tokens = states is not None and states.ndim == 3
     possible = {
@@ -201,6 +207,8 @@ def as_standalone(backbone: PreTrainedModel, pooling: str) -> PreTrainedModel:
     unfilled = [key for key in result.missing_keys if not key.startswith("pooler.")] + result.unexpected_keys
     if unfilled:
         raise RuntimeError(f"{type(backbone).__name__} does not take its own weights back: {unfilled}.")
+    if standalone.pooler is None:  # some classes have the key in their config and no pooler by default
+        return standalone.eval()
     with torch.no_grad():
         standalone.pooler.dense.weight.copy_(torch.eye(config.hidden_size))
         standalone.pooler.dense.bias.zero_()

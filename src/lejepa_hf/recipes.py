@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -9,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from huggingface_hub.dataclasses import type_validator
 
-from .configuration_lejepa import LeJEPAConfig
+from .configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from .data.view_settings import ViewSettings
 from .training_args import LeJEPATrainingArguments
 
@@ -45,6 +46,8 @@ class ModelArguments:
                 "Set either `backbone_config` (fresh weights) or `pretrained_backbone` (a warm start), got "
                 f"{'neither' if self.backbone_config is None else 'both'}."
             )
+        if self.backbone_config is not None:
+            _check_backbone_keys(self.backbone_config)
 
     def config_kwargs(self) -> dict[str, Any]:
         """The fields that belong to [`LeJEPAConfig`], without the backbone."""
@@ -55,6 +58,15 @@ class ModelArguments:
         }
 
 
+def _check_backbone_keys(given: dict[str, Any]) -> None:
+    """transformers keeps an unknown key of a config without a word, and the network is another one than meant."""
+    config_class = type(resolve_backbone_config(given))
+    known = {item.name for item in fields(config_class)} | set(config_class.attribute_map)
+    known |= {"model_type", "attn_implementation", "pretrained_cfg", "num_classes"}
+    for key in given:
+        _check_key(key, f"`backbone_config` of model type {given['model_type']}", known)
+
+
 @dataclass
 class DataArguments(ViewSettings):
     """
@@ -63,6 +75,7 @@ class DataArguments(ViewSettings):
     Args:
         dataset (`str`): `"digits"`, a Hub dataset id, a folder of images, or Parquet files as a path or a glob.
         dataset_config (`str`, *optional*): Configuration of a Hub dataset.
+        dataset_revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         train_split (`str`): Split the encoder is trained on; labels are not used.
         eval_split (`str`, *optional*): Held-out split with labels; without it there is no evaluation.
         streaming (`bool`): Read while training instead of downloading first.
@@ -74,6 +87,7 @@ class DataArguments(ViewSettings):
 
     dataset: str = ""
     dataset_config: str | None = None
+    dataset_revision: str | None = None
     train_split: str = "train"
     eval_split: str | None = None
     streaming: bool = False
@@ -155,7 +169,7 @@ def known_keys() -> dict[str, type]:
     return keys
 
 
-def _check_key(key: str, where: str, keys: dict[str, type]) -> None:
+def _check_key(key: str, where: str, keys: Iterable[str]) -> None:
     if key not in keys:
         close = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
         hint = f" Did you mean `{close[0]}`?" if close else ""

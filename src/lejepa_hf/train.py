@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from .modeling_lejepa import LeJEPAForPreTraining
 from .recipes import DataArguments, ModelArguments, Recipe, parse_recipe
 from .run_folder import check_free, write_run_facts
 from .trainer import LeJEPATrainer
+from .training_args import LeJEPATrainingArguments
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -35,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments (`list[str]`, *optional*): The command line; that of the process if missing.
 
     Returns:
-        `int`: Exit status: 0, or 2 with one line on stderr if the recipe, the data or the folder cannot be used.
+        `int`: Exit status: 0; 2 with one line on stderr if the recipe, the data or the folder cannot be used; 1 with
+        one line if the loss became NaN or infinite.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -50,7 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    run(recipe, trainer, held_out)
+    try:
+        run(recipe, trainer, held_out)
+    except FloatingPointError as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        return 1
     return 0
 
 
@@ -73,12 +80,11 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     if training.resume is not None:
         training.resume = str(resolve_resume(training.resume, training.output_dir))
     check_protocols(data.eval_protocols)
+    _use_all_cores(training)
     set_seed(training.seed)
     model = build_model(recipe.model, training.seed)
     check_crops(model.config, data)
-    source = load_source(
-        data.dataset, data.train_split, data.dataset_config, data.streaming, data.image_column, data.label_column
-    )
+    source = _open(data, data.train_split)
     held_out = _held_out(data)
     logger.info(
         f"{source.name}: {source.num_images or 'a stream of'} images in column {source.image_column!r}; "
@@ -93,6 +99,15 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
         processing_class=build_processor(data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std),
     )
     return trainer, held_out
+
+
+def _use_all_cores(training: LeJEPATrainingArguments) -> None:
+    """`accelerate launch` starts a single CPU process with one thread, however many cores there are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = cores - training.dataloader_num_workers
+    if training.device.type == "cpu" and training.world_size == 1 and threads > torch.get_num_threads() == 1:
+        torch.set_num_threads(threads)
+        logger.info(f"The launcher gave this process one thread; using {threads} of {cores} cores.")
 
 
 def build_model(arguments: ModelArguments, seed: int = 0) -> LeJEPAForPreTraining:
@@ -119,12 +134,22 @@ def check_crops(config: LeJEPAConfig, data: DataArguments) -> None:
         check_crop_size(config.backbone_config, "local_crop_size", data.local_crop_size)
 
 
+def _open(data: DataArguments, split: str) -> ImageSource:
+    return load_source(
+        data.dataset,
+        split,
+        data.dataset_config,
+        data.streaming,
+        data.image_column,
+        data.label_column,
+        data.dataset_revision,
+    )
+
+
 def _held_out(data: DataArguments) -> ImageSource | None:
     if data.eval_split is None:
         return None
-    held_out = load_source(
-        data.dataset, data.eval_split, data.dataset_config, False, data.image_column, data.label_column
-    )
+    held_out = _open(data, data.eval_split)
     if held_out.label_column is None:
         raise ValueError(
             f"`eval_split` {data.eval_split!r} of {data.dataset!r} has no labels: name them with `label_column`, or "
@@ -173,9 +198,7 @@ _CONTENTS = {
 
 def _evaluate(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource) -> None:
     data, folder = recipe.data, Path(recipe.training.output_dir)
-    train = load_source(
-        data.dataset, data.train_split, data.dataset_config, False, data.image_column, data.label_column
-    )
+    train = _open(data, data.train_split)
     results, embedded = evaluate_with_baselines(folder / "encoder", train, held_out, data.eval_protocols)
     table = format_table(results)
     logger.info(f"\n{table}\n")

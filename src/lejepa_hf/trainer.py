@@ -136,13 +136,11 @@ class LeJEPATrainer(Trainer):
         broken = {name: value for name, value in values.items() if not math.isfinite(value)}
         if broken:
             good = last_finite_checkpoint(self.args.output_dir)
-            way_out = (
-                f"the last good checkpoint is {good}: continue with `--resume {good}`" if good else "none is saved"
-            )
+            way_out = f"continue from the last good checkpoint, `--resume {good}`" if good else "start anew"
             found = ", ".join(f"`{name}` is {value}" for name, value in broken.items())
             raise FloatingPointError(
-                f"Step {self.state.global_step}: {found}. Training stopped before the weights were touched; {way_out}, "
-                "with a lower `learning_rate`, or bf16 instead of fp16."
+                f"Step {self.state.global_step}: {found}. Stopped before the weights were touched: {way_out}, and "
+                "lower the `learning_rate`, or use bf16 instead of fp16."
             )
 
     def get_decay_parameter_names(self, model) -> list[str]:
@@ -189,6 +187,15 @@ class LeJEPATrainer(Trainer):
                 return TrainOutput(state.global_step, float("nan"), {})
         self._begin_window()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        # The base class adds a pickle of the arguments, a Hub token among them. Nothing reads it; the recipe is kept.
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
+        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
     def _issue_warnings_after_load(self, load_result) -> None:
         # The base class logs and trains on from random weights.

@@ -47,6 +47,7 @@ def load_source(
     streaming: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    revision: str | None = None,
 ) -> ImageSource:
     """
     Open a source of images.
@@ -58,6 +59,7 @@ def load_source(
         streaming (`bool`, *optional*, defaults to `False`): Read while training instead of downloading first.
         image_column (`str`, *optional*): Found by its type if missing.
         label_column (`str`, *optional*): Found by its type if missing; a source without labels is fine.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
 
     Returns:
         [`ImageSource`]
@@ -86,7 +88,7 @@ def load_source(
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"`dataset` {name!r}: no such folder. {_nearby(name)}")
     else:
-        dataset = _from_hub(name, split, config, streaming)
+        dataset = _from_hub(name, split, config, revision, streaming)
     return _describe(dataset, name, image_column, label_column)
 
 
@@ -159,11 +161,11 @@ def _folder(name: str, split: str, streaming: bool):
         raise _unknown_split(name, split, error) from error
 
 
-def _from_hub(name: str, split: str, config: str | None, streaming: bool):
+def _from_hub(name: str, split: str, config: str | None, revision: str | None, streaming: bool):
     import datasets
 
     try:
-        return datasets.load_dataset(name, config, split=split, streaming=streaming)
+        return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streaming)
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):
             raise ValueError(
@@ -173,6 +175,8 @@ def _from_hub(name: str, split: str, config: str | None, streaming: bool):
             f"`dataset` {name!r} was not found: it is neither 'digits', a folder here, nor a dataset of the Hub that "
             "can be reached with this login. Check the spelling; private and gated sets need `hf auth login`."
         ) from error
+    except FileNotFoundError as error:
+        raise ValueError(f"`dataset` {name!r} has no images: {error}") from error
     except ConnectionError as error:
         raise ValueError(f"`dataset` {name!r} is not a folder here, and the Hub cannot be reached: {error}") from error
     except ValueError as error:

@@ -94,6 +94,8 @@ class ViewSettings:
         for name, limit in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
             if not 0 <= getattr(self, f"{name}_jitter") <= limit:
                 raise ValueError(f"`{name}_jitter` must be in [0, {limit}], got {getattr(self, f'{name}_jitter')}.")
+        if not 0 <= self.solarize_threshold <= 255:
+            raise ValueError(f"`solarize_threshold` must be in [0, 255], got {self.solarize_threshold}.")
         smallest = self.local_crop_size if self.num_local_views else self.global_crop_size
         if self.blur_kernel_size % 2 == 0 or (self.blur_probability and self.blur_kernel_size // 2 >= smallest):
             raise ValueError(

@@ -8,13 +8,10 @@ _BLUE, _ORANGE, _GRAY = "#0072b2", "#d55e00", "#777777"  # told apart by colour-
 
 
 def _figure(width: float, height: float):
-    import matplotlib
+    # Not pyplot, which would choose a window system and keep the figure open in the notebook this is called from.
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False})
-    return pyplot, pyplot.figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def read_metrics(run: str | Path) -> list[dict[str, float]]:
@@ -37,7 +34,7 @@ def draw_losses(run: str | Path) -> Path | None:
     rows = read_metrics(run)
     if not rows:
         return None
-    pyplot, figure = _figure(10, 4)
+    figure = _figure(10, 4)
     steps = [row["step"] for row in rows]
     left, right = figure.subplots(1, 2)
     left.plot(steps, [row["prediction_loss"] for row in rows], color=_BLUE, linewidth=2)
@@ -51,7 +48,9 @@ def draw_losses(run: str | Path) -> Path | None:
     ]
     right.set_yticks(ticks, labels=[str(tick) for tick in ticks])
     right.minorticks_off()
-    return _save(pyplot, figure, Path(run) / "pictures" / "losses.png")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, Path(run) / "pictures" / "losses.png")
 
 
 def draw_embeddings(run: str | Path, embeddings, labels, class_names: list[str] | None) -> Path:
@@ -67,15 +66,16 @@ def draw_embeddings(run: str | Path, embeddings, labels, class_names: list[str] 
     Returns:
         `Path`: `pictures/embeddings.png` in the run folder.
     """
+    from matplotlib import colormaps
     from sklearn.manifold import TSNE
 
     embeddings, labels = embeddings[:2000].numpy(), labels[:2000].numpy()
     perplexity = min(30, (len(labels) - 1) / 3)
     points = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(embeddings)
-    pyplot, figure = _figure(7, 6)
+    figure = _figure(7, 6)
     axes = figure.subplots()
     classes = sorted(set(labels.tolist()))
-    colours = pyplot.get_cmap("tab10" if len(classes) <= 10 else "turbo", len(classes))
+    colours = colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
     for number, label in enumerate(classes):
         chosen = points[labels == label]
         name = class_names[label] if class_names else str(label)
@@ -91,12 +91,11 @@ def draw_embeddings(run: str | Path, embeddings, labels, class_names: list[str] 
                 bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "edgecolor": "none"},
             )
     axes.set(title="Held-out images by t-SNE of their embeddings, coloured by label", xticks=[], yticks=[])
-    axes.spines[["left", "bottom"]].set_visible(False)
-    return _save(pyplot, figure, Path(run) / "pictures" / "embeddings.png")
+    axes.spines[:].set_visible(False)
+    return _save(figure, Path(run) / "pictures" / "embeddings.png")
 
 
-def _save(pyplot, figure, path: Path) -> Path:
+def _save(figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
     return path

@@ -1,0 +1,118 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
+from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
+from lejepa_hf.evaluation.evaluate_encoder import (
+    ENCODER,
+    PIXELS,
+    UNTRAINED,
+    evaluate_encoder,
+    evaluate_with_baselines,
+    format_table,
+    load_encoder,
+    run_protocols,
+)
+from lejepa_hf.evaluation.knn import knn
+from lejepa_hf.hub.export import build_processor
+
+
+def export(backbone: dict, folder):
+    torch.manual_seed(5)
+    model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=backbone, projector_dims=[8]))
+    return export_encoder(model, folder, build_processor(16, crop_ratio=1.0))
+
+
+@pytest.fixture
+def resnet_folder(tiny_resnet, tmp_path):
+    return export(tiny_resnet, tmp_path / "resnet")
+
+
+@pytest.fixture(scope="module")
+def few_digits():
+    sources = []
+    for split, rows in (("train", 200), ("test", 100)):
+        source = load_source("digits", split)
+        sources.append(replace(source, dataset=source.dataset.select(range(rows))))
+    return tuple(sources)
+
+
+def test_digits_by_name(resnet_folder):
+    results = evaluate_encoder(resnet_folder, "digits")
+    assert list(results) == ["eval_linear_top1", "eval_linear_top5", "eval_knn_top1"]
+    assert all(0.2 < value <= 1 for value in results.values())  # even an untrained encoder beats chance
+    assert results["eval_linear_top5"] >= results["eval_linear_top1"]
+
+
+def test_sources_and_protocols_by_choice(resnet_folder, few_digits):
+    results = evaluate_encoder(str(resnet_folder), few_digits, protocols=["few-shot", "knn"], batch_size=33)
+    shots = [f"eval_{k}shot_top1{end}" for k in (1, 5, 10) for end in ("", "_std")]
+    assert list(results) == [*shots, "eval_knn_top1"]
+    model, processor = load_encoder(resnet_folder)
+    expected = knn(*(extract_embeddings(model, processor, source) for source in few_digits))
+    assert results["eval_knn_top1"] == expected["eval_knn_top1"]
+
+
+def test_unknown_protocol_names_the_known(resnet_folder):
+    with pytest.raises(ValueError, match="`protocols` svm, tree unknown; known are linear, knn, few-shot"):
+        evaluate_encoder(resnet_folder, "digits", protocols=["knn", "svm", "tree"])
+
+
+def test_a_dataset_without_labels_is_refused(resnet_folder, few_digits):
+    train, test = few_digits
+    with pytest.raises(ValueError, match="'digits' has no labels.*`label_column`"):
+        evaluate_encoder(resnet_folder, (train, replace(test, label_column=None)))
+
+
+def test_a_missing_encoder_is_named(tmp_path, few_digits):
+    with pytest.raises(ValueError, match="`encoder` '.*nothing' cannot be loaded"):
+        evaluate_encoder(tmp_path / "nothing", few_digits)
+
+
+def test_baselines_stand_beside_the_encoder(resnet_folder, few_digits):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    rows, held_out = evaluate_with_baselines(resnet_folder, *few_digits, ["knn", "few-shot"])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert list(rows) == [ENCODER, UNTRAINED, PIXELS]
+    assert rows[ENCODER] == evaluate_encoder(resnet_folder, few_digits, ["knn", "few-shot"])
+    assert rows[PIXELS] == run_protocols(*(raw_pixels(source) for source in few_digits), ["knn", "few-shot"])
+    assert rows[UNTRAINED] != rows[ENCODER]
+    expected = extract_embeddings(*load_encoder(resnet_folder), few_digits[1])
+    torch.testing.assert_close(held_out.embeddings, expected.embeddings)
+    assert held_out.labels.tolist() == few_digits[1].dataset["label"]
+
+
+def test_untrained_baseline_has_no_random_pooler(tiny_vit, tmp_path, few_digits):
+    folder = export(tiny_vit, tmp_path / "vit")
+    rows, _ = evaluate_with_baselines(folder, *few_digits, ["knn"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = AutoModel.from_config(AutoConfig.for_model(**tiny_vit), add_pooling_layer=False)
+    fresh.config.embedding_pooling = "cls"
+    processor = load_encoder(folder)[1]
+    assert rows[UNTRAINED] == knn(*(extract_embeddings(fresh, processor, source) for source in few_digits))
+
+
+def test_protocols_share_one_dict():
+    parts = LabelledEmbeddings(torch.eye(4).repeat(3, 1), torch.arange(4).repeat(3))
+    assert run_protocols(parts, parts, ["knn"]) == {"eval_knn_top1": 1.0}
+
+
+def test_table():
+    table = format_table(
+        {
+            "LeJEPA encoder": {"eval_knn_top1": 0.98765, "eval_1shot_top1": 0.5, "eval_1shot_top1_std": 0.0123},
+            "raw pixels": {"eval_knn_top1": 1.0, "eval_1shot_top1": 0.25, "eval_1shot_top1_std": 0.1},
+        }
+    )
+    assert table.splitlines() == [
+        "| frozen, held-out top-1 in % | knn top1 | 1shot top1  |",
+        "| --------------------------- | -------- | ----------- |",
+        "| LeJEPA encoder              | 98.8     | 50.0 ± 1.2  |",
+        "| raw pixels                  | 100.0    | 25.0 ± 10.0 |",
+    ]

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from lejepa_hf.evaluation.embedding_extraction import LabelledEmbeddings
+from lejepa_hf.evaluation.few_shot import few_shot
+
+
+def toy(rows_per_class: list[int], seed: int) -> LabelledEmbeddings:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(len(rows_per_class)).repeat_interleave(torch.tensor(rows_per_class))
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    centres = torch.randn(len(rows_per_class), 6, generator=torch.Generator().manual_seed(99))
+    return LabelledEmbeddings(3 + centres[labels] + torch.randn(len(labels), 6, generator=generator), labels)
+
+
+def test_equals_scikit_learn_on_the_same_draws():
+    train, test = toy([30, 20, 25], 0), toy([50, 50, 50], 1)
+    results = few_shot(train, test, shots=(2, 8), num_draws=4, seed=3)
+    embeddings, labels = train.embeddings.double().numpy(), train.labels.numpy()
+    for k in (2, 8):
+        accuracies = []
+        for draw in range(4):
+            rng = np.random.default_rng([3, k, draw])
+            rows = np.concatenate([rng.choice(np.flatnonzero(labels == label), k, False) for label in range(3)])
+            mean, std = embeddings[rows].mean(0), embeddings[rows].std(0)
+            model = LogisticRegression(max_iter=1000).fit((embeddings[rows] - mean) / std, labels[rows])
+            accuracies.append(model.score((test.embeddings.double().numpy() - mean) / std, test.labels.numpy()))
+        assert results[f"eval_{k}shot_top1"] == pytest.approx(np.mean(accuracies), abs=1e-3)
+        assert results[f"eval_{k}shot_top1_std"] == pytest.approx(np.std(accuracies), abs=1e-3)
+        assert results[f"eval_{k}shot_top1_std"] > 0
+
+
+def test_names_of_the_results():
+    results = few_shot(toy([12, 12], 0), toy([5, 5], 1), num_draws=2)
+    assert list(results) == [f"eval_{k}shot_top1{end}" for k in (1, 5, 10) for end in ("", "_std")]
+
+
+def test_all_encoders_get_the_same_draws():
+    train, test = toy([20, 20, 20], 0), toy([40, 40, 40], 1)
+    # Another "encoder" that tells images apart just as well: only other draws could change its results.
+    twins = [LabelledEmbeddings(-4 * part.embeddings, part.labels) for part in (train, test)]
+    first = few_shot(train, test, shots=(3,), num_draws=3)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert few_shot(*twins, shots=(3,), num_draws=3) == pytest.approx(first, abs=1e-6)
+    assert few_shot(train, test, shots=(3,), num_draws=3, seed=1) != pytest.approx(first, abs=1e-6)
+
+
+def test_more_labelled_images_help():
+    results = few_shot(toy([40] * 5, 0), toy([40] * 5, 1), shots=(1, 30), num_draws=5)
+    assert results["eval_30shot_top1"] > results["eval_1shot_top1"] + 0.05
+
+
+def test_a_class_with_too_few_images_is_named():
+    with pytest.raises(ValueError, match=r"`shots` 10 .*class \[1, 3\]"):
+        few_shot(toy([12, 9, 10, 2], 0), toy([5, 5, 5, 5], 1))

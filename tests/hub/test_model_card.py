@@ -1,0 +1,267 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from jinja2 import UndefinedError
+
+from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
+from lejepa_hf.hub import model_card
+from lejepa_hf.hub.export import build_processor
+from lejepa_hf.hub.model_card import public_name, write_model_card
+from lejepa_hf.recipes import parse_recipe
+from lejepa_hf.run_folder import write_run_facts
+
+METRICS = {"eval_linear_top1": 0.912345, "eval_knn_top1": 0.875, "eval_5shot_top1": 0.5, "eval_5shot_top1_std": 0.02}
+TABLE = "| frozen, held-out top-1 in % | knn top1 |\n| --- | --- |\n| LeJEPA encoder | 87.5 |"
+
+CARD = r"""---
+datasets:
+- ylecun/mnist
+library_name: transformers
+pipeline_tag: image-feature-extraction
+tags:
+- lejepa
+- self-supervised-learning
+- vision
+model-index:
+- name: lejepa-resnet-mnist
+(?:.*\n)+---
+
+# lejepa-resnet-mnist
+
+A frozen-feature image encoder of class `ResNetModel`, pretrained without labels by
+\[LeJEPA\]\(https://arxiv\.org/abs/2511\.08544\): (?:.*\n)+
+## Use
+
+```python
+(?:.*\n)+embedding = outputs\.pooler_output\.flatten\(1\)
+```
+
+Plain transformers; no other package and no remote code is needed\.
+
+## Results
+
+Images: ylecun/mnist, split `test` \(1000 images that pretraining never saw\); probes
+are fitted on split `train` \(5000 images\)\.
+
+\| frozen, held-out top-1 in % \| knn top1 \|
+\| --- \| --- \|
+\| LeJEPA encoder \| 87\.5 \|
+
+Linear: .*\n.*\n
+## Training
+
+300 steps of 64 images \(3\.8 passes over the images\) in
+12 s on 1 CPU threads; 1,234,567 parameters in the encoder\.
+At the end: prediction loss 0\.1250, SIGReg 1\.500 \(1\.05 for
+a perfect Gaussian\)\.
+
+## Recipe
+
+```yaml
+(?:.*\n)+```
+
+## Versions
+
+- python \d+\.\d+\.\d+
+- torch \S+
+(?:- \S+ \S+\n)+
+## Limits
+
+(?:.+\n)+
+## Citation
+
+```bibtex
+(?:.*\n)+```\n?"""
+
+
+def write_run(folder: Path, dataset: str, *arguments: str):
+    """The files that train.py leaves in a run folder."""
+    (folder / "given.yaml").write_text(
+        f"dataset: {dataset}\nbackbone_config: {{model_type: resnet}}\neval_split: test\nmax_steps: 300\n"
+        f"output_dir: {folder}\nrun_name: {folder}/name\nuse_cpu: true\n"
+    )
+    recipe = parse_recipe(folder / "given.yaml", ["--hub_token", "hf_secret", *arguments])
+    write_run_facts(folder, recipe.resolved())
+    facts = {"train_split": "train", "eval_split": "test", "num_train_images": 5000, "num_eval_images": 1000}
+    facts |= {"steps": 300, "global_batch": 64, "epochs": 3.84, "train_seconds": 12.3, "device": "1 CPU threads"}
+    facts |= {"encoder_parameters": 1234567}
+    results = {"encoder": METRICS, "rows": {"LeJEPA encoder": METRICS}, "table": TABLE, "run": facts}
+    (folder / "results.json").write_text(json.dumps(results))
+    rows = [{"step": step, "prediction_loss": 12.5 / step, "sigreg_loss": 150 / step} for step in (10, 100)]
+    lines = [json.dumps(row) for row in [*rows, {"step": 300, "train_runtime": 12.3}]]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def export(backbone: dict, folder: Path, pooling: str = "auto", crop_size: int = 16) -> Path:
+    torch.manual_seed(0)
+    config = LeJEPAConfig(backbone_config=backbone, pooling=pooling, projector_dims=[8])
+    return export_encoder(LeJEPAForPreTraining(config), folder, build_processor(crop_size))
+
+
+@pytest.fixture
+def encoder(tiny_resnet, tmp_path) -> Path:
+    return export(tiny_resnet, tmp_path / "encoder")
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def test_whole_card(encoder, run):
+    write_run(run, "ylecun/mnist")
+    path = write_model_card(encoder, run)
+    assert path == encoder / "README.md"
+    text = path.read_text()
+    assert re.fullmatch(CARD, text)
+    headings = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert headings == ["Use", "Results", "Training", "Recipe", "Versions", "Limits", "Citation"]
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    recipe, whole = yaml.safe_load(recipe), yaml.safe_load((run / "recipe.yaml").read_text())
+    assert recipe == {key: value for key, value in whole.items() if key not in ("output_dir", "run_name")}
+
+
+def test_is_a_card_for_the_hub(encoder, run):
+    write_run(run, "ylecun/mnist")
+    data = ModelCard.load(write_model_card(encoder, run)).data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-feature-extraction")
+    assert data.datasets == ["ylecun/mnist"]
+    found = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert found == {"eval_linear_top1": 0.9123, "eval_knn_top1": 0.875, "eval_5shot_top1": 0.5}
+    for result in data.eval_results:
+        assert (result.dataset_type, result.dataset_split, result.metric_type) == ("ylecun/mnist", "test", "accuracy")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--deepspeed", "/home/someone/zero.json")])
+def test_says_nothing_about_the_machine(encoder, run, arguments):
+    images = run / "images"
+    images.mkdir()
+    write_run(run, str(images))
+    if arguments:
+        text = (run / "recipe.yaml").read_text()
+        (run / "recipe.yaml").write_text(f"{text}deepspeed: {arguments[1]}\n")
+    text = write_model_card(encoder, run).read_text()
+    for private in (str(run), str(images), "images/", "/home", "/tmp", "hf_secret", "token"):
+        assert private not in text
+    assert "dataset: <local>" in text
+    assert "Images: local images, split `test`" in text
+    assert "\n# lejepa-resnet\n" in text
+    assert not ModelCard(text).data.datasets
+
+
+@pytest.mark.parametrize("start", ["facebook/dinov2-small", "LOCAL"])
+def test_warm_start_is_told(encoder, run, start):
+    write_run(run, "digits")
+    recipe = (run / "recipe.yaml").read_text()
+    local = start == "LOCAL"
+    start = str(encoder) if local else start
+    lines = [line for line in recipe.splitlines() if not line.startswith("pretrained_backbone")]
+    (run / "recipe.yaml").write_text("\n".join([*lines, f"pretrained_backbone: {start}"]))
+    text = write_model_card(encoder, run).read_text()
+    assert f"The weights started from {'a local checkpoint' if local else start}." in text
+    assert ModelCard(text).data.base_model == (None if local else start)
+    assert str(encoder) not in text
+
+
+@pytest.mark.parametrize(
+    ("missing", "gone", "kept"),
+    [
+        ("results.json", ["## Results", "steps of", "model-index"], ["At the end", "## Recipe", "## Versions"]),
+        ("metrics.jsonl", ["At the end"], ["300 steps of", "## Results"]),
+        ("recipe.yaml", ["## Recipe", "ylecun"], ["## Results", "## Versions"]),
+        ("versions.json", ["## Versions"], ["## Recipe"]),
+    ],
+)
+def test_what_is_missing_is_left_out(encoder, run, missing, gone, kept):
+    write_run(run, "ylecun/mnist")
+    (run / missing).unlink()
+    text = write_model_card(encoder, run).read_text()
+    assert not [phrase for phrase in gone if phrase in text]
+    assert not [phrase for phrase in kept if phrase not in text]
+    assert "None" not in text
+    assert ModelCard(text).data.library_name == "transformers"
+
+
+def test_nothing_but_the_encoder(encoder, run):
+    for text in ((encoder / "README.md").read_text(), write_model_card(encoder, run).read_text()):
+        headings = re.findall(r"^## (.*)", text, re.MULTILINE)
+        assert headings == ["Use", "Limits", "Citation"]
+        assert "None" not in text
+        assert "\n\n\n" not in text
+
+
+def test_facts_of_the_last_step_are_left_out_for_other_weights(encoder, run):
+    write_run(run, "ylecun/mnist")
+    card = write_model_card(encoder, run, is_final=False)
+    text = card.read_text()
+    headings = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert headings == ["Use", "Recipe", "Versions", "Limits", "Citation"]
+    assert ModelCard.load(card).data.eval_results is None
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling", "crop_size", "dim"),
+    [
+        ("resnet", "auto", 16, 16),
+        ("resnet", "mean", 16, 16),
+        ("vit", "auto", 16, 32),
+        ("vit", "mean", 16, 32),
+        ("vit", "auto", 8, 32),  # trained on crops of another size than the position table
+        ("dinov2", "cls", 16, 32),
+    ],
+)
+def test_code_of_the_card_gives_the_trained_embedding(
+    tmp_path, monkeypatch, tiny_vit, tiny_resnet, family, pooling, crop_size, dim
+):
+    dinov2 = {**tiny_vit, "model_type": "dinov2", "mlp_ratio": 2}
+    del dinov2["intermediate_size"]
+    backbone = {"resnet": tiny_resnet, "vit": tiny_vit, "dinov2": dinov2}[family]
+    text = (export(backbone, tmp_path, pooling, crop_size) / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code, found)
+    torch.manual_seed(0)
+    config = LeJEPAConfig(backbone_config=backbone, pooling=pooling, projector_dims=[8])
+    model = LeJEPAForPreTraining(config).encoder.eval()
+    with torch.no_grad():
+        pixels = found["processor"](found["image"], return_tensors="pt")["pixel_values"]
+        expected = model(pixels).pooler_output
+    assert pixels.shape[-1] == crop_size
+    assert found["embedding"].shape == (1, dim)
+    torch.testing.assert_close(found["embedding"], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_variable_that_nobody_fills_is_an_error(encoder, tmp_path, monkeypatch):
+    template = tmp_path / "template.md"
+    template.write_text(model_card._TEMPLATE.read_text() + "{{ licence_of_the_images }}\n")
+    monkeypatch.setattr(model_card, "_TEMPLATE", template)
+    with pytest.raises(UndefinedError, match="licence_of_the_images"):
+        write_model_card(encoder)
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("digits", "digits"),
+        ("ILSVRC/imagenet-1k", "ILSVRC/imagenet-1k"),
+        ("/data/images", None),
+        ("./images", None),
+        ("~/images", None),
+        ("here", None),
+        ("data/deep/images", None),
+        ("shards/*.parquet", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_public_names(tmp_path, monkeypatch, name, public):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert public_name(name) == public

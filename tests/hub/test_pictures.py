@@ -1,0 +1,74 @@
+import json
+
+import pytest
+import torch
+from matplotlib import pyplot
+from PIL import Image
+
+from lejepa_hf.hub.pictures import draw_embeddings, draw_losses, read_metrics
+
+
+def write_metrics(run, rows: list[dict]):
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def loss_rows(steps) -> list[dict]:
+    return [{"step": s, "prediction_loss": 1 / s, "sigreg_loss": 1.05 + 20 / s, "loss": 1.0} for s in steps]
+
+
+def assert_is_a_picture(path, run, name: str):
+    assert path == run / "pictures" / name
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with Image.open(path) as image:
+        assert 400 <= image.width <= 2400
+        assert 300 <= image.height <= 2000
+        assert len(image.convert("RGB").getcolors(maxcolors=1 << 24)) > 20
+    assert not pyplot.get_fignums()
+
+
+@pytest.mark.parametrize("steps", [range(10, 200, 10), [10]])
+def test_losses(tmp_path, steps):
+    write_metrics(tmp_path, [*loss_rows(steps), {"step": 200, "train_runtime": 3.0}])
+    assert_is_a_picture(draw_losses(tmp_path), tmp_path, "losses.png")
+
+
+def test_losses_show_what_was_logged(tmp_path):
+    write_metrics(tmp_path, loss_rows(range(1, 50)))
+    first = draw_losses(tmp_path).read_bytes()
+    assert draw_losses(tmp_path).read_bytes() == first
+    write_metrics(tmp_path, loss_rows(range(20, 50)))
+    assert draw_losses(tmp_path).read_bytes() != first
+
+
+@pytest.mark.parametrize("rows", [None, [], [{"step": 3, "train_runtime": 3.0}]])
+def test_nothing_logged_is_no_picture(tmp_path, rows):
+    if rows is not None:
+        write_metrics(tmp_path, rows)
+    assert draw_losses(tmp_path) is None
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_a_line_torn_by_a_kill_is_left_out(tmp_path):
+    write_metrics(tmp_path, loss_rows([10, 20]))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 30, "prediction_lo')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_classes", "names"),
+    [(60, 10, list("abcdefghij")), (60, 2, None), (12, 1, ["only"]), (5, 2, None), (2, 2, None), (120, 40, None)],
+)
+def test_embeddings(tmp_path, num_images, num_classes, names):
+    labels = torch.arange(num_images) % num_classes
+    generator = torch.Generator().manual_seed(0)
+    embeddings = 3 * torch.eye(max(num_classes, 8))[labels] + torch.randn(num_images, 1, generator=generator)
+    embeddings += 0.1 * torch.randn(embeddings.shape, generator=generator)
+    path = draw_embeddings(tmp_path, embeddings, labels, names)
+    assert_is_a_picture(path, tmp_path, "embeddings.png")
+
+
+def test_names_are_written_into_the_picture(tmp_path):
+    embeddings, labels = torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+    pictures = [draw_embeddings(tmp_path, embeddings, labels, names).read_bytes() for names in (None, ["cat", "dog"])]
+    assert pictures[0] != pictures[1]

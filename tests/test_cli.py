@@ -1,0 +1,104 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel
+
+from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
+from lejepa_hf.cli import main
+from lejepa_hf.hub.export import build_processor
+
+
+@pytest.fixture
+def run(tiny_resnet, tmp_path) -> Path:
+    torch.manual_seed(0)
+    model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=tiny_resnet, projector_dims=[8]))
+    model.save_pretrained(tmp_path / "run" / "pretraining")
+    build_processor(16, crop_ratio=1.0).save_pretrained(tmp_path / "run" / "pretraining")
+    return tmp_path / "run"
+
+
+def one_line(text: str) -> str:
+    """The only message; progress bars of the libraries, which overwrite themselves, are none."""
+    (line,) = [line for line in text.split("\n") if line and "\r" not in line]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_export(run, capsys):
+    assert main(["export", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run / 'encoder'}\n"
+    assert AutoModel.from_pretrained(run / "encoder").config.model_type == "resnet"
+    assert main(["export", str(run), str(run / "elsewhere")]) == 0
+    assert (run / "elsewhere" / "model.safetensors").is_file()
+
+
+def test_export_of_nothing(tmp_path, capsys):
+    assert main(["export", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert "holds neither pretraining/ nor a checkpoint" in one_line(captured.err)
+    assert captured.out == ""
+
+
+def test_evaluate(run, capsys):
+    encoder = str(export_encoder(run))
+    assert main(["evaluate", encoder, "--dataset", "digits", "--protocol", "knn"]) == 0
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert "knn top1" in header
+    assert row.startswith(f"| {encoder} ")
+    assert 20 < float(row.split("|")[2]) <= 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "/no/such/folder"], "`dataset` '/no/such/folder'"),
+        (["--dataset", "digits", "--eval_split", "validation"], "has the splits train and test"),
+        (["--dataset", "digits", "--protocol", "knn", "svm"], "`protocols` svm unknown"),
+        (["--dataset", "UNLABELLED", "--eval_split", "train"], "has no labels"),
+    ],
+)
+def test_evaluate_refuses_in_one_line(run, tmp_path, capsys, arguments, message):
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    arguments = [str(tmp_path / "images") if argument == "UNLABELLED" else argument for argument in arguments]
+    encoder = str(export_encoder(run))
+    capsys.readouterr()
+    assert main(["evaluate", encoder, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in one_line(captured.err)
+    assert captured.out == ""
+
+
+def test_evaluate_without_the_encoder(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path / "nothing"), "--dataset", "digits"]) == 2
+    assert "nothing' cannot be loaded" in one_line(capsys.readouterr().err)
+
+
+def test_train_is_the_script(capsys):
+    assert main(["train", "recipes/no/such.yaml"]) == 2
+    assert "No recipe 'recipes/no/such.yaml'" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["evaluate", "encoder"]])
+def test_unknown_commands_end_with_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: lejepa" in capsys.readouterr().err
+
+
+def test_console_script_explains_itself():
+    script = shutil.which("lejepa", path=str(Path(sys.executable).parent))
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for command in ("train", "evaluate", "export"):
+        assert command in done.stdout
+    failed = subprocess.run([script, "export", "/no/such/run"], capture_output=True, text=True, timeout=120)
+    assert failed.returncode == 2
+    assert "'/no/such/run' holds neither" in one_line(failed.stderr)
