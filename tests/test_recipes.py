@@ -116,6 +116,7 @@ BAD = [
     ("backbone_config: {model_type: resnett}", "`backbone_config.model_type` 'resnett'"),
     ("backbone_config: {hidden_size: 64}", "needs a `model_type`"),
     ("backbone_config: vit", "`backbone_config`.*'vit'"),
+    ("@weight: 3", "not valid YAML.*line 4"),
     ("eval_crop_ratio: 1.5", "`eval_crop_ratio`.*1.5"),
 ]
 

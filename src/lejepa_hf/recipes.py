@@ -246,7 +246,10 @@ def parse_recipe(recipe: str | Path, arguments: list[str] | None = None) -> Reci
         found = sorted(str(path) for path in Path("recipes").rglob("*.yaml") if "accelerate" not in path.parts)
         close = difflib.get_close_matches(str(recipe), found, n=3, cutoff=0.3) or found
         raise ValueError(f"No recipe {str(recipe)!r}. Recipes here: {', '.join(close) or 'none'}.")
-    content = load_yaml(recipe.read_text()) or {}
+    try:
+        content = load_yaml(recipe.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{recipe} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{recipe} must hold `key: value` lines, got a {type(content).__name__}.")
     keys = known_keys()

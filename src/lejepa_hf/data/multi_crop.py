@@ -14,7 +14,12 @@ _ATTEMPTS = 10  # as torchvision's RandomResizedCrop: then the largest centred r
 
 
 def random_boxes(
-    rng: np.random.Generator, num_boxes: int, width: int, height: int, scale: list[float], aspect_ratio: list[float]
+    rng: np.random.Generator,
+    num_boxes: int,
+    width: int,
+    height: int,
+    scale: list[float] | np.ndarray,
+    aspect_ratio: list[float],
 ) -> np.ndarray:
     """
     Regions to cut, distributed as torchvision's `RandomResizedCrop` but not rounded to whole pixels, which matters
@@ -25,13 +30,15 @@ def random_boxes(
         num_boxes (`int`): How many.
         width (`int`): Image width in pixels.
         height (`int`): Image height in pixels.
-        scale (`list[float]`): Smallest and largest share of the image area.
+        scale (`list[float]` or `np.ndarray` of shape `(num_boxes, 2)`): Smallest and largest share of the image area,
+            for all boxes or for each.
         aspect_ratio (`list[float]`): Smallest and largest width over height, drawn log-uniformly.
 
     Returns:
         `np.ndarray` of shape `(num_boxes, 4)`: left, upper, right, lower in pixels.
     """
-    area = rng.uniform(scale[0], scale[1], (num_boxes, _ATTEMPTS)) * width * height
+    smallest, largest = np.broadcast_to(scale, (num_boxes, 2)).T[:, :, None]
+    area = rng.uniform(smallest, largest, (num_boxes, _ATTEMPTS)) * width * height
     ratio = np.exp(rng.uniform(np.log(aspect_ratio[0]), np.log(aspect_ratio[1]), (num_boxes, _ATTEMPTS)))
     widths, heights = np.sqrt(area * ratio), np.sqrt(area / ratio)
     fits = (widths <= width) & (heights <= height)
@@ -89,17 +96,25 @@ class MultiCropTransform(ViewSettings):
         """
         image = decode_image(image)
         rng = np.random.Generator(np.random.Philox(key=[self.seed << 32 | epoch, index]))
+        kinds = [("global", self.num_global_views), ("local", self.num_local_views)]
+        numbers = [number for _, number in kinds]
+        # One call for all views: for tiny images the calls cost more than the pixels.
+        scale = np.repeat([self.global_crop_scale, self.local_crop_scale], numbers, axis=0)
+        boxes = random_boxes(rng, sum(numbers), *image.size, scale, self.crop_aspect_ratio).tolist()
+        uniforms = torch.from_numpy(rng.random((sum(numbers), NUM_UNIFORMS), dtype=np.float32)).split(numbers)
         views = {}
-        for kind in ("global", "local"):
-            number = getattr(self, f"num_{kind}_views")
-            if number == 0:
-                continue
-            size, scale = getattr(self, f"{kind}_crop_size"), getattr(self, f"{kind}_crop_scale")
-            boxes = random_boxes(rng, number, *image.size, scale, self.crop_aspect_ratio)
-            crops = np.empty((number, size, size, 3), dtype=np.uint8)
-            for crop, box in zip(crops, boxes.tolist(), strict=True):
-                cut = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
-                crop[...] = cut if cut.ndim == 3 else cut[:, :, None]
-            views[f"{kind}_views"] = torch.from_numpy(crops).permute(0, 3, 1, 2)
-            views[f"{kind}_photometric"] = torch.from_numpy(rng.random((number, NUM_UNIFORMS), dtype=np.float32))
+        for (kind, number), of_kind in zip(kinds, uniforms, strict=True):
+            if number:
+                own_boxes, boxes = boxes[:number], boxes[number:]
+                views[f"{kind}_views"] = _cut(image, own_boxes, getattr(self, f"{kind}_crop_size"))
+                views[f"{kind}_photometric"] = of_kind
         return views
+
+
+def _cut(image: Image.Image, boxes: list[list[float]], size: int) -> torch.Tensor:
+    """Regions of an image at one size: uint8 `(num_boxes, 3, size, size)`, channels last in memory."""
+    crops = np.empty((len(boxes), size, size, 3), dtype=np.uint8)
+    for crop, box in zip(crops, boxes, strict=True):
+        cut = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+        crop[...] = cut if cut.ndim == 3 else cut[:, :, None]
+    return torch.from_numpy(crops).permute(0, 3, 1, 2)

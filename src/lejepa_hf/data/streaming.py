@@ -76,13 +76,22 @@ class EndlessRows(IterableDataset):
         batch = self.start_batch + worker
         while True:
             first = (batch * self.world_size + self.rank) * self.batch_size
+            wanted = []
             for position in range(first, first + self.batch_size):
                 epoch, place = divmod(position, num_rows)
                 if epoch != order_epoch:
                     order_epoch, order = epoch, np.random.default_rng([self.seed, epoch]).permutation(num_rows)
-                index = int(order[place])
-                yield {**self.dataset[index], "epoch": epoch, "index": index}
+                wanted.append((epoch, int(order[place])))
+            rows = self._read([index for _, index in wanted])
+            for (epoch, index), row in zip(wanted, rows, strict=True):
+                yield {**row, "epoch": epoch, "index": index}
             batch += num_workers
+
+    def _read(self, indices: list[int]) -> list[dict]:
+        """Rows by number; in one call where the dataset can, which costs `datasets` a third of single ones."""
+        if hasattr(self.dataset, "__getitems__"):
+            return self.dataset.__getitems__(indices)
+        return [self.dataset[index] for index in indices]
 
     def _pass(self, epoch: int):
         """This rank's part of a stream, in the epoch's order."""
