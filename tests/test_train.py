@@ -138,7 +138,7 @@ def test_own_images_without_labels(tmp_path):
         (["--train_split", "validation"], "has the splits train and test, got 'validation'"),
         (["--pooling", "cls"], "'cls' cannot be made from a resnet backbone"),
         (["--eval_protocols", "knn", "clustering"], "clustering unknown; known are linear, knn, few-shot"),
-        (["--local_crop_size", "64"], "`local_crop_size` 64 is larger than `global_crop_size` 32"),
+        (["--local_crop_size", "64"], "`local_crop_size` 64 is larger than `global_crop_size` 24"),
         (["--resume"], "no complete checkpoint"),
         (["--backbone_config", "{model_type: vit, image_size: 32, patch_size: 5}"], "patch size 5"),
         (["--backbone_config", "{model_type: resnet, num_channels: 1}"], "`backbone_config.num_channels` is 1"),

@@ -190,7 +190,7 @@ _CONTENTS = {
     "pretraining": "LeJEPAForPreTraining.from_pretrained continues from it",
     "results.json": "the evaluation",
     "metrics.jsonl": "every logged row",
-    "pictures": "losses.png, embeddings.png",
+    "pictures": "the losses and, with held-out labels, the embeddings",
     "recipe.yaml": "repeats this run",
     "versions.json": "of the packages used",
 }

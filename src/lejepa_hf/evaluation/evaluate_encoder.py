@@ -75,7 +75,7 @@ def evaluate_with_baselines(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         # Built and pooled as in training: `AutoModel.from_config` would put a random pooler behind the first token.
-        untrained = as_standalone(build_backbone(model.config), model.config.embedding_pooling)
+        untrained = as_standalone(build_backbone(model.config), model.config.embedding_pooling).to(model.device)
     embedded = {
         ENCODER: [extract_embeddings(model, processor, source) for source in (train, test)],
         UNTRAINED: [extract_embeddings(untrained, processor, source) for source in (train, test)],
@@ -101,15 +101,17 @@ def check_protocols(protocols: Sequence[str]) -> None:
 
 def load_encoder(encoder: str | Path):
     """
-    An encoder folder or Hub id -> model and processor.
+    An encoder folder or Hub id -> model, on the accelerator if there is one, and processor.
 
     Raises:
         ValueError: If one of them cannot be found.
     """
+    import torch
     from transformers import AutoImageProcessor, AutoModel
 
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     try:
-        return AutoModel.from_pretrained(encoder).eval(), AutoImageProcessor.from_pretrained(encoder)
+        return AutoModel.from_pretrained(encoder).eval().to(device), AutoImageProcessor.from_pretrained(encoder)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -81,7 +81,8 @@ def draw_embeddings(run: str | Path, embeddings, labels, class_names: list[str] 
         name = class_names[label] if class_names else str(label)
         axes.scatter(*chosen.T, s=16, color=colours(number), label=name, linewidths=0)
         if len(classes) <= 30:
-            centre = sorted(chosen.tolist(), key=lambda p: ((chosen - p) ** 2).sum())[0]
+            # Among the class's own points: a mean would lie between its clusters.
+            centre = min(chosen.tolist(), key=lambda point: (((chosen - point) ** 2).sum(1) ** 0.5).sum())
             axes.annotate(
                 name,
                 centre,
