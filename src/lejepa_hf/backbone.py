@@ -16,6 +16,11 @@ def _has_learned_pooler(config: PreTrainedConfig) -> bool:
     return hasattr(config, "pooler_act")
 
 
+def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """Arguments that leave a learned pooler out of the class."""
+    return {"add_pooling_layer": False} if _has_learned_pooler(config) else {}
+
+
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """
     The backbone with fresh weights, ready for training: no learned pooler, no parameter that never gets a gradient.
@@ -29,8 +34,7 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     Raises:
         ImportError: For timm backbones where timm is not installed.
     """
-    kwargs = {"add_pooling_layer": False} if _has_learned_pooler(config) else {}
-    backbone = AutoModel.from_config(config, **kwargs)
+    backbone = AutoModel.from_config(config, **_without_pooler(config))
     if config.model_type == "timm_wrapper" and not next(backbone.parameters()).is_meta:
         _restore_timm_initialisation(backbone)
     # Only masked-image training uses it; without a gradient it would stop DDP in the second step.
@@ -61,8 +65,7 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(name_or_path)
     if config.model_type == "lejepa":
         return AutoModel.from_pretrained(name_or_path, dtype=torch.float32).backbone
-    kwargs = {"add_pooling_layer": False} if _has_learned_pooler(config) else {}
-    return AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **kwargs)
+    return AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(config))
 
 
 def forward_kwargs(backbone: PreTrainedModel) -> dict[str, bool]:
@@ -106,9 +109,8 @@ def pool(outputs, pooling: str) -> torch.Tensor:
 
 def _shapes(config: PreTrainedConfig, size: int):
     """The backbone and its outputs for one image of `size` pixels, on the meta device: shapes without work."""
-    kwargs = {"add_pooling_layer": False} if _has_learned_pooler(config) else {}
     with torch.device("meta"), torch.no_grad():
-        backbone = AutoModel.from_config(config, **kwargs).eval()
+        backbone = AutoModel.from_config(config, **_without_pooler(config)).eval()
         pixels = torch.empty(1, num_channels(config), size, size)
         return backbone, backbone(pixels, **forward_kwargs(backbone))
 

@@ -10,5 +10,5 @@ def test_picks_by_name():
 
 
 def test_unknown_backend_lists_the_known():
-    with pytest.raises(ValueError, match="'cuda'.*|auto, reference, eager"):
+    with pytest.raises(ValueError, match="auto, reference, eager, got 'cuda'"):
         dispatch.characteristic_sums("cuda")
