@@ -22,19 +22,20 @@ ALLOWED = {
     "projector": {"distributed"},
     "data": {"distributed"},
     "modeling_lejepa": {"backbone", "configuration_lejepa", "losses", "projector"},
+    "exact_accumulation": {"distributed", "modeling_lejepa"},
     "training_args": set(),
     "checkpoints": set(),
     "monitors": set(),
     "run_folder": set(),
     "recipes": {"configuration_lejepa", "data", "training_args"},
-    "trainer": {"checkpoints", "data", "modeling_lejepa", "monitors", "training_args"},
-    "evaluation": {"backbone", "data"},
+    "trainer": {"checkpoints", "data", "exact_accumulation", "modeling_lejepa", "monitors", "training_args"},
+    "evaluation": {"backbone", "data", "distributed", "losses"},
     "hub": {"backbone", "modeling_lejepa"},
     "train": {
         "backbone", "checkpoints", "configuration_lejepa", "data", "evaluation", "hub", "modeling_lejepa", "recipes",
         "run_folder", "trainer", "training_args",
     },
-    "cli": {"evaluation", "hub", "train"},
+    "cli": {"evaluation", "hub", "recipes", "train"},
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The configuration that rebuilds a LeJEPA network and its objective."""
 
+import math
 from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
@@ -13,6 +14,10 @@ except ImportError:
 POOLINGS = ("auto", "pooler", "cls", "mean")
 PROJECTOR_NORMS = ("batch", "layer", "none")
 SIGREG_VIEWS = ("per_view", "pooled")
+STATISTICS = (
+    "epps_pulley", "anderson_darling", "cramer_von_mises", "watson", "shapiro_wilk", "entropy", "moments",
+    "extended_jarque_bera", "vcreg",
+)  # fmt: skip
 
 
 def _require(condition: bool, field_name: str, requirement: str, value: object) -> None:
@@ -41,6 +46,10 @@ class LeJEPAConfig(PreTrainedConfig):
         sigreg_views (`str`, *optional*, defaults to `"per_view"`):
             `"per_view"`: one statistic per view, then their mean (the paper). `"pooled"`: all views are one sample,
             which multiplies the statistic by the number of views.
+        statistic (`str`, *optional*, defaults to `"epps_pulley"`):
+            How a slice is compared with N(0, 1). The others are for comparison only, not recommended and costlier:
+            `"anderson_darling"`, `"cramer_von_mises"`, `"watson"`, `"shapiro_wilk"`, `"entropy"`, `"moments"`,
+            `"extended_jarque_bera"`, `"vcreg"`, see [`~losses.univariate_statistics`].
         num_slices (`int`, *optional*, defaults to 1024): Directions drawn at each step, at least 1.
         num_knots (`int`, *optional*, defaults to 17): Quadrature points on `[0, t_max]`, at least 2.
         t_max (`float`, *optional*, defaults to 3.0): Largest frequency at which characteristic functions are compared.
@@ -62,6 +71,7 @@ class LeJEPAConfig(PreTrainedConfig):
     projector_norm: str = "batch"
     sigreg_weight: float | int = 0.05
     sigreg_views: str = "per_view"
+    statistic: str = "epps_pulley"
     num_slices: int = 1024
     num_knots: int = 17
     t_max: float | int = 3.0
@@ -80,6 +90,7 @@ class LeJEPAConfig(PreTrainedConfig):
         _require(
             self.sigreg_views in SIGREG_VIEWS, "sigreg_views", f"one of {', '.join(SIGREG_VIEWS)}", self.sigreg_views
         )
+        _require(self.statistic in STATISTICS, "statistic", f"one of {', '.join(STATISTICS)}", self.statistic)
         _require(
             len(self.projector_dims) > 0 and min(self.projector_dims) > 0,
             "projector_dims",
@@ -89,7 +100,7 @@ class LeJEPAConfig(PreTrainedConfig):
         _require(0 <= self.sigreg_weight <= 1, "sigreg_weight", "in [0, 1]", self.sigreg_weight)
         _require(self.num_slices >= 1, "num_slices", "at least 1", self.num_slices)
         _require(self.num_knots >= 2, "num_knots", "at least 2", self.num_knots)
-        _require(self.t_max > 0, "t_max", "positive", self.t_max)
+        _require(0 < self.t_max < math.inf, "t_max", "positive and finite", self.t_max)
 
 
 def resolve_backbone_config(backbone_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:

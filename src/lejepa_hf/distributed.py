@@ -36,6 +36,35 @@ def sum_for_loss(tensor: torch.Tensor) -> torch.Tensor:
     return _LossSum.apply(tensor) if world_size() > 1 else tensor
 
 
+class _LossSumOfParts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
+        ctx.num_parts = num_parts
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        return grad * (world_size() * ctx.num_parts), None, None
+
+
+def sum_of_parts_for_loss(part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
+    """
+    As [`sum_for_loss`], of a sum over ranks and micro-batches that is known already.
+
+    Where gradients are averaged over W ranks and `num_parts` micro-batches, every part has to pass back that many
+    times the incoming gradient to make the sum of all parts' gradients.
+
+    Args:
+        part (`torch.Tensor`): What this rank's micro-batch contributes.
+        total (`torch.Tensor`): The sum over all ranks and micro-batches, of the same shape.
+        num_parts (`int`): Micro-batches of one rank.
+
+    Returns:
+        `torch.Tensor`: `total`, with the gradient of `part`.
+    """
+    return _LossSumOfParts.apply(part, total, num_parts)
+
+
 def total_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """
     Sum over ranks, without a gradient.
@@ -67,3 +96,34 @@ def stack_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.stack(parts)
+
+
+class _GatheredForLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+        sizes = stack_over_ranks(torch.tensor(tensor.shape[1], device=tensor.device)).tolist()
+        padded = tensor.new_zeros(tensor.shape[0], max(sizes), *tensor.shape[2:])
+        padded[:, : tensor.shape[1]] = tensor
+        start = sum(sizes[: dist.get_rank()])
+        ctx.own = slice(start, start + tensor.shape[1])
+        parts = stack_over_ranks(padded)
+        return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        return grad[:, ctx.own] * world_size()
+
+
+def gather_for_loss(tensor: torch.Tensor) -> torch.Tensor:
+    """
+    All ranks' images in one tensor, for a loss that is no function of sums; gradients as in [`sum_for_loss`].
+
+    Waits for the sizes of the other ranks on the host.
+
+    Args:
+        tensor (`torch.Tensor` of shape `(V, B, ...)`): This rank's images; B may differ between ranks.
+
+    Returns:
+        `torch.Tensor` of shape `(V, sum of B, ...)`: In the order of ranks, the same on every rank.
+    """
+    return _GatheredForLoss.apply(tensor) if world_size() > 1 else tensor

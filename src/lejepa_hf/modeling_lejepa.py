@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 
 from . import backbone as backbones
 from .configuration_lejepa import LeJEPAConfig
-from .losses.prediction import prediction_loss
+from .losses.objective import objective, objective_sums
 from .losses.sigreg import SIGReg
 from .projector import Projector
 
@@ -27,6 +27,7 @@ class LeJEPAOutput(ModelOutput):
         sigreg_loss (`torch.Tensor`): Mean statistic, about 1.05 for normal projections, fp32 scalar.
         embeddings (`torch.Tensor` of shape `(num_views, batch_size, embedding_dim)`): Global views first.
         projections (`torch.Tensor` of shape `(num_views, batch_size, projector_dims[-1])`): What the losses see.
+        sums (`torch.Tensor`): Only with `sums_only`, and then alone: [`~losses.objective.objective_sums`].
     """
 
     loss: torch.Tensor | None = None
@@ -34,6 +35,7 @@ class LeJEPAOutput(ModelOutput):
     sigreg_loss: torch.Tensor | None = None
     embeddings: torch.Tensor | None = None
     projections: torch.Tensor | None = None
+    sums: torch.Tensor | None = None
 
 
 class LeJEPAPreTrainedModel(PreTrainedModel):
@@ -121,7 +123,12 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         self.encoder = LeJEPAModel(config)
         self.projector = Projector(self.encoder.embedding_dim, config.projector_dims, config.projector_norm)
         self.sigreg = SIGReg(
-            config.num_slices, config.num_knots, config.t_max, config.directions_seed, config.sigreg_views
+            config.num_slices,
+            config.num_knots,
+            config.t_max,
+            config.directions_seed,
+            config.sigreg_views,
+            config.statistic,
         )
         self._next_step = 0
         self.post_init()
@@ -144,7 +151,13 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         return model
 
     def forward(
-        self, global_views: torch.Tensor, local_views: torch.Tensor | None = None, step: int | None = None
+        self,
+        global_views: torch.Tensor,
+        local_views: torch.Tensor | None = None,
+        step: int | None = None,
+        sums_only: bool = False,
+        batch_sums: torch.Tensor | None = None,
+        num_parts: int = 1,
     ) -> LeJEPAOutput:
         """
         Args:
@@ -154,6 +167,11 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
                 Normalised pixels of the small crops, of the same images.
             step (`int`, *optional*): Optimiser step, which fixes SIGReg's directions. Without it forwards in training
                 mode are counted from 0 in this process; give it where a resumed run has to repeat itself.
+            sums_only (`bool`, *optional*, defaults to `False`): Return what the losses need to know of these images,
+                to be added up over micro-batches and ranks, instead of losses.
+            batch_sums (`torch.Tensor`, *optional*): Such sums of a batch of which these images are a part: the losses
+                are those of that batch, and the gradients of all its parts average to its gradient.
+            num_parts (`int`, *optional*, defaults to 1): Micro-batches on each rank that `batch_sums` covers.
 
         Returns:
             [`LeJEPAOutput`]
@@ -170,8 +188,10 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         embeddings = torch.cat([self._embed(views) for views in sizes])
         num_views, batch_size, _ = embeddings.shape
         projections = self.projector(embeddings.flatten(0, 1)).unflatten(0, (num_views, batch_size))
-        prediction = prediction_loss(projections, num_global_views=global_views.shape[1])
-        sigreg = self.sigreg(projections, step)
+        num_global_views = global_views.shape[1]
+        if sums_only:
+            return LeJEPAOutput(sums=objective_sums(projections, num_global_views, self.sigreg, step))
+        prediction, sigreg = objective(projections, num_global_views, self.sigreg, step, batch_sums, num_parts)
         weight = self.config.sigreg_weight
         return LeJEPAOutput(
             loss=(1 - weight) * prediction + weight * sigreg,

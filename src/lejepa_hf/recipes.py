@@ -23,7 +23,7 @@ class ModelArguments:
     Args:
         backbone_config (`dict`, *optional*): See [`LeJEPAConfig`]; needs `model_type`.
         pretrained_backbone (`str`, *optional*): Hub id or folder whose weights the backbone starts from.
-        pooling, projector_dims, projector_norm, sigreg_weight, sigreg_views, num_slices, num_knots, t_max:
+        pooling, projector_dims, projector_norm, sigreg_weight, sigreg_views, statistic, num_slices, num_knots, t_max:
             See [`LeJEPAConfig`].
     """
 
@@ -36,6 +36,7 @@ class ModelArguments:
     projector_norm: str = LeJEPAConfig.projector_norm
     sigreg_weight: float = LeJEPAConfig.sigreg_weight
     sigreg_views: str = LeJEPAConfig.sigreg_views
+    statistic: str = LeJEPAConfig.statistic
     num_slices: int = LeJEPAConfig.num_slices
     num_knots: int = LeJEPAConfig.num_knots
     t_max: float = LeJEPAConfig.t_max

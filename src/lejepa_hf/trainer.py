@@ -13,6 +13,7 @@ from .checkpoints import last_finite_checkpoint
 from .data.collator import MultiCropCollator
 from .data.photometric import apply_photometric
 from .data.streaming import EndlessRows, count_rows
+from .exact_accumulation import ExactAccumulation
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .monitors import MetricsFile
 from .training_args import LeJEPATrainingArguments
@@ -24,7 +25,8 @@ class LeJEPATrainer(Trainer):
 
     What differs from the base class: rows come from [`~data.streaming.EndlessRows`], split over ranks and workers and
     resumed at the exact batch; views get their photometric part on the device; the loss is never rescaled; the
-    directions follow the global step; a NaN or infinite loss stops the run; an unfit checkpoint is an error.
+    directions follow the global step; with `exact_accumulation` micro-batches make the loss of one large batch; a NaN
+    or infinite loss stops the run; an unfit checkpoint is an error.
 
     Args:
         model ([`LeJEPAForPreTraining`]): The model.
@@ -34,7 +36,8 @@ class LeJEPATrainer(Trainer):
         kwargs: As in `Trainer`.
 
     Raises:
-        ValueError: If the dataset is empty or smaller than one global batch, or a stream has no `max_steps`.
+        ValueError: If the dataset is empty or smaller than one global batch, a stream has no `max_steps`, or
+            `exact_accumulation` meets a statistic that is no function of sums.
     """
 
     # Both say the same to different versions: the loss is a mean over the micro-batch, divide it by their number.
@@ -56,6 +59,7 @@ class LeJEPATrainer(Trainer):
         self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
         self._start_step = 0
         self._batches_to_drop = 0
+        self._exact = ExactAccumulation(model) if args.exact_accumulation else None
         self._begin_window()
 
     def _check_dataset(self, args: LeJEPATrainingArguments, dataset) -> None:
@@ -110,6 +114,8 @@ class LeJEPATrainer(Trainer):
         self._batches_to_drop = 0
         batches = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._waited += time.perf_counter() - begin
+        if self._exact is not None:
+            self._exact.collect(batches[0], self._forward)
         return batches
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -122,7 +128,10 @@ class LeJEPATrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         """The objective of one micro-batch, with the directions of the current optimiser step."""
-        outputs: LeJEPAOutput = model(**inputs, step=self.state.global_step)
+        kwargs = {"step": self.state.global_step}
+        if self._exact is not None and model.training:
+            kwargs |= self._exact.next_part(self.args.device)
+        outputs: LeJEPAOutput = model(**inputs, **kwargs)
         parts = torch.stack([outputs.prediction_loss.detach(), outputs.sigreg_loss.detach()])
         self._stop_if_not_finite(parts)
         if model.training:
@@ -130,6 +139,12 @@ class LeJEPATrainer(Trainer):
             self._micro_batches += 1
             self._images += len(inputs["global_views"])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _forward(self, batch: dict[str, torch.Tensor], **kwargs) -> LeJEPAOutput:
+        """As the training step does it, without the step."""
+        self.model_wrapped.train()
+        with self.compute_loss_context_manager():
+            return self.model_wrapped(**self._prepare_inputs(batch), step=self.state.global_step, **kwargs)
 
     def _stop_if_not_finite(self, parts: torch.Tensor) -> None:
         values = dict(zip(("prediction_loss", "sigreg_loss"), parts.tolist(), strict=True))

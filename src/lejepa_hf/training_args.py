@@ -15,6 +15,10 @@ class LeJEPATrainingArguments(TrainingArguments):
 
     Args:
         warmup_steps (`float`, *optional*, defaults to 0.1): Below 1 a share of all steps, from 1 on their number.
+        exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, give loss
+            and gradient of the one batch n times as large, at the price of a second forward pass. Without it SIGReg
+            judges each micro-batch by itself: its distance from the normal law counts for a n-th, and it is estimated
+            with a bias of order 1 / micro-batch.
         shuffle_buffer_size (`int`, *optional*, defaults to 5000): Rows a streaming worker shuffles among.
         resume (`str`, *optional*): `"auto"`, the newest complete checkpoint in `output_dir`, or a checkpoint folder.
 
@@ -35,6 +39,7 @@ class LeJEPATrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = False
     logging_steps: float = 10
     save_total_limit: int | None = 2
+    exact_accumulation: bool = False
     shuffle_buffer_size: int = 5000
     resume: str | None = None
 
@@ -44,7 +49,8 @@ class LeJEPATrainingArguments(TrainingArguments):
             raise ValueError(
                 "`remove_unused_columns` must be false: the image column would be dropped before its use."
             )
-        if self.per_device_train_batch_size * self.world_size < 2:
+        parts = self.gradient_accumulation_steps if self.exact_accumulation else 1
+        if self.per_device_train_batch_size * self.world_size * parts < 2:
             raise ValueError(
                 "`per_device_train_batch_size` is 1 on one process: SIGReg compares the distribution of a batch with "
                 "a normal one, which is undefined for a single image. Use at least 2, better 128 or more."

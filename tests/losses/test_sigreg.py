@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lejepa_hf import SIGReg
+from lejepa_hf.configuration_lejepa import STATISTICS as CONFIGURABLE
 from lejepa_hf.losses.sigreg import draw_directions, epps_pulley
+from lejepa_hf.losses.univariate_statistics import STATISTICS
 
 NULL_MEAN = 1.0525  # [0, 3] with 17 knots
 ONE = torch.ones(1, 1)
@@ -158,6 +160,54 @@ def test_shapes_that_do_not_fit(projections, directions, message):
         epps_pulley(projections, directions)
 
 
+@pytest.mark.parametrize("shape", [(4,), (1, 2, 3, 4)])
+def test_projections_of_no_use(shape):
+    with pytest.raises(ValueError, match="projections.*shape"):
+        SIGReg(num_slices=4)(torch.zeros(shape), step=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_slices", 0), ("num_knots", 1), ("t_max", 0.0), ("views", "all"), ("statistic", "epps-pulley")],
+)
+def test_values_out_of_range(field, value):
+    with pytest.raises(ValueError, match=rf"`{field}`.*got {value!r}"):
+        SIGReg(**{field: value})
+
+
+@pytest.mark.parametrize("num_images", [0, 1])
+def test_too_few_images(num_images):
+    with pytest.raises(ValueError, match=f"at least 2 images, got {num_images}"):
+        epps_pulley(torch.zeros(2, num_images, 3), draw_directions(3, 4, 0, 0))
+
+
+def test_keeps_twice_the_projections_for_backward():
+    projections = torch.randn(8, 512, 64, generator=generator()).requires_grad_()
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.data_ptr(), tensor.shape] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        SIGReg()(projections, step=0)
+    assert sum(kept.values()) <= 2 * 4 * projections.numel()
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+@pytest.mark.parametrize("views", ["per_view", "pooled"])
+def test_other_statistics_sit_behind_the_same_slicing(statistic, views):
+    projections = torch.randn(3, 40, 8, generator=generator()).bfloat16().requires_grad_()
+    sigreg = SIGReg(num_slices=16, statistic=statistic, views=views)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = sigreg(projections, step=2)
+    samples = projections.detach().float() if views == "per_view" else projections.detach().float().view(1, -1, 8)
+    expected = STATISTICS[statistic](samples @ draw_directions(8, 16, seed=0, step=2)).mean()
+    assert loss.dtype is torch.float32 and loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert projections.grad.isfinite().all() and projections.grad.abs().max() > 0
+
+
 def test_nothing_is_kept_in_the_state_dict():
     assert not SIGReg().state_dict()
 
@@ -189,3 +239,7 @@ def test_the_weight_decides_about_collapse(weight, collapses):
         assert embeddings.std(0).mean() < 0.1
     else:
         assert embeddings.std(0).mean() > 0.5 and effective_rank(embeddings) > 7
+
+
+def test_every_statistic_can_be_configured():
+    assert set(CONFIGURABLE) == {"epps_pulley", *STATISTICS}

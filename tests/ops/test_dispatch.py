@@ -1,14 +1,84 @@
+import logging
+import os
+import subprocess
+import sys
+
 import pytest
+import torch
 
 from lejepa_hf.ops import dispatch, epps_pulley_eager, epps_pulley_reference
 
 
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.delenv("LEJEPA_OPS", raising=False)
+    dispatch._pick.cache_clear()
+    yield
+    dispatch._pick.cache_clear()
+
+
 def test_picks_by_name():
-    assert dispatch.characteristic_sums("reference") is epps_pulley_reference.characteristic_sums
-    assert dispatch.characteristic_sums("eager") is epps_pulley_eager.characteristic_sums
-    assert dispatch.characteristic_sums() is epps_pulley_eager.characteristic_sums
+    assert dispatch.deviation_sums("reference") is epps_pulley_reference.deviation_sums
+    assert dispatch.deviation_sums("eager", "cuda:1") is epps_pulley_eager.deviation_sums
+    assert dispatch.deviation_sums() is epps_pulley_eager.deviation_sums
 
 
-def test_unknown_backend_lists_the_known():
-    with pytest.raises(ValueError, match="auto, reference, eager, got 'cuda'"):
-        dispatch.characteristic_sums("cuda")
+def test_the_environment_decides_for_auto_alone(monkeypatch):
+    monkeypatch.setenv("LEJEPA_OPS", "reference")
+    assert dispatch.deviation_sums() is epps_pulley_reference.deviation_sums
+    assert dispatch.deviation_sums("eager") is epps_pulley_eager.deviation_sums
+
+
+def test_says_once_which_and_why(caplog, monkeypatch):
+    with caplog.at_level(logging.INFO, "lejepa_hf"):
+        for _ in range(3):
+            dispatch.deviation_sums()
+        monkeypatch.setenv("LEJEPA_OPS", "reference")
+        dispatch.deviation_sums()
+    assert caplog.messages == [
+        "SIGReg runs on its eager operator on cpu: the fused kernels need CUDA.",
+        "SIGReg runs on its reference operator on cpu: `LEJEPA_OPS` says so.",
+    ]
+
+
+def test_unknown_backend_lists_the_known(monkeypatch):
+    with pytest.raises(ValueError, match="`backend` must be one of auto, reference, eager, triton, got 'cuda'"):
+        dispatch.deviation_sums("cuda")
+    monkeypatch.setenv("LEJEPA_OPS", "fast")
+    with pytest.raises(ValueError, match="`LEJEPA_OPS` must be one of .*, got 'fast'"):
+        dispatch.deviation_sums()
+
+
+def test_triton_on_a_cpu_is_refused_with_the_way_out():
+    code = "from lejepa_hf.ops import dispatch; dispatch.deviation_sums('triton', 'cpu')"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "`backend` is 'triton', but Triton" in done.stderr and "use 'auto' or 'eager'" in done.stderr
+
+
+def wrong(projections, directions, rule, redraw=None):
+    return 1.01 * epps_pulley_eager.deviation_sums(projections, directions, rule, redraw)
+
+
+def broken(projections, directions, rule, redraw=None):
+    raise RuntimeError("out of shared memory\nand a long trace")
+
+
+@pytest.mark.parametrize(
+    ("operator", "problem"),
+    [(epps_pulley_eager.deviation_sums, None), (wrong, "AssertionError"), (broken, "RuntimeError: out of shared mem")],
+)
+def test_a_kernel_is_tried_before_it_is_believed(monkeypatch, operator, problem):
+    class Kernels:
+        deviation_sums = staticmethod(operator)
+
+    monkeypatch.setattr(dispatch, "_triton", lambda: Kernels)
+    found = dispatch._trial("cpu")
+    assert found is None if problem is None else problem in found and "\n" not in found
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_runs_the_fused_kernels():
+    from lejepa_hf.ops import epps_pulley_triton
+
+    assert dispatch.deviation_sums("auto", "cuda") is epps_pulley_triton.deviation_sums

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from lejepa_hf.ops.epps_pulley_reference import characteristic_sums, closed_form, quadrature, statistic_from_sums
+from lejepa_hf.ops.epps_pulley_reference import (
+    Quadrature,
+    closed_form,
+    deviation_sums,
+    quadrature,
+    statistic_from_sums,
+)
 
 SAMPLES = {
     (0.0,): (0.408923, 0.408921, 0.402048),
@@ -14,9 +20,9 @@ SAMPLES = {
 }  # whole line, [-5, 5] with 17 knots, [0, 3] with 17 knots
 
 
-def statistic(sample, knots, weights):
-    sums = characteristic_sums(torch.tensor(sample)[None, :, None], torch.ones(1, 1), knots)
-    return statistic_from_sums(sums, len(sample), knots, weights).item()
+def statistic(sample, rule):
+    sums = deviation_sums(torch.tensor(sample)[None, :, None], torch.ones(1, 1), rule)
+    return statistic_from_sums(sums, len(sample), rule).item()
 
 
 def two_sided(num_knots, t_max):
@@ -24,34 +30,36 @@ def two_sided(num_knots, t_max):
     knots = torch.linspace(-t_max, t_max, num_knots)
     weights = torch.full_like(knots, 2 * t_max / (num_knots - 1))
     weights[[0, -1]] /= 2
-    return knots, weights * torch.exp(-knots.square() / 2)
+    normal = torch.exp(-knots.square() / 2)
+    return Quadrature(2 * t_max / (num_knots - 1), knots, normal, weights * normal)
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_goldens(sample):
     exact, wide, package = SAMPLES[sample]
     assert closed_form(torch.tensor(sample, dtype=torch.float64)).item() == pytest.approx(exact, abs=2e-6)
-    assert statistic(sample, *two_sided(17, 5.0)) == pytest.approx(wide, abs=3e-6)
-    assert statistic(sample, *quadrature(17, 3.0, "cpu")) == pytest.approx(package, abs=3e-6)
+    assert statistic(sample, two_sided(17, 5.0)) == pytest.approx(wide, abs=3e-6)
+    assert statistic(sample, quadrature(17, 3.0, "cpu")) == pytest.approx(package, abs=3e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_quadrature_against_closed_form(seed):
     sample = torch.randn(40, generator=torch.Generator().manual_seed(seed)).tolist()
     exact = closed_form(torch.tensor(sample, dtype=torch.float64)).item()
-    assert statistic(sample, *two_sided(17, 5.0)) == pytest.approx(exact, abs=1e-4)
-    assert statistic(sample, *quadrature(17, 3.0, "cpu")) == pytest.approx(exact, abs=0.01 * len(sample))
+    assert statistic(sample, two_sided(17, 5.0)) == pytest.approx(exact, abs=1e-4)
+    assert statistic(sample, quadrature(17, 3.0, "cpu")) == pytest.approx(exact, abs=0.01 * len(sample))
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_one_sided_rule_is_the_two_sided_one_with_twice_the_knots(sample):
-    assert statistic(sample, *quadrature(17, 3.0, "cpu")) == pytest.approx(
-        statistic(sample, *two_sided(33, 3.0)), rel=1e-5, abs=1e-6
+    assert statistic(sample, quadrature(17, 3.0, "cpu")) == pytest.approx(
+        statistic(sample, two_sided(33, 3.0)), rel=1e-5, abs=1e-6
     )
 
 
 @pytest.mark.parametrize(
-    ("num_knots", "t_max", "field"), [(1, 3.0, "num_knots"), (17, 0.0, "t_max"), (17, -1.0, "t_max")]
+    ("num_knots", "t_max", "field"),
+    [(1, 3.0, "num_knots"), (17, 0.0, "t_max"), (17, -1.0, "t_max"), (17, float("inf"), "t_max")],
 )
 def test_void_quadrature_is_refused(num_knots, t_max, field):
     with pytest.raises(ValueError, match=field):
@@ -60,6 +68,7 @@ def test_void_quadrature_is_refused(num_knots, t_max, field):
 
 def test_tables_are_real_under_a_meta_default_device():
     # `from_pretrained` builds models that way.
+    quadrature.cache_clear()
     with torch.device("meta"):
-        knots, weights = quadrature(17, 3.0, "cpu")
-    assert knots[-1] == 3 and weights.sum() > 0
+        rule = quadrature(17, 3.0, "cpu")
+    assert rule.knots[-1] == 3 and rule.weights.sum() > 0

@@ -1,11 +1,15 @@
 """SIGReg: random slices of the projections are pushed towards N(0, 1)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
-from ..distributed import sum_for_loss, world_size
+from ..distributed import gather_for_loss, sum_for_loss, world_size
 from ..ops import dispatch
-from ..ops.epps_pulley_reference import quadrature, statistic_from_sums
+from ..ops.epps_pulley_eager import statistic_from_sums
+from ..ops.epps_pulley_reference import quadrature
+from .univariate_statistics import STATISTICS
 
 _MASK = (1 << 64) - 1
 
@@ -45,6 +49,57 @@ def draw_directions(
     return directions / directions.norm(dim=0, keepdim=True)
 
 
+def check_batch(batch_size: int) -> None:
+    """
+    Raises:
+        ValueError: If the batch of all ranks has fewer than two images, as far as this rank can tell.
+    """
+    if batch_size * world_size() < 2:
+        raise ValueError(
+            f"SIGReg compares the distribution of a batch with a normal one and needs at least 2 images, got "
+            f"{batch_size}: raise the batch size."
+        )
+
+
+def _check_shapes(projections: torch.Tensor, directions: torch.Tensor) -> None:
+    if projections.ndim != 3:
+        raise ValueError(f"`projections` must be (views, images, dimensions), got shape {tuple(projections.shape)}.")
+    if directions.ndim != 2 or directions.shape[0] != projections.shape[-1] or directions.shape[1] < 1:
+        raise ValueError(
+            f"`directions` must be ({projections.shape[-1]}, slices) for projections of {projections.shape[-1]} "
+            f"dimensions, got shape {tuple(directions.shape)}."
+        )
+
+
+def epps_pulley_sums(
+    projections: torch.Tensor,
+    directions: torch.Tensor,
+    num_knots: int = 17,
+    t_max: float = 3.0,
+    backend: str = "auto",
+    redraw: Callable[[], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """
+    The sums over this rank's images that the Epps-Pulley statistic is a function of.
+
+    Args:
+        projections, directions, num_knots, t_max, backend: As in [`epps_pulley`].
+        redraw (`Callable`, *optional*): Returns the directions again, so that backward need not keep them.
+
+    Returns:
+        `torch.Tensor` of shape `(2, V, M, num_knots)`: fp32; see [`~ops.epps_pulley_reference.deviation_sums`].
+
+    Raises:
+        ValueError: If shapes do not fit, the quadrature is void or the backend cannot run.
+    """
+    _check_shapes(projections, directions)
+    rule = quadrature(num_knots, t_max, projections.device)
+    operator = dispatch.deviation_sums(backend, projections.device)
+    # Autocast would run the matrix product in bf16, whatever the dtype of its inputs.
+    with torch.autocast(projections.device.type, enabled=False):
+        return operator(projections.float(), directions.float(), rule, redraw)
+
+
 def epps_pulley(
     projections: torch.Tensor,
     directions: torch.Tensor,
@@ -60,35 +115,29 @@ def epps_pulley(
         directions (`torch.Tensor` of shape `(K, M)`): Unit columns, the same on every rank.
         num_knots (`int`, *optional*, defaults to 17): Quadrature points on `[0, t_max]`, at least 2.
         t_max (`float`, *optional*, defaults to 3.0): Largest frequency, positive.
-        backend (`str`, *optional*, defaults to `"auto"`): See [`~ops.dispatch.characteristic_sums`].
+        backend (`str`, *optional*, defaults to `"auto"`): `"auto"`, `"reference"`, `"eager"` or `"triton"`, see
+            [`~ops.dispatch.deviation_sums`].
 
     Returns:
         `torch.Tensor` of shape `(V, M)`: the statistic times the global batch size, fp32, the same on every rank.
 
     Raises:
-        ValueError: If shapes do not fit, the global batch has fewer than two images, or the quadrature is void.
+        ValueError: If shapes do not fit, the global batch has fewer than two images, the quadrature is void or the
+            backend cannot run.
 
     Source: arXiv 2511.08544, algorithm 1. Differs: one-sided knots on [0, 3] as in its package.
     """
-    if projections.ndim != 3:
-        raise ValueError(f"`projections` must be (views, images, dimensions), got shape {tuple(projections.shape)}.")
-    if directions.ndim != 2 or directions.shape[0] != projections.shape[-1] or directions.shape[1] < 1:
-        raise ValueError(
-            f"`directions` must be ({projections.shape[-1]}, slices) for projections of {projections.shape[-1]} "
-            f"dimensions, got shape {tuple(directions.shape)}."
-        )
-    batch_size = projections.shape[1]
-    if batch_size * world_size() < 2:
-        raise ValueError(
-            f"SIGReg compares the distribution of a batch with a normal one and needs at least 2 images, got "
-            f"{batch_size}: raise the batch size."
-        )
-    knots, weights = quadrature(num_knots, t_max, projections.device)
-    # Autocast would run the matrix product in bf16, whatever the dtype of its inputs.
-    with torch.autocast(projections.device.type, enabled=False):
-        sums = dispatch.characteristic_sums(backend)(projections.float(), directions.float(), knots)
-        packed = sum_for_loss(torch.cat([sums.flatten(), sums.new_tensor([batch_size])]))
-        return statistic_from_sums(packed[:-1].view_as(sums), packed[-1].detach(), knots, weights)
+    _check_shapes(projections, directions)
+    check_batch(projections.shape[1])
+    sums = epps_pulley_sums(projections, directions, num_knots, t_max, backend)
+    sums, num_images = _over_ranks(sums, projections.shape[1])
+    return statistic_from_sums(sums, num_images, quadrature(num_knots, t_max, projections.device))
+
+
+def _over_ranks(sums: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums and number of images of the batch of all ranks; the number is made on the device, a copy would wait."""
+    packed = sum_for_loss(torch.cat([sums.flatten(), sums.new_full((1,), batch_size)]))
+    return packed[:-1].view_as(sums), packed[-1].detach()
 
 
 class SIGReg(nn.Module):
@@ -98,11 +147,18 @@ class SIGReg(nn.Module):
     Has neither parameters nor buffers: everything follows from the arguments and the step.
 
     Args:
-        num_slices (`int`, *optional*, defaults to 1024): Directions drawn at each step.
+        num_slices (`int`, *optional*, defaults to 1024): Directions drawn at each step, at least 1.
         num_knots (`int`, *optional*, defaults to 17): Quadrature points on `[0, t_max]`, at least 2.
-        t_max (`float`, *optional*, defaults to 3.0): Largest frequency.
+        t_max (`float`, *optional*, defaults to 3.0): Largest frequency, positive.
         seed (`int`, *optional*, defaults to 0): With the step it fixes the directions.
         views (`str`, *optional*, defaults to `"per_view"`): `"per_view"` or `"pooled"`, see [`LeJEPAConfig`].
+        statistic (`str`, *optional*, defaults to `"epps_pulley"`): Or one of
+            [`~losses.univariate_statistics.STATISTICS`], for comparison: they hold images x slices, and over several
+            ranks they gather all projections.
+        backend (`str`, *optional*, defaults to `"auto"`): See [`epps_pulley`].
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     Example:
 
@@ -117,13 +173,31 @@ class SIGReg(nn.Module):
     """
 
     def __init__(
-        self, num_slices: int = 1024, num_knots: int = 17, t_max: float = 3.0, seed: int = 0, views: str = "per_view"
+        self,
+        num_slices: int = 1024,
+        num_knots: int = 17,
+        t_max: float = 3.0,
+        seed: int = 0,
+        views: str = "per_view",
+        statistic: str = "epps_pulley",
+        backend: str = "auto",
     ):
         super().__init__()
+        if num_slices < 1:
+            raise ValueError(f"`num_slices` must be at least 1, got {num_slices}.")
+        if views not in ("per_view", "pooled"):
+            raise ValueError(f"`views` must be per_view or pooled, got {views!r}.")
+        if statistic != "epps_pulley" and statistic not in STATISTICS:
+            raise ValueError(f"`statistic` must be one of epps_pulley, {', '.join(STATISTICS)}, got {statistic!r}.")
+        quadrature(num_knots, t_max)  # refuses what is none
         self.num_slices, self.num_knots, self.t_max, self.seed, self.views = num_slices, num_knots, t_max, seed, views
+        self.statistic, self.backend = statistic, backend
 
     def extra_repr(self) -> str:
-        return f"num_slices={self.num_slices}, num_knots={self.num_knots}, t_max={self.t_max}, views={self.views}"
+        return (
+            f"num_slices={self.num_slices}, num_knots={self.num_knots}, t_max={self.t_max}, views={self.views}, "
+            f"statistic={self.statistic}"
+        )
 
     def forward(self, projections: torch.Tensor, step: int) -> torch.Tensor:
         """
@@ -134,7 +208,60 @@ class SIGReg(nn.Module):
         Returns:
             `torch.Tensor`: fp32 scalar, the same on every rank; about 1.05 where all projections are N(0, I).
         """
+        if projections.ndim not in (2, 3):
+            raise ValueError(
+                f"`projections` must be (images, dimensions), by view or not, got shape {tuple(projections.shape)}."
+            )
+        num_views = 1 if projections.ndim == 2 else len(projections)
+        batch_size = projections.shape[-2]
+        check_batch(batch_size)
+        if self.statistic == "epps_pulley":
+            sums, num_images = _over_ranks(self.sums(projections, step), batch_size)
+            return self.from_sums(sums, num_images, num_views)
+        samples = self._samples(projections)
+        directions = self._draw(samples, step)()
+        with torch.autocast(samples.device.type, enabled=False):
+            return STATISTICS[self.statistic](gather_for_loss(samples.float()) @ directions).mean()
+
+    def sums(self, projections: torch.Tensor, step: int) -> torch.Tensor:
+        """
+        What the Epps-Pulley statistic needs to know of this rank's images; adds up over ranks and micro-batches.
+
+        Args:
+            projections (`torch.Tensor` of shape `(V, B, K)` or `(B, K)`): This rank's images.
+            step (`int`): Optimiser step, a host integer.
+
+        Returns:
+            `torch.Tensor` of shape `(2, V, num_slices, num_knots)`: fp32; one view where views are pooled.
+        """
+        samples = self._samples(projections)
+        draw = self._draw(samples, step)
+        return epps_pulley_sums(samples, draw(), self.num_knots, self.t_max, self.backend, redraw=draw)
+
+    def from_sums(self, sums: torch.Tensor, num_images: torch.Tensor, num_views: int) -> torch.Tensor:
+        """
+        The loss from [`sums`] over the whole batch.
+
+        Args:
+            sums (`torch.Tensor`): Any shape.
+            num_images (`torch.Tensor`): Images in the batch.
+            num_views (`int`): Views of each.
+
+        Returns:
+            `torch.Tensor`: fp32 scalar.
+        """
+        samples_per_image = num_views if self.views == "pooled" else 1
+        rule = quadrature(self.num_knots, self.t_max, sums.device)
+        sums = sums.view(2, num_views // samples_per_image, self.num_slices, self.num_knots)
+        return statistic_from_sums(sums, num_images * samples_per_image, rule).mean()
+
+    def _samples(self, projections: torch.Tensor) -> torch.Tensor:
+        """(V, B, K), a sample for each V."""
         if projections.ndim == 2 or self.views == "pooled":
-            projections = projections.reshape(1, -1, projections.shape[-1])
-        directions = draw_directions(projections.shape[-1], self.num_slices, self.seed, step, projections.device)
-        return epps_pulley(projections, directions, self.num_knots, self.t_max).mean()
+            return projections.reshape(1, -1, projections.shape[-1])
+        return projections
+
+    def _draw(self, samples: torch.Tensor, step: int) -> Callable[[], torch.Tensor]:
+        """Draws the directions of a step: twice the work is less than keeping them."""
+        dim, device = samples.shape[-1], samples.device
+        return lambda: draw_directions(dim, self.num_slices, self.seed, step, device)

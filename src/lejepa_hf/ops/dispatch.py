@@ -1,29 +1,94 @@
-"""Picks the implementation of the characteristic sums."""
+"""Picks the implementation of the deviation sums, once for each kind of device, and says which and why."""
 
+import functools
+import importlib
+import logging
+import os
 from collections.abc import Callable
+
+import torch
 
 from . import epps_pulley_eager, epps_pulley_reference
 
-_BACKENDS = {
-    "reference": epps_pulley_reference.characteristic_sums,
-    "eager": epps_pulley_eager.characteristic_sums,
-}
+logger = logging.getLogger("lejepa_hf")
+
+BACKENDS = ("auto", "reference", "eager", "triton")
 
 
-def characteristic_sums(backend: str = "auto") -> Callable:
+def deviation_sums(backend: str = "auto", device: torch.device | str = "cpu") -> Callable:
     """
     The implementation to use.
 
     Args:
-        backend (`str`, *optional*, defaults to `"auto"`): `"auto"`, `"reference"` or `"eager"`.
+        backend (`str`, *optional*, defaults to `"auto"`): `"reference"`, `"eager"`, `"triton"`, or `"auto"`: what the
+            environment variable `LEJEPA_OPS` names, else Triton on CUDA where it runs and agrees, else eager.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Of the projections.
 
     Returns:
-        `Callable`: `(projections, directions, knots) -> sums`, as [`~ops.epps_pulley_reference.characteristic_sums`].
+        `Callable`: `(projections, directions, rule) -> sums`, as [`~ops.epps_pulley_reference.deviation_sums`].
 
     Raises:
-        ValueError: If `backend` is not one of these.
+        ValueError: If `backend` or `LEJEPA_OPS` is not one of these, or Triton is asked for where it cannot run.
     """
-    chosen = "eager" if backend == "auto" else backend
-    if chosen not in _BACKENDS:
-        raise ValueError(f"`backend` must be one of auto, {', '.join(_BACKENDS)}, got {backend!r}.")
-    return _BACKENDS[chosen]
+    if backend not in BACKENDS:
+        raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    source = "`backend`"
+    if backend == "auto" and os.environ.get("LEJEPA_OPS"):
+        backend, source = os.environ["LEJEPA_OPS"], "`LEJEPA_OPS`"
+        if backend not in BACKENDS:
+            raise ValueError(f"`LEJEPA_OPS` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    return _pick(backend, torch.device(device).type, source)
+
+
+@functools.lru_cache(maxsize=32)
+def _pick(backend: str, device_type: str, source: str) -> Callable:
+    if backend == "auto":
+        backend, reason = _best(device_type)
+    else:
+        reason = f"{source} says so"
+        if backend == "triton" and (problem := _why_not_triton(device_type)):
+            raise ValueError(f"{source} is 'triton', but {problem}: use 'auto' or 'eager'.")
+    logger.info(f"SIGReg runs on its {backend} operator on {device_type}: {reason}.")
+    if backend == "triton":
+        return _triton().deviation_sums
+    return {"reference": epps_pulley_reference, "eager": epps_pulley_eager}[backend].deviation_sums
+
+
+def _best(device_type: str) -> tuple[str, str]:
+    if device_type != "cuda":
+        return "eager", "the fused kernels need CUDA"
+    problem = _why_not_triton(device_type) or _trial(device_type)
+    return ("eager", problem) if problem else ("triton", "the fused kernels run here and agree with the eager one")
+
+
+def _triton():
+    return importlib.import_module(".epps_pulley_triton", __package__)
+
+
+def _why_not_triton(device_type: str) -> str | None:
+    try:
+        interpreted = _triton().INTERPRETED
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    return None if device_type == "cuda" or interpreted else f"Triton compiles for CUDA, not for {device_type}"
+
+
+def _trial(device_type: str) -> str | None:
+    """A kernel compiled for hardware or a compiler it never saw is believed only once it has agreed on a sample."""
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(2, 70, 20, generator=generator).to(device_type)
+    directions = torch.randn(20, 40, generator=generator).to(device_type)
+    rule = epps_pulley_reference.quadrature(17, 3.0, sample.device)
+    found = []
+    try:
+        with torch.enable_grad(), torch.autocast(device_type, enabled=False):
+            for operator in (epps_pulley_eager.deviation_sums, _triton().deviation_sums):
+                leaf = sample.clone().requires_grad_()
+                sums = operator(leaf, directions, rule)
+                sums.square().sum().backward()
+                found.append((sums.detach(), leaf.grad))
+        for expected, other in zip(*found, strict=True):
+            torch.testing.assert_close(other, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+    except Exception as error:  # noqa: BLE001, whatever a compiler raises, the run goes on with the eager operator
+        return f"the fused kernels failed their trial ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+    return None

@@ -1,74 +1,269 @@
 """
-Characteristic sums on any device without ever holding images x slices x knots.
+Deviation sums on any device at about the cost of the projection, without ever holding images x slices.
 
-V views, B images, K projection dimensions, M slices, T knots. The knots are equispaced from 0, so cos and sin at knot
-k + 1 follow from those at knot k by one rotation with the angle of the step. Slices go through in chunks; backward
-computes the chunk's slices again from the projections, so that only the projections are kept.
+V views, B images, K projection dimensions, M slices, T knots. The knots are multiples of one spacing, so with
+`z = exp(i * spacing * x)` the sums wanted are those of the powers z^k, k < T. Every power is one of a few small ones,
+`|a| <= inner`, times one of a few multiples of `stride = 2 * inner + 1`: cos and sin of only those are evaluated, and
+the sums of all products over images are small matrix products, one for each view and slice. The gradient of a sample
+is bilinear in the same values. Slices go through in chunks that fit the cache; backward evaluates them again.
 """
 
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
+from torch.autograd.function import once_differentiable
 
-# Elements of one chunk of slices, (V, B, chunk): three or four such fp32 buffers stay in the last-level cache.
-_CHUNK_ELEMENTS = 1 << 18
+from .epps_pulley_reference import Quadrature
+
+# Samples (slices x views x images) of one chunk; about 20 planes of so many numbers are alive with 17 knots. On a CPU
+# they are to stay in its cache, elsewhere each operation has to be worth its launch.
+_CHUNK_SAMPLES_CPU, _CHUNK_SAMPLES = 1 << 17, 1 << 19
+# Slices added up by one matrix product in backward: a product over thousands loses a digit to rounding.
+_SLICES_PER_PRODUCT = 32
 
 
-def _slice_chunks(projections: torch.Tensor, num_slices: int) -> list[slice]:
-    size = max(1, _CHUNK_ELEMENTS // max(1, projections.shape[0] * projections.shape[1]))
+class _Harmonics(NamedTuple):
+    """
+    Which multiples of the base angle are evaluated, and how all T follow.
+
+    Args:
+        inner (`int`): Multiples 1 .. inner are evaluated.
+        stride (`int`): `2 * inner + 1`.
+        outer (`int`): Multiples stride, 2 * stride .. outer * stride are evaluated.
+        ladder (`tuple[tuple[int, int, int], ...]`): `(multiple, high, low)` with `high + low == multiple`, in the
+            order of evaluation; both are evaluated before.
+        combine (`torch.Tensor` of shape `((1 + 2 * inner) * (1 + 2 * outer), 2 * T)`): From the products of the inner
+            with the outer `(1, cos, sin, cos, ..)` to cos and sin of all T multiples.
+    """
+
+    inner: int
+    stride: int
+    outer: int
+    ladder: tuple[tuple[int, int, int], ...]
+    combine: torch.Tensor
+
+
+@functools.lru_cache(maxsize=16)
+def _harmonics(num_knots: int, device: torch.device, dtype: torch.dtype) -> _Harmonics:
+    inner = max(1, round(math.sqrt((num_knots - 1) / 4)))  # the fewest products for T knots
+    stride = 2 * inner + 1
+    outer = max(0, math.ceil((num_knots - 1 - inner) / stride))
+    ladder = [(multiple, multiple - multiple // 2, multiple // 2) for multiple in range(2, inner + 1)]
+    ladder += [(stride * j, stride * (j - j // 2), stride * (j // 2)) for j in range(2, outer + 1)]
+    with torch.inference_mode(False):
+        combine = torch.zeros(1 + 2 * inner, 1 + 2 * outer, 2, num_knots, device="cpu", dtype=dtype)
+        for knot in range(num_knots):
+            block = min((knot + inner) // stride, outer)
+            offset = knot - stride * block
+            cos_a, sin_a, cos_b, sin_b = 2 * abs(offset) - 1, 2 * abs(offset), 2 * block - 1, 2 * block
+            cos_a, cos_b = max(cos_a, 0), max(cos_b, 0)  # plane 0 is the constant 1, the cosine of nothing
+            sign = 1 if offset > 0 else -1
+            combine[cos_a, cos_b, 0, knot] = 1  # cos(a + b) = cos a cos b - sin a sin b
+            if offset and block:
+                combine[sin_a, sin_b, 0, knot] = -sign
+            if block:
+                combine[cos_a, sin_b, 1, knot] = 1  # sin(a + b) = cos a sin b + sin a cos b
+            if offset:
+                combine[sin_a, cos_b, 1, knot] = sign
+        return _Harmonics(inner, stride, outer, tuple(ladder), combine.flatten(2).flatten(0, 1).to(device))
+
+
+def _two_parts(number: float, dtype: torch.dtype) -> tuple[float, float]:
+    """A number of `dtype` and what is missing to `number`."""
+    high = torch.tensor(number, dtype=dtype, device="cpu").item()
+    return high, number - high
+
+
+class _Planes:
+    """Buffers for one chunk of slices, reused from chunk to chunk; rows are (slice, view), columns images."""
+
+    def __init__(self, projections: torch.Tensor, num_slices: int, harmonics: _Harmonics, spacing: float):
+        num_views, num_images, _ = projections.shape
+        inner, stride, outer = harmonics.inner, harmonics.stride, harmonics.outer
+        self.projected = projections.new_empty(num_slices, num_views * num_images)
+        self.planes = projections.new_empty(2 * inner + 1 + 2 * outer, num_slices * num_views, num_images)
+        self.planes[2 * inner] = 1
+        self.inner = self.planes[: 2 * inner]
+        self.outer_and_one = self.planes[2 * inner :]
+        self.outer = self.outer_and_one[1:]
+        pairs = {0: (projections.new_ones(()), projections.new_zeros(()))}
+        pairs |= {a: (self.inner[2 * a - 2], self.inner[2 * a - 1]) for a in range(1, inner + 1)}
+        pairs |= {stride * b: (self.outer[2 * b - 2], self.outer[2 * b - 1]) for b in range(1, outer + 1)}
+        self.direct = [
+            (*_two_parts(multiple * spacing, projections.dtype), *pairs[multiple])
+            for multiple in (1, stride)
+            if multiple in pairs
+        ]
+        self.steps = [(*pairs[k], *pairs[high], *pairs[low], *pairs[high - low]) for k, high, low in harmonics.ladder]
+
+    def fill(self, rows: torch.Tensor, directions: torch.Tensor) -> None:
+        """
+        Args:
+            rows (`torch.Tensor` of shape `(V * B, K)`): Projections.
+            directions (`torch.Tensor` of shape `(K, slices)`): Those of the chunk.
+        """
+        torch.mm(directions.T, rows.T, out=self.projected)
+        projected = self.projected.view(self.planes.shape[1:])
+        for high, low, cos, sin in self.direct:
+            # A factor rounded to fp32 would turn all images the same way; the second product restores its last digits.
+            torch.mul(projected, low or high, out=cos)
+            if low:
+                cos.add_(projected, alpha=high)
+            torch.sin(cos, out=sin)
+            torch.cos(cos, out=cos)
+        # cos(h + l) = cos(h - l) - 2 sin h sin l and sin(h + l) = sin(h - l) + 2 cos h sin l: unlike complex products
+        # they keep small angles to the last digit.
+        for cos, sin, cos_high, sin_high, _, sin_low, cos_gap, sin_gap in self.steps:
+            torch.addcmul(cos_gap, sin_high, sin_low, value=-2, out=cos)
+            torch.addcmul(sin_gap, cos_high, sin_low, value=2, out=sin)
+
+
+def _exact_dtype(projections: torch.Tensor) -> torch.dtype:
+    """For the few numbers a slice whose rounding all images would share: there double precision costs nothing."""
+    return torch.float32 if projections.device.type == "mps" else torch.float64
+
+
+def _chunks(projections: torch.Tensor, num_slices: int) -> list[slice]:
+    samples = _CHUNK_SAMPLES_CPU if projections.device.type == "cpu" else _CHUNK_SAMPLES
+    size = max(1, samples // max(1, projections.shape[0] * projections.shape[1]))
     return [slice(start, min(start + size, num_slices)) for start in range(0, num_slices, size)]
 
 
-def _rotate(cos: torch.Tensor, sin: torch.Tensor, step_cos: torch.Tensor, step_sin: torch.Tensor):
-    return cos * step_cos - sin * step_sin, sin * step_cos + cos * step_sin
-
-
-class _CharacteristicSums(torch.autograd.Function):
+class _DeviationSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, projections: torch.Tensor, directions: torch.Tensor, knots: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(projections, directions, knots)
+    def forward(
+        ctx,
+        projections: torch.Tensor,
+        directions: torch.Tensor,
+        rule: Quadrature,
+        redraw: Callable[[], torch.Tensor] | None,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(projections, *([] if redraw else [directions]))
+        ctx.rule, ctx.redraw = rule, redraw
         num_views, num_images, _ = projections.shape
-        sums = projections.new_empty(2, num_views, directions.shape[1], len(knots))
-        step = knots[1]
-        for chunk in _slice_chunks(projections, directions.shape[1]):
-            angles = (projections @ directions[:, chunk]) * step  # (V, B, chunk)
-            step_cos, step_sin = angles.cos(), angles.sin()
-            sums[0, :, chunk, 0], sums[1, :, chunk, 0] = num_images, 0
-            cos, sin = step_cos, step_sin
-            for knot in range(1, len(knots)):
-                if knot > 1:
-                    cos, sin = _rotate(cos, sin, step_cos, step_sin)
-                sums[0, :, chunk, knot] = cos.sum(1)
-                sums[1, :, chunk, knot] = sin.sum(1)
-        return sums
+        num_slices, num_knots = directions.shape[1], len(rule.knots)
+        exact = _exact_dtype(projections)
+        harmonics = _harmonics(num_knots, projections.device, exact)
+        num_inner, num_outer = 2 * harmonics.inner, 2 * harmonics.outer
+        rows = projections.flatten(0, 1)
+        sums = projections.new_empty(num_slices, num_views, 2, num_knots)
+        planes = None
+        for chunk in _chunks(projections, num_slices):
+            size = chunk.stop - chunk.start
+            if planes is None or len(planes.projected) != size:
+                planes = _Planes(projections, size, harmonics, rule.spacing)
+            planes.fill(rows, directions[:, chunk])
+            # Centred before they are multiplied: sums over thousands of images of numbers near 1 lose two digits. The
+            # centre has few digits, or subtracting it would round all images of a slice the same way.
+            centre = planes.planes.mean(-1).bfloat16().to(projections.dtype)
+            planes.planes.sub_(centre[..., None])
+            rest = planes.planes.mean(-1).to(exact).T
+            mean = rest + centre.T
+            # The means over images of all products of an inner with an outer value.
+            means = mean.new_ones(size * num_views, 1 + num_inner, 1 + num_outer)
+            means[:, 1:, 0], means[:, 0, 1:] = mean[:, :num_inner], mean[:, num_inner + 1 :]
+            if num_outer:
+                products = torch.bmm(planes.inner.transpose(0, 1), planes.outer.permute(1, 2, 0)).to(exact)
+                products.div_(num_images)
+                products.addcmul_(means[:, 1:, :1], means[:, :1, 1:])
+                products.addcmul_(rest[:, :num_inner, None], rest[:, None, num_inner + 1 :], value=-1)
+                means[:, 1:, 1:] = products
+            found = (means.flatten(1) @ harmonics.combine).view(size, num_views, 2, num_knots)
+            found[:, :, 0] -= rule.normal
+            sums[chunk] = found.mul_(num_images)
+        return sums.permute(2, 1, 0, 3)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_sums: torch.Tensor):
-        projections, directions, knots = ctx.saved_tensors
-        grad_projections = torch.zeros_like(projections)
-        weighted = grad_sums * knots  # d cos(t x) / dx = -t sin(t x), d sin(t x) / dx = t cos(t x)
-        step = knots[1]
-        for chunk in _slice_chunks(projections, directions.shape[1]):
-            angles = (projections @ directions[:, chunk]) * step
-            step_cos, step_sin = angles.cos(), angles.sin()
-            grad_cos, grad_sin = weighted[:, :, None, chunk]  # (V, 1, chunk, T) each
-            cos, sin = step_cos, step_sin
-            grad_slices = grad_sin[..., 1] * cos - grad_cos[..., 1] * sin
-            for knot in range(2, len(knots)):
-                cos, sin = _rotate(cos, sin, step_cos, step_sin)
-                grad_slices.addcmul_(grad_sin[..., knot], cos).addcmul_(grad_cos[..., knot], sin, value=-1)
-            grad_projections += grad_slices @ directions[:, chunk].T
-        return grad_projections, None, None
+        projections, rule = ctx.saved_tensors[0], ctx.rule
+        directions = ctx.redraw() if ctx.redraw else ctx.saved_tensors[1]
+        num_views, num_images, _ = projections.shape
+        num_slices, num_knots = directions.shape[1], len(rule.knots)
+        harmonics = _harmonics(num_knots, projections.device, projections.dtype)
+        num_inner = 2 * harmonics.inner
+        rows, across = projections.flatten(0, 1), directions.T.contiguous()
+        # d cos(t x) / dx = -t sin(t x) and d sin(t x) / dx = t cos(t x)
+        rates = torch.stack([rule.knots, -rule.knots])
+        grad_rows = torch.zeros_like(rows)
+        planes = None
+        for chunk in _chunks(projections, num_slices):
+            size = chunk.stop - chunk.start
+            if planes is None or len(planes.projected) != size:
+                planes = _Planes(projections, size, harmonics, rule.spacing)
+                by_inner = projections.new_empty(size * num_views, 1 + num_inner, num_images)
+            planes.fill(rows, directions[:, chunk])
+            # Of the cosines the gradients of the sines and the other way round.
+            coefficients = grad_sums[:, :, chunk].flip(0).permute(2, 1, 0, 3) * rates
+            coefficients = (coefficients.flatten(2).flatten(0, 1) @ harmonics.combine.T).unflatten(
+                1, (1 + num_inner, -1)
+            )
+            torch.bmm(coefficients, planes.outer_and_one.transpose(0, 1), out=by_inner)
+            grad = planes.projected.view(size * num_views, num_images)  # free by now
+            torch.addcmul(by_inner[:, 0], by_inner[:, 1], planes.inner[0], out=grad)
+            for plane in range(1, num_inner):
+                grad.addcmul_(by_inner[:, plane + 1], planes.inner[plane])
+            grad = planes.projected
+            for start in range(0, size, _SLICES_PER_PRODUCT):
+                part = slice(start, min(start + _SLICES_PER_PRODUCT, size))
+                grad_rows += grad[part].T @ across[chunk][part]
+        return grad_rows.view_as(projections), None, None, None
 
 
-def characteristic_sums(projections: torch.Tensor, directions: torch.Tensor, knots: torch.Tensor) -> torch.Tensor:
+@torch.compiler.disable
+def deviation_sums(
+    projections: torch.Tensor,
+    directions: torch.Tensor,
+    rule: Quadrature,
+    redraw: Callable[[], torch.Tensor] | None = None,
+) -> torch.Tensor:
     """
-    [`~ops.epps_pulley_reference.characteristic_sums`] with memory independent of the number of knots.
+    [`~ops.epps_pulley_reference.deviation_sums`] in small, bounded memory; only its inputs are kept for backward.
 
     Args:
         projections (`torch.Tensor` of shape `(V, B, K)`): fp32; the only input that receives a gradient.
         directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
-        knots (`torch.Tensor` of shape `(T,)`): Equispaced frequencies starting at 0, fp32.
+        rule ([`Quadrature`]): On the same device.
+        redraw (`Callable`, *optional*): Returns the directions again, which then are not kept for backward.
 
     Returns:
-        `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x)` and of `sin(t x)`.
+        `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x) - exp(-t^2 / 2)` and of `sin(t x)`.
     """
-    return _CharacteristicSums.apply(projections, directions, knots)
+    return _DeviationSums.apply(projections, directions, rule, redraw)
+
+
+class _Statistic(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, sums: torch.Tensor, num_images: torch.Tensor, rule: Quadrature) -> torch.Tensor:
+        ctx.num_knots = sums.shape[-1]
+        sums = sums[..., 1:]  # at the knot 0 every characteristic function is 1
+        rates = sums * (rule.weights[1:] / num_images)
+        value = sum((part * rate).sum(-1) for part, rate in zip(sums, rates, strict=True))
+        ctx.save_for_backward(rates.mul_(2))
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor):
+        (rates,) = ctx.saved_tensors
+        grad_sums = rates.new_zeros(*rates.shape[:-1], ctx.num_knots)
+        torch.mul(rates, grad[..., None], out=grad_sums[..., 1:])
+        return grad_sums, None, None
+
+
+def statistic_from_sums(sums: torch.Tensor, num_images: torch.Tensor | int, rule: Quadrature) -> torch.Tensor:
+    """
+    [`~ops.epps_pulley_reference.statistic_from_sums`], keeping for backward no more than its gradient.
+
+    Args:
+        sums (`torch.Tensor` of shape `(2, V, M, T)`): Over the whole global batch; the only input with a gradient.
+        num_images (`torch.Tensor` or `int`): Images in the global batch.
+        rule ([`Quadrature`]): Its weights are used.
+
+    Returns:
+        `torch.Tensor` of shape `(V, M)`.
+    """
+    return _Statistic.apply(sums, num_images, rule)

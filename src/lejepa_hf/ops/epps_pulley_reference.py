@@ -4,77 +4,105 @@ The Epps-Pulley statistic in plain PyTorch: the definition of correct for every 
 V views, B images, K projection dimensions, M slices, T knots.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 
-def quadrature(num_knots: int, t_max: float, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+class Quadrature(NamedTuple):
     """
-    Knots and weights of the integral over frequencies.
+    Rule for the integral over frequencies t.
 
-    The integrand is even in t, so the trapezoid rule on `[0, t_max]` with doubled weights is the rule with
-    `2 * num_knots - 1` knots on `[-t_max, t_max]`. The weights include the window `exp(-t^2 / 2)`.
+    Args:
+        spacing (`float`): Distance of two knots.
+        knots (`torch.Tensor` of shape `(T,)`): Equispaced frequencies from 0.
+        normal (`torch.Tensor` of shape `(T,)`): Characteristic function of N(0, 1) there, `exp(-t^2 / 2)`.
+        weights (`torch.Tensor` of shape `(T,)`): Trapezoid weights times the window `exp(-t^2 / 2)`.
+    """
+
+    spacing: float
+    knots: torch.Tensor
+    normal: torch.Tensor
+    weights: torch.Tensor
+
+
+@functools.lru_cache(maxsize=16)
+def quadrature(
+    num_knots: int, t_max: float, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Quadrature:
+    """
+    The trapezoid rule on `[0, t_max]`, doubled.
+
+    The integrand is even in t, so this is the rule with `2 * num_knots - 1` knots on `[-t_max, t_max]`. Made once for
+    each device: a copy to a GPU at every step would wait for it.
 
     Args:
         num_knots (`int`): Number of equispaced knots, at least 2.
         t_max (`float`): The last knot, positive.
-        device (`torch.device` or `str`): Where both tensors go.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where the tensors go.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Theirs; computed in double precision.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: knots and weights, both fp32 of shape `(num_knots,)`.
+        [`Quadrature`]
 
     Raises:
-        ValueError: If there are fewer than two knots or `t_max` is not positive.
+        ValueError: If there are fewer than two knots or `t_max` is not positive and finite.
     """
     if num_knots < 2:
         raise ValueError(f"`num_knots` must be at least 2, got {num_knots}.")
-    if t_max <= 0:
-        raise ValueError(f"`t_max` must be positive, got {t_max}.")
-    # Explicit device and dtype: inside `from_pretrained` the default device is meta.
-    knots = torch.linspace(0, t_max, num_knots, device="cpu", dtype=torch.float64)
-    weights = torch.full_like(knots, 2 * t_max / (num_knots - 1))
-    weights[[0, -1]] /= 2
-    weights *= torch.exp(-knots.square() / 2)
-    return knots.to(device, torch.float32), weights.to(device, torch.float32)
+    if not 0 < t_max < math.inf:
+        raise ValueError(f"`t_max` must be positive and finite, got {t_max}.")
+    spacing = t_max / (num_knots - 1)
+    # Explicit device and dtype: inside `from_pretrained` the default device is meta. The first call may come from an
+    # evaluation, whose inference tensors no later backward could keep.
+    with torch.inference_mode(False):
+        knots = torch.arange(num_knots, device="cpu", dtype=torch.float64) * spacing
+        normal = torch.exp(-knots.square() / 2)
+        weights = 2 * spacing * normal
+        weights[[0, -1]] /= 2
+        return Quadrature(spacing, *(table.to(device, dtype) for table in (knots, normal, weights)))
 
 
-def characteristic_sums(projections: torch.Tensor, directions: torch.Tensor, knots: torch.Tensor) -> torch.Tensor:
+def deviation_sums(
+    projections: torch.Tensor,
+    directions: torch.Tensor,
+    rule: Quadrature,
+    redraw: Callable[[], torch.Tensor] | None = None,
+) -> torch.Tensor:
     """
-    Unnormalised empirical characteristic function of every slice, at every knot.
+    How far the empirical characteristic function of every slice is from that of N(0, 1), summed over images.
 
     Args:
         projections (`torch.Tensor` of shape `(V, B, K)`): fp32.
         directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
-        knots (`torch.Tensor` of shape `(T,)`): Frequencies, fp32.
+        rule ([`Quadrature`]): Its knots and normal values are used.
+        redraw (`Callable`, *optional*): Not used: here everything is kept for backward.
 
     Returns:
-        `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x)` and of `sin(t x)`.
+        `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x) - exp(-t^2 / 2)` and of `sin(t x)`.
     """
-    angles = (projections @ directions).unsqueeze(-1) * knots  # (V, B, M, T)
-    return torch.stack([angles.cos().sum(1), angles.sin().sum(1)])
+    angles = (projections @ directions).unsqueeze(-1) * rule.knots  # (V, B, M, T)
+    return torch.stack([angles.cos().sum(1) - projections.shape[1] * rule.normal, angles.sin().sum(1)])
 
 
-def statistic_from_sums(
-    sums: torch.Tensor, num_images: torch.Tensor | int, knots: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
+def statistic_from_sums(sums: torch.Tensor, num_images: torch.Tensor | int, rule: Quadrature) -> torch.Tensor:
     """
     Epps-Pulley statistic `N * integral |phi_N(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt` against N(0, 1).
 
     Args:
-        sums (`torch.Tensor` of shape `(2, V, M, T)`): [`characteristic_sums`] over the whole global batch.
+        sums (`torch.Tensor` of shape `(2, V, M, T)`): [`deviation_sums`] over the whole global batch.
         num_images (`torch.Tensor` or `int`): Images in the global batch, N.
-        knots (`torch.Tensor` of shape `(T,)`): Frequencies.
-        weights (`torch.Tensor` of shape `(T,)`): Quadrature weights including the window.
+        rule ([`Quadrature`]): Its weights are used.
 
     Returns:
         `torch.Tensor` of shape `(V, M)`: about 1.05 on average for normal samples, whatever N.
 
     Source: arXiv 2511.08544, algorithm 1, with the window of its code, `exp(-t^2 / 2)`.
     """
-    cos_mean, sin_mean = sums / num_images
-    normal = torch.exp(-knots.square() / 2)
-    return num_images * ((cos_mean - normal).square() + sin_mean.square()) @ weights
+    return sums.square().sum(0) @ rule.weights / num_images
 
 
 def closed_form(sample: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,193 @@
+"""
+Univariate normality statistics besides Epps-Pulley, for comparison with it (arXiv 2511.08544, section on its tests).
+
+Every function maps samples of shape `(V, N, M)`, floating point, N >= 2, to statistics of shape `(V, M)` of the same
+dtype: each column's N samples against N(0, 1) itself, without standardisation, since mean and variance are part of
+what SIGReg enforces. Small is good. Nothing is checked here; over several processes the caller gathers the samples.
+Values and gradients stay finite for constant and tied samples and for magnitudes up to about 1e4 in fp32.
+
+Scale: like Epps-Pulley all carry a factor N: they stay O(1) for normal samples (`entropy` does not, `shapiro_wilk`
+creeps up) and grow as N for every other law they can tell from it, so that weights stay comparable.
+
+| statistic            | mean for normal samples                      | all samples 0 | tells from N(0, 1)          |
+|----------------------|----------------------------------------------|---------------|-----------------------------|
+| anderson_darling     | 1                                            | 0.386 N       | every other law; sorts      |
+| cramer_von_mises     | 1/6                                          | N/12          | every other law; sorts      |
+| watson               | 1/12                                         | N/12          | every other law; sorts      |
+| shapiro_wilk         | 1.2 (N = 64), 1.6 (512), 1.8 (4096)          | N             | what is not normal; sorts   |
+| entropy              | 8.7 (N = 64), 10 (512), -2.9 (4096)          | 7.7 N (512)   | every other law; sorts      |
+| moments              | 1                                            | 0.148 N       | what differs in moments 1-4 |
+| extended_jarque_bera | 4                                            | 0.875 N       | what differs in moments 1-4 |
+| vcreg                | 1.5                                          | N             | what differs in moments 1-2 |
+
+Those that sort need all samples in one place, and their gradient jumps where two samples swap. Those that see only a
+few moments are not recommended: finitely many moments do not identify a law, so embeddings can meet them without being
+normal (the paper's theorem 3).
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+# Below this spread a slice counts as constant: it bounds the gradients of what divides by a spread or takes its log.
+_SPREAD = 1e-4
+
+
+def _order(samples: torch.Tensor, offset: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sorted samples and their plotting positions `(i - offset) / (N + 1 - 2 * offset)`, of shape `(N, 1)`."""
+    num = samples.shape[1]
+    ranks = torch.arange(1, num + 1, dtype=samples.dtype, device=samples.device).unsqueeze(1)
+    return samples.sort(1).values, (ranks - offset) / (num + 1 - 2 * offset)
+
+
+class _LogNdtr(torch.autograd.Function):
+    """`torch.special.log_ndtr`, but the gradient holds in the tail: PyTorch's is 5 % off at -1e3, 6 times at -1e4."""
+
+    @staticmethod
+    def forward(ctx, values):
+        ctx.save_for_backward(values)
+        return torch.special.log_ndtr(values)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (values,) = ctx.saved_tensors
+        return grad * math.sqrt(2 / math.pi) / torch.special.erfcx(-values / math.sqrt(2))
+
+
+def anderson_darling(samples: torch.Tensor) -> torch.Tensor:
+    """
+    Anderson-Darling A^2, `(V, N, M)` to `(V, M)`; mean exactly 1 for normal samples.
+
+    The one CDF distance here that does not saturate: a lone far outlier adds about x^2 / (2 N), so it is pulled back.
+
+    Source: Anderson and Darling, "A test of goodness of fit", JASA 49 (1954).
+    """
+    ordered, positions = _order(samples, 0.5)
+    below, above = _LogNdtr.apply(ordered), _LogNdtr.apply(-ordered)
+    # The textbook's -N is spread over the terms, which costs fewer digits.
+    return -(1 + 2 * (positions * below + (1 - positions) * above)).sum(1)
+
+
+def cramer_von_mises(samples: torch.Tensor) -> torch.Tensor:
+    """
+    Cramér-von Mises W^2, `(V, N, M)` to `(V, M)`, at most about N/3; mean exactly 1/6 for normal samples.
+
+    Its gradient carries the normal density, so a sample far from 0 feels no pull.
+
+    Source: Csörgő and Faraway, "The exact and asymptotic distributions of Cramér-von Mises statistics", JRSS B 58
+    (1996).
+    """
+    ordered, positions = _order(samples, 0.5)
+    return 1 / (12 * samples.shape[1]) + (positions - torch.special.ndtr(ordered)).square().sum(1)
+
+
+def watson(samples: torch.Tensor) -> torch.Tensor:
+    """
+    Watson U^2, `(V, N, M)` to `(V, M)`, at most about N/12; mean exactly 1/12 for normal samples.
+
+    W^2 without what the mean of Phi(x) adds, hence weak against shifts: samples all at one place cost about N/12
+    wherever that is. Gradients vanish far out as for W^2.
+
+    Source: Watson, "Goodness-of-fit tests on a circle", Biometrika 48 (1961).
+    """
+    excess = torch.special.ndtr(samples).mean(1) - 0.5
+    return cramer_von_mises(samples) - samples.shape[1] * excess.square()
+
+
+def shapiro_wilk(samples: torch.Tensor) -> torch.Tensor:
+    """
+    N (1 - W'), `(V, N, M)` to `(V, M)` in [0, N], W' the squared correlation of sorted samples and Blom's scores.
+
+    Not recommended: free of location and scale, it lets embeddings drift or shrink, and its gradient grows as 1 / std
+    until, below a std of about 1e-4, the value jumps to N. Its mean for normal samples grows without limit, slowly.
+
+    Source: Shapiro and Francia, "An approximate analysis of variance test for normality", JASA 67 (1972). Differs:
+    scores of Blom, "Statistical estimates and transformed beta-variables" (1958), and a floor under the variance.
+    """
+    ordered, positions = _order(samples, 0.375)
+    scores = torch.special.ndtri(positions)
+    centred = ordered - ordered.mean(1, keepdim=True)
+    covariance = (scores * centred).mean(1)
+    variances = scores.square().mean(0) * (centred.square().mean(1) + _SPREAD**2)
+    return samples.shape[1] * (1 - covariance.square() / variances)
+
+
+def entropy(samples: torch.Tensor) -> torch.Tensor:
+    """
+    N times an estimate of KL(law of the samples, N(0, 1)), `(V, N, M)` to `(V, M)`.
+
+    Cross entropy against N(0, 1) minus Vasicek's estimate of the entropy, from spacings m ranks up and m down with
+    m = floor(sqrt(N) + 1/2), at least 1 and below N/2. The estimate is consistent but biased at finite N: too small in
+    the bulk, by about 1 / (4 m), of either sign at the ends. Times N that is no constant but the means in the module's
+    table, with a standard deviation of about 0.25 sqrt(N); the minimum is negative. Spacings below 1e-4 count as
+    1e-4 and have no gradient: nothing pushes a slice apart that has collapsed to less.
+
+    Source: Vasicek, "A test for normality based on sample entropy", JRSS B 38 (1976).
+    """
+    num = samples.shape[1]
+    window = max(1, min(math.floor(math.sqrt(num) + 0.5), (num - 1) // 2))
+    ordered = samples.sort(1).values
+    first, last = (end.expand(-1, window, -1) for end in (ordered[:, :1], ordered[:, -1:]))
+    spacings = torch.cat([ordered[:, window:], last], 1) - torch.cat([first, ordered[:, :-window]], 1)
+    estimate = (spacings.clamp_min(_SPREAD) * (num / (2 * window))).log().mean(1)
+    return num * (0.5 * math.log(2 * math.pi) + 0.5 * samples.square().mean(1) - estimate)
+
+
+def moments(samples: torch.Tensor) -> torch.Tensor:
+    """
+    Mean over k = 1 to 4 of N (m_k - mu_k)^2 / Var(x^k), `(V, N, M)` to `(V, M)`; mean exactly 1 for normal samples.
+
+    m_k are raw moments, mu_k and Var(x^k) those of N(0, 1). The terms are correlated, hence not a chi^2. Not
+    recommended: see the module.
+
+    Source: the moment matching of arXiv 2511.08544, theorem 3. Differs: weights 1 / Var(x^k).
+    """
+    null = ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96))
+    terms = [(samples.pow(k).mean(1) - mean).square() / variance for k, mean, variance in null]
+    return samples.shape[1] * sum(terms) / len(terms)
+
+
+def extended_jarque_bera(samples: torch.Tensor) -> torch.Tensor:
+    """
+    Sum over k = 1 to 4 of N mean(He_k(x))^2 / k!, `(V, N, M)` to `(V, M)`; mean exactly 4 for normal samples.
+
+    Neyman's smooth test with Hermite polynomials He_k, in place of the textbook's N (mean^2 + (var - 1)^2 / 2 +
+    skewness^2 / 6 + (kurtosis - 3)^2 / 24). For normal samples their difference tends to 0 and both to a chi^2 with 4
+    degrees of freedom; far from N(0, 1) they differ: this one divides by no vanishing variance and its skewness and
+    kurtosis are about 0 and 1, not about the sample's mean and variance. Not recommended: see the module.
+
+    Source: Jarque and Bera, "A test for normality of observations and regression residuals", Int. Stat. Rev. 55
+    (1987), extended as in arXiv 2511.08544; Rayner and Best, "Smooth tests of goodness of fit" (1989).
+    """
+    square = samples.square()
+    hermite = (samples, square - 1, samples * (square - 3), square * (square - 6) + 3)
+    terms = [values.mean(1).square() / math.factorial(k) for k, values in enumerate(hermite, 1)]
+    return samples.shape[1] * sum(terms)
+
+
+def vcreg(samples: torch.Tensor) -> torch.Tensor:
+    """
+    N (mean^2 + (std - 1)^2), `(V, N, M)` to `(V, M)`; mean 1.5 for normal samples as N grows.
+
+    VICReg's constraints in one dimension, std with N - 1 in its denominator. Not recommended: see the module.
+
+    Source: arXiv 2105.04906 and, as a univariate statistic, arXiv 2511.08544. Differs: N, and no hinge on the std.
+    """
+    std = (samples.var(1) + _SPREAD**2).sqrt()
+    return samples.shape[1] * (samples.mean(1).square() + (std - 1).square())
+
+
+STATISTICS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    statistic.__name__: statistic
+    for statistic in (
+        anderson_darling,
+        cramer_von_mises,
+        watson,
+        shapiro_wilk,
+        entropy,
+        moments,
+        extended_jarque_bera,
+        vcreg,
+    )
+}
