@@ -9,3 +9,4 @@ test:
 
 benchmark:
 	python benchmarks/benchmark_trainer.py
+	python benchmarks/benchmark_sigreg.py

@@ -245,8 +245,8 @@ def test_too_little_data_is_refused_before_training(tmp_path, tiny_resnet):
 def test_bf16_keeps_the_statistic_in_fp32(tmp_path, tiny_vit):
     trainer = trainer_for(tmp_path, model_for(tiny_vit), max_steps=2, bf16=True)
     seen = []
-    sums = trainer.model.sigreg.sums
-    trainer.model.sigreg.sums = lambda z, step: seen.append((z.dtype, out := sums(z, step))) or out
+    forward = trainer.model.sigreg.forward
+    trainer.model.sigreg.forward = lambda z, step: seen.append((z.dtype, out := forward(z, step))) or out
     trainer.train()
     assert seen[0][0] is torch.bfloat16 and seen[0][1].dtype is torch.float32
     assert all(math.isfinite(loss) for _, loss in losses(trainer))

@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    `lejepa train | evaluate | export`.
+    `lejepa train | evaluate | export | statistics`.
 
     Args:
         arguments (`list[str]`, *optional*): The command line; that of the process if missing.
@@ -44,6 +45,23 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _statistics(options: argparse.Namespace) -> int:
+    import torch
+
+    from .evaluation.embedding_statistics import format_statistics
+    from .recipes import parse_recipe
+    from .train import measure_projections
+
+    run = Path(options.run)
+    if not (run / "pretraining" / "config.json").is_file():
+        raise ValueError(f"{options.run!r} is no finished run: no pretraining/ there.")
+    # The recipe of a run on a GPU may ask for what is only there, bf16 for one.
+    recipe = parse_recipe(run / "recipe.yaml", [] if torch.accelerator.is_available() else ["--use_cpu"])
+    statistics = measure_projections(run, recipe, options.images)
+    sys.stdout.write(f"{format_statistics(statistics)}\n\n{run / 'pictures' / 'gaussianity.png'}\n")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lejepa", description="Pretrain and use vision encoders with LeJEPA.")
     commands = parser.add_subparsers(required=True)
@@ -59,4 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", help="run folder or checkpoint")
     export.add_argument("folder", nargs="?", help="where to write, <run>/encoder if missing")
     export.set_defaults(command=_export)
+    statistics = commands.add_parser("statistics", help="how Gaussian are the projections of a run")
+    statistics.add_argument("run", help="folder of a finished run")
+    statistics.add_argument("--images", type=int, default=512, help="training images to look at, at most (512)")
+    statistics.set_defaults(command=_statistics)
     return parser

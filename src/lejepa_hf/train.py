@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from itertools import islice, takewhile
 from pathlib import Path
 
 import torch
@@ -16,10 +17,13 @@ from .configuration_lejepa import LeJEPAConfig
 from .data.collator import MultiCropCollator
 from .data.multi_crop import MultiCropTransform
 from .data.sources import ImageSource, load_source
+from .data.streaming import EndlessRows
+from .evaluation.embedding_extraction import extract_projections
+from .evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
 from .evaluation.evaluate_encoder import ENCODER, check_protocols, evaluate_with_baselines, format_table
 from .hub.export import build_processor, export_encoder
 from .hub.model_card import write_model_card
-from .hub.pictures import draw_embeddings, draw_losses, read_metrics
+from .hub.pictures import draw_embeddings, draw_gaussianity, draw_losses, read_metrics
 from .modeling_lejepa import LeJEPAForPreTraining
 from .recipes import DataArguments, ModelArguments, Recipe, parse_recipe
 from .run_folder import check_free, write_run_facts
@@ -172,6 +176,8 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
         write_run_facts(folder, recipe.resolved())
     trainer.train(resume_from_checkpoint=recipe.training.resume)
     trainer.save_model(str(folder / "pretraining"))
+    # The first rank goes on alone: from here on nothing may wait for the others, SIGReg's sums over ranks included.
+    trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
         return
     encoder = export_encoder(folder)
@@ -179,6 +185,7 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
     if held_out is not None:
         _evaluate(recipe, trainer, held_out)
         write_model_card(encoder, folder)
+    measure_projections(folder, recipe)
     logger.info(f"\nEverything is in {folder}/:")
     for name, meaning in _CONTENTS.items():
         if (folder / name).exists():
@@ -189,8 +196,9 @@ _CONTENTS = {
     "encoder": "AutoModel.from_pretrained loads it, card in README.md",
     "pretraining": "LeJEPAForPreTraining.from_pretrained continues from it",
     "results.json": "the evaluation",
+    "statistics.json": "how Gaussian the projections are",
     "metrics.jsonl": "every logged row",
-    "pictures": "the losses and, with held-out labels, the embeddings",
+    "pictures": "the losses, the projections and, with held-out labels, the embeddings",
     "recipe.yaml": "repeats this run",
     "versions.json": "of the packages used",
 }
@@ -220,6 +228,41 @@ def _evaluate(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource) -> 
     content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": facts}
     (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
     draw_embeddings(folder, embedded.embeddings, embedded.labels, held_out.class_names)
+
+
+def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) -> EmbeddingStatistics:
+    """
+    How Gaussian the projections of a run's training images are, in evaluation mode; written into `statistics.json` and
+    `pictures/gaussianity.png` of the run folder. For one process.
+
+    Args:
+        run (`str` or `Path`): Run folder with `pretraining/`.
+        recipe ([`Recipe`]): That of the run: its images, views and device are used.
+        num_images (`int`, *optional*, defaults to 512): At most; the first ones of the first epoch.
+
+    Returns:
+        [`EmbeddingStatistics`]
+
+    Raises:
+        ValueError: If there are fewer than 2 images or they cannot be opened.
+    """
+    if num_images < 2:
+        raise ValueError(f"The number of images must be at least 2, got {num_images}.")
+    run, data, seed = Path(run), recipe.data, recipe.training.seed
+    source = _open(data, data.train_split)
+    # Shuffled, since folders and shards come class by class; a stream fills a buffer no larger than needed.
+    rows = EndlessRows(
+        source.dataset, batch_size=1, seed=seed, image_column=source.image_column, shuffle_buffer_size=num_images
+    )
+    first_epoch = takewhile(lambda row: row["epoch"] == 0, rows)
+    model = LeJEPAForPreTraining.from_pretrained(run / "pretraining").to(recipe.training.device)
+    collator = MultiCropCollator(MultiCropTransform.from_settings(data, seed), source.image_column)
+    projections = extract_projections(model, islice(first_epoch, num_images), collator)
+    statistics = embedding_statistics(projections, num_knots=model.config.num_knots, t_max=model.config.t_max)
+    numbers = {"num_images": statistics.num_images, **statistics.metrics()}
+    (run / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    draw_gaussianity(run, statistics)
+    return statistics
 
 
 def _train_seconds(run: Path, global_batch: int) -> float:

@@ -10,8 +10,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from transformers import AutoConfig, AutoModel
 
+from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, MultiCropCollator, MultiCropTransform
+from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import ImageSource, load_source
-from lejepa_hf.evaluation.embedding_extraction import extract_embeddings, raw_pixels
+from lejepa_hf.evaluation.embedding_extraction import extract_embeddings, extract_projections, raw_pixels
 from lejepa_hf.hub.export import build_processor
 
 DINOV2 = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -144,3 +146,34 @@ def test_raw_pixels_of_all_images_have_one_shape(images, dim):
     assert found.shape == (len(images), dim)
     first = images[0][2]
     assert found[0].unique().tolist() == pytest.approx([(first if isinstance(first, int) else first[0]) / 255])
+
+
+def pretraining_model(backbone: dict) -> LeJEPAForPreTraining:
+    torch.manual_seed(0)
+    return LeJEPAForPreTraining(LeJEPAConfig(backbone_config=backbone, projector_dims=[16, 8]))
+
+
+@pytest.mark.parametrize("num_local_views", [0, 3])
+@pytest.mark.parametrize("batch_size", [5, 100])
+def test_projections_are_those_of_the_model(digits, tiny_resnet, num_local_views, batch_size):
+    transform = MultiCropTransform(
+        num_local_views=num_local_views, global_crop_size=16, local_crop_size=12, blur_kernel_size=5
+    )
+    collator, rows = MultiCropCollator(transform), [{**row, "index": i} for i, row in enumerate(digits.dataset)]
+    model = pretraining_model(tiny_resnet).train()  # evaluation mode is not left to the caller
+    found = extract_projections(model, rows, collator, batch_size)
+    assert found.shape == (2 + num_local_views, 23, 8) and not found.requires_grad
+    with torch.no_grad():
+        expected = model.eval()(**apply_photometric(collator(rows), transform)).projections
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_projections_of_a_half_precision_model_are_fp32(digits, tiny_resnet):
+    collator = MultiCropCollator(MultiCropTransform(global_crop_size=16, local_crop_size=12, blur_kernel_size=5))
+    projections = extract_projections(pretraining_model(tiny_resnet).bfloat16(), digits.dataset, collator)
+    assert projections.dtype == torch.float32 and projections.isfinite().all()
+
+
+def test_no_images_no_projections(tiny_resnet):
+    with pytest.raises(ValueError, match="no images"):
+        extract_projections(pretraining_model(tiny_resnet), [], MultiCropCollator())

@@ -1,11 +1,13 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from matplotlib import pyplot
 from PIL import Image
 
-from lejepa_hf.hub.pictures import draw_embeddings, draw_losses, read_metrics
+from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
+from lejepa_hf.hub.pictures import draw_embeddings, draw_gaussianity, draw_losses, read_metrics
 
 
 def write_metrics(run, rows: list[dict]):
@@ -72,3 +74,32 @@ def test_names_are_written_into_the_picture(tmp_path):
     embeddings, labels = torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
     pictures = [draw_embeddings(tmp_path, embeddings, labels, names).read_bytes() for names in (None, ["cat", "dog"])]
     assert pictures[0] != pictures[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale"),
+    [
+        ((3, 200, 16), 1.0),
+        ((10, 30, 4), 100.0),
+        ((40, 80), 1e-3),
+        ((2, 50, 8), 0.0),  # collapsed
+        ((2, 1), 1.0),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_gaussianity(tmp_path, shape, scale):
+    samples = 0.1 + scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    path = draw_gaussianity(tmp_path, embedding_statistics(samples, num_slices=32))
+    assert_is_a_picture(path, tmp_path, "gaussianity.png")
+    with Image.open(path) as image:
+        assert image.width >= 900
+
+
+def test_gaussianity_shows_what_was_found(tmp_path):
+    samples = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    found, other = (embedding_statistics(sample, num_slices=32) for sample in (samples, samples.exp()))
+    first = draw_gaussianity(tmp_path, found).read_bytes()
+    for field in ("sigreg", "worst_slices", "random_slices", "quantile_band", "eigenvalues"):
+        changed = replace(found, **{field: getattr(other, field)})
+        assert draw_gaussianity(tmp_path, changed).read_bytes() != first, field
+    assert draw_gaussianity(tmp_path, found).read_bytes() == first

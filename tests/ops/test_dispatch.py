@@ -18,23 +18,23 @@ def fresh(monkeypatch):
 
 
 def test_picks_by_name():
-    assert dispatch.deviation_sums("reference") is epps_pulley_reference.deviation_sums
-    assert dispatch.deviation_sums("eager", "cuda:1") is epps_pulley_eager.deviation_sums
-    assert dispatch.deviation_sums() is epps_pulley_eager.deviation_sums
+    assert dispatch.operators("reference") is epps_pulley_reference
+    assert dispatch.operators("eager", "cuda:1") is epps_pulley_eager
+    assert dispatch.operators() is epps_pulley_eager
 
 
 def test_the_environment_decides_for_auto_alone(monkeypatch):
     monkeypatch.setenv("LEJEPA_OPS", "reference")
-    assert dispatch.deviation_sums() is epps_pulley_reference.deviation_sums
-    assert dispatch.deviation_sums("eager") is epps_pulley_eager.deviation_sums
+    assert dispatch.operators() is epps_pulley_reference
+    assert dispatch.operators("eager") is epps_pulley_eager
 
 
 def test_says_once_which_and_why(caplog, monkeypatch):
     with caplog.at_level(logging.INFO, "lejepa_hf"):
         for _ in range(3):
-            dispatch.deviation_sums()
+            dispatch.operators()
         monkeypatch.setenv("LEJEPA_OPS", "reference")
-        dispatch.deviation_sums()
+        dispatch.operators()
     assert caplog.messages == [
         "SIGReg runs on its eager operator on cpu: the fused kernels need CUDA.",
         "SIGReg runs on its reference operator on cpu: `LEJEPA_OPS` says so.",
@@ -43,14 +43,14 @@ def test_says_once_which_and_why(caplog, monkeypatch):
 
 def test_unknown_backend_lists_the_known(monkeypatch):
     with pytest.raises(ValueError, match="`backend` must be one of auto, reference, eager, triton, got 'cuda'"):
-        dispatch.deviation_sums("cuda")
+        dispatch.operators("cuda")
     monkeypatch.setenv("LEJEPA_OPS", "fast")
     with pytest.raises(ValueError, match="`LEJEPA_OPS` must be one of .*, got 'fast'"):
-        dispatch.deviation_sums()
+        dispatch.operators()
 
 
 def test_triton_on_a_cpu_is_refused_with_the_way_out():
-    code = "from lejepa_hf.ops import dispatch; dispatch.deviation_sums('triton', 'cpu')"
+    code = "from lejepa_hf.ops import dispatch; dispatch.operators('triton', 'cpu')"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "`backend` is 'triton', but Triton" in done.stderr and "use 'auto' or 'eager'" in done.stderr
@@ -81,4 +81,4 @@ def test_a_kernel_is_tried_before_it_is_believed(monkeypatch, operator, problem)
 def test_cuda_runs_the_fused_kernels():
     from lejepa_hf.ops import epps_pulley_triton
 
-    assert dispatch.deviation_sums("auto", "cuda") is epps_pulley_triton.deviation_sums
+    assert dispatch.operators("auto", "cuda") is epps_pulley_triton

@@ -1,13 +1,17 @@
-"""Frozen encoder -> embeddings and labels, once for all protocols."""
+"""Frozen encoder -> embeddings and labels, once for all protocols; pretraining model -> projections of views."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from ..backbone import forward_kwargs, pool
+from ..data.collator import MultiCropCollator
 from ..data.decoding import decode_image
+from ..data.photometric import apply_photometric
 from ..data.sources import ImageSource
 
 _PIXELS_SIDE = 32
@@ -67,6 +71,39 @@ def _embedding(encoder, outputs) -> torch.Tensor:
     """As the export says; for other models the pooled output, or the mean where there is none."""
     pooled = getattr(outputs, "pooler_output", None) is not None
     return pool(outputs, getattr(encoder.config, "embedding_pooling", "pooler" if pooled else "mean"))
+
+
+@torch.no_grad()
+def extract_projections(
+    model, rows: Iterable[dict], collator: MultiCropCollator, batch_size: int = 64
+) -> torch.Tensor:
+    """
+    Views of images through encoder and projector, as in training but in evaluation mode and without the losses, which
+    would wait for other processes.
+
+    Args:
+        model ([`LeJEPAForPreTraining`]): On the device where the work is done.
+        rows (`Iterable[dict]`): With an image, and the epoch and index that fix its views.
+        collator ([`MultiCropCollator`]): Cuts the views.
+        batch_size (`int`, *optional*, defaults to 64): Images a forward.
+
+    Returns:
+        `torch.Tensor` of shape `(num_views, num_images, dim)`: fp32, on the host, global views first.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    model.eval()
+    rows, projections = iter(rows), []
+    while batch := list(islice(rows, batch_size)):
+        views = {name: tensor.to(model.device) for name, tensor in collator(batch).items()}
+        views = apply_photometric(views, collator.transform)
+        pixels = [of_size.transpose(0, 1).to(model.dtype) for of_size in views.values()]  # (V, B, C, H, W), by size
+        embeddings = torch.cat([model.encoder(of_size.flatten(0, 1)).pooler_output for of_size in pixels])
+        projections.append(model.projector(embeddings).unflatten(0, (-1, len(batch))).float().cpu())
+    if not projections:
+        raise ValueError("There are no images to make projections of.")
+    return torch.cat(projections, dim=1)
 
 
 def raw_pixels(source: ImageSource) -> LabelledEmbeddings:

@@ -53,10 +53,10 @@ def objective(
         ValueError: If shapes do not fit, the batch has fewer than two images, or `batch_sums` came with a statistic
             that is no function of sums.
     """
-    if sigreg.statistic != "epps_pulley":
-        if batch_sums is not None:
-            raise ValueError(f"`statistic` {sigreg.statistic!r} is no function of sums over images.")
+    if batch_sums is None and sigreg.needs_no_sums(projections.device):
         return prediction_loss(projections, num_global_views), sigreg(projections, step)
+    if sigreg.statistic != "epps_pulley":
+        raise ValueError(f"`statistic` {sigreg.statistic!r} is no function of sums over images.")
     sums = objective_sums(projections, num_global_views, sigreg, step)
     if batch_sums is None:
         check_batch(projections.shape[1])

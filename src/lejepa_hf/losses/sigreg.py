@@ -94,7 +94,7 @@ def epps_pulley_sums(
     """
     _check_shapes(projections, directions)
     rule = quadrature(num_knots, t_max, projections.device)
-    operator = dispatch.deviation_sums(backend, projections.device)
+    operator = dispatch.operators(backend, projections.device).deviation_sums
     # Autocast would run the matrix product in bf16, whatever the dtype of its inputs.
     with torch.autocast(projections.device.type, enabled=False):
         return operator(projections.float(), directions.float(), rule, redraw)
@@ -116,7 +116,7 @@ def epps_pulley(
         num_knots (`int`, *optional*, defaults to 17): Quadrature points on `[0, t_max]`, at least 2.
         t_max (`float`, *optional*, defaults to 3.0): Largest frequency, positive.
         backend (`str`, *optional*, defaults to `"auto"`): `"auto"`, `"reference"`, `"eager"` or `"triton"`, see
-            [`~ops.dispatch.deviation_sums`].
+            [`~ops.dispatch.operators`].
 
     Returns:
         `torch.Tensor` of shape `(V, M)`: the statistic times the global batch size, fp32, the same on every rank.
@@ -215,13 +215,23 @@ class SIGReg(nn.Module):
         num_views = 1 if projections.ndim == 2 else len(projections)
         batch_size = projections.shape[-2]
         check_batch(batch_size)
-        if self.statistic == "epps_pulley":
+        if self.statistic == "epps_pulley" and not self.needs_no_sums(projections.device):
             sums, num_images = _over_ranks(self.sums(projections, step), batch_size)
             return self.from_sums(sums, num_images, num_views)
         samples = self._samples(projections)
         directions = self._draw(samples, step)()
         with torch.autocast(samples.device.type, enabled=False):
+            if self.statistic == "epps_pulley":
+                rule = quadrature(self.num_knots, self.t_max, samples.device)
+                operator = dispatch.operators(self.backend, samples.device).mean_statistic
+                return operator(samples.float(), directions, rule)
             return STATISTICS[self.statistic](gather_for_loss(samples.float()) @ directions).mean()
+
+    def needs_no_sums(self, device: torch.device) -> bool:
+        """Whether the loss of a batch that is all here is had without its sums, which is faster."""
+        if self.statistic != "epps_pulley":
+            return True
+        return world_size() == 1 and hasattr(dispatch.operators(self.backend, device), "mean_statistic")
 
     def sums(self, projections: torch.Tensor, step: int) -> torch.Tensor:
         """

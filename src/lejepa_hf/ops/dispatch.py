@@ -1,10 +1,10 @@
-"""Picks the implementation of the deviation sums, once for each kind of device, and says which and why."""
+"""Picks the implementation of the operators, once for each kind of device, and says which and why."""
 
 import functools
 import importlib
 import logging
 import os
-from collections.abc import Callable
+from types import ModuleType
 
 import torch
 
@@ -15,9 +15,9 @@ logger = logging.getLogger("lejepa_hf")
 BACKENDS = ("auto", "reference", "eager", "triton")
 
 
-def deviation_sums(backend: str = "auto", device: torch.device | str = "cpu") -> Callable:
+def operators(backend: str = "auto", device: torch.device | str = "cpu") -> ModuleType:
     """
-    The implementation to use.
+    The implementation to use: a module with `deviation_sums`, and `mean_statistic` where that beats going by sums.
 
     Args:
         backend (`str`, *optional*, defaults to `"auto"`): `"reference"`, `"eager"`, `"triton"`, or `"auto"`: what the
@@ -25,7 +25,7 @@ def deviation_sums(backend: str = "auto", device: torch.device | str = "cpu") ->
         device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Of the projections.
 
     Returns:
-        `Callable`: `(projections, directions, rule) -> sums`, as [`~ops.epps_pulley_reference.deviation_sums`].
+        `ModuleType`: See [`~ops.epps_pulley_reference.deviation_sums`] and [`~ops.epps_pulley_eager.mean_statistic`].
 
     Raises:
         ValueError: If `backend` or `LEJEPA_OPS` is not one of these, or Triton is asked for where it cannot run.
@@ -41,7 +41,7 @@ def deviation_sums(backend: str = "auto", device: torch.device | str = "cpu") ->
 
 
 @functools.lru_cache(maxsize=32)
-def _pick(backend: str, device_type: str, source: str) -> Callable:
+def _pick(backend: str, device_type: str, source: str) -> ModuleType:
     if backend == "auto":
         backend, reason = _best(device_type)
     else:
@@ -50,8 +50,8 @@ def _pick(backend: str, device_type: str, source: str) -> Callable:
             raise ValueError(f"{source} is 'triton', but {problem}: use 'auto' or 'eager'.")
     logger.info(f"SIGReg runs on its {backend} operator on {device_type}: {reason}.")
     if backend == "triton":
-        return _triton().deviation_sums
-    return {"reference": epps_pulley_reference, "eager": epps_pulley_eager}[backend].deviation_sums
+        return _triton()
+    return {"reference": epps_pulley_reference, "eager": epps_pulley_eager}[backend]
 
 
 def _best(device_type: str) -> tuple[str, str]:
@@ -61,7 +61,7 @@ def _best(device_type: str) -> tuple[str, str]:
     return ("eager", problem) if problem else ("triton", "the fused kernels run here and agree with the eager one")
 
 
-def _triton():
+def _triton() -> ModuleType:
     return importlib.import_module(".epps_pulley_triton", __package__)
 
 

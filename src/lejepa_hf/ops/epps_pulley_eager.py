@@ -10,7 +10,7 @@ is bilinear in the same values. Slices go through in chunks that fit the cache; 
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -86,6 +86,7 @@ class _Planes:
         self.projected = projections.new_empty(num_slices, num_views * num_images)
         self.planes = projections.new_empty(2 * inner + 1 + 2 * outer, num_slices * num_views, num_images)
         self.planes[2 * inner] = 1
+        self.by_inner = projections.new_empty(num_slices * num_views, 1 + 2 * inner, num_images)
         self.inner = self.planes[: 2 * inner]
         self.outer_and_one = self.planes[2 * inner :]
         self.outer = self.outer_and_one[1:]
@@ -126,10 +127,72 @@ def _exact_dtype(projections: torch.Tensor) -> torch.dtype:
     return torch.float32 if projections.device.type == "mps" else torch.float64
 
 
-def _chunks(projections: torch.Tensor, num_slices: int) -> list[slice]:
-    samples = _CHUNK_SAMPLES_CPU if projections.device.type == "cpu" else _CHUNK_SAMPLES
-    size = max(1, samples // max(1, projections.shape[0] * projections.shape[1]))
-    return [slice(start, min(start + size, num_slices)) for start in range(0, num_slices, size)]
+class _Pass:
+    """One pass over all slices of a batch, chunk by chunk: what forward and backward have in common."""
+
+    def __init__(self, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature):
+        self.num_views, self.num_images, _ = projections.shape
+        self.num_slices, self.num_knots = directions.shape[1], len(rule.knots)
+        self.projections, self.directions, self.rule = projections, directions, rule
+        self.rows = projections.flatten(0, 1)
+        self.exact = _exact_dtype(projections)
+        self.harmonics = _harmonics(self.num_knots, projections.device, self.exact)
+        self.num_inner, self.num_outer = 2 * self.harmonics.inner, 2 * self.harmonics.outer
+        self.planes: _Planes | None = None
+        # Of the cosines the gradients of the sines and the other way round: d cos(t x) / dx = -t sin(t x).
+        self.rates = torch.stack([rule.knots, -rule.knots])
+        self.spread = self.harmonics.combine.T.to(projections.dtype)
+
+    def chunks(self) -> Iterator[slice]:
+        """Slices of each chunk, its planes filled."""
+        samples = _CHUNK_SAMPLES_CPU if self.rows.device.type == "cpu" else _CHUNK_SAMPLES
+        longest = max(1, samples // max(1, self.num_views * self.num_images))
+        for start in range(0, self.num_slices, longest):
+            chunk = slice(start, min(start + longest, self.num_slices))
+            size = chunk.stop - start
+            if self.planes is None or len(self.planes.projected) != size:
+                self.planes = None  # before the next ones are made
+                self.planes = _Planes(self.projections, size, self.harmonics, self.rule.spacing)
+            self.planes.fill(self.rows, self.directions[:, chunk])
+            yield chunk
+
+    def sums(self) -> torch.Tensor:
+        """Deviation sums of the chunk, (slices, V, 2, T) in the exact dtype."""
+        planes = self.planes.planes
+        # Centred before they are multiplied: sums over thousands of images of numbers near 1 lose two digits. The
+        # centre has few digits, or subtracting it would round all images of a slice the same way.
+        centre = planes.mean(-1).bfloat16().to(planes.dtype)
+        planes.sub_(centre[..., None])
+        rest = planes.mean(-1).to(self.exact).T
+        mean = rest + centre.T
+        # The means over images of all products of an inner with an outer value.
+        means = mean.new_ones(len(mean), 1 + self.num_inner, 1 + self.num_outer)
+        means[:, 1:, 0], means[:, 0, 1:] = mean[:, : self.num_inner], mean[:, self.num_inner + 1 :]
+        if self.num_outer:
+            products = torch.bmm(self.planes.inner.transpose(0, 1), self.planes.outer.permute(1, 2, 0)).to(self.exact)
+            products.div_(self.num_images)
+            products.addcmul_(means[:, 1:, :1], means[:, :1, 1:])
+            products.addcmul_(rest[:, : self.num_inner, None], rest[:, None, self.num_inner + 1 :], value=-1)
+            means[:, 1:, 1:] = products
+        planes.add_(centre[..., None])
+        sums = (means.flatten(1) @ self.harmonics.combine).view(-1, self.num_views, 2, self.num_knots)
+        sums[:, :, 0] -= self.rule.normal
+        return sums.mul_(self.num_images)
+
+    def add_gradient(self, grad_sums: torch.Tensor, chunk: slice, grad_rows: torch.Tensor) -> None:
+        """Adds to (V * B, K) what `grad_sums` of the chunk, (slices, V, 2, T), makes of its samples."""
+        coefficients = (grad_sums.flip(2) * self.rates).flatten(2).flatten(0, 1) @ self.spread
+        coefficients = coefficients.unflatten(1, (1 + self.num_inner, -1))
+        by_inner = self.planes.by_inner
+        torch.bmm(coefficients, self.planes.outer_and_one.transpose(0, 1), out=by_inner)
+        grad = self.planes.projected.view(-1, self.num_images)  # free by now
+        torch.addcmul(by_inner[:, 0], by_inner[:, 1], self.planes.inner[0], out=grad)
+        for plane in range(1, self.num_inner):
+            grad.addcmul_(by_inner[:, plane + 1], self.planes.inner[plane])
+        grad, directions = self.planes.projected, self.directions[:, chunk].T
+        for start in range(0, len(grad), _SLICES_PER_PRODUCT):
+            part = slice(start, start + _SLICES_PER_PRODUCT)
+            grad_rows += grad[part].T @ directions[part]
 
 
 class _DeviationSums(torch.autograd.Function):
@@ -143,74 +206,64 @@ class _DeviationSums(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(projections, *([] if redraw else [directions]))
         ctx.rule, ctx.redraw = rule, redraw
-        num_views, num_images, _ = projections.shape
-        num_slices, num_knots = directions.shape[1], len(rule.knots)
-        exact = _exact_dtype(projections)
-        harmonics = _harmonics(num_knots, projections.device, exact)
-        num_inner, num_outer = 2 * harmonics.inner, 2 * harmonics.outer
-        rows = projections.flatten(0, 1)
-        sums = projections.new_empty(num_slices, num_views, 2, num_knots)
-        planes = None
-        for chunk in _chunks(projections, num_slices):
-            size = chunk.stop - chunk.start
-            if planes is None or len(planes.projected) != size:
-                planes = _Planes(projections, size, harmonics, rule.spacing)
-            planes.fill(rows, directions[:, chunk])
-            # Centred before they are multiplied: sums over thousands of images of numbers near 1 lose two digits. The
-            # centre has few digits, or subtracting it would round all images of a slice the same way.
-            centre = planes.planes.mean(-1).bfloat16().to(projections.dtype)
-            planes.planes.sub_(centre[..., None])
-            rest = planes.planes.mean(-1).to(exact).T
-            mean = rest + centre.T
-            # The means over images of all products of an inner with an outer value.
-            means = mean.new_ones(size * num_views, 1 + num_inner, 1 + num_outer)
-            means[:, 1:, 0], means[:, 0, 1:] = mean[:, :num_inner], mean[:, num_inner + 1 :]
-            if num_outer:
-                products = torch.bmm(planes.inner.transpose(0, 1), planes.outer.permute(1, 2, 0)).to(exact)
-                products.div_(num_images)
-                products.addcmul_(means[:, 1:, :1], means[:, :1, 1:])
-                products.addcmul_(rest[:, :num_inner, None], rest[:, None, num_inner + 1 :], value=-1)
-                means[:, 1:, 1:] = products
-            found = (means.flatten(1) @ harmonics.combine).view(size, num_views, 2, num_knots)
-            found[:, :, 0] -= rule.normal
-            sums[chunk] = found.mul_(num_images)
+        work = _Pass(projections, directions, rule)
+        sums = projections.new_empty(work.num_slices, work.num_views, 2, work.num_knots)
+        for chunk in work.chunks():
+            sums[chunk] = work.sums()
         return sums.permute(2, 1, 0, 3)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_sums: torch.Tensor):
-        projections, rule = ctx.saved_tensors[0], ctx.rule
+        projections = ctx.saved_tensors[0]
         directions = ctx.redraw() if ctx.redraw else ctx.saved_tensors[1]
-        num_views, num_images, _ = projections.shape
-        num_slices, num_knots = directions.shape[1], len(rule.knots)
-        harmonics = _harmonics(num_knots, projections.device, projections.dtype)
-        num_inner = 2 * harmonics.inner
-        rows, across = projections.flatten(0, 1), directions.T.contiguous()
-        # d cos(t x) / dx = -t sin(t x) and d sin(t x) / dx = t cos(t x)
-        rates = torch.stack([rule.knots, -rule.knots])
-        grad_rows = torch.zeros_like(rows)
-        planes = None
-        for chunk in _chunks(projections, num_slices):
-            size = chunk.stop - chunk.start
-            if planes is None or len(planes.projected) != size:
-                planes = _Planes(projections, size, harmonics, rule.spacing)
-                by_inner = projections.new_empty(size * num_views, 1 + num_inner, num_images)
-            planes.fill(rows, directions[:, chunk])
-            # Of the cosines the gradients of the sines and the other way round.
-            coefficients = grad_sums[:, :, chunk].flip(0).permute(2, 1, 0, 3) * rates
-            coefficients = (coefficients.flatten(2).flatten(0, 1) @ harmonics.combine.T).unflatten(
-                1, (1 + num_inner, -1)
-            )
-            torch.bmm(coefficients, planes.outer_and_one.transpose(0, 1), out=by_inner)
-            grad = planes.projected.view(size * num_views, num_images)  # free by now
-            torch.addcmul(by_inner[:, 0], by_inner[:, 1], planes.inner[0], out=grad)
-            for plane in range(1, num_inner):
-                grad.addcmul_(by_inner[:, plane + 1], planes.inner[plane])
-            grad = planes.projected
-            for start in range(0, size, _SLICES_PER_PRODUCT):
-                part = slice(start, min(start + _SLICES_PER_PRODUCT, size))
-                grad_rows += grad[part].T @ across[chunk][part]
+        work = _Pass(projections, directions, ctx.rule)
+        grad_rows = torch.zeros_like(work.rows)
+        for chunk in work.chunks():
+            work.add_gradient(grad_sums[:, :, chunk].permute(2, 1, 0, 3), chunk, grad_rows)
         return grad_rows.view_as(projections), None, None, None
+
+
+class _MeanStatistic(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> torch.Tensor:
+        work = _Pass(projections, directions, rule)
+        count = work.num_views * work.num_slices * work.num_images
+        weights = rule.weights / count
+        total = torch.zeros((), device=projections.device, dtype=work.exact)
+        grad_rows = torch.zeros_like(work.rows) if ctx.needs_input_grad[0] else None
+        for chunk in work.chunks():
+            sums = work.sums()
+            total += (sums.square() * weights).sum()
+            if grad_rows is not None:
+                work.add_gradient(sums.to(projections.dtype) * (2 * weights), chunk, grad_rows)
+        if grad_rows is not None:
+            ctx.save_for_backward(grad_rows.view_as(projections))
+        return total.to(projections.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor):
+        return ctx.saved_tensors[0] * grad, None, None
+
+
+@torch.compiler.disable
+def mean_statistic(projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> torch.Tensor:
+    """
+    The mean of the statistic over views and slices, for a batch that is all here.
+
+    Where nothing has to be exchanged between the sums and their statistic, the gradient is made in the same pass:
+    a third faster than [`deviation_sums`] with its backward, and only that gradient is kept.
+
+    Args:
+        projections (`torch.Tensor` of shape `(V, B, K)`): fp32; the only input that receives a gradient.
+        directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
+        rule ([`Quadrature`]): On the same device.
+
+    Returns:
+        `torch.Tensor`: A scalar.
+    """
+    return _MeanStatistic.apply(projections, directions, rule)
 
 
 @torch.compiler.disable

@@ -1,0 +1,272 @@
+"""
+Deviation sums on a GPU: one kernel each way, without ever holding images x slices x knots.
+
+V views, B images, K projection dimensions, M slices, T knots. The library for matrix products projects onto a bounded
+chunk of slices; a kernel keeps one tile of that chunk in registers and goes through all knots. Backward overwrites the
+chunk with its gradient, which a second matrix product carries back to the projections.
+
+Angles are counted in turns of 2 pi, so that whole turns are dropped without rounding and no argument is too large. cos
+and sin come from polynomials, since what `tl.sin` compiles to is Triton's choice, at every third knot; its two
+neighbours are one rotation away, so errors never pile up.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from .epps_pulley_reference import Quadrature
+
+# Triton's own switch, which it reads when a kernel is declared: then the kernels run on the CPU, slowly, for tests.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+# fp32 numbers alive for one chunk of slices: 64 MiB.
+_CHUNK_NUMBERS = 1 << 24
+# Samples of one program, 8 a thread: six values of each are alive besides temporaries.
+_TILE_SAMPLES = 1024
+_TILE_IMAGES = 128  # at most; one warp then has whole slices and sums without shared memory
+_NUM_WARPS = 4
+
+
+@triton.jit
+def _cos_sin(turns):
+    quarters = tl.floor(4.0 * turns + 0.5)
+    rest = turns - 0.25 * quarters  # exact, at most 1/8
+    square = rest * rest
+    # Minimax polynomials of sin(2 pi r) / r and cos(2 pi r); 2 pi in two parts.
+    sin = rest * (-1.7484556e-7 + square * (-41.341673 + square * (81.593937 - 75.453396 * square)))
+    sin += rest * 6.2831855
+    cos = 1.0 + square * (-19.739209 + square * (64.939326 + square * (-85.443742 + 59.245964 * square)))
+    quadrant = quarters.to(tl.int32)
+    swapped = (quadrant & 1) == 1
+    # cos is negative in quadrants 1 and 2, sin in 2 and 3.
+    cos_sign = tl.where(((quadrant + 1) & 2) == 2, -1.0, 1.0)
+    sin_sign = tl.where((quadrant & 2) == 2, -1.0, 1.0)
+    return cos_sign * tl.where(swapped, sin, cos), sin_sign * tl.where(swapped, cos, sin)
+
+
+@triton.jit
+def _one_step(turns):
+    """1 - cos and sin of the rotation from one knot to the next: unlike cos, 1 - cos keeps its digits when small."""
+    cos_half, sin_half = _cos_sin(0.5 * turns)
+    return 2.0 * sin_half * sin_half, 2.0 * sin_half * cos_half
+
+
+@triton.jit
+def _three_knots(turns, versine, sine, middle):
+    """cos and sin at knots middle - 1, middle, middle + 1."""
+    cos, sin = _cos_sin(middle * turns)
+    cos_common, cos_apart = cos - cos * versine, sin * sine
+    sin_common, sin_apart = sin - sin * versine, cos * sine
+    return cos_common + cos_apart, sin_common - sin_apart, cos, sin, cos_common - cos_apart, sin_common + sin_apart
+
+
+@triton.jit
+def _tile(x_ptr, turn, rest_of_turn, num_slices, num_images, BLOCK_SLICES: tl.constexpr, BLOCK_IMAGES: tl.constexpr):
+    """This program's samples, whole turns dropped: pointers, masks, values and the offsets of its slices."""
+    slices = tl.program_id(0) * BLOCK_SLICES + tl.arange(0, BLOCK_SLICES)
+    images = tl.program_id(1) * BLOCK_IMAGES + tl.arange(0, BLOCK_IMAGES)
+    in_slices, in_images = slices < num_slices, images < num_images
+    rows = (slices.to(tl.int64) * tl.num_programs(2) + tl.program_id(2)) * num_images
+    pointers = x_ptr + rows[:, None] + images[None, :]
+    inside = in_slices[:, None] & in_images[None, :]
+    x = tl.load(pointers, mask=inside, other=0.0)
+    # The product of two leading halves is exact, so that many whole turns can be dropped before anything is rounded.
+    leading = (x.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
+    turns = leading * turn
+    turns = turns - tl.floor(turns + 0.5) + ((x - leading) * turn + x * rest_of_turn)
+    return pointers, inside, turns, slices, in_slices, in_images
+
+
+@triton.jit
+def _store_sums(cos, sin, knot, normal_ptr, sums_ptrs, knot_stride, part_stride, in_slices, in_images):
+    normal = tl.load(normal_ptr + knot)
+    # Subtracted from each sample: the sum then keeps the digits that a sum of numbers near 1 would lose.
+    deviations = tl.where(in_images[None, :], cos - normal, 0.0)
+    pointers = sums_ptrs + knot * knot_stride
+    tl.store(pointers, tl.sum(deviations, axis=1), mask=in_slices)
+    tl.store(pointers + part_stride, tl.sum(sin, axis=1), mask=in_slices)  # sin is 0 outside
+
+
+@triton.jit
+def _sums_kernel(
+    x_ptr,  # (M, V, B)
+    normal_ptr,  # (P,): knots 1, 2, .., up to a multiple of three
+    sums_ptr,  # (splits of B, 2, P, V, M)
+    turn,  # knot spacing / (2 pi), its leading 12 bits
+    rest_of_turn,  # and the others
+    num_slices,
+    num_images,
+    num_knots,  # P
+    BLOCK_SLICES: tl.constexpr,
+    BLOCK_IMAGES: tl.constexpr,
+):
+    _, _, turns, slices, in_slices, in_images = _tile(
+        x_ptr, turn, rest_of_turn, num_slices, num_images, BLOCK_SLICES, BLOCK_IMAGES
+    )
+    versine, sine = _one_step(turns)
+    knot_stride = tl.num_programs(2).to(tl.int64) * num_slices
+    part_stride = num_knots * knot_stride
+    sums_ptrs = sums_ptr + tl.program_id(1) * 2 * part_stride + tl.program_id(2) * num_slices + slices
+    for knot in range(0, num_knots, 3):
+        cos_0, sin_0, cos_1, sin_1, cos_2, sin_2 = _three_knots(turns, versine, sine, knot + 2)
+        _store_sums(cos_0, sin_0, knot, normal_ptr, sums_ptrs, knot_stride, part_stride, in_slices, in_images)
+        _store_sums(cos_1, sin_1, knot + 1, normal_ptr, sums_ptrs, knot_stride, part_stride, in_slices, in_images)
+        _store_sums(cos_2, sin_2, knot + 2, normal_ptr, sums_ptrs, knot_stride, part_stride, in_slices, in_images)
+
+
+@triton.jit
+def _slope(cos, sin, knot, grads_ptrs, knot_stride, part_stride, in_slices):
+    """One knot's part in the gradient: d cos(t x) / dx = -t sin(t x) and d sin(t x) / dx = t cos(t x)."""
+    pointers = grads_ptrs + knot * knot_stride
+    grad_cos = tl.load(pointers, mask=in_slices, other=0.0)
+    grad_sin = tl.load(pointers + part_stride, mask=in_slices, other=0.0)
+    return grad_sin[:, None] * cos - grad_cos[:, None] * sin
+
+
+@triton.jit
+def _gradient_kernel(
+    x_ptr,  # (M, V, B), overwritten with the gradient of x
+    grads_ptr,  # (2, P, V, M), of the sums, times t
+    turn,  # knot spacing / (2 pi), its leading 12 bits
+    rest_of_turn,  # and the others
+    num_slices,
+    num_images,
+    num_knots,  # P
+    BLOCK_SLICES: tl.constexpr,
+    BLOCK_IMAGES: tl.constexpr,
+):
+    pointers, inside, turns, slices, in_slices, _ = _tile(
+        x_ptr, turn, rest_of_turn, num_slices, num_images, BLOCK_SLICES, BLOCK_IMAGES
+    )
+    versine, sine = _one_step(turns)
+    knot_stride = tl.num_programs(2).to(tl.int64) * num_slices
+    part_stride = num_knots * knot_stride
+    grads_ptrs = grads_ptr + tl.program_id(2) * num_slices + slices
+    gradient = tl.zeros([BLOCK_SLICES, BLOCK_IMAGES], dtype=tl.float32)
+    for knot in range(0, num_knots, 3):
+        cos_0, sin_0, cos_1, sin_1, cos_2, sin_2 = _three_knots(turns, versine, sine, knot + 2)
+        gradient += _slope(cos_0, sin_0, knot, grads_ptrs, knot_stride, part_stride, in_slices)
+        gradient += _slope(cos_1, sin_1, knot + 1, grads_ptrs, knot_stride, part_stride, in_slices)
+        gradient += _slope(cos_2, sin_2, knot + 2, grads_ptrs, knot_stride, part_stride, in_slices)
+    tl.store(pointers, gradient, mask=inside)
+
+
+class _Launch:
+    """
+    Grid, block sizes and chunks for one batch.
+
+    Args:
+        projections (`torch.Tensor` of shape `(V, B, K)`): Any supported dtype.
+        directions (`torch.Tensor` of shape `(K, M)`): fp32.
+        rule ([`Quadrature`]): On the same device.
+    """
+
+    def __init__(self, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature):
+        self.num_views, self.num_images, _ = projections.shape
+        self.rows, self.directions, self.rule = projections.float().flatten(0, 1), directions, rule
+        mantissa, exponent = math.frexp(rule.spacing / (2 * math.pi))
+        self.turn = math.ldexp(round(math.ldexp(mantissa, 12)), exponent - 12)
+        self.rest_of_turn = rule.spacing / (2 * math.pi) - self.turn
+        # Small batches get more slices a tile; powers of two, so that few kernels are compiled.
+        self.block_images = min(_TILE_IMAGES, max(8, triton.next_power_of_2(self.num_images)))
+        self.block_slices = _TILE_SAMPLES // self.block_images
+        self.splits = triton.cdiv(self.num_images, self.block_images)
+        # The kernels know knots 1, 2, ..: at knot 0 there is neither deviation nor gradient.
+        self.padding = -(len(rule.knots) - 1) % 3
+        self.num_knots = len(rule.knots) - 1 + self.padding
+
+    def __call__(self, kernel, samples: torch.Tensor, *tensors: torch.Tensor) -> None:
+        with torch.cuda.device_of(samples):  # Triton launches on the current device
+            kernel[(triton.cdiv(len(samples), self.block_slices), self.splits, self.num_views)](
+                samples,
+                *tensors,
+                self.turn,
+                self.rest_of_turn,
+                len(samples),
+                self.num_images,
+                self.num_knots,
+                BLOCK_SLICES=self.block_slices,
+                BLOCK_IMAGES=self.block_images,
+                num_warps=_NUM_WARPS,
+                enable_fp_fusion=True,  # the default differs between versions; without it 2x the instructions
+            )
+
+    def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """
+        The slices of a chunk and the samples x there, of shape `(slices, V * B)`; each overwrites the last.
+
+        This product and the one in backward write into given memory: autocast leaves such products alone, others it
+        would do in half precision. TensorFloat-32 is for the user to allow, here as everywhere.
+        """
+        numbers = self.num_views * (self.num_images + 2 * self.num_knots * self.splits)
+        num_slices = self.directions.shape[1]
+        size = min(num_slices, max(1, _CHUNK_NUMBERS // numbers))
+        samples = self.rows.new_empty(size, len(self.rows))
+        for start in range(0, num_slices, size):
+            chunk = slice(start, min(start + size, num_slices))
+            of_chunk = samples[: chunk.stop - chunk.start]
+            torch.mm(self.directions[:, chunk].T, self.rows.T, out=of_chunk)
+            yield chunk, of_chunk
+
+
+class _DeviationSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx,
+        projections: torch.Tensor,
+        directions: torch.Tensor,
+        rule: Quadrature,
+        redraw: Callable[[], torch.Tensor] | None,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(projections, *([] if redraw else [directions]))
+        ctx.rule, ctx.redraw = rule, redraw
+        launch = _Launch(projections, directions, rule)
+        normal = pad(rule.normal[1:], (0, launch.padding))
+        sums = directions.new_zeros(2, launch.num_views, directions.shape[1], len(rule.knots))
+        for chunk, samples in launch.chunks():
+            of_splits = samples.new_empty(launch.splits, 2, launch.num_knots, launch.num_views, len(samples))
+            launch(_sums_kernel, samples, normal, of_splits)
+            sums[:, :, chunk, 1:] = of_splits.sum(0)[:, : len(rule.knots) - 1].permute(0, 2, 3, 1)
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_sums: torch.Tensor):
+        projections = ctx.saved_tensors[0]
+        directions = ctx.redraw() if ctx.redraw else ctx.saved_tensors[1]
+        launch = _Launch(projections, directions, ctx.rule)
+        grad_rows = torch.zeros_like(launch.rows)
+        for chunk, samples in launch.chunks():
+            grads = pad((grad_sums[:, :, chunk] * ctx.rule.knots)[..., 1:], (0, launch.padding))
+            launch(_gradient_kernel, samples, grads.permute(0, 3, 1, 2).contiguous())
+            grad_rows.addmm_(samples.T, directions[:, chunk].T)
+        return grad_rows.view(projections.shape).to(projections.dtype), None, None, None
+
+
+@torch.compiler.disable
+def deviation_sums(
+    projections: torch.Tensor,
+    directions: torch.Tensor,
+    rule: Quadrature,
+    redraw: Callable[[], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """
+    [`~ops.epps_pulley_reference.deviation_sums`] on a GPU in bounded memory; only the inputs are kept for backward.
+
+    Args:
+        projections (`torch.Tensor` of shape `(V, B, K)`): fp32, bf16 or fp16, projected in fp32; the only input that
+            receives a gradient, in its own dtype.
+        directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
+        rule ([`Quadrature`]): On the same device.
+        redraw (`Callable`, *optional*): Returns the directions again, which then are not kept for backward.
+
+    Returns:
+        `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x) - exp(-t^2 / 2)` and of `sin(t x)`, fp32.
+    """
+    return _DeviationSums.apply(projections, directions, rule, redraw)
