@@ -10,7 +10,9 @@ docs/sigreg_cost.png and prints straight-line fits. On a GPU rows of the CPU sta
 """
 
 import argparse
+import contextlib
 import csv
+import ctypes
 import datetime
 import gc
 import os
@@ -57,10 +59,8 @@ def implementations(case: dict, device: str) -> dict[str, torch.nn.Module]:
         found["triton"] = SIGReg(slices, knots, backend="triton")
     if case["views"] * case["images"] * slices * knots <= LARGEST_PLAIN:
         found["reference"] = SIGReg(slices, knots, backend="reference")
-        try:
+        with contextlib.suppress(ImportError):
             found["lightly"] = Lightly(slices, knots).to(device)
-        except ImportError:
-            pass
     return found
 
 
@@ -113,6 +113,8 @@ def peak_bytes(module, projections, device) -> int:
             time.sleep(5e-4)
 
     gc.collect()
+    with contextlib.suppress(AttributeError):  # glibc; freed memory that it holds back would hide what is taken
+        ctypes.CDLL(None).malloc_trim(0)
     before = resident()
     watcher = threading.Thread(target=watch)
     watcher.start()
