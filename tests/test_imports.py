@@ -23,9 +23,9 @@ ALLOWED = {
     "data": {"distributed"},
     "modeling_lejepa": {"backbone", "configuration_lejepa", "losses", "projector"},
     "exact_accumulation": {"distributed", "modeling_lejepa"},
-    "training_args": set(),
+    "training_args": {"data"},
     "checkpoints": set(),
-    "monitors": set(),
+    "monitors": {"training_args"},
     "run_folder": set(),
     "recipes": {"configuration_lejepa", "data", "training_args"},
     "trainer": {"checkpoints", "data", "exact_accumulation", "modeling_lejepa", "monitors", "training_args"},
@@ -35,7 +35,10 @@ ALLOWED = {
         "backbone", "checkpoints", "configuration_lejepa", "data", "evaluation", "hub", "modeling_lejepa", "recipes",
         "run_folder", "trainer", "training_args",
     },
-    "cli": {"evaluation", "hub", "recipes", "train"},
+    "plan": {
+        "backbone", "configuration_lejepa", "data", "modeling_lejepa", "recipes", "train", "training_args",
+    },
+    "cli": {"evaluation", "hub", "plan", "recipes", "train"},
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    `lejepa train | evaluate | export | statistics`.
+    `lejepa train | plan | evaluate | export | statistics`.
 
     Args:
         arguments (`list[str]`, *optional*): The command line; that of the process if missing.
@@ -20,7 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
         from .train import main as train
 
         return train(arguments[1:])
-    options = _parser().parse_args(arguments)
+    options, overrides = _parser().parse_known_args(arguments)
+    if overrides and options.command is not _plan:
+        _parser().parse_args(arguments)  # says which of them is unknown
+    options.overrides = overrides
     try:
         return options.command(options)
     except ValueError as error:
@@ -42,6 +45,15 @@ def _export(options: argparse.Namespace) -> int:
     from .hub.export import export_encoder
 
     sys.stdout.write(f"{export_encoder(options.run, options.folder)}\n")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from .plan import format_plan, make_plan
+    from .recipes import parse_recipe
+
+    plan = make_plan(parse_recipe(options.recipe, options.overrides), options.images)
+    sys.stdout.write(f"{format_plan(plan)}\n")
     return 0
 
 
@@ -81,4 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     statistics.add_argument("run", help="folder of a finished run")
     statistics.add_argument("--images", type=int, default=512, help="training images to look at, at most (512)")
     statistics.set_defaults(command=_statistics)
+    plan = commands.add_parser("plan", help="RECIPE [--key value ...]: what it will cost, before any training")
+    plan.add_argument("recipe", help="YAML file")
+    plan.add_argument("--images", type=int, default=200, help="images to measure decoding and cutting with (200)")
+    plan.set_defaults(command=_plan)
     return parser

@@ -74,9 +74,14 @@ class DataArguments(ViewSettings):
     Which images, and how views of them look: [`ViewSettings`] and the following.
 
     Args:
-        dataset (`str`): `"digits"`, a Hub dataset id, a folder of images, or Parquet files as a path or a glob.
+        dataset (`str`): `"digits"`, a Hub dataset id, a folder of images, or Parquet or WebDataset tar files as a
+            path, a glob or a url. See [`~data.sources.load_source`].
         dataset_config (`str`, *optional*): Configuration of a Hub dataset.
         dataset_revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
+        data_files (`str` or `list[str]`, *optional*): Which files of a Hub dataset, paths or globs.
+        mixture (`list[dict]`, *optional*): Several sources to train on, drawn from with their `weight`; the other keys
+            of an entry are `dataset`, `config`, `split`, `revision`, `data_files`, `image_column`. The source of the
+            keys above then serves the evaluation only, and may be missing.
         train_split (`str`): Split the encoder is trained on; labels are not used.
         eval_split (`str`, *optional*): Held-out split with labels; without it there is no evaluation.
         streaming (`bool`): Read while training instead of downloading first.
@@ -89,6 +94,8 @@ class DataArguments(ViewSettings):
     dataset: str = ""
     dataset_config: str | None = None
     dataset_revision: str | None = None
+    data_files: str | list[str] | None = None
+    mixture: list[dict] | None = None
     train_split: str = "train"
     eval_split: str | None = None
     streaming: bool = False
@@ -99,8 +106,11 @@ class DataArguments(ViewSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.dataset:
-            raise ValueError("`dataset` is missing: 'digits', a Hub dataset id, a folder of images or Parquet files.")
+        if not self.dataset and (self.mixture is None or self.eval_split is not None):
+            use = "" if self.mixture is None else " for `eval_split`"
+            raise ValueError(
+                f"`dataset` is missing{use}: 'digits', a Hub dataset id, a folder of images, Parquet or tar files."
+            )
         if not 0 < self.eval_crop_ratio <= 1:
             raise ValueError(f"`eval_crop_ratio` must be in (0, 1], got {self.eval_crop_ratio}.")
 

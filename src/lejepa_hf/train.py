@@ -15,8 +15,9 @@ from .backbone import check_crop_size, num_channels
 from .checkpoints import resolve_resume
 from .configuration_lejepa import LeJEPAConfig
 from .data.collator import MultiCropCollator
+from .data.errors import DataError
 from .data.multi_crop import MultiCropTransform
-from .data.sources import ImageSource, load_source
+from .data.sources import ImageSource, load_mixture, load_source
 from .data.streaming import EndlessRows
 from .evaluation.embedding_extraction import extract_projections
 from .evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         `int`: Exit status: 0; 2 with one line on stderr if the recipe, the data or the folder cannot be used; 1 with
-        one line if the loss became NaN or infinite.
+        one line if the loss became NaN or infinite, or the data cannot be read on.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         run(recipe, trainer, held_out)
-    except FloatingPointError as error:
+    except (FloatingPointError, DataError) as error:
         sys.stderr.write(f"\nerror: {error}\n")
         return 1
     return 0
@@ -88,10 +89,10 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     set_seed(training.seed)
     model = build_model(recipe.model, training.seed)
     check_crops(model.config, data)
-    source = _open(data, data.train_split)
+    source = training_source(data)
     held_out = _held_out(data)
     logger.info(
-        f"{source.name}: {source.num_images or 'a stream of'} images in column {source.image_column!r}; "
+        f"{source.name}: {source.num_images or 'a stream of'} images; "
         f"{model.config.backbone_config.model_type} encoder with "
         f"{sum(p.numel() for p in model.encoder.parameters()):,} parameters"
     )
@@ -138,6 +139,19 @@ def check_crops(config: LeJEPAConfig, data: DataArguments) -> None:
         check_crop_size(config.backbone_config, "local_crop_size", data.local_crop_size)
 
 
+def training_source(data: DataArguments) -> ImageSource:
+    """
+    The images a recipe trains on, one source or a mixture.
+
+    Raises:
+        ValueError: If they cannot be opened.
+    """
+    if data.mixture is None:
+        return _open(data, data.train_split)
+    mixture = load_mixture(data.mixture, data.streaming)
+    return ImageSource(mixture, f"a mixture of {len(mixture.datasets)} datasets", "image")
+
+
 def _open(data: DataArguments, split: str) -> ImageSource:
     return load_source(
         data.dataset,
@@ -147,6 +161,7 @@ def _open(data: DataArguments, split: str) -> ImageSource:
         data.image_column,
         data.label_column,
         data.dataset_revision,
+        data.data_files,
     )
 
 
@@ -249,7 +264,7 @@ def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) 
     if num_images < 2:
         raise ValueError(f"The number of images must be at least 2, got {num_images}.")
     run, data, seed = Path(run), recipe.data, recipe.training.seed
-    source = _open(data, data.train_split)
+    source = training_source(data)
     # Shuffled, since folders and shards come class by class; a stream fills a buffer no larger than needed.
     rows = EndlessRows(
         source.dataset, batch_size=1, seed=seed, image_column=source.image_column, shuffle_buffer_size=num_images

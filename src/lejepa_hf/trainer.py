@@ -1,5 +1,6 @@
 """LeJEPATrainer: the Hugging Face Trainer for a loss over views."""
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -7,16 +8,22 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState
+from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from .checkpoints import last_finite_checkpoint
+from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
+from .data.errors import StreamInterrupted
 from .data.photometric import apply_photometric
+from .data.positions import advance, read_positions, write_position
 from .data.streaming import EndlessRows, count_rows
 from .exact_accumulation import ExactAccumulation
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
-from .monitors import MetricsFile
+from .monitors import DataHint, MetricsFile, ProgressBar
 from .training_args import LeJEPATrainingArguments
+
+logger = logging.getLogger("lejepa_hf")
 
 
 class LeJEPATrainer(Trainer):
@@ -57,8 +64,12 @@ class LeJEPATrainer(Trainer):
         self._check_dataset(args, train_dataset)
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
-        self._start_step = 0
-        self._batches_to_drop = 0
+        self.add_callback(DataHint)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ProgressBar)
+        self._start: list[dict] | None = None
+        self._lanes: list[dict] = []
+        self._broken = BrokenImages(args.max_bad_fraction)
         self._exact = ExactAccumulation(model) if args.exact_accumulation else None
         self._begin_window()
 
@@ -87,12 +98,19 @@ class LeJEPATrainer(Trainer):
             seed=args.data_seed if args.data_seed is not None else args.seed,
             rank=args.process_index,
             world_size=args.world_size,
-            start_batch=self._start_step * args.gradient_accumulation_steps,
+            num_lanes=max(1, args.dataloader_num_workers),
+            start=self._start and [rank["lanes"] for rank in self._start],
             image_column=getattr(self.data_collator, "image_column", "image"),
             shuffle_buffer_size=args.shuffle_buffer_size,
+            max_retries=args.max_network_retries,
         )
-        num_workers = min(args.dataloader_num_workers, rows.max_workers)
-        self._batches_to_drop = rows.batches_to_drop(num_workers)
+        self._lanes = rows.lanes
+        num_workers = rows.num_workers(args.dataloader_num_workers)
+        if num_workers != args.dataloader_num_workers:
+            logger.warning(
+                f"{num_workers} data workers instead of `dataloader_num_workers` {args.dataloader_num_workers}: the "
+                f"run began with {len(rows.lanes)}, and its order of images is kept."
+            )
         return DataLoader(
             rows,
             batch_size=args.per_device_train_batch_size,
@@ -107,22 +125,33 @@ class LeJEPATrainer(Trainer):
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """As the base class, and measures how long the step waited for data."""
+        """As the base class; keeps account of the data, and measures how long the step waited for it."""
         begin = time.perf_counter()
-        for _ in range(self._batches_to_drop):
-            next(epoch_iterator)
-        self._batches_to_drop = 0
-        batches = super().get_batch_samples(epoch_iterator, num_batches, device)
+        try:
+            batches = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except StreamInterrupted:
+            self._save_before_leaving()
+            raise
+        for batch in batches[0]:
+            if "position" in batch:
+                self._lanes = advance(self._lanes, batch.pop("position"))
+            self._broken.count(self.args.per_device_train_batch_size, batch.pop("broken", []))
         self._waited += time.perf_counter() - begin
         if self._exact is not None:
             self._exact.collect(batches[0], self._forward)
         return batches
 
+    def _save_before_leaving(self) -> None:
+        """A checkpoint of the last step; with several processes the others wait in a step that will not come."""
+        if self.args.world_size == 1 and self.state.global_step > 0:
+            self._save_checkpoint(self.model, trial=None)
+            logger.warning(f"Step {self.state.global_step} is saved.")
+
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        inputs = super()._prepare_inputs(inputs)
-        if "global_photometric" in inputs:
-            inputs = apply_photometric(inputs, self.data_collator.transform)
-        return inputs
+        # The random numbers stay on the host, where they become parameters: reading them back would stall the device.
+        drawn = {name: value for name, value in inputs.items() if name.endswith("_photometric")}
+        inputs = super()._prepare_inputs({name: value for name, value in inputs.items() if name not in drawn})
+        return apply_photometric(inputs | drawn, self.data_collator.transform) if drawn else inputs
 
     # Loss
 
@@ -177,6 +206,8 @@ class LeJEPATrainer(Trainer):
             logs["prediction_loss"], logs["sigreg_loss"] = mean[0], mean[1]
             logs["images_per_second"] = mean[2] * self.args.world_size
             logs["data_wait_fraction"] = mean[3]
+            if self._broken.num_broken:
+                logs["broken_images"] = self._broken.num_broken
             self._begin_window()
         if self._num_images and self.state.epoch is not None:
             # The Trainer counts the endless loader as one epoch; users mean passes over the images.
@@ -191,17 +222,26 @@ class LeJEPATrainer(Trainer):
             resume_from_checkpoint (`str` or `Path`, *optional*): A complete checkpoint folder.
             kwargs: As in `Trainer.train`.
         """
-        self._start_step = 0
+        self._start = None
         if resume_from_checkpoint is not None:
             resume_from_checkpoint = str(resume_from_checkpoint)
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
-            self._start_step = state.global_step
             if state.global_step >= self.args.max_steps:  # the base class would take one step more
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, float("nan"), {})
+            self._start = read_positions(resume_from_checkpoint)
+            if len(self._start) == self.args.world_size:
+                own = self._start[self.args.process_index]
+                self._broken.num_images, self._broken.num_broken = own["num_images"], own["num_broken"]
         self._begin_window()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # What a rank, and not only the first one, needs to go on; the base class makes the folder.
+        super()._save_rng_state(output_dir)
+        counts = self._broken.num_images, self._broken.num_broken
+        write_position(output_dir, self.args.process_index, self._lanes, *counts)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         # The base class adds a pickle of the arguments, a Hub token among them. Nothing reads it; the recipe is kept.

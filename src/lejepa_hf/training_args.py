@@ -1,8 +1,18 @@
 """LeJEPATrainingArguments: the Trainer's arguments with the method's defaults."""
 
+import os
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
+
+from .data.network import MAX_RETRIES
+
+
+def cores_of_this_process() -> int:
+    """CPU cores that this process may use, those of the machine shared with the other processes on it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 @dataclass
@@ -19,7 +29,15 @@ class LeJEPATrainingArguments(TrainingArguments):
             and gradient of the one batch n times as large, at the price of a second forward pass. Without it SIGReg
             judges each micro-batch by itself: its distance from the normal law counts for a n-th, and it is estimated
             with a bias of order 1 / micro-batch.
-        shuffle_buffer_size (`int`, *optional*, defaults to 5000): Rows a streaming worker shuffles among.
+        dataloader_num_workers (`int`, *optional*): Processes that decode and cut images. If missing, the cores of this
+            process less one when training on an accelerator, a quarter of them (at least one) when training on the CPU
+            itself, 16 at most; none where there is a single core.
+        shuffle_buffer_size (`int`, *optional*, defaults to 1000): Rows a streaming worker shuffles among; ImageNet's
+            have 110 kB each.
+        max_bad_fraction (`float`, *optional*, defaults to 0.01): Share of images that may be broken, of all seen so
+            far and at least a thousand, before the run stops. A broken image is replaced by the next good one.
+        max_network_retries (`int`, *optional*, defaults to 8): For a stream that lost its connection; they wait 1, 2,
+            4, ... at most 60 seconds.
         resume (`str`, *optional*): `"auto"`, the newest complete checkpoint in `output_dir`, or a checkpoint folder.
 
     Raises:
@@ -40,10 +58,18 @@ class LeJEPATrainingArguments(TrainingArguments):
     logging_steps: float = 10
     save_total_limit: int | None = 2
     exact_accumulation: bool = False
-    shuffle_buffer_size: int = 5000
+    dataloader_num_workers: int | None = None
+    shuffle_buffer_size: int = 1000
+    max_bad_fraction: float = 0.01
+    max_network_retries: int = MAX_RETRIES
     resume: str | None = None
 
     def __post_init__(self):
+        if self.dataloader_num_workers is None:
+            accelerated = torch.accelerator.is_available() and not self.use_cpu
+            cores = cores_of_this_process()
+            share = cores - 1 if accelerated else max(1, cores // 4)
+            self.dataloader_num_workers = min(16, share) if cores > 1 else 0
         super().__post_init__()
         if self.remove_unused_columns:
             raise ValueError(
@@ -57,3 +83,7 @@ class LeJEPATrainingArguments(TrainingArguments):
             )
         if self.shuffle_buffer_size < 1:
             raise ValueError(f"`shuffle_buffer_size` must be at least 1, got {self.shuffle_buffer_size}.")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"`max_bad_fraction` must be in [0, 1], got {self.max_bad_fraction}.")
+        if self.max_network_retries < 0:
+            raise ValueError(f"`max_network_retries` must be at least 0, got {self.max_network_retries}.")

@@ -1,5 +1,7 @@
 import io
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lejepa_hf import MultiCropCollator, MultiCropTransform
+from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.streaming import EndlessRows
 
 TRANSFORM = MultiCropTransform(num_local_views=3, global_crop_size=24, local_crop_size=12, seed=4)
@@ -69,7 +72,7 @@ def test_transformed_rows_pass(extra):
 def test_transformed_rows_come_through_endless_rows():
     cut = [{"label": 3, **TRANSFORM(row["image"])} for row in rows()]
     loader = DataLoader(EndlessRows(cut, batch_size=4, seed=0), batch_size=4, collate_fn=MultiCropCollator(TRANSFORM))
-    assert next(iter(loader)).keys() == SHAPES.keys()
+    assert next(iter(loader)).keys() == {*SHAPES, "position"}
 
 
 def test_missing_column():
@@ -80,11 +83,65 @@ def test_missing_column():
     assert MultiCropCollator(TRANSFORM, image_column="photo")(rows(column="photo"))["global_views"].shape[0] == 4
 
 
-@pytest.mark.parametrize("broken", [b"no image", png(0)[:100]])
-def test_broken_image(broken):
+def bomb() -> bytes:
+    """A PNG whose header promises 400 million pixels."""
+    data = bytearray(png(0))
+    data[16:24] = struct.pack(">II", 20_000, 20_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    return bytes(data)
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+BROKEN = {
+    "text": b"no image",
+    "nothing": b"",
+    "truncated PNG": png(0)[:200],
+    "truncated JPEG": jpeg()[:2000],
+    "corrupt PNG": png(0)[:60] + bytes(400) + png(0)[460:],
+    "bomb": bomb(),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_a_broken_image_is_replaced_by_the_next_good_one(broken, place):
     batch = rows()
-    batch[2]["image"] = {"bytes": broken, "path": None}
-    with pytest.raises(OSError, match=r"row 12 \(epoch 1\)"):
+    batch[place] |= {"image": {"bytes": broken, "path": None}, "where": f"row {place} of shard 7"}
+    cut = MultiCropCollator(TRANSFORM)(batch)
+    (message,) = cut.pop("broken")
+    assert message.startswith(f"row {place} of shard 7: ") and len(message) > 30
+    following = rows()[(place + 1) % 4]
+    replacement = TRANSFORM(following["image"], epoch=1, index=10 + place)
+    whole = MultiCropCollator(TRANSFORM)(rows())
+    for name, values in cut.items():
+        for i in range(4):
+            assert torch.equal(values[i], replacement[name] if i == place else whole[name][i])
+    assert not torch.equal(cut["global_views"][place], cut["global_views"][(place + 1) % 4])
+
+
+def test_a_missing_image_and_neighbours_that_are_broken_too():
+    batch = rows()
+    batch[1]["image"] = None
+    batch[2]["image"] = {"bytes": None, "path": "/no/such/file.png"}
+    cut = MultiCropCollator(TRANSFORM)(batch)
+    assert [message.split(":")[0] for message in cut["broken"]] == ["row 11", "row 12"]
+    for place in (1, 2):
+        replacement = TRANSFORM(rows()[3]["image"], epoch=1, index=10 + place)
+        assert torch.equal(cut["global_views"][place], replacement["global_views"])
+
+
+def test_nothing_is_said_of_whole_images():
+    assert "broken" not in MultiCropCollator(TRANSFORM)(rows())
+
+
+def test_a_batch_without_one_good_image_is_an_error():
+    batch = [row | {"image": {"bytes": b"no image", "path": None}} for row in rows()]
+    with pytest.raises(DataError, match=r"None of the 4 images.*row 10: UnidentifiedImageError"):
         MultiCropCollator(TRANSFORM)(batch)
 
 

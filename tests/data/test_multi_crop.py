@@ -1,3 +1,4 @@
+import io
 import pickle
 import random
 
@@ -7,7 +8,8 @@ import torch
 from PIL import Image
 
 from lejepa_hf import MultiCropTransform
-from lejepa_hf.data.multi_crop import random_boxes
+from lejepa_hf.data import multi_crop
+from lejepa_hf.data.multi_crop import _cut, random_boxes
 from lejepa_hf.data.photometric import NUM_UNIFORMS
 from lejepa_hf.data.view_settings import ViewSettings
 
@@ -176,3 +178,73 @@ def test_from_settings():
     assert MultiCropTransform.from_settings(settings, seed=9) == MultiCropTransform(
         num_local_views=1, hue_jitter=0.3, seed=9, **SMALL
     )
+
+
+def photo(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Smooth shapes: what scaling does to noise says nothing about photographs."""
+    across, down = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
+    waves = [np.sin(across * (k + 1)) * np.cos(down * (k + 2)) + np.sin(across + k * down) for k in range(3)]
+    pixels = ((np.stack(waves, -1) + 2) * 63).astype(np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **settings) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_large_images_are_cut_as_pil_does(mode):
+    image = photo(300, 200, mode)
+    boxes = random_boxes(np.random.default_rng(0), 12, 300, 200, [0.05, 1.0], [0.75, 4 / 3])
+    for crop, box in zip(_cut(image, boxes, np.full(12, 48)), boxes.round(), strict=True):
+        expected = np.array(image.convert("RGB").resize((48, 48), Image.Resampling.BICUBIC, box=tuple(box)))
+        difference = np.abs(crop.permute(1, 2, 0).numpy().astype(int) - expected)
+        assert difference.max() <= 4 and difference.mean() < 1
+
+
+def test_small_images_keep_boxes_between_pixels():
+    image = photo(16, 12)
+    box = np.array([[1.4, 2.6, 9.3, 8.9]])
+    (crop,) = _cut(image, box, np.array([24]))
+    expected = np.array(image.resize((24, 24), Image.Resampling.BICUBIC, box=tuple(box[0])))
+    assert np.array_equal(crop.permute(1, 2, 0).numpy(), expected)
+
+
+LITTLE = {"global_crop_size": 32, "local_crop_size": 16, "local_crop_scale": [0.1, 0.3], "blur_kernel_size": 5}
+
+
+def test_jpegs_are_decoded_no_finer_than_needed(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(multi_crop, "_cut", lambda image, *rest: sizes.append(image.size) or _cut(image, *rest))
+    data = encoded(photo(1024, 768), quality=95)
+    coarse = MultiCropTransform(**LITTLE)({"bytes": data, "path": None}, epoch=1, index=5)
+    fine = MultiCropTransform(**LITTLE)(encoded(photo(1024, 768), "PNG"), epoch=1, index=5)
+    assert sizes[0] in ((128, 96), (256, 192)) and sizes[1] == (1024, 768)
+    for name in ("global_views", "local_views"):
+        assert (coarse[name].float() - fine[name].float()).abs().mean() < 3  # of 255
+    # Crops that enlarge, or hardly shrink, want every pixel.
+    MultiCropTransform(global_crop_size=512, local_crop_size=256)(data)
+    assert sizes[2] == (1024, 768)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_crops_of_turned_photographs_are_upright(orientation):
+    upright = photo(640, 480)
+    turn = Image.Transpose
+    turns = [turn.FLIP_LEFT_RIGHT, turn.ROTATE_180, turn.FLIP_TOP_BOTTOM, turn.TRANSPOSE]
+    turns += [turn.ROTATE_90, turn.TRANSVERSE, turn.ROTATE_270]
+    stored = upright.transpose(turns[orientation - 2]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    views = MultiCropTransform(**LITTLE)(encoded(stored, quality=95, exif=exif.tobytes()), index=3)
+    expected = MultiCropTransform(**LITTLE)(upright, index=3)
+    assert (views["global_views"].float() - expected["global_views"].float()).abs().mean() < 3
+
+
+def test_grey_photographs_have_three_equal_channels():
+    views = MultiCropTransform(**LITTLE)(encoded(photo(200, 150, "L")))
+    for name in ("global_views", "local_views"):
+        assert views[name].shape[1] == 3 and torch.equal(views[name][:, 0], views[name][:, 2])
+        assert views[name].float().std() > 5

@@ -162,7 +162,7 @@ def test_missing_folder_names_its_neighbours(tmp_path):
     [
         ([], "found nothing."),
         (["a.txt", "b.txt", "deep/c.csv", "README"], "found 1 .csv, 2 .txt, 1 no ending."),
-        (["a.parquet"], "found 1 .parquet. For Parquet write `dataset: {}/*.parquet`."),
+        (["a.parquet"], "found 1 .parquet. For those files write `dataset: {}/*.parquet`."),
     ],
 )
 def test_folder_without_images(tmp_path, files, found):
@@ -212,7 +212,7 @@ def test_other_splits_of_parquet_do_not_pass_as_train(parquet, streaming):
 def test_no_such_parquet(tmp_path):
     table([1]).to_parquet(tmp_path / "shard-0.parquet")
     text = message(str(tmp_path / "shard-1.parquet"))
-    assert "no such Parquet file" in text and "shard-0.parquet" in text
+    assert "no such file" in text and "shard-0.parquet" in text
 
 
 # Columns

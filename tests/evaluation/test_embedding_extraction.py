@@ -38,6 +38,20 @@ def digits() -> ImageSource:
     return replace(source, dataset=source.dataset.select(range(23)))
 
 
+def test_broken_images_are_left_out_with_their_labels(digits, processor, tiny_resnet, caplog):
+    rows = list(digits.dataset)
+    rows[4]["image"] = {"bytes": rows[4]["image"]["bytes"][:40], "path": None}
+    rows[22]["image"] = {"bytes": b"", "path": None}
+    damaged = replace(digits, dataset=rows)
+    labels = [label for number, label in enumerate(digits.dataset["label"]) if number not in (4, 22)]
+    encoder = build(tiny_resnet)
+    whole, embedded = (extract_embeddings(encoder, processor, source, 5) for source in (digits, damaged))
+    assert embedded.labels.tolist() == labels == raw_pixels(damaged).labels.tolist()
+    kept = [number for number in range(23) if number not in (4, 22)]
+    torch.testing.assert_close(embedded.embeddings, whole.embeddings[kept], atol=1e-5, rtol=1e-4)
+    assert "2 broken images are left out, the first one row 4: " in caplog.text
+
+
 def images_source(images: list[Image.Image]) -> ImageSource:
     rows = []
     for image in images:

@@ -265,3 +265,18 @@ def test_public_names(tmp_path, monkeypatch, name, public):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
     assert public_name(name) == public
+
+
+def test_sources_of_a_mixture_are_named_and_those_of_this_machine_are_not(encoder, run):
+    mixture = [
+        {"dataset": "ethz/food101", "weight": 0.7},
+        {"dataset": "/home/someone/photos", "weight": 0.2},
+        {"dataset": "user/tars", "data_files": ["a/*.tar", "https://storage.example/x.tar?key=secret"], "weight": 0.1},
+    ]
+    write_run(run, "ylecun/mnist")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"mixture": mixture}))
+    text = write_model_card(encoder, run).read_text()
+    assert ModelCard(text).data.datasets == ["ethz/food101", "user/tars"]
+    assert "a/*.tar" in text and "weight: 0.7" in text
+    assert not any(private in text for private in ("someone", "photos", "storage.example", "secret"))

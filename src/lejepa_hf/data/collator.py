@@ -2,7 +2,13 @@
 
 import torch
 
+from .decoding import DECODING_ERRORS
+from .errors import DataError
 from .multi_crop import MultiCropTransform
+
+
+def _place(example: dict) -> str:
+    return example.get("where", f"row {example.get('index', 0)}")
 
 
 class MultiCropCollator:
@@ -21,27 +27,50 @@ class MultiCropCollator:
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         """
         Args:
-            examples (`list[dict]`): Rows with an image, and optionally `epoch` and `index`, which fix its views; or
-                what the transform returned already.
+            examples (`list[dict]`): Rows with an image, and optionally `epoch` and `index`, which fix its views, and
+                `where`, which names it; or what the transform returned already.
 
         Returns:
             `dict[str, torch.Tensor]`: `global_views` uint8 `(B, V_g, 3, H, W)`, `local_views` uint8
             `(B, V_l, 3, h, w)` and their `*_photometric` random numbers. No labels: pretraining has no use for them.
+            With rows of [`~data.streaming.EndlessRows`] also their `position`. A row whose image cannot be decoded
+            gets views of the next good one in the batch, and `broken`, a list of `str`, says which and why.
 
         Raises:
             KeyError: If a row has no such column.
-            OSError: If an image cannot be decoded; the message names the row.
+            DataError: If no image of the batch can be decoded.
         """
-        views = [example if "global_views" in example else self._cut(example) for example in examples]
+        views = [self._try(example) for example in examples]
+        broken = {place: error for place, error in enumerate(views) if isinstance(error, str)}
+        good = [place for place in range(len(examples)) if place not in broken]
+        if not good:
+            raise DataError(f"None of the {len(examples)} images of a batch can be decoded. {views[0]}")
+        for place in broken:
+            following = next((other for other in good if other > place), good[0])
+            # With its own epoch and index: other views than the good row has, and the same ones after a resume.
+            views[place] = self._cut(examples[following], examples[place])
         # A row that was transformed earlier still has its other columns, and its epoch and index.
         names = [name for name in views[0] if name.endswith(("_views", "_photometric"))]
-        return {name: torch.stack([view[name] for view in views]) for name in names}
+        batch = {name: torch.stack([view[name] for view in views]) for name in names}
+        if "position" in examples[-1]:
+            batch["position"] = examples[-1]["position"]
+        if broken:
+            batch["broken"] = list(broken.values())
+        return batch
 
-    def _cut(self, example: dict) -> dict[str, torch.Tensor]:
+    def _try(self, example: dict) -> dict[str, torch.Tensor] | str:
+        """Views of a row, or why there are none."""
+        try:
+            return self._cut(example, example)
+        except DECODING_ERRORS as error:
+            return f"{_place(example)}: {type(error).__name__}: {error}"
+
+    def _cut(self, example: dict, identity: dict) -> dict[str, torch.Tensor]:
+        """Views of an image, drawn for the row `identity`."""
+        if "global_views" in example:
+            return example
         if self.image_column not in example:
             raise KeyError(f"`image_column` {self.image_column!r} is not in the row, which has {sorted(example)}.")
-        epoch, index = example.get("epoch", 0), example.get("index", 0)
-        try:
-            return self.transform(example[self.image_column], epoch=epoch, index=index)
-        except OSError as error:
-            raise OSError(f"The image of row {index} (epoch {epoch}) cannot be decoded: {error}") from error
+        return self.transform(
+            example[self.image_column], epoch=identity.get("epoch", 0), index=identity.get("index", 0)
+        )

@@ -1,15 +1,18 @@
 """MultiCropTransform: one image -> global and local crops, with the random numbers of the photometric operations."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
-from .decoding import decode_image
+from .decoding import load_upright, open_image, upright_size
 from .photometric import NUM_UNIFORMS
 from .view_settings import ViewSettings
 
+_EXACT_BELOW = 64  # pixels; in smaller images a box rounded to whole pixels is another box
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop: then the largest centred region of an allowed aspect ratio
 
 
@@ -94,27 +97,44 @@ class MultiCropTransform(ViewSettings):
             `dict[str, torch.Tensor]`: `global_views` uint8 `(num_global_views, 3, H, W)`, `local_views` uint8
             `(num_local_views, 3, h, w)`, and for each kind `*_photometric`, fp32 `(num_views, NUM_UNIFORMS)`.
         """
-        image = decode_image(image)
+        image = open_image(image)
+        width, height = upright_size(image)
         rng = np.random.Generator(np.random.Philox(key=[self.seed << 32 | epoch, index]))
         kinds = [("global", self.num_global_views), ("local", self.num_local_views)]
         numbers = [number for _, number in kinds]
         # One call for all views: for tiny images the calls cost more than the pixels.
         scale = np.repeat([self.global_crop_scale, self.local_crop_scale], numbers, axis=0)
-        boxes = random_boxes(rng, sum(numbers), *image.size, scale, self.crop_aspect_ratio).tolist()
+        boxes = random_boxes(rng, sum(numbers), width, height, scale, self.crop_aspect_ratio)
         uniforms = torch.from_numpy(rng.random((sum(numbers), NUM_UNIFORMS), dtype=np.float32)).split(numbers)
+        sides = np.repeat([self.global_crop_size, self.local_crop_size], numbers)
+        # The boxes are known before the pixels: decode no finer than the crop that shrinks least.
+        image = load_upright(image, int((np.minimum(*(boxes[:, 2:] - boxes[:, :2]).T) / sides).min()))
+        boxes *= np.tile([image.width / width, image.height / height], 2)
+        crops = iter(_cut(image, boxes, sides))
         views = {}
         for (kind, number), of_kind in zip(kinds, uniforms, strict=True):
             if number:
-                own_boxes, boxes = boxes[:number], boxes[number:]
-                views[f"{kind}_views"] = _cut(image, own_boxes, getattr(self, f"{kind}_crop_size"))
+                views[f"{kind}_views"] = stack_channels_last([next(crops) for _ in range(number)])
                 views[f"{kind}_photometric"] = of_kind
         return views
 
 
-def _cut(image: Image.Image, boxes: list[list[float]], size: int) -> torch.Tensor:
-    """Regions of an image at one size: uint8 `(num_boxes, 3, size, size)`, channels last in memory."""
-    crops = np.empty((len(boxes), size, size, 3), dtype=np.uint8)
-    for crop, box in zip(crops, boxes, strict=True):
-        cut = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
-        crop[...] = cut if cut.ndim == 3 else cut[:, :, None]
-    return torch.from_numpy(crops).permute(0, 3, 1, 2)
+def stack_channels_last(images: list[torch.Tensor]) -> torch.Tensor:
+    """`torch.stack` of (..., C, H, W) for images that lie channels last, without turning their memory over."""
+    return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3)
+
+
+def _cut(image: Image.Image, boxes: np.ndarray, sides: np.ndarray) -> Iterator[torch.Tensor]:
+    """Regions of an image, each at its own size: uint8 `(3, side, side)`, channels last in memory."""
+    if min(image.size) < _EXACT_BELOW:
+        for side, box in zip(sides.tolist(), boxes.tolist(), strict=True):
+            cut = np.array(image.resize((side, side), Image.Resampling.BICUBIC, box=box))
+            yield torch.from_numpy(cut).reshape(side, side, -1).expand(-1, -1, 3).permute(2, 0, 1)
+        return
+    # Torch resizes 8-bit images that lie channels last four to five times as fast as PIL, to the same values within
+    # rounding, but only from whole pixels on.
+    pixels = torch.from_numpy(np.array(image)).reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2)
+    corners = boxes.round().astype(int)
+    for side, (left, upper, right, lower) in zip(sides.tolist(), corners.tolist(), strict=True):
+        region = pixels[:, :, upper : max(lower, upper + 1), left : max(right, left + 1)]
+        yield F.interpolate(region, (side, side), mode="bicubic", antialias=True)[0].expand(3, -1, -1)

@@ -1,18 +1,21 @@
-"""Where images come from: the embedded digits, the Hub, image folders, Parquet files; map-style or streaming."""
+"""Where images come from: one name, map-style or streaming, one dataset or several mixed."""
 
 import difflib
-import glob
-import io
+import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from PIL import Image
-
+from .embedded_digits import load_digits_split
+from .mixture import Mixture
+from .openers import FILE_KINDS, as_stream, kind_of_files, no_such_folder, open_files, open_folder, open_hub
 from .streaming import count_rows
 
+logger = logging.getLogger("lejepa_hf")
+
 DIGITS = "digits"
-_DIGITS_TEST_SHARE = 0.25
+_ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
 
 
 @dataclass
@@ -21,7 +24,7 @@ class ImageSource:
     A dataset and where its images and labels stand.
 
     Args:
-        dataset: `datasets.Dataset` or `datasets.IterableDataset` with undecoded images.
+        dataset: `datasets.Dataset` or `datasets.IterableDataset` with undecoded images, or a [`Mixture`] of them.
         name (`str`): What the user asked for.
         image_column (`str`): Column of the images.
         label_column (`str`, *optional*): Column of integer labels, if there is one.
@@ -41,25 +44,30 @@ class ImageSource:
 
 
 def load_source(
-    name: str,
+    name,
     split: str = "train",
     config: str | None = None,
     streaming: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
     revision: str | None = None,
+    data_files: str | list[str] | None = None,
 ) -> ImageSource:
     """
     Open a source of images.
 
     Args:
-        name (`str`): `"digits"`, a dataset id of the Hub, a folder of images, or Parquet files (a path or a glob).
+        name: `"digits"`; a dataset id of the Hub; a folder of images; Parquet or WebDataset tar files as a path, a
+            glob or a url (`hf://datasets/user/name/*.parquet` too), where `{000..123}` stands for a range; `"parquet"`
+            or `"webdataset"` with such files in `data_files`; or a dataset that `datasets` has built already.
         split (`str`, *optional*, defaults to `"train"`): Which part; a slice like `"train[:1000]"` works unstreamed.
         config (`str`, *optional*): Configuration of a Hub dataset.
         streaming (`bool`, *optional*, defaults to `False`): Read while training instead of downloading first.
-        image_column (`str`, *optional*): Found by its type if missing.
+        image_column (`str`, *optional*): Found by its type if missing. A column of encoded bytes or of paths may be
+            named too.
         label_column (`str`, *optional*): Found by its type if missing; a source without labels is fine.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
+        data_files (`str` or `list[str]`, *optional*): Which files, as paths or globs.
 
     Returns:
         [`ImageSource`]
@@ -67,33 +75,74 @@ def load_source(
     Raises:
         ValueError: If there is no such source, split, column or image; the message names what was found.
     """
-    import datasets
-
+    if not isinstance(name, str | Path):
+        name, dataset = _given(name, split)
+        return _describe(as_stream(dataset, streaming), name, image_column, label_column)
     name = os.path.expanduser(name)
     if name == DIGITS:
-        dataset = _digits(split)
-        dataset = dataset.to_iterable_dataset(num_shards=4) if streaming else dataset
-    elif name.endswith(".parquet"):
-        files = sorted(glob.glob(name, recursive=True))
-        if not files:
-            raise ValueError(f"`dataset` {name!r}: no such Parquet file. {_nearby(name)}")
-        # One split, whatever the files are called: the glob says which files. Another one must not pass silently, or
-        # an encoder would be measured on the rows that fitted its probe.
-        try:
-            dataset = datasets.load_dataset("parquet", data_files={"train": files}, split=split, streaming=streaming)
-        except ValueError as error:
-            raise _unknown_split(name, split, error) from error
+        dataset = as_stream(load_digits_split(split), streaming)
+    elif name in FILE_KINDS:
+        if not data_files:
+            raise ValueError(f"`data_files` is missing: `dataset` {name!r} says what the files are, not where.")
+        dataset = open_files(name, data_files, name, split, streaming)
+    elif kind := kind_of_files(name):
+        dataset = open_files(kind, name, name, split, streaming)
     elif os.path.isdir(name):
-        dataset = _folder(name, split, streaming)
+        dataset = open_folder(name, split, streaming)
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"`dataset` {name!r}: no such folder. {_nearby(name)}")
+        raise no_such_folder(name)
     else:
-        dataset = _from_hub(name, split, config, revision, streaming)
+        dataset = open_hub(name, split, streaming, config, revision, data_files)
     return _describe(dataset, name, image_column, label_column)
 
 
+def load_mixture(entries: list[dict], streaming: bool = False) -> Mixture:
+    """
+    Open several sources to be mixed.
+
+    Args:
+        entries (`list[dict]`): Of each source its `dataset`, its `weight` (1 if missing), and as in [`load_source`]
+            `config`, `split`, `revision`, `data_files`, `image_column`.
+        streaming (`bool`, *optional*, defaults to `False`): For all of them.
+
+    Returns:
+        [`Mixture`]: Rows have the one column `image`.
+
+    Raises:
+        ValueError: If an entry has an unknown key or no `dataset`, a weight is not positive, or a source cannot be
+            opened.
+    """
+    datasets = []
+    for number, entry in enumerate(entries):
+        unknown = [key for key in entry if key not in _ENTRY_KEYS]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], _ENTRY_KEYS, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(_ENTRY_KEYS)}."
+            raise ValueError(f"`{unknown[0]}` in entry {number} of `mixture` is not a known key; {hint}")
+        if not entry.get("dataset"):
+            raise ValueError(f"Entry {number} of `mixture` has no `dataset`: {entry}.")
+        settings = {key: value for key, value in entry.items() if key not in ("dataset", "weight")}
+        source = load_source(entry["dataset"], streaming=streaming, **settings)
+        dataset = source.dataset.select_columns([source.image_column])
+        datasets.append(
+            dataset if source.image_column == "image" else dataset.rename_column(source.image_column, "image")
+        )
+    return Mixture(datasets, [entry.get("weight", 1.0) for entry in entries])
+
+
+def _given(dataset, split: str) -> tuple[str, object]:
+    """A readable name for a dataset that was built elsewhere, and the split of several."""
+    if isinstance(dataset, dict):
+        if split not in dataset:
+            raise ValueError(f"`dataset` has no split {split!r}: it has {', '.join(dataset)}.")
+        dataset = dataset[split]
+    if not hasattr(dataset, "features"):
+        raise ValueError(f"`dataset` must be a name or a dataset of `datasets`, got {type(dataset).__name__}.")
+    return getattr(dataset.info, "dataset_name", None) or "the given dataset", dataset
+
+
 def _describe(dataset, name: str, image_column: str | None, label_column: str | None) -> ImageSource:
-    from datasets import ClassLabel
+    from datasets import ClassLabel, Value
     from datasets import Image as ImageFeature
 
     features = dataset.features
@@ -111,91 +160,20 @@ def _describe(dataset, name: str, image_column: str | None, label_column: str | 
     for field, column in (("image_column", image_column), ("label_column", label_column)):
         if column is not None and column not in features:
             raise ValueError(f"`{field}` {column!r} is not in `dataset` {name!r}; its columns are: {described}.")
-    if image_column in images:
+    feature = features[image_column]
+    if image_column in images or (
+        isinstance(feature, Value) and feature.dtype in ("binary", "large_binary", "string")
+    ):
         dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
+    if "cls" in features and isinstance(features["cls"], Value) and features["cls"].dtype.startswith("int"):
+        labels.append("cls")  # as WebDataset calls its labels
     label_column = label_column or (labels[0] if labels else None)
-    class_names = features[label_column].names if label_column in labels else None
+    class_names = getattr(features[label_column], "names", None) if label_column is not None else None
+    _say_once(f"{name}: images in column {image_column!r}, labels in {label_column and repr(label_column)}")
     return ImageSource(dataset, name, image_column, label_column, class_names)
 
 
-def _digits(split: str):
-    """scikit-learn's 8x8 scans, a stratified quarter held out as test."""
-    from datasets import ClassLabel, Dataset, Features
-    from datasets import Image as ImageFeature
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    if split not in ("train", "test"):
-        raise ValueError(f"`dataset` 'digits' has the splits train and test, got {split!r}.")
-    scans, labels = load_digits(return_X_y=True)
-    parts = train_test_split(scans, labels, test_size=_DIGITS_TEST_SHARE, random_state=0, stratify=labels)
-    pixels, labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
-    pixels = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype("uint8")
-    return Dataset.from_dict(
-        {"image": [{"bytes": _png(scan), "path": None} for scan in pixels], "label": labels.tolist()},
-        features=Features({"image": ImageFeature(), "label": ClassLabel(names=[str(digit) for digit in range(10)])}),
-    )
-
-
-def _png(pixels) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _folder(name: str, split: str, streaming: bool):
-    import datasets
-
-    known = set(Image.registered_extensions())
-    kinds: dict[str, int] = {}
-    for path in Path(name).rglob("*"):
-        if path.is_file():
-            kinds[path.suffix.lower() or "no ending"] = kinds.get(path.suffix.lower() or "no ending", 0) + 1
-    if not known & kinds.keys():
-        found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
-        hint = f" For Parquet write `dataset: {name}/*.parquet`." if ".parquet" in kinds else ""
-        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.{hint}")
-    try:
-        return datasets.load_dataset("imagefolder", data_dir=name, split=split, streaming=streaming)
-    except ValueError as error:
-        raise _unknown_split(name, split, error) from error
-
-
-def _from_hub(name: str, split: str, config: str | None, revision: str | None, streaming: bool):
-    import datasets
-
-    try:
-        return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streaming)
-    except datasets.exceptions.DatasetNotFoundError as error:
-        if "gated" in str(error):
-            raise ValueError(
-                f"`dataset` {name!r} is gated: accept its terms on the Hub, then log in with `hf auth login`."
-            ) from error
-        raise ValueError(
-            f"`dataset` {name!r} was not found: it is neither 'digits', a folder here, nor a dataset of the Hub that "
-            "can be reached with this login. Check the spelling; private and gated sets need `hf auth login`."
-        ) from error
-    except FileNotFoundError as error:
-        raise ValueError(f"`dataset` {name!r} has no images: {error}") from error
-    except ConnectionError as error:
-        raise ValueError(f"`dataset` {name!r} is not a folder here, and the Hub cannot be reached: {error}") from error
-    except ValueError as error:
-        raise _unknown_split(name, split, error) from error
-
-
-def _unknown_split(name: str, split: str, error: ValueError) -> ValueError:
-    """`datasets` knows which splits or configs there are, and says so in its message."""
-    if "corresponds to no data" in str(error):
-        return ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
-    if "split" not in str(error).lower() and "config" not in str(error).lower():
-        return error
-    return ValueError(f"`dataset` {name!r} has no split {split!r}: {error}")
-
-
-def _nearby(name: str) -> str:
-    parent = Path(name).parent
-    if not parent.is_dir():
-        return f"The folder {str(parent)!r} does not exist either."
-    entries = sorted(entry.name for entry in parent.iterdir())
-    close = difflib.get_close_matches(Path(name).name, entries) or entries[:8]
-    return f"{str(parent)!r} holds {', '.join(close) or 'nothing'}."
+@cache
+def _say_once(message: str) -> None:
+    """A source is opened several times in a run; it is told once."""
+    logger.info(message)

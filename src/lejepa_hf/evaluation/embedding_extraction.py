@@ -1,5 +1,6 @@
 """Frozen encoder -> embeddings and labels, once for all protocols; pretraining model -> projections of views."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -10,9 +11,11 @@ from tqdm.auto import tqdm
 
 from ..backbone import forward_kwargs, pool
 from ..data.collator import MultiCropCollator
-from ..data.decoding import decode_image
+from ..data.decoding import DECODING_ERRORS, decode_image
 from ..data.photometric import apply_photometric
 from ..data.sources import ImageSource
+
+logger = logging.getLogger("lejepa_hf")
 
 _PIXELS_SIDE = 32
 
@@ -30,16 +33,21 @@ class LabelledEmbeddings:
 
 
 def _rows(source: ImageSource, batch_size: int, description: str):
-    """Batches of decoded images and their labels, with progress."""
-    images, labels = [], []
-    for row in tqdm(source.dataset, total=source.num_images, desc=description, leave=False):
-        images.append(decode_image(row[source.image_column]))
-        labels.append(row[source.label_column])
+    """Batches of decoded images and their labels, with progress; broken images are left out and counted."""
+    images, labels, broken = [], [], []
+    for number, row in enumerate(tqdm(source.dataset, total=source.num_images, desc=description, leave=False)):
+        try:
+            images.append(decode_image(row[source.image_column]))
+            labels.append(row[source.label_column])
+        except DECODING_ERRORS as error:
+            broken.append(f"row {number}: {type(error).__name__}: {error}")
         if len(images) == batch_size:
             yield images, labels
             images, labels = [], []
     if images:
         yield images, labels
+    if broken:
+        logger.warning(f"{source.name}: {len(broken)} broken images are left out, the first one {broken[0]}")
 
 
 @torch.no_grad()
@@ -96,7 +104,7 @@ def extract_projections(
     model.eval()
     rows, projections = iter(rows), []
     while batch := list(islice(rows, batch_size)):
-        views = {name: tensor.to(model.device) for name, tensor in collator(batch).items()}
+        views = {name: value.to(model.device) for name, value in collator(batch).items() if torch.is_tensor(value)}
         views = apply_photometric(views, collator.transform)
         pixels = [of_size.transpose(0, 1).to(model.dtype) for of_size in views.values()]  # (V, B, C, H, W), by size
         embeddings = torch.cat([model.encoder(of_size.flatten(0, 1)).pooler_output for of_size in pixels])

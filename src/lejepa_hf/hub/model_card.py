@@ -38,12 +38,14 @@ def write_model_card(folder: str | Path, run: str | Path | None = None, is_final
     metrics = read_metrics(run) if run is not None and is_final else []
     warm_start = recipe.get("pretrained_backbone")
     dataset = public_name(recipe.get("dataset"))
+    trained_on = [public_name(source.get("dataset")) for source in recipe.get("mixture") or [recipe]]
+    on_hub = [source for source in trained_on if source and "/" in source]
     name = f"lejepa-{config['model_type']}" + (f"-{dataset.split('/')[-1]}" if dataset else "")
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         tags=["lejepa", "self-supervised-learning", "vision"],
-        datasets=[dataset] if dataset and "/" in dataset else None,
+        datasets=on_hub or None,
         base_model=public_name(warm_start),
         model_name=name,
         eval_results=_eval_results(results, dataset) if results else None,
@@ -82,18 +84,29 @@ def _needs_interpolation(config: dict, processor: dict | None) -> bool:
 
 
 def public_name(name: str | None) -> str | None:
-    """A Hub id or `digits`; None for anything that is a path of this machine."""
-    if not name or name.startswith((".", "/", "~")) or name.endswith(".parquet") or name.count("/") > 1:
+    """A Hub id or `digits`; None for anything that is a path of this machine or an address, which may hold a key."""
+    if not name or name.startswith((".", "/", "~")) or name.endswith((".parquet", ".tar")) or name.count("/") > 1:
         return None
     return None if Path(name).is_dir() else name
 
 
+def _without_paths(key: str, value):
+    """A recipe's value with paths of this machine and addresses left out, in lists and in entries of `mixture` too."""
+    if isinstance(value, list):
+        return [_without_paths(key, item) for item in value]
+    if isinstance(value, dict):
+        return {inner: _without_paths(inner, item) for inner, item in value.items()}
+    if not isinstance(value, str) or not value:
+        return value
+    private = value.startswith(("/", "~", "../", "./")) or "://" in value
+    if key in ("dataset", "pretrained_backbone"):
+        private = private or public_name(value) is None
+    return "<local>" if private else value
+
+
 def _recipe_text(recipe: dict) -> str:
     public = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
-    for key in ("dataset", "pretrained_backbone"):
-        if key in public and public[key] and public_name(public[key]) is None:
-            public[key] = "<local>"
-    public |= {key: "<local>" for key, value in public.items() if isinstance(value, str) and value[:1] in ("/", "~")}
+    public = {key: _without_paths(key, value) for key, value in public.items()}
     return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
 
 

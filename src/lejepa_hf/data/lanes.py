@@ -1,0 +1,140 @@
+"""Lane: one reader's endless, shuffled share of a stream, which can be taken up again at any row."""
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from .errors import DataError
+from .network import MAX_RETRIES, is_network_error, read_through
+
+_OPEN_UNITS = 4  # read side by side, so that shards sorted by class mix
+_READ_ROWS = 32  # rows a read; larger ones only cost memory
+
+
+class Lane:
+    """
+    A share of a stream's rows in each epoch, no row in two lanes.
+
+    What is dealt are units: shards, or every n-th row of a shard where there are fewer shards than lanes. The units of
+    an epoch are put in an order that follows from (key, epoch) and dealt like cards, the next epoch going on where the
+    last one stopped: at any time lanes differ by one unit, however many epochs have passed. A lane reads a few of its
+    units side by side through a shuffle buffer.
+
+    Args:
+        dataset (`datasets.IterableDataset`): Undecoded rows.
+        lane (`int`): Number of this lane.
+        num_lanes (`int`): How many there are over all processes.
+        key (`list[int]`): Fixes the order together with the epoch.
+        buffer_size (`int`): Rows shuffled among.
+        name (`str`, *optional*, defaults to `""`): Said behind the place of a row.
+        max_retries (`int`, *optional*, defaults to 8): After a lost connection, see [`~data.network.read_through`].
+    """
+
+    def __init__(
+        self,
+        dataset,
+        lane: int,
+        num_lanes: int,
+        key: list[int],
+        buffer_size: int,
+        name: str = "",
+        max_retries: int = MAX_RETRIES,
+    ):
+        self.dataset, self.lane, self.num_lanes = dataset, lane, num_lanes
+        self.key, self.buffer_size, self.name, self.max_retries = key, buffer_size, name, max_retries
+        self.num_shards = dataset.num_shards
+        self.parts = math.ceil(num_lanes / self.num_shards)
+
+    def rows(self, epoch: int = 0, taken: int = 0) -> Iterator[tuple[int, int, dict]]:
+        """
+        Args:
+            epoch (`int`, *optional*, defaults to 0): Where to begin.
+            taken (`int`, *optional*, defaults to 0): Rows of that epoch to leave out; they are read, not decoded.
+
+        Returns:
+            `Iterator`: (epoch, number of this row within the epoch's share, counted from 1, row) without end. A row
+            has its place added as `where`.
+
+        Raises:
+            DataError: If the stream has no rows, cannot be read or does not come back.
+        """
+        current, empty = _Pass(self, epoch), 0
+        while True:
+            upcoming, number = _Pass(self, epoch + 1), 0
+            for number, row in enumerate(current, 1):
+                if current.exhausted:
+                    upcoming.fill_one()  # while this epoch's buffer runs empty: no pause where two epochs meet
+                if number > taken:
+                    yield epoch, number, row
+            empty = 0 if number else empty + 1
+            if empty > self.num_shards * self.parts:
+                raise DataError(f"The stream{self.name} has no rows.")
+            current, taken, epoch = upcoming, 0, epoch + 1
+
+    def units(self, epoch: int) -> list[int]:
+        """Numbers of the units of this lane in an epoch, in reading order: shard times parts plus part."""
+        num_units = self.num_shards * self.parts
+        order = np.random.default_rng([*self.key, epoch]).permutation(num_units)
+        return order[(self.lane - epoch * num_units) % self.num_lanes :: self.num_lanes].tolist()
+
+    def read(self, unit: int) -> Iterator[dict]:
+        """Rows of a unit, as they stand in the shard."""
+        shard, part = divmod(unit, self.parts)
+        name = f"shard {shard} of {self.num_shards}{self.name}"
+        number = -1
+        try:
+            for number, row in enumerate(read_through(lambda: self._open(shard), name, self.max_retries)):
+                if number % self.parts == part:
+                    yield {**row, "where": f"row {number} of {name}"}
+        except Exception as error:
+            if isinstance(error, DataError) or is_network_error(error):
+                raise
+            raise DataError(
+                f"{name} cannot be read behind row {number}: {type(error).__name__}: {error}. Replace the file, or "
+                "leave it out of `dataset`."
+            ) from error
+
+    def _open(self, shard: int) -> Iterator[dict]:
+        # `iter`, since iterating a dataset splits it over the loader's workers, which is done here.
+        for batch in self.dataset.shard(self.num_shards, shard).iter(_READ_ROWS):
+            for values in zip(*batch.values(), strict=True):
+                yield dict(zip(batch, values, strict=True))
+
+
+class _Pass:
+    """One epoch's share of a lane, through the shuffle buffer."""
+
+    def __init__(self, lane: Lane, epoch: int):
+        self._lane, self._epoch, self._size = lane, epoch, lane.buffer_size
+        self._random = np.random.default_rng([*lane.key, epoch, 1 + lane.lane])
+        self._source, self._buffer, self.exhausted = self._interleaved(), [], False
+
+    def _interleaved(self) -> Iterator[dict]:
+        """A row from one of the open units, then from another."""
+        waiting = map(self._lane.read, self._lane.units(self._epoch))
+        units = list(islice(waiting, _OPEN_UNITS))
+        while units:
+            place = int(self._random.integers(len(units)))
+            for row in units[place]:
+                yield row
+                break
+            else:
+                units[place : place + 1] = islice(waiting, 1)
+
+    def fill_one(self) -> None:
+        """Read a row ahead, if there is room."""
+        if len(self._buffer) < self._size:
+            self._buffer += islice(self._source, 1)
+
+    def __iter__(self) -> Iterator[dict]:
+        self._buffer += islice(self._source, max(0, self._size - len(self._buffer)))
+        for row in self._source:
+            place = int(self._random.integers(self._size))
+            row, self._buffer[place] = self._buffer[place], row
+            yield row
+        self.exhausted = True
+        self._random.shuffle(self._buffer)
+        while self._buffer:
+            yield self._buffer.pop()

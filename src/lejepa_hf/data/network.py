@@ -1,0 +1,77 @@
+"""Reading on after a dropped connection."""
+
+import errno
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+from .errors import StreamInterrupted
+
+logger = logging.getLogger("lejepa_hf")
+
+MAX_RETRIES = 8  # four minutes
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds
+# Their classes come from libraries that need not be there; what they have in common is where they are defined.
+_NETWORK_LIBRARIES = ("aiohttp", "httpcore", "httpx", "requests", "urllib3")
+_PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
+_NETWORK_ERRNO = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)
+
+Item = TypeVar("Item")
+
+
+def is_network_error(error: BaseException | None) -> bool:
+    """Whether trying again may help: connections lost, timeouts, servers that are busy; not a missing file."""
+    while error is not None:
+        status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(status, int) and status >= 400:
+            return status in _PASSING_STATUS
+        if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in _NETWORK_ERRNO:
+            return True
+        if any(kind.__module__.split(".")[0] in _NETWORK_LIBRARIES for kind in type(error).__mro__):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def read_through(
+    open_items: Callable[[], Iterator[Item]], name: str, max_retries: int = MAX_RETRIES
+) -> Iterator[Item]:
+    """
+    Items of a remote source, read on where a lost connection broke off.
+
+    Args:
+        open_items (`Callable`): Opens the source at its beginning; called again after each loss.
+        name (`str`): What is read, for the messages.
+        max_retries (`int`, *optional*, defaults to 8): In a row without one item between them; they wait 1, 2, 4, ...
+            at most 60 seconds.
+
+    Returns:
+        `Iterator`: Each item once.
+
+    Raises:
+        StreamInterrupted: If the source did not come back. Errors that no retry mends come through as they are.
+    """
+    done = retries = 0
+    while True:
+        try:
+            for item in islice(open_items(), done, None):
+                done, retries = done + 1, 0
+                yield item
+            return
+        except Exception as error:  # noqa: PERF203, entered once a connection, not once an item
+            if not is_network_error(error):
+                raise
+            # Addresses of a storage behind the Hub carry a signature, which is nobody's business.
+            reason = re.sub(r"\?[^\s'\"]+", "?...", " ".join(f"{type(error).__name__} {error}".split()))
+            if retries == max_retries:
+                raise StreamInterrupted(
+                    f"{name}: the connection was lost and {max_retries} retries did not bring it back ({reason}). "
+                    "Continue with `--resume` when the network is back."
+                ) from error
+            wait = min(_FIRST_WAIT * 2**retries, _LONGEST_WAIT)
+            retries += 1
+            logger.warning(f"{name}: {reason}; retry {retries} of {max_retries} in {wait:.2g} s")
+            time.sleep(wait)
