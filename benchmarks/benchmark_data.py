@@ -31,7 +31,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from lejepa_hf import MultiCropCollator, MultiCropTransform
+from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
+from lejepa_hf.data.worker_memory import keep_large_blocks_apart
 
 RESULTS = Path(__file__).parent / "results" / "data.csv"
 COLUMNS = ["date", "what", "way", "images_per_second", "ratio", "to", "peak_mib", "images", "torch", "torchvision"]
@@ -114,7 +116,13 @@ def views_benchmark(shards: Path, rounds: int) -> list[dict]:
 def loader(dataset, rows_only: bool, start=None) -> DataLoader:
     collate = len if rows_only else MultiCropCollator(VIEWS)
     rows = EndlessRows(dataset, batch_size=BATCH, seed=0, start=start)
-    return DataLoader(rows, batch_size=BATCH, collate_fn=collate, num_workers=0 if rows_only else 1)
+    return DataLoader(
+        rows,
+        batch_size=BATCH,
+        collate_fn=collate,
+        num_workers=0 if rows_only else 1,
+        worker_init_fn=keep_large_blocks_apart,
+    )
 
 
 def rate_of(dataset, rows_only: bool, images: int) -> float:
@@ -127,12 +135,12 @@ def rate_of(dataset, rows_only: bool, images: int) -> float:
 
 
 def reading_benchmark(shards: Path, rounds: int) -> list[dict]:
-    undecoded = datasets.Image(decode=False)
     with tempfile.TemporaryDirectory() as cache:
-        settings = {"data_files": files(shards), "split": "train", "cache_dir": cache}
+        datasets.config.HF_DATASETS_CACHE = Path(cache)
+        some = files(shards)[:2]  # as many as fit twice
         sources = {
-            "map-style": datasets.load_dataset("parquet", **settings).cast_column("image", undecoded),
-            "stream": datasets.load_dataset("parquet", streaming=True, **settings).cast_column("image", undecoded),
+            "map-style": load_source("parquet", data_files=some).dataset,
+            "stream": load_source("parquet", data_files=some, streaming=True).dataset,
         }
         rates: dict[tuple[str, str], list[float]] = {}
         for _ in range(rounds):
@@ -156,9 +164,9 @@ def reading_benchmark(shards: Path, rounds: int) -> list[dict]:
 
 def epoch_benchmark(shards: Path) -> list[dict]:
     """One worker over all rows once: does its memory stay bounded?"""
-    stream = datasets.load_dataset("parquet", data_files=files(shards), split="train", streaming=True)
-    number = sum(datasets.Dataset.from_parquet(file, columns=["label"]).num_rows for file in files(shards))
-    batches = iter(loader(stream.cast_column("image", datasets.Image(decode=False)), rows_only=False))
+    source = load_source("parquet", data_files=files(shards), streaming=True)
+    number = source.num_images
+    batches = iter(loader(source.dataset, rows_only=False))
     begin = time.perf_counter()
     peaks = []
     for batch in range(number // BATCH):

@@ -18,6 +18,7 @@ from .data.errors import StreamInterrupted
 from .data.photometric import apply_photometric
 from .data.positions import advance, read_positions, write_position
 from .data.streaming import EndlessRows, count_rows
+from .data.worker_memory import keep_large_blocks_apart
 from .exact_accumulation import ExactAccumulation
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .monitors import DataHint, MetricsFile, ProgressBar
@@ -119,6 +120,7 @@ class LeJEPATrainer(Trainer):
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
             prefetch_factor=args.dataloader_prefetch_factor if num_workers else None,
             drop_last=True,
+            worker_init_fn=keep_large_blocks_apart,
             # The loader draws a seed when it starts; from the global generator a resumed run would draw once more
             # than the uninterrupted one, and dropout would differ from then on.
             generator=torch.Generator().manual_seed(args.seed),

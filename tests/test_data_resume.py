@@ -1,0 +1,104 @@
+"""Runs that are killed and go on, in processes of their own."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lejepa_hf.data.sources import load_source
+
+SCRIPT = Path(__file__).parent / "data_run.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """60 digits in four uneven shards: a run of 10 steps at 8 passes over them once and goes on."""
+    folder = tmp_path_factory.mktemp("shards")
+    images = load_source("digits").dataset.select(range(60))
+    for number, (first, last) in enumerate(itertools.pairwise((0, 11, 30, 37, 60))):
+        images.select(range(first, last)).to_parquet(folder / f"{number}.parquet", batch_size=1000)
+    return folder
+
+
+def run(shards: Path, folder: Path, *arguments: str, processes: int = 1, killed: bool = False) -> str:
+    command = [sys.executable, str(SCRIPT)]
+    if processes > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port"]
+        command += ["0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(SCRIPT)]
+    done = subprocess.run(
+        [*command, str(shards), str(folder), *arguments],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    if killed:
+        assert done.returncode == (-signal.SIGKILL if processes == 1 else 1), done.stderr[-4000:]
+    else:
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"]) for row in rows if "loss" in row]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "final" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "deaths", "processes"),
+    [
+        ([], [5], 1),  # map-style
+        (["--streaming", "--buffer", "7"], [4, 8], 1),  # mid-epoch, then wrapped around
+        (["--streaming", "--workers", "2", "--buffer", "500", "--accumulation", "2"], [5], 1),
+        (["--streaming", "--workers", "2"], [8], 2),
+    ],
+    ids=["map-style", "stream", "stream, workers, accumulation", "stream, two processes"],
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(shards, tmp_path, settings, deaths, processes):
+    run(shards, tmp_path / "whole", *settings, processes=processes)
+    for number, step in enumerate(deaths):
+        resume = ["--resume"] if number else []
+        run(shards, tmp_path / "torn", *settings, "--die", str(step), *resume, processes=processes, killed=True)
+    run(shards, tmp_path / "torn", *settings, "--resume", processes=processes)
+    assert [step for step, _ in losses(tmp_path / "whole")] == list(range(1, 11))
+    assert losses(tmp_path / "torn") == losses(tmp_path / "whole")
+    assert weights(tmp_path / "torn") == weights(tmp_path / "whole")
+    positions = {path.name for path in (tmp_path / "torn" / "checkpoint-9").glob("data_position_*")}
+    assert positions == {f"data_position_{rank}.json" for rank in range(processes)}
+
+
+def test_other_numbers_of_workers_and_processes(shards, tmp_path):
+    whole = ["--streaming", "--workers", "2"]
+    run(shards, tmp_path / "whole", *whole)
+    for workers in ("0", "1", "3"):
+        again = tmp_path / f"again{workers}"
+        again.mkdir()
+        shutil.copytree(tmp_path / "whole" / "checkpoint-6", again / "checkpoint-6")
+        said = run(shards, again, "--streaming", "--workers", workers, "--resume")
+        assert losses(again) == losses(tmp_path / "whole")[6:]
+        assert ("2 data workers instead of `dataloader_num_workers` 3" in said) == (workers == "3")
+
+
+def test_a_stream_read_by_two_goes_on_with_one_and_leaves_nothing_out(shards, tmp_path):
+    folder = tmp_path / "run"
+    run(shards, folder, "--streaming", "--note", "--steps", "3", processes=2)
+    before = [Path(f"{folder}-rows-{rank}.jsonl").read_text().splitlines() for rank in range(2)]
+    assert [len(rows) for rows in before] == [24, 24]
+    said = run(shards, folder, "--streaming", "--note", "--steps", "12", "--resume")
+    after = Path(f"{folder}-rows-0.jsonl").read_text().splitlines()[24:]
+    assert "read by 2 processes" not in said or "too few" not in said
+    rows = Counter(tuple(json.loads(row)) for row in [*before[0], *before[1], *after])
+    assert set(rows.values()) == {1}
+    assert sum(epoch == 0 for epoch, _ in rows) == 60
