@@ -1,3 +1,5 @@
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -33,13 +35,52 @@ def test_every_recipe_parses_and_builds(path):
     assert opening.startswith("# ") and ("accelerate launch" in opening or "not run yet" in opening)
 
 
+# Parameters of the encoder without pooler or head, in millions.
+EXPECTED = {
+    "digits/resnet_tiny": None,
+    "digits/vit_tiny": None,
+    "imagenet1k/vit_s16": 21.7,
+    "imagenet1k/vit_b16": 85.8,
+    "imagenet1k/vit_l14": 303.2,
+    "imagenet1k/vit_h14": 630.8,
+    "imagenet1k/convnextv2_huge": 657.5,
+    "imagenet1k/resnet50": 23.5,
+    "imagenet100/resnet50": 23.5,
+    "imagenette/vit_s8": 21.4,
+    "imagenette/vit_s16": 21.7,
+    "cifar10/resnet18": 11.2,
+    "cifar100/resnet18": 11.2,
+    "food101/convnextv2_nano": 15.0,
+    "flowers102/convnextv2_nano": 15.0,
+    "galaxy10/convnextv2_nano": 15.0,
+    "stl10/resnet18": 11.2,
+    "folder/vit_s16": 21.7,
+}
+
+
 def test_recipes_were_found():
-    assert {f"{path.parent.name}/{path.stem}" for path in RECIPES} >= {
-        "digits/resnet_tiny",
-        "digits/vit_tiny",
-        "imagenette/vit_s8",
-        "imagenet1k/vit_l14",
-    }
+    assert {f"{path.parent.name}/{path.stem}" for path in RECIPES} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", [name for name, millions in EXPECTED.items() if millions])
+def test_encoders_are_those_of_their_names(name):
+    path = ROOT / "recipes" / f"{name}.yaml"
+    assert path.read_text().startswith(f"# not run yet: accelerate launch train.py recipes/{name}.yaml (")
+    with torch.device("meta"):
+        encoder = build_model(parse_recipe(path, ["--use_cpu", "--bf16", "false"]).model).encoder
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(EXPECTED[name], rel=0.01)
+
+
+_BATCH = "per_device_train_batch_size"
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name.startswith("imagenet1k/")])
+def test_steps_of_streams_make_the_epochs_they_say(name):
+    text = (ROOT / "recipes" / f"{name}.yaml").read_text()
+    per_device, steps = (int(re.search(rf"^{key}: (\d+)", text, re.M)[1]) for key in (_BATCH, "max_steps"))
+    gpus = int(re.search(r"\((\d+) GPUs at (\d+) images each", text)[1])
+    assert per_device * gpus == 512 and steps == math.ceil(100 * 1_281_167 / 512)
+    assert "streaming: true" in text and "dataloader_num_workers" not in text
 
 
 def test_imagenet_recipe_is_the_published_one():
