@@ -43,7 +43,10 @@ class Noted(MultiCropCollator):
         return super().__call__(examples)
 
 
-def main():
+def main(arguments: list[str] | None = None, output: Path | None = None):
+    if output is not None:
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1), os.dup2(file, 2)
     parser = argparse.ArgumentParser()
     parser.add_argument("shards")
     parser.add_argument("run")
@@ -55,7 +58,7 @@ def main():
     parser.add_argument("--die", type=int, default=-1)
     parser.add_argument("--note", action="store_true")
     parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     backbone = {"model_type": "resnet", "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16]}

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -10,11 +11,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import data_run
 import pytest
 
 from lejepa_hf.data.sources import load_source
 
-SCRIPT = Path(__file__).parent / "data_run.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -28,23 +29,27 @@ def shards(tmp_path_factory):
     return folder
 
 
+# Every run is a process of its own, forked from one that has only imported: that costs seconds each time.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["datasets", "lejepa_hf.trainer", "lejepa_hf.data.sources", "transformers.trainer"])
+
+
 def run(shards: Path, folder: Path, *arguments: str, processes: int = 1, killed: bool = False) -> str:
-    command = [sys.executable, str(SCRIPT)]
-    if processes > 1:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port"]
-        command += ["0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(SCRIPT)]
-    done = subprocess.run(
-        [*command, str(shards), str(folder), *arguments],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    if killed:
-        assert done.returncode == (-signal.SIGKILL if processes == 1 else 1), done.stderr[-4000:]
+    output = folder.parent / f"{folder.name}.txt"
+    arguments = [str(shards), str(folder), *arguments]
+    if processes == 1:
+        process = FRESH.Process(target=data_run.main, args=(arguments, output))
+        process.start()
+        process.join(200)
+        code = process.exitcode
     else:
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port"]
+        command += ["0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", data_run.__file__, *arguments]
+        with output.open("w") as file:
+            code = subprocess.run(command, env=ENVIRONMENT, stdout=file, stderr=file, timeout=200).returncode
+    expected = {(True, True): -signal.SIGKILL, (True, False): 1}.get((killed, processes == 1), 0)
+    assert code == expected, output.read_text()[-6000:]
+    return output.read_text()
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
