@@ -1,8 +1,10 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import threading
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +17,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from lejepa_hf.data.sources import load_source
+from lejepa_hf.data.sources import ImageSource, load_mixture, load_source
 
 FEATURES = Features({"photo": ImageFeature(), "kind": ClassLabel(names=["cat", "dog"])})
 
@@ -162,14 +164,13 @@ def test_missing_folder_names_its_neighbours(tmp_path):
     [
         ([], "found nothing."),
         (["a.txt", "b.txt", "deep/c.csv", "README"], "found 1 .csv, 2 .txt, 1 no ending."),
-        (["a.parquet"], "found 1 .parquet. For those files write `dataset: {}/*.parquet`."),
     ],
 )
 def test_folder_without_images(tmp_path, files, found):
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no image")
-    assert message(str(tmp_path)).endswith(found.format(tmp_path))
+    assert message(str(tmp_path)).endswith(found)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -251,6 +252,147 @@ def test_unreachable_hub():
     assert "the Hub cannot be reached" in message("me/pets")  # conftest.py says offline
 
 
+# Files
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_shards_has_the_splits_of_their_names(tmp_path, streaming):
+    for name, numbers in {"train-0": (1, 2, 3), "train-1": (4, 5), "validation-0": (9,)}.items():
+        table(numbers).to_parquet(tmp_path / f"{name}.parquet")
+    train, held_out = (load_source(str(tmp_path), split, streaming=streaming) for split in ("train", "validation"))
+    assert (contents(train), contents(held_out)) == ([1, 2, 3, 4, 5], [9])
+    assert (train.num_images, held_out.num_images) == (5, 1)
+
+
+def test_a_stream_of_local_parquet_is_read_by_row_groups_and_knows_its_length(tmp_path):
+    for name in ("a", "b"):
+        table(range(20)).to_parquet(tmp_path / f"{name}.parquet", batch_size=5)
+    source = load_source(f"{tmp_path}/*.parquet", streaming=True)
+    assert source.num_images == 40 and source.dataset.num_shards == 8
+
+
+def tar(path: Path, numbers, ending: str = "png"):
+    with tarfile.open(path, "w") as archive:
+        for number in numbers:
+            for name, data in ((f"{number:03d}.{ending}", png(number)), (f"{number:03d}.cls", b"%d" % (number % 2))):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("*.tar", [1, 2, 3, 4]), ("a-{00..01}.tar", [1, 2, 3]), ("a-00.tar", [1, 2])],
+)
+def test_tars(tmp_path, streaming, name, expected):
+    for file, numbers in {"a-00": (1, 2), "a-01": (3,), "b-00": (4,)}.items():
+        tar(tmp_path / f"{file}.tar", numbers)
+    source = load_source(f"{tmp_path}/{name}", streaming=streaming)
+    assert contents(source) == expected
+    assert (source.image_column, source.label_column) == ("png", "cls")
+    assert [row["cls"] for row in source.dataset] == [number % 2 for number in expected]
+
+
+def test_a_missing_file_of_a_range_is_named(tmp_path):
+    tar(tmp_path / "a-0.tar", [1])
+    check_message(f"{tmp_path}/a-{{0..1}}.tar", "a-1.tar'", "no such file", "holds a-0.tar")
+
+
+def check_message(name: str, *parts: str, **settings):
+    text = message(name, **settings)
+    assert all(part in text for part in parts), text
+
+
+def test_tars_of_several_image_types_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "mixed.tar", "w") as archive:
+        for number, ending in enumerate(["png", "jpg"] * 3):
+            member = tarfile.TarInfo(f"{number}.{ending}")
+            member.size = len(png(number))
+            archive.addfile(member, io.BytesIO(png(number)))
+    check_message(str(tmp_path / "mixed.tar"), "cannot be read", "same types")
+
+
+def test_kinds_with_files(tmp_path):
+    tar(tmp_path / "a.tar", [1])
+    table([2]).to_parquet(tmp_path / "b.parquet")
+    table([3]).to_parquet(tmp_path / "c.parquet")
+    assert contents(load_source("webdataset", data_files=f"{tmp_path}/a.tar")) == [1]
+    both = [f"{tmp_path}/b.parquet", f"{tmp_path}/c.parquet"]
+    assert contents(load_source("parquet", data_files=both, streaming=True)) == [2, 3]
+    check_message("parquet", "`data_files` is missing")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["bytes", "paths"])
+def test_columns_of_bytes_and_of_paths_can_be_named(tmp_path, kind, streaming):
+    save(tmp_path / "7.png", 7)
+    value = png(7) if kind == "bytes" else str(tmp_path / "7.png")
+    Dataset.from_dict({"content": [value], "n": [1]}).to_parquet(tmp_path / "x.parquet")
+    check_message(str(tmp_path / "x.parquet"), "no image column", "content", "`image_column`")
+    assert contents(load_source(str(tmp_path / "x.parquet"), image_column="content", streaming=streaming)) == [7]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_becomes_a_stream_of_many_shards(tmp_path, streaming):
+    for number in range(5):
+        save(tmp_path / "deep" / str(number % 2) / f"{number}.png", number)
+    source = load_source(str(tmp_path), streaming=streaming)
+    assert contents(source) == list(range(5))
+    assert getattr(source.dataset, "num_shards", 5) == 5
+
+
+def test_datasets_that_are_built_already():
+    images = table([1, 2])
+    assert contents(load_source(images)) == [1, 2]
+    stream = load_source(images, streaming=True)
+    assert contents(stream) == [1, 2] and not hasattr(stream.dataset, "__len__")
+    parts = datasets.DatasetDict({"train": images, "test": table([3])})
+    assert contents(load_source(parts, "test")) == [3]
+    check_message(parts, "no split 'dev'", "train, test", split="dev")
+    check_message([1, 2], "must be a name or a dataset", "list")
+
+
+def test_columns_are_named_in_the_log(tmp_path, caplog):
+    table([1]).to_parquet(tmp_path / "b.parquet")
+    with caplog.at_level("INFO", "lejepa_hf"):
+        for _ in range(2):
+            load_source(str(tmp_path / "b.parquet"))
+    (said,) = [record.message for record in caplog.records]
+    assert said.endswith("b.parquet: images in column 'photo', labels in 'kind'")
+
+
+# Mixtures
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_mixture(tmp_path, streaming):
+    table([1, 2]).to_parquet(tmp_path / "a.parquet")
+    save(tmp_path / "folder" / "3.png", 3)
+    entries = [{"dataset": f"{tmp_path}/a.parquet", "weight": 3}, {"dataset": f"{tmp_path}/folder"}]
+    mixture = load_mixture(entries, streaming)
+    assert mixture.weights == [0.75, 0.25]
+    assert [list(member.features) for member in mixture.datasets] == [["image"], ["image"]]
+    assert all(hasattr(member, "__len__") != streaming for member in mixture.datasets)
+    sources = [ImageSource(member, "", "image") for member in mixture.datasets]
+    assert [contents(source) for source in sources] == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("entry", "parts"),
+    [
+        ({"dataset": "digits", "wieght": 1}, ["`wieght` in entry 1", "did you mean `weight`?"]),
+        ({"weight": 1}, ["Entry 1", "no `dataset`"]),
+        ({"dataset": "digits", "weight": 0}, ["`weights` must be positive"]),
+        ({"dataset": "digits", "split": "dev"}, ["train and test"]),
+    ],
+)
+def test_bad_mixtures(entry, parts):
+    with pytest.raises(ValueError) as error:
+        load_mixture([{"dataset": "digits"}, entry])
+    assert all(part in str(error.value) for part in parts)
+
+
 # The Hub: a real server on loopback, a real client in its own process
 
 COMMIT = "0123456789" * 4
@@ -320,10 +462,11 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+TOKEN = "hf_SecretThatMustNotBeSeen"
 CLIENT = """
 import json
 import zlib
-from lejepa_hf.data.sources import load_source
+from lejepa_hf.data.sources import ImageSource, load_mixture, load_source
 
 def described(name, **settings):
     try:
@@ -342,6 +485,9 @@ print("RESULT" + json.dumps({
     "unknown": described("me/pests"),
     "bare": described("pests"),
     "gated": described("me/gated"),
+    "files": described("me/pets", data_files="train-00001*", streaming=True),
+    "no files": described("me/pets", data_files="nothing-*"),
+    "url": described("hf://datasets/me/pets/train-*.parquet", streaming=True),
 }))
 """
 
@@ -357,13 +503,14 @@ def hub_answers(tmp_path_factory):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
+    environment |= {"HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, "-c", CLIENT], env=environment, cwd=home, capture_output=True, text=True, timeout=120
     )
     server.shutdown()
     server.server_close()
     assert done.returncode == 0, done.stderr[-4000:]
+    assert TOKEN not in done.stdout + done.stderr
     return json.loads(done.stdout.split("RESULT")[1])
 
 
@@ -384,6 +531,13 @@ def test_unknown_dataset_of_the_hub(hub_answers, answer, name):
 
 def test_gated_dataset_of_the_hub(hub_answers):
     assert "'me/gated' is gated" in hub_answers["gated"] and "hf auth login" in hub_answers["gated"]
+    assert re.search(r"accept its terms on http://127.0.0.1:\d+/datasets/me/gated", hub_answers["gated"])
+
+
+def test_files_of_the_hub(hub_answers):
+    assert hub_answers["files"][4] == expected([3, 4], None)[4]
+    assert hub_answers["url"][4] == expected(range(5), None)[4]
+    assert "no files that match 'nothing-*'" in hub_answers["no files"] and "'me/pets'" in hub_answers["no files"]
 
 
 def test_unknown_split_and_config_of_the_hub(hub_answers):

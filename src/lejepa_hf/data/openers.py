@@ -36,11 +36,7 @@ def open_files(kind: str, patterns: str | list[str], name: str, split: str, stre
     """
     patterns = [patterns] if isinstance(patterns, str) else patterns
     files = [file for pattern in patterns for file in _resolve(pattern)]
-    dataset = _load(name, split, streaming, kind, data_files={"train": files})
-    if streaming and kind == "parquet" and not any("://" in file for file in files):
-        # By row groups: their footers are at hand, readers get equal shares and hold little in memory.
-        dataset = _with_length(dataset.reshard(), files, split)
-    return dataset
+    return _load(name, split, streaming, kind, data_files={"train": files})
 
 
 def _resolve(pattern: str) -> list[str]:
@@ -58,11 +54,15 @@ def _resolve(pattern: str) -> list[str]:
     return files
 
 
-def _with_length(dataset, files: list[str], split: str):
-    """Local Parquet files tell their number of rows for nothing; a stream of them does not."""
+def _by_row_groups(dataset, files: list[str], split: str):
+    """
+    A stream of local Parquet files, whose footers are at hand: row groups as its shards, which give readers equal
+    shares and take little memory, and the number of rows, which a stream does not say by itself.
+    """
     import datasets
     import pyarrow.parquet as parquet
 
+    dataset = dataset.reshard()
     rows = sum(parquet.read_metadata(file).num_rows for file in files)
     dataset.info.splits = datasets.SplitDict({split: datasets.SplitInfo(name=split, num_examples=rows)})
     return dataset
@@ -70,10 +70,11 @@ def _with_length(dataset, files: list[str], split: str):
 
 def open_folder(name: str, split: str, streaming: bool):
     """
-    A folder of images, nested or flat; folders of one image class each become labels.
+    A folder of images, nested or flat, where folders of one class each become labels; or of Parquet or tar files,
+    where their names tell the splits, as in a dataset repository of the Hub.
 
     Raises:
-        ValueError: If it holds no images or has no such split.
+        ValueError: If it holds none of these or has no such split.
     """
     known = set(Image.registered_extensions())
     kinds: dict[str, int] = {}
@@ -81,10 +82,10 @@ def open_folder(name: str, split: str, streaming: bool):
         if path.is_file():
             kinds[path.suffix.lower() or "no ending"] = kinds.get(path.suffix.lower() or "no ending", 0) + 1
     if not known & kinds.keys():
+        if any(ending in kinds for ending in (".parquet", ".tar")):
+            return _load(name, split, streaming, name)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
-        files = next((end for ends in FILE_KINDS.values() for end in ends if end in kinds), None)
-        hint = f" For those files write `dataset: {name}/*{files}`." if files else ""
-        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.{hint}")
+        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.")
     # Map-style even for a stream, which `datasets` would read as a single shard; only the paths are read here.
     return as_stream(_load(name, split, False, "imagefolder", data_dir=name), streaming)
 
@@ -131,7 +132,10 @@ def _load(name: str, split: str, streaming: bool, path: str, config: str | None 
 
             # Arrow's default holds what it has read of a Parquet file until the file ends: gigabytes a worker.
             builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
-        return builder.as_streaming_dataset(split=split)
+        dataset = builder.as_streaming_dataset(split=split)
+        files = (builder.config.data_files or {}).get(split, [])
+        local = files and not any("://" in file for file in files)
+        return _by_row_groups(dataset, files, split) if local and builder.name == "parquet" else dataset
     except datasets.exceptions.DatasetGenerationError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"`dataset` {name!r} cannot be read: {reason}") from error
@@ -143,6 +147,8 @@ def _load(name: str, split: str, streaming: bool, path: str, config: str | None 
         where = "" if path in FILE_KINDS else "is not a folder here, and the Hub "
         raise ValueError(f"`dataset` {name!r} {where}cannot be reached: {error}") from error
     except ValueError as error:
+        if "find cache" in str(error) and settings.get("data_files"):  # said of a set that was read before
+            raise ValueError(f"`dataset` {name!r} has no files that match {settings['data_files']!r}.") from error
         raise _unknown_split(name, split, error) from error
 
 
