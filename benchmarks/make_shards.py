@@ -29,11 +29,14 @@ from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
+ROWS_A_SHARD = 4400  # as on the Hub
 FIELD = 1024  # side of the noise fields that textures are cut from, and the longest side of a picture
 SIZES = {(500, 375): 0.5, (375, 500): 0.13, (500, 333): 0.15, (333, 500): 0.05, (640, 480): 0.05, (400, 300): 0.05}
 GREY_SHARE = 0.02
 QUALITY = 94  # gives about 100 kB on average
 HUES = (0.04, 0.09, 0.13, 0.25, 0.33, 0.57, 0.62)  # skin, wood, sand, grass, leaves, sky, water
+HARMONICS = np.arange(2, 7)  # of a wobbly outline
+LEVELS = np.linspace(-3, 3, 256)[:, None]  # standard deviations that the bytes of a noise field stand for
 
 
 @functools.cache
@@ -48,7 +51,8 @@ def noise_fields(seed: int) -> list[Image.Image]:
         aside = down * math.cos(turn) - across * math.sin(turn)
         frequency = np.hypot(along * stretch, aside)
         frequency[0, 0] = np.inf
-        spectrum = np.fft.rfft2(rng.standard_normal((FIELD, FIELD))) / frequency ** rng.uniform(0.7, 1.2)
+        white = np.fft.rfft2(rng.standard_normal((FIELD, FIELD), dtype=np.float32))
+        spectrum = white / (frequency ** rng.uniform(0.5, 1.1)).astype(np.float32)
         field = np.fft.irfft2(spectrum, s=(FIELD, FIELD))
         fields.append(Image.fromarray((128 + 42 * field / field.std()).clip(0, 255).astype(np.uint8)))
     return fields
@@ -59,9 +63,8 @@ def textured(rng, field: Image.Image, size: tuple[int, int], ball: Image.Image, 
     left, upper = (int(rng.integers(FIELD - side + 1)) for side in size)
     lightness = field.crop((left, upper, left + size[0], upper + size[1]))
     lightness = Image.blend(lightness, ball.resize(size, Image.Resampling.BILINEAR), rng.uniform(0.1, 0.4))
-    steps = np.linspace(-3 * contrast, 3 * contrast, 256)[:, None]
     # Light parts paler than dark ones, a little to one side: channels go together, but not all the way.
-    shades = (colour + steps * (1 + 0.15 * rng.standard_normal(3))).clip(0, 255).astype(np.uint8)
+    shades = (colour + contrast * LEVELS * (1 + 0.15 * rng.standard_normal(3))).clip(0, 255).astype(np.uint8)
     return Image.fromarray(shades.take(np.asarray(lightness), axis=0))
 
 
@@ -69,8 +72,8 @@ def shape_mask(rng, shape: dict, size: tuple[int, int]) -> Image.Image:
     """A lobed or cornered outline, turned at random, with a soft edge."""
     turn = np.arange(shape["corners"]) * (2 * math.pi / shape["corners"])
     radius = 1 + shape["depth"] * np.cos(shape["lobes"] * turn)
-    for harmonic in range(2, 7):
-        radius += shape["roughness"] / harmonic * rng.standard_normal() * np.cos(harmonic * turn + rng.uniform(0, 6.28))
+    wobble = shape["roughness"] / HARMONICS * rng.standard_normal(len(HARMONICS))
+    radius += wobble @ np.cos(HARMONICS[:, None] * turn + rng.uniform(0, 2 * math.pi, (len(HARMONICS), 1)))
     radius /= radius.max()
     turn = turn + rng.uniform(0, 2 * math.pi)
     points = np.stack([size[0] / 2 * (1 + radius * np.cos(turn)), size[1] / 2 * (1 + radius * np.sin(turn))], axis=1)
@@ -115,7 +118,7 @@ def make_picture(number: int, label: int, seed: int) -> Image.Image:
 
     picture = leaf(own, (width, height))
     # Sizes by a power law: what makes edges at all scales. Large ones first, or they would hide the others.
-    sides = 10 * (1 - rng.random(int(rng.integers(80, 160)))) ** -0.75
+    sides = 10 * (1 - rng.random(int(rng.integers(70, 140)))) ** -0.75
     for side in sorted(sides.clip(max=0.6 * height).tolist(), reverse=True):
         look = own if rng.random() < 0.8 else look_of(rng)
         size = tuple(max(4, int(side * rng.uniform(0.6, 1.5))) for _ in range(2))
@@ -135,50 +138,72 @@ def make_picture(number: int, label: int, seed: int) -> Image.Image:
 def make_jpeg(job: tuple[int, int, int]) -> bytes:
     number, label, seed = job
     buffer = io.BytesIO()
-    make_picture(number, label, seed).save(buffer, "JPEG", quality=QUALITY)
+    make_picture(number, label, seed).save(buffer, "JPEG", quality=QUALITY, subsampling="4:2:0")
     return buffer.getvalue()
 
 
 def with_comment(jpeg: bytes, number: int) -> bytes:
-    """The same picture, other bytes."""
+    """The same picture, other bytes; the comment comes after the JFIF header, which has to be first."""
     comment = f"picture {number}".encode()
-    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+    header = 4 + int.from_bytes(jpeg[4:6], "big")
+    return jpeg[:header] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[header:]
 
 
-def write_split(folder: Path, split: str, first: int, images: int, options, pool) -> None:
+def label_of(number: int, classes: int, seed: int) -> int:
+    """A class for this number; every block of `classes` numbers has each class once, in an order of its own."""
+    block, place = divmod(number, classes)
+    return int(np.random.default_rng([seed, 4, block]).permutation(classes)[place])
+
+
+def check_folder(folder: Path, split: str, bounds: list[int]) -> list[Path]:
+    """The shards of this split to be; what is there of them has the rows this command would write."""
+    paths = [folder / f"{split}-{shard:05d}-of-{len(bounds) - 1:05d}.parquet" for shard in range(len(bounds) - 1)]
+    for path in sorted(folder.glob(f"{split}-*.parquet")):
+        if path not in paths:
+            raise ValueError(f"`folder` holds {path.name}, not one of {len(paths)} shards: take an empty folder.")
+        shard = paths.index(path)
+        found, rows = pq.read_metadata(path).num_rows, bounds[shard + 1] - bounds[shard]
+        if found != rows:
+            raise ValueError(f"`folder` holds {path.name} with {found} rows, not {rows}: take an empty folder.")
+    return paths
+
+
+def write_split(folder: Path, split: str, first: int, images: int, num_shards: int, options, pool) -> None:
     """All shards of a split that are not there yet; pictures `first` to `first + images`."""
     names = [f"n{label:08d}" for label in range(options.classes)]
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
-    num_shards = options.shards if split == "train" and options.shards else max(1, math.ceil(images / 4400))
     bounds = np.linspace(first, first + images, num_shards + 1).astype(int).tolist()
     distinct = min(options.distinct or images, images)
-    labels = np.random.default_rng([options.seed, 4]).integers(options.classes, size=first + distinct).tolist()
-    jobs = [(number, labels[number], options.seed) for number in range(first, first + distinct)]
     kept: list[bytes] = []  # with --distinct, all of them; otherwise pictures go straight to their shard
+
+    def jobs(numbers) -> list[tuple[int, int, int]]:
+        return [(number, label_of(number, options.classes, options.seed), options.seed) for number in numbers]
+
     progress = tqdm(total=images, desc=split, unit="image")
-    for shard, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-        path = folder / f"{split}-{shard:05d}-of-{num_shards:05d}.parquet"
+    for path, begin, end in zip(check_folder(folder, split, bounds), bounds[:-1], bounds[1:], strict=True):
         if path.exists():
             progress.update(end - begin)
             continue
         torn = path.with_suffix(".part")
         with pq.ParquetWriter(torn, features.arrow_schema) as writer:
-            for group in range(begin, end, ROWS_A_GROUP):
-                numbers = range(group, min(end, group + ROWS_A_GROUP))
+            for group in range(begin, end, options.row_group_size):
+                numbers = range(group, min(end, group + options.row_group_size))
+                sources = jobs(first + (number - first) % distinct for number in numbers)
                 if options.distinct:
                     if not kept:
-                        kept = list(tqdm(pool.imap(make_jpeg, jobs, 8), total=distinct, desc="pictures"))
-                    made = [kept[(number - first) % distinct] for number in numbers]
+                        made = pool.imap(make_jpeg, jobs(range(first, first + distinct)), 4)
+                        kept = list(tqdm(made, total=distinct, desc="pictures", unit="image"))
+                    jpegs = [kept[source - first] for source, _, _ in sources]
                 else:
-                    made = pool.map(make_jpeg, [jobs[number - first] for number in numbers], 4)
-                values = [labels[first + (number - first) % distinct] for number in numbers]
+                    jpegs = pool.map(make_jpeg, sources, 4)
+                labels = [label for _, label, _ in sources]
                 rows = [
                     {"bytes": with_comment(jpeg, number), "path": f"{names[label]}_{number}_{names[label]}.JPEG"}
-                    for number, label, jpeg in zip(numbers, values, made, strict=True)
+                    for number, label, jpeg in zip(numbers, labels, jpegs, strict=True)
                 ]
-                writer.write_table(pa.table({"image": rows, "label": values}, schema=features.arrow_schema))
+                writer.write_table(pa.table({"image": rows, "label": labels}, schema=features.arrow_schema))
                 progress.update(len(numbers))
-        torn.rename(path)
+        torn.replace(path)
     progress.close()
 
 
@@ -192,12 +217,25 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--row_group_size", type=int, default=100, help="rows; 100 as on the Hub")
     options = parser.parse_args()
+    for name in ("images", "shards", "distinct", "classes", "workers", "row_group_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    num_shards = options.shards or math.ceil(options.images / ROWS_A_SHARD)
+    if num_shards > options.images:
+        raise ValueError(f"`shards` must be at most `images`, {options.images}, got {num_shards}.")
+    validation = options.validation_images
+    if validation < 0:
+        raise ValueError(f"`validation_images` must be 0 or more, got {validation}.")
     options.folder.mkdir(parents=True, exist_ok=True)
+    noise_fields(options.seed)  # made before the processes are forked, they share them
     with Pool(options.workers) as pool:
-        write_split(options.folder, "train", 0, options.images, options, pool)
-        if options.validation_images:
-            write_split(options.folder, "validation", options.images, options.validation_images, options, pool)
+        write_split(options.folder, "train", 0, options.images, num_shards, options, pool)
+        if validation:
+            shards = math.ceil(validation / ROWS_A_SHARD)
+            write_split(options.folder, "validation", options.images, validation, shards, options, pool)
 
 
 if __name__ == "__main__":
