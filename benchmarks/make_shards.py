@@ -4,11 +4,12 @@ Stand-in for ImageNet-1k: Parquet shards of its schema with generated, photo-lik
     python benchmarks/make_shards.py SHARDS --images 50000 [--distinct 1000] [--validation_images 1000]
     accelerate launch train.py recipes/imagenet1k/vit_s16.yaml --dataset "SHARDS/train-*.parquet" --eval_split null
 
-Pictures are "dead leaves": overlapping shapes of all sizes, each with a texture of spectrum 1/f, lit from one side,
-with sensor noise. Sizes vary as ImageNet's do around 500 x 375, a few are grey, JPEGs have about 100 kB. A class has a
-palette, a shape and a texture of its own, so that there is something to learn. All follows from (seed, number of the
-picture), whatever the number of processes. With `--distinct` fewer pictures are made and used again under another
-comment: making them is the slow part. Shards that are there are kept, a torn one is never left.
+Pictures are "dead leaves": shapes of all sizes, large ones first, that hide each other and cast shadows, each with a
+texture of amplitude about 1/f and lit from one side; then sensor noise. Sizes vary as ImageNet's do around 500 x 375,
+a few pictures are grey, JPEGs have about 100 kB. A class has a palette, a shape and textures of its own, so that there
+is something to learn. All follows from (seed, number of the picture), whatever the number of processes. With
+`--distinct` fewer pictures are made and used again under another comment: making them is the slow part. Shards that
+are there are kept, so the same command goes on with what a killed run left; a torn one is never taken for whole.
 """
 
 import argparse
@@ -25,134 +26,184 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
 from datasets import Image as ImageFeature
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-ROWS_A_GROUP = 100  # as on the Hub
-FIELD = 768  # side of the noise fields that textures are cut from
+ROWS_A_SHARD = 4400  # as on the Hub
+FIELD = 1024  # side of the noise fields that textures are cut from, and the longest side of a picture
 SIZES = {(500, 375): 0.5, (375, 500): 0.13, (500, 333): 0.15, (333, 500): 0.05, (640, 480): 0.05, (400, 300): 0.05}
 GREY_SHARE = 0.02
-QUALITY = 93
+QUALITY = 94  # gives about 100 kB on average
+HUES = (0.04, 0.09, 0.13, 0.25, 0.33, 0.57, 0.62)  # skin, wood, sand, grass, leaves, sky, water
+HARMONICS = np.arange(2, 7)  # of a wobbly outline
+LEVELS = np.linspace(-3, 3, 256)[:, None]  # standard deviations that the bytes of a noise field stand for
 
 
 @functools.cache
-def noise_fields(seed: int) -> np.ndarray:
-    """(16, FIELD, FIELD) fields of unit variance with amplitude 1 / f, what photographs have on average."""
+def noise_fields(seed: int) -> list[Image.Image]:
+    """Fields around amplitude 1 / f, what photographs have on average: rough and smooth, half of them with a grain."""
     rng = np.random.default_rng([seed, 1])
-    frequency = np.hypot(np.fft.fftfreq(FIELD)[:, None], np.fft.rfftfreq(FIELD)[None])
-    frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.standard_normal((16, FIELD, FIELD))) / frequency
-    fields = np.fft.irfft2(spectrum, s=(FIELD, FIELD))
-    return (fields / fields.std(axis=(1, 2), keepdims=True)).astype(np.float32)
+    down, across = np.meshgrid(np.fft.fftfreq(FIELD), np.fft.rfftfreq(FIELD), indexing="ij")
+    fields = []
+    for number in range(16):
+        turn, stretch = rng.uniform(0, math.pi), 1 if number % 2 else rng.uniform(2, 5)
+        along = across * math.cos(turn) + down * math.sin(turn)
+        aside = down * math.cos(turn) - across * math.sin(turn)
+        frequency = np.hypot(along * stretch, aside)
+        frequency[0, 0] = np.inf
+        white = np.fft.rfft2(rng.standard_normal((FIELD, FIELD), dtype=np.float32))
+        spectrum = white / (frequency ** rng.uniform(0.5, 1.1)).astype(np.float32)
+        field = np.fft.irfft2(spectrum, s=(FIELD, FIELD))
+        fields.append(Image.fromarray((128 + 42 * field / field.std()).clip(0, 255).astype(np.uint8)))
+    return fields
 
 
-def texture(rng, fields: np.ndarray, width: int, height: int, colour: np.ndarray, contrast: float) -> Image.Image:
-    """A patch of one colour, its lightness from one field and its tint, weaker, from others."""
+def textured(rng, field: Image.Image, size: tuple[int, int], ball: Image.Image, colour, contrast: float):
+    """A patch of a field in shades of one colour, with the light and dark side of a ball."""
+    left, upper = (int(rng.integers(FIELD - side + 1)) for side in size)
+    lightness = field.crop((left, upper, left + size[0], upper + size[1]))
+    lightness = Image.blend(lightness, ball.resize(size, Image.Resampling.BILINEAR), rng.uniform(0.1, 0.4))
+    # Light parts paler than dark ones, a little to one side: channels go together, but not all the way.
+    shades = (colour + contrast * LEVELS * (1 + 0.15 * rng.standard_normal(3))).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(shades.take(np.asarray(lightness), axis=0))
 
-    def patch() -> np.ndarray:
-        left, upper = rng.integers(0, FIELD - width + 1), rng.integers(0, FIELD - height + 1)
-        return fields[rng.integers(len(fields)), upper : upper + height, left : left + width, None]
 
-    pixels = colour + contrast * (patch() + 0.25 * patch() * rng.standard_normal(3).astype(np.float32))
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+def shape_mask(rng, shape: dict, size: tuple[int, int]) -> Image.Image:
+    """A lobed or cornered outline, turned at random, with a soft edge."""
+    turn = np.arange(shape["corners"]) * (2 * math.pi / shape["corners"])
+    radius = 1 + shape["depth"] * np.cos(shape["lobes"] * turn)
+    wobble = shape["roughness"] / HARMONICS * rng.standard_normal(len(HARMONICS))
+    radius += wobble @ np.cos(HARMONICS[:, None] * turn + rng.uniform(0, 2 * math.pi, (len(HARMONICS), 1)))
+    radius /= radius.max()
+    turn = turn + rng.uniform(0, 2 * math.pi)
+    points = np.stack([size[0] / 2 * (1 + radius * np.cos(turn)), size[1] / 2 * (1 + radius * np.sin(turn))], axis=1)
+    mask = Image.new("L", size)
+    ImageDraw.Draw(mask).polygon(points.ravel().tolist(), fill=255)
+    return mask.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.2)))
 
 
-def shape_mask(rng, kind: int, width: int, height: int) -> Image.Image:
-    mask = Image.new("L", (width, height))
-    draw = ImageDraw.Draw(mask)
-    if kind == 0:
-        draw.ellipse((0, 0, width - 1, height - 1), fill=255)
-    else:  # polygons, from triangles to rough blobs
-        corners = (3, 4, 5, 9)[kind - 1]
-        angles = np.sort(rng.uniform(0, 2 * math.pi, corners)) if kind == 4 else np.linspace(0, 6.283, corners + 1)[1:]
-        angles = angles + rng.uniform(0, 6.283)
-        points = [(width / 2 * (1 + math.cos(angle)), height / 2 * (1 + math.sin(angle))) for angle in angles.tolist()]
-        draw.polygon(points, fill=255)
-    return mask
+def look_of(rng) -> dict:
+    """What the pictures of a class share."""
+    return {
+        "hues": rng.choice(HUES, 3) + rng.normal(0, 0.03, 3),
+        "saturation": rng.uniform(0.1, 0.6),
+        "fields": rng.choice(16, 4),
+        "contrast": rng.uniform(14, 40),
+        "corners": int(rng.choice([3, 4, 48, 48, 48])),
+        "lobes": int(rng.integers(1, 7)),
+        "depth": rng.uniform(0, 0.35),
+        "roughness": rng.uniform(0.05, 0.35),
+    }
 
 
 def make_picture(number: int, label: int, seed: int) -> Image.Image:
-    """The picture of this number; `label` gives its palette, shapes and texture."""
-    fields = noise_fields(seed)
-    of_class, rng = np.random.default_rng([seed, 2, label]), np.random.default_rng([seed, 3, number])
-    hues, kind = of_class.uniform(size=3), int(of_class.integers(5))
-    contrast, steepness = of_class.uniform(14, 34), of_class.uniform(1.6, 2.4)
+    """The picture of this number; `label` gives its palette, shapes and textures."""
+    fields, rng = noise_fields(seed), np.random.default_rng([seed, 3, number])
+    own = look_of(np.random.default_rng([seed, 2, label]))
     width, height = list(SIZES)[rng.choice(len(SIZES), p=np.array(list(SIZES.values())) / sum(SIZES.values()))]
     if rng.random() < 0.1:
-        width, height = (min(FIELD, int(side * rng.uniform(0.6, 1.4))) for side in (width, height))
+        width, height = (int(side * rng.uniform(0.6, 1.6)) for side in (width, height))
+    # Light comes from one side: the bright spot of the ball that lends its shading is off the centre.
+    light = rng.uniform(-1, 1, 2)
+    left, upper = (64 + 60 * light).tolist()
+    ball = Image.radial_gradient("L").point(range(255, -1, -1)).crop((left, upper, left + 128, upper + 128))
+    exposure = rng.uniform(0.7, 1.1)
 
-    def colour() -> np.ndarray:
-        hue = hues[rng.integers(3)] + rng.normal(0, 0.04)
-        rgb = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.1, 0.6), rng.uniform(0.15, 0.85))
-        return 255 * np.array(rgb, dtype=np.float32)
+    def leaf(look: dict, size: tuple[int, int]) -> Image.Image:
+        hue, saturation = rng.choice(look["hues"]) + rng.normal(0, 0.02), look["saturation"] * rng.uniform(0.4, 1.3)
+        value = exposure * rng.beta(1.6, 1.8)
+        colour = 255 * np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value))
+        field = fields[rng.choice(look["fields"])]
+        return textured(rng, field, size, ball, colour, look["contrast"] * rng.uniform(0.3, 1.2))
 
-    picture = texture(rng, fields, width, height, colour(), contrast)
-    for _ in range(int(rng.integers(50, 110))):
-        # Power law of sizes, largest first hidden by later ones: what makes edges at all scales.
-        side = min(14 * (1 - rng.random()) ** (-1 / steepness), 0.7 * height, FIELD / 1.6)
-        wide, high = (max(3, int(side * rng.uniform(0.6, 1.6))) for _ in range(2))
-        own = kind if rng.random() < 0.7 else int(rng.integers(5))
-        patch = texture(rng, fields, wide, high, colour(), contrast * rng.uniform(0.3, 1.2))
-        place = int(rng.integers(-wide // 2, width - wide // 2)), int(rng.integers(-high // 2, height - high // 2))
-        picture.paste(patch, place, shape_mask(rng, own, wide, high))
-    pixels = np.asarray(picture, dtype=np.float32)
-    tilt = rng.normal(0, 0.25, 2)
-    light = (
-        1 + tilt[0] * np.linspace(-1, 1, width)[None, :, None] + tilt[1] * np.linspace(-1, 1, height)[:, None, None]
-    )
-    grain = rng.standard_normal((height, width, 1), dtype=np.float32)
-    pixels = (pixels * light.clip(0.4, 1.6) + 2.5 * grain).clip(0, 255).astype(np.uint8)
-    picture = Image.fromarray(pixels)
+    picture = leaf(own, (width, height))
+    # Sizes by a power law: what makes edges at all scales. Large ones first, or they would hide the others.
+    sides = 10 * (1 - rng.random(int(rng.integers(70, 140)))) ** -0.75
+    for side in sorted(sides.clip(max=0.6 * height).tolist(), reverse=True):
+        look = own if rng.random() < 0.8 else look_of(rng)
+        size = tuple(max(4, int(side * rng.uniform(0.6, 1.5))) for _ in range(2))
+        mask = shape_mask(rng, look, size)
+        corner = rng.integers((width, height)) - np.array(size) // 2
+        shadow = corner - (0.08 * side * light).astype(int)
+        picture.paste((10, 10, 16), tuple(shadow.tolist()), Image.fromarray(np.asarray(mask) // 2))
+        picture.paste(leaf(look, size), tuple(corner.tolist()), mask)
+    tilt = -0.3 * rng.random() * light
+    shading = 1 + tilt[0] * np.linspace(-1, 1, width)[:, None] + tilt[1] * np.linspace(-1, 1, height)[:, None, None]
+    noise = rng.uniform(1, 5) * rng.standard_normal((height, width, 1), dtype=np.float32)
+    pixels = np.asarray(picture) * shading.astype(np.float32) + noise
+    picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     return picture.convert("L") if rng.random() < GREY_SHARE else picture
 
 
 def make_jpeg(job: tuple[int, int, int]) -> bytes:
     number, label, seed = job
     buffer = io.BytesIO()
-    make_picture(number, label, seed).save(buffer, "JPEG", quality=QUALITY)
+    make_picture(number, label, seed).save(buffer, "JPEG", quality=QUALITY, subsampling="4:2:0")
     return buffer.getvalue()
 
 
 def with_comment(jpeg: bytes, number: int) -> bytes:
-    """The same picture, other bytes."""
+    """The same picture, other bytes; the comment comes after the JFIF header, which has to be first."""
     comment = f"picture {number}".encode()
-    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+    header = 4 + int.from_bytes(jpeg[4:6], "big")
+    return jpeg[:header] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[header:]
 
 
-def write_split(folder: Path, split: str, first: int, images: int, options, pool) -> None:
+def label_of(number: int, classes: int, seed: int) -> int:
+    """A class for this number; every block of `classes` numbers has each class once, in an order of its own."""
+    block, place = divmod(number, classes)
+    return int(np.random.default_rng([seed, 4, block]).permutation(classes)[place])
+
+
+def check_folder(folder: Path, split: str, bounds: list[int]) -> list[Path]:
+    """The shards of this split to be; what is there of them has the rows this command would write."""
+    paths = [folder / f"{split}-{shard:05d}-of-{len(bounds) - 1:05d}.parquet" for shard in range(len(bounds) - 1)]
+    for path in sorted(folder.glob(f"{split}-*.parquet")):
+        if path not in paths:
+            raise ValueError(f"`folder` holds {path.name}, not one of {len(paths)} shards: take an empty folder.")
+        shard = paths.index(path)
+        found, rows = pq.read_metadata(path).num_rows, bounds[shard + 1] - bounds[shard]
+        if found != rows:
+            raise ValueError(f"`folder` holds {path.name} with {found} rows, not {rows}: take an empty folder.")
+    return paths
+
+
+def write_split(folder: Path, split: str, first: int, images: int, num_shards: int, options, pool) -> None:
     """All shards of a split that are not there yet; pictures `first` to `first + images`."""
     names = [f"n{label:08d}" for label in range(options.classes)]
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
-    num_shards = options.shards if split == "train" and options.shards else max(1, math.ceil(images / 4400))
     bounds = np.linspace(first, first + images, num_shards + 1).astype(int).tolist()
     distinct = min(options.distinct or images, images)
-    labels = np.random.default_rng([options.seed, 4]).integers(options.classes, size=first + distinct).tolist()
-    jobs = [(number, labels[number], options.seed) for number in range(first, first + distinct)]
     kept: list[bytes] = []  # with --distinct, all of them; otherwise pictures go straight to their shard
+
+    def jobs(numbers) -> list[tuple[int, int, int]]:
+        return [(number, label_of(number, options.classes, options.seed), options.seed) for number in numbers]
+
     progress = tqdm(total=images, desc=split, unit="image")
-    for shard, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-        path = folder / f"{split}-{shard:05d}-of-{num_shards:05d}.parquet"
+    for path, begin, end in zip(check_folder(folder, split, bounds), bounds[:-1], bounds[1:], strict=True):
         if path.exists():
             progress.update(end - begin)
             continue
         torn = path.with_suffix(".part")
         with pq.ParquetWriter(torn, features.arrow_schema) as writer:
-            for group in range(begin, end, ROWS_A_GROUP):
-                numbers = range(group, min(end, group + ROWS_A_GROUP))
+            for group in range(begin, end, options.row_group_size):
+                numbers = range(group, min(end, group + options.row_group_size))
+                sources = jobs(first + (number - first) % distinct for number in numbers)
                 if options.distinct:
                     if not kept:
-                        kept = list(tqdm(pool.imap(make_jpeg, jobs, 8), total=distinct, desc="pictures"))
-                    made = [kept[(number - first) % distinct] for number in numbers]
+                        made = pool.imap(make_jpeg, jobs(range(first, first + distinct)), 4)
+                        kept = list(tqdm(made, total=distinct, desc="pictures", unit="image"))
+                    jpegs = [kept[source - first] for source, _, _ in sources]
                 else:
-                    made = pool.map(make_jpeg, [jobs[number - first] for number in numbers], 4)
-                values = [labels[first + (number - first) % distinct] for number in numbers]
+                    jpegs = pool.map(make_jpeg, sources, 4)
+                labels = [label for _, label, _ in sources]
                 rows = [
                     {"bytes": with_comment(jpeg, number), "path": f"{names[label]}_{number}_{names[label]}.JPEG"}
-                    for number, label, jpeg in zip(numbers, values, made, strict=True)
+                    for number, label, jpeg in zip(numbers, labels, jpegs, strict=True)
                 ]
-                writer.write_table(pa.table({"image": rows, "label": values}, schema=features.arrow_schema))
+                writer.write_table(pa.table({"image": rows, "label": labels}, schema=features.arrow_schema))
                 progress.update(len(numbers))
-        torn.rename(path)
+        torn.replace(path)
     progress.close()
 
 
@@ -166,12 +217,25 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--row_group_size", type=int, default=100, help="rows; 100 as on the Hub")
     options = parser.parse_args()
+    for name in ("images", "shards", "distinct", "classes", "workers", "row_group_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    num_shards = options.shards or math.ceil(options.images / ROWS_A_SHARD)
+    if num_shards > options.images:
+        raise ValueError(f"`shards` must be at most `images`, {options.images}, got {num_shards}.")
+    validation = options.validation_images
+    if validation < 0:
+        raise ValueError(f"`validation_images` must be 0 or more, got {validation}.")
     options.folder.mkdir(parents=True, exist_ok=True)
+    noise_fields(options.seed)  # made before the processes are forked, they share them
     with Pool(options.workers) as pool:
-        write_split(options.folder, "train", 0, options.images, options, pool)
-        if options.validation_images:
-            write_split(options.folder, "validation", options.images, options.validation_images, options, pool)
+        write_split(options.folder, "train", 0, options.images, num_shards, options, pool)
+        if validation:
+            shards = math.ceil(validation / ROWS_A_SHARD)
+            write_split(options.folder, "validation", options.images, validation, shards, options, pool)
 
 
 if __name__ == "__main__":

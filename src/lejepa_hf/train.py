@@ -17,6 +17,7 @@ from .configuration_lejepa import LeJEPAConfig
 from .data.collator import MultiCropCollator
 from .data.errors import DataError
 from .data.multi_crop import MultiCropTransform
+from .data.positions import read_positions
 from .data.sources import ImageSource, load_mixture, load_source
 from .data.streaming import EndlessRows
 from .evaluation.embedding_extraction import extract_projections
@@ -84,6 +85,7 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
         check_free(training.output_dir, training.resume)
     if training.resume is not None:
         training.resume = str(resolve_resume(training.resume, training.output_dir))
+        read_positions(training.resume)  # refuses a checkpoint that does not have them
     check_protocols(data.eval_protocols)
     _use_all_cores(training)
     set_seed(training.seed)

@@ -1,12 +1,15 @@
+import gc
 import io
 import pickle
 import struct
 import zlib
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from parquet_shards import open_shards, write_shard
+from PIL import Image, features
 from torch.utils.data import DataLoader
 
 from lejepa_hf import MultiCropCollator, MultiCropTransform
@@ -124,6 +127,36 @@ def test_a_broken_image_is_replaced_by_the_next_good_one(broken, place):
     assert not torch.equal(cut["global_views"][place], cut["global_views"][(place + 1) % 4])
 
 
+def test_a_damaged_avif_is_replaced():
+    # Its decoder raises what no other raises.
+    if not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(buffer, "AVIF")
+    batch = rows()
+    batch[1]["image"] = buffer.getvalue()[:-200]
+    cut = MultiCropCollator(TRANSFORM)(batch)
+    assert len(cut["broken"]) == 1 and cut["broken"][0].startswith("row 11: ")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
+def test_unusual_modes_are_not_broken(mode):
+    image = Image.open(io.BytesIO(png(0)))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = image.convert("L").convert(mode) if mode in ("1", "F") else image.convert(mode)
+    if mode == "P":
+        image.info["transparency"] = 3
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF" if mode in ("CMYK", "F") else "PNG")
+    batch = rows()
+    batch[2]["image"] = {"bytes": buffer.getvalue(), "path": None}
+    cut = MultiCropCollator(TRANSFORM)(batch)
+    assert "broken" not in cut
+    assert 50 < cut["global_views"][2].float().mean() < 200
+
+
 def test_a_missing_image_and_neighbours_that_are_broken_too():
     batch = rows()
     batch[1]["image"] = None
@@ -143,6 +176,32 @@ def test_a_batch_without_one_good_image_is_an_error():
     batch = [row | {"image": {"bytes": b"no image", "path": None}} for row in rows()]
     with pytest.raises(DataError, match=r"None of the 4 images.*row 10: UnidentifiedImageError"):
         MultiCropCollator(TRANSFORM)(batch)
+
+
+def test_position_and_broken_images_come_out_of_a_worker(tmp_path):
+    images = [png(0), b"no image", png(2), png(3), b"", png(5), png(6), png(7)]
+    write_shard(tmp_path / "0.parquet", images)
+    stream = EndlessRows(open_shards(str(tmp_path / "*.parquet")), 4, seed=0)
+    batches = list(islice(DataLoader(stream, 4, collate_fn=MultiCropCollator(TRANSFORM), num_workers=1), 4))
+    assert [batch["position"]["passes"] for batch in batches] == [[[0, 4]], [[0, 8]], [[1, 4]], [[1, 8]]]
+    assert all(batch["global_views"].shape == (4, 2, 3, 24, 24) for batch in batches)
+    for epoch in (batches[:2], batches[2:]):
+        messages = sorted(message for batch in epoch for message in batch.get("broken", []))
+        assert [message.split(": ")[:2] for message in messages] == [
+            ["row 1 of shard 0 of 1", "UnidentifiedImageError"],
+            ["row 4 of shard 0 of 1", "UnidentifiedImageError"],
+        ]
+
+
+def test_broken_batch_of_a_worker_stops_the_run_with_one_line(tmp_path):
+    write_shard(tmp_path / "0.parquet", [b"no image"] * 8)
+    stream = EndlessRows(open_shards(str(tmp_path / "*.parquet")), 4, seed=0)
+    batches = iter(DataLoader(stream, 4, collate_fn=MultiCropCollator(TRANSFORM), num_workers=1))
+    with pytest.raises(DataError, match=r"^None of the 4 images of a batch can be decoded. row \d of shard") as error:
+        next(batches)
+    assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
+    del error  # it holds the loader in a cycle, and collected as a part of one that waits 5 s for its worker
+    gc.collect()
 
 
 def test_spawned_worker_gives_the_same():

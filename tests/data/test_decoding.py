@@ -2,9 +2,9 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from lejepa_hf.data.decoding import decode_image
+from lejepa_hf.data.decoding import DECODING_ERRORS, decode_image, load_upright, open_image, upright_size
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)
@@ -93,13 +93,62 @@ UPRIGHT = {  # the tag's value -> what undoes it
 }
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_exif_orientation(orientation):
+def test_exif_orientation(orientation, kind):
     image = Image.fromarray(COLOR)
     exif = image.getexif()
     exif[0x0112] = orientation
-    decoded = decode_image(encoded(image, exif=exif))
+    data = encoded(image, kind, exif=exif)
+    decoded = decode_image(data)
     np.testing.assert_array_equal(np.asarray(decoded), UPRIGHT[orientation](COLOR))
+    assert upright_size(open_image(data)) == decoded.size
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 4711])
+def test_senseless_orientation(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    opened = open_image(encoded(Image.fromarray(COLOR), exif=exif))
+    assert upright_size(opened) == (5, 6)
+    np.testing.assert_array_equal(np.asarray(load_upright(opened)), COLOR)
+
+
+FILES = {  # mode -> file, and how far what comes out may be from what went in
+    "CMYK": ("JPEG", {"quality": 100}, 12),
+    "CMYK in TIFF": ("TIFF", {}, 0),
+    "I;16": ("PNG", {}, 0),
+    "I;16 in TIFF": ("TIFF", {}, 0),
+    "F": ("TIFF", {}, 0),
+    "LA": ("PNG", {}, 0),
+    "RGBA": ("WEBP", {"lossless": True, "exact": True}, 0),
+    "1": ("TIFF", {"compression": "group4"}, 0),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_modes_of_files(name):
+    kind, settings, tolerance = FILES[name]
+    image, expected = CASES[name.split(" ")[0]]
+    opened = open_image(encoded(image, kind, **settings))
+    assert opened.mode == image.mode
+    decoded = load_upright(opened)
+    assert decoded.mode == ("L" if expected.ndim == 2 else "RGB")
+    np.testing.assert_allclose(np.asarray(decoded).astype(int), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 3, 4, 7, 8, 100])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_reduction_of_jpegs(reduction, mode):
+    across, down = np.meshgrid(np.linspace(0, 200, 320), np.linspace(0, 55, 200))
+    image = Image.fromarray((across + down).astype(np.uint8)).convert(mode)
+    data = encoded(image, "JPEG", quality=95)
+    whole, reduced = decode_image(data), load_upright(open_image(data), reduction)
+    power = {3: 2, 7: 4, 100: 8}.get(reduction, reduction)
+    assert reduced.mode == mode and reduced.size == (320 // power, 200 // power)
+    difference = np.asarray(reduced).astype(int) - np.asarray(whole.resize(reduced.size, Image.Resampling.BOX))
+    assert np.abs(difference).mean() < 1
+    assert load_upright(open_image(encoded(image)), reduction).size == (320, 200)  # PNGs are whole or not at all
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -119,3 +168,39 @@ def test_missing_file(tmp_path):
 def test_wrong_type(value):
     with pytest.raises(TypeError, match=type(value).__name__):
         decode_image(value)
+
+
+def test_more_pixels_than_allowed(monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29)  # PIL itself warns, and refuses from twice as many on
+    for value in (encoded(Image.fromarray(COLOR)), Image.fromarray(COLOR), COLOR):
+        with pytest.raises(Image.DecompressionBombError, match="5 x 6 pixels are more than .*, 29"):
+            decode_image(value)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 14)
+    with pytest.raises(Image.DecompressionBombError):
+        decode_image(encoded(Image.fromarray(COLOR)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    assert decode_image(COLOR).size == (5, 6)
+    assert not recwarn.list
+
+
+SETTINGS = {"JPEG": {}, "PNG": {}, "GIF": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {}, "BMP": {}, "AVIF": {}}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_damaged_files_raise_decoding_errors_only(kind):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    whole, refused = encoded(Image.fromarray(pixels), kind, **SETTINGS[kind]), 0
+    for trial in range(150):
+        data = bytearray(whole)
+        for place in rng.integers(min(len(data), 300) if trial % 2 else len(data), size=4):
+            data[place] = rng.integers(256)
+        if trial % 5 == 0:
+            del data[rng.integers(len(data)) :]
+        try:
+            decode_image(bytes(data))
+        except DECODING_ERRORS:
+            refused += 1
+    assert refused > 10

@@ -229,8 +229,27 @@ def test_jpegs_are_decoded_no_finer_than_needed(monkeypatch):
     assert sizes[2] == (1024, 768)
 
 
+@pytest.mark.parametrize("sides", [(48, 24), (96, 32), (200, 64)])
+def test_every_crop_of_a_reduced_jpeg_is_still_made_smaller(monkeypatch, sides):
+    seen = []
+    monkeypatch.setattr(multi_crop, "_cut", lambda *all_of_it: seen.append(all_of_it) or _cut(*all_of_it))
+    data = encoded(photo(800, 600))
+    transform = MultiCropTransform(global_crop_size=sides[0], local_crop_size=sides[1], num_local_views=2)
+    reductions = set()
+    for index in range(60):
+        transform(data, index=index)
+        image, boxes, sides_of_boxes = seen[-1]
+        shrink = (np.minimum(*(boxes[:, 2:] - boxes[:, :2]).T) / sides_of_boxes).min()
+        reduction = 800 // image.width
+        reductions.add(reduction)
+        assert image.height * reduction == 600
+        assert 1 <= shrink < 2 if reduction in (2, 4) else (shrink >= 1 if reduction == 8 else shrink < 2)
+    assert len(reductions) >= 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_crops_of_turned_photographs_are_upright(orientation):
+def test_crops_of_turned_photographs_are_upright(orientation, kind):
     upright = photo(640, 480)
     turn = Image.Transpose
     turns = [turn.FLIP_LEFT_RIGHT, turn.ROTATE_180, turn.FLIP_TOP_BOTTOM, turn.TRANSPOSE]
@@ -238,7 +257,7 @@ def test_crops_of_turned_photographs_are_upright(orientation):
     stored = upright.transpose(turns[orientation - 2]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    views = MultiCropTransform(**LITTLE)(encoded(stored, quality=95, exif=exif.tobytes()), index=3)
+    views = MultiCropTransform(**LITTLE)(encoded(stored, kind, quality=95, exif=exif), index=3)
     expected = MultiCropTransform(**LITTLE)(upright, index=3)
     assert (views["global_views"].float() - expected["global_views"].float()).abs().mean() < 3
 

@@ -36,10 +36,15 @@ AGAINST_TORCHVISION = {
     "contrast": (ours.adjust_contrast, lambda image, x: tv().adjust_contrast(image, x), FACTORS),
     "saturation": (ours.adjust_saturation, lambda image, x: tv().adjust_saturation(image, x), FACTORS),
     "hue": (ours.adjust_hue, lambda image, x: tv().adjust_hue(image, x), SHIFTS),
+    "solarize": (
+        ours.solarize,
+        lambda image, x: tv().solarize(image, x),
+        torch.tensor([0.0, 0.25, 0.5, 128 / 255, 0.9, 1.0]),
+    ),
     "blur": (
         lambda batch, sigma: ours.gaussian_blur(batch, sigma, 13),
         lambda image, x: tv().gaussian_blur(image, [13, 13], [x, x]),
-        torch.tensor([0.1, 0.5, 1.0, 1.7, 2.0, 4.0]),
+        torch.tensor([0.01, 0.1, 0.7, 1.7, 2.0, 4.0]),
     ),
 }
 
@@ -49,20 +54,55 @@ AGAINST_TORCHVISION = {
 def test_operation_against_torchvision(name, size):
     operation, reference, amounts = AGAINST_TORCHVISION[name]
     batch = images(len(amounts), size)
+    before = batch.clone()
     expected = torch.stack([reference(image, x.item()) for image, x in zip(batch, amounts, strict=True)])
-    torch.testing.assert_close(operation(batch.clone(), amounts), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(operation(batch, amounts), expected, atol=1e-5, rtol=0)
+    assert torch.equal(batch, before)
 
 
 def test_luminance_against_torchvision():
     torch.testing.assert_close(ours.luminance(images()), tv().rgb_to_grayscale(images()), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("color", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 0, 0), (1, 1, 1), (0.3, 0.3, 0.3)])
-def test_hue_of_pure_colours(color):
-    image = torch.tensor(color, dtype=torch.float32)[:, None, None].expand(3, 2, 2)
-    for shift in (-0.4, 1 / 3, 0.5):
-        turned = ours.adjust_hue(image[None], torch.tensor([shift]))[0]
-        torch.testing.assert_close(turned, tv().adjust_hue(image, shift), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("shift", [-0.5, -0.4, -1 / 6, 0.05, 1 / 3, 0.5])
+def test_hue_of_every_kind_of_colour(shift):
+    """All mixtures of five levels: pure colours, greys, black, white, two channels alike, every order of the three."""
+    levels = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])
+    image = torch.cartesian_prod(levels, levels, levels).T.reshape(3, 5, 25)
+    turned = ours.adjust_hue(image[None], torch.tensor([shift]))[0]
+    torch.testing.assert_close(turned, tv().adjust_hue(image, shift), atol=1e-5, rtol=0)
+
+
+def test_solarize_inverts_the_threshold_itself():
+    image = torch.tensor([127, 128, 129]).div(255).expand(1, 3, 1, 3)
+    expected = torch.tensor([127, 127, 126]).div(255).expand(1, 3, 1, 3)
+    torch.testing.assert_close(ours.solarize(image, torch.tensor([128 / 255])), expected)
+
+
+def test_blur_keeps_a_constant_image():
+    image = torch.full((3, 3, 8, 9), 0.6)
+    torch.testing.assert_close(ours.gaussian_blur(image, torch.tensor([0.1, 1.0, 9.0]), 13), image)
+
+
+def test_color_jitter_in_every_order():
+    batch = images(25)
+    parameters = torch.tensor([0, 1.3, 0.7, 1.6, 0.2, 0, 0, 0, 2]).repeat(25, 1)
+    parameters[:24, ours.ORDER] = torch.arange(24.0)
+    parameters[24, ours.BRIGHTNESS : ours.HUE + 1] = torch.tensor([1.0, 1, 1, 0])
+    expected = batch.clone()
+    for image, order in zip(expected, permutations(range(4)), strict=False):
+        for which in order:
+            amount = parameters[0, ours.BRIGHTNESS + which].item()
+            image.copy_(getattr(tv(), f"adjust_{JITTERS[which]}")(image, amount))
+    assert ours.color_jitter(batch, parameters) is batch
+    torch.testing.assert_close(batch, expected, atol=1e-5, rtol=0)
+
+
+def test_color_jitter_of_one_view_is_in_place():
+    image, parameters = images(1), torch.tensor([[0, 1.3, 0.7, 1.6, 0.2, 7, 0, 0, 2]])
+    expected = ours.color_jitter(torch.cat([image, image]), parameters.repeat(2, 1))[:1]
+    assert ours.color_jitter(image, parameters) is image
+    torch.testing.assert_close(image, expected)
 
 
 def torchvision_pipeline(view, parameters, settings):
@@ -82,26 +122,77 @@ def torchvision_pipeline(view, parameters, settings):
     return tv().normalize(image, settings.image_mean, settings.image_std)
 
 
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")),
+    pytest.param("mps", marks=pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no Apple GPU")),
+]
+
+
+def views_of(number, num_views, size=16):
+    return images(number * num_views, size).mul(255).to(torch.uint8).unflatten(0, (number, num_views))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("small_view", [0, 1 << 20], ids=["one by one", "in chunks"])
 @pytest.mark.parametrize(
     "values",
     [{}, {"color_jitter_probability": 1.0}] + [{**OFF, name: 1.0} for name in OFF],
     ids=["published", "all jittered", *OFF],
 )
-def test_whole_chain_against_torchvision(values):
+def test_whole_chain_against_torchvision(monkeypatch, values, small_view, device):
+    monkeypatch.setattr(ours, "_SMALL_VIEW", small_view)
     settings = ViewSettings(
         brightness_jitter=0.8, contrast_jitter=0.8, saturation_jitter=0.8, hue_jitter=0.4, **values
     )
-    views = images(80).mul(255).to(torch.uint8).unflatten(0, (20, 4))
-    draws = uniforms(80)
+    views, draws = views_of(20, 4), uniforms(80)
     expected = torch.stack(
         [
             torchvision_pipeline(view, parameters, settings)
             for view, parameters in zip(views.flatten(0, 1), parameters_from_uniforms(draws, settings), strict=True)
         ]
     )
-    difference = (ours.photometric(views, draws.unflatten(0, (20, 4)), settings).flatten(0, 1) - expected).abs()
+    result = ours.photometric(views.to(device), draws.unflatten(0, (20, 4)), settings)
+    assert result.device.type == device and result.is_contiguous()
+    difference = (result.cpu().flatten(0, 1) - expected).abs()
     # A value on the threshold within rounding is inverted by one and not by the other.
     assert (difference > 1e-4).float().mean() < 1e-3
+
+
+HAPPENS = [0.49, 0.79, 0.19, 0.49, 0.19]  # below the published probabilities
+AMOUNTS = [0.75, 0.25, 0.25, 0.75, 10.5 / 24, 0.5]
+
+
+def test_parameters_of_a_known_row():
+    known = parameters_from_uniforms(torch.tensor([HAPPENS + AMOUNTS]), ViewSettings())
+    expected = torch.tensor([[1, 1.2, 0.8, 0.9, 0.05, 10, 1, 1.05, 128 / 255]])
+    torch.testing.assert_close(known, expected)
+    nothing = parameters_from_uniforms(torch.tensor([[0.5, 0.8, 0.2, 0.5, 0.2] + AMOUNTS]), ViewSettings())
+    torch.testing.assert_close(nothing, torch.tensor([[0.0, 1, 1, 1, 0, 10, 0, 0, 2]]))
+
+
+def test_chain_of_a_known_row():
+    settings, view = ViewSettings(), images(1)[0].mul(255).to(torch.uint8)
+    image = view.float() / 255
+    image = tv().adjust_contrast(tv().adjust_brightness(tv().horizontal_flip(image), 1.2), 0.8)
+    happens = [*HAPPENS[:2], 0.9, *HAPPENS[3:]]  # no grey, or saturation would not show
+    draws = torch.tensor([happens + [*AMOUNTS[:4], 0.5 / 24, AMOUNTS[5]]])
+    image = tv().adjust_hue(tv().adjust_saturation(image, 0.9), 0.05)
+    image = tv().solarize(tv().gaussian_blur(image, [13, 13], [1.05, 1.05]), 128 / 255)
+    expected = tv().normalize(image, settings.image_mean, settings.image_std)
+    torch.testing.assert_close(
+        ours.photometric(view[None, None], draws[None], settings)[0, 0], expected, atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_nothing_waits_for_the_gpu():
+    views, draws = views_of(8, 4).cuda(), uniforms(32).unflatten(0, (8, 4))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        ours.photometric(views, draws, ViewSettings())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", OFF)
@@ -179,15 +270,40 @@ def test_extreme_uniforms(extreme):
     assert result.isfinite().all()
 
 
-def test_a_view_does_not_depend_on_its_batch():
-    views = images(24).mul(255).to(torch.uint8).unflatten(0, (8, 3))
-    draws = uniforms(24).unflatten(0, (8, 3))
-    settings = ViewSettings()
+@pytest.mark.parametrize("size", [16, 120], ids=["in chunks", "one by one"])
+def test_a_view_does_not_depend_on_its_batch(size):
+    views, draws, settings = views_of(8, 3, size), uniforms(24).unflatten(0, (8, 3)), ViewSettings()
     together = ours.photometric(views, draws, settings)
     alone = torch.cat([ours.photometric(views[[i]], draws[[i]], settings) for i in range(8)])
     reverse = ours.photometric(views.flip(0), draws.flip(0), settings).flip(0)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(together, reverse, atol=1e-5, rtol=0)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    views, draws = views_of(23, 3), uniforms(69).unflatten(0, (23, 3))
+    results = []
+    for views_a_chunk in (1, 2, 5, 69, 100):
+        monkeypatch.setattr(ours, "_CPU_CHUNK", views_a_chunk * views[0, 0].numel())
+        results.append(ours.photometric(views, draws, ViewSettings()))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], atol=1e-5, rtol=0)
+
+
+def test_smallest_crops_and_no_views():
+    settings = ViewSettings(blur_probability=1.0, blur_kernel_size=3)
+    for shape in ((4, 2, 3, 2, 2), (0, 2, 3, 8, 8)):
+        views = torch.randint(0, 256, shape, dtype=torch.uint8)
+        result = ours.photometric(views, torch.rand(*shape[:2], ours.NUM_UNIFORMS), settings)
+        assert result.shape == shape and result.dtype == torch.float32 and result.isfinite().all()
+
+
+def test_bad_input():
+    views, draws = views_of(2, 3), uniforms(6).unflatten(0, (2, 3))
+    with pytest.raises(ValueError, match="`views` must be uint8.*float32"):
+        ours.photometric(views.float(), draws, ViewSettings())
+    with pytest.raises(ValueError, match=r"`uniforms`.*\(2, 3, 11\).*\(3, 2, 11\)"):
+        ours.photometric(views, draws.transpose(0, 1), ViewSettings())
 
 
 def batch_of(settings, number=3):

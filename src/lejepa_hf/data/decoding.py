@@ -12,18 +12,21 @@ from PIL import Image, ImageOps
 from .network import read_through
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-# What PIL's decoders raise for bytes they cannot read, a missing image (None) and a decompression bomb included.
+# What PIL's decoders raise for bytes they cannot read (AVIF's a RuntimeError), a missing image (None) and a
+# decompression bomb included.
 DECODING_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
     TypeError,
     EOFError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
-_ORIENTATION = 0x0112  # EXIF; from 5 on width and height are exchanged
+_ORIENTATION = 0x0112  # EXIF
+_TURNED = (5, 6, 7, 8)  # width and height are exchanged
 
 
 def open_image(value) -> Image.Image:
@@ -76,7 +79,8 @@ def _fetch(url: str) -> bytes:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height as [`load_upright`] will have them, from the header alone."""
-    turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    # PIL turns TIFFs itself, and has their size upright from the beginning.
+    turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED
     return (image.height, image.width) if turned else image.size
 
 

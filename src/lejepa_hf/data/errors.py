@@ -1,7 +1,7 @@
 """What stops a run because of its data, with a message of one line."""
 
 
-class DataError(RuntimeError):
+class DataError(Exception):
     """
     The data cannot be read on.
 

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from .errors import DataError
-from .network import MAX_RETRIES, is_network_error, read_through
+from .network import MAX_RETRIES, read_through
 
 _OPEN_UNITS = 4  # read side by side, so that shards sorted by class mix
 _READ_ROWS = 32  # rows a read; larger ones only cost memory
@@ -60,7 +60,7 @@ class Lane:
         Raises:
             DataError: If the stream has no rows, cannot be read or does not come back.
         """
-        current, empty = _Pass(self, epoch), 0
+        current = _Pass(self, epoch)
         while True:
             upcoming, number = _Pass(self, epoch + 1), 0
             for number, row in enumerate(current, 1):
@@ -68,8 +68,8 @@ class Lane:
                     upcoming.fill_one()  # while this epoch's buffer runs empty: no pause where two epochs meet
                 if number > taken:
                     yield epoch, number, row
-            empty = 0 if number else empty + 1
-            if empty > self.num_shards * self.parts:
+            # A lane whose own units are empty goes on: other epochs deal it others.
+            if not number and not any(True for unit in range(self.num_shards * self.parts) for _ in self.read(unit)):
                 raise DataError(f"The stream{self.name} has no rows.")
             current, taken, epoch = upcoming, 0, epoch + 1
 
@@ -83,17 +83,17 @@ class Lane:
         """Rows of a unit, as they stand in the shard."""
         shard, part = divmod(unit, self.parts)
         name = f"shard {shard} of {self.num_shards}{self.name}"
-        number = -1
+        number = 0
         try:
-            for number, row in enumerate(read_through(lambda: self._open(shard), name, self.max_retries)):
-                if number % self.parts == part:
-                    yield {**row, "where": f"row {number} of {name}"}
+            for number, row in enumerate(read_through(lambda: self._open(shard), name, self.max_retries), 1):
+                if (number - 1) % self.parts == part:
+                    yield {**row, "where": f"row {number - 1} of {name}"}
+        except DataError:
+            raise
         except Exception as error:
-            if isinstance(error, DataError) or is_network_error(error):
-                raise
             raise DataError(
-                f"{name} cannot be read behind row {number}: {type(error).__name__}: {error}. Replace the file, or "
-                "leave it out of `dataset`."
+                f"{name} cannot be read on after {number} rows: {type(error).__name__}: {error}. Replace the file, "
+                "or leave it out of `dataset`."
             ) from error
 
     def _open(self, shard: int) -> Iterator[dict]:

@@ -1,6 +1,8 @@
 """Mixture: several datasets drawn from with weights."""
 
 from dataclasses import dataclass
+from math import inf
+from numbers import Real
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Mixture:
             raise ValueError(
                 f"`weights` must have one number for each of the {len(self.datasets)} datasets, got {self.weights}."
             )
-        if min(self.weights) <= 0:
-            raise ValueError(f"`weights` must be positive, got {self.weights}.")
-        self.weights = [weight / sum(self.weights) for weight in self.weights]
+        if not all(isinstance(weight, Real) and 0 < weight < inf for weight in self.weights):
+            raise ValueError(f"`weights` must be positive numbers, got {self.weights}.")
+        total = sum(self.weights)
+        self.weights = [weight / total for weight in self.weights]

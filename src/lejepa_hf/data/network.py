@@ -15,7 +15,7 @@ logger = logging.getLogger("lejepa_hf")
 MAX_RETRIES = 8  # four minutes
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds
 # Their classes come from libraries that need not be there; what they have in common is where they are defined.
-_NETWORK_LIBRARIES = ("aiohttp", "httpcore", "httpx", "requests", "urllib3")
+_NETWORK_LIBRARIES = ("aiohttp", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3")
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _NETWORK_ERRNO = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)
 

@@ -1,12 +1,13 @@
-"""Names -> datasets: files, folders, the Hub. Errors say what was found instead."""
+"""Names -> datasets: files and the Hub. Errors say what was found instead."""
 
 import difflib
 import glob
 import os
 import re
+import tarfile
 from pathlib import Path
 
-from PIL import Image
+from .network import is_network_error
 
 # How `datasets` calls the builders of files, and by which endings they are recognised.
 FILE_KINDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
@@ -34,19 +35,50 @@ def open_files(kind: str, patterns: str | list[str], name: str, split: str, stre
     Raises:
         ValueError: If a pattern meets no file, or the files cannot be read.
     """
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    files = [file for pattern in patterns for file in _resolve(pattern)]
-    return _load(name, split, streaming, kind, data_files={"train": files})
+    patterns = [patterns] if isinstance(patterns, str | Path) else patterns
+    # A file that two patterns meet is read once.
+    files = list(dict.fromkeys(file for pattern in patterns for file in _resolve(os.fspath(pattern))))
+    dataset = _load(name, split, streaming, kind, data_files={"train": [_literal(file) for file in files]})
+    return _by_row_groups(dataset, files, name) if streaming and kind == "parquet" else dataset
+
+
+def open_shards(name: str, split: str, streaming: bool):
+    """
+    A folder of Parquet or tar files, where their names tell the splits, as in a dataset repository of the Hub.
+
+    Raises:
+        ValueError: If there is no such split, or the files cannot be read.
+    """
+    import datasets
+
+    dataset = _load(name, split, streaming, name, data_files=None)
+    files = datasets.load_dataset_builder(name).config.data_files.get(split, [])
+    is_parquet = bool(files) and kind_of_files(files[0]) == "parquet"
+    return _by_row_groups(dataset, files, name) if streaming and is_parquet else dataset
+
+
+def _by_row_groups(stream, files: list[str], name: str):
+    """Local Parquet has its footers at hand: so split, readers get equal shares and hold little in memory."""
+    if any("://" in file for file in files):
+        return stream
+    rows = _count(files, name)
+    return _with_length(stream.reshard(), rows)
 
 
 def _resolve(pattern: str) -> list[str]:
+    """Files a pattern means; `datasets` resolves those of urls."""
     pattern = os.path.expanduser(pattern)
     spread = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if spread:
         first, last = spread.groups()
         numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
         return [file for number in numbers for file in _resolve(pattern.replace(spread[0], number, 1))]
-    if "://" in pattern:
+    if pattern.startswith(("http://", "https://")) and "*" in pattern:
+        raise ValueError(
+            f"`dataset` {pattern!r}: a web server does not list its files. Name them in `data_files`, or as a range "
+            "like `{000..123}`."
+        )
+    if "://" in pattern or os.path.isfile(pattern):
         return [pattern]
     files = sorted(glob.glob(pattern, recursive=True))
     if not files:
@@ -54,40 +86,33 @@ def _resolve(pattern: str) -> list[str]:
     return files
 
 
-def _by_row_groups(dataset, files: list[str], split: str):
-    """
-    A stream of local Parquet files, whose footers are at hand: row groups as its shards, which give readers equal
-    shares and take little memory, and the number of rows, which a stream does not say by itself.
-    """
-    import datasets
+def _literal(file: str) -> str:
+    """A found file whose name has a bracket is no pattern."""
+    return file if "://" in file else glob.escape(file)
+
+
+def _count(files: list[str], name: str) -> int:
+    """Rows of local Parquet files, which their footers tell; a stream of them does not."""
     import pyarrow.parquet as parquet
 
-    dataset = dataset.reshard()
-    rows = sum(parquet.read_metadata(file).num_rows for file in files)
-    dataset.info.splits = datasets.SplitDict({split: datasets.SplitInfo(name=split, num_examples=rows)})
-    return dataset
+    rows, file = 0, ""
+    try:
+        for file in files:
+            rows += parquet.read_metadata(file).num_rows
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`dataset` {name!r} cannot be read: {file}: {error}") from error
+    if not rows:
+        raise ValueError(f"`dataset` {name!r} has no images: its files have no rows.")
+    return rows
 
 
-def open_folder(name: str, split: str, streaming: bool):
-    """
-    A folder of images, nested or flat, where folders of one class each become labels; or of Parquet or tar files,
-    where their names tell the splits, as in a dataset repository of the Hub.
+def _with_length(stream, rows: int):
+    """A stream does not know its length but where its split says so, which need not have a name."""
+    import datasets
 
-    Raises:
-        ValueError: If it holds none of these or has no such split.
-    """
-    known = set(Image.registered_extensions())
-    kinds: dict[str, int] = {}
-    for path in Path(name).rglob("*"):
-        if path.is_file():
-            kinds[path.suffix.lower() or "no ending"] = kinds.get(path.suffix.lower() or "no ending", 0) + 1
-    if not known & kinds.keys():
-        if any(ending in kinds for ending in (".parquet", ".tar")):
-            return _load(name, split, streaming, name)
-        found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
-        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.")
-    # Map-style even for a stream, which `datasets` would read as a single shard; only the paths are read here.
-    return as_stream(_load(name, split, False, "imagefolder", data_dir=name), streaming)
+    split = str(stream.split)
+    stream.info.splits = datasets.SplitDict({split: datasets.SplitInfo(name=split, num_examples=rows)})
+    return stream
 
 
 def open_hub(name: str, split: str, streaming: bool, config: str | None, revision: str | None, data_files):
@@ -97,75 +122,100 @@ def open_hub(name: str, split: str, streaming: bool, config: str | None, revisio
     Raises:
         ValueError: If it cannot be found, reached or read with this login, or has no such config or split.
     """
-    import datasets
-    from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-
-    page = f"{constants.ENDPOINT}/datasets/{name}"
-    gated = f"`dataset` {name!r} is gated: accept its terms on {page}, then log in with `hf auth login`."
-    try:
-        return _load(name, split, streaming, name, config, revision=revision, data_files=data_files)
-    except (datasets.exceptions.DatasetNotFoundError, GatedRepoError) as error:
-        if "gated" in str(error) or isinstance(error, GatedRepoError):
-            raise ValueError(gated) from error
-        raise ValueError(
-            f"`dataset` {name!r} was not found: it is neither 'digits', a folder here, nor a dataset of the Hub that "
-            "can be reached with this login. Check the spelling; for a private set log in with `hf auth login`, for a "
-            f"gated one also accept its terms on {page}."
-        ) from error
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status in (401, 403):
-            raise ValueError(gated) from error
-        raise ValueError(f"`dataset` {name!r}: the Hub answered with status {status}; try again later.") from error
+    return _load(name, split, streaming, name, config, revision=revision, data_files=data_files)
 
 
 def _load(name: str, split: str, streaming: bool, path: str, config: str | None = None, **settings):
     import datasets
 
     try:
+        if path == "webdataset":
+            from .image_tars import ImageTars
+
+            builder = ImageTars(**settings)
+        else:
+            builder = datasets.load_dataset_builder(path, config, **settings)
         if not streaming:
-            return datasets.load_dataset(path, config, split=split, **settings)
-        builder = datasets.load_dataset_builder(path, config, **settings)
+            builder.download_and_prepare()
+            return builder.as_dataset(split=split)
         if hasattr(builder.config, "fragment_scan_options"):
             import pyarrow.dataset
 
             # Arrow's default holds what it has read of a Parquet file until the file ends: gigabytes a worker.
             builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
-        dataset = builder.as_streaming_dataset(split=split)
-        files = (builder.config.data_files or {}).get(split, [])
-        local = files and not any("://" in file for file in files)
-        return _by_row_groups(dataset, files, split) if local and builder.name == "parquet" else dataset
-    except datasets.exceptions.DatasetGenerationError as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"`dataset` {name!r} cannot be read: {reason}") from error
-    except datasets.exceptions.DatasetNotFoundError:
-        raise
-    except FileNotFoundError as error:
-        raise ValueError(f"`dataset` {name!r} has no images: {error}") from error
-    except ConnectionError as error:
-        where = "" if path in FILE_KINDS else "is not a folder here, and the Hub "
-        raise ValueError(f"`dataset` {name!r} {where}cannot be reached: {error}") from error
-    except ValueError as error:
-        if "find cache" in str(error) and settings.get("data_files"):  # said of a set that was read before
-            raise ValueError(f"`dataset` {name!r} has no files that match {settings['data_files']!r}.") from error
-        raise _unknown_split(name, split, error) from error
+        return builder.as_streaming_dataset(split=split)
+    except Exception as error:
+        files = settings["data_files"]
+        files = str(files["train"] if isinstance(files, dict) else files)
+        explained = _explained(error, name, split, path, files)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explained(error: Exception, name: str, split: str, path: str, files: str) -> ValueError | None:
+    """What `datasets`, the Hub's client, a web client or a reader raised -> what to do about it."""
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, DatasetsError
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    if isinstance(error, DatasetGenerationError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    what = f"`dataset` {name!r}"
+    reason = without_secrets(" ".join(str(error).split())).rstrip(".")
+    repository = re.search(r"hf://datasets/([^/@]+/[^/@]+)", files)
+    on_hub = repository is not None or path not in FILE_KINDS
+    page = f"{constants.ENDPOINT}/datasets/{repository[1] if repository else path}"
+    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
+    denied = isinstance(error, HfHubHTTPError) and status in (401, 403)
+    if isinstance(error, GatedRepoError) or denied or re.search(r"gated (dataset|repo)\b", reason):
+        return ValueError(f"{what} is gated: accept its terms on {page}, then log in with `hf auth login`.")
+    if isinstance(error, DatasetNotFoundError) and reason.startswith("Revision"):
+        return ValueError(f"{what} cannot be opened, check `revision`: {reason}.")
+    if isinstance(error, DatasetNotFoundError):
+        return ValueError(
+            f"{what} was not found: it is neither 'digits', a folder here, nor a dataset of the Hub that can be "
+            "reached with this login. Check the spelling; for a private set log in with `hf auth login`, for a gated "
+            f"one also accept its terms on {page}."
+        )
+    if isinstance(status, int):
+        return ValueError(f"{what}: the {'Hub' if on_hub else 'server'} answered with status {status}.")
+    # The latter if another part of the set was opened before: `datasets` then looks for this one in its cache.
+    nothing = "all the data_files are invalid" in reason or "Couldn't find cache" in reason and files != "None"
+    if isinstance(error, FileNotFoundError) or nothing:
+        reason = without_secrets(f"no file meets {files}") if nothing else reason
+        if not on_hub:
+            return ValueError(f"{what} was not found, or its server does not answer: {reason}")
+        login = f" For a private or gated set, see {page} and log in with `hf auth login`." if repository else ""
+        return ValueError(f"{what} has no images: {reason}.{login}")
+    if is_network_error(error):
+        where = "is not a folder here, and the Hub " if on_hub and not repository else ""
+        return ValueError(f"{what} {where}cannot be reached: {reason}")
+    known = isinstance(error, OSError | ValueError | DatasetsError | tarfile.TarError)
+    return unknown_split(name, split, reason) if known else None
+
+
+def without_secrets(text: str) -> str:
+    """Signatures and passwords in urls are nobody's business."""
+    return re.sub(r"(://[^\s'\"?]+)\?[^\s'\"]+", r"\1?...", re.sub(r"://[^/@\s]+@", "://...@", text))
 
 
 def as_stream(dataset, streaming: bool):
-    """A map-style dataset as a stream of undecoded rows, if that is wanted."""
-    if not streaming or not hasattr(dataset, "__len__"):
+    """A map-style dataset as a stream, if that is wanted."""
+    if not streaming or not hasattr(dataset, "__len__") or not len(dataset):
         return dataset
-    return dataset.to_iterable_dataset(num_shards=max(1, min(_MAX_SHARDS, len(dataset))))
+    return _with_length(dataset.to_iterable_dataset(num_shards=min(_MAX_SHARDS, len(dataset))), len(dataset))
 
 
-def _unknown_split(name: str, split: str, error: ValueError) -> ValueError:
+def unknown_split(name: str, split: str, reason: object) -> ValueError:
     """`datasets` knows which splits or configs there are, and says so in its message."""
-    if "corresponds to no data" in str(error):
+    if "corresponds to no data" in str(reason):
         return ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
-    if "split" not in str(error).lower() and "config" not in str(error).lower():
-        return ValueError(f"`dataset` {name!r} cannot be read: {error}")
-    return ValueError(f"`dataset` {name!r} has no split {split!r}: {error}")
+    if "config name is missing" in str(reason).lower() or "builderconfig" in str(reason).lower():
+        return ValueError(f"`dataset` {name!r} has other configurations, set `config` to one of them: {reason}")
+    if "split" not in str(reason).lower():
+        return ValueError(f"`dataset` {name!r} cannot be read: {reason}")
+    return ValueError(f"`dataset` {name!r} has no split {split!r}: {reason}")
 
 
 def no_such_folder(name: str) -> ValueError:

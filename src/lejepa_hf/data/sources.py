@@ -8,14 +8,16 @@ from functools import cache
 from pathlib import Path
 
 from .embedded_digits import load_digits_split
+from .image_folder import open_folder
 from .mixture import Mixture
-from .openers import FILE_KINDS, as_stream, kind_of_files, no_such_folder, open_files, open_folder, open_hub
+from .openers import FILE_KINDS, as_stream, kind_of_files, no_such_folder, open_files, open_hub, without_secrets
 from .streaming import count_rows
 
 logger = logging.getLogger("lejepa_hf")
 
 DIGITS = "digits"
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
+_ENCODED = ("binary", "large_binary", "string", "large_string")  # that `datasets` can take for images
 
 
 @dataclass
@@ -76,24 +78,38 @@ def load_source(
         ValueError: If there is no such source, split, column or image; the message names what was found.
     """
     if not isinstance(name, str | Path):
+        _refuse("a dataset built already", config=config, revision=revision, data_files=data_files)
         name, dataset = _given(name, split)
-        return _describe(as_stream(dataset, streaming), name, image_column, label_column)
+        source = _describe(as_stream(dataset, streaming), name, image_column, label_column)
+        if not hasattr(dataset, "__len__"):
+            source.dataset.info.splits = None  # of the whole set; what was taken or filtered is not told
+        return source
     name = os.path.expanduser(name)
-    if name == DIGITS:
-        dataset = as_stream(load_digits_split(split), streaming)
-    elif name in FILE_KINDS:
+    shown = without_secrets(name)
+    if name in FILE_KINDS:
+        _refuse(f"`dataset` {name!r}", config=config, revision=revision)
         if not data_files:
             raise ValueError(f"`data_files` is missing: `dataset` {name!r} says what the files are, not where.")
-        dataset = open_files(name, data_files, name, split, streaming)
+        dataset = open_files(name, data_files, shown, split, streaming)
     elif kind := kind_of_files(name):
-        dataset = open_files(kind, name, name, split, streaming)
+        _refuse(f"`dataset` {shown!r}", config=config, revision=revision, data_files=data_files)
+        dataset = open_files(kind, name, shown, split, streaming)
+    elif name == DIGITS:
+        _refuse("`dataset` 'digits'", config=config, revision=revision, data_files=data_files)
+        dataset = as_stream(load_digits_split(split), streaming)
     elif os.path.isdir(name):
+        _refuse(f"the folder {name!r}", config=config, revision=revision, data_files=data_files)
         dataset = open_folder(name, split, streaming)
+    elif "://" in name:
+        raise ValueError(
+            f"`dataset` {shown!r} does not say what it holds: end it in .parquet or .tar, or name it in `data_files` "
+            f"with `dataset: {' or '.join(FILE_KINDS)}`."
+        )
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise no_such_folder(name)
     else:
         dataset = open_hub(name, split, streaming, config, revision, data_files)
-    return _describe(dataset, name, image_column, label_column)
+    return _describe(dataset, shown, image_column, label_column)
 
 
 def load_mixture(entries: list[dict], streaming: bool = False) -> Mixture:
@@ -112,17 +128,22 @@ def load_mixture(entries: list[dict], streaming: bool = False) -> Mixture:
         ValueError: If an entry has an unknown key or no `dataset`, a weight is not positive, or a source cannot be
             opened.
     """
+    if not entries:
+        raise ValueError("`mixture` is empty: give at least one source, as `- dataset: ...`.")
     datasets = []
     for number, entry in enumerate(entries):
+        place = f"entry {number} of `mixture`"
+        if not isinstance(entry, dict) or "dataset" not in entry:
+            raise ValueError(f"`dataset` is missing in {place}: {entry}.")
         unknown = [key for key in entry if key not in _ENTRY_KEYS]
         if unknown:
-            close = difflib.get_close_matches(unknown[0], _ENTRY_KEYS, n=1)
+            close = difflib.get_close_matches(str(unknown[0]), _ENTRY_KEYS, n=1)
             hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(_ENTRY_KEYS)}."
-            raise ValueError(f"`{unknown[0]}` in entry {number} of `mixture` is not a known key; {hint}")
-        if not entry.get("dataset"):
-            raise ValueError(f"Entry {number} of `mixture` has no `dataset`: {entry}.")
+            raise ValueError(f"`{unknown[0]}` in {place} is not a known key; {hint}")
         settings = {key: value for key, value in entry.items() if key not in ("dataset", "weight")}
         source = load_source(entry["dataset"], streaming=streaming, **settings)
+        if not streaming and not hasattr(source.dataset, "__len__"):
+            raise ValueError(f"`dataset` in {place} is a stream: set `streaming: true`, for all of them.")
         dataset = source.dataset.select_columns([source.image_column])
         datasets.append(
             dataset if source.image_column == "image" else dataset.rename_column(source.image_column, "image")
@@ -130,28 +151,38 @@ def load_mixture(entries: list[dict], streaming: bool = False) -> Mixture:
     return Mixture(datasets, [entry.get("weight", 1.0) for entry in entries])
 
 
+def _refuse(what: str, **settings) -> None:
+    """What would be ignored is not let pass."""
+    for field, value in settings.items():
+        if value is not None:
+            raise ValueError(f"`{field}` {value!r} has no meaning for {what}: leave it out.")
+
+
 def _given(dataset, split: str) -> tuple[str, object]:
     """A readable name for a dataset that was built elsewhere, and the split of several."""
     if isinstance(dataset, dict):
         if split not in dataset:
-            raise ValueError(f"`dataset` has no split {split!r}: it has {', '.join(dataset)}.")
+            raise ValueError(f"`dataset` has no split {split!r}: it has {', '.join(map(str, dataset))}.")
         dataset = dataset[split]
     if not hasattr(dataset, "features"):
-        raise ValueError(f"`dataset` must be a name or a dataset of `datasets`, got {type(dataset).__name__}.")
-    return getattr(dataset.info, "dataset_name", None) or "the given dataset", dataset
+        raise ValueError(
+            f"`dataset` must be a name or a dataset of `datasets`, got {type(dataset).__name__}; several files go "
+            "into `data_files`."
+        )
+    name = getattr(dataset.info, "dataset_name", None) or "the given dataset"
+    return name, dataset.with_format(None)  # rows as they are stored: no tensors, no transform
 
 
 def _describe(dataset, name: str, image_column: str | None, label_column: str | None) -> ImageSource:
     from datasets import ClassLabel, Value
     from datasets import Image as ImageFeature
 
-    features = dataset.features
-    if features is None:  # a stream whose schema nobody wrote down: its first row tells
+    if dataset.features is None:  # a stream whose schema nobody wrote down: its first row tells
         dataset = dataset._resolve_features()
-        features = dataset.features
-    images = [column for column, feature in features.items() if isinstance(feature, ImageFeature)]
+    features = dataset.features
+    images = [column for column, feature in features.items() if _is_image(feature)]
     labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-    described = ", ".join(f"{column}: {type(feature).__name__}" for column, feature in features.items())
+    described = ", ".join(f"{column}: {_kind(feature)}" for column, feature in features.items())
     if image_column is None:
         if len(images) != 1:
             found = f"{len(images)} image columns ({', '.join(images)})" if images else "no image column"
@@ -160,17 +191,32 @@ def _describe(dataset, name: str, image_column: str | None, label_column: str | 
     for field, column in (("image_column", image_column), ("label_column", label_column)):
         if column is not None and column not in features:
             raise ValueError(f"`{field}` {column!r} is not in `dataset` {name!r}; its columns are: {described}.")
-    feature = features[image_column]
-    if image_column in images or (
-        isinstance(feature, Value) and feature.dtype in ("binary", "large_binary", "string")
-    ):
-        dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
+    if image_column not in images and getattr(features[image_column], "dtype", None) not in _ENCODED:
+        raise ValueError(
+            f"`image_column` {image_column!r} of `dataset` {name!r} holds neither images, their bytes nor paths; its "
+            f"columns are: {described}."
+        )
+    dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
     if "cls" in features and isinstance(features["cls"], Value) and features["cls"].dtype.startswith("int"):
         labels.append("cls")  # as WebDataset calls its labels
     label_column = label_column or (labels[0] if labels else None)
     class_names = getattr(features[label_column], "names", None) if label_column is not None else None
+    if hasattr(dataset, "__len__") and not len(dataset):
+        raise ValueError(f"`dataset` {name!r} has no images: it is empty.")
     _say_once(f"{name}: images in column {image_column!r}, labels in {label_column and repr(label_column)}")
     return ImageSource(dataset, name, image_column, label_column, class_names)
+
+
+def _is_image(feature) -> bool:
+    """An image, or what is left of one where the schema forgot its type."""
+    from datasets import Image as ImageFeature
+
+    return isinstance(feature, ImageFeature) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
+
+
+def _kind(feature) -> str:
+    kind = type(feature).__name__
+    return f"{kind}({feature.dtype})" if kind == "Value" else kind
 
 
 @cache

@@ -1,0 +1,130 @@
+"""A folder of images -> a dataset of their paths; no image is opened."""
+
+import logging
+import os
+from collections import Counter
+
+from PIL import Image
+
+from .openers import as_stream, kind_of_files, open_shards, unknown_split
+
+logger = logging.getLogger("lejepa_hf")
+
+_SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has no decoder
+
+
+def open_folder(name: str, split: str, streaming: bool):
+    """
+    A folder of images, nested or flat, in any format PIL reads. Hidden files and folders are left out. One of Parquet
+    or tar files instead is read as those, see [`~data.openers.open_shards`].
+
+    Folders called train, val or test (or training, valid, validation, dev, testing, eval, evaluation) are splits, if
+    there are at least two of them or nothing else; without such folders everything is `train`. Folders of one image
+    class each become labels: what the folder right above an image is called, where all images lie equally deep.
+
+    `datasets` has an imagefolder of its own. It takes every file for another split whose name has train or test in
+    it, leaves the others out without a word, and looks at each file several times.
+
+    Args:
+        name (`str`): The folder.
+        split (`str`): `train`, `validation` or `test`, or a slice of it like `"train[:1000]"`.
+        streaming (`bool`): As a stream of up to 64 shards.
+
+    Raises:
+        ValueError: If it holds no images, cannot be listed, or has no such split.
+    """
+    from datasets import ReadInstruction
+
+    images, others = _list_images(name)
+    if not images and any(kind_of_files(ending) for ending in others):
+        return open_shards(name, split, streaming)
+    splits = _splits(name, images, others)
+    try:
+        parts = ReadInstruction.from_spec(split).to_absolute({key: len(images) for key, images in splits.items()})
+    except (ValueError, AssertionError) as error:
+        raise unknown_split(name, split, error) from error
+    images = [image for part in parts for image in splits[part.splitname][part.from_ : part.to]]
+    if not images:
+        raise ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
+    return as_stream(_dataset(os.path.abspath(name), images, _classes(splits)), streaming)
+
+
+def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str]]:
+    """The images of each split, as paths within the folder."""
+    if not images:
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "nothing"
+        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.")
+    folders = {image.split(os.sep, 1)[0] for image in images if os.sep in image}
+    split_of = {folder: key for key, known in _SPLIT_FOLDERS.items() for folder in folders if folder.lower() in known}
+    # One such folder among others is a class: of trains, say.
+    if len(set(split_of.values())) < 2 and not all(image.split(os.sep, 1)[0] in split_of for image in images):
+        return {"train": images}
+    splits: dict[str, list[str]] = {key: [] for key in _SPLIT_FOLDERS if key in split_of.values()}
+    for image in images:
+        folder = image.split(os.sep, 1)[0]
+        if folder in split_of:
+            splits[split_of[folder]].append(image)
+    left_out = len(images) - sum(map(len, splits.values()))
+    if left_out:
+        beside = ", ".join(sorted(folders - split_of.keys())[:8]) or "directly in the folder"
+        logger.warning(f"{name}: {left_out} images beside the splits {', '.join(splits)} are left out ({beside})")
+    return splits
+
+
+def _list_images(name: str) -> tuple[list[str], Counter]:
+    """Paths of the images within the folder, sorted, and how many other files there are of each kind."""
+    Image.init()
+    endings = {end for end, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in _UNDECODABLE}
+    images: list[str] = []
+    others: Counter = Counter()
+
+    def refuse(error: OSError):
+        raise ValueError(f"`dataset` {name!r} cannot be listed: {error}") from error
+
+    for folder, subfolders, files in os.walk(name, onerror=refuse, followlinks=True):
+        subfolders[:] = [sub for sub in subfolders if not sub.startswith(".") and not _leads_up(folder, sub)]
+        inside = os.path.relpath(folder, name)
+        for file in files:
+            ending = os.path.splitext(file)[1].lower()
+            if ending not in endings:
+                others[ending or "no ending"] += 1
+            elif not file.startswith("."):
+                images.append(file if inside == "." else os.path.join(inside, file))
+    return sorted(images), others
+
+
+def _leads_up(folder: str, sub: str) -> bool:
+    """Whether a subfolder is a link to a folder it lies in: links are followed, this one would be for ever."""
+    path = os.path.join(folder, sub)
+    return os.path.islink(path) and f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(path)}/")
+
+
+def _classes(splits: dict[str, list[str]]) -> list[str] | None:
+    """Names of the classes, if folders tell them."""
+    images = [image for part in splits.values() for image in part]
+    depths = {image.count(os.sep) for image in images}
+    names = sorted({_folder_above(image) for image in images})
+    told = len(depths) == 1 and depths.pop() > (len(splits) > 1)  # else the folder above is the split's own
+    return names if told and len(names) > 1 else None
+
+
+def _folder_above(image: str) -> str:
+    return os.path.basename(os.path.dirname(image))
+
+
+def _dataset(root: str, images: list[str], classes: list[str] | None):
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+
+    columns: dict[str, list] = {"image": [os.path.join(root, image) for image in images]}
+    features = Features({"image": ImageFeature(decode=False)})
+    if classes is not None:
+        number = {name: place for place, name in enumerate(classes)}
+        columns["label"] = [number[_folder_above(image)] for image in images]
+        features["label"] = ClassLabel(names=classes)
+    return Dataset.from_dict(columns, features=features)

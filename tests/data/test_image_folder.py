@@ -1,0 +1,204 @@
+import logging
+import os
+
+import datasets
+import pytest
+from pictures import contents, message, save
+from PIL import Image
+
+from lejepa_hf.data.sources import load_source
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    for i in range(6):
+        save(tmp_path / "pets" / "train" / ("cat", "dog")[i % 2] / f"{i}.png", i)
+        save(tmp_path / "pets" / "test" / ("cat", "dog")[i % 2] / f"{i}.png", 10 + i)
+    return str(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("split", "first"), [("train", 0), ("test", 10)])
+def test_labelled_folder(labelled, split, first, streaming):
+    source = load_source(labelled, split=split, streaming=streaming)
+    assert (source.image_column, source.label_column, source.class_names) == ("image", "label", ["cat", "dog"])
+    assert hasattr(source.dataset, "__len__") != streaming
+    assert contents(source) == list(range(first, first + 6))
+    for row in source.dataset:
+        assert f"/{source.class_names[row['label']]}/" in row["image"]["path"]
+
+
+def test_classes_without_splits_are_train(tmp_path):
+    for i in range(4):
+        save(tmp_path / ("cat", "dog")[i % 2] / f"{i}.png", i)
+    source = load_source(str(tmp_path))
+    assert contents(source) == [0, 1, 2, 3]
+    assert source.class_names == ["cat", "dog"]
+    assert contents(load_source(str(tmp_path), split="train[:2]")) == [0, 2]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_flat_folder_has_no_labels(tmp_path, streaming):
+    for i in range(5):
+        save(tmp_path / f"{i}.png", i)
+    (tmp_path / "notes.txt").write_text("harmless")
+    source = load_source(str(tmp_path), streaming=streaming)
+    assert (source.image_column, source.label_column, source.class_names) == ("image", None, None)
+    assert contents(source) == list(range(5))
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "images" / "a.png", 7)
+    assert contents(load_source("~/images")) == [7]
+    assert "holds images" in message("~/imagse")
+
+
+def test_missing_folder_names_its_neighbours(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    text = message(str(tmp_path / "picturs"))
+    assert "no such folder" in text and "pictures" in text
+    assert "does not exist either" in message(str(tmp_path / "a" / "b"))
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ([], "found nothing."),
+        (["a.txt", "b.txt", "deep/c.csv", "README"], "found 1 .csv, 2 .txt, 1 no ending."),
+    ],
+)
+def test_folder_without_images(tmp_path, files, found):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no image")
+    assert message(str(tmp_path)).endswith(found.format(tmp_path))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_unknown_split_of_a_folder_lists_the_splits(labelled, streaming):
+    text = message(labelled, split="dev", streaming=streaming)
+    assert "'dev'" in text and "train" in text and "test" in text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("files", "classes"),
+    [
+        # Names in which `datasets` sees a split, and leaves all others out.
+        (["a.png", "train_station.png", "test (2).png", "val/deep/eval-1.png"], None),
+        (["dog/1.png", "train/2.png", "cat/3.png"], ["cat", "dog", "train"]),
+        (["a/b/c/1.png", "x.png", "d/2.png"], None),
+        (["2024/cat/1.png", "2025/dog/2.png"], ["cat", "dog"]),
+        (["only/1.png", "only/2.png"], None),
+    ],
+)
+def test_every_image_below_is_found(tmp_path, files, classes, streaming):
+    for number, name in enumerate(files):
+        save(tmp_path / name, number)
+    source = load_source(str(tmp_path), streaming=streaming)
+    assert contents(source) == list(range(len(files)))
+    assert source.class_names == classes
+    assert source.num_images == len(files)
+
+
+def test_mixed_formats(tmp_path):
+    for name in ("a.jpg", "b.JPEG", "c.webp", "d.bmp", "e.tif", "f.gif", "g.PNG", "h.avif"):
+        Image.new("RGB", (8, 6)).save(tmp_path / name)
+    assert load_source(str(tmp_path)).num_images == 8
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_is_no_image_does_not_stop_the_listing(tmp_path, streaming):
+    save(tmp_path / "good.png", 1)
+    for name in ("broken.jpg", "metadata.csv", "notes.txt", "some.zip", "task.toml", "film.mpg", "no ending"):
+        (tmp_path / name).write_bytes(b"no image")
+    save(tmp_path / ".hidden.png", 2)
+    save(tmp_path / ".thumbnails" / "small.png", 3)
+    source = load_source(str(tmp_path), streaming=streaming)
+    paths = [row["image"]["path"] for row in source.dataset]
+    assert paths == [str(tmp_path / "broken.jpg"), str(tmp_path / "good.png")]  # broken is found out when it is read
+    assert [row["image"]["bytes"] for row in source.dataset] == [None, None]
+
+
+@pytest.mark.parametrize("folder", ["with space", "brackets[1]", "star*"])
+def test_odd_names(tmp_path, folder):
+    save(tmp_path / folder / "a [2].png", 5)
+    assert contents(load_source(str(tmp_path / folder))) == [5]
+    assert contents(load_source(f"{tmp_path / folder}/")) == [5]
+
+
+def test_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+    save(tmp_path / "images" / "a.png", 5)
+    monkeypatch.chdir(tmp_path)
+    source = load_source("images")
+    monkeypatch.chdir("/")
+    assert contents(source) == [5]
+
+
+def test_links_are_followed_but_not_for_ever(tmp_path):
+    save(tmp_path / "elsewhere" / "a.png", 4)
+    save(tmp_path / "images" / "cat" / "b.png", 6)
+    (tmp_path / "images" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "cat" / "up").symlink_to(tmp_path / "images")
+    source = load_source(str(tmp_path / "images"))
+    assert (contents(source), source.class_names) == ([4, 6], ["cat", "dog"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")
+def test_unreadable_subfolder_is_an_error(tmp_path):
+    save(tmp_path / "a.png", 4)
+    (tmp_path / "secret").mkdir(mode=0)
+    assert "cannot be listed" in message(str(tmp_path))
+
+
+@pytest.mark.parametrize("folder", ["val", "valid", "validation", "dev"])
+def test_names_of_split_folders(tmp_path, folder):
+    save(tmp_path / "train" / "a.png", 1)
+    save(tmp_path / folder / "b.png", 2)
+    train, validation = load_source(str(tmp_path)), load_source(str(tmp_path), split="validation")
+    assert (contents(train), contents(validation)) == ([1], [2])
+    assert train.class_names is None
+
+
+def test_images_beside_splits_are_left_out_with_a_warning(tmp_path, caplog):
+    for number, name in enumerate(("train/a.png", "test/b.png", "extra/c.png", "d.png")):
+        save(tmp_path / name, number)
+    with caplog.at_level(logging.WARNING, "lejepa_hf"):
+        assert contents(load_source(str(tmp_path))) == [0]
+    assert "2 images beside the splits train, test are left out (extra)" in caplog.text
+
+
+def test_slices(labelled):
+    assert contents(load_source(labelled, split="train[2:4]")) == [1, 4]  # 0, 2, 4 are cats, 1, 3, 5 dogs
+    assert contents(load_source(labelled, split="train[:1]+test[:1]", streaming=True)) == [0, 10]
+    assert load_source(labelled, split="train[:2]").class_names == ["cat", "dog"]
+    assert "is empty" in message(labelled, split="train[:0]")
+
+
+def test_a_large_folder_streams_in_64_shards(tmp_path):
+    for number in range(70):
+        save(tmp_path / f"{number:02}.png", number)
+    stream = load_source(str(tmp_path), streaming=True)
+    assert (stream.dataset.num_shards, stream.num_images) == (64, 70)
+    assert contents(stream) == list(range(70))
+
+
+@pytest.mark.parametrize("settings", [{"config": "x"}, {"revision": "x"}, {"data_files": "*.png"}])
+def test_what_a_folder_cannot_have_is_refused(labelled, settings):
+    (field,) = settings
+    assert message(labelled, **settings).startswith(f"`{field}`")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_shards_has_the_splits_of_their_names(tmp_path, streaming):
+    for name, numbers in {"train-0": (1, 2, 3), "train-1": (4, 5), "validation-0": (9,)}.items():
+        images = [{"bytes": bytes([number]), "path": None} for number in numbers]
+        features = datasets.Features({"image": datasets.Image(decode=False)})
+        datasets.Dataset.from_dict({"image": images}, features).to_parquet(tmp_path / f"{name}.parquet")
+    for split, expected in (("train", [1, 2, 3, 4, 5]), ("validation", [9])):
+        source = load_source(str(tmp_path), split, streaming=streaming)
+        assert sorted(row["image"]["bytes"][0] for row in source.dataset) == expected
+        assert source.num_images == len(expected)
+    with pytest.raises(ValueError, match="test"):
+        load_source(str(tmp_path), "test", streaming=streaming)
