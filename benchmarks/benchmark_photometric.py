@@ -8,8 +8,8 @@ The published settings on batches of 2 views of 224 px and 6 of 98 px an image. 
 last, as the data side ships them; the others get them channels first, which suits them better. torchvision takes every
 view as a tensor of its own, once as bytes and once to be computed in floats as ours are, and is spared joining the
 results. Implementations take turns, so that whatever else the machine does falls on all alike; times are medians over
-rounds, with 20% and 80% quantiles. On one CPU thread, as in a worker of a loader. Writes results/photometric.csv; on a
-GPU rows of the CPU stay, and the other way round.
+rounds, with 20% and 80% quantiles. On one CPU thread, as in a worker of a loader. Writes
+results/photometric.csv; on a GPU rows of the CPU stay, and the other way round.
 """
 
 import argparse

@@ -1,6 +1,9 @@
 import json
+import logging
 import math
+import re
 
+import datasets
 import pytest
 import torch
 from torch import nn
@@ -14,6 +17,7 @@ from lejepa_hf import (
     MultiCropTransform,
 )
 from lejepa_hf.checkpoints import complete_checkpoints
+from lejepa_hf.data.errors import StreamInterrupted, TooManyBrokenImages
 from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
@@ -149,10 +153,7 @@ def test_resume_is_exact_to_the_last_bit(tmp_path, tiny_resnet, tiny_vit, backbo
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_of_a_stream(tmp_path, tiny_resnet, monkeypatch, workers):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+def test_resume_of_a_stream(tmp_path, tiny_resnet, workers):
     parquet = tmp_path / "shards"
     parquet.mkdir()
     images = load_source("digits").dataset.select(range(40))
@@ -250,3 +251,74 @@ def test_bf16_keeps_the_statistic_in_fp32(tmp_path, tiny_vit):
     trainer.train()
     assert seen[0][0] is torch.bfloat16 and seen[0][1].dtype is torch.float32
     assert all(math.isfinite(loss) for _, loss in losses(trainer))
+
+
+def with_broken(number: int):
+    """Digits of which every `number`-th is no image."""
+    rows = [row["image"] for row in load_source("digits").dataset]
+    images = [{"bytes": b"torn" if i % number == 0 else row["bytes"], "path": None} for i, row in enumerate(rows)]
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    return datasets.Dataset.from_dict({"image": images}, features)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_images_cost_images_and_are_told(tmp_path, tiny_resnet, caplog, workers):
+    settings = {"dataloader_num_workers": workers, "max_bad_fraction": 0.5, "save_total_limit": None}
+    whole = trainer_for(tmp_path / "whole", model_for(tiny_resnet), with_broken(4), max_steps=9, **settings)
+    with caplog.at_level(logging.WARNING, "lejepa_hf"):
+        whole.train()
+    rows = [row for row in whole.state.log_history if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, 10)) and rows[-1]["broken_images"] > 9
+    named = [record.message for record in caplog.records if "broken image replaced" in record.message]
+    assert len(named) == min(20, rows[-1]["broken_images"])
+    assert re.search(r"row \d*[02468]: UnidentifiedImageError", named[0])
+    again = trainer_for(tmp_path / "again", model_for(tiny_resnet), with_broken(4), max_steps=9, **settings)
+    again.train(resume_from_checkpoint=tmp_path / "whole" / "checkpoint-6")
+    assert losses(again)[-3:] == losses(whole)[-3:]
+    assert [row for row in again.state.log_history if "loss" in row][-1]["broken_images"] == rows[-1]["broken_images"]
+
+
+def test_too_many_broken_images_stop_the_run(tmp_path, tiny_resnet):
+    trainer = trainer_for(tmp_path, model_for(tiny_resnet), with_broken(4), max_steps=50, max_bad_fraction=0.002)
+    with pytest.raises(TooManyBrokenImages, match=r"3 of \d+ images are broken, more than `max_bad_fraction` 0.002"):
+        trainer.train()
+    assert trainer.state.global_step < 5
+
+
+def test_a_stream_that_is_lost_leaves_a_checkpoint_and_goes_on_from_there(tmp_path, tiny_resnet, monkeypatch):
+    monkeypatch.setattr("lejepa_hf.data.network._FIRST_WAIT", 0.001)
+    reachable = {"rows": 1000}
+
+    def rows():
+        for number, row in enumerate(load_source("digits").dataset.select(range(96))):
+            if number >= reachable["rows"]:
+                raise ConnectionResetError("lost")
+            yield row
+
+    def run(folder, **kwargs):
+        stream = datasets.IterableDataset.from_generator(rows, features=load_source("digits").dataset.features)
+        stream = stream.cast_column("image", datasets.Image(decode=False))
+        return trainer_for(
+            folder, model_for(tiny_resnet), stream, max_steps=15, save_steps=100, shuffle_buffer_size=8,
+            dataloader_num_workers=0, max_network_retries=1, **kwargs,
+        )  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    whole.train()
+    reachable["rows"] = 64  # rows are read 32 at a time, so that some are at hand when it breaks
+    torn = run(tmp_path / "torn")
+    with pytest.raises(StreamInterrupted, match=r"1 retries did not bring it back .*--resume"):
+        torn.train()
+    (checkpoint,) = complete_checkpoints(tmp_path / "torn")
+    assert checkpoint.name == f"checkpoint-{torn.state.global_step}" and 2 < torn.state.global_step < 12
+    reachable["rows"] = 1000
+    again = run(tmp_path / "torn")
+    again.train(resume_from_checkpoint=checkpoint)
+    assert losses(again) == losses(whole)
+
+
+def test_a_checkpoint_without_positions_is_refused(tmp_path, tiny_resnet):
+    trainer_for(tmp_path, model_for(tiny_resnet)).train()
+    (tmp_path / "checkpoint-3" / "data_position_0.json").unlink()
+    with pytest.raises(ValueError, match="data_position_0.json is missing"):
+        trainer_for(tmp_path, model_for(tiny_resnet)).train(resume_from_checkpoint=tmp_path / "checkpoint-3")

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lejepa_hf import LeJEPATrainingArguments
+from lejepa_hf.training_args import cores_of_this_process
 
 
 def test_defaults_are_the_methods(tmp_path):
@@ -39,3 +40,25 @@ def test_schedule_warms_up_linearly_and_ends_at_a_thousandth(tmp_path):
 def test_settings_that_lose_something_are_refused(tmp_path, field, value, reason):
     with pytest.raises(ValueError, match=f"`{field}`.*{reason}"):
         LeJEPATrainingArguments(output_dir=str(tmp_path), **{field: value})
+
+
+def test_workers_follow_from_the_cores_unless_given(tmp_path, monkeypatch):
+    def workers(cores: int, **given) -> int:
+        monkeypatch.setattr("lejepa_hf.training_args.cores_of_this_process", lambda: cores)
+        return LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given).dataloader_num_workers
+
+    assert [workers(cores) for cores in (1, 2, 8, 96)] == [0, 1, 2, 16]
+    assert workers(8, dataloader_num_workers=0) == 0 and workers(1, dataloader_num_workers=3) == 3
+
+
+def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert cores_of_this_process() == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert cores_of_this_process() == 2
+
+
+@pytest.mark.parametrize(("field", "value"), [("max_bad_fraction", 1.5), ("max_network_retries", -1)])
+def test_limits_out_of_range_are_refused(tmp_path, field, value):
+    with pytest.raises(ValueError, match=f"`{field}` must be .*{value}"):
+        LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{field: value})

@@ -204,12 +204,13 @@ class LeJEPATrainer(Trainer):
         if "loss" in logs and self._micro_batches:
             elapsed = time.perf_counter() - self._window_start
             local = [*(self._parts / self._micro_batches).tolist(), self._images / elapsed, self._waited / elapsed]
+            local.append(float(self._broken.num_broken))
             mean = self.accelerator.reduce(torch.tensor(local, device=self.args.device), "mean").tolist()
             logs["prediction_loss"], logs["sigreg_loss"] = mean[0], mean[1]
             logs["images_per_second"] = mean[2] * self.args.world_size
             logs["data_wait_fraction"] = mean[3]
-            if self._broken.num_broken:
-                logs["broken_images"] = self._broken.num_broken
+            if mean[4]:
+                logs["broken_images"] = round(mean[4] * self.args.world_size)
             self._begin_window()
         if self._num_images and self.state.epoch is not None:
             # The Trainer counts the endless loader as one epoch; users mean passes over the images.
@@ -244,6 +245,8 @@ class LeJEPATrainer(Trainer):
         super()._save_rng_state(output_dir)
         counts = self._broken.num_images, self._broken.num_broken
         write_position(output_dir, self.args.process_index, self._lanes, *counts)
+        # The first rank's state comes next and makes the checkpoint a complete one: no rank may be missing in it.
+        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         # The base class adds a pickle of the arguments, a Hub token among them. Nothing reads it; the recipe is kept.

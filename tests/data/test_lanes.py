@@ -2,6 +2,7 @@ import itertools
 import logging
 from collections import Counter, defaultdict
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from parquet_shards import number, shards
@@ -101,6 +102,22 @@ def test_buffer_shuffles(tmp_path):
         return sum(abs(place - row) for place, row in enumerate(order)) / 200
 
     assert displacement(1) <= 1 < 10 < displacement(30) < displacement(200)
+
+
+def test_a_buffer_of_the_whole_stream_shuffles_uniformly(tmp_path):
+    places = [order.index(0) for order in epochs_of(lanes(shards(tmp_path, [20]), 1, 20)[0], 400).values()]
+    counts = np.bincount(places, minlength=20)
+    assert ((counts - 20) ** 2 / 20).sum() < 44  # 19 degrees of freedom: once in a thousand seeds
+
+
+def test_two_epochs_share_the_buffer(tmp_path):
+    # Rows of the next epoch move in as those of the last one leave: no pause, no second buffer.
+    stream, opened = shards(tmp_path, [30] * 2), []
+    lane = lanes(stream, 1, 30)[0]
+    read = lane.read
+    lane.read = lambda unit: (opened.append(row["where"]) or row for row in read(unit))
+    ahead = [len(opened) - given for given, _ in enumerate(itertools.islice(lane.rows(), 150), 1)]
+    assert min(ahead) >= 29 and max(ahead) <= 31
 
 
 @pytest.mark.parametrize("sizes", [[1], [0, 0, 3], [0, 5, 0, 0]])

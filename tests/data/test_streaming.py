@@ -199,6 +199,13 @@ def test_streamed_rows_say_where_they_stand(tmp_path):
         assert row["where"] == f"row {place} of shard {shard} of 4"
 
 
+@pytest.mark.parametrize(("sizes", "units"), [([12], 4), ([6, 6], 4), ([3, 3, 3, 3], 4), ([6] * 4, 4), ([6] * 3, 6)])
+def test_few_shards_are_shared_by_row_groups(tmp_path, sizes, units):
+    stream = shards(tmp_path, sizes, row_group_size=3)
+    for row in itertools.chain(*take(stream, 6, world_size=2)):
+        assert row["where"].endswith(f" of {units}")
+
+
 def test_index_of_a_streamed_row_is_a_hash_of_its_bytes(stream):
     for row in itertools.chain(*take(stream, 6)):
         assert row["index"] == zlib.crc32(row["image"]["bytes"])

@@ -124,9 +124,8 @@ class _Pass:
                 units[place : place + 1] = islice(waiting, 1)
 
     def fill_one(self) -> None:
-        """Read a row ahead, if there is room."""
-        if len(self._buffer) < self._size:
-            self._buffer += islice(self._source, 1)
+        """Read a row ahead, in the place of one that left the buffer of the epoch before."""
+        self._buffer += islice(self._source, 1)
 
     def __iter__(self) -> Iterator[dict]:
         self._buffer += islice(self._source, max(0, self._size - len(self._buffer)))

@@ -2,9 +2,8 @@
 Flip, jitter, gray, blur, solarise: random numbers come with each view, everything else is done batched on the device.
 
 Each operation computes what torchvision's functional one does on float images in [0, 1], with one parameter a view.
-Own code, since it is what training on the CPU waits for: per view of 224 pixels on one core 5.6 times as fast as
-torchvision's operations one by one, and 7.5 times as fast as kornia's batched ones; at 98 pixels 3.0 and 5.9 times
-(`python benchmarks/benchmark_photometric.py`).
+Written here because on one CPU thread torchvision v2 took 3.7 to 4.8 times as long a view, kornia 3.5 to 6.7 times, at
+224 and 98 px: `python benchmarks/benchmark_photometric.py`.
 """
 
 from functools import partial
