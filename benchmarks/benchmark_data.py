@@ -33,7 +33,7 @@ from torchvision.transforms import v2
 from lejepa_hf import MultiCropCollator, MultiCropTransform
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
-from lejepa_hf.data.worker_memory import keep_large_blocks_apart
+from lejepa_hf.data.worker_start import prepare_worker
 
 RESULTS = Path(__file__).parent / "results" / "data.csv"
 COLUMNS = ["date", "what", "way", "images_per_second", "ratio", "to", "peak_mib", "images", "torch", "torchvision"]
@@ -121,7 +121,7 @@ def loader(dataset, rows_only: bool, start=None) -> DataLoader:
         batch_size=BATCH,
         collate_fn=collate,
         num_workers=0 if rows_only else 1,
-        worker_init_fn=keep_large_blocks_apart,
+        worker_init_fn=prepare_worker,
     )
 
 

@@ -1,9 +1,13 @@
-"""A training run as users start it, on digits in Parquet shards; with `--die STEP` it is killed there, by SIGKILL."""
+"""
+A training run as users start it, on digits in Parquet shards; with `--die STEP` it is killed there, by SIGKILL, with
+`--die-after SECONDS` wherever it is then.
+"""
 
 import argparse
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import torch
@@ -28,6 +32,17 @@ class Die(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DieLater(TrainerCallback):
+    """Killed wherever it happens to be, saving included."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.seconds >= 0:
+            threading.Timer(self.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 
 class Noted(MultiCropCollator):
@@ -55,7 +70,10 @@ def main(arguments: list[str] | None = None, output: Path | None = None):
     parser.add_argument("--buffer", type=int, default=20)
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--save", type=int, default=3)
     parser.add_argument("--die", type=int, default=-1)
+    parser.add_argument("--die-after", type=float, default=-1.0)
     parser.add_argument("--note", action="store_true")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)
@@ -68,9 +86,9 @@ def main(arguments: list[str] | None = None, output: Path | None = None):
         use_cpu=True,
         disable_tqdm=True,
         max_steps=options.steps,
-        save_steps=3,
+        save_steps=options.save,
         logging_steps=1,
-        per_device_train_batch_size=8,
+        per_device_train_batch_size=options.batch,
         gradient_accumulation_steps=options.accumulation,
         shuffle_buffer_size=options.buffer,
         dataloader_num_workers=options.workers,
@@ -84,9 +102,9 @@ def main(arguments: list[str] | None = None, output: Path | None = None):
         args=args,
         train_dataset=load_source(f"{options.shards}/*.parquet", streaming=options.streaming).dataset,
         data_collator=Noted(transform, noted) if options.note else MultiCropCollator(transform),
-        callbacks=[Die(options.die)],
+        callbacks=[Die(options.die), DieLater(options.die_after)],
     )
-    resume = str(resolve_resume("auto", options.run)) if options.resume else None
+    resume = resolve_resume("auto", options.run) if options.resume else None
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(options.run + "/final")
     trainer.accelerator.end_training()

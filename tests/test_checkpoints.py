@@ -5,7 +5,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerState
 
-from lejepa_hf.checkpoints import complete_checkpoints, is_complete, last_finite_checkpoint, resolve_resume
+from lejepa_hf.checkpoints import (
+    complete_checkpoints,
+    is_complete,
+    last_finite_checkpoint,
+    publish,
+    resolve_resume,
+)
+from lejepa_hf.data.positions import write_position
+from lejepa_hf.resume_settings import write_settings
 
 
 def save(run: Path, step: int, value: float = 1.0) -> Path:
@@ -105,9 +113,30 @@ def test_resume_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("run", ["empty", "missing"])
-def test_nothing_to_resume(tmp_path, run):
+def test_auto_starts_where_there_is_nothing_yet(tmp_path, run):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=f"no complete checkpoint in '.*{run}'; start anew without `--resume`"):
-        resolve_resume("auto", tmp_path / run)
+    assert resolve_resume("auto", tmp_path / run) is None
     with pytest.raises(ValueError, match="'runs/typo' is no complete checkpoint; .*: none"):
         resolve_resume("runs/typo", tmp_path / run)
+
+
+def test_results_without_a_checkpoint_are_not_written_over(tmp_path):
+    (tmp_path / "encoder").mkdir()
+    with pytest.raises(ValueError, match="has encoder but no complete checkpoint to continue from: choose another"):
+        resolve_resume("auto", tmp_path)
+
+
+def test_every_process_must_have_left_its_part(tmp_path):
+    folder = save(tmp_path, 100)
+    write_settings(folder, {}, {}, world_size=2)
+    for rank in range(2):
+        assert not is_complete(folder)
+        write_position(folder, rank, [], 0, 0)
+    assert is_complete(folder)
+
+
+def test_published_in_place_of_what_was_there(tmp_path):
+    torn, written = save(tmp_path, 100), save(tmp_path / "aside", 100, value=2.0)
+    (torn / "optimizer.pt").unlink()
+    publish(written, torn)
+    assert is_complete(torn) and not written.exists()

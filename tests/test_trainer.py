@@ -187,8 +187,43 @@ def test_a_finished_run_takes_no_further_step(tmp_path, tiny_resnet):
 def test_a_checkpoint_of_another_model_is_an_error(tmp_path, tiny_resnet):
     trainer_for(tmp_path, model_for(tiny_resnet)).train()
     other = trainer_for(tmp_path, model_for(tiny_resnet, projector_dims=[16, 16, 8]))
+    with pytest.raises(ValueError, match=r"other settings: `projector_dims` was \[16, 8\], is \[16, 16, 8\]\. Set"):
+        other.train(resume_from_checkpoint=tmp_path / "checkpoint-3")
+    (tmp_path / "checkpoint-3" / "resume_settings.json").unlink()  # of an earlier version, which does not say
     with pytest.raises(RuntimeError, match="does not fit the model"):
         other.train(resume_from_checkpoint=tmp_path / "checkpoint-3")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1}, "`seed` was 0, is 1"),
+        ({"per_device_train_batch_size": 4}, "`global_batch` was 8, is 4"),
+        (
+            {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+            "settings: `images SIGReg judges at once` was 8, is 4. Set",
+        ),
+    ],
+)
+def test_what_must_not_change_is_refused_on_resume(tmp_path, tiny_resnet, changed, message):
+    trainer_for(tmp_path, model_for(tiny_resnet), max_steps=3).train()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        trainer_for(tmp_path, model_for(tiny_resnet), **changed).train(
+            resume_from_checkpoint=tmp_path / "checkpoint-3"
+        )
+
+
+def test_a_new_learning_rate_is_obeyed_on_resume_and_said(tmp_path, tiny_resnet, caplog):
+    trainer_for(tmp_path, model_for(tiny_resnet), learning_rate=1e-2).train()
+    resumed = trainer_for(tmp_path, model_for(tiny_resnet), learning_rate=1e-3, weight_decay=0.2)
+    resumed.train(resume_from_checkpoint=tmp_path / "checkpoint-3")
+    fresh = trainer_for(tmp_path / "fresh", model_for(tiny_resnet), learning_rate=1e-3)
+    fresh.train()
+    rates = [row["learning_rate"] for row in resumed.state.log_history if row["step"] > 3 and "loss" in row]
+    expected = [row["learning_rate"] for row in fresh.state.log_history if row["step"] > 3 and "loss" in row]
+    assert rates == pytest.approx(expected, rel=1e-6)
+    assert {group["weight_decay"] for group in resumed.optimizer.param_groups} == {0.2, 0.0}
+    assert "`learning_rate` was 0.01, is 0.001" in caplog.text
 
 
 def test_weight_decay_spares_norms_and_biases(tmp_path, tiny_vit, tiny_resnet):

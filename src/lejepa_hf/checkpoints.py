@@ -1,11 +1,19 @@
 """Which checkpoints of a run can be trusted."""
 
+import logging
+import os
 import re
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
+
+from .data.positions import position_file
+from .resume_settings import saved_world_size
+
+logger = logging.getLogger("lejepa_hf")
 
 _STATE = "trainer_state.json"
 # The names of one process and DDP, then those of FSDP: whole, sharded.
@@ -13,14 +21,48 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model_fsdp.bin", "pytorch_model_fsdp_
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*")
 
 
+class CheckpointNotWritten(Exception):
+    """A checkpoint could not be written, for want of room or rights; earlier ones are untouched."""
+
+
+def publish(written: Path, checkpoint: Path) -> None:
+    """
+    Give a folder its final name when all of it is on the disk, so that neither a kill nor a power cut leaves half.
+
+    Args:
+        written (`Path`): A finished checkpoint, in a folder on the same disk.
+        checkpoint (`Path`): Its name; what is there already is replaced.
+    """
+    for path in [*written.rglob("*"), written]:
+        _flush(path)
+    if checkpoint.exists():
+        shutil.rmtree(checkpoint)
+    written.rename(checkpoint)
+    _flush(checkpoint.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a save ran to its end: the Trainer writes its state last, and weights must be as long as they claim."""
+    """
+    Whether a save ran to its end: the Trainer writes its state last, weights must be as long as they claim, and every
+    process of the run must have left its part.
+    """
     try:
         TrainerState.load_from_json(str(checkpoint / _STATE))
         for weights in checkpoint.glob("*.safetensors"):
             with safe_open(weights, framework="pt"):
                 pass
+        ranks = range(saved_world_size(checkpoint) or 0)
     except (OSError, ValueError, TypeError, SafetensorError):
+        return False
+    if not all((checkpoint / position_file(rank)).is_file() for rank in ranks):
         return False
     return all(any(any(checkpoint.glob(form)) for form in forms) for forms in (_WEIGHTS, _OPTIMIZER))
 
@@ -45,7 +87,7 @@ def _is_finite(weights: Path) -> bool:
         return all(bool(torch.isfinite(file.get_tensor(name)).all()) for name in file.offset_keys())
 
 
-def resolve_resume(resume: str, run: str | Path) -> Path:
+def resolve_resume(resume: str, run: str | Path) -> Path | None:
     """
     The checkpoint to continue from.
 
@@ -54,16 +96,21 @@ def resolve_resume(resume: str, run: str | Path) -> Path:
         run (`str` or `Path`): The run folder.
 
     Returns:
-        `Path`: A complete checkpoint.
+        `Path`: A complete checkpoint. None with `"auto"` where a run has not come to its first one yet, so that one
+        command serves to start and to go on, as clusters repeat it.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the folder asked for is none, or the run left results but no checkpoint.
     """
     if resume == "auto":
         found = complete_checkpoints(run)
-        if not found:
-            raise ValueError(f"`resume`: no complete checkpoint in {str(run)!r}; start anew without `--resume`.")
-        return found[0]
+        results = [name for name in ("encoder", "pretraining", "results.json") if (Path(run) / name).exists()]
+        if not found and results:
+            raise ValueError(
+                f"`resume`: {str(run)!r} has {', '.join(results)} but no complete checkpoint to continue from: choose "
+                "another `output_dir`, or start from its weights with `--pretrained_backbone`."
+            )
+        return found[0] if found else None
     if not is_complete(Path(resume)):
         others = ", ".join(path.name for path in complete_checkpoints(run)) or "none"
         raise ValueError(f"`resume` {resume!r} is no complete checkpoint; complete ones in {str(run)!r}: {others}.")

@@ -127,3 +127,34 @@ def gather_for_loss(tensor: torch.Tensor) -> torch.Tensor:
         `torch.Tensor` of shape `(V, sum of B, ...)`: In the order of ranks, the same on every rank.
     """
     return _GatheredForLoss.apply(tensor) if world_size() > 1 else tensor
+
+
+class AnyRank:
+    """
+    Lets all ranks learn, at the same call, that one of them has something to say.
+
+    The word travels between hosts while the devices work, and arrives a call later; nothing waits for a device.
+    """
+
+    def __init__(self):
+        # A group of its own: the default one may belong to the devices, and its queue to the gradients.
+        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._sent: tuple[dist.Work, torch.Tensor] | None = None
+
+    def __call__(self, word: bool) -> bool:
+        """
+        Args:
+            word (`bool`): What this rank has to say. All ranks must call equally often.
+
+        Returns:
+            `bool`: Whether any rank said yes at the call before; with one rank, `word` itself.
+        """
+        if self._group is None:
+            return word
+        before = self._sent
+        flag = torch.tensor([word], dtype=torch.uint8)
+        self._sent = dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True), flag
+        if before is None:
+            return False
+        before[0].wait()
+        return bool(before[1])

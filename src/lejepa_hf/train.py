@@ -1,5 +1,6 @@
 """The story of a run: recipe -> data, model, trainer -> encoder, evaluation, pictures, card."""
 
+import errno
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from .backbone import check_crop_size, num_channels
-from .checkpoints import resolve_resume
+from .checkpoints import CheckpointNotWritten, resolve_resume
 from .configuration_lejepa import LeJEPAConfig
 from .data.collator import MultiCropCollator
 from .data.errors import DataError
@@ -27,12 +28,15 @@ from .hub.export import build_processor, export_encoder
 from .hub.model_card import write_model_card
 from .hub.pictures import draw_embeddings, draw_gaussianity, draw_losses, read_metrics
 from .modeling_lejepa import LeJEPAForPreTraining
+from .preemption import EXIT_STATUS
 from .recipes import DataArguments, ModelArguments, Recipe, parse_recipe
 from .run_folder import check_free, write_run_facts
 from .trainer import LeJEPATrainer
 from .training_args import LeJEPATrainingArguments
 
 logger = logging.getLogger("lejepa_hf")
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,8 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         arguments (`list[str]`, *optional*): The command line; that of the process if missing.
 
     Returns:
-        `int`: Exit status: 0; 2 with one line on stderr if the recipe, the data or the folder cannot be used; 1 with
-        one line if the loss became NaN or infinite, or the data cannot be read on.
+        `int`: Exit status: 0; 2 with one line on stderr if the recipe, the data, the launch or the folder cannot be
+        used; 1 with one line if the loss became NaN or infinite, the data cannot be read on, or a checkpoint cannot be
+        written; 143 (128 + SIGTERM) if SIGTERM ended it, with a checkpoint.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -60,11 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     try:
-        run(recipe, trainer, held_out)
-    except (FloatingPointError, DataError) as error:
+        return run(recipe, trainer, held_out)
+    except (FloatingPointError, DataError, CheckpointNotWritten) as error:
         sys.stderr.write(f"\nerror: {error}\n")
-        return 1
-    return 0
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        sys.stderr.write(f"\nerror: {error}. Make room, then continue with `--resume`.\n")
+    return 1
 
 
 def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
@@ -84,7 +92,9 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     if training.process_index == 0:  # later ranks may look when the first one writes already
         check_free(training.output_dir, training.resume)
     if training.resume is not None:
-        training.resume = str(resolve_resume(training.resume, training.output_dir))
+        checkpoint = resolve_resume(training.resume, training.output_dir)
+        training.resume = None if checkpoint is None else str(checkpoint)
+    if training.resume is not None:
         read_positions(training.resume)  # refuses a checkpoint that does not have them
     check_protocols(data.eval_protocols)
     _use_all_cores(training)
@@ -105,6 +115,8 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
         data_collator=MultiCropCollator(MultiCropTransform.from_settings(data, training.seed), source.image_column),
         processing_class=build_processor(data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std),
     )
+    if training.resume is not None:
+        trainer.check_resume(training.resume)
     return trainer, held_out
 
 
@@ -179,7 +191,7 @@ def _held_out(data: DataArguments) -> ImageSource | None:
     return held_out
 
 
-def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) -> None:
+def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) -> int:
     """
     Train, save, export, evaluate, draw, and say where everything is.
 
@@ -187,16 +199,25 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
         recipe ([`Recipe`]): What to do.
         trainer ([`LeJEPATrainer`]): From [`build`].
         held_out ([`ImageSource`], *optional*): Labelled images for the evaluation.
+
+    Returns:
+        `int`: 0, or 143 if SIGTERM ended the training.
     """
     folder = Path(recipe.training.output_dir)
     if trainer.is_world_process_zero():
         write_run_facts(folder, recipe.resolved())
     trainer.train(resume_from_checkpoint=recipe.training.resume)
+    if trainer.preempted:
+        trainer.accelerator.end_training()
+        logger.info(
+            f"Stopped by SIGTERM. The same command with `--resume` continues at step {trainer.state.global_step}."
+        )
+        return EXIT_STATUS
     trainer.save_model(str(folder / "pretraining"))
     # The first rank goes on alone: from here on nothing may wait for the others, SIGReg's sums over ranks included.
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
-        return
+        return 0
     encoder = export_encoder(folder)
     draw_losses(folder)
     if held_out is not None:
@@ -207,6 +228,7 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
     for name, meaning in _CONTENTS.items():
         if (folder / name).exists():
             logger.info(f"  {name:<20} {meaning}")
+    return 0
 
 
 _CONTENTS = {

@@ -1,16 +1,20 @@
 """LeJEPATrainer: the Hugging Face Trainer for a loss over views."""
 
+import dataclasses
 import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerState
+from transformers import TrainerState
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
+from .blocks import find_blocks
+from .checkpointing_trainer import CheckpointingTrainer
 from .checkpoints import last_finite_checkpoint
 from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
@@ -18,23 +22,28 @@ from .data.errors import StreamInterrupted
 from .data.photometric import apply_photometric
 from .data.positions import advance, read_positions, write_position
 from .data.streaming import EndlessRows, count_rows
-from .data.worker_memory import keep_large_blocks_apart
+from .data.worker_start import prepare_worker
 from .exact_accumulation import ExactAccumulation
+from .finite_guard import FiniteGuard, NotFinite
+from .launch import check_backend, check_launch, describe_launch
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .monitors import DataHint, MetricsFile, ProgressBar
+from .preemption import Preemption
+from .resume_settings import compare_settings, flat_config, write_settings
 from .training_args import LeJEPATrainingArguments
 
 logger = logging.getLogger("lejepa_hf")
 
 
-class LeJEPATrainer(Trainer):
+class LeJEPATrainer(CheckpointingTrainer):
     """
     Trains [`LeJEPAForPreTraining`] on rows with an image.
 
     What differs from the base class: rows come from [`~data.streaming.EndlessRows`], split over ranks and workers and
     resumed at the exact batch; views get their photometric part on the device; the loss is never rescaled; the
     directions follow the global step; with `exact_accumulation` micro-batches make the loss of one large batch; a NaN
-    or infinite loss stops the run; an unfit checkpoint is an error.
+    or infinite loss or gradient stops the run; SIGTERM ends it with a checkpoint (`preempted` says so); a launch that
+    would run something else than asked is refused; checkpoints are those of [`CheckpointingTrainer`].
 
     Args:
         model ([`LeJEPAForPreTraining`]): The model.
@@ -44,8 +53,9 @@ class LeJEPATrainer(Trainer):
         kwargs: As in `Trainer`.
 
     Raises:
-        ValueError: If the dataset is empty or smaller than one global batch, a stream has no `max_steps`, or
-            `exact_accumulation` meets a statistic that is no function of sums.
+        ValueError: If the dataset is empty or smaller than one global batch, a stream has no `max_steps`,
+            `exact_accumulation` meets a statistic that is no function of sums, or the launcher started something else
+            than it was told.
     """
 
     # Both say the same to different versions: the loss is a mean over the micro-batch, divide it by their number.
@@ -59,11 +69,18 @@ class LeJEPATrainer(Trainer):
         data_collator: MultiCropCollator | None = None,
         **kwargs,
     ):
+        check_launch(args)
         collator = data_collator or MultiCropCollator()
         self._num_images = count_rows(train_dataset) if train_dataset is not None else None
         self.global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         self._check_dataset(args, train_dataset)
+        # What FSDP shards: the backbone's blocks, where the classes' own lists name parts of blocks or nothing at all.
+        model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collator, **kwargs)
+        check_backend(args, self.accelerator)
+        self._guard = FiniteGuard()
+        self._preemption = Preemption()
+        self.add_callback(self._preemption)
         self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
         self.add_callback(DataHint)
         if self.pop_callback(ProgressCallback) is not None:
@@ -120,7 +137,7 @@ class LeJEPATrainer(Trainer):
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
             prefetch_factor=args.dataloader_prefetch_factor if num_workers else None,
             drop_last=True,
-            worker_init_fn=keep_large_blocks_apart,
+            worker_init_fn=prepare_worker,
             # The loader draws a seed when it starts; from the global generator a resumed run would draw once more
             # than the uninterrupted one, and dropout would differ from then on.
             generator=torch.Generator().manual_seed(args.seed),
@@ -151,9 +168,11 @@ class LeJEPATrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         # The random numbers stay on the host, where they become parameters: reading them back would stall the device.
+        # Views come from pinned memory; the base class would wait for their copies.
         drawn = {name: value for name, value in inputs.items() if name.endswith("_photometric")}
-        inputs = super()._prepare_inputs({name: value for name, value in inputs.items() if name not in drawn})
-        return apply_photometric(inputs | drawn, self.data_collator.transform) if drawn else inputs
+        views = {name: value for name, value in inputs.items() if name not in drawn}
+        views = {name: value.to(self.args.device, non_blocking=True) for name, value in views.items()}
+        return apply_photometric(views | drawn, self.data_collator.transform) if drawn else views
 
     # Loss
 
@@ -163,10 +182,11 @@ class LeJEPATrainer(Trainer):
         if self._exact is not None and model.training:
             kwargs |= self._exact.next_part(self.args.device)
         outputs: LeJEPAOutput = model(**inputs, **kwargs)
-        parts = torch.stack([outputs.prediction_loss.detach(), outputs.sigreg_loss.detach()])
-        self._stop_if_not_finite(parts)
+        parts = {"prediction_loss": outputs.prediction_loss, "sigreg_loss": outputs.sigreg_loss}
+        self._guard.watch(self.state.global_step, **parts)
+        self._check_guard()
         if model.training:
-            self._parts = self._parts.to(parts.device) + parts
+            self._parts += torch.stack([part.detach() for part in parts.values()])
             self._micro_batches += 1
             self._images += len(inputs["global_views"])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
@@ -177,17 +197,26 @@ class LeJEPATrainer(Trainer):
         with self.compute_loss_context_manager():
             return self.model_wrapped(**self._prepare_inputs(batch), step=self.state.global_step, **kwargs)
 
-    def _stop_if_not_finite(self, parts: torch.Tensor) -> None:
-        values = dict(zip(("prediction_loss", "sigreg_loss"), parts.tolist(), strict=True))
-        broken = {name: value for name, value in values.items() if not math.isfinite(value)}
-        if broken:
+    def _get_grad_norm(self, model, grad_norm=None):
+        """As the base class, which measures it in every step; before the optimiser uses the gradient it is judged."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # under FSDP a rank holds its part
+        if self.accelerator.scaler is None and torch.is_tensor(norm):  # with fp16 overflow is the scaler's business
+            self._guard.watch(self.state.global_step, grad_norm=norm)
+            self._check_guard()
+        return norm
+
+    def _check_guard(self, wait: bool = False) -> None:
+        try:
+            self._guard.check(wait)
+        except NotFinite as error:
             good = last_finite_checkpoint(self.args.output_dir)
             way_out = f"continue from the last good checkpoint, `--resume {good}`" if good else "start anew"
-            found = ", ".join(f"`{name}` is {value}" for name, value in broken.items())
+            found = ", ".join(f"`{name}` is {value}" for name, value in error.values.items())
             raise FloatingPointError(
-                f"Step {self.state.global_step}: {found}. Stopped before the weights were touched: {way_out}, and "
-                "lower the `learning_rate`, or use bf16 instead of fp16."
-            )
+                f"Step {error.step}: {found}. Stopped, and nothing of it was saved: {way_out}, and lower the "
+                "`learning_rate`, or use bf16 instead of fp16."
+            ) from error
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Matrices and filters decay; norms, biases and other vectors do not."""
@@ -196,11 +225,13 @@ class LeJEPATrainer(Trainer):
     # Logs
 
     def _begin_window(self) -> None:
-        self._parts, self._micro_batches, self._images, self._waited = torch.zeros(2), 0, 0, 0.0
+        self._parts = torch.zeros(2, device=self.args.device)
+        self._micro_batches, self._images, self._waited = 0, 0, 0.0
         self._window_start = time.perf_counter()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the loss parts, speed and waiting time, averaged over the steps since the last log and over ranks."""
+        self._check_guard(wait=True)
         if "loss" in logs and self._micro_batches:
             elapsed = time.perf_counter() - self._window_start
             local = [*(self._parts / self._micro_batches).tolist(), self._images / elapsed, self._waited / elapsed]
@@ -228,6 +259,7 @@ class LeJEPATrainer(Trainer):
         self._start = None
         if resume_from_checkpoint is not None:
             resume_from_checkpoint = str(resume_from_checkpoint)
+            self.check_resume(resume_from_checkpoint)
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
             if state.global_step >= self.args.max_steps:  # the base class would take one step more
                 self._load_from_checkpoint(resume_from_checkpoint)
@@ -237,30 +269,52 @@ class LeJEPATrainer(Trainer):
             if len(self._start) == self.args.world_size:
                 own = self._start[self.args.process_index]
                 self._broken.num_images, self._broken.num_broken = own["num_images"], own["num_broken"]
+        logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")
         self._begin_window()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with self._preemption.listening():
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    @property
+    def preempted(self) -> bool:
+        """Whether SIGTERM ended the last training before its last step."""
+        return self._preemption.stopped
+
+    def check_resume(self, checkpoint: str | Path) -> None:
+        """
+        Args:
+            checkpoint (`str` or `Path`): To be resumed from.
+
+        Raises:
+            ValueError: If it belongs to a run with another model, seed, batch or views; all differing keys are named.
+        """
+        compare_settings(checkpoint, *self._settings())
+
+    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What must not and what may change in a resumed run."""
+        args = self.args
+        parts = args.gradient_accumulation_steps
+        fixed = {
+            **flat_config(self.model.config.to_dict()),
+            **dataclasses.asdict(self.data_collator.transform),
+            "seed": args.seed,
+            "data_seed": args.data_seed,
+            "global_batch": self.global_batch,
+            "images SIGReg judges at once": self.global_batch // (1 if args.exact_accumulation else parts),
+            "images of the dataset": self._num_images,
+            "optim": str(getattr(args.optim, "value", args.optim)),
+        }
+        names = ("learning_rate", "weight_decay", "max_steps", "warmup_steps", "lr_scheduler_type", "max_grad_norm")
+        free = {name: getattr(args, name) for name in (*names, "lr_scheduler_kwargs", "bf16", "fp16")}
+        return fixed, free | {"processes": args.world_size}
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self._check_guard(wait=True)
+        super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        # What a rank, and not only the first one, needs to go on; the base class makes the folder.
-        super()._save_rng_state(output_dir)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
         counts = self._broken.num_images, self._broken.num_broken
         write_position(output_dir, self.args.process_index, self._lanes, *counts)
-        # The first rank's state comes next and makes the checkpoint a complete one: no rank may be missing in it.
-        self.accelerator.wait_for_everyone()
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        # The base class adds a pickle of the arguments, a Hub token among them. Nothing reads it; the recipe is kept.
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
-        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
-
-    def _issue_warnings_after_load(self, load_result) -> None:
-        # The base class logs and trains on from random weights.
-        if load_result.missing_keys or load_result.unexpected_keys:
-            raise RuntimeError(
-                f"The checkpoint does not fit the model; missing: {load_result.missing_keys}, unexpected: "
-                f"{load_result.unexpected_keys}. Resume with the recipe it was made with."
-            )
+        if self.is_world_process_zero():
+            write_settings(output_dir, *self._settings(), self.args.world_size)
+        super()._save_rng_state(output_dir)

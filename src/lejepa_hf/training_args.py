@@ -65,6 +65,10 @@ class LeJEPATrainingArguments(TrainingArguments):
     resume: str | None = None
 
     def __post_init__(self):
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # otherwise several processes would not be joined
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # there are none, and looking for them costs a walk each step
         if self.dataloader_num_workers is None:
             accelerated = torch.accelerator.is_available() and not self.use_cpu
             cores = cores_of_this_process()

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
-_FILE = "data_position_{}.json"
+
+def position_file(rank: int) -> str:
+    """Its name for a rank."""
+    return f"data_position_{rank}.json"
 
 
 def advance(lanes: list[dict], position: dict) -> list[dict]:
@@ -21,7 +24,7 @@ def write_position(checkpoint: str | Path, rank: int, lanes: list[dict], num_ima
         num_broken (`int`): How many of them could not be decoded.
     """
     content = {"lanes": lanes, "num_images": num_images, "num_broken": num_broken}
-    (Path(checkpoint) / _FILE.format(rank)).write_text(json.dumps(content) + "\n")
+    (Path(checkpoint) / position_file(rank)).write_text(json.dumps(content) + "\n")
 
 
 def read_positions(checkpoint: str | Path) -> list[dict]:
@@ -35,8 +38,8 @@ def read_positions(checkpoint: str | Path) -> list[dict]:
     Raises:
         ValueError: If a rank's file is missing.
     """
-    paths = list(Path(checkpoint).glob(_FILE.format("*")))
-    ranks = [Path(checkpoint) / _FILE.format(rank) for rank in range(max(1, len(paths)))]
+    paths = list(Path(checkpoint).glob("data_position_*.json"))
+    ranks = [Path(checkpoint) / position_file(rank) for rank in range(max(1, len(paths)))]
     missing = [path.name for path in ranks if not path.is_file()]
     if missing:
         raise ValueError(

@@ -1,0 +1,83 @@
+"""What the launcher asked for against what really runs."""
+
+import logging
+import os
+
+from accelerate import Accelerator, DistributedType
+from transformers import TrainingArguments
+
+logger = logging.getLogger("lejepa_hf")
+
+_CPU_COMMAND = "`torchrun --nproc-per-node N train.py RECIPE --use_cpu`"
+_GPU_COMMAND = "`accelerate launch --config_file recipes/accelerate/ddp.yaml train.py RECIPE`"
+
+
+def check_launch(args: TrainingArguments) -> None:
+    """
+    Refuses what would quietly run as something else, as far as the environment tells.
+
+    Args:
+        args (`TrainingArguments`): Of this process.
+
+    Raises:
+        ValueError: If the launcher started several processes that would train each by itself, was told several and
+            started one, or one process would drive several GPUs by `DataParallel`; the message names the command.
+    """
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started > args.world_size:
+        raise ValueError(
+            f"The launcher started {started} processes, but each of them would train alone: PyTorch has no backend to "
+            f"join them on {args.device.type}. Set `use_cpu`, as in {_CPU_COMMAND}, or start one process."
+        )
+    # What Accelerate's launcher leaves behind when it was told several CPU processes: an address, and one process.
+    of_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "WORLD_SIZE" not in os.environ
+    if of_accelerate and "MASTER_ADDR" in os.environ:
+        raise ValueError(
+            "`accelerate launch` was told several processes and started one, as it does on the CPU: use "
+            f"{_CPU_COMMAND}, or leave `--num_processes` out (and unset MASTER_ADDR) for one process."
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process would drive {args.n_gpu} GPUs by `torch.nn.DataParallel`, which judges each GPU's images by "
+            f"themselves and is slow: use {_GPU_COMMAND}, or set CUDA_VISIBLE_DEVICES=0 for one GPU."
+        )
+
+
+def check_backend(args: TrainingArguments, accelerator: Accelerator) -> None:
+    """
+    Refuses a backend other than the one asked for, and those that are not supported.
+
+    Args:
+        args (`TrainingArguments`): Of this process.
+        accelerator (`Accelerator`): What Accelerate made of them.
+
+    Raises:
+        ValueError: If FSDP was asked for and DDP or a single process would run, or for FSDP 1 and DeepSpeed.
+    """
+    kind = accelerator.distributed_type
+    if kind == DistributedType.DEEPSPEED:
+        raise ValueError("DeepSpeed is not supported: use FSDP2, `--config_file recipes/accelerate/fsdp2.yaml`.")
+    asked = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if asked and kind != DistributedType.FSDP:
+        instead = f"DDP on {args.world_size} processes" if args.world_size > 1 else "a single process"
+        raise ValueError(
+            f"FSDP was asked for, but Accelerate would run {instead} on {args.device.type}, where it knows no FSDP: "
+            f"use {_CPU_COMMAND} without FSDP, or a machine with GPUs."
+        )
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if kind == DistributedType.FSDP and getattr(plugin, "fsdp_version", 1) != 2:
+        raise ValueError(
+            f"`fsdp_version` is {getattr(plugin, 'fsdp_version', 1)}: only FSDP2 is supported, `fsdp_version: 2` in "
+            "the `fsdp_config` of Accelerate's file, as in recipes/accelerate/fsdp2.yaml."
+        )
+
+
+def describe_launch(args: TrainingArguments, accelerator: Accelerator) -> str:
+    """One line: how many processes, joined by what, on which device, in which precision."""
+    joined = ""
+    if args.world_size > 1:
+        backend = accelerator.state.backend
+        joined = f", {'FSDP2' if accelerator.distributed_type == DistributedType.FSDP else 'DDP'} over {backend}"
+    noun = "process" if args.world_size == 1 else "processes"
+    precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    return f"{args.world_size} {noun}{joined} on {args.device.type}, {precision}"

@@ -1,0 +1,54 @@
+"""Launches that would quietly run something else than asked, by the launchers themselves."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+RUN = ["train.py", "recipes/digits/resnet_tiny.yaml", "--max_steps", "2", "--per_device_train_batch_size", "8"]
+RUN += ["--save_strategy", "no", "--eval_split", "null", "--dataloader_num_workers", "0"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--main_process_port", "0"]
+
+pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines without an accelerator")
+
+
+def launch(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *command, "--output_dir", str(folder)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [
+        (["--cpu", "--num_processes", "2", "--num_machines", "1"], "was told several processes and started one"),
+        (["--config_file", "recipes/accelerate/fsdp2.yaml", "--num_processes", "2"], "FSDP was asked for, but"),
+    ],
+    ids=["one process for two", "DDP for FSDP"],
+)
+def test_refused_with_the_command_that_does_it(tmp_path, launcher, message):
+    done = launch(tmp_path / "run", *ACCELERATE, *launcher, *RUN)
+    assert done.returncode != 0
+    error = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert message in error and "`torchrun --nproc-per-node N train.py RECIPE --use_cpu`" in error
+    assert not list((tmp_path / "run").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"],
+        [*ACCELERATE, "--config_file", "recipes/accelerate/cpu.yaml"],
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_two_processes_train_together(tmp_path, launcher):
+    done = launch(tmp_path / "run", *launcher, *RUN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Training on 2 processes, DDP over gloo on cpu, fp32." in done.stdout
+    assert done.stdout.count("Everything is in") == 1
