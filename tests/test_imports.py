@@ -25,10 +25,15 @@ ALLOWED = {
     "exact_accumulation": {"distributed", "modeling_lejepa"},
     "training_args": {"data"},
     "checkpoints": set(),
-    "monitors": {"training_args"},
+    "online_probe": {"distributed"},
+    "collapse": set(),
+    "monitors": {"collapse", "evaluation", "online_probe", "training_args"},
+    "held_out": {"data", "distributed", "evaluation"},
     "run_folder": set(),
     "recipes": {"configuration_lejepa", "data", "training_args"},
-    "trainer": {"checkpoints", "data", "exact_accumulation", "modeling_lejepa", "monitors", "training_args"},
+    "trainer": {
+        "checkpoints", "data", "exact_accumulation", "held_out", "modeling_lejepa", "monitors", "training_args",
+    },
     "evaluation": {"backbone", "data", "distributed", "losses"},
     "hub": {"backbone", "modeling_lejepa"},
     "train": {
