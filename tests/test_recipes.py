@@ -198,3 +198,28 @@ def test_resolved_recipe_repeats_the_run(recipe, tmp_path):
     assert again.model == parsed.model and again.data == parsed.data
     assert again.training.learning_rate == 2e-3 and again.training.max_steps == 5
     assert again.resolved() == resolved
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", ("no", None)),
+        ("eval_split: test", ("steps", 0.1)),
+        ("eval_split: test\neval_steps: 40", ("steps", 40)),
+        ("eval_split: test\neval_strategy: no", ("no", None)),  # which YAML reads as false
+        ("eval_split: test\neval_strategy: epoch", ("epoch", None)),
+        ("eval_split: test\nload_best_model_at_end: true\nsave_steps: 150", ("steps", 150)),
+        ("eval_split: test\nload_best_model_at_end: true\nsave_strategy: best", ("steps", 0.1)),
+    ],
+)
+def test_when_held_out_images_are_looked_at(recipe, given, expected):
+    training = parse_recipe(recipe(given), ["--use_cpu"]).training
+    assert (training.eval_strategy, training.eval_steps) == expected
+    if training.load_best_model_at_end:
+        assert training.metric_for_best_model == "loss" and not training.greater_is_better  # `eval_loss`
+
+
+@pytest.mark.parametrize("given", ["eval_strategy: steps", "load_best_model_at_end: true"])
+def test_evaluation_needs_held_out_images(recipe, given):
+    with pytest.raises(ValueError, match=f"`{given.split(':')[0]}` .*name them with `eval_split`"):
+        parse_recipe(recipe(given))

@@ -26,6 +26,7 @@ RECIPE = "recipes/digits/resnet_tiny.yaml"
 SMALL = [
     "--max_steps", "4", "--save_steps", "2", "--per_device_train_batch_size", "16", "--use_cpu",
     "--projector_dims", "16", "8", "--dataloader_num_workers", "0", "--logging_steps", "1",
+    "--monitor_images", "32",
 ]  # fmt: skip
 
 

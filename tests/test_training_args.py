@@ -62,3 +62,23 @@ def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch):
 def test_limits_out_of_range_are_refused(tmp_path, field, value):
     with pytest.raises(ValueError, match=f"`{field}` must be .*{value}"):
         LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "way_out"),
+    [
+        ("monitors", ["probe", "rank"], "rank unknown; known are embeddings"),
+        ("monitor_images", 1, "at least 2, got 1"),
+    ],
+)
+def test_monitors_out_of_range_are_refused(tmp_path, field, value, way_out):
+    with pytest.raises(ValueError, match=f"`{field}`.*{way_out}"):
+        LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{field: value})
+
+
+def test_what_loggers_are_given_names_no_token_and_no_folder(tmp_path):
+    args = LeJEPATrainingArguments(output_dir=str(tmp_path / "mine"), hub_token="hf_secret", resume="~/a/checkpoint-3")
+    shown = args.to_json_string()
+    assert "hf_secret" not in shown and str(tmp_path) not in shown and "~" not in shown
+    assert args.to_dict()["output_dir"] == "mine" and args.to_dict()["resume"] == "checkpoint-3"
+    assert args.output_dir == str(tmp_path / "mine")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import field
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -101,6 +102,13 @@ class LeJEPAConfig(PreTrainedConfig):
         _require(self.num_slices >= 1, "num_slices", "at least 1", self.num_slices)
         _require(self.num_knots >= 2, "num_knots", "at least 2", self.num_knots)
         _require(0 < self.t_max < math.inf, "t_max", "positive and finite", self.t_max)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the base class, without the folders that weights came from: this goes into files and to loggers."""
+        values = super().to_dict()
+        for part in (values, values.get("backbone_config") or {}):
+            part.pop("_name_or_path", None)
+        return values
 
 
 def resolve_backbone_config(backbone_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:

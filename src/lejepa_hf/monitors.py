@@ -1,13 +1,28 @@
-"""Callbacks that watch a run."""
+"""
+Callbacks that watch a run.
+
+One that has `observe(embeddings, labels)` is shown the detached embeddings of every training batch, on all ranks; what
+its `measure()` returns joins the logged row, as the mean over ranks. `save_state(folder)` and `load_state(folder)` are
+called with the checkpoint.
+"""
 
 import json
 import logging
+import time
 from pathlib import Path
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from .collapse import HealthWatch
+from .evaluation.rank import rank_and_spread
+from .online_probe import OnlineProbe
 from .training_args import cores_of_this_process
+
+__all__ = [
+    "DataHint", "EmbeddingMonitor", "HealthWatch", "MetricsFile", "MonitorCost", "OnlineProbe", "ProgressBar",
+]  # fmt: skip
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -38,6 +53,53 @@ class MetricsFile(TrainerCallback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class EmbeddingMonitor(TrainerCallback):
+    """
+    `effective_rank`, `embedding_spread` and `smallest_spread` of the global views of the batch at hand when a row is
+    logged, see [`~evaluation.rank.rank_and_spread`]. Between rows it does nothing that the device would notice.
+
+    Args:
+        num_global_views (`int`): The first so many views.
+    """
+
+    def __init__(self, num_global_views: int):
+        self.num_global_views = num_global_views
+        self._embeddings: torch.Tensor | None = None
+
+    def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:
+        self._embeddings = embeddings[: self.num_global_views].detach()
+
+    def measure(self) -> dict[str, float]:
+        return {} if self._embeddings is None else rank_and_spread(self._embeddings.flatten(0, 1))
+
+
+class MonitorCost:
+    """
+    Time that goes into monitors, as a context manager around them: `monitor_seconds`, since the last row, and
+    `monitor_fraction`, their share of the run since this process began to train, in [0, 1].
+    """
+
+    def __init__(self):
+        self._run_begin = time.perf_counter()
+        self._window, self._total = 0.0, 0.0
+
+    def __enter__(self):
+        self._begin = time.perf_counter()
+
+    def __exit__(self, *_):
+        self.last = time.perf_counter() - self._begin
+        self._window += self.last
+
+    def measure(self) -> dict[str, float]:
+        """The figures; begins a new window."""
+        self._total += self._window
+        window, self._window = self._window, 0.0
+        return {
+            "monitor_seconds": window,
+            "monitor_fraction": self._total / (time.perf_counter() - self._run_begin),
+        }
 
 
 class ProgressBar(ProgressCallback):

@@ -83,7 +83,9 @@ class DataArguments(ViewSettings):
             of an entry are `dataset`, `config`, `split`, `revision`, `data_files`, `image_column`. The source of the
             keys above then serves the evaluation only, and may be missing.
         train_split (`str`): Split the encoder is trained on; labels are not used.
-        eval_split (`str`, *optional*): Held-out split with labels; without it there is no evaluation.
+        eval_split (`str`, *optional*): Held-out split with labels; without it there is no evaluation, neither
+            afterwards nor, by `eval_strategy`, while training: there every tenth of the run by default, or at each
+            checkpoint with `load_best_model_at_end`.
         streaming (`bool`): Read while training instead of downloading first.
         image_column (`str`, *optional*): Found by its type if missing.
         label_column (`str`, *optional*): Found by its type if missing; for the evaluation only.
@@ -196,6 +198,8 @@ def _check_type(key: str, value: Any, expected: Any, where: str) -> Any:
         value = float(value)
     if expected == list[float] and isinstance(value, list):
         value = [float(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+    if value is False and str in kinds and bool not in kinds:
+        value = "no"  # as YAML reads `eval_strategy: no`
     try:
         type_validator(key, value, expected)
     except TypeError as error:
@@ -237,6 +241,20 @@ def _command_line_value(key: str, given: list[str], expected: Any) -> Any:
     return parsed if len(parsed) > 1 or (is_list and not isinstance(parsed[0], list)) else parsed[0]
 
 
+def _set_evaluation(values: dict[str, Any]) -> None:
+    """When held-out images are looked at while training, unless the recipe says so."""
+    if values.get("eval_split") is None:
+        for key, off in (("eval_strategy", "no"), ("load_best_model_at_end", False)):
+            if values.get(key, off) != off:
+                raise ValueError(f"`{key}` {values[key]} needs held-out images: name them with `eval_split`.")
+        return
+    values.setdefault("eval_strategy", "steps")
+    if values["eval_strategy"] == "steps" and values.get("eval_steps") is None:
+        # The best model is one that was saved: each checkpoint is judged, and nothing between.
+        at_checkpoints = values.get("load_best_model_at_end") and values.get("save_strategy", "steps") == "steps"
+        values["eval_steps"] = values.get("save_steps", 500) if at_checkpoints else 0.1
+
+
 def parse_recipe(recipe: str | Path, arguments: list[str] | None = None) -> Recipe:
     """
     Read a recipe; the command line wins.
@@ -272,6 +290,7 @@ def parse_recipe(recipe: str | Path, arguments: list[str] | None = None) -> Reci
     values |= {key: _check_type(key, value, hints[key], "the command line") for key, value in overrides.items()}
     if "pretrained_backbone" in overrides and "backbone_config" not in overrides:
         values.pop("backbone_config", None)  # a warm start given on the command line replaces the recipe's network
+    _set_evaluation(values)
     values.setdefault("output_dir", f"runs/{recipe.resolve().parent.name}-{recipe.stem}")
     parts = (section(**{key: value for key, value in values.items() if keys[key] is section}) for section in SECTIONS)
     return Recipe(*parts, given=values)

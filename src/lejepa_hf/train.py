@@ -108,11 +108,13 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
         f"{model.config.backbone_config.model_type} encoder with "
         f"{sum(p.numel() for p in model.encoder.parameters()):,} parameters"
     )
+    views = MultiCropTransform.from_settings(data, training.seed)
     trainer = LeJEPATrainer(
         model=model,
         args=training,
         train_dataset=source.dataset,
-        data_collator=MultiCropCollator(MultiCropTransform.from_settings(data, training.seed), source.image_column),
+        eval_dataset=_with_columns_of(source, held_out) if held_out is not None else None,
+        data_collator=MultiCropCollator(views, source.image_column, source.label_column),
         processing_class=build_processor(data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std),
     )
     if training.resume is not None:
@@ -189,6 +191,16 @@ def _held_out(data: DataArguments) -> ImageSource | None:
             "leave `eval_split` out."
         )
     return held_out
+
+
+def _with_columns_of(source: ImageSource, held_out: ImageSource):
+    """The held-out images under the names that those to train on have; a mixture has names of its own."""
+    dataset = held_out.dataset
+    pairs = ((held_out.image_column, source.image_column), (held_out.label_column, source.label_column))
+    for name, wanted in pairs:
+        if wanted is not None and name != wanted:
+            dataset = dataset.rename_column(name, wanted)
+    return dataset
 
 
 def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) -> int:

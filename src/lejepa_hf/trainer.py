@@ -19,15 +19,17 @@ from .checkpoints import last_finite_checkpoint
 from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
 from .data.errors import StreamInterrupted
+from .data.labels import count_classes
 from .data.photometric import apply_photometric
 from .data.positions import advance, read_positions, write_position
 from .data.streaming import EndlessRows, count_rows
 from .data.worker_start import prepare_worker
 from .exact_accumulation import ExactAccumulation
 from .finite_guard import FiniteGuard, NotFinite
+from .held_out import HeldOutImages
 from .launch import check_backend, check_launch, describe_launch
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
-from .monitors import DataHint, MetricsFile, ProgressBar
+from .monitors import DataHint, EmbeddingMonitor, HealthWatch, MetricsFile, MonitorCost, OnlineProbe, ProgressBar
 from .preemption import Preemption
 from .resume_settings import compare_settings, flat_config, write_settings
 from .training_args import LeJEPATrainingArguments
@@ -49,8 +51,10 @@ class LeJEPATrainer(CheckpointingTrainer):
         model ([`LeJEPAForPreTraining`]): The model.
         args ([`LeJEPATrainingArguments`]): How to train.
         train_dataset: Map-style (length and integer index) or a `datasets.IterableDataset`, rows with an image.
-        data_collator ([`MultiCropCollator`], *optional*): Cuts the views; the published settings if missing.
-        kwargs: As in `Trainer`.
+        data_collator ([`MultiCropCollator`], *optional*): Cuts the views; the published settings if missing. With its
+            `label_column` monitors may use labels; the model never sees them.
+        kwargs: As in `Trainer`. `eval_dataset` is one dataset of held-out images with the columns of the training
+            set; k-NN on it needs `processing_class`, an image processor.
 
     Raises:
         ValueError: If the dataset is empty or smaller than one global batch, a stream has no `max_steps`,
@@ -89,7 +93,27 @@ class LeJEPATrainer(CheckpointingTrainer):
         self._lanes: list[dict] = []
         self._broken = BrokenImages(args.max_bad_fraction)
         self._exact = ExactAccumulation(model) if args.exact_accumulation else None
+        self._add_monitors(model)
         self._begin_window()
+
+    def _add_monitors(self, model: LeJEPAForPreTraining) -> None:
+        args, collator = self.args, self.data_collator
+        self._cost, self._held_out, self._labels = MonitorCost(), None, []
+        self._null_mean = model.sigreg.null_mean
+        if "embeddings" in args.monitors:
+            self.add_callback(EmbeddingMonitor(collator.transform.num_global_views))
+        label_column = getattr(collator, "label_column", None)
+        num_classes = count_classes(self.train_dataset, label_column) if label_column is not None else None
+        if "probe" in args.monitors and num_classes is not None:
+            self.add_callback(OnlineProbe(model.encoder.embedding_dim, num_classes, device=args.device))
+        if "health" in args.monitors:
+            parts = args.gradient_accumulation_steps if args.exact_accumulation else 1
+            num_images = args.per_device_train_batch_size * args.world_size * parts
+            point = model.sigreg.collapsed_mean
+            self.add_callback(HealthWatch(point and point * num_images))
+
+    def _monitors(self) -> list:
+        return [callback for callback in self.callback_handler.callbacks if hasattr(callback, "observe")]
 
     def _check_dataset(self, args: LeJEPATrainingArguments, dataset) -> None:
         if dataset is None:
@@ -155,6 +179,7 @@ class LeJEPATrainer(CheckpointingTrainer):
             if "position" in batch:
                 self._lanes = advance(self._lanes, batch.pop("position"))
             self._broken.count(self.args.per_device_train_batch_size, batch.pop("broken", []))
+        self._labels = [batch.pop("probe_labels", None) for batch in batches[0]]
         self._waited += time.perf_counter() - begin
         if self._exact is not None:
             self._exact.collect(batches[0], self._forward)
@@ -189,6 +214,10 @@ class LeJEPATrainer(CheckpointingTrainer):
             self._parts += torch.stack([part.detach() for part in parts.values()])
             self._micro_batches += 1
             self._images += len(inputs["global_views"])
+            with self._cost:
+                labels = self._labels.pop(0) if self._labels else None
+                for monitor in self._monitors():
+                    monitor.observe(outputs.embeddings.detach(), labels)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _forward(self, batch: dict[str, torch.Tensor], **kwargs) -> LeJEPAOutput:
@@ -222,6 +251,69 @@ class LeJEPATrainer(CheckpointingTrainer):
         """Matrices and filters decay; norms, biases and other vectors do not."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
+    # Evaluation while training
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """
+        Judge the model on a fixed sample of held-out images, in evaluation mode; training is not touched.
+
+        Args:
+            eval_dataset (*optional*): Another dataset than the Trainer's.
+            ignore_keys: Without meaning here.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Of the names.
+
+        Returns:
+            `dict[str, float]`: `eval_loss`, `eval_prediction_loss`, `eval_sigreg_loss`, `eval_effective_rank`,
+            `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds. See
+            [`~held_out.HeldOutImages`].
+
+        Raises:
+            ValueError: If there is no such dataset, several, or too few images.
+        """
+        model, was_training = self.model_wrapped, self.model_wrapped.training
+        model.eval()
+        try:
+            with self._cost, torch.no_grad():
+                found = self._held_out_images(eval_dataset).measure(self._forward_held_out, self._prepare_inputs)
+        finally:
+            model.train(was_training)
+        self._window_start += self._cost.last  # speed is that of training
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        metrics[f"{metric_key_prefix}_runtime"] = round(self._cost.last, 4)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _forward_held_out(self, inputs: dict[str, torch.Tensor]) -> LeJEPAOutput:
+        # Always the same directions: evaluations of a run are compared with each other.
+        with self.compute_loss_context_manager():
+            return self.model_wrapped(**inputs, step=0)
+
+    def _held_out_images(self, dataset=None) -> HeldOutImages:
+        if dataset is None and self._held_out is not None:
+            return self._held_out
+        chosen = self.eval_dataset if dataset is None else dataset
+        if chosen is None or isinstance(chosen, dict):
+            raise ValueError(
+                "`eval_dataset` must be one dataset of held-out images" + (", got several." if chosen else ".")
+            )
+        args = self.args
+        images = HeldOutImages(
+            chosen,
+            self.train_dataset,
+            self.data_collator,
+            self.processing_class if "knn" in args.monitors else None,
+            num_images=args.monitor_images,
+            batch_size=args.per_device_train_batch_size,
+            seed=args.seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+            device=args.device,
+        )
+        if dataset is None:
+            self._held_out = images
+        return images
+
     # Logs
 
     def _begin_window(self) -> None:
@@ -236,13 +328,21 @@ class LeJEPATrainer(CheckpointingTrainer):
             elapsed = time.perf_counter() - self._window_start
             local = [*(self._parts / self._micro_batches).tolist(), self._images / elapsed, self._waited / elapsed]
             local.append(float(self._broken.num_broken))
+            with self._cost:
+                measured = {name: value for monitor in self._monitors() for name, value in monitor.measure().items()}
+            local += measured.values()
             mean = self.accelerator.reduce(torch.tensor(local, device=self.args.device), "mean").tolist()
             logs["prediction_loss"], logs["sigreg_loss"] = mean[0], mean[1]
             logs["images_per_second"] = mean[2] * self.args.world_size
             logs["data_wait_fraction"] = mean[3]
             if mean[4]:
                 logs["broken_images"] = round(mean[4] * self.args.world_size)
+            logs |= dict(zip(measured, mean[5:], strict=True))
+            if self._null_mean is not None:
+                logs["sigreg_over_null"] = logs["sigreg_loss"] / self._null_mean
             self._begin_window()
+        if "loss" in logs or "train_runtime" in logs:
+            logs |= self._cost.measure()
         if self._num_images and self.state.epoch is not None:
             # The Trainer counts the endless loader as one epoch; users mean passes over the images.
             self.state.epoch = self.state.global_step * self.global_batch / self._num_images
@@ -264,6 +364,8 @@ class LeJEPATrainer(CheckpointingTrainer):
             if state.global_step >= self.args.max_steps:  # the base class would take one step more
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
+                if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+                    self._load_best_model()
                 return TrainOutput(state.global_step, float("nan"), {})
             self._start = read_positions(resume_from_checkpoint)
             if len(self._start) == self.args.world_size:
@@ -271,6 +373,7 @@ class LeJEPATrainer(CheckpointingTrainer):
                 self._broken.num_images, self._broken.num_broken = own["num_images"], own["num_broken"]
         logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")
         self._begin_window()
+        self._cost = MonitorCost()
         with self._preemption.listening():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 

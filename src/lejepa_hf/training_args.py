@@ -2,11 +2,15 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
 from .data.network import MAX_RETRIES
+
+MONITORS = ("embeddings", "probe", "knn", "health")
 
 
 def cores_of_this_process() -> int:
@@ -38,6 +42,11 @@ class LeJEPATrainingArguments(TrainingArguments):
             far and at least a thousand, before the run stops. A broken image is replaced by the next good one.
         max_network_retries (`int`, *optional*, defaults to 8): For a stream that lost its connection; they wait 1, 2,
             4, ... at most 60 seconds.
+        monitors (`list[str]`, *optional*): What watches the run besides the losses, all by default: `embeddings`,
+            their rank and spread; `probe`, an online linear probe where training images have labels; `knn` of
+            held-out images, at evaluations; `health`, warnings of collapse and divergence.
+        monitor_images (`int`, *optional*, defaults to 512): Held-out images of an evaluation during training, at least
+            2; k-NN looks for neighbours among four times as many training images.
         resume (`str`, *optional*): `"auto"`, the newest complete checkpoint in `output_dir`, or a checkpoint folder.
 
     Raises:
@@ -62,6 +71,8 @@ class LeJEPATrainingArguments(TrainingArguments):
     shuffle_buffer_size: int = 1000
     max_bad_fraction: float = 0.01
     max_network_retries: int = MAX_RETRIES
+    monitors: list[str] = field(default_factory=lambda: list(MONITORS))
+    monitor_images: int = 512
     resume: str | None = None
 
     def __post_init__(self):
@@ -91,3 +102,16 @@ class LeJEPATrainingArguments(TrainingArguments):
             raise ValueError(f"`max_bad_fraction` must be in [0, 1], got {self.max_bad_fraction}.")
         if self.max_network_retries < 0:
             raise ValueError(f"`max_network_retries` must be at least 0, got {self.max_network_retries}.")
+        unknown = [name for name in self.monitors if name not in MONITORS]
+        if unknown:
+            raise ValueError(f"`monitors`: {', '.join(unknown)} unknown; known are {', '.join(MONITORS)}.")
+        if self.monitor_images < 2:
+            raise ValueError(
+                f"`monitor_images` must be at least 2, got {self.monitor_images}; `eval_strategy: 'no'` does without."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What loggers of the Trainer are given: no token, and of a path its last part, which names no user."""
+        values = super().to_dict()
+        paths = [name for name, value in values.items() if isinstance(value, str) and value.startswith(("/", "~"))]
+        return values | {name: Path(values[name]).name for name in paths}

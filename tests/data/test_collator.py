@@ -210,3 +210,17 @@ def test_spawned_worker_gives_the_same():
     assert_same(pickle.loads(pickle.dumps(collator))(rows()), collator(rows()))
     loader = DataLoader(rows(), batch_size=4, collate_fn=collator, num_workers=1, multiprocessing_context="spawn")
     assert_same(next(iter(loader)), collator(rows()))
+
+
+def test_labels_stand_apart_and_are_those_of_the_images_shown():
+    collator = MultiCropCollator(TRANSFORM, label_column="label")
+    batch = collator(rows())
+    assert batch.keys() == {*SHAPES, "probe_labels"} and batch["probe_labels"].tolist() == [0, 1, 2, 3]
+    broken = rows()
+    broken[1]["image"], broken[3]["image"] = b"torn", None
+    batch = collator(broken)
+    assert batch["probe_labels"].tolist() == [0, 2, 2, 0]  # of the next good image, and of the first behind the last
+    for value in (None, "seven", 1.5):
+        assert collator([{**row, "label": value} for row in rows()])["probe_labels"].tolist() == [-1] * 4
+    with pytest.raises(KeyError, match="`label_column` 'class' is not in the row"):
+        MultiCropCollator(TRANSFORM, label_column="class")(rows())

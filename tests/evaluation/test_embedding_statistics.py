@@ -109,7 +109,7 @@ def test_spectrum_of_fewer_images_than_dimensions():
 
 def test_spectrum_in_parts(monkeypatch):
     samples = 5 + normal(100, 6) * torch.arange(1, 7)
-    monkeypatch.setattr(module, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr("lejepa_hf.evaluation.rank._CHUNK_ROWS", 7)
     found = embedding_statistics(samples, num_slices=8)
     torch.testing.assert_close(found.eigenvalues, torch.linalg.eigvalsh(samples.double().T.cov()).flip(0))
 

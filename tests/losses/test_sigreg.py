@@ -243,3 +243,15 @@ def test_the_weight_decides_about_collapse(weight, collapses):
 
 def test_every_statistic_can_be_configured():
     assert set(CONFIGURABLE) == {"epps_pulley", *STATISTICS}
+
+
+def test_null_and_collapsed_means():
+    sigreg = SIGReg(num_slices=64)
+    assert sigreg.null_mean == pytest.approx(1.0525, abs=1e-4)
+    assert sigreg.collapsed_mean == pytest.approx(0.402048, abs=1e-5)
+    assert SIGReg(num_knots=33, t_max=6.0).null_mean == pytest.approx(1.0594, abs=1e-3)  # of the whole line
+    assert sigreg(torch.zeros(2, 50, 4), step=0).item() == pytest.approx(50 * sigreg.collapsed_mean, rel=1e-4)
+    samples = torch.randn(200, 16, 8, generator=torch.Generator().manual_seed(0))
+    assert SIGReg(num_slices=256)(samples, step=0).item() == pytest.approx(sigreg.null_mean, rel=0.05)
+    for other in (SIGReg(views="pooled"), SIGReg(statistic="cramer_von_mises")):
+        assert other.null_mean is None and other.collapsed_mean is None

@@ -6,6 +6,7 @@ import torch
 
 from ..distributed import world_size
 from ..losses.sigreg import draw_directions, epps_pulley
+from .rank import entropy_rank, mean_and_spectrum
 
 _NULL_REPLICATES = 32
 _NULL_IMAGES = 1024  # from there on the statistic's distribution hardly depends on the number of images
@@ -13,7 +14,6 @@ _WORST_SLICES = 5
 _RANDOM_SLICES = 3
 _BAND_SLICES = 128  # of each view: enough for 5% and 95% of them, however many are tested
 _BAND_LEVELS = 200
-_CHUNK_ROWS = 4096  # held in double precision at once
 _RESOLUTION = torch.finfo(torch.float32).eps
 
 
@@ -87,13 +87,10 @@ class EmbeddingStatistics:
         Exponential of the entropy of the normalised eigenvalues: K for an isotropic sample, 1 for a line, 0 where all
         images are the same.
 
-        Source: Roy and Vetterli 2007. Differs: eigenvalues of the covariance, not singular values.
+        Source: Roy and Vetterli 2007. Differs: eigenvalues of the covariance, not singular values, which
+        [`~evaluation.rank.rank_and_spread`] takes.
         """
-        positive = self.eigenvalues[self.eigenvalues > 0]
-        if len(positive) == 0:
-            return 0.0
-        shares = positive / positive.sum()
-        return torch.exp(-(shares * shares.log()).sum()).item()
+        return entropy_rank(self.eigenvalues)
 
     @property
     def top_eigenvalue_share(self) -> float:
@@ -157,7 +154,7 @@ def embedding_statistics(
     directions = draw_directions(dim, num_slices, seed, step=0)
     statistics = epps_pulley(samples, directions, num_knots, t_max)
     null = _null_distribution(num_images, directions, num_knots, t_max, seed)
-    mean, eigenvalues = _mean_and_spectrum(samples.flatten(0, 1))
+    mean, eigenvalues = mean_and_spectrum(samples.flatten(0, 1))
     levels = (torch.arange(min(num_images, _BAND_LEVELS)) + 0.5) / min(num_images, _BAND_LEVELS)
     return EmbeddingStatistics(
         num_images=num_images,
@@ -202,21 +199,6 @@ def _null_distribution(
     shape = (1, min(num_images, _NULL_IMAGES), len(directions))
     replicates = (torch.randn(shape, generator=generator) for _ in range(_NULL_REPLICATES))
     return torch.stack([epps_pulley(sample, directions, num_knots, t_max).mean() for sample in replicates])
-
-
-def _mean_and_spectrum(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean `(K,)` and descending eigenvalues `(K,)` of the covariance of rows `(N, K)`, fp64."""
-    num_rows, dim = rows.shape
-    mean = rows.mean(0, dtype=torch.float64)
-    if num_rows < dim:  # the same eigenvalues, but for zeros, from a matrix of images
-        centred = rows - mean
-        scatter = centred @ centred.T
-    else:
-        scatter = sum((part - mean).T @ (part - mean) for part in rows.split(_CHUNK_ROWS))
-    found = torch.linalg.eigvalsh(scatter).flip(0) / (num_rows - 1)
-    # What rounding of the fp32 samples leaves is no variance: images that are all the same must have rank 0.
-    found[found < (_RESOLUTION * rows.abs().max()).square()] = 0
-    return mean, torch.nn.functional.pad(found, (0, dim - len(found)))
 
 
 def _worst_slices(

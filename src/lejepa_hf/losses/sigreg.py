@@ -8,7 +8,7 @@ from torch import nn
 from ..distributed import gather_for_loss, sum_for_loss, world_size
 from ..ops import dispatch
 from ..ops.epps_pulley_eager import statistic_from_sums
-from ..ops.epps_pulley_reference import quadrature
+from ..ops.epps_pulley_reference import Quadrature, quadrature
 from .univariate_statistics import STATISTICS
 
 _MASK = (1 << 64) - 1
@@ -198,6 +198,25 @@ class SIGReg(nn.Module):
             f"num_slices={self.num_slices}, num_knots={self.num_knots}, t_max={self.t_max}, views={self.views}, "
             f"statistic={self.statistic}"
         )
+
+    @property
+    def null_mean(self) -> float | None:
+        """
+        Expected loss of standard normal projections, for any number of images; None for pooled views, which are no
+        independent sample, and for other statistics.
+        """
+        rule = self._closed_form_rule()
+        return None if rule is None else (rule.weights * (1 - rule.normal.square())).sum().item()
+
+    @property
+    def collapsed_mean(self) -> float | None:
+        """Loss, for each image of the batch, where all projections are 0; None as for `null_mean`."""
+        rule = self._closed_form_rule()
+        return None if rule is None else (rule.weights * (1 - rule.normal).square()).sum().item()
+
+    def _closed_form_rule(self) -> Quadrature | None:
+        known = self.statistic == "epps_pulley" and self.views == "per_view"
+        return quadrature(self.num_knots, self.t_max) if known else None
 
     def forward(self, projections: torch.Tensor, step: int) -> torch.Tensor:
         """
