@@ -287,7 +287,7 @@ def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     side = 1024 if device.type == "cpu" else 4096
     matrix = torch.randn(side, side, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0))
     times = []
-    for _ in range(4):
+    for _ in range(12):
         _finish(device)
         begin = time.perf_counter()
         matrix @ matrix

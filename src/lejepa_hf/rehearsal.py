@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,8 @@ class Rehearsal:
 
     Args:
         steps (`int`): Measured, after the warm-up.
-        images_per_second (`float`): Mean over these steps.
+        images_per_second (`float`): From the median of these steps' times and their mean waiting time: what else the
+            machine did for a moment does not count, batches that come late do.
         data_wait_fraction (`float`): Share of their time in which training waited for views.
         process_bytes (`int`): Most memory the process had resident, workers apart.
         worker_bytes (`int`): The same of the largest of its workers, pages shared with the process included.
@@ -96,7 +98,7 @@ class Stopwatch(TrainerCallback):
 
     def __init__(self, seconds: float, prefetched: int):
         self.seconds, self.prefetched = seconds, prefetched
-        self.times, self.waited, self.rehearsal = [], [], None
+        self.busy, self.waited, self.rehearsal = [], [], None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.begin = time.perf_counter()
@@ -107,15 +109,18 @@ class Stopwatch(TrainerCallback):
         images = args.per_device_train_batch_size * args.gradient_accumulation_steps
         if state.global_step <= _WARM_UP + self.prefetched and time.perf_counter() - self.begin < self.seconds:
             return
-        self.times.append(images / logs["images_per_second"])
-        self.waited.append(logs["data_wait_fraction"] * self.times[-1])
-        if len(self.times) >= _WARM_UP and sum(self.times) >= self.seconds:
+        elapsed = images / logs["images_per_second"]
+        self.waited.append(logs["data_wait_fraction"] * elapsed)
+        self.busy.append(elapsed - self.waited[-1])
+        if len(self.busy) >= _WARM_UP and sum(self.busy) + sum(self.waited) >= self.seconds:
             control.should_training_stop = True
+            waited = statistics.mean(self.waited)
+            step = statistics.median(self.busy) + waited
             on_gpu = args.device.type == "cuda"
             self.rehearsal = Rehearsal(
-                steps=len(self.times),
-                images_per_second=len(self.times) * images / sum(self.times),
-                data_wait_fraction=sum(self.waited) / sum(self.times),
+                steps=len(self.busy),
+                images_per_second=images / step,
+                data_wait_fraction=waited / step,
                 process_bytes=peak_resident_bytes(),
                 worker_bytes=max((peak_resident_bytes(worker.pid) for worker in active_children()), default=0),
                 allocated_bytes=torch.cuda.max_memory_allocated() if on_gpu else 0,
