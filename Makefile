@@ -10,3 +10,5 @@ test:
 benchmark:
 	python benchmarks/benchmark_trainer.py
 	python benchmarks/benchmark_sigreg.py
+	python benchmarks/benchmark_training.py
+	python benchmarks/benchmark_plan.py

@@ -47,9 +47,8 @@ ALLOWED = {
         "backbone", "checkpoints", "configuration_lejepa", "data", "evaluation", "hub", "modeling_lejepa",
         "preemption", "recipes", "run_folder", "trainer", "training_args",
     },
-    "plan": {
-        "backbone", "configuration_lejepa", "data", "modeling_lejepa", "recipes", "train", "training_args",
-    },
+    "rehearsal": {"data", "recipes", "run_folder", "train"},
+    "plan": {"modeling_lejepa", "recipes", "rehearsal", "train"},
     "cli": {"evaluation", "hub", "plan", "recipes", "train"},
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from torch import nn
 from lejepa_hf.cli import main
 from lejepa_hf.plan import count_activations, count_flops, count_tokens, format_plan, make_plan
 from lejepa_hf.recipes import parse_recipe
+from lejepa_hf.rehearsal import Rehearsal, rehearse
 from lejepa_hf.train import build_model
 
 ROOT = Path(__file__).parent.parent
@@ -68,47 +69,87 @@ def test_feature_maps_have_places(recipe, tiny_resnet):
     assert count_tokens(on_meta(recipe(tiny_resnet)), recipe(tiny_resnet).data, 16) == 4  # stride 8 in all
 
 
-def test_plan_of_a_small_run(recipe):
-    parsed = recipe({"model_type": "resnet", "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16],
-                     "depths": [1, 1]}, "--max_steps", "-1", "--num_train_epochs", "3")  # fmt: skip
-    plan = make_plan(parsed, 50)
+def test_plan_of_a_small_run(recipe, tiny_resnet, tmp_path):
+    folder = tmp_path / "run"
+    arguments = ["--max_steps", "-1", "--num_train_epochs", "3", "--dataloader_num_workers", "1"]
+    parsed = recipe(tiny_resnet, *arguments, "--output_dir", str(folder))
+    plan = make_plan(parsed, 0.5)
     assert (plan.images, plan.global_batch, plan.steps) == (1347, 8, 506)  # 3 * 1347 / 8, rounded up
     model = build_model(parsed.model)
     assert plan.encoder_parameters == sum(p.numel() for p in model.encoder.parameters())
     assert plan.state_bytes == 16 * sum(p.numel() for p in model.parameters())
     assert plan.view_bytes == 8 * 4 * 3 * (2 * 16**2 + 6 * 8**2)
-    assert not plan.training_is_estimated
-    assert plan.training_images_per_second > 0 and plan.images_per_second_per_worker > 0
+    assert plan.rehearsed_batch == 8 and not plan.is_estimated and plan.fits
+    assert plan.images_per_second > 0 and 0 <= plan.data_wait_fraction <= 1
+    assert plan.seconds_per_epoch == pytest.approx(1347 / plan.images_per_second)
+    assert plan.seconds == pytest.approx(506 * 8 / plan.images_per_second)
+    # torch alone has more than 100 MiB
+    assert plan.used_bytes == plan.process_bytes > plan.state_bytes + plan.activation_bytes + (100 << 20)
+    assert 100 << 20 < plan.worker_bytes < plan.device_bytes and plan.allocated_bytes == 0
     text = format_plan(plan)
-    assert "1,347" in text and "506 steps of 8" in text and "measured" in text
+    assert "1,347" in text and "506 steps of 8" in text and "rehearsed" in text and "time of an epoch" in text
+    assert not folder.exists()
 
 
-def test_verdict_follows_the_slower_side(recipe, tiny_resnet):
-    plan = replace(
-        make_plan(recipe(tiny_resnet), 10),
-        device="cuda", workers=4, cores=8, images_per_second_per_worker=100.0, training_images_per_second=1000.0,
-    )  # fmt: skip
-    assert plan.data_wait_fraction == pytest.approx(0.6) and plan.images_per_second == 400
+def test_a_rehearsal_refuses_what_training_refuses(recipe, tiny_resnet):
+    with pytest.raises(ValueError, match="fewer than one global batch"):
+        rehearse(recipe(tiny_resnet), 2000, 0.0)
+
+
+@pytest.fixture
+def rehearsed(monkeypatch):
+    """Every rehearsal takes 1 GiB and 1 MiB an image, a worker a third of it; says which were made."""
+    batches = []
+
+    def pretended(recipe, batch_size, seconds):
+        batches.append(batch_size)
+        size = (1 << 30) + (batch_size << 20)
+        return Rehearsal(10, 100.0, 0.6, size, size // 3, size // 2, size)
+
+    monkeypatch.setattr("lejepa_hf.plan.rehearse", pretended)
+    return batches
+
+
+def test_long_steps_are_rehearsed_with_fewer_images(recipe, tiny_resnet, rehearsed, monkeypatch):
+    parsed = recipe(tiny_resnet, "--per_device_train_batch_size", "64")
+    image = 3 * count_flops(on_meta(parsed), parsed.data)
+    monkeypatch.setattr("lejepa_hf.plan._matmul_rate", lambda device, dtype: image / 0.4)  # a second an image
+    plan = make_plan(parsed)
+    assert rehearsed == [4, 2] and plan.rehearsed_batch == 4 and plan.is_estimated
+    assert plan.used_bytes == (1 << 30) + (64 << 20) and plan.images_per_second == 100
+    assert plan.worker_bytes == pytest.approx(plan.used_bytes / 3, abs=64)
+    assert "estimated from 4 images a step" in format_plan(plan)
+
+
+def test_steps_too_long_for_a_rehearsal_are_counted(recipe, tiny_resnet, rehearsed, monkeypatch):
+    parsed = recipe(tiny_resnet)
+    image = 3 * count_flops(on_meta(parsed), parsed.data)
+    monkeypatch.setattr("lejepa_hf.plan._matmul_rate", lambda device, dtype: image / 4)  # ten seconds an image
+    plan = make_plan(parsed)
+    assert not rehearsed and plan.rehearsed_batch == 0 and plan.is_estimated and plan.fits
+    assert plan.images_per_second == pytest.approx(0.1)
+    assert plan.used_bytes > plan.state_bytes + plan.activation_bytes + plan.view_bytes
+    assert "estimated" in format_plan(plan) and "Nothing was rehearsed" in format_plan(plan)
+
+
+def test_what_runs_out_of_memory_does_not_fit(recipe, tiny_resnet, monkeypatch):
+    monkeypatch.setattr("lejepa_hf.plan.rehearse", lambda *arguments: None)
+    plan = make_plan(recipe(tiny_resnet))
+    assert not plan.fits and "lower `per_device_train_batch_size`" in format_plan(plan)
+
+
+def test_verdict(recipe, tiny_resnet, rehearsed):
+    plan = replace(make_plan(recipe(tiny_resnet)), device="cuda", workers=4)
+    assert rehearsed == [8]
     assert "will wait for data 60% of the time: it needs 10 workers for 4" in format_plan(plan)
-    fast = replace(plan, training_images_per_second=100.0)
-    assert fast.data_wait_fraction == 0 and "The data will wait: it comes 4.0 times" in format_plan(fast)
-    alone = replace(plan, workers=0)
-    assert alone.images_per_second == pytest.approx(1 / (1 / 100 + 1 / 1000))
-    assert "Views are cut between steps, 91%" in format_plan(alone)
-    assert replace(plan, workers=16).data_images_per_second == 800  # no more than there are cores
-    assert "It will not fit" in format_plan(replace(plan, device_bytes=1))
-    assert plan.seconds == pytest.approx(20 * 8 / 400)
+    assert "The data keep up" in format_plan(replace(plan, data_wait_fraction=0.0))
+    assert "Views are cut between steps, 60%" in format_plan(replace(plan, workers=0))
+    assert "share the CPU" in format_plan(replace(plan, device="cpu"))
 
 
-def test_long_steps_are_estimated(recipe, tiny_resnet, monkeypatch):
-    monkeypatch.setattr("lejepa_hf.plan._LONGEST_STEP", 0.0)
-    plan = make_plan(recipe(tiny_resnet), 10)
-    assert plan.training_is_estimated and "estimated from the operations" in format_plan(plan)
-
-
-def test_command(capsys, recipe, tmp_path):
+def test_command(capsys, recipe, tmp_path, rehearsed):
     recipe()
-    arguments = [str(tmp_path / "small.yaml"), "--images", "20", *SMALL, "--per_device_train_batch_size", "4"]
+    arguments = [str(tmp_path / "small.yaml"), "--seconds", "1", *SMALL, "--per_device_train_batch_size", "4"]
     assert main(["plan", *arguments]) == 0
     assert "20 steps of 4 images" in capsys.readouterr().out
     assert main(["plan", str(tmp_path / "small.yaml"), "--sigreg_wait", "1"]) == 2

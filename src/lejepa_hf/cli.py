@@ -52,7 +52,7 @@ def _plan(options: argparse.Namespace) -> int:
     from .plan import format_plan, make_plan
     from .recipes import parse_recipe
 
-    plan = make_plan(parse_recipe(options.recipe, options.overrides), options.images)
+    plan = make_plan(parse_recipe(options.recipe, options.overrides), options.seconds)
     sys.stdout.write(f"{format_plan(plan)}\n")
     return 0
 
@@ -95,6 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     statistics.set_defaults(command=_statistics)
     plan = commands.add_parser("plan", help="RECIPE [--key value ...]: what it will cost, before any training")
     plan.add_argument("recipe", help="YAML file")
-    plan.add_argument("--images", type=int, default=200, help="images to measure decoding and cutting with (200)")
+    plan.add_argument("--seconds", type=float, default=10.0, help="of training to rehearse after the warm-up (10)")
     plan.set_defaults(command=_plan)
     return parser

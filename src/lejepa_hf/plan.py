@@ -2,29 +2,22 @@
 
 import logging
 import os
-import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .data.collator import MultiCropCollator
-from .data.multi_crop import MultiCropTransform
-from .data.photometric import apply_photometric
-from .data.streaming import EndlessRows
 from .modeling_lejepa import LeJEPAForPreTraining
 from .recipes import Recipe
+from .rehearsal import peak_resident_bytes, rehearse
 from .train import build_model, check_crops, training_source
-from .training_args import cores_of_this_process
 
 logger = logging.getLogger("lejepa_hf")
 
 _BACKWARD = 2  # times the operations of the forward pass
-_LONGEST_STEP = 3.0  # seconds; a step expected to take longer is estimated instead of made
+_LONGEST_STEP = 5.0  # seconds; where a step is expected to take longer, one with fewer images is rehearsed
+_FEWEST_IMAGES = 4  # of such a step; half of them still make a distribution
 _USUAL_SHARE = 0.4  # of a large matrix product's rate that a training step reaches
 _MOMENTS = 2  # of AdamW, in the precision of the weights
 
@@ -52,27 +45,35 @@ class Plan:
         source (`str`): The images.
         images (`int`, *optional*): Of an epoch; None for a stream that does not say.
         steps (`int`): Optimiser steps.
+        batch (`int`): Images of a process and micro-batch.
         global_batch (`int`): Images a step over all processes.
         processes (`int`): Of the run as started; one unless a launcher says otherwise.
         views (`list[ViewPlan]`): Of each image.
         encoder_parameters (`int`): What is kept.
         projector_parameters (`int`): What serves training alone.
         flops_per_image (`float`): Multiplications and additions of forward and backward pass over all views.
-        state_bytes (`int`): Weights, gradients and AdamW's moments on a device.
+        state_bytes (`int`): Weights, gradients and AdamW's moments on a device, counted.
         activation_bytes (`int`): Kept for the backward pass on a device; counted on a small batch and scaled.
-        view_bytes (`int`): Views of a batch in fp32.
+        view_bytes (`int`): Views of a batch in fp32, counted.
         device (`str`): Where this process would train.
         device_bytes (`int`, *optional*): Its memory.
         workers (`int`): Loader processes of a training process; 0 if it cuts views itself.
-        cores (`int`): CPU cores of this process.
-        images_per_second_per_worker (`float`): Decoded and cut, measured with one thread.
-        training_images_per_second (`float`): Of one process, data at hand.
-        training_is_estimated (`bool`): Whether that was worked out from the operations instead of measured.
+        rehearsed_batch (`int`): Images of a micro-batch in the rehearsal; fewer than `batch` if a step would have
+            taken too long, 0 if there was none.
+        images_per_second (`float`): Of one process with its workers.
+        data_wait_fraction (`float`): Share of a step in which training waits for views.
+        process_bytes (`int`): Most memory resident of a training process.
+        worker_bytes (`int`): The same of each of its workers; pages shared with the process count in both.
+        used_bytes (`int`): Most memory a process takes on its device: on a CPU `process_bytes`, on a GPU what PyTorch
+            reserves.
+        allocated_bytes (`int`): What of it is allocated at most on a GPU; 0 on a CPU.
+        fits (`bool`): Whether the device has that.
     """
 
     source: str
     images: int | None
     steps: int
+    batch: int
     global_batch: int
     processes: int
     views: list[ViewPlan]
@@ -85,10 +86,14 @@ class Plan:
     device: str
     device_bytes: int | None
     workers: int
-    cores: int
-    images_per_second_per_worker: float
-    training_images_per_second: float
-    training_is_estimated: bool
+    rehearsed_batch: int
+    images_per_second: float
+    data_wait_fraction: float
+    process_bytes: int
+    worker_bytes: int
+    used_bytes: int
+    allocated_bytes: int
+    fits: bool
 
     @property
     def tokens_per_image(self) -> int:
@@ -96,9 +101,9 @@ class Plan:
         return sum(view.number * view.tokens for view in self.views)
 
     @property
-    def total_bytes(self) -> int:
-        """On a device."""
-        return self.state_bytes + self.activation_bytes + self.view_bytes
+    def is_estimated(self) -> bool:
+        """Whether speed and memory were worked out from fewer images or from the operations."""
+        return self.rehearsed_batch != self.batch
 
     @property
     def epochs(self) -> float | None:
@@ -106,20 +111,9 @@ class Plan:
         return self.steps * self.global_batch / self.images if self.images else None
 
     @property
-    def data_images_per_second(self) -> float:
-        """Of all workers of one process, which share its cores, or of the process itself."""
-        return self.images_per_second_per_worker * max(1, min(self.workers, self.cores))
-
-    @property
-    def images_per_second(self) -> float:
-        """Of one process: the slower side, or one after the other where the process cuts views itself."""
-        data, training = self.data_images_per_second, self.training_images_per_second
-        return min(data, training) if self.workers else 1 / (1 / data + 1 / training)
-
-    @property
-    def data_wait_fraction(self) -> float:
-        """Share of a step in which training waits for views."""
-        return max(0.0, 1 - self.images_per_second / self.training_images_per_second)
+    def seconds_per_epoch(self) -> float | None:
+        """Time of a pass over the images."""
+        return self.images / (self.images_per_second * self.processes) if self.images else None
 
     @property
     def seconds(self) -> float:
@@ -127,14 +121,13 @@ class Plan:
         return self.steps * self.global_batch / (self.images_per_second * self.processes)
 
 
-def make_plan(recipe: Recipe, num_images: int = 200) -> Plan:
+def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
     """
-    Count what can be counted, measure on this machine what must be measured. Nothing is trained or written.
+    Count what can be counted, rehearse on this machine what must be measured. Nothing of it is kept.
 
     Args:
         recipe ([`Recipe`]): The run.
-        num_images (`int`, *optional*, defaults to 200): Images decoded and cut to measure the data side; a stream is
-            read no further.
+        seconds (`float`, *optional*, defaults to 10.0): Of training to measure, see [`~rehearsal.rehearse`].
 
     Returns:
         [`Plan`]
@@ -142,8 +135,6 @@ def make_plan(recipe: Recipe, num_images: int = 200) -> Plan:
     Raises:
         ValueError: If the recipe cannot be run: as in training.
     """
-    if num_images < 1:
-        raise ValueError(f"The number of images must be at least 1, got {num_images}.")
     data, training = recipe.data, recipe.training
     with torch.device("meta"):
         model = build_model(recipe.model, training.seed)
@@ -151,7 +142,8 @@ def make_plan(recipe: Recipe, num_images: int = 200) -> Plan:
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     source = training_source(data)
-    global_batch = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
+    batch = training.per_device_train_batch_size
+    global_batch = batch * training.world_size * training.gradient_accumulation_steps
     steps = training.max_steps
     if steps <= 0:
         if source.num_images is None:
@@ -160,17 +152,16 @@ def make_plan(recipe: Recipe, num_images: int = 200) -> Plan:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     states = parameters * 4 * (2 + _MOMENTS) // (training.world_size if training.fsdp else 1)
     flops = (1 + _BACKWARD) * count_flops(model, data)
-    activations = count_activations(model, data) * training.per_device_train_batch_size
-    logger.info(f"Decoding and cutting {num_images} images of {source.name} ...")
-    rate, batch = _measure_data(recipe, source, num_images)
-    logger.info(f"Measuring {training.device.type} ...")
-    training_rate, estimated = _training_rate(recipe, flops, batch)
+    activations = count_activations(model, data) // (2 if training.bf16 or training.fp16 else 1)
     kinds = [("global", data.num_global_views, data.global_crop_size)]
     kinds += [("local", data.num_local_views, data.local_crop_size)] if data.num_local_views else []
+    view_bytes = sum(4 * len(data.image_mean) * number * size**2 for _, number, size in kinds)
+    measured = _measure(recipe, seconds, flops, states, activations + view_bytes)
     return Plan(
         source=source.name,
         images=source.num_images,
         steps=steps,
+        batch=batch,
         global_batch=global_batch,
         processes=training.world_size,
         views=[ViewPlan(kind, number, size, count_tokens(model, data, size)) for kind, number, size in kinds],
@@ -178,17 +169,68 @@ def make_plan(recipe: Recipe, num_images: int = 200) -> Plan:
         projector_parameters=sum(parameter.numel() for parameter in model.projector.parameters()),
         flops_per_image=flops,
         state_bytes=states,
-        activation_bytes=activations // (2 if training.bf16 or training.fp16 else 1),
-        view_bytes=sum(4 * len(data.image_mean) * number * size**2 for _, number, size in kinds)
-        * training.per_device_train_batch_size,
+        activation_bytes=activations * batch,
+        view_bytes=view_bytes * batch,
         device=training.device.type,
         device_bytes=_memory_of(training.device),
         workers=training.dataloader_num_workers,
-        cores=cores_of_this_process(),
-        images_per_second_per_worker=rate,
-        training_images_per_second=training_rate,
-        training_is_estimated=estimated,
+        **measured,
     )
+
+
+def _measure(recipe: Recipe, seconds: float, flops: float, states: int, bytes_per_image: int) -> dict:
+    """Speed and memory of a process, from a rehearsal if one can be made, else from what was counted."""
+    training = recipe.training
+    device, batch, memory = training.device, training.per_device_train_batch_size, _memory_of(training.device)
+    dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
+    expected = flops / (_USUAL_SHARE * _matmul_rate(device, dtype))  # seconds an image
+
+    def is_quick(images: int) -> bool:
+        roomy = memory is None or states + images * bytes_per_image < memory
+        return roomy and images * training.gradient_accumulation_steps * expected <= _LONGEST_STEP
+
+    few = batch
+    while few >= 2 * _FEWEST_IMAGES and not is_quick(few):
+        few //= 2
+    # What several processes share a single one may not hold, and would not show.
+    can_rehearse = is_quick(few) and not training.fsdp
+    result = rest = None
+    if can_rehearse:
+        logger.info(f"Rehearsing on {device.type} with {few} images a step ...")
+        result = rehearse(recipe, few, seconds)
+        rest = rehearse(recipe, few // 2, 0.0) if result and few < batch else result
+    counted = states + batch * bytes_per_image
+    if rest is None:
+        process = peak_resident_bytes() + (counted if device.type == "cpu" else 0)
+        used = process if device.type == "cpu" else counted
+        return {
+            "rehearsed_batch": 0,
+            "images_per_second": 1 / expected,
+            "data_wait_fraction": 0.0,
+            "process_bytes": process,
+            "worker_bytes": 0,
+            "used_bytes": used,
+            "allocated_bytes": 0 if device.type == "cpu" else counted,
+            "fits": not can_rehearse and (memory is None or used < memory),
+        }
+
+    def at_full_batch(name: str) -> int:
+        """On the straight line through both rehearsals."""
+        growth = max(0, getattr(result, name) - getattr(rest, name)) * (batch - few) // (few - few // 2)
+        return getattr(result, name) + growth
+
+    process, allocated, reserved = map(at_full_batch, ("process_bytes", "allocated_bytes", "reserved_bytes"))
+    used = {"cpu": process, "cuda": reserved}.get(device.type, counted)
+    return {
+        "rehearsed_batch": few,
+        "images_per_second": result.images_per_second,
+        "data_wait_fraction": result.data_wait_fraction,
+        "process_bytes": process,
+        "worker_bytes": at_full_batch("worker_bytes"),
+        "used_bytes": used,
+        "allocated_bytes": allocated,
+        "fits": memory is None or used < memory,
+    }
 
 
 def _views_on_meta(data, batch: int) -> list[torch.Tensor]:
@@ -240,72 +282,12 @@ def count_activations(model: LeJEPAForPreTraining, data) -> int:
     return (kept(4) - kept(2)) // 2
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _measure_data(recipe: Recipe, source, num_images: int) -> tuple[float, dict[str, torch.Tensor]]:
-    """Images a second of one worker, and a batch of views to train with."""
-    data, training = recipe.data, recipe.training
-    collator = MultiCropCollator(MultiCropTransform.from_settings(data, training.seed), source.image_column)
-    rows = EndlessRows(
-        source.dataset,
-        batch_size=1,
-        seed=training.seed,
-        image_column=source.image_column,
-        shuffle_buffer_size=min(num_images, training.shuffle_buffer_size),
-    )
-    rows = list(islice(rows, num_images))
-    size = min(32, len(rows))
-    with _one_thread():
-        first = collator(rows[:size])  # whatever happens only once
-        begin = time.process_time()
-        for place in range(0, len(rows), size):
-            collator(rows[place : place + size])
-        rate = len(rows) / (time.process_time() - begin)
-    wanted = training.per_device_train_batch_size
-    times = -(-wanted // size)
-    views = {name: value for name, value in first.items() if torch.is_tensor(value)}
-    return rate, {name: value.repeat(times, *[1] * (value.ndim - 1))[:wanted] for name, value in views.items()}
-
-
-def _training_rate(recipe: Recipe, flops_per_image: float, batch: dict[str, torch.Tensor]) -> tuple[float, bool]:
-    """Images a second of this process's device, and whether that is an estimate."""
-    training = recipe.training
-    device, images = training.device, training.per_device_train_batch_size
-    dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
-    expected = images * flops_per_image / (_USUAL_SHARE * _matmul_rate(device, dtype))
-    if expected > _LONGEST_STEP:
-        return images / expected, True
-    model = build_model(recipe.model, training.seed).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-    times = []
-    for step in range(4):
-        _finish(device)
-        begin = time.perf_counter()
-        moved = {name: value.to(device) if name.endswith("_views") else value for name, value in batch.items()}
-        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-            loss = model(**apply_photometric(moved, MultiCropTransform.from_settings(recipe.data, 0)), step=step).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        _finish(device)
-        times.append(time.perf_counter() - begin)
-    return images / statistics.median(times[1:]), False
-
-
 def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Multiplications and additions a second of a large matrix product."""
-    side = 1024 if device.type == "cpu" else 8192
+    side = 1024 if device.type == "cpu" else 4096
     matrix = torch.randn(side, side, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0))
     times = []
-    for _ in range(4):
+    for _ in range(12):
         _finish(device)
         begin = time.perf_counter()
         matrix @ matrix
@@ -331,51 +313,57 @@ def format_plan(plan: Plan) -> str:
     """The plan as text, with the verdict which side will wait."""
     epochs = f", {plan.epochs:.1f} passes over {plan.images:,} images" if plan.images else ""
     views = " + ".join(f"{view.number} x {view.size} px ({view.tokens} tokens each)" for view in plan.views)
-    memory = f" of {_size(plan.device_bytes)}" if plan.device_bytes else ""
-    cutters = f"{plan.workers} workers" if plan.workers else "the training process itself"
-    how = "estimated from the operations" if plan.training_is_estimated else "measured"
+    room = f" of {_size(plan.device_bytes)}" if plan.device_bytes else ""
+    how = "rehearsed"
+    if plan.is_estimated:
+        how = f"estimated from {plan.rehearsed_batch} images a step" if plan.rehearsed_batch else "estimated"
+    counted = (
+        f"{_size(plan.state_bytes)} weights, gradients and AdamW, {_size(plan.activation_bytes)} activations, "
+        f"{_size(plan.view_bytes)} views"
+    )
+    process = f"{_size(plan.process_bytes)} a process"
+    if plan.worker_bytes:
+        process += f", {_size(plan.worker_bytes)} each of its {plan.workers} workers"
+    allocated = f", {_size(plan.allocated_bytes)} of it allocated at once" if plan.allocated_bytes else ""
+    on_device = f"{_size(plan.used_bytes)}{room}{allocated}, {how}"
+    epoch = _duration(plan.seconds_per_epoch) if plan.images else "unknown"
+    speed = f"{plan.images_per_second * plan.processes:,.3g} images/s"
+    waiting = f", {plan.data_wait_fraction:.0%} of the time waiting for views" if plan.rehearsed_batch else ""
     rows = [
         ("images", f"{plan.source}: {f'{plan.images:,}' if plan.images else 'a stream that does not say how many'}"),
         ("training", f"{plan.steps:,} steps of {plan.global_batch} images, {plan.processes} process(es){epochs}"),
         ("views of an image", f"{views}: {plan.tokens_per_image:,} tokens"),
         ("parameters", f"encoder {plan.encoder_parameters:,}, projector {plan.projector_parameters:,}"),
         ("operations", f"{plan.flops_per_image / 1e9:,.1f} GFLOP an image, forward and backward"),
-        (
-            "memory on a device",
-            f"{_size(plan.total_bytes)}{memory}: {_size(plan.state_bytes)} weights, gradients and AdamW, "
-            f"{_size(plan.activation_bytes)} activations, {_size(plan.view_bytes)} views",
-        ),
-        (
-            "data",
-            f"{plan.images_per_second_per_worker:,.0f} images/s a core, {plan.data_images_per_second:,.0f} with "
-            f"{cutters} ({plan.cores} cores)",
-        ),
-        (plan.device, f"{plan.training_images_per_second:,.3g} images/s a process, {how}"),
-        ("whole training", f"{_duration(plan.seconds)} at {plan.images_per_second * plan.processes:,.3g} images/s"),
+        ("counted memory", counted),
+        (f"memory on the {plan.device}", on_device),
+        ("memory of the host", process),
+        ("speed", f"{speed}{waiting}, {how}"),
+        ("time of an epoch", epoch),
+        ("whole training", _duration(plan.seconds)),
     ]
-    lines = [f"{name:<20}{value}" for name, value in rows]
-    if plan.device_bytes and plan.total_bytes > plan.device_bytes:
-        lines.append(
-            "It will not fit: lower `per_device_train_batch_size` (with `gradient_accumulation_steps` and "
-            "`exact_accumulation` the loss stays that of the large batch), or set `gradient_checkpointing`."
-        )
-    return "\n".join([*lines, _verdict(plan)])
+    return "\n".join([*(f"{name:<20}{value}" for name, value in rows), _verdict(plan)])
 
 
 def _verdict(plan: Plan) -> str:
     wait = plan.data_wait_fraction
-    if plan.device == "cpu" and plan.workers:
-        return "Workers and training share the cores of this machine: expect less than either figure."
+    if not plan.fits:
+        return (
+            "It does not fit: lower `per_device_train_batch_size` (with `gradient_accumulation_steps` and "
+            "`exact_accumulation` the loss stays that of the large batch), or set `gradient_checkpointing`."
+        )
+    if not plan.rehearsed_batch:
+        return "Nothing was rehearsed: speed is that of other networks with as many operations, views not counted."
     if plan.workers == 0:
         return f"Views are cut between steps, {wait:.0%} of the time: set `dataloader_num_workers` if cores are idle."
-    if wait > 0.1:
-        needed = plan.workers / (1 - wait)
-        return (
-            f"The {plan.device} will wait for data {wait:.0%} of the time: it needs {needed:.0f} workers for "
-            f"{plan.workers}. More `dataloader_num_workers` and cores, smaller images, or fewer views."
-        )
-    spare = plan.data_images_per_second / plan.training_images_per_second
-    return f"The data will wait: it comes {spare:.1f} times as fast as the {plan.device} takes it."
+    if wait <= 0.1:
+        return "The data keep up."
+    if plan.device == "cpu":
+        return "Training and cutting views share the CPU: fewer or smaller views, or an accelerator, speed it up."
+    return (
+        f"The {plan.device} will wait for data {wait:.0%} of the time: it needs {plan.workers / (1 - wait):.0f} "
+        f"workers for {plan.workers}. More `dataloader_num_workers` and cores, smaller images, or fewer views."
+    )
 
 
 def _size(number: float) -> str:

@@ -1,0 +1,460 @@
+"""
+Where the time of a training step goes: LeJEPATrainer's own step; a bare loop with plain torch parts, in which
+torchvision cuts and colours one view after the other and SIGReg holds slices x knots; and the same loop with lightly's
+transform and loss where that package is installed. Same network, number and sizes of views, batch and optimiser.
+
+    python benchmarks/benchmark_training.py [--recipe recipes/digits/resnet_tiny.yaml] [--steps 60]
+    python benchmarks/benchmark_training.py --model vit_s16 --batch_size 4 --steps 6 --dataset "SHARDS/train-*.parquet"
+    python benchmarks/benchmark_training.py --model vit_s16 --batch_size 256 --device cuda --views_in_memory --compile
+
+Further `--key value` pairs are the recipe's. The ways take turns step by step, so that whatever else the machine does
+falls on all alike. By default each cuts its views in its own process, or its workers would be at work while another
+one is timed. Times are medians over the steps after a warm-up; on a GPU in bf16, from events on its stream. Memory is
+that of each way alone in a process of its own. Rows are added to results/training.csv; all times are milliseconds:
+`data` waiting for the batch, `photometric` colours and blur on the device (for the others the copy to it), `forward`
+and `backward` backbone and projector, `objective` SIGReg and prediction in both directions, `rest` logs and schedule.
+"""
+
+import argparse
+import csv
+import datetime
+import itertools
+import multiprocessing
+import statistics
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import v2
+
+from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, LeJEPATrainer, MultiCropCollator, MultiCropTransform
+from lejepa_hf.data.decoding import decode_image
+from lejepa_hf.losses.prediction import prediction_loss
+from lejepa_hf.ops.epps_pulley_reference import quadrature
+from lejepa_hf.recipes import Recipe, parse_recipe
+
+RESULTS = Path(__file__).parent / "results" / "training.csv"
+PARTS = ("data", "photometric", "forward", "objective", "backward", "optimizer", "rest")
+MODELS = {  # hidden size, layers, heads, patch
+    "vit_s16": (384, 12, 6, 16),
+    "vit_b16": (768, 12, 12, 16),
+    "vit_l14": (1024, 24, 16, 14),
+    "vit_h14": (1280, 32, 16, 14),
+}
+PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312}  # dense bf16 of the SXM cards
+
+
+class Clock:
+    """
+    Time between the marks of a step, summed by the name of the mark that ends it. On a GPU marks are events, for which
+    nothing waits but the end of the step.
+    """
+
+    def __init__(self, device: torch.device):
+        self.on_gpu, self.steps = device.type == "cuda", []
+
+    def begin(self) -> None:
+        self.marks, self.start = [], time.perf_counter()
+        self.mark("begin")
+
+    def mark(self, name: str) -> None:
+        if self.on_gpu:
+            now = torch.cuda.Event(enable_timing=True)
+            now.record()
+        else:
+            now = 1e3 * time.perf_counter()
+        self.marks.append((name, now))
+
+    def end(self) -> None:
+        self.mark("rest")
+        if self.on_gpu:
+            torch.cuda.synchronize()
+        step = dict.fromkeys(PARTS, 0.0)
+        for (_, before), (name, after) in itertools.pairwise(self.marks):
+            step[name] += before.elapsed_time(after) if self.on_gpu else after - before
+        self.steps.append(step | {"total": 1e3 * (time.perf_counter() - self.start)})
+
+    def watch(self, projector: torch.nn.Module) -> None:
+        """Marks where projections leave the network, and where their gradient comes back."""
+
+        def projected(module, inputs, projections):
+            self.mark("forward")
+            projections.register_hook(lambda gradient: self.mark("objective"))
+
+        projector.register_forward_hook(projected)
+
+
+class TimedTrainer(LeJEPATrainer):
+    """Marks the parts of its own steps."""
+
+    clock: Clock
+
+    def get_batch_samples(self, *args):
+        self.clock.mark("rest")
+        batches = super().get_batch_samples(*args)
+        self.clock.mark("data")
+        return batches
+
+    def _prepare_inputs(self, inputs):
+        inputs = super()._prepare_inputs(inputs)
+        self.clock.mark("photometric")
+        return inputs
+
+    def compute_loss(self, *args, **kwargs):
+        loss = super().compute_loss(*args, **kwargs)
+        self.clock.mark("objective")
+        return loss
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.clock.mark("backward")
+        return loss
+
+
+class Turns(transformers.TrainerCallback):
+    """The other loops take a step when the Trainer has taken one."""
+
+    def __init__(self, clock: Clock, others: list):
+        self.clock, self.others = clock, others
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.clock.begin()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.clock.mark("rest")
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.clock.mark("optimizer")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.clock.end()
+        for other in self.others:
+            other.step()
+        self.clock.begin()
+
+
+class BareLoop:
+    """Batches are lists of views, the global ones first; the loss gets projections (V, B, K)."""
+
+    def __init__(self, recipe: Recipe, model: LeJEPAForPreTraining, batches, loss):
+        self.device, self.batches, self.loss = recipe.training.device, iter(batches), loss
+        self.num_global_views, self.bf16 = recipe.data.num_global_views, recipe.training.bf16
+        self.model = model.to(self.device).train()
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+        self.clock = Clock(self.device)
+        self.clock.watch(model.projector)
+
+    def step(self) -> None:
+        self.clock.begin()
+        views = next(self.batches)
+        self.clock.mark("data")
+        views = [view.to(self.device, non_blocking=True) for view in views]
+        self.clock.mark("photometric")
+        sizes = [views[: self.num_global_views], views[self.num_global_views :]]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            embeddings = [self.model.encoder(torch.cat(of_size)).pooler_output for of_size in sizes if of_size]
+            projections = self.model.projector(torch.cat(embeddings)).unflatten(0, (len(views), len(views[0])))
+            loss = self.loss(projections, self.num_global_views)
+        self.clock.mark("objective")
+        loss.backward()
+        self.clock.mark("backward")
+        self.optimizer.step()
+        self.clock.mark("optimizer")
+        self.optimizer.zero_grad()
+        loss.item()  # to be logged
+        self.clock.end()
+
+
+class PlainLoss:
+    """Prediction and SIGReg as the formulas stand, cosine and sine of every slice and knot kept for the gradient."""
+
+    def __init__(self, config: LeJEPAConfig):
+        self.config = config
+
+    def __call__(self, projections: torch.Tensor, num_global_views: int) -> torch.Tensor:
+        weight, (num_images, dim) = self.config.sigreg_weight, projections.shape[1:]
+        rule = quadrature(self.config.num_knots, self.config.t_max, projections.device)
+        directions = torch.randn(dim, self.config.num_slices, device=projections.device)
+        angles = (projections @ (directions / directions.norm(dim=0)))[..., None] * rule.knots  # (V, B, M, T)
+        error = (angles.cos().mean(1) - rule.normal) ** 2 + angles.sin().mean(1) ** 2
+        sigreg = num_images * (error @ rule.weights).mean()
+        return (1 - weight) * prediction_loss(projections, num_global_views) + weight * sigreg
+
+
+def has_lightly() -> bool:
+    """Whether it is installed with all that it imports."""
+    try:
+        import lightly.loss
+        import lightly.transforms  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def lightly_loss(config: LeJEPAConfig):
+    from lightly.loss.lejepa_loss import LeJEPALoss
+
+    theirs = LeJEPALoss(config.sigreg_weight, False, config.num_knots, config.t_max, config.num_slices)
+
+    def loss(projections: torch.Tensor, num_global_views: int) -> torch.Tensor:
+        theirs.to(projections.device)
+        return theirs(global_proj=projections[:num_global_views], local_proj=projections[num_global_views:])
+
+    return loss
+
+
+def torchvision_transform(data):
+    """The recipe's views, one after the other, from a PIL image."""
+
+    def of_size(size: int, scale: list[float]) -> v2.Compose:
+        jitters = (data.brightness_jitter, data.contrast_jitter, data.saturation_jitter, data.hue_jitter)
+        bicubic = v2.InterpolationMode.BICUBIC
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(size, scale, data.crop_aspect_ratio, interpolation=bicubic),
+                v2.RandomHorizontalFlip(data.horizontal_flip_probability),
+                v2.RandomApply([v2.ColorJitter(*jitters)], data.color_jitter_probability),
+                v2.RandomGrayscale(data.grayscale_probability),
+                v2.RandomApply([v2.GaussianBlur(data.blur_kernel_size, data.blur_sigma)], data.blur_probability),
+                v2.RandomSolarize(data.solarize_threshold, data.solarize_probability),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(data.image_mean, data.image_std),
+            ]
+        )
+
+    large = of_size(data.global_crop_size, data.global_crop_scale)
+    small = of_size(data.local_crop_size, data.local_crop_scale)
+    views = [large] * data.num_global_views + [small] * data.num_local_views
+    return lambda image: [view(image) for view in views]
+
+
+def lightly_transform(data):
+    from lightly.transforms import DINOTransform
+
+    return DINOTransform(
+        data.global_crop_size,
+        tuple(data.global_crop_scale),
+        data.local_crop_size,
+        tuple(data.local_crop_scale),
+        data.num_local_views,
+        normalize={"mean": data.image_mean, "std": data.image_std},
+    )
+
+
+class Transformed(torch.utils.data.Dataset):
+    """Map-style rows -> views."""
+
+    def __init__(self, rows, column: str, transform):
+        self.rows, self.column, self.transform = rows, column, transform
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> list[torch.Tensor]:
+        return self.transform(decode_image(self.rows[index][self.column]))
+
+
+def endless(loader: DataLoader):
+    while True:
+        yield from loader
+
+
+def in_memory(recipe: Recipe) -> tuple[list, list]:
+    """Views that are there already: as bytes for ours, as normalised floats for the others."""
+    data, number = recipe.data, 2 * recipe.training.per_device_train_batch_size
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
+    transform = MultiCropTransform.from_settings(data, 0)
+    sides = [data.global_crop_size] * data.num_global_views + [data.local_crop_size] * data.num_local_views
+    floats = [[torch.randn(3, side, side) for side in sides] for _ in range(number)]
+    return [transform(noise, index=index) for index in range(number)], floats
+
+
+def sources(recipe: Recipe, views_in_memory: bool) -> dict:
+    """What each way's loader reads."""
+    if views_in_memory:
+        own, floats = in_memory(recipe)
+        found, column = {"bare loop": floats, "lightly": floats}, "image"
+    else:
+        from lejepa_hf.data.sources import load_source
+
+        source = load_source(recipe.data.dataset, recipe.data.train_split)
+        own, column = source.dataset, source.image_column
+        found = {"bare loop": Transformed(own, column, torchvision_transform(recipe.data))}
+        if has_lightly():
+            found["lightly"] = Transformed(own, column, lightly_transform(recipe.data))
+    return {"ours": (own, column), **found}
+
+
+def build_model(recipe: Recipe, compiled: bool) -> LeJEPAForPreTraining:
+    config = LeJEPAConfig(backbone_config=recipe.model.backbone_config, **recipe.model.config_kwargs())
+    model = LeJEPAForPreTraining(config)
+    if compiled:
+        model.encoder.compile()
+    return model
+
+
+def parse(options: argparse.Namespace, folder: str, steps: int) -> Recipe:
+    settings = {"output_dir": folder, "max_steps": steps, "dataloader_num_workers": options.workers}
+    settings |= {"save_strategy": "no", "disable_tqdm": True, "streaming": False, "eval_split": "null"}
+    settings |= {"bf16": options.device == "cuda", "use_cpu": options.device == "cpu", "report_to": "none"}
+    if options.batch_size:
+        settings["per_device_train_batch_size"] = options.batch_size
+    if options.model:
+        hidden, layers, heads, patch = MODELS[options.model]
+        backbone = {"model_type": "vit", "image_size": 224, "patch_size": patch, "hidden_size": hidden}
+        backbone |= {"num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 4 * hidden}
+        settings |= {"backbone_config": backbone, "local_crop_size": 98 if patch == 14 else 96}
+    arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    return parse_recipe(options.recipe, [*arguments, *options.overrides])
+
+
+def train(options: argparse.Namespace, steps: int, ways: tuple[str, ...]) -> dict[str, Clock]:
+    """Steps of these ways in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = parse(options, f"{folder}/run", steps)
+        found = sources(recipe, options.views_in_memory)
+        others = {}
+        for way, loss in (("bare loop", PlainLoss), ("lightly", lightly_loss)):
+            if way in ways:
+                model = build_model(recipe, options.compile)
+                batch = recipe.training.per_device_train_batch_size
+                loader = DataLoader(
+                    found[way],
+                    batch,
+                    shuffle=True,
+                    drop_last=True,
+                    num_workers=options.workers,
+                    pin_memory=options.device == "cuda",
+                )
+                others[way] = BareLoop(recipe, model, endless(loader), loss(model.config))
+        clocks = {way: loop.clock for way, loop in others.items()}
+        if "ours" not in ways:
+            for _ in range(steps):
+                others[ways[0]].step()
+            return clocks
+        model, (rows, column) = build_model(recipe, options.compile), found["ours"]
+        clock = Clock(recipe.training.device)
+        clock.watch(model.projector)
+        collator = MultiCropCollator(MultiCropTransform.from_settings(recipe.data, 0), column)
+        trainer = TimedTrainer(model, recipe.training, rows, collator, callbacks=[Turns(clock, list(others.values()))])
+        trainer.clock = clock
+        trainer.train()
+        return {"ours": clock, **clocks}
+
+
+def peak_alone(options: argparse.Namespace, way: str) -> float:
+    """Most memory of a way in a process of its own, in MiB."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(peak_mib, options, way).result()
+
+
+def peak_mib(options: argparse.Namespace, way: str) -> float:
+    """Of this process: allocated on a GPU, on a CPU resident; of Linux."""
+    train(options, 3, (way,))
+    if options.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+def flops_per_image(recipe: Recipe) -> int:
+    """Of backbone and projector over all views, forward and, twice as much, backward."""
+    data = recipe.data
+    with torch.device("meta"):
+        model = build_model(recipe, compiled=False).eval()
+        sizes = [(data.num_global_views, data.global_crop_size), (data.num_local_views, data.local_crop_size)]
+        views = [torch.empty(number, len(data.image_mean), side, side) for number, side in sizes if number]
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.projector(torch.cat([model.encoder(of_size).pooler_output for of_size in views]))
+    return 3 * counter.get_total_flops()
+
+
+def measure(options: argparse.Namespace) -> list[dict]:
+    ways = ("ours", "bare loop", "lightly") if has_lightly() else ("ours", "bare loop")
+    if "lightly" not in ways:
+        print("lightly cannot be imported: left out")
+    memory = {way: peak_alone(options, way) for way in ways}
+    warmup = min(10, max(1, options.steps // 3))
+    clocks = train(options, options.steps + warmup, ways)
+    recipe = parse(options, "unused", 1)
+    data, batch = recipe.data, recipe.training.per_device_train_batch_size
+    on_gpu = options.device == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else "cpu"
+    peak = options.peak_tflops or next((peak for card, peak in PEAK_TFLOPS.items() if card in name), None)
+    flops = flops_per_image(recipe)
+    rows = []
+    for way, clock in clocks.items():
+        steps = clock.steps[warmup:]
+        medians = {part: statistics.median(step[part] for step in steps) for part in (*PARTS, "total")}
+        rate = 1e3 * batch / medians["total"]
+        baseline = statistics.median(step["total"] for step in clocks["bare loop"].steps[warmup:])
+        rows.append(
+            {
+                "date": datetime.date.today().isoformat(),
+                "way": way,
+                "model": options.model or options.recipe,
+                "device": name,
+                "precision": "bf16" if recipe.training.bf16 else "fp32",
+                "compiled": options.compile,
+                "batch": batch,
+                "views": f"{data.num_global_views} x {data.global_crop_size} + "
+                f"{data.num_local_views} x {data.local_crop_size}",
+                "views_in_memory": options.views_in_memory,
+                "steps": options.steps,
+                **{f"{part}_ms": round(value, 2) for part, value in medians.items()},
+                "images_per_second": round(rate, 2),
+                "times_faster_than_bare": round(baseline / medians["total"], 3),
+                "objective_share": round((medians["objective"] + medians["photometric"]) / medians["total"], 4),
+                "peak_mib": round(memory[way]),
+                "gflop_per_image": round(flops / 1e9, 2),
+                "mfu": round(flops * rate / (1e12 * peak), 4) if on_gpu and peak else "",
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "commit": commit(),
+            }
+        )
+    return rows
+
+
+def commit() -> str:
+    """Of the code measured, empty without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", help="recipes/digits/resnet_tiny.yaml, with --model the one for ImageNet")
+    parser.add_argument("--model", choices=list(MODELS), help="in place of the recipe's network")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch_size", type=int, help="the recipe's if missing")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--views_in_memory", action="store_true", help="spare all ways the decoding and cutting")
+    parser.add_argument("--workers", type=int, default=0, help="of each way's loader")
+    parser.add_argument("--compile", action="store_true", help="the encoder, for all ways")
+    parser.add_argument("--peak_tflops", type=float, help="of the GPU in bf16, known for some")
+    options, options.overrides = parser.parse_known_args(arguments)
+    if options.recipe is None:
+        options.recipe = f"recipes/{'imagenet1k/vit_s16' if options.model else 'digits/resnet_tiny'}.yaml"
+    rows = measure(options)
+    fresh = not RESULTS.exists()
+    with RESULTS.open("a", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print({key: row[key] for key in row if key.endswith(("way", "_ms", "second", "bare", "share", "mib", "mfu"))})
+
+
+if __name__ == "__main__":
+    main()
