@@ -15,7 +15,13 @@ import torch  # noqa: E402
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True, scope="session")
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # A core each: runs started in tests would use all of them, and threads that wait for each other's core crawl.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
+
+
+@pytest.fixture(autouse=True)
 def few_threads():
     torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it brings
 

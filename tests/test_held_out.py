@@ -103,7 +103,9 @@ def test_the_best_model_is_that_of_the_lowest_held_out_loss(tmp_path):
     expected = LeJEPAForPreTraining.from_pretrained(tmp_path / f"checkpoint-{best}").state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in trainer.model.state_dict().items())
     assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)
-    again = monitored(tmp_path, max_steps=8, save_steps=1, eval_steps=1, load_best_model_at_end=True)
+    again = monitored(
+        tmp_path, max_steps=8, save_steps=1, eval_steps=1, load_best_model_at_end=True, model={"sigreg_weight": 0.5}
+    )
     again.train(resume_from_checkpoint=tmp_path / "checkpoint-8")  # a finished run
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
 

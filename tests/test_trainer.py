@@ -31,7 +31,7 @@ def model_for(backbone, **kwargs):
     return LeJEPAForPreTraining(LeJEPAConfig(backbone_config=backbone, **settings))
 
 
-def trainer_for(folder, model, dataset=None, **kwargs):
+def trainer_for(folder, model, dataset=None, eval_dataset=None, **kwargs):
     settings = {
         "max_steps": 6,
         "per_device_train_batch_size": 8,
@@ -45,6 +45,7 @@ def trainer_for(folder, model, dataset=None, **kwargs):
         model=model,
         args=LeJEPATrainingArguments(output_dir=str(folder), **settings | kwargs),
         train_dataset=load_source("digits").dataset if dataset is None else dataset,
+        eval_dataset=eval_dataset,
         data_collator=MultiCropCollator(TRANSFORM),
     )
 

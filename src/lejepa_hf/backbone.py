@@ -68,6 +68,13 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
     return AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(config))
 
 
+def is_convolutional(backbone: PreTrainedModel) -> bool:
+    """Whether it convolves feature maps, and not only cuts pixels into patches."""
+    pixels = num_channels(backbone.config)
+    convolutions = (module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    return any(module.in_channels > pixels and module.kernel_size != (1, 1) for module in convolutions)
+
+
 def forward_kwargs(backbone: PreTrainedModel) -> dict[str, bool]:
     """Arguments that let the backbone take crops of another size than its position table was made for."""
     accepts = "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters

@@ -120,6 +120,7 @@ class CheckpointingTrainer(Trainer):
             for group, factor in zip(self.optimizer.param_groups, schedule.lr_lambdas, strict=True):
                 group["initial_lr"] = self.args.learning_rate
                 group["lr"] = self.args.learning_rate * factor(schedule.last_epoch)
+            schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what is logged
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         # The last thing the base class takes from a checkpoint, when model and optimizer are in place.

@@ -87,7 +87,13 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         self.pooling, self.embedding_dim = backbones.resolve_pooling(config.backbone_config, config.pooling)
         self.backbone = backbones.build_backbone(config.backbone_config)
         self._backbone_kwargs = backbones.forward_kwargs(self.backbone)
+        self._memory_format = torch.contiguous_format
         self.post_init()
+
+    def use_channels_last(self) -> None:
+        """Keep weights and pixels with their channels innermost, in which order convolutions are faster."""
+        self._memory_format = torch.channels_last
+        self.backbone.to(memory_format=torch.channels_last)
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """
@@ -99,6 +105,7 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, embedding_dim)` is the embedding,
             `last_hidden_state` the backbone's tokens or feature map.
         """
+        pixel_values = pixel_values.contiguous(memory_format=self._memory_format)
         outputs = self.backbone(pixel_values, **(self._backbone_kwargs | kwargs))
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,

@@ -3,7 +3,6 @@
 import errno
 import json
 import logging
-import os
 import sys
 from itertools import islice, takewhile
 from pathlib import Path
@@ -32,7 +31,7 @@ from .preemption import EXIT_STATUS
 from .recipes import DataArguments, ModelArguments, Recipe, parse_recipe
 from .run_folder import check_free, write_run_facts
 from .trainer import LeJEPATrainer
-from .training_args import LeJEPATrainingArguments
+from .training_args import LeJEPATrainingArguments, cores_of_this_process
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -97,7 +96,7 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     if training.resume is not None:
         read_positions(training.resume)  # refuses a checkpoint that does not have them
     check_protocols(data.eval_protocols)
-    _use_all_cores(training)
+    _share_cores(training)
     set_seed(training.seed)
     model = build_model(recipe.model, training.seed)
     check_crops(model.config, data)
@@ -122,13 +121,16 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     return trainer, held_out
 
 
-def _use_all_cores(training: LeJEPATrainingArguments) -> None:
-    """`accelerate launch` starts a single CPU process with one thread, however many cores there are."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = cores - training.dataloader_num_workers
-    if training.device.type == "cpu" and training.world_size == 1 and threads > torch.get_num_threads() == 1:
+def _share_cores(training: LeJEPATrainingArguments) -> None:
+    """
+    One core for each loader worker, the others for training: launchers give a CPU process one thread, however many
+    cores there are, PyTorch gives it all of them, and threads that wait for a worker's core cost ten times as much.
+    """
+    threads = max(1, cores_of_this_process() - training.dataloader_num_workers)
+    before = torch.get_num_threads()
+    if training.device.type == "cpu" and (before == 1 or before > threads) and threads != before:
         torch.set_num_threads(threads)
-        logger.info(f"The launcher gave this process one thread; using {threads} of {cores} cores.")
+        logger.info(f"{threads} of {cores_of_this_process()} cores train, instead of {before}.")
 
 
 def build_model(arguments: ModelArguments, seed: int = 0) -> LeJEPAForPreTraining:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from torch.utils.data import DataLoader
 from transformers import TrainerState
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
+from .backbone import is_convolutional
 from .blocks import find_blocks
 from .checkpointing_trainer import CheckpointingTrainer
 from .checkpoints import last_finite_checkpoint
+from .compilation import compile_backbone, without_compiled_graphs
 from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
 from .data.errors import StreamInterrupted
@@ -82,6 +85,14 @@ class LeJEPATrainer(CheckpointingTrainer):
         model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         check_backend(args, self.accelerator)
+        if is_convolutional(model.encoder.backbone) and args.device.type != "mps" and not self.is_fsdp_enabled:
+            model.encoder.use_channels_last()
+        plugin = self.accelerator.state.dynamo_plugin
+        if plugin.backend != DynamoBackend.NO:
+            # Accelerate would compile all of the model, with the objective and its directions, which change each step.
+            mode = args.torch_compile_mode
+            compile_backbone(model.encoder.backbone, plugin.backend.value.lower(), mode, self.is_fsdp_enabled)
+            plugin.backend = DynamoBackend.NO
         self._guard = FiniteGuard()
         self._preemption = Preemption()
         self.add_callback(self._preemption)
@@ -273,7 +284,7 @@ class LeJEPATrainer(CheckpointingTrainer):
         model, was_training = self.model_wrapped, self.model_wrapped.training
         model.eval()
         try:
-            with self._cost, torch.no_grad():
+            with self._cost, torch.no_grad(), without_compiled_graphs():
                 found = self._held_out_images(eval_dataset).measure(self._forward_held_out, self._prepare_inputs)
         finally:
             model.train(was_training)
