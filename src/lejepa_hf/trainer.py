@@ -19,6 +19,7 @@ from .data.photometric import apply_photometric
 from .data.positions import advance, read_positions, write_position
 from .data.streaming import EndlessRows, count_rows
 from .data.worker_memory import keep_large_blocks_apart
+from .encoder_average import EncoderAverage
 from .exact_accumulation import ExactAccumulation
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .monitors import DataHint, MetricsFile, ProgressBar
@@ -34,7 +35,8 @@ class LeJEPATrainer(Trainer):
     What differs from the base class: rows come from [`~data.streaming.EndlessRows`], split over ranks and workers and
     resumed at the exact batch; views get their photometric part on the device; the loss is never rescaled; the
     directions follow the global step; with `exact_accumulation` micro-batches make the loss of one large batch; a NaN
-    or infinite loss stops the run; an unfit checkpoint is an error.
+    or infinite loss stops the run; an unfit checkpoint is an error; callbacks with `save_state(folder)` and
+    `load_state(folder)`, called on all ranks, keep their state in checkpoints.
 
     Args:
         model ([`LeJEPAForPreTraining`]): The model.
@@ -66,6 +68,9 @@ class LeJEPATrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
         self.add_callback(DataHint)
+        self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
+        if self.encoder_average is not None:
+            self.add_callback(self.encoder_average)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar)
         self._start: list[dict] | None = None
@@ -228,6 +233,9 @@ class LeJEPATrainer(Trainer):
         self._start = None
         if resume_from_checkpoint is not None:
             resume_from_checkpoint = str(resume_from_checkpoint)
+            for callback in self.callback_handler.callbacks:
+                if hasattr(callback, "load_state"):
+                    callback.load_state(Path(resume_from_checkpoint))
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
             if state.global_step >= self.args.max_steps:  # the base class would take one step more
                 self._load_from_checkpoint(resume_from_checkpoint)
@@ -245,6 +253,9 @@ class LeJEPATrainer(Trainer):
         super()._save_rng_state(output_dir)
         counts = self._broken.num_images, self._broken.num_broken
         write_position(output_dir, self.args.process_index, self._lanes, *counts)
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "save_state"):
+                callback.save_state(Path(output_dir))
         # The first rank's state comes next and makes the checkpoint a complete one: no rank may be missing in it.
         self.accelerator.wait_for_everyone()
 
