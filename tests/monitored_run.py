@@ -73,8 +73,12 @@ def probe_of(trainer):
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = monitored(Path(folder) / "run", monitor_images=21)
+    with tempfile.TemporaryDirectory() as own:
+        folders = [own]  # the first rank's is that of the run
+        if not dist.is_initialized():
+            dist.init_process_group("gloo")
+        dist.broadcast_object_list(folders)
+        trainer = monitored(Path(folders[0]) / "run", monitor_images=21)
         trainer.train()
         rank = dist.get_rank()
         figures = [

@@ -39,7 +39,9 @@ def test_export(run, capsys):
     assert (run / "elsewhere" / "model.safetensors").is_file()
 
 
-def test_export_of_nothing(tmp_path, capsys):
+def test_export_of_nothing(run, tmp_path, capsys):
+    assert main(["export", str(run), "--averaged"]) == 2
+    assert "no averaged encoder" in one_line(capsys.readouterr().err)
     assert main(["export", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert "holds neither pretraining/ nor a checkpoint" in one_line(captured.err)

@@ -72,7 +72,10 @@ def test_micro_batches_of_one_image(tmp_path, backbone):
     assert difference(whole, parts) < 1e-6
 
 
-def test_both_passes_draw_the_same_dropout(tmp_path, backbone, monkeypatch):
+@pytest.mark.parametrize("drawn", [{"hidden_dropout_prob": 0.3}, {"token_drop_rate": 0.5}])
+def test_both_passes_draw_the_same(tmp_path, backbone, monkeypatch, drawn):
+    in_backbone = {key: value for key, value in drawn.items() if key == "hidden_dropout_prob"}
+    in_config = {key: value for key, value in drawn.items() if key not in in_backbone}
     seen = []
     forward = LeJEPAForPreTraining.forward
 
@@ -89,7 +92,7 @@ def test_both_passes_draw_the_same_dropout(tmp_path, backbone, monkeypatch):
         return output
 
     monkeypatch.setattr(LeJEPAForPreTraining, "forward", watched)
-    train(tmp_path, backbone | {"hidden_dropout_prob": 0.3}, batch=4, accumulation=2, exact=True, steps=2)
+    train(tmp_path, backbone | in_backbone, batch=4, accumulation=2, exact=True, steps=2, **in_config)
     assert len(seen) == 8  # two steps: two micro-batches, twice
     for step in (seen[:4], seen[4:]):
         torch.testing.assert_close(step[0], step[2])

@@ -1,6 +1,7 @@
 """Launches that would quietly run something else than asked, by the launchers themselves."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,15 @@ def test_two_processes_train_together(tmp_path, launcher):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Training on 2 processes, DDP over gloo on cpu, fp32." in done.stdout
     assert done.stdout.count("Everything is in") == 1
+
+
+def test_a_run_folder_on_one_node_alone_is_refused(tmp_path):
+    train = shlex.join([sys.executable, *RUN, "--output_dir"])
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python",
+         "bash", "-c", f"exec {train} {tmp_path}/node$RANK"],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors and all("rank 1 does not see what rank 0 writes there" in error for error in errors)

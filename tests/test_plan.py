@@ -65,6 +65,15 @@ def test_activations_are_those_of_a_real_pass(recipe, tiny_vit, tiny_resnet, fam
     assert count_activations(on_meta(parsed), parsed.data) == pytest.approx(real, rel=0.1)
 
 
+def test_dropped_tokens_cost_nothing(recipe, tiny_vit):
+    plain, half = recipe(), recipe(tiny_vit, "--token_drop_rate", "0.5", "--token_drop_views", "global")
+    model = on_meta(half)
+    assert [count_tokens(model, half.data, size, kind) for size, kind in ((16, "global"), (8, "local"))] == [9, 5]
+    fewer = 1 - 2 * 8 / (2 * 17 + 6 * 5)  # two global views lose 8 patches each
+    assert count_flops(model, half.data) < (fewer + 0.05) * count_flops(on_meta(plain), plain.data)
+    assert count_activations(model, half.data) < (fewer + 0.05) * count_activations(on_meta(plain), plain.data)
+
+
 def test_feature_maps_have_places(recipe, tiny_resnet):
     assert count_tokens(on_meta(recipe(tiny_resnet)), recipe(tiny_resnet).data, 16) == 4  # stride 8 in all
 

@@ -111,14 +111,21 @@ def test_a_used_folder_is_refused_and_resume_continues(finished, capsys):
 
 def test_two_processes_make_one_run(tmp_path):
     done = launch(
-        RECIPE, *SMALL, "--output_dir", str(tmp_path / "run"), "--eval_protocols", "knn",
+        RECIPE, *SMALL, "--output_dir", str(tmp_path / "run"), "--eval_protocols", "knn", "--ema_decay", "0.9",
         launcher=("-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
                   "--rdzv-endpoint", "localhost:0"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("Everything is in") == 1
-    facts = json.loads((tmp_path / "run" / "results.json").read_text())["run"]
-    assert facts["global_batch"] == 32 and facts["epochs"] == pytest.approx(4 * 32 / 1347)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["run"]["global_batch"] == 32 and results["run"]["epochs"] == pytest.approx(4 * 32 / 1347)
+    # Averaged weights stand beside the raw ones everywhere.
+    assert "averaged encoder" in done.stdout and "encoder_averaged" in done.stdout.split("Everything is in")[1]
+    assert results["averaged_encoder"] == results["rows"]["averaged encoder"]
+    raw, averaged = (tmp_path / "run" / name for name in ("encoder", "encoder_averaged"))
+    assert (raw / "model.safetensors").read_bytes() != (averaged / "model.safetensors").read_bytes()
+    cards = [(folder / "README.md").read_text() for folder in (raw, averaged)]
+    assert [text.count("moving average, decay 0.9.") for text in cards] == [0, 1]
 
 
 def test_own_images_without_labels(tmp_path):

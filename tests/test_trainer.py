@@ -140,12 +140,14 @@ def test_accumulation_is_the_mean_of_the_micro_batches(tmp_path, tiny_vit):
 @pytest.mark.parametrize(("backbone", "workers"), [("resnet", 0), ("vit", 2)])
 def test_resume_is_exact_to_the_last_bit(tmp_path, tiny_resnet, tiny_vit, backbone, workers):
     network = {"resnet": tiny_resnet, "vit": tiny_vit}[backbone] | {}
+    drawn = {}
     if backbone == "vit":
         network |= {"hidden_dropout_prob": 0.1}
-    whole = trainer_for(tmp_path / "whole", model_for(network), dataloader_num_workers=workers)
+        drawn = {"token_drop_rate": 0.5}
+    whole = trainer_for(tmp_path / "whole", model_for(network, **drawn), dataloader_num_workers=workers)
     whole.train()
     checkpoint = tmp_path / "whole" / "checkpoint-3"
-    again = trainer_for(tmp_path / "again", model_for(network), dataloader_num_workers=workers)
+    again = trainer_for(tmp_path / "again", model_for(network, **drawn), dataloader_num_workers=workers)
     nn.init.normal_(next(again.model.parameters()))  # whatever it starts from must not matter
     again.train(resume_from_checkpoint=checkpoint)
     assert losses(again)[-3:] == losses(whole)[-3:]

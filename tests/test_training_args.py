@@ -34,6 +34,7 @@ def test_schedule_warms_up_linearly_and_ends_at_a_thousandth(tmp_path):
     [
         ("per_device_train_batch_size", 1, "single image"),
         ("remove_unused_columns", True, "image column"),
+        ("save_on_each_node", True, "a part of every rank"),
         ("shuffle_buffer_size", 0, "at least 1"),
     ],
 )

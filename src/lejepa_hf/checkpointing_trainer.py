@@ -126,8 +126,15 @@ class CheckpointingTrainer(Trainer):
         # The last thing the base class takes from a checkpoint, when model and optimizer are in place.
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
-            for callback in self._stateful_callbacks():
-                callback.load_state(Path(checkpoint))
+            self._load_callbacks(checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_callbacks(self.state.best_model_checkpoint)
+
+    def _load_callbacks(self, checkpoint: str) -> None:
+        for callback in self._stateful_callbacks():
+            callback.load_state(Path(checkpoint))
 
     def _issue_warnings_after_load(self, load_result) -> None:
         # The base class logs and trains on from random weights.

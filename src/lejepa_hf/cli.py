@@ -44,7 +44,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from .hub.export import export_encoder
 
-    sys.stdout.write(f"{export_encoder(options.run, options.folder)}\n")
+    sys.stdout.write(f"{export_encoder(options.run, options.folder, averaged=options.averaged)}\n")
     return 0
 
 
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="a run or checkpoint -> an encoder folder for AutoModel")
     export.add_argument("run", help="run folder or checkpoint")
     export.add_argument("folder", nargs="?", help="where to write, <run>/encoder if missing")
+    export.add_argument("--averaged", action="store_true", help="the moving average, of a run with `ema_decay`")
     export.set_defaults(command=_export)
     statistics = commands.add_parser("statistics", help="how Gaussian are the projections of a run")
     statistics.add_argument("run", help="folder of a finished run")

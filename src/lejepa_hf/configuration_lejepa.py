@@ -15,6 +15,7 @@ except ImportError:
 POOLINGS = ("auto", "pooler", "cls", "mean")
 PROJECTOR_NORMS = ("batch", "layer", "none")
 SIGREG_VIEWS = ("per_view", "pooled")
+TOKEN_DROP_VIEWS = ("all", "global", "local")
 STATISTICS = (
     "epps_pulley", "anderson_darling", "cramer_von_mises", "watson", "shapiro_wilk", "entropy", "moments",
     "extended_jarque_bera", "vcreg",
@@ -42,6 +43,11 @@ class LeJEPAConfig(PreTrainedConfig):
             Widths of the projector, the training-only head; the last one is the dimension SIGReg sees.
         projector_norm (`str`, *optional*, defaults to `"batch"`):
             `"batch"` (over all views of all ranks), `"layer"` or `"none"`, after every hidden projector layer.
+        token_drop_rate (`float`, *optional*, defaults to 0.0):
+            Share in [0, 1) of the patches that the backbone does not get to see in training mode, drawn anew for every
+            image and view; class and register tokens stay. For backbones whose positions are added to their tokens.
+        token_drop_views (`str`, *optional*, defaults to `"all"`): Which views lose patches: `"all"`, `"global"` or
+            `"local"`.
         sigreg_weight (`float`, *optional*, defaults to 0.05):
             The trade-off w in [0, 1]: `loss = (1 - w) * prediction_loss + w * sigreg_loss`.
         sigreg_views (`str`, *optional*, defaults to `"per_view"`):
@@ -70,6 +76,8 @@ class LeJEPAConfig(PreTrainedConfig):
     pooling: str = "auto"
     projector_dims: list[int] = field(default_factory=lambda: [2048, 2048, 64])
     projector_norm: str = "batch"
+    token_drop_rate: float | int = 0.0
+    token_drop_views: str = "all"
     sigreg_weight: float | int = 0.05
     sigreg_views: str = "per_view"
     statistic: str = "epps_pulley"
@@ -87,6 +95,13 @@ class LeJEPAConfig(PreTrainedConfig):
             "projector_norm",
             f"one of {', '.join(PROJECTOR_NORMS)}",
             self.projector_norm,
+        )
+        _require(0 <= self.token_drop_rate < 1, "token_drop_rate", "in [0, 1)", self.token_drop_rate)
+        _require(
+            self.token_drop_views in TOKEN_DROP_VIEWS,
+            "token_drop_views",
+            f"one of {', '.join(TOKEN_DROP_VIEWS)}",
+            self.token_drop_views,
         )
         _require(
             self.sigreg_views in SIGREG_VIEWS, "sigreg_views", f"one of {', '.join(SIGREG_VIEWS)}", self.sigreg_views
@@ -109,6 +124,10 @@ class LeJEPAConfig(PreTrainedConfig):
         for part in (values, values.get("backbone_config") or {}):
             part.pop("_name_or_path", None)
         return values
+
+    def drops_tokens_of(self, kind: str) -> bool:
+        """Whether views of a kind, `"global"` or `"local"`, lose patches in training mode."""
+        return self.token_drop_rate > 0 and self.token_drop_views in ("all", kind)
 
 
 def resolve_backbone_config(backbone_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:

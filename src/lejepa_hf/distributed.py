@@ -9,6 +9,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the one that writes what all have in common."""
+    return world_size() == 1 or dist.get_rank() == 0
+
+
 class _LossSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
@@ -158,3 +163,37 @@ class AnyRank:
             return False
         before[0].wait()
         return bool(before[1])
+
+
+def _is_sharded(tensor: torch.Tensor) -> bool:
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    from torch.distributed.tensor import DTensor  # half a second that one process does not need
+
+    return isinstance(tensor, DTensor)
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of a parameter that FSDP2 has sharded, without a copy; other tensors as they are."""
+    return tensor.to_local() if _is_sharded(tensor) else tensor
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A sharded parameter put together, on every rank; other tensors as they are."""
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
+
+
+def copy_whole_(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """
+    Fill a tensor that may be sharded.
+
+    Args:
+        tensor (`torch.Tensor`): Where to; of a sharded one every rank fills its part.
+        value (`torch.Tensor`): The whole, the same on every rank.
+    """
+    value = value.to(tensor.device)
+    if _is_sharded(tensor):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+    local_part(tensor).copy_(local_part(value))

@@ -2,12 +2,17 @@
 
 import logging
 import os
+import secrets
+import time
+from pathlib import Path
 
 from accelerate import Accelerator, DistributedType
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainingArguments
 
 logger = logging.getLogger("lejepa_hf")
 
+_NETWORK_DISK_SECONDS = 10
 _CPU_COMMAND = "`torchrun --nproc-per-node N train.py RECIPE --use_cpu`"
 _GPU_COMMAND = "`accelerate launch --config_file recipes/accelerate/ddp.yaml train.py RECIPE`"
 
@@ -70,6 +75,46 @@ def check_backend(args: TrainingArguments, accelerator: Accelerator) -> None:
             f"`fsdp_version` is {getattr(plugin, 'fsdp_version', 1)}: only FSDP2 is supported, `fsdp_version: 2` in "
             "the `fsdp_config` of Accelerate's file, as in recipes/accelerate/fsdp2.yaml."
         )
+
+
+def check_shared_folder(folder: str | Path, rank: int, world_size: int) -> None:
+    """
+    Refuses a run folder that is another one on some of the nodes: checkpoints hold a part of every rank.
+
+    Args:
+        folder (`str` or `Path`): Made if missing. Every rank calls this.
+        rank (`int`): Of this process.
+        world_size (`int`): Number of processes.
+
+    Raises:
+        ValueError: On all ranks, naming those that do not see what the first one writes.
+    """
+    if world_size == 1:
+        return
+    marks = [f".mark-{secrets.token_hex(8)}"]
+    broadcast_object_list(marks)
+    mark = Path(folder) / marks[0]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        mark.touch()
+    written = gather_object([rank])  # a barrier
+    seen = gather_object([_appears(mark)])
+    if rank == 0:
+        mark.unlink()
+    blind = ", ".join(str(number) for number, sees in zip(written, seen, strict=True) if not sees)
+    if blind:
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} is not the same folder for all processes: rank {blind} does not see what "
+            "rank 0 writes there. Choose a folder on a disk that all nodes share."
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file of another node is there, after the time for which network disks keep old listings."""
+    end = time.monotonic() + _NETWORK_DISK_SECONDS
+    while not (found := path.name in os.listdir(path.parent)) and time.monotonic() < end:
+        time.sleep(0.5)
+    return found
 
 
 def describe_launch(args: TrainingArguments, accelerator: Accelerator) -> str:

@@ -14,6 +14,7 @@ from .configuration_lejepa import LeJEPAConfig
 from .losses.objective import objective, objective_sums
 from .losses.sigreg import SIGReg
 from .projector import Projector
+from .token_dropping import TokenDropping, check_token_dropping
 
 
 @dataclass
@@ -76,7 +77,10 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
     A backbone with pooling: the encoder that users get.
 
     Args:
-        config ([`LeJEPAConfig`]): Its `backbone_config` and `pooling` are used.
+        config ([`LeJEPAConfig`]): Its `backbone_config`, `pooling` and `token_drop_rate` are used.
+
+    Raises:
+        ValueError: If the backbone yields no such embedding, or its tokens cannot be dropped.
     """
 
     main_input_name = "pixel_values"
@@ -88,6 +92,10 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         self.backbone = backbones.build_backbone(config.backbone_config)
         self._backbone_kwargs = backbones.forward_kwargs(self.backbone)
         self._memory_format = torch.contiguous_format
+        self._token_dropping = None
+        if config.token_drop_rate:
+            prefix = check_token_dropping(config.backbone_config, config.token_drop_rate, self.pooling)
+            self._token_dropping = TokenDropping(self.backbone, config.token_drop_rate, prefix)
         self.post_init()
 
     def use_channels_last(self) -> None:
@@ -95,16 +103,20 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         self._memory_format = torch.channels_last
         self.backbone.to(memory_format=torch.channels_last)
 
-    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+    def forward(self, pixel_values: torch.Tensor, drop_tokens: bool = False, **kwargs) -> BaseModelOutputWithPooling:
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Normalised pixels.
+            drop_tokens (`bool`, *optional*, defaults to `False`): In training mode, drop the share
+                `token_drop_rate` of the patches.
             kwargs: Passed on to the backbone.
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, embedding_dim)` is the embedding,
             `last_hidden_state` the backbone's tokens or feature map.
         """
+        if self._token_dropping is not None:
+            self._token_dropping.is_on = drop_tokens
         pixel_values = pixel_values.contiguous(memory_format=self._memory_format)
         outputs = self.backbone(pixel_values, **(self._backbone_kwargs | kwargs))
         return BaseModelOutputWithPooling(
@@ -186,13 +198,15 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         Raises:
             ValueError: If there is no view, views are not normalised pixels, or images do not agree.
         """
-        sizes = [global_views] if local_views is None or local_views.shape[1] == 0 else [global_views, local_views]
-        for views in sizes:
+        sizes = {"global": global_views}
+        if local_views is not None and local_views.shape[1] > 0:
+            sizes["local"] = local_views
+        for views in sizes.values():
             self._check_views(views, batch_size=len(global_views))
         if step is None:
             step = self._next_step
             self._next_step += self.training
-        embeddings = torch.cat([self._embed(views) for views in sizes])
+        embeddings = torch.cat([self._embed(views, kind) for kind, views in sizes.items()])
         num_views, batch_size, _ = embeddings.shape
         projections = self.projector(embeddings.flatten(0, 1)).unflatten(0, (num_views, batch_size))
         num_global_views = global_views.shape[1]
@@ -208,10 +222,11 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
             projections=projections,
         )
 
-    def _embed(self, views: torch.Tensor) -> torch.Tensor:
+    def _embed(self, views: torch.Tensor, kind: str) -> torch.Tensor:
         """(B, V, C, H, W) -> (V, B, D), all views of one size in one pass."""
         rows = views.transpose(0, 1).flatten(0, 1)
-        return self.encoder(rows.to(self.dtype)).pooler_output.unflatten(0, (views.shape[1], views.shape[0]))
+        embeddings = self.encoder(rows.to(self.dtype), drop_tokens=self.config.drops_tokens_of(kind)).pooler_output
+        return embeddings.unflatten(0, (views.shape[1], views.shape[0]))
 
     @staticmethod
     def _check_views(views: torch.Tensor, batch_size: int) -> None:

@@ -164,7 +164,7 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         batch=batch,
         global_batch=global_batch,
         processes=training.world_size,
-        views=[ViewPlan(kind, number, size, count_tokens(model, data, size)) for kind, number, size in kinds],
+        views=[ViewPlan(kind, number, size, count_tokens(model, data, size, kind)) for kind, number, size in kinds],
         encoder_parameters=sum(parameter.numel() for parameter in model.encoder.parameters()),
         projector_parameters=sum(parameter.numel() for parameter in model.projector.parameters()),
         flops_per_image=flops,
@@ -241,22 +241,28 @@ def _views_on_meta(data, batch: int) -> list[torch.Tensor]:
 
 def _project(model: LeJEPAForPreTraining, data, batch: int) -> torch.Tensor:
     """All views of a batch through encoder and projector: what a step does but for the loss, which is small."""
-    embeddings = [model.encoder(views).pooler_output for views in _views_on_meta(data, batch)]
+    embeddings = [
+        model.encoder(views, drop_tokens=model.config.drops_tokens_of(kind)).pooler_output
+        for kind, views in zip(("global", "local"), _views_on_meta(data, batch), strict=False)
+    ]
     return model.projector(torch.cat(embeddings))
 
 
-def count_tokens(model: LeJEPAForPreTraining, data, size: int) -> int:
+def count_tokens(model: LeJEPAForPreTraining, data, size: int, kind: str | None = None) -> int:
     """Places of the backbone's last layer for one view: tokens of a transformer, pixels of a feature map."""
+    drop_tokens = kind is not None and model.config.drops_tokens_of(kind)
+    model.train(drop_tokens)  # only where needed: batch norm refuses a single value
     with torch.no_grad():
         pixels = torch.empty(1, len(data.image_mean), size, size, device="meta")
-        last = model.eval().encoder(pixels).last_hidden_state
+        last = model.encoder(pixels, drop_tokens=drop_tokens).last_hidden_state
     return last.shape[1] if last.ndim == 3 else last[0, 0].numel()
 
 
 def count_flops(model: LeJEPAForPreTraining, data) -> float:
     """Multiplications and additions of the forward pass for all views of an image; `model` on the meta device."""
+    model.eval().encoder.train(model.config.token_drop_rate > 0)  # tokens are dropped in training mode alone
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        _project(model.eval(), data, 1)
+        _project(model, data, 1)
     return float(counter.get_total_flops())
 
 

@@ -23,8 +23,8 @@ class ModelArguments:
     Args:
         backbone_config (`dict`, *optional*): See [`LeJEPAConfig`]; needs `model_type`.
         pretrained_backbone (`str`, *optional*): Hub id or folder whose weights the backbone starts from.
-        pooling, projector_dims, projector_norm, sigreg_weight, sigreg_views, statistic, num_slices, num_knots, t_max:
-            See [`LeJEPAConfig`].
+        pooling, projector_dims, projector_norm, token_drop_rate, token_drop_views, sigreg_weight, sigreg_views,
+            statistic, num_slices, num_knots, t_max: See [`LeJEPAConfig`].
     """
 
     backbone_config: dict | None = None
@@ -34,6 +34,8 @@ class ModelArguments:
         default_factory=LeJEPAConfig.__dataclass_fields__["projector_dims"].default_factory
     )
     projector_norm: str = LeJEPAConfig.projector_norm
+    token_drop_rate: float = LeJEPAConfig.token_drop_rate
+    token_drop_views: str = LeJEPAConfig.token_drop_views
     sigreg_weight: float = LeJEPAConfig.sigreg_weight
     sigreg_views: str = LeJEPAConfig.sigreg_views
     statistic: str = LeJEPAConfig.statistic

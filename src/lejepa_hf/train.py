@@ -22,7 +22,7 @@ from .data.sources import ImageSource, load_mixture, load_source
 from .data.streaming import EndlessRows
 from .evaluation.embedding_extraction import extract_projections
 from .evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
-from .evaluation.evaluate_encoder import ENCODER, check_protocols, evaluate_with_baselines, format_table
+from .evaluation.evaluate_encoder import AVERAGED, ENCODER, check_protocols, evaluate_with_baselines, format_table
 from .hub.export import build_processor, export_encoder
 from .hub.model_card import write_model_card
 from .hub.pictures import draw_embeddings, draw_gaussianity, draw_losses, read_metrics
@@ -228,15 +228,20 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
         )
         return EXIT_STATUS
     trainer.save_model(str(folder / "pretraining"))
+    if trainer.encoder_average is not None:
+        trainer.encoder_average.save_state(folder / "pretraining")
     # The first rank goes on alone: from here on nothing may wait for the others, SIGReg's sums over ranks included.
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
         return 0
     encoder = export_encoder(folder)
+    averaged = export_encoder(folder, averaged=True) if recipe.training.ema_decay else None
     draw_losses(folder)
     if held_out is not None:
-        _evaluate(recipe, trainer, held_out)
+        _evaluate(recipe, trainer, held_out, averaged)
         write_model_card(encoder, folder)
+        if averaged is not None:
+            write_model_card(averaged, folder, ema_decay=recipe.training.ema_decay)
     measure_projections(folder, recipe)
     logger.info(f"\nEverything is in {folder}/:")
     for name, meaning in _CONTENTS.items():
@@ -247,6 +252,7 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
 
 _CONTENTS = {
     "encoder": "AutoModel.from_pretrained loads it, card in README.md",
+    "encoder_averaged": "the same with averaged weights",
     "pretraining": "LeJEPAForPreTraining.from_pretrained continues from it",
     "results.json": "the evaluation",
     "statistics.json": "how Gaussian the projections are",
@@ -257,10 +263,10 @@ _CONTENTS = {
 }
 
 
-def _evaluate(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource) -> None:
+def _evaluate(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource, averaged: Path | None) -> None:
     data, folder = recipe.data, Path(recipe.training.output_dir)
     train = _open(data, data.train_split)
-    results, embedded = evaluate_with_baselines(folder / "encoder", train, held_out, data.eval_protocols)
+    results, embedded = evaluate_with_baselines(folder / "encoder", train, held_out, data.eval_protocols, averaged)
     table = format_table(results)
     logger.info(f"\n{table}\n")
     device = trainer.args.device
@@ -279,6 +285,8 @@ def _evaluate(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource) -> 
         "encoder_parameters": sum(p.numel() for p in trainer.model.encoder.backbone.parameters()),
     }
     content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": facts}
+    if averaged is not None:
+        content["averaged_encoder"] = results[AVERAGED]
     (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
     draw_embeddings(folder, embedded.embeddings, embedded.labels, held_out.class_names)
 

@@ -27,10 +27,11 @@ from .data.photometric import apply_photometric
 from .data.positions import advance, read_positions, write_position
 from .data.streaming import EndlessRows, count_rows
 from .data.worker_start import prepare_worker
+from .encoder_average import EncoderAverage
 from .exact_accumulation import ExactAccumulation
 from .finite_guard import FiniteGuard, NotFinite
 from .held_out import HeldOutImages
-from .launch import check_backend, check_launch, describe_launch
+from .launch import check_backend, check_launch, check_shared_folder, describe_launch
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .monitors import DataHint, EmbeddingMonitor, HealthWatch, MetricsFile, MonitorCost, OnlineProbe, ProgressBar
 from .preemption import Preemption
@@ -61,8 +62,8 @@ class LeJEPATrainer(CheckpointingTrainer):
 
     Raises:
         ValueError: If the dataset is empty or smaller than one global batch, a stream has no `max_steps`,
-            `exact_accumulation` meets a statistic that is no function of sums, or the launcher started something else
-            than it was told.
+            `exact_accumulation` meets a statistic that is no function of sums, the launcher started something else
+            than it was told, or the processes do not share `output_dir`.
     """
 
     # Both say the same to different versions: the loss is a mean over the micro-batch, divide it by their number.
@@ -85,6 +86,7 @@ class LeJEPATrainer(CheckpointingTrainer):
         model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         check_backend(args, self.accelerator)
+        check_shared_folder(args.output_dir, args.process_index, args.world_size)
         if is_convolutional(model.encoder.backbone) and args.device.type != "mps" and not self.is_fsdp_enabled:
             model.encoder.use_channels_last()
         plugin = self.accelerator.state.dynamo_plugin
@@ -98,6 +100,9 @@ class LeJEPATrainer(CheckpointingTrainer):
         self.add_callback(self._preemption)
         self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
         self.add_callback(DataHint)
+        self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
+        if self.encoder_average is not None:
+            self.add_callback(self.encoder_average)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar)
         self._start: list[dict] | None = None
@@ -374,6 +379,7 @@ class LeJEPATrainer(CheckpointingTrainer):
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
             if state.global_step >= self.args.max_steps:  # the base class would take one step more
                 self._load_from_checkpoint(resume_from_checkpoint)
+                self._load_callbacks(resume_from_checkpoint)
                 self.state = state
                 if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
                     self._load_best_model()

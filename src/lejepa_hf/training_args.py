@@ -33,6 +33,9 @@ class LeJEPATrainingArguments(TrainingArguments):
             and gradient of the one batch n times as large, at the price of a second forward pass. Without it SIGReg
             judges each micro-batch by itself: its distance from the normal law counts for a n-th, and it is estimated
             with a bias of order 1 / micro-batch.
+        ema_decay (`float`, *optional*, defaults to 0.0): If above 0, an exponential moving average of the encoder's
+            weights with this decay (0.999, say) is kept beside them, exported to `encoder_averaged/` and evaluated. It
+            takes the memory of one more encoder.
         dataloader_num_workers (`int`, *optional*): Processes that decode and cut images. If missing, the cores of this
             process less one when training on an accelerator, a quarter of them (at least one) when training on the CPU
             itself, 16 at most; none where there is a single core.
@@ -67,6 +70,7 @@ class LeJEPATrainingArguments(TrainingArguments):
     logging_steps: float = 10
     save_total_limit: int | None = 2
     exact_accumulation: bool = False
+    ema_decay: float = 0.0
     dataloader_num_workers: int | None = None
     shuffle_buffer_size: int = 1000
     max_bad_fraction: float = 0.01
@@ -90,11 +94,20 @@ class LeJEPATrainingArguments(TrainingArguments):
             raise ValueError(
                 "`remove_unused_columns` must be false: the image column would be dropped before its use."
             )
+        if self.save_on_each_node:
+            raise ValueError(
+                "`save_on_each_node` must be false: a checkpoint holds a part of every rank, in one folder that all "
+                "nodes share."
+            )
         parts = self.gradient_accumulation_steps if self.exact_accumulation else 1
         if self.per_device_train_batch_size * self.world_size * parts < 2:
             raise ValueError(
                 "`per_device_train_batch_size` is 1 on one process: SIGReg compares the distribution of a batch with "
                 "a normal one, which is undefined for a single image. Use at least 2, better 128 or more."
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(
+                f"`ema_decay` must be in [0, 1), got {self.ema_decay}: 0 for no average, else 0.99 to 0.9999."
             )
         if self.shuffle_buffer_size < 1:
             raise ValueError(f"`shuffle_buffer_size` must be at least 1, got {self.shuffle_buffer_size}.")

@@ -8,6 +8,7 @@ from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
 from lejepa_hf.evaluation.evaluate_encoder import (
+    AVERAGED,
     ENCODER,
     PIXELS,
     UNTRAINED,
@@ -85,6 +86,15 @@ def test_baselines_stand_beside_the_encoder(resnet_folder, few_digits):
     expected = extract_embeddings(*load_encoder(resnet_folder), few_digits[1])
     torch.testing.assert_close(held_out.embeddings, expected.embeddings)
     assert held_out.labels.tolist() == few_digits[1].dataset["label"]
+
+
+def test_averaged_weights_are_a_row_more(tiny_resnet, resnet_folder, tmp_path, few_digits):
+    averaged = export(tiny_resnet | {"hidden_sizes": [8, 12]}, tmp_path / "averaged")
+    rows, held_out = evaluate_with_baselines(resnet_folder, *few_digits, ["knn"], averaged)
+    assert list(rows) == [ENCODER, AVERAGED, UNTRAINED, PIXELS]
+    assert rows[AVERAGED] == evaluate_encoder(averaged, few_digits, ["knn"])
+    assert rows[ENCODER] == evaluate_encoder(resnet_folder, few_digits, ["knn"])
+    assert held_out.embeddings.shape[1] == 16  # the raw encoder's
 
 
 def test_untrained_baseline_has_no_random_pooler(tiny_vit, tmp_path, few_digits):

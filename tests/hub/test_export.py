@@ -8,9 +8,10 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, TrainerState
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
+from lejepa_hf.encoder_average import EncoderAverage
 from lejepa_hf.hub.export import build_processor
 
 SIZE = 32
@@ -281,6 +282,28 @@ def test_results_of_the_finished_run_are_not_claimed_for_its_checkpoints(tmp_pat
     assert "0.1250" not in (export_encoder(tmp_path / "checkpoint-7") / "README.md").read_text()
     (tmp_path / "checkpoint-7").rename(tmp_path / "pretraining")
     assert "0.1250" in (export_encoder(tmp_path) / "README.md").read_text()
+
+
+def test_averaged_weights_are_exported_beside_the_raw_ones(tmp_path):
+    model = run_folder("vit", tmp_path)
+    average = EncoderAverage(0.99)
+    average.on_train_begin(None, TrainerState(), None, model=build("vit"))
+    with pytest.raises(ValueError, match="no averaged encoder.*`ema_decay` is above 0"):
+        export_encoder(tmp_path, averaged=True)
+    with torch.no_grad():
+        [value.mul_(0.5) for value in average._average.values()]
+    average.save_state(tmp_path / "pretraining")
+    raw, folder = export_encoder(tmp_path), export_encoder(tmp_path, averaged=True)
+    assert (raw, folder) == (tmp_path / "encoder", tmp_path / "encoder_averaged")
+    found, trained = AutoModel.from_pretrained(folder).state_dict(), model.encoder.backbone.state_dict()
+    torch.testing.assert_close({name: found[name] for name in trained}, {k: 0.5 * v for k, v in trained.items()})
+    unchanged = AutoModel.from_pretrained(raw).state_dict()
+    assert all(torch.equal(value, unchanged[name]) for name, value in trained.items())
+    assert list(AutoImageProcessor.from_pretrained(folder).image_mean) == [0.4, 0.5, 0.6]
+    assert "exponential moving average, decay 0.99." in (folder / "README.md").read_text()
+    assert "moving average" not in (raw / "README.md").read_text()
+    with pytest.raises(ValueError, match="`averaged` needs a run folder"):
+        export_encoder(model, tmp_path / "elsewhere", averaged=True)
 
 
 def test_no_model_in_the_folder(tmp_path):

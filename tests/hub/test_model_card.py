@@ -138,6 +138,21 @@ def test_is_a_card_for_the_hub(encoder, run):
         assert (result.dataset_type, result.dataset_split, result.metric_type) == ("ylecun/mnist", "test", "accuracy")
 
 
+def test_an_average_says_so_and_has_its_own_row(encoder, run):
+    write_run(run, "ylecun/mnist")
+    given = json.loads((run / "results.json").read_text())
+    given["table"] += "\n| averaged encoder | 90.0 |"
+    (run / "results.json").write_text(json.dumps(given | {"averaged_encoder": {"eval_knn_top1": 0.9}}))
+    card = ModelCard.load(write_model_card(encoder, run, ema_decay=0.999))
+    assert "exponential moving average, decay 0.999." in card.text and 'the row "averaged encoder"' in card.text
+    assert [(result.metric_name, result.metric_value) for result in card.data.eval_results] == [("eval_knn_top1", 0.9)]
+    raw = ModelCard.load(write_model_card(encoder, run))
+    assert len(raw.data.eval_results) == 3 and "moving average" not in raw.text
+    write_run(run, "ylecun/mnist")  # results from before there was an average
+    card = ModelCard.load(write_model_card(encoder, run, ema_decay=0.999))
+    assert card.data.eval_results is None and "the row" not in card.text
+
+
 @pytest.mark.parametrize("arguments", [(), ("--deepspeed", "/home/someone/zero.json")])
 def test_says_nothing_about_the_machine(encoder, run, arguments):
     images = run / "images"
@@ -147,7 +162,7 @@ def test_says_nothing_about_the_machine(encoder, run, arguments):
         text = (run / "recipe.yaml").read_text()
         (run / "recipe.yaml").write_text(f"{text}deepspeed: {arguments[1]}\n")
     text = write_model_card(encoder, run).read_text()
-    for private in (str(run), str(images), "images/", "/home", "/tmp", "hf_secret", "token"):
+    for private in (str(run), str(images), "images/", "/home", "/tmp", "hf_secret", "hub_token"):
         assert private not in text
     assert "dataset: <local>" in text
     assert "Images: local images, split `test`" in text

@@ -11,7 +11,8 @@ from .knn import knn
 from .linear_probe import linear_probe
 
 PROTOCOLS = {"linear": linear_probe, "knn": knn, "few-shot": few_shot}
-ENCODER, UNTRAINED, PIXELS = "LeJEPA encoder", "same encoder, untrained", "raw pixels"
+ENCODER, AVERAGED = "LeJEPA encoder", "averaged encoder"
+UNTRAINED, PIXELS = "same encoder, untrained", "raw pixels"
 
 
 def evaluate_encoder(
@@ -55,6 +56,7 @@ def evaluate_with_baselines(
     train: ImageSource,
     test: ImageSource,
     protocols: Sequence[str],
+    averaged: str | Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], LabelledEmbeddings]:
     """
     The encoder, the same encoder untrained, and raw pixels, by the same protocols on the same images.
@@ -64,6 +66,7 @@ def evaluate_with_baselines(
         train ([`ImageSource`]): Fits the protocols.
         test ([`ImageSource`]): Measures them.
         protocols (`Sequence[str]`): Of `linear`, `knn`, `few-shot`.
+        averaged (`str` or `Path`, *optional*): Folder of the same encoder with averaged weights, a row more.
 
     Returns:
         `tuple`: results by row name, and the held-out embeddings of the encoder, for pictures.
@@ -76,8 +79,10 @@ def evaluate_with_baselines(
         torch.manual_seed(0)
         # Built and pooled as in training: `AutoModel.from_config` would put a random pooler behind the first token.
         untrained = as_standalone(build_backbone(model.config), model.config.embedding_pooling).to(model.device)
-    embedded = {
-        ENCODER: [extract_embeddings(model, processor, source) for source in (train, test)],
+    embedded = {ENCODER: [extract_embeddings(model, processor, source) for source in (train, test)]}
+    if averaged is not None:
+        embedded[AVERAGED] = [extract_embeddings(*load_encoder(averaged), source) for source in (train, test)]
+    embedded |= {
         UNTRAINED: [extract_embeddings(untrained, processor, source) for source in (train, test)],
         PIXELS: [raw_pixels(source) for source in (train, test)],
     }

@@ -6,6 +6,7 @@ from transformers import AutoImageProcessor, BitImageProcessor
 from transformers.utils import logging
 
 from ..backbone import as_standalone, native_image_size
+from ..encoder_average import load_average
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from .model_card import write_model_card
 
@@ -46,6 +47,7 @@ def export_encoder(
     run_or_model: str | Path | LeJEPAForPreTraining | LeJEPAModel,
     folder: str | Path | None = None,
     processor=None,
+    averaged: bool = False,
 ) -> Path:
     """
     Write the encoder as a model of its native transformers class, with processor and card.
@@ -56,14 +58,17 @@ def export_encoder(
 
     Args:
         run_or_model (`str`, `Path` or model): A run folder, one of its checkpoints, or a model.
-        folder (`str` or `Path`, *optional*): Where to write; `encoder/` in the run folder if missing.
+        folder (`str` or `Path`, *optional*): Where to write; `encoder/` in the run folder if missing, or
+            `encoder_averaged/`.
         processor (`ImageProcessor`, *optional*): The one saved with the run if missing.
+        averaged (`bool`, *optional*, defaults to `False`): Instead of the weights themselves their moving average, of
+            a run with `ema_decay`.
 
     Returns:
         `Path`: `folder`.
 
     Raises:
-        ValueError: If there is no model in the run folder, or no folder to write to.
+        ValueError: If there is no model in the run folder, no average of it, or no folder to write to.
     """
     source = None
     if isinstance(run_or_model, str | Path):
@@ -74,11 +79,14 @@ def export_encoder(
                 f"{str(run_or_model)!r} holds neither pretraining/ nor a checkpoint: no config.json there."
             )
         run_or_model = LeJEPAForPreTraining.from_pretrained(source)
+    elif averaged:
+        raise ValueError("`averaged` needs a run folder or a checkpoint: a model has no average with it.")
     if folder is None:
         if source is None:
             raise ValueError("`folder` is needed to export a model that is not a run folder.")
-        folder = source.parent / "encoder"
+        folder = source.parent / ("encoder_averaged" if averaged else "encoder")
     model = run_or_model.encoder if isinstance(run_or_model, LeJEPAForPreTraining) else run_or_model
+    ema_decay = load_average(model, source) if averaged else None
     if processor is None and source is not None and (source / "preprocessor_config.json").is_file():
         processor = AutoImageProcessor.from_pretrained(source)
     if processor is None:
@@ -90,5 +98,5 @@ def export_encoder(
     processor.save_pretrained(folder)
     # Results and losses of the run are those of its last step, not of a checkpoint on the way there.
     run = source.parent if source is not None else None
-    write_model_card(folder, run, is_final=source is not None and source.name == "pretraining")
+    write_model_card(folder, run, is_final=source is not None and source.name == "pretraining", ema_decay=ema_decay)
     return Path(folder)

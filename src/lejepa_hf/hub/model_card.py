@@ -16,7 +16,9 @@ _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_model_id")
 
 
-def write_model_card(folder: str | Path, run: str | Path | None = None, is_final: bool = True) -> Path:
+def write_model_card(
+    folder: str | Path, run: str | Path | None = None, is_final: bool = True, ema_decay: float | None = None
+) -> Path:
     """
     Fill the card's template with a run's facts.
 
@@ -26,6 +28,7 @@ def write_model_card(folder: str | Path, run: str | Path | None = None, is_final
             `versions.json`; what is missing there is left out of the card.
         is_final (`bool`, *optional*, defaults to `True`): Whether the weights are those the run ended with; results
             and losses of the run say nothing about others and are left out.
+        ema_decay (`float`, *optional*): If the weights are the moving average of those in training, its decay.
 
     Returns:
         `Path`: The card.
@@ -48,7 +51,7 @@ def write_model_card(folder: str | Path, run: str | Path | None = None, is_final
         datasets=on_hub or None,
         base_model=public_name(warm_start),
         model_name=name,
-        eval_results=_eval_results(results, dataset) if results else None,
+        eval_results=_eval_results(results, "averaged_encoder" if ema_decay else "encoder", dataset),
     )
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     text = template.from_string(_TEMPLATE.read_text()).render(
@@ -59,6 +62,7 @@ def write_model_card(folder: str | Path, run: str | Path | None = None, is_final
         interpolate=_needs_interpolation(config, _read(folder, "preprocessor_config.json", json.loads)),
         dataset=dataset or "local images",
         recipe=_recipe_text(recipe) if recipe else None,
+        ema_decay=ema_decay,
         warm_start=public_name(warm_start) or ("a local checkpoint" if warm_start else None),
         last=metrics[-1] if metrics else None,
         table=results["table"] if results else None,
@@ -110,7 +114,9 @@ def _recipe_text(recipe: dict) -> str:
     return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
 
 
-def _eval_results(results: dict, dataset: str | None) -> list[EvalResult]:
+def _eval_results(results: dict | None, encoder: str, dataset: str | None) -> list[EvalResult] | None:
+    if results is None or encoder not in results:  # an average may be younger than the results of its run
+        return None
     return [
         EvalResult(
             task_type="image-classification",
@@ -122,6 +128,6 @@ def _eval_results(results: dict, dataset: str | None) -> list[EvalResult]:
             metric_name=metric,
             metric_value=round(value, 4),
         )
-        for metric, value in results["encoder"].items()
+        for metric, value in results[encoder].items()
         if not metric.endswith("_std")
     ]
