@@ -6,7 +6,6 @@ Runs of LeJEPATrainer whose losses are written down; under torchrun from tests/t
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -51,7 +50,7 @@ class Losses(TrainerCallback):
             self.rows.append([logs["loss"], logs["prediction_loss"], logs["sigreg_loss"]])
 
 
-def train(kind: str, accumulation: int, checkpointing: bool, world_size: int = 1) -> list[list[float]]:
+def train(kind: str, folder: Path, accumulation: int, checkpointing: bool, world_size: int) -> list[list[float]]:
     from lejepa_hf import (
         LeJEPAConfig,
         LeJEPAForPreTraining,
@@ -68,36 +67,39 @@ def train(kind: str, accumulation: int, checkpointing: bool, world_size: int = 1
     if kind == "fsdp" and checkpointing:
         fsdp["fsdp_config"]["activation_checkpointing"] = True
     losses = Losses()
-    with tempfile.TemporaryDirectory() as folder:
-        args = LeJEPATrainingArguments(
-            output_dir=folder,
-            use_cpu=True,
-            disable_tqdm=True,
-            max_steps=STEPS,
-            save_strategy="no",
-            logging_steps=1,
-            per_device_train_batch_size=GLOBAL_BATCH // world_size,
-            gradient_accumulation_steps=accumulation,
-            activation_checkpointing=checkpointing and kind != "fsdp",
-            dataloader_num_workers=0,
-            learning_rate=2e-3,
-            seed=0,
-            **fsdp,
-        )
-        transform = MultiCropTransform(num_local_views=2, global_crop_size=16, local_crop_size=8, blur_kernel_size=5)
-        trainer = LeJEPATrainer(
-            model=LeJEPAForPreTraining(config),
-            args=args,
-            train_dataset=load_source("digits").dataset,
-            data_collator=MultiCropCollator(transform),
-            callbacks=[losses],
-        )
-        trainer.train()
-        if kind == "fsdp":
-            wrapped = [
-                name for name, module in trainer.model.named_modules() if type(module).__name__ == "FSDPViTLayer"
-            ]
-            assert len(wrapped) == TINY_VIT["num_hidden_layers"], wrapped
+    args = LeJEPATrainingArguments(
+        output_dir=str(folder),
+        use_cpu=True,
+        disable_tqdm=True,
+        max_steps=STEPS,
+        save_strategy="no",
+        logging_steps=1,
+        per_device_train_batch_size=GLOBAL_BATCH // world_size,
+        gradient_accumulation_steps=accumulation,
+        activation_checkpointing=checkpointing and kind != "fsdp",
+        dataloader_num_workers=0,
+        learning_rate=2e-3,
+        seed=0,
+        **fsdp,
+    )
+    transform = MultiCropTransform(num_local_views=2, global_crop_size=16, local_crop_size=8, blur_kernel_size=5)
+    trainer = LeJEPATrainer(
+        model=LeJEPAForPreTraining(config),
+        args=args,
+        train_dataset=load_source("digits").dataset,
+        data_collator=MultiCropCollator(transform),
+        callbacks=[losses],
+    )
+    inner, calls = next(module for name, module in trainer.model.named_modules() if "layernorm" in name), []
+    inner.register_forward_pre_hook(lambda *_: calls.append(1))
+    trainer.train()
+    # Two crop sizes; with checkpointing the backward pass computes the block again.
+    assert len(calls) == STEPS * accumulation * 2 * (2 if checkpointing else 1), len(calls)
+    if kind == "fsdp":
+        wrapped = [
+            name for name, module in trainer.model.named_modules() if type(module).__name__ == "FSDPViTLayer"
+        ]
+        assert len(wrapped) == TINY_VIT["num_hidden_layers"], wrapped
     return losses.rows
 
 
@@ -111,7 +113,8 @@ def main(kind: str, output: str, *settings: str) -> None:
     found = {}
     for setting in settings:
         accumulation, checkpointing = map(int, setting.split(","))
-        found[setting] = train(kind, accumulation, bool(checkpointing), world_size)
+        folder = Path(output).parent / f"run-{setting}"
+        found[setting] = train(kind, folder, accumulation, bool(checkpointing), world_size)
     if int(os.environ.get("RANK", 0)) == 0:
         Path(output).write_text(json.dumps(found))
     if world_size > 1:
