@@ -50,7 +50,8 @@ class Losses(TrainerCallback):
             self.rows.append([logs["loss"], logs["prediction_loss"], logs["sigreg_loss"]])
 
 
-def train(kind: str, folder: Path, accumulation: int, checkpointing: bool, world_size: int) -> list[list[float]]:
+def build(kind: str, folder: Path, accumulation: int, checkpointing: bool, world_size: int, **kwargs):
+    """A trainer and its losses."""
     from lejepa_hf import (
         LeJEPAConfig,
         LeJEPAForPreTraining,
@@ -60,6 +61,7 @@ def train(kind: str, folder: Path, accumulation: int, checkpointing: bool, world
         MultiCropTransform,
     )
     from lejepa_hf.data.sources import load_source
+    from lejepa_hf.hub.export import build_processor
 
     torch.manual_seed(0)
     config = LeJEPAConfig(backbone_config=TINY_VIT, projector_dims=[32, 32, 8], num_slices=32, sigreg_weight=0.1)
@@ -67,40 +69,44 @@ def train(kind: str, folder: Path, accumulation: int, checkpointing: bool, world
     if kind == "fsdp" and checkpointing:
         fsdp["fsdp_config"]["activation_checkpointing"] = True
     losses = Losses()
-    args = LeJEPATrainingArguments(
-        output_dir=str(folder),
-        use_cpu=True,
-        disable_tqdm=True,
-        max_steps=STEPS,
-        save_strategy="no",
-        logging_steps=1,
-        per_device_train_batch_size=GLOBAL_BATCH // world_size,
-        gradient_accumulation_steps=accumulation,
-        activation_checkpointing=checkpointing and kind != "fsdp",
-        dataloader_num_workers=0,
-        learning_rate=2e-3,
-        seed=0,
-        **fsdp,
-    )
+    settings = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "max_steps": STEPS,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "per_device_train_batch_size": GLOBAL_BATCH // world_size,
+        "gradient_accumulation_steps": accumulation,
+        "activation_checkpointing": checkpointing and kind != "fsdp",
+        "dataloader_num_workers": 0,
+        "learning_rate": 2e-3,
+        "seed": 0,
+    }
     transform = MultiCropTransform(num_local_views=2, global_crop_size=16, local_crop_size=8, blur_kernel_size=5)
     trainer = LeJEPATrainer(
         model=LeJEPAForPreTraining(config),
-        args=args,
+        args=LeJEPATrainingArguments(**settings | fsdp | kwargs),
         train_dataset=load_source("digits").dataset,
-        data_collator=MultiCropCollator(transform),
+        eval_dataset=load_source("digits", "test").dataset,
+        data_collator=MultiCropCollator(transform, label_column="label"),
+        processing_class=build_processor(16, 1.0),
         callbacks=[losses],
     )
+    return trainer, losses.rows
+
+
+def train(kind: str, folder: Path, accumulation: int, checkpointing: bool, world_size: int) -> list[list[float]]:
+    trainer, rows = build(kind, folder, accumulation, checkpointing, world_size)
     inner, calls = next(module for name, module in trainer.model.named_modules() if "layernorm" in name), []
     inner.register_forward_pre_hook(lambda *_: calls.append(1))
     trainer.train()
     # Two crop sizes; with checkpointing the backward pass computes the block again.
     assert len(calls) == STEPS * accumulation * 2 * (2 if checkpointing else 1), len(calls)
     if kind == "fsdp":
-        wrapped = [
-            name for name, module in trainer.model.named_modules() if type(module).__name__ == "FSDPViTLayer"
-        ]
+        wrapped = [name for name, module in trainer.model.named_modules() if type(module).__name__ == "FSDPViTLayer"]
         assert len(wrapped) == TINY_VIT["num_hidden_layers"], wrapped
-    return losses.rows
+    return rows
 
 
 def main(kind: str, output: str, *settings: str) -> None:

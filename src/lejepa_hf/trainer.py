@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ class LeJEPATrainer(CheckpointingTrainer):
         check_shared_folder(args.output_dir, args.process_index, args.world_size)
         if is_convolutional(model.encoder.backbone) and args.device.type != "mps" and not self.is_fsdp_enabled:
             model.encoder.use_channels_last()
+        if self.is_fsdp_enabled:  # it warns in every step that outputs must not be changed in place; nobody does
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         plugin = self.accelerator.state.dynamo_plugin
         if plugin.backend != DynamoBackend.NO:
             # Accelerate would compile all of the model, with the objective and its directions, which change each step.
