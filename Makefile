@@ -5,7 +5,7 @@ quality:
 	ruff format --check .
 
 test:
-	pytest
+	pytest -n auto
 
 benchmark:
 	python benchmarks/benchmark_trainer.py

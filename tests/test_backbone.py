@@ -1,6 +1,7 @@
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, BeitConfig
+from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
 from lejepa_hf.backbone import (
     as_standalone,
@@ -96,3 +97,12 @@ def test_warm_start_reads_a_folder(tmp_path):
     original = AutoModel.from_pretrained(tmp_path).state_dict()
     assert not any(name.startswith("pooler") for name in backbone.state_dict())
     assert all(torch.equal(value, original[name]) for name, value in backbone.state_dict().items())
+
+
+def test_trying_shapes_leaves_nothing_behind():
+    """BEiT keeps tables for all its models; made while shapes are tried they would have shapes and no values."""
+    config = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config |= {"image_size": 24, "patch_size": 8, "use_relative_position_bias": True}
+    resolve_pooling(BeitConfig(**config), "auto")
+    index = BeitRelativePositionBias.generate_relative_position_index((3, 3))
+    assert index.device.type == "cpu" and index.max() == 27

@@ -360,3 +360,9 @@ def test_a_checkpoint_without_positions_is_refused(tmp_path, tiny_resnet):
     (tmp_path / "checkpoint-3" / "data_position_0.json").unlink()
     with pytest.raises(ValueError, match="data_position_0.json is missing"):
         trainer_for(tmp_path, model_for(tiny_resnet)).train(resume_from_checkpoint=tmp_path / "checkpoint-3")
+
+
+def test_recomputing_what_cannot_be_recomputed_is_refused_at_once(tmp_path, tiny_resnet, tiny_vit):
+    with pytest.raises(ValueError, match="`activation_checkpointing` is not possible with a resnet backbone: leave"):
+        trainer_for(tmp_path, model_for(tiny_resnet), gradient_checkpointing=True)
+    trainer_for(tmp_path, model_for(tiny_vit), gradient_checkpointing=True, max_steps=2).train()

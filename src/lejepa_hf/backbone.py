@@ -116,9 +116,11 @@ def pool(outputs, pooling: str) -> torch.Tensor:
 
 def _shapes(config: PreTrainedConfig, size: int):
     """The backbone and its outputs for one image of `size` pixels, on the meta device: shapes without work."""
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"):
         backbone = AutoModel.from_config(config, **_without_pooler(config)).eval()
         pixels = torch.empty(1, num_channels(config), size, size)
+    # Not within the context: tables that a class computes once for all its models (BEiT's positions) would stay empty.
+    with torch.no_grad():
         return backbone, backbone(pixels, **forward_kwargs(backbone))
 
 

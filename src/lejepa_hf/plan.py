@@ -139,8 +139,9 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
     with torch.device("meta"):
         model = build_model(recipe.model, training.seed)
     check_crops(model.config, data)
-    if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+    if training.recomputes_activations:
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable()
     source = training_source(data)
     batch = training.per_device_train_batch_size
     global_batch = batch * training.world_size * training.gradient_accumulation_steps
@@ -356,7 +357,7 @@ def _verdict(plan: Plan) -> str:
     if not plan.fits:
         return (
             "It does not fit: lower `per_device_train_batch_size` (with `gradient_accumulation_steps` and "
-            "`exact_accumulation` the loss stays that of the large batch), or set `gradient_checkpointing`."
+            "`exact_accumulation` the loss stays that of the large batch), or set `activation_checkpointing`."
         )
     if not plan.rehearsed_batch:
         return "Nothing was rehearsed: speed is that of other networks with as many operations, views not counted."

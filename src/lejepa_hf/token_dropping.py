@@ -106,11 +106,11 @@ def _try_fewer_tokens(config: PreTrainedConfig) -> None:
         numbers.append(-(-tokens.shape[1] // 2))
         return tokens[:, : numbers[0]]
 
-    with torch.device("meta"), torch.no_grad():
-        backbone = build_backbone(config).eval()
-        size = native_image_size(config)
-        with _changed_tokens(backbone, half):
-            states = backbone(torch.empty(1, num_channels(config), size, size), **forward_kwargs(backbone))
+    size = native_image_size(config)
+    with torch.device("meta"):
+        backbone, pixels = build_backbone(config).eval(), torch.empty(1, num_channels(config), size, size)
+    with torch.no_grad(), _changed_tokens(backbone, half):
+        states = backbone(pixels, **forward_kwargs(backbone))
     if states.last_hidden_state.ndim != 3 or states.last_hidden_state.shape[1] != numbers[0]:
         raise ValueError("it needs all tokens")
 

@@ -64,7 +64,7 @@ class LeJEPATrainer(CheckpointingTrainer):
     Raises:
         ValueError: If the dataset is empty or smaller than one global batch, a stream has no `max_steps`,
             `exact_accumulation` meets a statistic that is no function of sums, the launcher started something else
-            than it was told, or the processes do not share `output_dir`.
+            than it was told, the processes do not share `output_dir`, or the backbone cannot recompute activations.
     """
 
     # Both say the same to different versions: the loss is a mean over the micro-batch, divide it by their number.
@@ -83,6 +83,7 @@ class LeJEPATrainer(CheckpointingTrainer):
         self._num_images = count_rows(train_dataset) if train_dataset is not None else None
         self.global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         self._check_dataset(args, train_dataset)
+        self._check_recomputing(args, model)
         # What FSDP shards: the backbone's blocks, where the classes' own lists name parts of blocks or nothing at all.
         model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collator, **kwargs)
@@ -147,6 +148,15 @@ class LeJEPATrainer(CheckpointingTrainer):
                 args.max_steps = math.ceil(args.num_train_epochs * self._num_images / self.global_batch)
         elif args.max_steps <= 0:
             raise ValueError("`max_steps` is needed: the stream does not say how many images it has.")
+
+    @staticmethod
+    def _check_recomputing(args: LeJEPATrainingArguments, model: LeJEPAForPreTraining) -> None:
+        backbone = model.encoder.backbone
+        if args.recomputes_activations and not any(hasattr(m, "gradient_checkpointing") for m in backbone.modules()):
+            raise ValueError(
+                f"`activation_checkpointing` is not possible with a {backbone.config.model_type} backbone: leave it "
+                "out, and lower `per_device_train_batch_size` if memory is short."
+            )
 
     # Data
 

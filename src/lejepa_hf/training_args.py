@@ -123,6 +123,11 @@ class LeJEPATrainingArguments(TrainingArguments):
                 f"`monitor_images` must be at least 2, got {self.monitor_images}; `eval_strategy: 'no'` does without."
             )
 
+    @property
+    def recomputes_activations(self) -> bool:
+        """`activation_checkpointing`, which earlier versions of transformers call `gradient_checkpointing`."""
+        return bool(getattr(self, "activation_checkpointing", False) or self.gradient_checkpointing)
+
     def to_dict(self) -> dict[str, Any]:
         """What loggers of the Trainer are given: no token, and of a path its last part, which names no user."""
         values = super().to_dict()
