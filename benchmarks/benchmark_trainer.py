@@ -21,6 +21,7 @@ import transformers
 from torch.utils.data import DataLoader
 
 from lejepa_hf import LeJEPATrainer, MultiCropCollator, MultiCropTransform
+from lejepa_hf.backbone import is_convolutional
 from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
@@ -36,6 +37,8 @@ class BareLoop(transformers.TrainerCallback):
 
     def __init__(self, recipe, source):
         self.model = build_model(recipe.model).train()
+        if is_convolutional(self.model.encoder.backbone):
+            self.model.encoder.use_channels_last()  # as the Trainer does: its own cost is the question
         self.transform = MultiCropTransform.from_settings(recipe.data, recipe.training.seed)
         batch_size = recipe.training.per_device_train_batch_size
         self.batches = iter(
@@ -68,7 +71,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        settings = ["--save_strategy", "no", "--output_dir", folder, "--max_steps", str(options.steps)]
+        settings = ["--save_strategy", "no", "--eval_strategy", "no", "--output_dir", folder]
+        settings += ["--max_steps", str(options.steps)]
         recipe = parse_recipe(options.recipe, settings)
         source = load_source(recipe.data.dataset, recipe.data.train_split)
         bare = BareLoop(recipe, source)

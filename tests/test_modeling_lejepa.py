@@ -163,3 +163,15 @@ def test_bad_views(tiny_vit, global_views, local_views, message):
     model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=tiny_vit, projector_dims=[8], projector_norm="none"))
     with pytest.raises(ValueError, match=message):
         model(global_views, local_views, step=0)
+
+
+def test_the_backbones_attention_is_the_one_asked_for(tiny_vit, tmp_path):
+    def attention(model):
+        return model.encoder.backbone.config._attn_implementation
+
+    assert attention(LeJEPAForPreTraining(LeJEPAConfig(backbone_config=tiny_vit))) == "sdpa"
+    asked = LeJEPAForPreTraining(LeJEPAConfig(backbone_config={**tiny_vit, "attn_implementation": "eager"}))
+    assert attention(asked) == "eager"
+    asked.save_pretrained(tmp_path)
+    assert attention(LeJEPAForPreTraining.from_pretrained(tmp_path)) == "sdpa"
+    assert attention(LeJEPAForPreTraining.from_pretrained(tmp_path, attn_implementation="eager")) == "eager"

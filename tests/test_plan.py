@@ -105,6 +105,11 @@ def test_a_rehearsal_refuses_what_training_refuses(recipe, tiny_resnet):
         rehearse(recipe(tiny_resnet), 2000, 0.0)
 
 
+def test_the_main_job_can_be_rehearsed():
+    job = parse_recipe(Path(__file__).parent.parent / "recipes/digits/resnet_tiny.yaml", ["--load_best_model_at_end"])
+    assert rehearse(job, 8, 0.1).images_per_second > 0
+
+
 @pytest.fixture
 def rehearsed(monkeypatch):
     """Every rehearsal takes 1 GiB and 1 MiB an image, a worker a third of it; says which were made."""

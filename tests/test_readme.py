@@ -22,7 +22,7 @@ def test_two_commands():
     block = re.search(r"<!-- commands -->\n```bash\n(.*?)```", README, re.DOTALL)[1].strip().splitlines()
     assert block == [
         "pip install -e . && accelerate launch train.py recipes/digits/resnet_tiny.yaml",
-        'pip install -e ".[test]" && pytest',
+        'pip install -e ".[test]" && pytest -n auto',
     ]
 
 

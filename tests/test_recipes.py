@@ -223,3 +223,11 @@ def test_when_held_out_images_are_looked_at(recipe, given, expected):
 def test_evaluation_needs_held_out_images(recipe, given):
     with pytest.raises(ValueError, match=f"`{given.split(':')[0]}` .*name them with `eval_split`"):
         parse_recipe(recipe(given))
+
+
+def test_fsdp_is_switched_on_by_a_flag():
+    config = '{"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}'
+    for flag in (["--fsdp"], ["--fsdp", "true"]):
+        training = parse_recipe(ROOT / "recipes/digits/resnet_tiny.yaml", [*flag, "--fsdp_config", config]).training
+        assert training.fsdp is True and training.fsdp_config["version"] == 2
+    assert not parse_recipe(ROOT / "recipes/digits/resnet_tiny.yaml").training.fsdp

@@ -88,6 +88,8 @@ class LeJEPAConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.backbone_config = resolve_backbone_config(self.backbone_config)
+        # A model's choice of attention becomes that of its parts; here the part is the only one that has attention.
+        kwargs.setdefault("attn_implementation", self.backbone_config._attn_implementation)
         super().__post_init__(**kwargs)
         _require(self.pooling in POOLINGS, "pooling", f"one of {', '.join(POOLINGS)}", self.pooling)
         _require(

@@ -145,7 +145,8 @@ def main(folder: str, batch_size: str, seconds: str) -> dict:
     """The run itself; what comes of it goes no further than `folder`."""
     settings = {"output_dir": f"{folder}/run", "per_device_train_batch_size": batch_size, "max_steps": "1000000"}
     settings |= {"logging_steps": "1", "save_strategy": "no", "report_to": "none", "push_to_hub": "false"}
-    settings |= {"eval_split": "null", "disable_tqdm": "true"}
+    settings |= {"eval_split": "null", "eval_strategy": "no", "load_best_model_at_end": "false"}
+    settings |= {"disable_tqdm": "true", "resume": "null"}
     try:
         arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
         trainer, _ = build(parse_recipe(Path(folder) / "recipe.yaml", arguments))

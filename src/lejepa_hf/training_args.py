@@ -78,6 +78,7 @@ class LeJEPATrainingArguments(TrainingArguments):
     monitors: list[str] = field(default_factory=lambda: list(MONITORS))
     monitor_images: int = 512
     resume: str | None = None
+    fsdp: bool | None = None  # the base class declares text, and means this
 
     def __post_init__(self):
         if not torch.accelerator.is_available():
