@@ -1,8 +1,6 @@
 """Shared by all tests: no network, one torch thread a process, tiny models."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 # Before anything of Hugging Face is imported: a test that reaches for the network must fail at once.
@@ -11,9 +9,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-
-ROOT = Path(__file__).parent.parent
-
+from processes import run_script  # noqa: E402
 
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # A core each: runs started in tests would use all of them, and threads that wait for each other's core crawl.
@@ -52,20 +48,12 @@ def tiny_resnet() -> dict:
 
 @pytest.fixture
 def two_processes(tmp_path):
-    """Run a script in two real gloo processes through torchrun; it fails when one of them does."""
+    """Run a script in two or more real gloo processes; it fails when one of them does."""
 
     def run(script: Path, *arguments: str, processes: int = 2) -> str:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        done = subprocess.run(
-            [*command, str(script), *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
-        return done.stdout
+        output = tmp_path / "output.txt"
+        codes = run_script(script, arguments, output, processes)
+        assert codes == [0] * processes, (codes, output.read_text()[-8000:])
+        return output.read_text()
 
     return run

@@ -58,10 +58,7 @@ class Noted(MultiCropCollator):
         return super().__call__(examples)
 
 
-def main(arguments: list[str] | None = None, output: Path | None = None):
-    if output is not None:
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 1), os.dup2(file, 2)
+def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("shards")
     parser.add_argument("run")
@@ -76,7 +73,7 @@ def main(arguments: list[str] | None = None, output: Path | None = None):
     parser.add_argument("--die-after", type=float, default=-1.0)
     parser.add_argument("--note", action="store_true")
     parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     backbone = {"model_type": "resnet", "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16]}

@@ -2,22 +2,17 @@
 
 import itertools
 import json
-import multiprocessing
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import data_run
 import pytest
+from processes import run_script
 
 from lejepa_hf.data.sources import load_source
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -30,27 +25,12 @@ def shards(tmp_path_factory):
     return folder
 
 
-# Every run is a process of its own, forked from one that has only imported: that costs seconds each time.
-FRESH = multiprocessing.get_context("forkserver")
-FRESH.set_forkserver_preload(["datasets", "lejepa_hf.trainer", "lejepa_hf.data.sources", "transformers.trainer"])
-
-
 def run(shards: Path, folder: Path, *arguments: str, processes: int = 1, killed=False, maybe_killed=False) -> str:
     output = folder.parent / f"{folder.name}.txt"
-    arguments = [str(shards), str(folder), *arguments]
-    if processes == 1:
-        process = FRESH.Process(target=data_run.main, args=(arguments, output))
-        process.start()
-        process.join(200)
-        code = process.exitcode
-    else:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port"]
-        command += ["0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", data_run.__file__, *arguments]
-        with output.open("w") as file:
-            code = subprocess.run(command, env=ENVIRONMENT, stdout=file, stderr=file, timeout=200).returncode
-    expected = {(True, True): -signal.SIGKILL, (True, False): 1}.get((killed, processes == 1), 0)
-    assert code == expected or maybe_killed, output.read_text()[-6000:]
-    return output.read_text()
+    codes = run_script(Path(data_run.__file__), [shards, folder, *arguments], output, processes)
+    said = output.read_text()
+    assert maybe_killed or (-signal.SIGKILL in codes if killed else codes == [0] * processes), said[-6000:]
+    return said
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
@@ -91,7 +71,7 @@ def test_killed_at_random_moments_again_and_again(shards, tmp_path, processes):
     settings = ["--streaming", "--workers", "1", "--save", "1", "--steps", "30"]
     run(shards, tmp_path / "whole", *settings, processes=processes)
     moments = random.Random()
-    for _ in range(4 if processes == 1 else 2):
+    for _ in range(10 if processes == 1 else 5):
         later = ["--resume", "--die-after", f"{moments.uniform(0.05, 1.5):.3f}"]
         run(shards, tmp_path / "torn", *settings, *later, processes=processes, maybe_killed=True)
     run(shards, tmp_path / "torn", *settings, "--resume", processes=processes)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STEPS = 40
+STEPS = 24
 RUN = ["train.py", "recipes/digits/resnet_tiny.yaml", "--max_steps", str(STEPS), "--save_steps", "1000"]
 RUN += ["--logging_steps", "1", "--eval_strategy", "no", "--eval_split", "null", "--dataloader_num_workers", "1"]
 RUN += ["--use_cpu", "true"]

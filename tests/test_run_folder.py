@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_a_real_recipe_is_written_without_secrets_and_repeats_the_run(tmp_path, 
     write_run_facts(tmp_path / "run", recipe.resolved())
     for path in (tmp_path / "run").iterdir():
         assert "secret" not in path.read_text()
-        assert "token" not in path.read_text()
+        assert not re.search(r"token\b", path.read_text())
     again = parse_recipe(tmp_path / "run" / "recipe.yaml")
     assert again.model == recipe.model
     assert again.data == recipe.data
