@@ -12,3 +12,4 @@ benchmark:
 	python benchmarks/benchmark_sigreg.py
 	python benchmarks/benchmark_training.py
 	python benchmarks/benchmark_plan.py
+	OMP_NUM_THREADS=1 python benchmarks/benchmark_long_run.py

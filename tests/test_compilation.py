@@ -17,7 +17,7 @@ def test_one_graph_for_each_crop_size(tmp_path, tiny_vit, tiny_resnet, family, c
     if family == "resnet" and checkpointing:
         pytest.skip("ResNet has no activation checkpointing")
     backbone = {"vit": {**tiny_vit, "num_hidden_layers": 4}, "resnet": tiny_resnet}[family]
-    settings = {"activation_checkpointing": checkpointing, "dataloader_num_workers": 0, "max_steps": 4}
+    settings = {"gradient_checkpointing": checkpointing, "dataloader_num_workers": 0, "max_steps": 4}
     plain = trainer_for(tmp_path / "plain", model_for(backbone), **settings)
     plain.train()
     torch._dynamo.reset()

@@ -78,7 +78,7 @@ def build(kind: str, folder: Path, accumulation: int, checkpointing: bool, world
         "logging_steps": 1,
         "per_device_train_batch_size": GLOBAL_BATCH // world_size,
         "gradient_accumulation_steps": accumulation,
-        "activation_checkpointing": checkpointing and kind != "fsdp",
+        "gradient_checkpointing": checkpointing and kind != "fsdp",
         "dataloader_num_workers": 0,
         "learning_rate": 2e-3,
         "seed": 0,
