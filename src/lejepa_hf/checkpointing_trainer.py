@@ -1,6 +1,5 @@
 """CheckpointingTrainer: a Trainer whose checkpoints can be trusted, on whatever it runs."""
 
-import logging
 import shutil
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from .checkpoints import CheckpointNotWritten, complete_checkpoints, is_complete, publish
-
-logger = logging.getLogger("lejepa_hf")
 
 # Not `checkpoint-...`, which would be taken for one; the underscore keeps it from being pushed to the Hub.
 _ASIDE = "_checkpoint_being_written"

@@ -1,6 +1,5 @@
 """Which checkpoints of a run can be trusted."""
 
-import logging
 import os
 import re
 import shutil
@@ -12,8 +11,6 @@ from transformers import TrainerState
 
 from .data.positions import position_file
 from .resume_settings import saved_world_size
-
-logger = logging.getLogger("lejepa_hf")
 
 _STATE = "trainer_state.json"
 # The names of one process and DDP, then those of FSDP: whole, sharded.

@@ -1,6 +1,5 @@
 """What the launcher asked for against what really runs."""
 
-import logging
 import os
 import secrets
 import time
@@ -9,8 +8,6 @@ from pathlib import Path
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainingArguments
-
-logger = logging.getLogger("lejepa_hf")
 
 _NETWORK_DISK_SECONDS = 10
 _CPU_COMMAND = "`torchrun --nproc-per-node N train.py RECIPE --use_cpu`"
