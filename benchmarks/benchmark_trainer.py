@@ -21,7 +21,7 @@ import transformers
 from torch.utils.data import DataLoader
 
 from lejepa_hf import LeJEPATrainer, MultiCropCollator, MultiCropTransform
-from lejepa_hf.backbone import is_convolutional
+from lejepa_hf.backbone.facts import is_convolutional
 from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows

@@ -9,7 +9,9 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from . import backbone as backbones
+from .backbone.building import build_backbone, load_pretrained_backbone
+from .backbone.facts import forward_kwargs
+from .backbone.pooling import pool, resolve_pooling
 from .configuration_lejepa import LeJEPAConfig
 from .losses.objective import objective, objective_sums
 from .losses.sigreg import SIGReg
@@ -88,9 +90,9 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
 
     def __init__(self, config: LeJEPAConfig):
         super().__init__(config)
-        self.pooling, self.embedding_dim = backbones.resolve_pooling(config.backbone_config, config.pooling)
-        self.backbone = backbones.build_backbone(config.backbone_config)
-        self._backbone_kwargs = backbones.forward_kwargs(self.backbone)
+        self.pooling, self.embedding_dim = resolve_pooling(config.backbone_config, config.pooling)
+        self.backbone = build_backbone(config.backbone_config)
+        self._backbone_kwargs = forward_kwargs(self.backbone)
         self._memory_format = torch.contiguous_format
         self._token_dropping = None
         if config.token_drop_rate:
@@ -121,7 +123,7 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         outputs = self.backbone(pixel_values, **(self._backbone_kwargs | kwargs))
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
-            pooler_output=backbones.pool(outputs, self.pooling),
+            pooler_output=pool(outputs, self.pooling),
             hidden_states=getattr(outputs, "hidden_states", None),
             attentions=getattr(outputs, "attentions", None),
         )
@@ -164,7 +166,7 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         Returns:
             [`LeJEPAForPreTraining`]: In training mode's default, fp32.
         """
-        backbone = backbones.load_pretrained_backbone(name_or_path)
+        backbone = load_pretrained_backbone(name_or_path)
         model = cls(LeJEPAConfig(backbone_config=backbone.config, **config_kwargs))
         model.encoder.backbone.load_state_dict(backbone.state_dict())
         return model

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .backbone import build_backbone, forward_kwargs, native_image_size, num_channels, pool
+from .backbone.building import build_backbone
+from .backbone.facts import forward_kwargs, native_image_size, num_channels
+from .backbone.pooling import pool
 
 _TRIED_LAYERS, _TRIED_PATCHES_A_SIDE = 2, 4
 _TOLERANCE = 1e-3  # of outputs of order one; rounding is at 1e-6

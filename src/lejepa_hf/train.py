@@ -11,7 +11,8 @@ import torch
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from .backbone import check_crop_size, num_channels
+from .backbone.crop_sizes import check_crop_size
+from .backbone.facts import num_channels
 from .checkpoints import CheckpointNotWritten, resolve_resume
 from .configuration_lejepa import LeJEPAConfig
 from .data.collator import MultiCropCollator

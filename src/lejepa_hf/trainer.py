@@ -15,7 +15,7 @@ from transformers import TrainerState
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
-from .backbone import is_convolutional
+from .backbone.facts import is_convolutional
 from .blocks import find_blocks
 from .checkpointing_trainer import CheckpointingTrainer
 from .checkpoints import last_finite_checkpoint

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..backbone import forward_kwargs, pool
+from ..backbone.facts import forward_kwargs
+from ..backbone.pooling import pool
 from ..data.collator import MultiCropCollator
 from ..data.decoding import DECODING_ERRORS, decode_image
 from ..data.photometric import apply_photometric

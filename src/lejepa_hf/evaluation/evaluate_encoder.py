@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..backbone import as_standalone, build_backbone
+from ..backbone.building import build_backbone
+from ..backbone.standalone import as_standalone
 from ..data.sources import ImageSource, load_source
 from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
 from .few_shot import few_shot

@@ -5,7 +5,8 @@ from pathlib import Path
 from transformers import AutoImageProcessor, BitImageProcessor
 from transformers.utils import logging
 
-from ..backbone import as_standalone, native_image_size
+from ..backbone.facts import native_image_size
+from ..backbone.standalone import as_standalone
 from ..encoder_average import load_average
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from .model_card import write_model_card

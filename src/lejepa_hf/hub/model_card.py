@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from ..backbone import forward_kwargs
+from ..backbone.facts import forward_kwargs
 from .pictures import read_metrics
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")

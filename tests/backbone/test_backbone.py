@@ -3,14 +3,11 @@ import torch
 from transformers import AutoConfig, AutoModel, BeitConfig
 from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
-from lejepa_hf.backbone import (
-    as_standalone,
-    build_backbone,
-    check_crop_size,
-    load_pretrained_backbone,
-    native_image_size,
-    resolve_pooling,
-)
+from lejepa_hf.backbone.building import build_backbone, load_pretrained_backbone
+from lejepa_hf.backbone.crop_sizes import check_crop_size
+from lejepa_hf.backbone.facts import native_image_size
+from lejepa_hf.backbone.pooling import resolve_pooling
+from lejepa_hf.backbone.standalone import as_standalone
 
 TOKENS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
 FAMILIES = {
