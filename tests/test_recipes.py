@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from lejepa_hf.recipes import SECTIONS, known_keys, load_yaml, parse_recipe
-from lejepa_hf.train import build_model, check_crops
+from lejepa_hf.train import build_model
+from lejepa_hf.view_fitting import fit_views
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
@@ -30,7 +31,9 @@ def test_every_recipe_parses_and_builds(path):
     parsed = parse_recipe(path, ["--use_cpu", "--bf16", "false"])
     with torch.device("meta"):
         model = build_model(parsed.model)
-    check_crops(model.config, parsed.data)
+    sizes = parsed.data.global_crop_size, parsed.data.local_crop_size
+    fit_views(model.config.backbone_config, parsed)
+    assert sizes == (parsed.data.global_crop_size, parsed.data.local_crop_size), "a recipe asks for what is taken"
     opening = path.read_text().splitlines()[0]
     assert opening.startswith("# ") and ("accelerate launch" in opening or "not run yet" in opening)
 
