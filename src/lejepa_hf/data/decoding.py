@@ -131,6 +131,7 @@ def load_upright(
         return image
     mode = "L" if num_channels == 1 else None  # JPEGs then leave their colours undecoded
     if mode or reduction > 1:
+        reduction = max(1, reduction)
         image.draft(mode, (image.width // reduction, image.height // reduction))
     image.load()
     if image.getexif().get(_ORIENTATION, 1) != 1:  # a look at the header instead of a copy of every image

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -34,8 +35,8 @@ def read_npy(value: bytes | str | Path) -> np.ndarray:
     data = value if isinstance(value, bytes) else Path(value).read_bytes()
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except MemoryError as error:
-        raise ValueError("The array is damaged: its header promises more than memory holds.") from error
+    except (MemoryError, OverflowError, TokenError) as error:  # the others are those of images: ValueError, EOFError
+        raise ValueError(f"The header of the .npy file is damaged: {error}") from error
 
 
 def wrong_channels(found: int, num_channels: int) -> ValueError:
