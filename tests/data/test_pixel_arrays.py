@@ -127,7 +127,7 @@ def test_damaged_files_raise_decoding_errors_only():
 
 @pytest.mark.parametrize("shape", [(2**50, 64), (2**70, 3), (2**62, 64)])
 def test_headers_that_promise_too_much(shape):
-    with pytest.raises(ValueError, match=r"header of the \.npy file|negative|read|dimension"):
+    with pytest.raises(ValueError, match=r"header of the \.npy file|reshape|read|dimension"):
         read_npy(promising(shape))
 
 
