@@ -18,7 +18,7 @@ from lejepa_hf.train import main
 SMALL = {
     "num_local_views": 1, "global_crop_size": 16, "local_crop_size": 8, "blur_kernel_size": 3, "eval_crop_ratio": 1.0,
     "projector_dims": [16, 8], "per_device_train_batch_size": 16, "max_steps": 3, "save_steps": 3, "logging_steps": 1,
-    "monitor_images": 16, "dataloader_num_workers": 0, "use_cpu": True, "eval_protocols": ["knn"],
+    "monitor_images": 16, "num_slices": 64, "dataloader_num_workers": 0, "use_cpu": True, "eval_protocols": ["knn"],
 }  # fmt: skip
 
 
@@ -40,14 +40,25 @@ def exported(folder, channels: int):
     return encoder, processor
 
 
-def test_greyscale(tmp_path, tiny_resnet):
+@pytest.fixture
+def scans(tmp_path) -> str:
+    """A folder of the first digits: all of them would only take longer."""
+    dataset = load_source("digits").dataset.select(range(100))
+    for number, row in enumerate(dataset):
+        file = tmp_path / "scans" / ("train" if number < 64 else "test") / str(row["label"]) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row["image"]["bytes"])
+    return str(tmp_path / "scans")
+
+
+def test_greyscale(tmp_path, scans, tiny_resnet):
     backbone = {**tiny_resnet, "num_channels": 1}
     folder = finished_run(
-        tmp_path, dataset="digits", eval_split="test", backbone_config=backbone, image_mean=[0.3], image_std=[0.35]
+        tmp_path, dataset=scans, eval_split="test", backbone_config=backbone, image_mean=[0.3], image_std=[0.35]
     )
     results = json.loads((folder / "results.json").read_text())
     assert {"LeJEPA encoder", "same encoder, untrained", "raw pixels"} == results["rows"].keys()
-    assert results["rows"]["raw pixels"]["eval_knn_top1"] > 0.9
+    assert results["rows"]["raw pixels"]["eval_knn_top1"] > 0.6
     assert "eval_knn_top1" in (folder / "metrics.jsonl").read_text()  # of held-out images while training
     encoder, processor = exported(folder, 1)
     scan = decode_image(load_source("digits").dataset[0]["image"], 1)
