@@ -4,6 +4,8 @@ import io
 
 import numpy as np
 
+_ROWS = 32  # at a time; more only cost memory
+
 
 def is_array(feature) -> bool:
     """Whether a feature of `datasets` holds an array of two or three axes."""
@@ -55,9 +57,6 @@ def _as_npy_bytes(stream, column: str, dtype: str):
 
     encoded = stream.with_format("arrow").map(encode, batched=True, batch_size=_ROWS, features=features)
     return encoded.with_format(None)
-
-
-_ROWS = 32  # at a time; more only cost memory
 
 
 def _npy_rows(chunk, dtype: str) -> list[dict]:

@@ -47,7 +47,9 @@ def wrong_channels(found: int, num_channels: int) -> ValueError:
     )
 
 
-def eight_bit_channels_last(value: np.ndarray | list, num_channels: int, pixel_range: list[float] | None):
+def eight_bit_channels_last(
+    value: np.ndarray | list, num_channels: int, pixel_range: list[float] | None
+) -> np.ndarray:
     """
     Args:
         value (`np.ndarray` or nested `list`): `(H, W, C)`, `(C, H, W)` where only that axis fits, or `(H, W)` for
