@@ -234,3 +234,19 @@ def test_fsdp_is_switched_on_by_a_flag():
         training = parse_recipe(ROOT / "recipes/digits/resnet_tiny.yaml", [*flag, "--fsdp_config", config]).training
         assert training.fsdp is True and training.fsdp_config["version"] == 2
     assert not parse_recipe(ROOT / "recipes/digits/resnet_tiny.yaml").training.fsdp
+
+
+@pytest.mark.parametrize("given", ["[0, 10000]", "[-0.5, 3]", "null"])
+def test_range_of_pixels_from_file_and_command_line(tmp_path, given):
+    backbone = (
+        "backbone_config: {model_type: resnet, num_channels: 2}\nimage_mean: [0.5, 0.5]\nimage_std: [0.2, 0.2]\n"
+    )
+    file, bare = tmp_path / "recipe.yaml", tmp_path / "bare.yaml"
+    bare.write_text(f"dataset: digits\nuse_cpu: true\n{backbone}")
+    file.write_text(f"{bare.read_text()}pixel_range: {given}\n")
+    expected = {"[0, 10000]": [0.0, 10000.0], "[-0.5, 3]": [-0.5, 3.0], "null": None}[given]
+    recipes = [parse_recipe(file), parse_recipe(bare, ["--pixel_range", *given.strip("[]").split(", ")])]
+    assert [recipe.data.pixel_range for recipe in recipes] == [expected] * 2
+    assert recipes[0].resolved()["pixel_range"] == expected
+    with pytest.raises(ValueError, match="`pixel_range`"):
+        parse_recipe(bare, ["--pixel_range", "wide"])

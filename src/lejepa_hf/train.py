@@ -115,7 +115,9 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
         train_dataset=source.dataset,
         eval_dataset=_with_columns_of(source, held_out) if held_out is not None else None,
         data_collator=MultiCropCollator(views, source.image_column, source.label_column),
-        processing_class=build_processor(data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std),
+        processing_class=build_processor(
+            data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std, data.pixel_range
+        ),
     )
     if training.resume is not None:
         trainer.check_resume(training.resume)

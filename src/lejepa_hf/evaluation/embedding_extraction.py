@@ -7,14 +7,16 @@ from itertools import islice
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
-from ..backbone.facts import forward_kwargs
+from ..backbone.facts import forward_kwargs, num_channels
 from ..backbone.pooling import pool
 from ..data.collator import MultiCropCollator
-from ..data.decoding import DECODING_ERRORS, decode_image
+from ..data.decoding import DECODING_ERRORS, decode_image, stored_size
 from ..data.photometric import apply_photometric
 from ..data.sources import ImageSource
+from .pixel_values import to_pixel_values
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -33,12 +35,12 @@ class LabelledEmbeddings:
     labels: torch.Tensor
 
 
-def _rows(source: ImageSource, batch_size: int, description: str):
+def _rows(source: ImageSource, batch_size: int, description: str, channels: int, pixel_range: list[float] | None):
     """Batches of decoded images and their labels, with progress; broken images are left out and counted."""
     images, labels, broken = [], [], []
     for number, row in enumerate(tqdm(source.dataset, total=source.num_images, desc=description, leave=False)):
         try:
-            images.append(decode_image(row[source.image_column]))
+            images.append(decode_image(row[source.image_column], channels, pixel_range))
             labels.append(row[source.label_column])
         except DECODING_ERRORS as error:
             broken.append(f"row {number}: {type(error).__name__}: {error}")
@@ -59,7 +61,8 @@ def extract_embeddings(encoder, processor, source: ImageSource, batch_size: int 
     Args:
         encoder (`PreTrainedModel`): Its `pooler_output` is the embedding, or the mean of `last_hidden_state` where
             the export says so (`config.embedding_pooling`) or there is no pooled output.
-        processor (`ImageProcessor`): Makes pixel values from images.
+        processor (`ImageProcessor`): Makes pixel values from images; its `pixel_range`, if it has one, says what black
+            and white are in arrays and 16-bit images.
         source ([`ImageSource`]): Needs a label column.
         batch_size (`int`, *optional*, defaults to 256): Images a forward.
 
@@ -68,8 +71,9 @@ def extract_embeddings(encoder, processor, source: ImageSource, batch_size: int 
     """
     encoder.eval()
     embeddings, labels = [], []
-    for images, batch_labels in _rows(source, batch_size, "embedding"):
-        pixels = processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+    channels, pixel_range = num_channels(encoder.config), getattr(processor, "pixel_range", None)
+    for images, batch_labels in _rows(source, batch_size, "embedding", channels, pixel_range):
+        pixels = to_pixel_values(images, processor, channels)
         outputs = encoder(pixels.to(encoder.device, encoder.dtype), **forward_kwargs(encoder))
         embeddings.append(_embedding(encoder, outputs).float().cpu())
         labels += batch_labels
@@ -115,17 +119,32 @@ def extract_projections(
     return torch.cat(projections, dim=1)
 
 
-def raw_pixels(source: ImageSource) -> LabelledEmbeddings:
+def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] | None = None) -> LabelledEmbeddings:
     """
     The baseline without any network: each image's pixels in [0, 1], at its own size up to 32 pixels a side, as one
     vector; images of several sizes are brought to 32 x 32.
+
+    Args:
+        source ([`ImageSource`]): Needs a label column.
+        channels (`int`, *optional*, defaults to 3): Those of the encoder beside; greyscale images stay so for 3.
+        pixel_range (`list[float]`, *optional*): As for the encoder.
+
+    Returns:
+        [`LabelledEmbeddings`]
     """
     images, labels = [], []
-    for batch, batch_labels in _rows(source, 256, "raw pixels"):
+    for batch, batch_labels in _rows(source, 256, "raw pixels", channels, pixel_range):
         images += batch
         labels += batch_labels
-    sizes, modes = {image.size for image in images}, {image.mode for image in images}
+    sizes = {stored_size(image) for image in images}
     size = next(iter(sizes)) if len(sizes) == 1 and max(next(iter(sizes))) <= _PIXELS_SIDE else (_PIXELS_SIDE,) * 2
-    mode = "L" if modes == {"L"} else "RGB"
-    pixels = [np.asarray(image.convert(mode).resize(size)).ravel() for image in images]
-    return LabelledEmbeddings(torch.from_numpy(np.stack(pixels)).float() / 255, torch.tensor(labels))
+    if channels in (1, 3):
+        mode = "L" if {image.mode for image in images} == {"L"} else "RGB"
+        pixels = [np.asarray(image.convert(mode).resize(size)) for image in images]
+    else:
+        pixels = [
+            np.dstack([Image.fromarray(band).resize(size) for band in np.moveaxis(image, -1, 0)]) for image in images
+        ]
+    return LabelledEmbeddings(
+        torch.from_numpy(np.stack([of_one.ravel() for of_one in pixels])).float() / 255, torch.tensor(labels)
+    )
