@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.overrides = overrides
     try:
         return options.command(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
 
@@ -86,8 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--eval_split", default="test")
     evaluate.set_defaults(command=_evaluate)
     export = commands.add_parser("export", help="a run or checkpoint -> an encoder folder for AutoModel")
-    export.add_argument("run", help="run folder or checkpoint")
-    export.add_argument("folder", nargs="?", help="where to write, <run>/encoder if missing")
+    export.add_argument("run", help="run folder, or one of its checkpoints")
+    export.add_argument(
+        "folder", nargs="?", help="where to write; RUN/encoder, of checkpoint-N RUN/encoder-N if missing"
+    )
     export.add_argument("--averaged", action="store_true", help="the moving average, of a run with `ema_decay`")
     export.set_defaults(command=_export)
     statistics = commands.add_parser("statistics", help="how Gaussian are the projections of a run")
