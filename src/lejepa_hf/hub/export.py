@@ -11,13 +11,14 @@ from ..backbone.standalone import as_standalone
 from ..encoder_average import load_average
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from .model_card import write_model_card
-from .timm_folder import save_timm_wrapper
 from .trained_model import read_trained_model, trained_folder
 from .written_aside import written_aside
 
 logger = logging.get_logger(__name__)
 
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+# What an earlier export may have left, in more files than this one or as ONNX.
+_OF_OTHER_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "model.onnx*")
 
 
 def build_processor(
@@ -102,12 +103,11 @@ def export_encoder(
     # Results and losses of the run are those of its last step, not of a checkpoint on the way there.
     run = source.parent if source is not None else None
     is_final = source is not None and source.name == "pretraining"
-    with written_aside(folder) as aside:
+    with written_aside(folder, _OF_OTHER_WEIGHTS) as aside:
         standalone = as_standalone(model.backbone, model.pooling)
-        if standalone.config.model_type == "timm_wrapper":
-            save_timm_wrapper(standalone, processor, aside)
-        else:
-            standalone.save_pretrained(aside)
+        # Under timm's own names, as in its repositories: timm reads them without the wrapper, the wrapper does too.
+        is_timm = standalone.config.model_type == "timm_wrapper"
+        standalone.save_pretrained(aside, state_dict=standalone.timm_model.state_dict() if is_timm else None)
         processor.save_pretrained(aside)
         write_model_card(aside, run, is_final=is_final, ema_decay=ema_decay)
     return folder

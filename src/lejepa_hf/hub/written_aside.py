@@ -1,26 +1,24 @@
-"""An encoder folder that is either complete or not there."""
+"""Files of an encoder that are all there, or none of them."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-# What an export before this one may have left and this one does not write: it would belong to other weights.
-_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "model.onnx*")
-
 
 @contextmanager
-def written_aside(folder: str | Path) -> Iterator[Path]:
+def written_aside(folder: str | Path, stale: Sequence[str]) -> Iterator[Path]:
     """
     A folder to write into, which takes its name when the block has ended without an error.
 
-    Where `folder` exists already, files of the same names are replaced, and weights in other files removed; whatever
-    else lies there stays. After an error, or a kill, it is as it was.
+    Where `folder` exists already, files of the same names are replaced, and stale ones removed; whatever else lies
+    there stays. After an error it is as it was.
 
     Args:
         folder (`str` or `Path`): Where the files are to be.
+        stale (`Sequence[str]`): Patterns of names that belong to what is replaced, whether written anew or not.
 
     Yields:
         `Path`: An empty folder beside it.
@@ -34,7 +32,7 @@ def written_aside(folder: str | Path) -> Iterator[Path]:
     try:
         aside.mkdir(parents=True)
         yield aside
-        _publish(aside, folder)
+        _publish(aside, folder, stale)
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"The encoder could not be written into {str(folder)!r} ({error}): make room there, or choose another "
@@ -44,13 +42,13 @@ def written_aside(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _publish(aside: Path, folder: Path) -> None:
+def _publish(aside: Path, folder: Path, stale: Sequence[str]) -> None:
     if not folder.exists():
         aside.rename(folder)
         return
     written = list(aside.iterdir())
-    stale = {path for form in _WEIGHTS for path in folder.glob(form)} - {folder / path.name for path in written}
+    before = {path for pattern in stale for path in folder.glob(pattern)}
     for path in written:
         path.replace(folder / path.name)
-    for path in stale:
+    for path in before - {folder / path.name for path in written}:
         path.unlink()
