@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -23,12 +21,14 @@ SLOW = [
 
 
 @pytest.mark.parametrize("family", ["vit_mean", "resnet", *SLOW])
-def test_embedding_for_any_batch(tmp_path, family):
+def test_embedding_for_any_batch(tmp_path, capsys, family):
     model = run_folder(family, tmp_path).eval()
-    encoder = export_encoder(tmp_path)
-    path = export_onnx(encoder)
-    assert path == encoder / "model.onnx" and not (encoder / "model.onnx.data").exists()
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert main(["export", str(tmp_path), "--onnx"]) == 0
+    encoder = tmp_path / "encoder"
+    assert capsys.readouterr().out == f"{encoder}\n{encoder / 'model.onnx'}\n"
+    names = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "model.onnx"}
+    assert {path.name for path in encoder.iterdir()} == names
+    session = onnxruntime.InferenceSession(encoder / "model.onnx", providers=["CPUExecutionProvider"])
     assert [(given.name, given.shape) for given in session.get_inputs()] == [
         ("pixel_values", ["batch", 3, SIZE, SIZE])
     ]
@@ -39,14 +39,6 @@ def test_embedding_for_any_batch(tmp_path, family):
         with torch.no_grad():
             expected = model.encoder(pixels).pooler_output
         torch.testing.assert_close(torch.from_numpy(embedding), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_command(tmp_path, capsys):
-    run_folder("resnet", tmp_path)
-    assert main(["export", str(tmp_path), "--onnx"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'encoder'}\n{tmp_path / 'encoder' / 'model.onnx'}\n"
-    assert (tmp_path / "encoder" / "model.safetensors").is_file()
-    assert {path.name for path in tmp_path.iterdir()} == {"pretraining", "encoder"}
 
 
 def test_a_difference_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
@@ -64,6 +56,7 @@ def test_a_difference_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
         export_onnx(encoder)
     assert (encoder / "model.onnx").read_text() == "earlier"
     assert (encoder / "model.safetensors").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"encoder"}
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
@@ -82,8 +75,3 @@ def test_what_is_no_exported_encoder(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     with pytest.raises(ValueError, match="is no exported encoder"):
         export_onnx(tmp_path)
-
-
-def test_export_alone_loads_no_onnx():
-    code = "import sys, lejepa_hf.hub.onnx_export; assert not {'onnx', 'onnxscript', 'onnxruntime'} & {*sys.modules}"
-    subprocess.run([sys.executable, "-c", code], check=True)
