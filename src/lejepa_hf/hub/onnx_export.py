@@ -98,8 +98,8 @@ def _translate(encoder: _Encoder, size: int, path: Path) -> None:
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        name = type(encoder.encoder).__name__
-        raise ValueError(f"PyTorch {torch.__version__} does not translate {name} into ONNX: {error}") from error
+        name, reason = type(encoder.encoder).__name__, str(error).strip().splitlines()[0]  # pages of advice follow
+        raise ValueError(f"PyTorch {torch.__version__} does not translate {name} into ONNX ({reason}).") from error
 
 
 @torch.no_grad()
