@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.overrides = overrides
     try:
         return options.command(options)
-    except ValueError as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
 
@@ -44,7 +44,12 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from .hub.export import export_encoder
 
-    sys.stdout.write(f"{export_encoder(options.run, options.folder, averaged=options.averaged)}\n")
+    encoder = export_encoder(options.run, options.folder, averaged=options.averaged)
+    sys.stdout.write(f"{encoder}\n")
+    if options.onnx:
+        from .hub.onnx_export import export_onnx
+
+        sys.stdout.write(f"{export_onnx(encoder)}\n")
     return 0
 
 
@@ -86,9 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--eval_split", default="test")
     evaluate.set_defaults(command=_evaluate)
     export = commands.add_parser("export", help="a run or checkpoint -> an encoder folder for AutoModel")
-    export.add_argument("run", help="run folder or checkpoint")
-    export.add_argument("folder", nargs="?", help="where to write, <run>/encoder if missing")
+    export.add_argument("run", help="run folder, or one of its checkpoints")
+    export.add_argument(
+        "folder", nargs="?", help="where to write; RUN/encoder, of checkpoint-N RUN/encoder-N if missing"
+    )
     export.add_argument("--averaged", action="store_true", help="the moving average, of a run with `ema_decay`")
+    export.add_argument("--onnx", action="store_true", help="model.onnx too, beside the weights")
     export.set_defaults(command=_export)
     statistics = commands.add_parser("statistics", help="how Gaussian are the projections of a run")
     statistics.add_argument("run", help="folder of a finished run")
