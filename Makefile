@@ -1,4 +1,4 @@
-.PHONY: quality test benchmark
+.PHONY: quality test test-all benchmark
 
 quality:
 	ruff check .
@@ -6,6 +6,10 @@ quality:
 
 test:
 	pytest -n auto
+
+test-all: test
+	pytest -n auto --dist=worksteal -m "slow or not slow" --backbone-table docs/backbones.md tests/test_backbone_matrix.py
+	pytest -n auto -m slow --ignore=tests/test_backbone_matrix.py
 
 benchmark:
 	python benchmarks/benchmark_trainer.py
