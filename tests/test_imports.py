@@ -16,7 +16,7 @@ ALLOWED = {
     "__init__": set(),
     "configuration_lejepa": set(),
     "distributed": set(),
-    "backbone": set(),
+    "backbone": {"blocks"},
     "ops": set(),
     "losses": {"ops", "distributed"},
     "projector": {"distributed"},
