@@ -53,7 +53,7 @@ ALLOWED = {
     },
     "rehearsal": {"data", "recipes", "run_folder", "train"},
     "plan": {"modeling_lejepa", "recipes", "rehearsal", "train"},
-    "cli": {"evaluation", "hub", "plan", "recipes", "train"},
+    "cli": {"data", "evaluation", "hub", "plan", "recipes", "train"},
 }  # fmt: skip
 
 

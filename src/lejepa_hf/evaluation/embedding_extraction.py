@@ -1,20 +1,18 @@
 """Frozen encoder -> embeddings and labels, once for all protocols; pretraining model -> projections of views."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from ..backbone.facts import forward_kwargs
-from ..backbone.pooling import pool
 from ..data.collator import MultiCropCollator
-from ..data.decoding import DECODING_ERRORS, decode_image
 from ..data.photometric import apply_photometric
 from ..data.sources import ImageSource
+from .feature_extractor import FeatureExtractor
+from .image_batches import ImageBatch, image_batches
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -33,32 +31,12 @@ class LabelledEmbeddings:
     labels: torch.Tensor
 
 
-def _rows(source: ImageSource, batch_size: int, description: str):
-    """Batches of decoded images and their labels, with progress; broken images are left out and counted."""
-    images, labels, broken = [], [], []
-    for number, row in enumerate(tqdm(source.dataset, total=source.num_images, desc=description, leave=False)):
-        try:
-            images.append(decode_image(row[source.image_column]))
-            labels.append(row[source.label_column])
-        except DECODING_ERRORS as error:
-            broken.append(f"row {number}: {type(error).__name__}: {error}")
-        if len(images) == batch_size:
-            yield images, labels
-            images, labels = [], []
-    if images:
-        yield images, labels
-    if broken:
-        logger.warning(f"{source.name}: {len(broken)} broken images are left out, the first one {broken[0]}")
-
-
-@torch.no_grad()
 def extract_embeddings(encoder, processor, source: ImageSource, batch_size: int = 256) -> LabelledEmbeddings:
     """
     Run a frozen encoder over a labelled source.
 
     Args:
-        encoder (`PreTrainedModel`): Its `pooler_output` is the embedding, or the mean of `last_hidden_state` where
-            the export says so (`config.embedding_pooling`) or there is no pooled output.
+        encoder (`PreTrainedModel`): Its trained embedding is taken, `pooling="auto"` of [`FeatureExtractor`].
         processor (`ImageProcessor`): Makes pixel values from images.
         source ([`ImageSource`]): Needs a label column.
         batch_size (`int`, *optional*, defaults to 256): Images a forward.
@@ -66,20 +44,50 @@ def extract_embeddings(encoder, processor, source: ImageSource, batch_size: int 
     Returns:
         [`LabelledEmbeddings`]
     """
-    encoder.eval()
-    embeddings, labels = [], []
-    for images, batch_labels in _rows(source, batch_size, "embedding"):
-        pixels = processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
-        outputs = encoder(pixels.to(encoder.device, encoder.dtype), **forward_kwargs(encoder))
-        embeddings.append(_embedding(encoder, outputs).float().cpu())
-        labels += batch_labels
+    extractor = FeatureExtractor(encoder, processor)
+    embeddings, labels, broken = [], [], {}
+    for batch, of_batch in embedded_batches(extractor, source, batch_size):
+        embeddings.append(of_batch)
+        labels += batch.labels
+        broken |= batch.broken
+    _tell_broken(source, broken)
     return LabelledEmbeddings(torch.cat(embeddings), torch.tensor(labels))
 
 
-def _embedding(encoder, outputs) -> torch.Tensor:
-    """As the export says; for other models the pooled output, or the mean where there is none."""
-    pooled = getattr(outputs, "pooler_output", None) is not None
-    return pool(outputs, getattr(encoder.config, "embedding_pooling", "pooler" if pooled else "mean"))
+def embedded_batches(
+    extractor: FeatureExtractor,
+    source: ImageSource,
+    batch_size: int,
+    rows: Iterable[dict] | None = None,
+    start: int = 0,
+) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
+    """
+    The one loop that embeds images.
+
+    Args:
+        extractor ([`FeatureExtractor`]): The encoder, and what is taken from it.
+        source, batch_size, rows, start: As in [`~evaluation.image_batches.image_batches`].
+
+    Returns:
+        `Iterator`: Each batch with its embeddings, fp32, on the host; none for a batch whose images are all broken.
+    """
+    waiting = None
+    for batch in image_batches(source, batch_size, extractor.preprocess, "embedding", rows, start):
+        found = extractor(batch.images) if batch.images is not None else torch.empty(0)
+        # A batch is fetched when the next one is on its way: the device does not wait for the host.
+        if waiting is not None:
+            yield waiting[0], waiting[1].cpu()
+        waiting = batch, found
+    if waiting is not None:
+        yield waiting[0], waiting[1].cpu()
+
+
+def _tell_broken(source: ImageSource, broken: dict[int, str]) -> None:
+    if broken:
+        number, reason = next(iter(broken.items()))
+        logger.warning(
+            f"{source.name}: {len(broken)} broken images are left out, the first one row {number}: {reason}"
+        )
 
 
 @torch.no_grad()
@@ -120,10 +128,12 @@ def raw_pixels(source: ImageSource) -> LabelledEmbeddings:
     The baseline without any network: each image's pixels in [0, 1], at its own size up to 32 pixels a side, as one
     vector; images of several sizes are brought to 32 x 32.
     """
-    images, labels = [], []
-    for batch, batch_labels in _rows(source, 256, "raw pixels"):
-        images += batch
-        labels += batch_labels
+    images, labels, broken = [], [], {}
+    for batch in image_batches(source, 256, list, "raw pixels"):
+        images += batch.images or []
+        labels += batch.labels
+        broken |= batch.broken
+    _tell_broken(source, broken)
     sizes, modes = {image.size for image in images}, {image.mode for image in images}
     size = next(iter(sizes)) if len(sizes) == 1 and max(next(iter(sizes))) <= _PIXELS_SIDE else (_PIXELS_SIDE,) * 2
     mode = "L" if modes == {"L"} else "RGB"
