@@ -102,11 +102,14 @@ class EmbeddingFile:
         """
         import numpy as np
 
-        values = embeddings.numpy().astype(self.schema.field("embedding").type.value_type.to_pandas_dtype())
-        finite = np.isfinite(values).reshape(len(batch.numbers), -1).all(1)
+        kind = self.schema.field("embedding").type
+        with np.errstate(over="ignore"):  # it is told below
+            values = embeddings.numpy().reshape(-1, kind.list_size).astype(kind.value_type.to_pandas_dtype())
+        finite = np.isfinite(values).all(1)
         if not finite.all():
-            kind = values.dtype.name
-            way_out = "store `dtype` float32" if kind == "float16" else "look at this image, or leave out `bf16`"
+            way_out = (
+                "store `dtype` float32" if values.dtype == np.float16 else "look at this image, or leave out `bf16`"
+            )
             raise DataError(f"Row {batch.numbers[int(finite.argmin())]}: its embedding is not finite; {way_out}.")
         for number, reason in list(batch.broken.items())[: max(0, _NAMED - self.num_broken)]:
             logger.warning(f"row {number} is left out, its image is broken: {reason}")
@@ -203,8 +206,12 @@ class EmbeddingFile:
 def _publish(file: Path, write) -> None:
     """A file under its name when all of it is on the disk, so that neither a kill nor a power cut leaves half."""
     unfinished = file.with_name(f"{file.name}.unfinished")
-    write(unfinished)
-    _flush(unfinished)
+    try:
+        write(unfinished)
+        _flush(unfinished)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)  # a full disk needs the room
+        raise
     unfinished.replace(file)
     _flush(file.parent)
 
