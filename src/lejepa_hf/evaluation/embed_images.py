@@ -168,9 +168,9 @@ def _rows(source: ImageSource, start: int) -> Iterator[dict]:
     """Undecoded rows from number `start` on, with nothing that is not needed."""
     wanted = [column for column in (source.image_column, source.label_column) if column is not None]
     dataset, number = source.dataset.select_columns(wanted), start
-    if start:
-        map_style = hasattr(dataset, "__len__")  # which does not skip all it has
-        dataset = dataset.select(range(start, len(dataset))) if map_style else dataset.skip(start)
+    if hasattr(dataset, "__len__") and start >= len(dataset):
+        return  # killed between the last part and the end: a map-style dataset does not skip all it has
+    dataset = dataset.skip(start) if start else dataset
     way_out = "Repeat the command when the network is back: it goes on there."
     try:
         for row in read_through(lambda: iter(dataset), source.name, way_out=way_out):
