@@ -90,7 +90,7 @@ def embed_images(
 
     Args:
         model (`str` or `Path`): Exported encoder, run folder, or Hub id of any vision model that `AutoModel` loads.
-        dataset: As in [`~data.sources.load_source`], or an [`ImageSource`].
+        dataset: As in [`~data.sources.load_source`].
         out (`str` or `Path`): Ends in `.parquet`. Until it is finished, parts are in `<out>.parts/`.
         features ([`Features`], *optional*): Which; the trained embedding in fp32 if missing.
         batch_size (`int`, *optional*, defaults to 64): Images a forward pass.
@@ -110,7 +110,7 @@ def embed_images(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     out = check_out(out, overwrite)
-    opened = dataset if isinstance(dataset, ImageSource) else load_source(dataset, **source)
+    opened = load_source(dataset, **source)
     extractor = FeatureExtractor(*load_encoder(model, device), features.pooling, features.layers, features.bf16)
     pooling, dim = extractor.try_one()
     weights = extractor.fingerprint()
@@ -130,7 +130,9 @@ def embed_images(
         raise
     rate = (file.num_images - before) / (time.monotonic() - started)
     metadata = {"model": _public_model(model), "weights": weights, "dataset": _public(opened.name)}
-    metadata |= {"split": source.get("split", "train"), "pooling": pooling, "layers": features.layers, "dim": dim}
+    if isinstance(dataset, str | Path):  # of a built dataset nobody knows
+        metadata["split"] = source.get("split", "train")
+    metadata |= {"pooling": pooling, "layers": features.layers, "dim": dim}
     metadata |= {"dtype": features.dtype, "bf16": features.bf16}
     file.finish(metadata | {"num_images": file.num_images, "num_broken": file.num_broken})
     _tell_broken(file)
