@@ -245,6 +245,17 @@ def test_parts_of_something_else_are_refused_by_name(encoder, folder, tmp_path, 
     assert pq.read_table(out).equals(expected)
 
 
+@pytest.mark.parametrize(("before", "now"), [({"revision": "old"}, {}), ({}, {"revision": "new"})])
+def test_a_setting_that_was_left_out_is_another_one(tmp_path, before, now):
+    columns = datasets.Features(
+        {"index": datasets.Value("int64"), "embedding": datasets.List(datasets.Value("float32"), length=2)}
+    )
+    arguments = columns.arrow_schema, False, 60.0
+    embedding_file.EmbeddingFile(tmp_path / "e.parquet", {"model": "m", **before}, *arguments)
+    with pytest.raises(ValueError, match="`revision` was"):
+        embedding_file.EmbeddingFile(tmp_path / "e.parquet", {"model": "m", **now}, *arguments)
+
+
 def test_a_moved_encoder_is_the_same(encoder, folder, tmp_path, monkeypatch):
     out = tmp_path / "e.parquet"
     begin(encoder, str(folder), out, monkeypatch)

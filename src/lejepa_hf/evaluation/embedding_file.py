@@ -24,7 +24,7 @@ class EmbeddingFile:
     A Parquet file of embeddings that is being written.
 
     Rows gather in memory until a part of them is written to `<out>.parts/`; [`finish`] joins the parts. Every file
-    gets its name when all of it is on the disk. What the file holds depends on the rows alone, not on the parts.
+    gets its name when all of it is on the disk. Its bytes depend on what is added alone, not on the parts.
 
     Args:
         out (`Path`): The file, from [`check_out`].
@@ -42,8 +42,8 @@ class EmbeddingFile:
         self.out, self.schema, self.seconds_per_part = out, schema, seconds_per_part
         self.folder = Path(f"{out}.parts")
         self._take_up(settings, overwrite)
-        width = schema.field("embedding").type
-        self._rows_per_group = max(1, _ROW_GROUP_BYTES // (width.list_size * width.value_type.bit_width // 8))
+        kind = schema.field("embedding").type
+        self._rows_per_group = max(1, _ROW_GROUP_BYTES // (kind.list_size * kind.value_type.bit_width // 8))
         self._begin_part(self._restore())
 
     def _take_up(self, settings: dict, overwrite: bool) -> None:
@@ -51,9 +51,10 @@ class EmbeddingFile:
         file = self.folder / _SETTINGS
         left = json.loads(file.read_text()) if file.is_file() else None
         settings = json.loads(json.dumps(settings))  # as they come back
-        changed = [key for key in settings if left and key != "model" and left.get(key) != settings[key]]
+        keys = [key for key in {**left, **settings} if key != "model"] if left is not None else []
+        changed = [key for key in keys if left.get(key) != settings.get(key)]
         if changed and not overwrite:
-            differences = "; ".join(f"`{key}` was {left.get(key)!r}, is {settings[key]!r}" for key in changed)
+            differences = "; ".join(f"`{key}` was {left.get(key)!r}, is {settings.get(key)!r}" for key in changed)
             raise ValueError(
                 f"{str(self.folder)!r} holds the beginning of other embeddings, of model {left['model']!r}: "
                 f"{differences}. Repeat that command to finish them, set `overwrite` to delete them, or choose "
