@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from backbone_table import format_table  # noqa: E402
 from processes import run_script  # noqa: E402
 
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
@@ -57,3 +58,15 @@ def two_processes(tmp_path):
         return output.read_text()
 
     return run
+
+
+def pytest_addoption(parser):
+    parser.addoption("--backbone-table", help="write what the matrix of backbones shows into this file")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The controller sees the reports of all workers."""
+    path = config.getoption("--backbone-table")
+    if path:
+        reports = (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, []))
+        Path(path).write_text(format_table([report for report in reports if report.when == "call"]))

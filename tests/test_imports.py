@@ -39,6 +39,7 @@ ALLOWED = {
     "monitors": {"collapse", "evaluation", "online_probe", "training_args"},
     "held_out": {"data", "distributed", "evaluation"},
     "run_folder": set(),
+    "view_fitting": {"backbone", "recipes"},
     "recipes": {"configuration_lejepa", "data", "training_args"},
     "trainer": {
         "backbone", "blocks", "checkpointing_trainer", "checkpoints", "compilation", "data", "encoder_average",
@@ -49,10 +50,10 @@ ALLOWED = {
     "hub": {"backbone", "encoder_average", "modeling_lejepa"},
     "train": {
         "backbone", "checkpoints", "configuration_lejepa", "data", "evaluation", "hub", "modeling_lejepa",
-        "preemption", "recipes", "run_folder", "trainer", "training_args",
+        "preemption", "recipes", "run_folder", "trainer", "training_args", "view_fitting",
     },
     "rehearsal": {"data", "recipes", "run_folder", "train"},
-    "plan": {"modeling_lejepa", "recipes", "rehearsal", "train"},
+    "plan": {"modeling_lejepa", "recipes", "rehearsal", "train", "view_fitting"},
     "cli": {"data", "evaluation", "hub", "plan", "recipes", "train"},
 }  # fmt: skip
 

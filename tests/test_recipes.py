@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from lejepa_hf.recipes import SECTIONS, known_keys, load_yaml, parse_recipe
-from lejepa_hf.train import build_model, check_crops
+from lejepa_hf.train import build_model
+from lejepa_hf.view_fitting import fit_views
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
@@ -30,7 +31,9 @@ def test_every_recipe_parses_and_builds(path):
     parsed = parse_recipe(path, ["--use_cpu", "--bf16", "false"])
     with torch.device("meta"):
         model = build_model(parsed.model)
-    check_crops(model.config, parsed.data)
+    sizes = parsed.data.global_crop_size, parsed.data.local_crop_size
+    fit_views(model.config.backbone_config, parsed)
+    assert sizes == (parsed.data.global_crop_size, parsed.data.local_crop_size), "a recipe asks for what is taken"
     opening = path.read_text().splitlines()[0]
     assert opening.startswith("# ") and ("accelerate launch" in opening or "not run yet" in opening)
 
@@ -231,3 +234,19 @@ def test_fsdp_is_switched_on_by_a_flag():
         training = parse_recipe(ROOT / "recipes/digits/resnet_tiny.yaml", [*flag, "--fsdp_config", config]).training
         assert training.fsdp is True and training.fsdp_config["version"] == 2
     assert not parse_recipe(ROOT / "recipes/digits/resnet_tiny.yaml").training.fsdp
+
+
+@pytest.mark.parametrize("given", ["[0, 10000]", "[-0.5, 3]", "null"])
+def test_range_of_pixels_from_file_and_command_line(tmp_path, given):
+    backbone = (
+        "backbone_config: {model_type: resnet, num_channels: 2}\nimage_mean: [0.5, 0.5]\nimage_std: [0.2, 0.2]\n"
+    )
+    file, bare = tmp_path / "recipe.yaml", tmp_path / "bare.yaml"
+    bare.write_text(f"dataset: digits\nuse_cpu: true\n{backbone}")
+    file.write_text(f"{bare.read_text()}pixel_range: {given}\n")
+    expected = {"[0, 10000]": [0.0, 10000.0], "[-0.5, 3]": [-0.5, 3.0], "null": None}[given]
+    recipes = [parse_recipe(file), parse_recipe(bare, ["--pixel_range", *given.strip("[]").split(", ")])]
+    assert [recipe.data.pixel_range for recipe in recipes] == [expected] * 2
+    assert recipes[0].resolved()["pixel_range"] == expected
+    with pytest.raises(ValueError, match="`pixel_range`"):
+        parse_recipe(bare, ["--pixel_range", "wide"])

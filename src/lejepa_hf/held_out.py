@@ -13,6 +13,7 @@ from .data.streaming import EndlessRows
 from .distributed import stack_over_ranks, total_over_ranks
 from .evaluation.embedding_extraction import LabelledEmbeddings
 from .evaluation.knn import nearest_vote
+from .evaluation.pixel_values import to_pixel_values
 from .evaluation.rank import rank_and_spread
 
 logger = logging.getLogger("lejepa_hf")
@@ -23,7 +24,7 @@ _CHUNK = 64  # rows cut at a time
 
 @dataclass
 class _PlainImages:
-    """Images as an evaluation sees them, without augmentation: `(N, 3, H, W)` uint8, and their labels."""
+    """Images as an evaluation sees them, without augmentation: `(N, C, H, W)` uint8, and their labels."""
 
     pixels: torch.Tensor
     labels: torch.Tensor
@@ -110,7 +111,7 @@ class HeldOutImages:
         return [{name: of[i : i + size] for name, of in views.items()} for i in range(0, number - size + 1, size)]
 
     def _plain_images(self, dataset, num_images: int) -> _PlainImages | None:
-        pixels, labels = [], []
+        pixels, labels, views = [], [], self._collator.transform
         for chunk in self._chunks(dataset, num_images):
             images = []
             for row in chunk:
@@ -118,14 +119,16 @@ class HeldOutImages:
                 if not isinstance(label, int) or label < 0:
                     continue
                 try:
-                    images.append(decode_image(row[self._collator.image_column]).convert("RGB"))
+                    value = row[self._collator.image_column]
+                    images.append(decode_image(value, views.num_channels, views.pixel_range))
                     labels.append(label)
                 except DECODING_ERRORS:
                     continue  # training counts broken images
             if images:
                 # Normalised on the device: as floats they would take four times the memory.
-                cut = self.processor(images, do_rescale=False, do_normalize=False, return_tensors="pt")
-                pixels.append(cut["pixel_values"].clamp(0, 255).round().to(torch.uint8))
+                plain = {"do_rescale": False, "do_normalize": False}
+                cut = to_pixel_values(images, self.processor, views.num_channels, **plain)
+                pixels.append(cut.clamp(0, 255).round().to(torch.uint8))
         number = self._fewest(len(labels))
         if number * self._world_size < 2:
             return None

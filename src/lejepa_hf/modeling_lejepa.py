@@ -9,9 +9,10 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .backbone.building import build_backbone, load_pretrained_backbone
+from .backbone.building import build_backbone, load_pretrained_backbone, prepare_config
 from .backbone.facts import forward_kwargs
-from .backbone.pooling import pool, resolve_pooling
+from .backbone.pooling import final_states, pool
+from .backbone.tracing import describe_backbone
 from .configuration_lejepa import LeJEPAConfig
 from .losses.objective import objective, objective_sums
 from .losses.sigreg import SIGReg
@@ -90,8 +91,10 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
 
     def __init__(self, config: LeJEPAConfig):
         super().__init__(config)
-        self.pooling, self.embedding_dim = resolve_pooling(config.backbone_config, config.pooling)
-        self.backbone = build_backbone(config.backbone_config)
+        prepare_config(config.backbone_config)
+        traits = describe_backbone(config.backbone_config, config.pooling)
+        self.pooling, self.embedding_dim = traits.pooling, traits.embedding_dim
+        self.backbone = build_backbone(config.backbone_config, traits.idle_parameters)
         self._backbone_kwargs = forward_kwargs(self.backbone)
         self._memory_format = torch.contiguous_format
         self._token_dropping = None
@@ -122,7 +125,7 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         pixel_values = pixel_values.contiguous(memory_format=self._memory_format)
         outputs = self.backbone(pixel_values, **(self._backbone_kwargs | kwargs))
         return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,
+            last_hidden_state=final_states(outputs),
             pooler_output=pool(outputs, self.pooling),
             hidden_states=getattr(outputs, "hidden_states", None),
             attentions=getattr(outputs, "attentions", None),

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from .modeling_lejepa import LeJEPAForPreTraining
 from .recipes import Recipe
 from .rehearsal import peak_resident_bytes, rehearse
-from .train import build_model, check_crops, training_source
+from .train import build_config, training_source
+from .view_fitting import fit_views
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -137,8 +138,8 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
     """
     data, training = recipe.data, recipe.training
     with torch.device("meta"):
-        model = build_model(recipe.model, training.seed)
-    check_crops(model.config, data)
+        model = LeJEPAForPreTraining(build_config(recipe.model, training.seed))
+    fit_views(model.config.backbone_config, recipe)
     if training.recomputes_activations:
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable()

@@ -198,7 +198,7 @@ def _check_type(key: str, value: Any, expected: Any, where: str) -> Any:
     )
     if isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds:
         value = float(value)
-    if expected == list[float] and isinstance(value, list):
+    if list[float] in (expected, *kinds) and isinstance(value, list):
         value = [float(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
     if value is False and str in kinds and bool not in kinds:
         value = "no"  # as YAML reads `eval_strategy: no`

@@ -11,8 +11,7 @@ import torch
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from .backbone.crop_sizes import check_crop_size
-from .backbone.facts import num_channels
+from .backbone.building import pretrained_config
 from .checkpoints import CheckpointNotWritten, resolve_resume
 from .configuration_lejepa import LeJEPAConfig
 from .data.collator import MultiCropCollator
@@ -33,6 +32,7 @@ from .recipes import DataArguments, ModelArguments, Recipe, parse_recipe
 from .run_folder import check_free, write_run_facts
 from .trainer import LeJEPATrainer
 from .training_args import LeJEPATrainingArguments, cores_of_this_process
+from .view_fitting import fit_views
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -100,7 +100,7 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     _share_cores(training)
     set_seed(training.seed)
     model = build_model(recipe.model, training.seed)
-    check_crops(model.config, data)
+    fit_views(model.config.backbone_config, recipe)
     source = training_source(data)
     held_out = _held_out(data)
     logger.info(
@@ -115,7 +115,9 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
         train_dataset=source.dataset,
         eval_dataset=_with_columns_of(source, held_out) if held_out is not None else None,
         data_collator=MultiCropCollator(views, source.image_column, source.label_column),
-        processing_class=build_processor(data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std),
+        processing_class=build_processor(
+            data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std, data.pixel_range
+        ),
     )
     if training.resume is not None:
         trainer.check_resume(training.resume)
@@ -136,26 +138,17 @@ def _share_cores(training: LeJEPATrainingArguments) -> None:
 
 def build_model(arguments: ModelArguments, seed: int = 0) -> LeJEPAForPreTraining:
     """The model a recipe asks for, fresh or warm-started; `seed` fixes its directions."""
-    kwargs = {**arguments.config_kwargs(), "directions_seed": seed}
-    if arguments.pretrained_backbone is not None:
-        return LeJEPAForPreTraining.from_pretrained_backbone(arguments.pretrained_backbone, **kwargs)
-    return LeJEPAForPreTraining(LeJEPAConfig(backbone_config=arguments.backbone_config, **kwargs))
+    if arguments.pretrained_backbone is None:
+        return LeJEPAForPreTraining(build_config(arguments, seed))
+    return LeJEPAForPreTraining.from_pretrained_backbone(
+        arguments.pretrained_backbone, **arguments.config_kwargs(), directions_seed=seed
+    )
 
 
-def check_crops(config: LeJEPAConfig, data: DataArguments) -> None:
-    """
-    Raises:
-        ValueError: If the backbone cannot take the crops or their channels.
-    """
-    channels = num_channels(config.backbone_config)
-    if channels != len(data.image_mean):
-        raise ValueError(
-            f"`backbone_config.num_channels` is {channels}, but views have {len(data.image_mean)} channels: set it to "
-            f"{len(data.image_mean)}."
-        )
-    check_crop_size(config.backbone_config, "global_crop_size", data.global_crop_size)
-    if data.num_local_views:
-        check_crop_size(config.backbone_config, "local_crop_size", data.local_crop_size)
+def build_config(arguments: ModelArguments, seed: int = 0) -> LeJEPAConfig:
+    """The config of that model, without its weights."""
+    backbone = arguments.backbone_config or pretrained_config(arguments.pretrained_backbone)
+    return LeJEPAConfig(backbone_config=backbone, **arguments.config_kwargs(), directions_seed=seed)
 
 
 def training_source(data: DataArguments) -> ImageSource:

@@ -204,3 +204,135 @@ def test_damaged_files_raise_decoding_errors_only(kind):
         except DECODING_ERRORS:
             refused += 1
     assert refused > 10
+
+
+BANDS = RNG.integers(0, 256, (6, 5, 6), dtype=np.uint8)
+
+
+def npy(array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def pages(*arrays, mode=None) -> bytes:
+    first, *others = [Image.fromarray(array, mode) for array in arrays]
+    return encoded(first, "TIFF", save_all=True, append_images=others)
+
+
+@pytest.mark.parametrize("name", [*CASES, *(f"{mode} jpeg" for mode in ("L", "RGB", "CMYK"))])
+def test_one_channel_is_the_luminance(name):
+    image, expected = CASES[name.split(" ")[0]]
+    value = encoded(image, "JPEG", quality=100) if name.endswith("jpeg") else image
+    decoded = decode_image(value, num_channels=1)
+    reference = Image.fromarray(expected.astype(np.uint8)).convert("L")
+    assert decoded.mode == "L" and decoded.size == (5, 6)
+    np.testing.assert_allclose(np.asarray(decoded).astype(int), reference, atol=16 if name.endswith("jpeg") else 0)
+
+
+def test_one_channel_of_a_reduced_jpeg():
+    across, down = np.meshgrid(np.linspace(0, 200, 320), np.linspace(0, 55, 200))
+    colours = np.stack([across, across + down, down], -1).astype(np.uint8)
+    data = encoded(Image.fromarray(colours), "JPEG", quality=95)
+    reduced = load_upright(open_image(data, 1), 4, num_channels=1)
+    assert reduced.mode == "L" and reduced.size == (80, 50)
+    expected = Image.fromarray(colours).convert("L").resize((80, 50), Image.Resampling.BOX)
+    assert np.abs(np.asarray(reduced).astype(int) - np.asarray(expected)).mean() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("value", "channels", "expected"),
+    [
+        (BANDS, 6, BANDS),
+        (BANDS.transpose(2, 0, 1), 6, BANDS),
+        (BANDS.tolist(), 6, BANDS),
+        (npy(BANDS), 6, BANDS),
+        ({"bytes": npy(BANDS), "path": None}, 6, BANDS),
+        (pages(*BANDS.transpose(2, 0, 1)), 6, BANDS),
+        (pages(*(BANDS.transpose(2, 0, 1).astype(np.uint16) * 257)), 6, BANDS),
+        (pages(BANDS[:, :, :3], BANDS[:, :, 3:]), 6, BANDS),
+        (encoded(Image.fromarray(BANDS[:, :, :4])), 4, BANDS[:, :, :4]),
+        (Image.fromarray(BANDS[:, :, :4], "CMYK"), 4, BANDS[:, :, :4]),
+        (encoded(Image.fromarray(BANDS[:, :, :2], "LA")), 2, BANDS[:, :, :2]),
+    ],
+    ids=[
+        "array",
+        "channels first",
+        "lists",
+        "npy",
+        "npy in dict",
+        "pages",
+        "16-bit pages",
+        "RGB pages",
+        "RGBA",
+        "CMYK",
+        "LA",
+    ],
+)
+def test_channels(value, channels, expected):
+    opened = open_image(value, channels)
+    assert upright_size(opened) == (5, 6)
+    decoded = decode_image(value, channels)
+    assert isinstance(decoded, np.ndarray) and decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_transparent_palette_has_four_channels():
+    image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), "P")
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    data = encoded(image, transparency=1)
+    np.testing.assert_array_equal(decode_image(data, 4), [[[255, 0, 0, 255], [0, 255, 0, 0]]])
+
+
+def test_npy_files(tmp_path):
+    (tmp_path / "a.npy").write_bytes(npy(BANDS))
+    for value in (tmp_path / "a.npy", str(tmp_path / "a.npy"), {"bytes": None, "path": str(tmp_path / "a.npy")}):
+        np.testing.assert_array_equal(decode_image(value, 6), BANDS)
+
+
+@pytest.mark.parametrize(
+    ("value", "channels", "found"),
+    [
+        (BANDS, 5, 6),
+        (BANDS, 3, 6),
+        (GREY, 2, 1),
+        (Image.fromarray(COLOR), 4, 3),
+        (encoded(Image.fromarray(COLOR), "JPEG"), 13, 3),
+        (pages(GREY, GREY), 4, 2),
+        (with_alpha(Image.fromarray(COLOR)), 2, 4),
+    ],
+)
+def test_other_channels_than_expected(value, channels, found):
+    with pytest.raises(DECODING_ERRORS, match=f"has {found} channels, but {channels} are expected.*`image_mean`"):
+        decode_image(value, channels)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "array", "npy", "F", "pages"])
+def test_pixel_range(kind):
+    values = np.array([[100, 200, 250, 300, 400]], dtype=np.uint16)
+    image = Image.fromarray(values.astype(np.float32) if kind == "F" else values)
+    channels, value = {
+        "array": (3, values),
+        "npy": (1, npy(values)),
+        "F": (1, image),
+        "pages": (2, pages(values, values)),
+    }.get(kind) or (3, encoded(image, kind))
+    decoded = np.asarray(decode_image(value, channels, [200.0, 300.0]))
+    expected = np.array([[0, 0, 128, 255, 255]])
+    np.testing.assert_allclose(decoded.astype(int), np.dstack([expected] * 2) if channels == 2 else expected, atol=1)
+    np.testing.assert_array_equal(decode_image(COLOR, 3, [200.0, 300.0]), COLOR)  # of 8 bits already
+
+
+def test_turned_image_of_four_channels():
+    image = Image.fromarray(BANDS[:, :, :4])
+    exif = image.getexif()
+    exif[0x0112] = 6
+    data = encoded(image, exif=exif)
+    assert upright_size(open_image(data, 4)) == (6, 5)
+    np.testing.assert_array_equal(decode_image(data, 4), np.rot90(BANDS[:, :, :4], -1))
+
+
+def test_large_arrays_are_refused_as_large_files(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29)
+    with pytest.raises(Image.DecompressionBombError, match="5 x 6 pixels are more than .*, 29"):
+        decode_image(npy(BANDS), 6)

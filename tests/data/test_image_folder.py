@@ -2,10 +2,12 @@ import logging
 import os
 
 import datasets
+import numpy as np
 import pytest
 from pictures import contents, message, save
 from PIL import Image
 
+from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.data.sources import load_source
 
 
@@ -202,3 +204,16 @@ def test_a_folder_of_shards_has_the_splits_of_their_names(tmp_path, streaming):
         assert source.num_images == len(expected)
     with pytest.raises(ValueError, match="test"):
         load_source(str(tmp_path), "test", streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_arrays_and_tiffs(tmp_path, streaming):
+    tile = np.arange(120, dtype=np.uint16).reshape(6, 5, 4)
+    np.save(tmp_path / "a.npy", tile)
+    pages = [Image.fromarray(tile[:, :, channel]) for channel in range(4)]
+    pages[0].save(tmp_path / "b.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "c.TIFF", save_all=True, append_images=pages[1:])
+    source = load_source(str(tmp_path), streaming=streaming)
+    assert source.num_images == 3
+    for row in source.dataset:
+        np.testing.assert_array_equal(decode_image(row["image"], 4, [0.0, 255.0]), tile)

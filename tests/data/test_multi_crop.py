@@ -267,3 +267,63 @@ def test_grey_photographs_have_three_equal_channels():
     for name in ("global_views", "local_views"):
         assert views[name].shape[1] == 3 and torch.equal(views[name][:, 0], views[name][:, 2])
         assert views[name].float().std() > 5
+
+
+def bands(width: int, height: int, channels: int) -> np.ndarray:
+    across, down = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
+    waves = [np.sin(across * (k % 3 + 1) + k) * np.cos(down * (k % 2 + 1)) + 1 for k in range(channels)]
+    return (np.stack(waves, -1) * 127).astype(np.uint8)
+
+
+def of_channels(channels: int, **settings) -> MultiCropTransform:
+    return MultiCropTransform(image_mean=[0.5] * channels, image_std=[0.5] * channels, **SMALL, **settings)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 13])
+@pytest.mark.parametrize(("width", "height"), [(200, 150), (20, 30), (1, 1)])
+def test_any_number_of_channels(channels, width, height):
+    array = bands(width, height, channels)
+    views = of_channels(channels)(array, epoch=1, index=4)
+    boxes_of_rgb = MultiCropTransform(**SMALL)(picture(width, height), epoch=1, index=4)
+    for kind, side in (("global", 24), ("local", 12)):
+        crops = views[f"{kind}_views"]
+        assert crops.shape[1:] == (channels, side, side) and crops.dtype == torch.uint8
+        assert crops.stride(2) == channels * side and (channels == 1 or crops.stride(1) == 1)  # channels last
+        assert torch.equal(views[f"{kind}_photometric"], boxes_of_rgb[f"{kind}_photometric"])
+        # A channel is cut as if it were alone.
+        for place in (0, channels - 1):
+            alone = MultiCropTransform(**SMALL)(Image.fromarray(array[:, :, place]), epoch=1, index=4)
+            difference = crops[:, place].int() - alone[f"{kind}_views"][:, 0]
+            assert difference.abs().max() <= (0 if min(width, height) < 64 else 3)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 13])
+def test_arrays_are_cut_as_pil_cuts_their_channels(channels):
+    array, box = bands(200, 150, channels), np.array([[20, 10, 180, 140]])
+    (crop,) = _cut(array, box, np.array([48]))
+    for place in range(channels):
+        channel = Image.fromarray(array[:, :, place])
+        expected = np.array(channel.resize((48, 48), Image.Resampling.BICUBIC, box=tuple(box[0].tolist())))
+        assert np.abs(crop[place].numpy().astype(int) - expected).max() <= 3
+
+
+def test_colours_become_one_channel():
+    image = photo(200, 150)
+    views, grey = of_channels(1)(encoded(image, "PNG"), index=2), of_channels(1)(image.convert("L"), index=2)
+    assert views["global_views"].shape == (2, 1, 24, 24) and same(views, grey)
+
+
+def test_jpegs_for_one_channel_are_decoded_no_finer_than_needed(monkeypatch):
+    seen = []
+    monkeypatch.setattr(multi_crop, "_cut", lambda image, *rest: seen.append(image) or _cut(image, *rest))
+    coarse = of_channels(1)(encoded(photo(1024, 768), quality=95), index=5)
+    fine = of_channels(1)(photo(1024, 768), index=5)
+    assert seen[0].mode == "L" and seen[0].width < 512 and seen[1].width == 1024
+    assert (coarse["global_views"].float() - fine["global_views"].float()).abs().mean() < 3
+
+
+def test_pixel_range_reaches_the_pixels():
+    array = bands(200, 150, 5).astype(np.uint16) * 10
+    expected = of_channels(5)(bands(200, 150, 5))
+    assert same(of_channels(5, pixel_range=[0.0, 2550.0])(array), expected)
+    assert not same(of_channels(5)(array), expected)

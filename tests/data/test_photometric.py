@@ -352,3 +352,45 @@ def test_channels_last_views_give_the_same():
     torch.testing.assert_close(
         ours.photometric(permuted, draws, settings), ours.photometric(views, draws, settings), atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+def test_chain_of_other_channels(channels, device):
+    """All but saturation, hue and grayscale, which the defaults ask for."""
+    settings = ViewSettings(
+        color_jitter_probability=1.0, image_mean=[0.4] * channels, image_std=[0.3] * channels, hue_jitter=0.4
+    )
+    views = torch.rand(10, 2, channels, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).to(torch.uint8)
+    draws = uniforms(20)
+    expected = []
+    for view, row in zip(views.flatten(0, 1), parameters_from_uniforms(draws, settings), strict=True):
+        image, (flip, brightness, contrast, _, _, order, _, sigma, threshold) = view.float() / 255, row.tolist()
+        image = image.flip(-1) if flip else image
+        for name in list(permutations(JITTERS))[int(order)]:
+            if name == "brightness":
+                image = (image * brightness).clamp(0, 1)
+            elif name == "contrast":
+                image = (image * contrast + image.mean() * (1 - contrast)).clamp(0, 1)
+        image = tv().gaussian_blur(image, [13, 13], [sigma, sigma]) if sigma else image
+        image = torch.where(image >= threshold, 1 - image, image)
+        expected.append((image - 0.4) / 0.3)
+    result = ours.photometric(views.to(device), draws.unflatten(0, (10, 2)), settings)
+    difference = (result.cpu().flatten(0, 1) - torch.stack(expected)).abs()
+    assert (difference > 1e-4).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["grayscale", "saturation and hue"])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_colours_alone_change_nothing_without_colours(name, channels):
+    happens = {"grayscale_probability": 1.0} if name == "grayscale" else {"color_jitter_probability": 1.0}
+    happens |= {"brightness_jitter": 0.0, "contrast_jitter": 0.0}
+    settings = ViewSettings(**{**OFF, **happens}, image_mean=[0.0] * channels, image_std=[1.0] * channels)
+    views = torch.randint(0, 256, (3, 2, channels, 16, 16), dtype=torch.uint8)
+    result = ours.photometric(views, uniforms(6).unflatten(0, (3, 2)), settings)
+    assert torch.equal(result, views.float() / 255)
+
+
+def test_views_of_other_channels_than_the_settings_are_refused():
+    with pytest.raises(ValueError, match="`views` have 3 channels, but `image_mean` and `image_std` are for 1"):
+        ours.photometric(views_of(1, 2), uniforms(2)[None], ViewSettings(image_mean=[0.5], image_std=[0.5]))

@@ -31,6 +31,12 @@ WRONG = [
     ("image_mean", {"image_mean": [0.5]}, "[0.5]"),
     ("image_std", {"image_std": [0.5, 0.5]}, "[0.5, 0.5]"),
     ("image_std", {"image_std": [0.5, 0.5, 0.0]}, "0.0"),
+    ("image_mean", {"image_mean": [], "image_std": []}, "[]"),
+    ("pixel_range", {"pixel_range": [1.0, 1.0]}, "[1.0, 1.0]"),
+    ("pixel_range", {"pixel_range": [5.0, -1.0]}, "[5.0, -1.0]"),
+    ("pixel_range", {"pixel_range": [0.0]}, "[0.0]"),
+    ("pixel_range", {"pixel_range": [0.0, float("nan")]}, "nan"),
+    ("pixel_range", {"pixel_range": [0.0, float("inf")]}, "inf"),
 ]
 
 
@@ -51,6 +57,8 @@ def test_error_names_field_and_value(field, values, shown):
         {"local_crop_size": 7},  # a kernel of 13 needs 6 reflected pixels
         {"local_crop_size": 4, "blur_probability": 0.0},
         {"global_crop_scale": [1.0, 1.0], "crop_aspect_ratio": [1.0, 1.0], "blur_sigma": [1.0, 1.0]},
+        {"image_mean": [0.3], "image_std": [0.35]},
+        {"image_mean": [0.3] * 13, "image_std": [0.1] * 13, "pixel_range": [-100.0, 0.5]},
         {"hue_jitter": 0.5, "brightness_jitter": 1, "solarize_probability": 1, "blur_probability": 0},
     ],
     ids=str,
@@ -63,3 +71,8 @@ def test_edges_are_allowed(values):
 def test_instances_share_no_lists():
     ViewSettings().image_mean[0] = 9.0
     assert ViewSettings().image_mean[0] == 0.485
+
+
+def test_number_of_channels():
+    assert ViewSettings().num_channels == 3
+    assert ViewSettings(image_mean=[0.5] * 12, image_std=[0.2] * 12).num_channels == 12

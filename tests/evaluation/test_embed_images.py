@@ -20,7 +20,7 @@ from lejepa_hf.cli import main
 from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation import embed_images as module
-from lejepa_hf.evaluation import embedding_file, image_batches
+from lejepa_hf.evaluation import embedding_file, feature_extractor
 from lejepa_hf.evaluation.embed_images import Features, embed_images
 from lejepa_hf.hub.export import build_processor
 
@@ -139,10 +139,15 @@ def test_a_kill_in_the_middle_and_the_same_command_again(encoder, tmp_path, monk
     assert 40 <= written < 400
     (parts / "part-00002.parquet.unfinished").write_bytes(b"torn")  # as a kill at another moment leaves it
     decoded = []
-    decode = image_batches.decode_image
-    monkeypatch.setattr(image_batches, "decode_image", lambda value: decoded.append(1) or decode(value))
+    decode = feature_extractor.decode_image
+
+    def counted(value, *arguments):
+        decoded.append(isinstance(value, dict))  # the trial image is none
+        return decode(value, *arguments)
+
+    monkeypatch.setattr(feature_extractor, "decode_image", counted)
     done = embed_images(encoder, "digits", out, batch_size=8, split="test", streaming=True)
-    assert len(decoded) == 450 - written  # what is there is skipped, not decoded again
+    assert sum(decoded) == 450 - written  # what is there is skipped, not decoded again
     assert done.num_images == 450 and not parts.exists()
     embed_images(encoder, "digits", whole, batch_size=8, split="test")
     assert out.read_bytes() == whole.read_bytes()

@@ -4,6 +4,7 @@ import threading
 import pytest
 from PIL import Image
 
+from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.data.sources import ImageSource
 from lejepa_hf.evaluation.image_batches import image_batches
 
@@ -27,7 +28,7 @@ def grey(images: list[Image.Image]) -> list[int]:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 90])
 def test_rows_stay_in_order_and_keep_what_belongs_to_them(batch_size):
-    batches = list(image_batches(source(50, broken=[0, 9, 49]), batch_size, grey, ""))
+    batches = list(image_batches(source(50, broken=[0, 9, 49]), batch_size, decode_image, grey, ""))
     good = [number for number in range(50) if number not in (0, 9, 49)]
     assert [number for batch in batches for number in batch.numbers] == good
     assert [value for batch in batches for value in batch.images or []] == good
@@ -40,7 +41,7 @@ def test_rows_stay_in_order_and_keep_what_belongs_to_them(batch_size):
 
 def test_numbers_go_on_from_the_start():
     rows = source(50).dataset[30:]
-    batches = list(image_batches(source(50), 8, grey, "", rows, 30))
+    batches = list(image_batches(source(50), 8, decode_image, grey, "", rows, 30))
     assert [number for batch in batches for number in batch.numbers] == list(range(30, 50))
     assert [value for batch in batches for value in batch.images] == list(range(30, 50))
     assert batches[-1].stop == 50
@@ -58,7 +59,7 @@ def test_work_is_done_in_threads_a_few_batches_ahead():
         threads.add(threading.current_thread())
         return images
 
-    batches = image_batches(source(1), 4, note, "", rows())
+    batches = image_batches(source(1), 4, decode_image, note, "", rows())
     next(batches)
     assert len(drawn) <= 4 * 10
     assert threading.main_thread() not in threads
@@ -71,4 +72,4 @@ def test_an_error_of_the_preprocessing_comes_through():
         raise ZeroDivisionError("here")
 
     with pytest.raises(ZeroDivisionError, match="here"):
-        list(image_batches(source(9), 4, fail, ""))
+        list(image_batches(source(9), 4, decode_image, fail, ""))

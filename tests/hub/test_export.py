@@ -317,3 +317,26 @@ def test_no_model_in_the_folder(tmp_path):
 def test_a_model_needs_a_folder():
     with pytest.raises(ValueError, match="`folder` is needed"):
         export_encoder(build("resnet"))
+
+
+@pytest.mark.parametrize("backend", ["torchvision", "pil"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_processors_of_other_channels(tmp_path, channels, backend):
+    build_processor(SIZE, 1.0, [0.2] * channels, pixel_range=[0.0, 900.0]).save_pretrained(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+    assert processor.pixel_range == [0.0, 900.0] and processor.do_convert_rgb == (channels == 3)
+    assert list(processor.image_std) == ([0.229, 0.224, 0.225] if channels == 3 else [0.5] * channels)
+    image = Image.new(
+        {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels], (SIZE, SIZE), 51 if channels == 1 else (51,) * channels
+    )
+    pixels = processor(image, return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, channels, SIZE, SIZE)
+    torch.testing.assert_close(pixels, torch.zeros_like(pixels), atol=1e-6, rtol=0)  # 51 is a fifth of 255
+
+
+def test_a_model_of_five_channels_without_a_processor(tmp_path):
+    backbone = {**RESNET, "num_channels": 5}
+    export_encoder(LeJEPAForPreTraining(LeJEPAConfig(backbone_config=backbone, projector_dims=[8])), tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    assert list(processor.image_mean) == list(processor.image_std) == [0.5] * 5 and not processor.do_convert_rgb
+    assert not hasattr(processor, "pixel_range")

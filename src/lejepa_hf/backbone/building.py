@@ -1,17 +1,42 @@
 """A backbone with fresh or pretrained weights, ready for training."""
 
+import inspect
+from collections.abc import Iterable
+
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .facts import without_pooler
+from .facts import is_timm, without_pooler
 
 
-def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+def prepare_config(config: PreTrainedConfig) -> None:
+    """
+    Settings that training on crops needs, made in the config itself, so that they are exported with it: timm's
+    transformers take other sizes than their own only when told so, and a masking encoder has to see whole images.
+
+    Args:
+        config (`PreTrainedConfig`): A backbone's; changed in place where nothing was set.
+    """
+    if is_timm(config) and "dynamic_img_size" not in (config.model_args or {}) and _takes_dynamic_size(config):
+        config.model_args = {**(config.model_args or {}), "dynamic_img_size": True}
+    if hasattr(config, "mask_ratio"):
+        config.mask_ratio = 0.0
+
+
+def _takes_dynamic_size(config: PreTrainedConfig) -> bool:
+    with torch.device("meta"):
+        network = _create_timm(config)
+    return "dynamic_img_size" in inspect.signature(type(network).__init__).parameters
+
+
+def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()) -> PreTrainedModel:
     """
     The backbone with fresh weights, ready for training: no learned pooler, no parameter that never gets a gradient.
 
     Args:
         config (`PreTrainedConfig`): Any vision config that `AutoModel` builds.
+        idle_parameters (`Iterable[str]`, *optional*): Names of parameters to be frozen, from
+            [`~backbone.tracing.describe_backbone`]: without a gradient they would stop DDP in the second step.
 
     Returns:
         `PreTrainedModel`: The backbone's native class.
@@ -20,21 +45,26 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
         ImportError: For timm backbones where timm is not installed.
     """
     backbone = AutoModel.from_config(config, **without_pooler(config))
-    if config.model_type == "timm_wrapper" and not next(backbone.parameters()).is_meta:
-        _restore_timm_initialisation(backbone)
-    # Only masked-image training uses it; without a gradient it would stop DDP in the second step.
-    mask_token = getattr(getattr(backbone, "embeddings", None), "mask_token", None)
-    if mask_token is not None:
-        mask_token.requires_grad_(False)
+    if is_timm(config) and not next(backbone.parameters()).is_meta:
+        # The wrapper draws every layer anew from normal(0, 0.02); timm's own initialisation is what its models need.
+        backbone.timm_model.load_state_dict(_create_timm(config).state_dict())
+    for name in idle_parameters:
+        backbone.get_parameter(name).requires_grad_(False)
     return backbone
 
 
-def _restore_timm_initialisation(backbone: PreTrainedModel) -> None:
-    """The wrapper draws every layer anew from normal(0, 0.02); timm's own initialisation is what its models need."""
+def _create_timm(config: PreTrainedConfig):
     import timm
 
-    fresh = timm.create_model(backbone.config.architecture, num_classes=0, **(backbone.config.model_args or {}))
-    backbone.timm_model.load_state_dict(fresh.state_dict())
+    return timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
+
+
+def pretrained_config(name_or_path: str) -> PreTrainedConfig:
+    """The config of what [`load_pretrained_backbone`] loads, from the same argument."""
+    config = AutoConfig.from_pretrained(name_or_path)
+    config = config.backbone_config if config.model_type == "lejepa" else getattr(config, "vision_config", config)
+    prepare_config(config)
+    return config
 
 
 def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
@@ -42,12 +72,25 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
     A pretrained backbone for a warm start, without its learned pooler if it has one.
 
     Args:
-        name_or_path (`str`): Hub id or folder that `AutoModel.from_pretrained` accepts.
+        name_or_path (`str`): Hub id or folder that `AutoModel.from_pretrained` accepts. Of a model with text and
+            images (CLIP, SigLIP) the vision part is taken.
 
     Returns:
         `PreTrainedModel`: The backbone's native class, fp32.
+
+    Raises:
+        ValueError: If the checkpoint leaves weights of the backbone unfilled.
     """
-    config = AutoConfig.from_pretrained(name_or_path)
-    if config.model_type == "lejepa":
+    if AutoConfig.from_pretrained(name_or_path).model_type == "lejepa":
         return AutoModel.from_pretrained(name_or_path, dtype=torch.float32).backbone
-    return AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **without_pooler(config))
+    config = pretrained_config(name_or_path)
+    backbone, loaded = AutoModel.from_pretrained(
+        name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **without_pooler(config)
+    )
+    if loaded["missing_keys"] or loaded["mismatched_keys"]:
+        missing = sorted(loaded["missing_keys"]) + sorted(str(key) for key in loaded["mismatched_keys"])
+        raise ValueError(
+            f"`pretrained_backbone` {str(name_or_path)!r} leaves {len(missing)} weights of a {config.model_type} "
+            f"unfilled ({', '.join(missing[:3])}): it is a checkpoint of something else."
+        )
+    return backbone

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from ..blocks import find_blocks
 from .facts import forward_kwargs
+from .pooling import final_states
 
 _MOST_PREFIX_TOKENS = 32  # more in front of the patches are no class and register tokens, but a finer grid
 
@@ -30,13 +31,13 @@ def forward_layers(backbone: PreTrainedModel, pixel_values: torch.Tensor, num_la
         `(batch_size, num_tokens, width)` or feature maps `(batch_size, width, height, width)`.
 
     Raises:
-        ValueError: If the backbone has fewer blocks.
+        ValueError: If the backbone has fewer blocks, or returns neither tokens nor a feature map.
 
     Source: the joined layers are the linear protocol of DINO, arXiv 2104.14294, there 4 blocks; LeJEPA's are 2.
     """
     if num_layers == 1:
         outputs = backbone(pixel_values, **forward_kwargs(backbone))
-        return outputs, [_channels_first(backbone, outputs.last_hidden_state)]
+        return outputs, [_channels_first(backbone, _last_state(outputs))]
     blocks = _layers(backbone)
     if not 1 <= num_layers <= len(blocks):
         raise ValueError(
@@ -52,10 +53,17 @@ def forward_layers(backbone: PreTrainedModel, pixel_values: torch.Tensor, num_la
         for module in [*blocks[-num_layers:-1], *norms]:
             hooks.callback(module.register_forward_hook(keep).remove)
         outputs = backbone(pixel_values, **forward_kwargs(backbone))
-    last = outputs.last_hidden_state
+    last = _last_state(outputs)
     final = next((norm for norm in norms if kept.get(norm) is last), None)
     states = [_normed(kept[block], last, final) for block in blocks[-num_layers:-1]]
     return outputs, [_channels_first(backbone, state) for state in [*states, last]]
+
+
+def _last_state(outputs) -> torch.Tensor:
+    states = final_states(outputs)
+    if states is None:
+        raise ValueError("It returns neither tokens nor a feature map.")
+    return states
 
 
 def count_layers(backbone: PreTrainedModel) -> int:

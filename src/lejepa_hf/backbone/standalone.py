@@ -29,7 +29,6 @@ def as_standalone(backbone: PreTrainedModel, pooling: str) -> PreTrainedModel:
         standalone.config = config
         return standalone
     config.pooler_act = "linear"
-    config.embedding_pooling = "pooler" if pooling == "cls" else pooling
     standalone = type(backbone)(config)
     result = standalone.load_state_dict(backbone.state_dict(), strict=False)
     unfilled = [key for key in result.missing_keys if not key.startswith("pooler.")] + result.unexpected_keys
@@ -37,6 +36,7 @@ def as_standalone(backbone: PreTrainedModel, pooling: str) -> PreTrainedModel:
         raise RuntimeError(f"{type(backbone).__name__} does not take its own weights back: {unfilled}.")
     if standalone.pooler is None:  # some classes have the key in their config and no pooler by default
         return standalone.eval()
+    standalone.config.embedding_pooling = "pooler" if pooling == "cls" else pooling
     with torch.no_grad():
         standalone.pooler.dense.weight.copy_(torch.eye(config.hidden_size))
         standalone.pooler.dense.bias.zero_()

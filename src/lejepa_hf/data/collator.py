@@ -37,8 +37,8 @@ class MultiCropCollator:
                 `where`, which names it; or what the transform returned already.
 
         Returns:
-            `dict[str, torch.Tensor]`: `global_views` uint8 `(B, V_g, 3, H, W)`, `local_views` uint8
-            `(B, V_l, 3, h, w)` and their `*_photometric` random numbers. With `label_column` also `probe_labels`
+            `dict[str, torch.Tensor]`: `global_views` uint8 `(B, V_g, C, H, W)`, `local_views` uint8
+            `(B, V_l, C, h, w)` and their `*_photometric` random numbers. With `label_column` also `probe_labels`
             `(B,)`, -1 where there is none, which the Trainer takes out before it calls the model. With rows of
             [`~data.streaming.EndlessRows`] also their `position`. A row whose image cannot be decoded gets views and
             label of the next good one in the batch, and `broken`, a list of `str`, says which and why.

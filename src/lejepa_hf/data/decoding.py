@@ -1,4 +1,4 @@
-"""From whatever a dataset row holds to an 8-bit PIL image."""
+"""From whatever a dataset row holds to an image of 8 bits a channel."""
 
 import io
 import struct
@@ -7,9 +7,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .network import read_through
+from .pixel_arrays import eight_bit_channels_last, is_npy, read_npy, to_eight_bit_array, wrong_channels
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # What PIL's decoders raise for bytes they cannot read (AVIF's a RuntimeError), a missing image (None) and a
@@ -29,39 +31,49 @@ _ORIENTATION = 0x0112  # EXIF
 _TURNED = (5, 6, 7, 8)  # width and height are exchanged
 
 
-def open_image(value) -> Image.Image:
+def open_image(value, num_channels: int = 3, pixel_range: list[float] | None = None) -> Image.Image | np.ndarray:
     """
     Open an image as `datasets` stores it, without decoding its pixels.
 
     Args:
-        value: A `PIL.Image.Image`, encoded `bytes`, a path or url, an array, or `{"bytes": ..., "path": ...}`.
+        value: A `PIL.Image.Image`, encoded `bytes`, a path or url, an array or nested list of numbers, or
+            `{"bytes": ..., "path": ...}`. Files are those PIL reads, and `.npy`.
+        num_channels (`int`, *optional*, defaults to 3): Wanted.
+        pixel_range (`list[float]`, *optional*): Of arrays, see [`~data.pixel_arrays.to_eight_bit_array`].
 
     Returns:
-        `PIL.Image.Image`: As the file has it, not loaded.
+        `PIL.Image.Image`, as the file has it, not loaded; or, where an array has neither 1 nor 3 channels,
+        `np.ndarray` of shape `(H, W, num_channels)`, uint8.
 
     Raises:
         TypeError: If `value` is none of these.
         OSError: If the bytes are no image.
+        ValueError: If an array has another number of channels.
         PIL.Image.DecompressionBombError: If the image has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
     if isinstance(value, str) and "://" in value:
         value = _fetch(value)
+    if is_npy(value):
+        value = read_npy(value)
     if isinstance(value, bytes):
         value = io.BytesIO(value)
     if isinstance(value, str | Path | io.BytesIO):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, not warned about
             value = Image.open(value)
-    elif isinstance(value, np.ndarray):
-        value = Image.fromarray(value)
-    if not isinstance(value, Image.Image):
+    elif isinstance(value, np.ndarray | list):
+        value = eight_bit_channels_last(value, num_channels, pixel_range)
+        if num_channels in (1, 3):
+            value = Image.fromarray(value)
+    if not isinstance(value, Image.Image | np.ndarray):
         raise TypeError(f"An image must be a PIL image, bytes, a path or an array, got {type(value).__name__}.")
+    width, height = stored_size(value)
     limit = Image.MAX_IMAGE_PIXELS
-    if limit and value.width * value.height > limit:
+    if limit and width * height > limit:
         raise Image.DecompressionBombError(
-            f"{value.width} x {value.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS, {limit}"
+            f"{width} x {height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS, {limit}"
         )
     return value
 
@@ -77,42 +89,80 @@ def _fetch(url: str) -> bytes:
     return next(read_through(read, url))
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
+def stored_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
+    """Width and height as they are now."""
+    return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
+
+
+def upright_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
     """Width and height as [`load_upright`] will have them, from the header alone."""
+    width, height = stored_size(image)
     # PIL turns TIFFs itself, and has their size upright from the beginning.
-    turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED
-    return (image.height, image.width) if turned else image.size
+    has_tag = isinstance(image, Image.Image) and image.format != "TIFF"
+    return (height, width) if has_tag and image.getexif().get(_ORIENTATION) in _TURNED else (width, height)
 
 
-def load_upright(image: Image.Image, reduction: int = 1) -> Image.Image:
+def load_upright(
+    image: Image.Image | np.ndarray,
+    reduction: int = 1,
+    num_channels: int = 3,
+    pixel_range: list[float] | None = None,
+) -> Image.Image | np.ndarray:
     """
-    Decode what [`open_image`] opened.
+    Decode what [`open_image`] opened for the same `num_channels` and `pixel_range`.
 
     Args:
-        image (`PIL.Image.Image`): Not loaded; a loaded one is not reduced.
+        image (`PIL.Image.Image` or `np.ndarray`): Not loaded; a loaded one is not reduced.
         reduction (`int`, *optional*, defaults to 1): How many times smaller width and height may become. For JPEGs
             the next power of two below, up to 8, is taken and the work on the rest is spared; others ignore it.
+        num_channels (`int`, *optional*, defaults to 3): Wanted. Colours become their luminance for 1, greyscale stays
+            greyscale for 3; nothing else is converted.
+        pixel_range (`list[float]`, *optional*): Of 16-bit and float images, see [`to_eight_bit`].
 
     Returns:
-        `PIL.Image.Image`: Loaded, upright, mode `"L"` or `"RGB"`, see [`to_eight_bit`].
+        `PIL.Image.Image`, loaded, upright, of mode `"L"` or `"RGB"` for 3 channels, see [`to_eight_bit`], `"L"` for 1;
+        for others `np.ndarray` of shape `(H, W, num_channels)`, uint8: the bands of the image, or the pages of a TIFF.
 
     Raises:
         OSError: If the image is truncated.
+        ValueError: If it has another number of channels.
     """
-    if reduction > 1:
-        image.draft(None, (image.width // reduction, image.height // reduction))
+    if isinstance(image, np.ndarray):
+        return image
+    mode = "L" if num_channels == 1 else None  # JPEGs then leave their colours undecoded
+    if mode or reduction > 1:
+        reduction = max(1, reduction)
+        image.draft(mode, (image.width // reduction, image.height // reduction))
     image.load()
     if image.getexif().get(_ORIENTATION, 1) != 1:  # a look at the header instead of a copy of every image
         image = ImageOps.exif_transpose(image)
-    return to_eight_bit(image)
+    if num_channels not in (1, 3):
+        return _channels(image, num_channels, pixel_range)
+    image = to_eight_bit(image, pixel_range)
+    return image.convert(mode) if mode else image
 
 
-def decode_image(value) -> Image.Image:
-    """[`open_image`] and [`load_upright`] in one: whatever a row holds -> an upright image, mode `"L"` or `"RGB"`."""
-    return load_upright(open_image(value))
+def _channels(image: Image.Image, num_channels: int, pixel_range: list[float] | None) -> np.ndarray:
+    """The bands of all pages side by side; the order of the pages is that of the channels."""
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    pages = image.n_frames if isinstance(image, TiffImageFile) else 1
+    if pages * len(image.getbands()) != num_channels:
+        raise wrong_channels(pages * len(image.getbands()), num_channels)
+    opened = ImageSequence.Iterator(image) if pages > 1 else [image]
+    return np.dstack(
+        [np.asarray(page if len(page.getbands()) > 1 else to_eight_bit(page, pixel_range)) for page in opened]
+    )
 
 
-def to_eight_bit(image: Image.Image) -> Image.Image:
+def decode_image(value, num_channels: int = 3, pixel_range: list[float] | None = None) -> Image.Image | np.ndarray:
+    """[`open_image`] and [`load_upright`] in one: whatever a row holds -> an upright image, 8 bits a channel."""
+    return load_upright(
+        open_image(value, num_channels, pixel_range), num_channels=num_channels, pixel_range=pixel_range
+    )
+
+
+def to_eight_bit(image: Image.Image, pixel_range: list[float] | None = None) -> Image.Image:
     """
     The same picture with 8 bits a channel: greyscale stays one channel, every other mode becomes RGB.
 
@@ -121,12 +171,16 @@ def to_eight_bit(image: Image.Image) -> Image.Image:
 
     Args:
         image (`PIL.Image.Image`): Any mode, CMYK, palette, alpha and 16-bit included.
+        pixel_range (`list[float]`, *optional*): What becomes black and white in 16-bit and float images. If missing,
+            0 and 65535; for floats 0 and, where none is larger than 1, 1, else 255.
 
     Returns:
         `PIL.Image.Image`: Mode `"L"` or `"RGB"`.
     """
     if image.mode in ("L", "RGB"):
         return image
+    if pixel_range is not None and image.mode in (*_SIXTEEN_BIT, "F"):
+        return Image.fromarray(to_eight_bit_array(np.asarray(image), pixel_range))
     if image.mode in _SIXTEEN_BIT:
         return Image.fromarray((np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode == "F":

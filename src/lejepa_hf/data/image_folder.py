@@ -7,6 +7,7 @@ from collections import Counter
 from PIL import Image
 
 from .openers import as_stream, kind_of_files, open_shards, unknown_split
+from .pixel_arrays import NPY_ENDING
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -20,8 +21,8 @@ _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has 
 
 def open_folder(name: str, split: str, streaming: bool):
     """
-    A folder of images, nested or flat, in any format PIL reads. Hidden files and folders are left out. One of Parquet
-    or tar files instead is read as those, see [`~data.openers.open_shards`].
+    A folder of images, nested or flat, in any format PIL reads or as `.npy` arrays. Hidden files and folders are left
+    out. One of Parquet or tar files instead is read as those, see [`~data.openers.open_shards`].
 
     Folders called train, val or test (or training, valid, validation, dev, testing, eval, evaluation) are splits, if
     there are at least two of them or nothing else; without such folders everything is `train`. Folders of one image
@@ -80,6 +81,7 @@ def _list_images(name: str) -> tuple[list[str], Counter]:
     """Paths of the images within the folder, sorted, and how many other files there are of each kind."""
     Image.init()
     endings = {end for end, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in _UNDECODABLE}
+    endings.add(NPY_ENDING)
     images: list[str] = []
     others: Counter = Counter()
 

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from .decoding import load_upright, open_image, upright_size
+from .decoding import load_upright, open_image, stored_size, upright_size
 from .photometric import NUM_UNIFORMS
 from .view_settings import ViewSettings
 
 _EXACT_BELOW = 64  # pixels; in smaller images a box rounded to whole pixels is another box
+_FAST_CHANNELS = 4
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop: then the largest centred region of an allowed aspect ratio
 
 
@@ -94,10 +95,14 @@ class MultiCropTransform(ViewSettings):
             index (`int`, *optional*, defaults to 0): The image's number in the dataset, or a hash of its bytes.
 
         Returns:
-            `dict[str, torch.Tensor]`: `global_views` uint8 `(num_global_views, 3, H, W)`, `local_views` uint8
-            `(num_local_views, 3, h, w)`, and for each kind `*_photometric`, fp32 `(num_views, NUM_UNIFORMS)`.
+            `dict[str, torch.Tensor]`: `global_views` uint8 `(num_global_views, C, H, W)`, `local_views` uint8
+            `(num_local_views, C, h, w)`, and for each kind `*_photometric`, fp32 `(num_views, NUM_UNIFORMS)`. C is the
+            length of `image_mean`.
+
+        Raises:
+            One of [`~data.decoding.DECODING_ERRORS`]: If the image cannot be decoded, or not to C channels.
         """
-        image = open_image(image)
+        image = open_image(image, self.num_channels, self.pixel_range)
         width, height = upright_size(image)
         rng = np.random.Generator(np.random.Philox(key=[self.seed << 32 | epoch, index]))
         kinds = [("global", self.num_global_views), ("local", self.num_local_views)]
@@ -108,9 +113,11 @@ class MultiCropTransform(ViewSettings):
         uniforms = torch.from_numpy(rng.random((sum(numbers), NUM_UNIFORMS), dtype=np.float32)).split(numbers)
         sides = np.repeat([self.global_crop_size, self.local_crop_size], numbers)
         # The boxes are known before the pixels: decode no finer than the crop that shrinks least.
-        image = load_upright(image, int((np.minimum(*(boxes[:, 2:] - boxes[:, :2]).T) / sides).min()))
-        boxes *= np.tile([image.width / width, image.height / height], 2)
-        crops = iter(_cut(image, boxes, sides))
+        reduction = int((np.minimum(*(boxes[:, 2:] - boxes[:, :2]).T) / sides).min())
+        image = load_upright(image, reduction, self.num_channels, self.pixel_range)
+        loaded_width, loaded_height = stored_size(image)
+        boxes *= np.tile([loaded_width / width, loaded_height / height], 2)
+        crops = (crop.expand(self.num_channels, -1, -1) for crop in _cut(image, boxes, sides))
         views = {}
         for (kind, number), of_kind in zip(kinds, uniforms, strict=True):
             if number:
@@ -124,17 +131,30 @@ def stack_channels_last(images: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3)
 
 
-def _cut(image: Image.Image, boxes: np.ndarray, sides: np.ndarray) -> Iterator[torch.Tensor]:
-    """Regions of an image, each at its own size: uint8 `(3, side, side)`, channels last in memory."""
-    if min(image.size) < _EXACT_BELOW:
+def _cut(image: Image.Image | np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> Iterator[torch.Tensor]:
+    """Regions of an image, each at its own size: uint8 `(its channels, side, side)`, channels last in memory."""
+    width, height = stored_size(image)
+    if min(width, height) < _EXACT_BELOW:
+        # PIL's own images of two and four channels have transparency in them, by which it weights the others.
+        bands = (
+            [image]
+            if isinstance(image, Image.Image)
+            else [Image.fromarray(band) for band in np.moveaxis(image, -1, 0)]
+        )
         for side, box in zip(sides.tolist(), boxes.tolist(), strict=True):
-            cut = np.array(image.resize((side, side), Image.Resampling.BICUBIC, box=box))
-            yield torch.from_numpy(cut).reshape(side, side, -1).expand(-1, -1, 3).permute(2, 0, 1)
+            cut = [np.array(band.resize((side, side), Image.Resampling.BICUBIC, box=box)) for band in bands]
+            cut = cut[0] if len(cut) == 1 else np.dstack(cut)
+            yield torch.from_numpy(cut).reshape(side, side, -1).permute(2, 0, 1)
         return
     # Torch resizes 8-bit images that lie channels last four to five times as fast as PIL, to the same values within
     # rounding, but only from whole pixels on.
-    pixels = torch.from_numpy(np.array(image)).reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.array(image)).reshape(1, height, width, -1)
+    # More than four channels at once take a path of torch that is slower than all of them in parts.
+    parts = [part.contiguous().permute(0, 3, 1, 2) for part in pixels.split(_FAST_CHANNELS, -1)]
     corners = boxes.round().astype(int)
     for side, (left, upper, right, lower) in zip(sides.tolist(), corners.tolist(), strict=True):
-        region = pixels[:, :, upper : max(lower, upper + 1), left : max(right, left + 1)]
-        yield F.interpolate(region, (side, side), mode="bicubic", antialias=True)[0].expand(3, -1, -1)
+        rows, columns = slice(upper, max(lower, upper + 1)), slice(left, max(right, left + 1))
+        cut = [
+            F.interpolate(part[:, :, rows, columns], (side, side), mode="bicubic", antialias=True) for part in parts
+        ]
+        yield (cut[0] if len(cut) == 1 else torch.cat(cut, 1))[0]

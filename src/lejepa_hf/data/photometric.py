@@ -20,6 +20,7 @@ NUM_PARAMETERS = 9
 NUM_UNIFORMS = 11  # happens: flip, jitter, gray, blur, solarise; amounts: four jitters, their order, sigma
 _IDENTITY = (0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 2.0)
 _ORDERS = list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
+_OF_COLOURS = [SATURATION, HUE, GRAY]  # without meaning where the channels are not red, green and blue
 _LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as PIL and torchvision
 
 # How many values are worked on at once on a CPU, to keep them in its caches from one operation to the next. Larger
@@ -63,13 +64,17 @@ def luminance(images: torch.Tensor) -> torch.Tensor:
 
 
 def adjust_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Scale towards black; images `(N, 3, H, W)` in [0, 1], factor `(N,)`."""
+    """Scale towards black; images `(N, C, H, W)` in [0, 1], factor `(N,)`."""
     return (images * _per_view(factor)).clamp_(0, 1)
 
 
 def adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Blend with the image's mean luminance; images `(N, 3, H, W)` in [0, 1], factor `(N,)`."""
-    mean = luminance(images.mean((2, 3), keepdim=True))
+    """
+    Blend with the image's mean luminance, of other than three channels with the mean of all; images `(N, C, H, W)` in
+    [0, 1], factor `(N,)`.
+    """
+    mean = images.mean((2, 3), keepdim=True)
+    mean = luminance(mean) if images.shape[1] == 3 else mean.mean(1, keepdim=True)
     factor = _per_view(factor)
     return (images * factor).add_(mean * (1 - factor)).clamp_(0, 1)
 
@@ -170,12 +175,12 @@ def _apply(steps: tuple, images: torch.Tensor, parameters: torch.Tensor, chosen:
 
     Args:
         steps (`tuple`): Pairs of a column of `parameters` and what to do with images and its values.
-        images (`torch.Tensor` of shape `(N, 3, H, W)`): In [0, 1]; may be overwritten.
+        images (`torch.Tensor` of shape `(N, C, H, W)`): In [0, 1]; may be overwritten.
         parameters (`torch.Tensor` of shape `(N, NUM_PARAMETERS)`): On the host.
         chosen (`torch.Tensor` of shape `(N, len(steps))`): Boolean, on the host.
 
     Returns:
-        `torch.Tensor` of shape `(N, 3, H, W)`, or `(N, 1, H, W)` where all have become grey.
+        `torch.Tensor` of shape `(N, C, H, W)`, or `(N, 1, H, W)` where all have become grey.
     """
     counts = chosen.sum(0).tolist()
     rows = chosen.T.nonzero()[:, 1].to(images.device, non_blocking=True).split(counts)
@@ -196,7 +201,7 @@ def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSetti
     Everything between a uint8 crop and the pixels a network sees.
 
     Args:
-        views (`torch.Tensor` of shape `(B, V, 3, H, W)`): uint8 crops.
+        views (`torch.Tensor` of shape `(B, V, C, H, W)`): uint8 crops; C is the length of `image_mean`.
         uniforms (`torch.Tensor` of shape `(B, V, NUM_UNIFORMS)`): Drawn from [0, 1) for each view; best on the host.
         settings ([`ViewSettings`]): Probabilities and ranges, blur kernel, mean and standard deviation.
 
@@ -204,10 +209,15 @@ def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSetti
         `torch.Tensor`: fp32, normalised, same shape.
 
     Raises:
-        ValueError: If `views` are not uint8, or `uniforms` are not of their number.
+        ValueError: If `views` are not uint8 or have other channels, or `uniforms` are not of their number.
     """
     if views.dtype != torch.uint8:
         raise ValueError(f"`views` must be uint8 crops as from `MultiCropTransform`, got {views.dtype}.")
+    if views.shape[2] != settings.num_channels:
+        raise ValueError(
+            f"`views` have {views.shape[2]} channels, but `image_mean` and `image_std` are for "
+            f"{settings.num_channels}: cut and normalise with the same settings."
+        )
     if uniforms.shape != (*views.shape[:2], NUM_UNIFORMS):
         raise ValueError(
             f"`uniforms` must have shape {(*views.shape[:2], NUM_UNIFORMS)} for these `views`, "
@@ -215,6 +225,8 @@ def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSetti
         )
     crops, device = views.flatten(0, 1), views.device
     parameters = parameters_from_uniforms(uniforms.flatten(0, 1).cpu(), settings)
+    if settings.num_channels != 3:
+        parameters[:, _OF_COLOURS] = torch.tensor(_IDENTITY)[_OF_COLOURS]
     steps = (
         (FLIP, lambda images, _: images.flip(-1)),
         *_JITTERS * 4,

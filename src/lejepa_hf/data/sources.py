@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from .array_columns import is_array, with_arrays
 from .embedded_digits import load_digits_split
 from .image_folder import open_folder
 from .mixture import Mixture
@@ -65,8 +66,9 @@ def load_source(
         split (`str`, *optional*, defaults to `"train"`): Which part; a slice like `"train[:1000]"` works unstreamed.
         config (`str`, *optional*): Configuration of a Hub dataset.
         streaming (`bool`, *optional*, defaults to `False`): Read while training instead of downloading first.
-        image_column (`str`, *optional*): Found by its type if missing. A column of encoded bytes or of paths may be
-            named too.
+        image_column (`str`, *optional*): Found by its type if missing: images, or where there are none
+            `datasets.Array2D` or `Array3D`. A column of encoded bytes, `.npy` among them, or of paths may be named
+            too.
         label_column (`str`, *optional*): Found by its type if missing; a source without labels is fine.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         data_files (`str` or `list[str]`, *optional*): Which files, as paths or globs.
@@ -181,22 +183,27 @@ def _describe(dataset, name: str, image_column: str | None, label_column: str | 
         dataset = dataset._resolve_features()
     features = dataset.features
     images = [column for column, feature in features.items() if _is_image(feature)]
+    arrays = [column for column, feature in features.items() if is_array(feature)]
     labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
     described = ", ".join(f"{column}: {_kind(feature)}" for column, feature in features.items())
     if image_column is None:
-        if len(images) != 1:
-            found = f"{len(images)} image columns ({', '.join(images)})" if images else "no image column"
+        candidates = images or arrays  # beside images, arrays are masks or depths
+        if len(candidates) != 1:
+            found = f"{len(candidates)} image columns ({', '.join(candidates)})" if candidates else "no image column"
             raise ValueError(f"`dataset` {name!r} has {found}; set `image_column` to one of its columns: {described}.")
-        image_column = images[0]
+        image_column = candidates[0]
     for field, column in (("image_column", image_column), ("label_column", label_column)):
         if column is not None and column not in features:
             raise ValueError(f"`{field}` {column!r} is not in `dataset` {name!r}; its columns are: {described}.")
-    if image_column not in images and getattr(features[image_column], "dtype", None) not in _ENCODED:
+    if image_column in arrays:
+        dataset = with_arrays(dataset, image_column, name)
+    elif image_column in images or getattr(features[image_column], "dtype", None) in _ENCODED:
+        dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
+    else:
         raise ValueError(
-            f"`image_column` {image_column!r} of `dataset` {name!r} holds neither images, their bytes nor paths; its "
-            f"columns are: {described}."
+            f"`image_column` {image_column!r} of `dataset` {name!r} holds neither images, their bytes nor paths, nor "
+            f"arrays of 2 or 3 axes; its columns are: {described}."
         )
-    dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
     if "cls" in features and isinstance(features["cls"], Value) and features["cls"].dtype.startswith("int"):
         labels.append("cls")  # as WebDataset calls its labels
     label_column = label_column or (labels[0] if labels else None)

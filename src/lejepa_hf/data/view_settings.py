@@ -1,6 +1,7 @@
 """Every knob of the views, described once."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 
 def _in_unit(name: str, value: float) -> None:
@@ -33,8 +34,14 @@ class ViewSettings:
         blur_kernel_size (`int`): Odd number of taps; 13 reaches three standard deviations of 2.
         solarize_probability (`float`): The effective one: there is no second draw as in torchvision's transform.
         solarize_threshold (`int`): Values from here on are inverted, of 255.
-        image_mean (`list[float]`): Per channel, subtracted last, for pixels in [0, 1].
+        image_mean (`list[float]`): Per channel, subtracted last, for pixels in [0, 1]. Its length is the number of
+            channels of the views: 3 for RGB, 1 for greyscale, any other for what has so many, as satellite images.
+            Where it is not 3, there are no colours to change: saturation, hue and grayscale do nothing, and contrast
+            blends with the mean over all channels.
         image_std (`list[float]`): Per channel, divided by last.
+        pixel_range (`list[float]`, *optional*): What becomes 0 and what becomes 255 in arrays and in 16-bit and float
+            images, the rest clipped; for sensors that fill only a part of their type. If missing, the whole range of
+            8- and 16-bit integers, and [0, 1] for floats.
 
     Raises:
         ValueError: If a value is out of range; the message names the field.
@@ -63,6 +70,7 @@ class ViewSettings:
     solarize_threshold: int = 128
     image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    pixel_range: list[float] | None = None
 
     def __post_init__(self):
         if self.num_global_views < 1 or self.num_local_views < 0:
@@ -102,8 +110,16 @@ class ViewSettings:
                 f"`blur_kernel_size` must be odd and less than twice the smallest crop, {smallest} pixels, "
                 f"got {self.blur_kernel_size}."
             )
-        if len(self.image_mean) != len(self.image_std) or min(self.image_std) <= 0:
+        if not 0 < len(self.image_mean) == len(self.image_std) or min(self.image_std) <= 0:
             raise ValueError(
                 "`image_mean` and `image_std` must name the same channels, `image_std` positive, got "
                 f"{self.image_mean} and {self.image_std}."
             )
+        bounds = self.pixel_range
+        if bounds is not None and (len(bounds) != 2 or not -inf < bounds[0] < bounds[1] < inf):
+            raise ValueError(f"`pixel_range` must be [low, high] with low < high, got {bounds}.")
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the views."""
+        return len(self.image_mean)

@@ -7,8 +7,10 @@ from itertools import islice
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..data.collator import MultiCropCollator
+from ..data.decoding import decode_image, stored_size
 from ..data.photometric import apply_photometric
 from ..data.sources import ImageSource
 from .feature_extractor import FeatureExtractor
@@ -37,7 +39,8 @@ def extract_embeddings(encoder, processor, source: ImageSource, batch_size: int 
 
     Args:
         encoder (`PreTrainedModel`): Its trained embedding is taken, `pooling="auto"` of [`FeatureExtractor`].
-        processor (`ImageProcessor`): Makes pixel values from images.
+        processor (`ImageProcessor`): Makes pixel values from images; its `pixel_range`, if it has one, says what black
+            and white are in arrays and 16-bit images.
         source ([`ImageSource`]): Needs a label column.
         batch_size (`int`, *optional*, defaults to 256): Images a forward.
 
@@ -72,7 +75,7 @@ def embedded_batches(
         `Iterator`: Each batch with its embeddings, fp32, on the host; none for a batch whose images are all broken.
     """
     waiting = None
-    for batch in image_batches(source, batch_size, extractor.preprocess, "embedding", rows, start):
+    for batch in image_batches(source, batch_size, extractor.decode, extractor.preprocess, "embedding", rows, start):
         found = extractor(batch.images) if batch.images is not None else torch.empty(0)
         # A batch is fetched when the next one is on its way: the device does not wait for the host.
         if waiting is not None:
@@ -123,19 +126,38 @@ def extract_projections(
     return torch.cat(projections, dim=1)
 
 
-def raw_pixels(source: ImageSource) -> LabelledEmbeddings:
+def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] | None = None) -> LabelledEmbeddings:
     """
     The baseline without any network: each image's pixels in [0, 1], at its own size up to 32 pixels a side, as one
     vector; images of several sizes are brought to 32 x 32.
+
+    Args:
+        source ([`ImageSource`]): Needs a label column.
+        channels (`int`, *optional*, defaults to 3): Those of the encoder beside; greyscale images stay so for 3.
+        pixel_range (`list[float]`, *optional*): As for the encoder.
+
+    Returns:
+        [`LabelledEmbeddings`]
     """
+
+    def decode(value):
+        return decode_image(value, channels, pixel_range)
+
     images, labels, broken = [], [], {}
-    for batch in image_batches(source, 256, list, "raw pixels"):
+    for batch in image_batches(source, 256, decode, list, "raw pixels"):
         images += batch.images or []
         labels += batch.labels
         broken |= batch.broken
     _tell_broken(source, broken)
-    sizes, modes = {image.size for image in images}, {image.mode for image in images}
+    sizes = {stored_size(image) for image in images}
     size = next(iter(sizes)) if len(sizes) == 1 and max(next(iter(sizes))) <= _PIXELS_SIDE else (_PIXELS_SIDE,) * 2
-    mode = "L" if modes == {"L"} else "RGB"
-    pixels = [np.asarray(image.convert(mode).resize(size)).ravel() for image in images]
-    return LabelledEmbeddings(torch.from_numpy(np.stack(pixels)).float() / 255, torch.tensor(labels))
+    if channels in (1, 3):
+        mode = "L" if {image.mode for image in images} == {"L"} else "RGB"
+        pixels = [np.asarray(image.convert(mode).resize(size)) for image in images]
+    else:
+        pixels = [
+            np.dstack([Image.fromarray(band).resize(size) for band in np.moveaxis(image, -1, 0)]) for image in images
+        ]
+    return LabelledEmbeddings(
+        torch.from_numpy(np.stack([of_one.ravel() for of_one in pixels])).float() / 255, torch.tensor(labels)
+    )

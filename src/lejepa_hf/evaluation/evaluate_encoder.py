@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..backbone.building import build_backbone
+from ..backbone.facts import num_channels
 from ..backbone.standalone import as_standalone
 from ..data.sources import ImageSource, load_source
 from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
@@ -80,12 +81,13 @@ def evaluate_with_baselines(
         torch.manual_seed(0)
         # Built and pooled as in training: `AutoModel.from_config` would put a random pooler behind the first token.
         untrained = as_standalone(build_backbone(model.config), model.config.embedding_pooling).to(model.device)
+    channels, pixel_range = num_channels(model.config), getattr(processor, "pixel_range", None)
     embedded = {ENCODER: [extract_embeddings(model, processor, source) for source in (train, test)]}
     if averaged is not None:
         embedded[AVERAGED] = [extract_embeddings(*load_encoder(averaged), source) for source in (train, test)]
     embedded |= {
         UNTRAINED: [extract_embeddings(untrained, processor, source) for source in (train, test)],
-        PIXELS: [raw_pixels(source) for source in (train, test)],
+        PIXELS: [raw_pixels(source, channels, pixel_range) for source in (train, test)],
     }
     return {name: run_protocols(*pair, protocols) for name, pair in embedded.items()}, embedded[ENCODER][1]
 

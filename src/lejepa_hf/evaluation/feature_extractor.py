@@ -2,12 +2,14 @@
 
 import zlib
 
+import numpy as np
 import torch
-from PIL import Image
 
-from ..backbone.facts import forward_kwargs, native_image_size
+from ..backbone.facts import forward_kwargs, native_image_size, num_channels
 from ..backbone.layers import count_layers, forward_layers, has_class_token, patch_tokens
 from ..backbone.pooling import pool
+from ..data.decoding import decode_image
+from .pixel_values import to_pixel_values
 
 POOLINGS = ("auto", "pooler", "cls", "patches")
 
@@ -32,9 +34,13 @@ class FeatureExtractor:
         self.encoder, self.processor = encoder.eval(), processor
         self.pooling, self.num_layers, self.bf16 = pooling, num_layers, bf16
 
-    def preprocess(self, images: list[Image.Image]) -> torch.Tensor:
-        """8-bit images -> pixel values of shape `(batch_size, num_channels, height, width)`, on the host."""
-        pixels = self.processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+    def decode(self, value):
+        """What a row of a source holds -> an image with the encoder's channels, by [`~data.decoding.decode_image`]."""
+        return decode_image(value, num_channels(self.encoder.config), getattr(self.processor, "pixel_range", None))
+
+    def preprocess(self, images: list) -> torch.Tensor:
+        """Decoded images -> pixel values of shape `(batch_size, num_channels, height, width)`, on the host."""
+        pixels = to_pixel_values(images, self.processor, num_channels(self.encoder.config))
         return pixels.pin_memory() if self.encoder.device.type == "cuda" else pixels
 
     @torch.no_grad()
@@ -71,8 +77,9 @@ class FeatureExtractor:
             ValueError: If this encoder takes no pixels alone, or does not offer that pooling or so many layers.
         """
         kind = self.encoder.config.model_type
-        side = native_image_size(self.encoder.config)
-        pixels = self.preprocess([Image.new("RGB", (side, side), (127, 127, 127))])
+        side, channels = native_image_size(self.encoder.config), num_channels(self.encoder.config)
+        grey = np.full((side, side, channels), 127, dtype=np.uint8)
+        pixels = self.preprocess([self.decode(grey[:, :, 0] if channels in (1, 3) else grey)])
         on_device = pixels.to(self.encoder.device, self.encoder.dtype)
         try:
             outputs, (state,) = forward_layers(self.encoder, on_device, 1)

@@ -9,7 +9,7 @@ from itertools import islice
 
 from tqdm.auto import tqdm
 
-from ..data.decoding import DECODING_ERRORS, decode_image
+from ..data.decoding import DECODING_ERRORS
 from ..data.sources import ImageSource
 
 _MOST_THREADS = 8
@@ -40,6 +40,7 @@ class ImageBatch:
 def image_batches(
     source: ImageSource,
     batch_size: int,
+    decode: Callable[[object], object],
     prepare: Callable[[list], object],
     description: str,
     rows: Iterable[dict] | None = None,
@@ -49,7 +50,8 @@ def image_batches(
     Args:
         source ([`ImageSource`]): Where the images are.
         batch_size (`int`): Rows of a batch; broken images leave it smaller.
-        prepare (`Callable`): Makes of a batch's `PIL.Image.Image`s what is wanted. Called in threads.
+        decode (`Callable`): [`~data.decoding.decode_image`] for the channels that are wanted. Called in threads.
+        prepare (`Callable`): Makes of a batch's images what is wanted. Called in threads.
         description (`str`): Beside the progress bar.
         rows (`Iterable[dict]`, *optional*): Those of the source, from row `start` on; all of them if missing.
         start (`int`, *optional*, defaults to 0): Number of the first row.
@@ -63,7 +65,7 @@ def image_batches(
         for number, row in numbered:
             value = row[source.image_column]
             try:
-                images.append(decode_image(value))
+                images.append(decode(value))
             except DECODING_ERRORS as error:
                 batch.broken[number] = " ".join(f"{type(error).__name__}: {error}".split())
                 continue

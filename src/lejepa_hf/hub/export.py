@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoImageProcessor, BitImageProcessor
 from transformers.utils import logging
 
-from ..backbone.facts import native_image_size
+from ..backbone.facts import native_image_size, num_channels
 from ..backbone.standalone import as_standalone
 from ..encoder_average import load_average
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
@@ -21,26 +21,36 @@ def build_processor(
     crop_ratio: float = 0.875,
     image_mean: list[float] | None = None,
     image_std: list[float] | None = None,
+    pixel_range: list[float] | None = None,
 ) -> BitImageProcessor:
     """
     The evaluation-time pipeline: shortest side to `crop_size / crop_ratio`, centre crop, normalise.
+
+    Takes 8-bit images of as many channels as `image_mean` is long; only for 3 are images converted to RGB. Arrays of
+    other than 1, 3 or 4 channels need `input_data_format="channels_last"` at each call.
 
     Args:
         crop_size (`int`): Side in pixels of what the encoder sees.
         crop_ratio (`float`, *optional*, defaults to 0.875): Share of the resized side that is kept, in (0, 1].
         image_mean (`list[float]`, *optional*): Per channel, ImageNet's if missing.
-        image_std (`list[float]`, *optional*): Per channel, ImageNet's if missing.
+        image_std (`list[float]`, *optional*): Per channel. If missing, ImageNet's for 3 channels and 0.5 for others.
+        pixel_range (`list[float]`, *optional*): Kept in the processor's file for evaluations and users, who bring
+            arrays and 16-bit images from this range to 0 to 255; see [`~data.view_settings.ViewSettings`].
 
     Returns:
         `BitImageProcessor`: Saved beside the weights, so that `AutoImageProcessor` finds it.
     """
+    image_mean = image_mean or _IMAGENET_MEAN
+    is_rgb = len(image_mean) == 3
+    kept = {} if pixel_range is None else {"pixel_range": pixel_range}
     return BitImageProcessor(
         size={"shortest_edge": round(crop_size / crop_ratio)},
         crop_size={"height": crop_size, "width": crop_size},
         resample=3,
-        image_mean=image_mean or _IMAGENET_MEAN,
-        image_std=image_std or _IMAGENET_STD,
-        do_convert_rgb=True,
+        image_mean=image_mean,
+        image_std=image_std or (_IMAGENET_STD if is_rgb else [0.5] * len(image_mean)),
+        do_convert_rgb=is_rgb,
+        **kept,
     )
 
 
@@ -91,10 +101,12 @@ def export_encoder(
     if processor is None and source is not None and (source / "preprocessor_config.json").is_file():
         processor = AutoImageProcessor.from_pretrained(source)
     if processor is None:
-        processor = build_processor(native_image_size(model.backbone.config))
-        logger.warning(
-            f"No processor came with the model; writing ImageNet's for {processor.crop_size['height']} pixels."
+        channels = num_channels(model.backbone.config)
+        mean, kind = (
+            (None, "ImageNet's") if channels == 3 else ([0.5] * channels, f"a plain one of {channels} channels")
         )
+        processor = build_processor(native_image_size(model.backbone.config), image_mean=mean)
+        logger.warning(f"No processor came with the model; writing {kind} for {processor.crop_size['height']} pixels.")
     as_standalone(model.backbone, model.pooling).save_pretrained(folder)
     processor.save_pretrained(folder)
     # Results and losses of the run are those of its last step, not of a checkpoint on the way there.

@@ -1,0 +1,119 @@
+"""What a backbone does with images, found by passes over shapes alone: no memory, no arithmetic."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from .facts import forward_kwargs, native_image_size, num_channels, without_pooler
+from .pooling import final_states, pool
+
+# What a network raises for images that it cannot take, or for what are no images to it.
+TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError)
+
+
+@dataclass(frozen=True)
+class BackboneTraits:
+    """
+    Args:
+        pooling (`str`): `"pooler"`, `"cls"` or `"mean"`.
+        embedding_dim (`int`): Width of the embedding.
+        idle_parameters (`frozenset[str]`): Names of those that this embedding does not depend on: mask tokens, a norm
+            that only serves another pooling.
+    """
+
+    pooling: str
+    embedding_dim: int
+    idle_parameters: frozenset[str]
+
+
+def shapes_of(config: PreTrainedConfig) -> PreTrainedModel:
+    """The backbone on the meta device: shapes without weights."""
+    with torch.device("meta"):
+        return AutoModel.from_config(config, **without_pooler(config)).eval()
+
+
+def trace(backbone: PreTrainedModel, size: int):
+    """
+    Args:
+        backbone (`PreTrainedModel`): From [`shapes_of`].
+        size (`int`): Side in pixels of the image.
+
+    Returns:
+        `ModelOutput`: For one image; tensors have shapes and no values.
+    """
+    pixels = torch.empty(1, num_channels(backbone.config), size, size, device="meta")
+    # Not under `torch.device("meta")`: tables that a class computes once for all its models (BEiT's positions) would
+    # stay empty.
+    return backbone(pixels, **forward_kwargs(backbone))
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what a network raised."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
+    """
+    How this backbone's embedding is made, how wide it is, and which parameters take part.
+
+    Args:
+        config (`PreTrainedConfig`): The backbone's config.
+        pooling (`str`): As in [`LeJEPAConfig`].
+
+    Returns:
+        [`BackboneTraits`]
+
+    Raises:
+        ValueError: If the backbone yields nothing from which that embedding can be made.
+    """
+    try:
+        backbone = shapes_of(config)
+        outputs = trace(backbone, native_image_size(config))
+    except TRACING_ERRORS as error:
+        raise ValueError(
+            f"`backbone_config`: a {config.model_type} model does not turn pixels into embeddings "
+            f"({reason_of(error)}); choose a vision backbone such as vit, dinov2, resnet, convnextv2 or timm_wrapper, "
+            "or mend its settings."
+        ) from error
+    _check_can_be_saved(backbone)
+    states = final_states(outputs)
+    tokens = states is not None and states.ndim == 3
+    # Some of timm's have their channels last, which no reader of the exported config could know.
+    feature_map = states is not None and states.ndim == 4 and states.shape[2] == states.shape[3]
+    possible = {
+        "pooler": getattr(outputs, "pooler_output", None) is not None,
+        "cls": tokens and any("cls_token" in name or "class_embedding" in name for name in _tokens(backbone)),
+        "mean": tokens or feature_map,
+    }
+    available = [name for name, yes in possible.items() if yes]
+    chosen = available[0] if pooling == "auto" and available else pooling
+    if chosen not in available:
+        raise ValueError(
+            f"`pooling` {pooling!r} cannot be made from a {config.model_type} backbone, which offers "
+            f"{', '.join(available) or 'no pooled output, tokens or feature map'}: choose another backbone or pooling."
+        )
+    embedding = pool(outputs, chosen)
+    embedding.sum().backward()
+    idle = (name for name, parameter in backbone.named_parameters() if parameter.grad is None)
+    return BackboneTraits(chosen, embedding.shape[-1], frozenset(idle))
+
+
+def _check_can_be_saved(backbone: PreTrainedModel) -> None:
+    """Layers that share weights are refused when a checkpoint is written, hours later."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in backbone.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    shared = next((of_one for of_one in names.values() if len(of_one) > 1), None)
+    if shared is not None:
+        raise ValueError(
+            f"`backbone_config`: layers share weights in this {backbone.config.model_type} backbone "
+            f"({' and '.join(shared[:2])}), which safetensors does not store: choose another one."
+        )
+
+
+def _tokens(backbone: nn.Module) -> list[str]:
+    """Names of parameters that stand for single tokens: no weight matrix has a leading dimension of one."""
+    return [name for name, p in backbone.named_parameters() if p.ndim == 1 or p.shape[0] == 1]

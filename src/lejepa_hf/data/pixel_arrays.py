@@ -1,0 +1,125 @@
+"""Arrays of any type, with any number of channels -> 8 bits a channel, channels last."""
+
+import io
+from pathlib import Path
+from tokenize import TokenError
+
+import numpy as np
+
+NPY_ENDING = ".npy"
+_NPY_MAGIC = b"\x93NUMPY"
+_PIL_BANDS = (1, 2, 3, 4)  # of arrays that PIL turns into greyscale or RGB
+
+
+def is_npy(value) -> bool:
+    """Whether bytes or a path are those of an array that `np.save` wrote."""
+    if isinstance(value, bytes):
+        return value.startswith(_NPY_MAGIC)
+    return isinstance(value, str | Path) and Path(value).suffix.lower() == NPY_ENDING
+
+
+def read_npy(value: bytes | str | Path) -> np.ndarray:
+    """
+    Read what `np.save` wrote, never a pickle: images come from strangers.
+
+    Args:
+        value (`bytes`, `str` or `Path`): The file, or where it is.
+
+    Returns:
+        `np.ndarray`: As it was saved.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If the bytes are no array, or one of Python objects.
+    """
+    data = value if isinstance(value, bytes) else Path(value).read_bytes()
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (MemoryError, OverflowError, TokenError) as error:  # the others are those of images: ValueError, EOFError
+        raise ValueError(f"The header of the .npy file is damaged: {error}") from error
+
+
+def wrong_channels(found: int, num_channels: int) -> ValueError:
+    """The error for an image that has other channels than the views."""
+    return ValueError(
+        f"The image has {found} channels, but {num_channels} are expected, the length of `image_mean`: give "
+        "`image_mean` and `image_std` a value for each channel, or convert the images."
+    )
+
+
+def eight_bit_channels_last(
+    value: np.ndarray | list, num_channels: int, pixel_range: list[float] | None
+) -> np.ndarray:
+    """
+    Args:
+        value (`np.ndarray` or nested `list`): `(H, W, C)`, `(C, H, W)` where only that axis fits, or `(H, W)` for
+            greyscale. For 1 and 3 channels also what PIL turns into greyscale or RGB: 2 to 4 channels last.
+        num_channels (`int`): C.
+        pixel_range (`list[float]`, *optional*): See [`to_eight_bit_array`].
+
+    Returns:
+        `np.ndarray`: uint8, `(H, W)` or `(H, W, channels)`; the channels are `num_channels` or PIL's.
+
+    Raises:
+        TypeError: If it is no array of numbers with two or three axes.
+        ValueError: If the number of channels is another one, or values are out of range.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
+        raise TypeError(
+            "An array is an image if it has numbers along two or three axes, got "
+            f"{type(value).__name__} of {array.dtype} and shape {array.shape}."
+        )
+    through_pil = num_channels in (1, 3)
+    if array.ndim == 2:
+        if not through_pil:
+            raise wrong_channels(1, num_channels)
+    elif array.shape[-1] != num_channels and not (through_pil and array.shape[-1] in _PIL_BANDS):
+        if array.shape[0] != num_channels:
+            raise wrong_channels(array.shape[-1], num_channels)
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[:, :, 0]
+    return np.ascontiguousarray(to_eight_bit_array(array, pixel_range))
+
+
+def to_eight_bit_array(array: np.ndarray, pixel_range: list[float] | None) -> np.ndarray:
+    """
+    Bring values linearly to 0 to 255; uint8 stays as it is.
+
+    Args:
+        array (`np.ndarray`): Of any shape; numbers or booleans.
+        pixel_range (`list[float]`, *optional*): What becomes 0 and what becomes 255; the rest is clipped, NaN becomes
+            0. If missing, the whole range of 8- and 16-bit integers, [0, 1] for floats and [0, 255] for wider
+            integers, of which nobody fills the whole range.
+
+    Returns:
+        `np.ndarray`: uint8, same shape.
+
+    Raises:
+        ValueError: If wider integers are not in [0, 255] and there is no `pixel_range`.
+    """
+    kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
+    if array.dtype == np.uint8:
+        return array
+    if kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    if pixel_range is None and kind == "u" and bits == 16:
+        return (array >> 8).astype(np.uint8)  # as 16-bit image files, and quicker than through floats
+    if pixel_range is None and kind in "ui" and bits > 16:
+        if array.min() < 0 or array.max() > 255:
+            raise ValueError(
+                f"The values of type {array.dtype} go from {array.min()} to {array.max()}, not from 0 to 255: say "
+                "with `pixel_range: [low, high]` what black and white are."
+            )
+        return array.astype(np.uint8)
+    if pixel_range is None:
+        pixel_range = [0.0, 1.0] if kind == "f" else [np.iinfo(array.dtype).min, np.iinfo(array.dtype).max]
+    low, high = pixel_range
+    is_short = bits <= 16 or array.dtype == np.float32
+    scaled = array.astype(np.float32 if is_short else np.float64)  # a copy, to be changed in place
+    scaled -= low
+    scaled *= 255 / (high - low)
+    if kind == "f":
+        np.nan_to_num(scaled, copy=False, nan=0.0)
+    return scaled.clip(0, 255, out=scaled).round(out=scaled).astype(np.uint8)
