@@ -6,10 +6,10 @@ from importlib.metadata import version
 
 _HEADER = """# Backbones that were tried
 
-Written by `make test-all`: each architecture, as a small config, took two optimiser steps at two crop sizes with a finite
-loss and a gradient on all parameters that its embedding depends on; it was exported, and loaded by `AutoModel` in a
-process where lejepa-hf cannot be imported. The last column is the largest difference between the embeddings there and
-here. Where the crops differ from those asked for (global, local), the backbone does not take them.
+Written by `make test-all`: each architecture, as a small config, took two optimiser steps at two crop sizes with a
+finite loss and a gradient on all parameters that its embedding depends on; it was exported, and loaded by `AutoModel`
+in a process where lejepa-hf cannot be imported. The last column is the largest difference between the embeddings there
+and here. Where the crops differ from those asked for (global, local), the backbone does not take them.
 """
 
 

@@ -23,7 +23,9 @@ def main(folder: str, state_dict_type: str) -> None:
     from lejepa_hf.distributed import whole as entire
 
     run, world_size = Path(folder) / "run", int(os.environ["WORLD_SIZE"])
+    # With checkpointing in one of both: its wrapper must not show in any name.
     fsdp = {"version": 2, "state_dict_type": state_dict_type}
+    fsdp["activation_checkpointing"] = state_dict_type == "SHARDED_STATE_DICT"
     settings = {**SETTINGS, "fsdp_config": fsdp, "save_strategy": "steps", "save_steps": 4, "save_total_limit": None}
     whole, expected = build("fsdp", run, 1, False, world_size, **settings)
     whole.train()

@@ -39,6 +39,19 @@ def test_export(run, capsys):
     assert (run / "elsewhere" / "model.safetensors").is_file()
 
 
+def test_export_of_a_checkpoint(run, tmp_path, capsys):
+    (run / "pretraining").rename(run / "checkpoint-400")
+    for folder, found in (([], run / "encoder-400"), ([str(tmp_path / "mine")], tmp_path / "mine")):
+        assert main(["export", str(run / "checkpoint-400"), *folder]) == 0
+        assert capsys.readouterr().out == f"{found}\n"
+        assert AutoModel.from_pretrained(found).config.model_type == "resnet"
+
+
+def test_export_without_rights(run, capsys):
+    assert main(["export", str(run), "/proc/encoder"]) == 2
+    assert "could not be written into '/proc/encoder'" in one_line(capsys.readouterr().err)
+
+
 def test_export_of_nothing(run, tmp_path, capsys):
     assert main(["export", str(run), "--averaged"]) == 2
     assert "no averaged encoder" in one_line(capsys.readouterr().err)

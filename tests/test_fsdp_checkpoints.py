@@ -18,5 +18,18 @@ def test_resumed_bit_by_bit_and_exported_whole(two_processes, tmp_path, state_di
     sharded = list(checkpoint.glob("pytorch_model_fsdp_0/*.distcp"))
     assert len(sharded) == (2 if state_dict_type == "SHARDED_STATE_DICT" else 0)
     LeJEPAForPreTraining.from_pretrained(tmp_path / "pretraining")
-    assert (export_encoder(tmp_path) / "model.safetensors").is_file()
-    assert (export_encoder(tmp_path, averaged=True) / "model.safetensors").is_file()
+    if state_dict_type == "FULL_STATE_DICT":  # FSDP's file alone, beside which the Trainer leaves its own
+        (checkpoint / "model.safetensors").unlink()
+    before = {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
+    for averaged in (False, True):
+        whole, encoder = export_encoder(tmp_path, averaged=averaged), export_encoder(checkpoint, averaged=averaged)
+        assert encoder.parent == tmp_path / "run"
+        for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
+            assert (encoder / name).read_bytes() == (whole / name).read_bytes(), name
+    assert {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()} == before
+    assert complete_checkpoints(tmp_path / "run")[0] == checkpoint
+
+    if sharded:
+        sharded[1].unlink()
+        with pytest.raises(ValueError, match="checkpoint-8' cannot be read .* choose another checkpoint"):
+            export_encoder(checkpoint)

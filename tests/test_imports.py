@@ -47,7 +47,7 @@ ALLOWED = {
         "resume_settings", "training_args",
     },
     "evaluation": {"backbone", "data", "distributed", "losses"},
-    "hub": {"backbone", "encoder_average", "modeling_lejepa"},
+    "hub": {"backbone", "configuration_lejepa", "distributed", "encoder_average", "modeling_lejepa"},
     "train": {
         "backbone", "checkpoints", "configuration_lejepa", "data", "evaluation", "hub", "modeling_lejepa",
         "preemption", "recipes", "run_folder", "trainer", "training_args", "view_fitting",

@@ -85,6 +85,8 @@ class CheckpointingTrainer(Trainer):
         elif _internal_call:  # a checkpoint: the weights come as shards, with the optimizer's
             if self.args.should_save:
                 self.accelerator.unwrap_model(self.model).config.save_pretrained(output_dir)
+                if self.processing_class is not None:
+                    self.processing_class.save_pretrained(output_dir)
         else:
             plugin.set_state_dict_type("FULL_STATE_DICT")
             try:

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.overrides = overrides
     try:
         return options.command(options)
-    except (ValueError, DataError) as error:
+    except (ValueError, OSError, ImportError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
 
@@ -64,7 +64,12 @@ def _embed(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from .hub.export import export_encoder
 
-    sys.stdout.write(f"{export_encoder(options.run, options.folder, averaged=options.averaged)}\n")
+    encoder = export_encoder(options.run, options.folder, averaged=options.averaged)
+    sys.stdout.write(f"{encoder}\n")
+    if options.onnx:
+        from .hub.onnx_export import export_onnx
+
+        sys.stdout.write(f"{export_onnx(encoder)}\n")
     return 0
 
 
@@ -107,9 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
     _add_embed(commands.add_parser("embed", help="a folder or dataset -> a Parquet file of embeddings"))
     export = commands.add_parser("export", help="a run or checkpoint -> an encoder folder for AutoModel")
-    export.add_argument("run", help="run folder or checkpoint")
-    export.add_argument("folder", nargs="?", help="where to write, <run>/encoder if missing")
+    export.add_argument("run", help="run folder, or one of its checkpoints")
+    export.add_argument(
+        "folder", nargs="?", help="where to write; RUN/encoder, of checkpoint-N RUN/encoder-N if missing"
+    )
     export.add_argument("--averaged", action="store_true", help="the moving average, of a run with `ema_decay`")
+    export.add_argument("--onnx", action="store_true", help="model.onnx too, beside the weights")
     export.set_defaults(command=_export)
     statistics = commands.add_parser("statistics", help="how Gaussian are the projections of a run")
     statistics.add_argument("run", help="folder of a finished run")

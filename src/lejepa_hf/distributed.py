@@ -1,5 +1,8 @@
 """The only file that calls torch.distributed."""
 
+import warnings
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 
@@ -197,3 +200,26 @@ def copy_whole_(tensor: torch.Tensor, value: torch.Tensor) -> None:
 
         value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
     local_part(tensor).copy_(local_part(value))
+
+
+def read_shards_(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """
+    Fill tensors from the shards of a model that FSDP left, in this process alone.
+
+    Args:
+        weights (`dict[str, torch.Tensor]`): Whole tensors by the model's names, on the CPU; every one is filled.
+        folder (`Path`): The `pytorch_model_fsdp_0/` of a checkpoint.
+
+    Raises:
+        RuntimeError: If tensors or files are missing, or within several processes, which would wait for each other.
+    """
+    if world_size() > 1:
+        raise RuntimeError("Shards are read by one process: end the others first, `accelerator.end_training()`.")
+    import torch.distributed.checkpoint as checkpoint  # a second that other callers do not need
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*intent is to load in a single process")
+        try:
+            checkpoint.load({"model": weights}, checkpoint_id=folder)
+        except checkpoint.CheckpointException as error:  # it prints as a list of tracebacks
+            raise RuntimeError("; ".join(str(failure[0]) for failure in error.failures.values())) from error

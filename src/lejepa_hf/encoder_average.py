@@ -33,7 +33,11 @@ class EncoderAverage(TrainerCallback):
         self._average: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self._average = {name: parameter.detach().clone() for name, parameter in model.encoder.named_parameters()}
+        # FSDP's activation checkpointing puts its wrapper into the names; the saved average is read without it.
+        self._average = {
+            name.replace("_checkpoint_wrapped_module.", ""): parameter.detach().clone()
+            for name, parameter in model.encoder.named_parameters()
+        }
 
     @torch.no_grad()
     def on_step_end(self, args, state, control, model=None, **kwargs):

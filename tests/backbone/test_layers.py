@@ -189,3 +189,21 @@ def test_patches_that_form_no_grid_are_refused():
     backbone = build("vit_tiny_patch16_224")[0]
     with pytest.raises(ValueError, match="6 patch tokens of a timm_wrapper encoder form no grid"):
         feature_map(backbone, torch.zeros(2, 7, 48), (32, 32))
+
+
+def test_earlier_blocks_with_their_channels_last():
+    """TinyViT's maps have their channels first at the end and last before."""
+    arguments = {"embed_dims": (8, 8, 16, 24), "num_heads": (1, 1, 2, 3), "depths": (1, 1, 1, 2)}
+    arguments |= {"window_sizes": (2, 2, 2, 2)}
+    config = {"architecture": "tiny_vit_5m_224", "num_classes": 0, "model_args": arguments}
+    backbone = AutoModel.from_config(AutoConfig.for_model("timm_wrapper", **config)).eval()
+    with torch.no_grad():
+        found = forward_layers(backbone, pixels(64), 2)[1]
+    assert [state.shape for state in found] == [(2, 24, 2, 2), (2, 24, 2, 2)]
+
+
+def test_blocks_that_see_images_in_pieces_are_refused():
+    config = AutoConfig.for_model("mobilevit", hidden_sizes=[24, 24, 24], neck_hidden_sizes=[8, 8, 8, 8, 8, 8, 40])
+    backbone = AutoModel.from_config(config).eval()
+    with pytest.raises(ValueError, match="`layers`: the blocks of this mobilevit encoder cut images up: take 1"):
+        forward_layers(backbone, pixels(64), 2)

@@ -1,4 +1,5 @@
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,16 @@ FAMILIES = {
     ),
     "ijepa": ({"model_type": "ijepa", "intermediate_size": 64, **TOKENS}, "auto", "mean", False),
     "timm": ({"model_type": "timm_wrapper", "architecture": "resnet18"}, "auto", "pooler", True),
+    "timm_vit": (
+        {
+            "model_type": "timm_wrapper",
+            "architecture": "vit_tiny_patch16_224",
+            "model_args": {"dynamic_img_size": True, "embed_dim": 32, "depth": 2, "num_heads": 2},
+        },
+        "auto",
+        "pooler",
+        True,
+    ),
 }
 
 # Runs where lejepa_hf cannot be imported, as on the machine of somebody who found the encoder on the Hub.
@@ -252,7 +263,7 @@ def test_every_source_gives_the_same_encoder(tmp_path, source):
     folder = (
         export_encoder(given) if from_files else export_encoder(given, tmp_path / "encoder", build_processor(SIZE))
     )
-    assert folder == tmp_path / "encoder"
+    assert folder == tmp_path / ("encoder-7" if source == "checkpoint" else "encoder")
     saved = AutoModel.from_pretrained(folder).state_dict()
     trained = model.encoder.backbone.state_dict()
     assert saved.keys() == trained.keys()
@@ -312,11 +323,77 @@ def test_no_model_in_the_folder(tmp_path):
         export_encoder(tmp_path)
     with pytest.raises(ValueError, match="nothing' holds neither"):
         export_encoder(tmp_path / "nothing", tmp_path / "encoder")
+    run_folder("resnet", tmp_path)
+    (tmp_path / "pretraining").rename(tmp_path / "checkpoint-7")
+    with pytest.raises(ValueError, match="did not end; choose one of its checkpoints: checkpoint-7"):
+        export_encoder(tmp_path)
+    (tmp_path / "checkpoint-7" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="checkpoint-7' cannot be read .* choose another checkpoint"):
+        export_encoder(tmp_path / "checkpoint-7")
+    (tmp_path / "checkpoint-7" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="has a config.json and no weights"):
+        export_encoder(tmp_path / "checkpoint-7")
+    assert not list(tmp_path.glob("*encoder*"))
 
 
-def test_a_model_needs_a_folder():
+def test_what_is_neither_a_run_nor_its_checkpoint_needs_a_folder(tmp_path):
     with pytest.raises(ValueError, match="`folder` is needed"):
         export_encoder(build("resnet"))
+    run_folder("resnet", tmp_path)
+    (tmp_path / "pretraining").rename(tmp_path / "best")
+    with pytest.raises(ValueError, match="`folder` is needed"):
+        export_encoder(tmp_path / "best")
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+@pytest.mark.parametrize("name", ["pretraining", "checkpoint-7"])
+def test_training_state_is_not_overwritten(tmp_path, name):
+    run_folder("resnet", tmp_path)
+    (tmp_path / "checkpoint-7").mkdir()
+    (tmp_path / "checkpoint-7" / "trainer_state.json").touch()
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"{name}' holds a model in training"):
+        export_encoder(tmp_path, tmp_path / name)
+    assert contents(tmp_path) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_full_disk_leaves_no_half_folder(tmp_path, existing):
+    run_folder("resnet", tmp_path)
+    if existing:
+        export_encoder(tmp_path)
+        (tmp_path / "encoder" / "notes.txt").write_text("mine")
+        run_folder("vit", tmp_path)  # what is to replace it
+    before = contents(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))  # bytes a file: enough for all but the weights
+    try:
+        with pytest.raises(OSError, match="could not be written into .*encoder'.*: make room there"):
+            export_encoder(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(tmp_path) == before
+    assert {path.name for path in tmp_path.iterdir()} == ({"pretraining", "encoder"} if existing else {"pretraining"})
+    assert AutoModel.from_pretrained(export_encoder(tmp_path)).config.model_type == ("vit" if existing else "resnet")
+
+
+def test_a_new_export_replaces_all_of_the_old_one_and_nothing_else(tmp_path):
+    run_folder("resnet", tmp_path)
+    training = contents(tmp_path / "pretraining")
+    encoder = export_encoder(tmp_path)
+    (encoder / "results.json").write_text("{}")
+    for stale in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "model.onnx", "model.onnx.data"):
+        (encoder / stale).write_text("of other weights")
+    assert export_encoder(tmp_path) == encoder
+    names = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "results.json"}
+    assert {path.name for path in encoder.iterdir()} == names
+    assert (encoder / "results.json").read_text() == "{}"
+    assert contents(tmp_path / "pretraining") == training
+    assert {path.name for path in tmp_path.iterdir()} == {"pretraining", "encoder"}
 
 
 @pytest.mark.parametrize("backend", ["torchvision", "pil"])

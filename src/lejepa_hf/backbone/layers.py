@@ -31,13 +31,14 @@ def forward_layers(backbone: PreTrainedModel, pixel_values: torch.Tensor, num_la
         `(batch_size, num_tokens, width)` or feature maps `(batch_size, width, height, width)`.
 
     Raises:
-        ValueError: If the backbone has fewer blocks, or returns neither tokens nor a feature map.
+        ValueError: If the backbone has fewer blocks, returns neither tokens nor a feature map, or has earlier blocks
+            that see images in pieces.
 
     Source: the joined layers are the linear protocol of DINO, arXiv 2104.14294, there 4 blocks; LeJEPA's are 2.
     """
     if num_layers == 1:
         outputs = backbone(pixel_values, **forward_kwargs(backbone))
-        return outputs, [_channels_first(backbone, _last_state(outputs))]
+        return outputs, [_channels_first(backbone, _last_state(outputs), pixel_values)]
     blocks = _layers(backbone)
     if not 1 <= num_layers <= len(blocks):
         raise ValueError(
@@ -56,7 +57,9 @@ def forward_layers(backbone: PreTrainedModel, pixel_values: torch.Tensor, num_la
     last = _last_state(outputs)
     final = next((norm for norm in norms if kept.get(norm) is last), None)
     states = [_normed(kept[block], last, final) for block in blocks[-num_layers:-1]]
-    return outputs, [_channels_first(backbone, state) for state in [*states, last]]
+    if any(state.shape[0] != pixel_values.shape[0] for state in states):  # windows, or pixels within patches
+        raise ValueError(f"`layers`: the blocks of this {backbone.config.model_type} encoder cut images up: take 1.")
+    return outputs, [_channels_first(backbone, state, pixel_values) for state in [*states, last]]
 
 
 def _last_state(outputs) -> torch.Tensor:
@@ -94,10 +97,12 @@ def _normed(state: torch.Tensor, last: torch.Tensor, norm: nn.Module | None) -> 
     return norm(state) if norm is not None and fits else state
 
 
-def _channels_first(backbone: PreTrainedModel, state: torch.Tensor) -> torch.Tensor:
-    """Feature maps as PyTorch has them; some timm models, Swin for one, have their channels last and say so."""
-    is_last = getattr(getattr(backbone, "timm_model", None), "output_fmt", None) == "NHWC"
-    return state.permute(0, 3, 1, 2) if is_last and state.ndim == 4 else state
+def _channels_first(backbone: PreTrainedModel, state: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Feature maps as PyTorch has them. Some timm models, Swin for one, have their channels last; not all say so."""
+    said = getattr(getattr(backbone, "timm_model", None), "output_fmt", None) == "NHWC"
+    is_square = pixel_values.shape[-1] == pixel_values.shape[-2]
+    seen = state.ndim == 4 and is_square and state.shape[1] == state.shape[2] != state.shape[3]
+    return state.permute(0, 3, 1, 2) if state.ndim == 4 and (said or seen) else state
 
 
 def patch_tokens(backbone: PreTrainedModel, state: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:

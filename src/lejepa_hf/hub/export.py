@@ -1,5 +1,6 @@
 """A finished run or model -> an encoder folder of the backbone's native class, which loads without this package."""
 
+import re
 from pathlib import Path
 
 from transformers import AutoImageProcessor, BitImageProcessor
@@ -10,10 +11,14 @@ from ..backbone.standalone import as_standalone
 from ..encoder_average import load_average
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from .model_card import write_model_card
+from .trained_model import read_trained_model, trained_folder
+from .written_aside import written_aside
 
 logger = logging.get_logger(__name__)
 
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+# What an earlier export may have left, in more files than this one or as ONNX.
+_OF_OTHER_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "model.onnx*")
 
 
 def build_processor(
@@ -67,10 +72,14 @@ def export_encoder(
     `pooler_output`; where the native class cannot express the pooling, `config.embedding_pooling` says `"mean"` or
     `"cls"`: the mean of `last_hidden_state` or its first token.
 
+    The files are written aside and take their names when all are complete; other files in `folder` stay.
+
     Args:
-        run_or_model (`str`, `Path` or model): A run folder, one of its checkpoints, or a model.
-        folder (`str` or `Path`, *optional*): Where to write; `encoder/` in the run folder if missing, or
-            `encoder_averaged/`.
+        run_or_model (`str`, `Path` or model): A run folder, its `pretraining/`, one of its checkpoints (FSDP's, in
+            shards, too), or a model.
+        folder (`str` or `Path`, *optional*): Where to write. If missing, beside what is read: `encoder/` in the run
+            folder for a run, `encoder-400/` for its `checkpoint-400`; `encoder_averaged/` and `encoder_averaged-400/`
+            for averages.
         processor (`ImageProcessor`, *optional*): The one saved with the run if missing.
         averaged (`bool`, *optional*, defaults to `False`): Instead of the weights themselves their moving average, of
             a run with `ema_decay`.
@@ -79,23 +88,19 @@ def export_encoder(
         `Path`: `folder`.
 
     Raises:
-        ValueError: If there is no model in the run folder, no average of it, or no folder to write to.
+        ValueError: If there is no readable model in the run folder, no average of it, no folder to write to, or
+            training state in that folder.
+        OSError: If the files cannot be written; what was in `folder` is as it was.
     """
     source = None
     if isinstance(run_or_model, str | Path):
-        source = Path(run_or_model)
-        source = source / "pretraining" if (source / "pretraining").is_dir() else source
-        if not (source / "config.json").is_file():
-            raise ValueError(
-                f"{str(run_or_model)!r} holds neither pretraining/ nor a checkpoint: no config.json there."
-            )
-        run_or_model = LeJEPAForPreTraining.from_pretrained(source)
+        source = trained_folder(run_or_model)
     elif averaged:
         raise ValueError("`averaged` needs a run folder or a checkpoint: a model has no average with it.")
-    if folder is None:
-        if source is None:
-            raise ValueError("`folder` is needed to export a model that is not a run folder.")
-        folder = source.parent / ("encoder_averaged" if averaged else "encoder")
+    folder = _default_folder(source, averaged) if folder is None else Path(folder)
+    _refuse_training_state(folder)
+    if source is not None:
+        run_or_model = read_trained_model(source)
     model = run_or_model.encoder if isinstance(run_or_model, LeJEPAForPreTraining) else run_or_model
     ema_decay = load_average(model, source) if averaged else None
     if processor is None and source is not None and (source / "preprocessor_config.json").is_file():
@@ -107,9 +112,29 @@ def export_encoder(
         )
         processor = build_processor(native_image_size(model.backbone.config), image_mean=mean)
         logger.warning(f"No processor came with the model; writing {kind} for {processor.crop_size['height']} pixels.")
-    as_standalone(model.backbone, model.pooling).save_pretrained(folder)
-    processor.save_pretrained(folder)
     # Results and losses of the run are those of its last step, not of a checkpoint on the way there.
     run = source.parent if source is not None else None
-    write_model_card(folder, run, is_final=source is not None and source.name == "pretraining", ema_decay=ema_decay)
-    return Path(folder)
+    is_final = source is not None and source.name == "pretraining"
+    with written_aside(folder, _OF_OTHER_WEIGHTS) as aside:
+        standalone = as_standalone(model.backbone, model.pooling)
+        # Under timm's own names, as in its repositories: timm reads them without the wrapper, the wrapper does too.
+        is_timm = standalone.config.model_type == "timm_wrapper"
+        standalone.save_pretrained(aside, state_dict=standalone.timm_model.state_dict() if is_timm else None)
+        processor.save_pretrained(aside)
+        write_model_card(aside, run, is_final=is_final, ema_decay=ema_decay)
+    return folder
+
+
+def _default_folder(source: Path | None, averaged: bool) -> Path:
+    # Not inside a checkpoint, which is deleted when newer ones come; not `encoder`, which is the end of the run.
+    checkpoint = re.fullmatch(r"checkpoint(-\d+)", source.name) if source is not None else None
+    if source is None or not (checkpoint or source.name == "pretraining"):
+        raise ValueError("`folder` is needed to export what is neither a run folder nor one of its checkpoints.")
+    name = "encoder_averaged" if averaged else "encoder"
+    return source.parent / (name + checkpoint[1] if checkpoint else name)
+
+
+def _refuse_training_state(folder: Path) -> None:
+    config = folder / "config.json"
+    if (folder / "trainer_state.json").exists() or (config.exists() and '"lejepa"' in config.read_text()):
+        raise ValueError(f"`folder` {str(folder)!r} holds a model in training, which would be lost: choose another.")

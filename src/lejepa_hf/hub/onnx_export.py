@@ -1,0 +1,119 @@
+"""An exported encoder -> model.onnx beside its weights, checked against them."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
+
+from ..backbone.facts import forward_kwargs, native_image_size, num_channels
+from ..backbone.pooling import pool
+from .written_aside import written_aside
+
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_OUTPUTS = ["embedding", "last_hidden_state"]
+_TRACED_BATCH, _CHECKED_BATCHES = 2, (1, 3)
+_MAX_DIFFERENCE = 1e-3  # of the largest output; sums in another order make a thousandth of that
+_ONE_FILE = 1.5e9  # bytes of weights; protobuf ends at 2 GiB, beyond they go into a file of their own
+
+
+class _Encoder(nn.Module):
+    """Tensors in and out: ONNX knows no `ModelOutput`."""
+
+    def __init__(self, encoder: PreTrainedModel, size: int):
+        super().__init__()
+        self.encoder, self.pooling = encoder, encoder.config.embedding_pooling
+        self.kwargs = forward_kwargs(encoder) if size != native_image_size(encoder.config) else {}
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = self.encoder(pixel_values, **self.kwargs)
+        return pool(outputs, self.pooling), outputs.last_hidden_state
+
+
+def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> Path:
+    """
+    Write an exported encoder as ONNX, and compare it with the torch model in onnxruntime.
+
+    Input: `pixel_values` of shape `(batch, channels, size, size)`, fp32, any number of images, normalised and cropped
+    to `size` pixels by the folder's processor. Outputs: `embedding` of shape `(batch, embedding_dim)`, the trained
+    one, and `last_hidden_state`.
+
+    Args:
+        encoder_folder (`str` or `Path`): From [`export_encoder`].
+        path (`str` or `Path`, *optional*): The file; `model.onnx` in the folder if missing. Weights of more than
+            1.5 GB come beside it, in `<name>.data`.
+
+    Returns:
+        `Path`: The file.
+
+    Raises:
+        ImportError: Without onnx, onnxscript and onnxruntime.
+        ValueError: If the folder holds no exported encoder, or PyTorch cannot translate its class.
+        RuntimeError: If an output differs from the torch model's by more than a thousandth of the largest value.
+        OSError: If the file cannot be written.
+    """
+    missing = [package for package in _PACKAGES if find_spec(package) is None]
+    if missing:
+        raise ImportError(f'ONNX needs {", ".join(missing)}: `pip install "lejepa-hf[onnx]"`.')
+    folder = Path(encoder_folder)
+    path = folder / "model.onnx" if path is None else Path(path)
+    encoder, size = _read(folder)
+    with written_aside(path.parent, stale=[f"{path.name}.data"]) as aside:
+        _translate(encoder, size, aside / path.name)
+        _compare(encoder, size, aside / path.name)
+    return path
+
+
+def _read(folder: Path) -> tuple[_Encoder, int]:
+    config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
+    if not hasattr(config, "embedding_pooling"):
+        raise ValueError(f"{str(folder)!r} is no exported encoder: make one with `lejepa export RUN`.")
+    # PyTorch's fused attention does not translate for every class (Swin's windows), its plain form does. timm decides
+    # by itself.
+    attention = {} if config.model_type == "timm_wrapper" else {"attn_implementation": "eager"}
+    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **attention).eval()
+    processor = AutoImageProcessor.from_pretrained(folder).to_dict()
+    size = (processor.get("crop_size") or processor["size"])["height"]
+    return _Encoder(encoder, size).eval(), size
+
+
+def _pixels(encoder: _Encoder, size: int, batch: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(batch)
+    return torch.randn(batch, num_channels(encoder.encoder.config), size, size, generator=generator)
+
+
+def _translate(encoder: _Encoder, size: int, path: Path) -> None:
+    weights = sum(value.nbytes for value in encoder.state_dict().values())
+    try:
+        torch.onnx.export(
+            encoder,
+            (_pixels(encoder, size, _TRACED_BATCH),),
+            path,
+            input_names=["pixel_values"],
+            output_names=_OUTPUTS,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            external_data=weights > _ONE_FILE,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        name, reason = type(encoder.encoder).__name__, str(error).strip().splitlines()[0]  # pages of advice follow
+        raise ValueError(f"PyTorch {torch.__version__} does not translate {name} into ONNX ({reason}).") from error
+
+
+@torch.no_grad()
+def _compare(encoder: _Encoder, size: int, path: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in _CHECKED_BATCHES:
+        pixels = _pixels(encoder, size, batch)
+        found = session.run(_OUTPUTS, {"pixel_values": pixels.numpy()})
+        for name, value, expected in zip(_OUTPUTS, found, encoder(pixels), strict=True):
+            difference, largest = (torch.from_numpy(value) - expected).abs().max(), expected.abs().max()
+            if not difference <= _MAX_DIFFERENCE * largest:
+                raise RuntimeError(
+                    f"ONNX's `{name}` differs from torch's by {difference:.2g} at most, where values reach "
+                    f"{largest:.2g}, for {batch} images: nothing was written; try other versions of torch and onnx."
+                )

@@ -1,0 +1,68 @@
+"""Where the trained model of a run lies, and reading it in one process, whatever it was trained on."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from ..configuration_lejepa import LeJEPAConfig
+from ..distributed import read_shards_
+from ..modeling_lejepa import LeJEPAForPreTraining
+
+# FSDP's names of what it writes into a checkpoint: a folder of shards, or one file of all weights.
+_SHARDS, _WHOLE = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"
+
+
+def trained_folder(run: str | Path) -> Path:
+    """
+    The folder that holds the model.
+
+    Args:
+        run (`str` or `Path`): A run folder, its `pretraining/` or one of its checkpoints.
+
+    Returns:
+        `Path`: `pretraining/` of a run folder, otherwise `run` itself.
+
+    Raises:
+        ValueError: If there is no model.
+    """
+    run = Path(run)
+    folder = run / "pretraining" if (run / "pretraining").is_dir() else run
+    if (folder / "config.json").is_file():
+        return folder
+    checkpoints = sorted(path.name for path in run.glob("checkpoint-*"))
+    hint = f" The run did not end; choose one of its checkpoints: {', '.join(checkpoints)}." if checkpoints else ""
+    raise ValueError(f"{str(run)!r} holds neither pretraining/ nor a checkpoint: no config.json there.{hint}")
+
+
+def read_trained_model(folder: Path) -> LeJEPAForPreTraining:
+    """
+    The model with its trained weights, on the CPU; also from checkpoints that FSDP wrote, without starting processes.
+
+    Args:
+        folder (`Path`): From [`trained_folder`].
+
+    Returns:
+        [`LeJEPAForPreTraining`]
+
+    Raises:
+        ValueError: If weights are missing there or cannot be read.
+    """
+    try:
+        if any(folder.glob("model*.safetensors")):
+            return LeJEPAForPreTraining.from_pretrained(folder)
+        if not (folder / _SHARDS).is_dir() and not (folder / _WHOLE).is_file():
+            raise ValueError(f"{str(folder)!r} has a config.json and no weights: choose a complete checkpoint.")
+        model = LeJEPAForPreTraining(LeJEPAConfig.from_pretrained(folder))
+        if (folder / _SHARDS).is_dir():
+            weights = model.state_dict()
+            read_shards_(weights, folder / _SHARDS)
+        else:
+            weights = torch.load(folder / _WHOLE, map_location="cpu", weights_only=True)
+        model.load_state_dict(weights)
+        return model
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"The weights in {str(folder)!r} cannot be read ({error}): choose another checkpoint."
+        ) from error
