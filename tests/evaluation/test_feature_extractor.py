@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -104,6 +105,19 @@ def test_auto_is_the_trained_embedding(images, family, said, resolved):
 def test_what_an_encoder_does_not_offer_is_refused(family, pooling, layers, message):
     with pytest.raises(ValueError, match=message):
         extractor(family, pooling, layers).try_one()
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_encoders_of_other_than_three_channels(channels):
+    config = AutoConfig.for_model("vit", **CONFIGS["vit"], num_channels=channels)
+    mean_and_std = [0.5] * channels, [0.25] * channels
+    features = FeatureExtractor(AutoModel.from_config(config), build_processor(16, 1.0, *mean_and_std), "patches", 2)
+    assert features.try_one() == ("patches", 64)
+    array = np.random.default_rng(0).integers(0, 256, (16, 16, channels), dtype=np.uint8)
+    pixels = features.preprocess([features.decode(array[:, :, 0] if channels == 1 else array)])
+    expected = (torch.from_numpy(array).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
+    torch.testing.assert_close(pixels, expected, atol=1e-5, rtol=1e-5)
+    assert features(pixels).shape == (1, 64)
 
 
 def test_autocast_is_used_on_request(images):
