@@ -16,7 +16,7 @@ ALLOWED = {
     "__init__": set(),
     "configuration_lejepa": set(),
     "distributed": set(),
-    "backbone": set(),
+    "backbone": {"blocks"},
     "ops": set(),
     "losses": {"ops", "distributed"},
     "projector": {"distributed"},
@@ -54,7 +54,7 @@ ALLOWED = {
     },
     "rehearsal": {"data", "recipes", "run_folder", "train"},
     "plan": {"modeling_lejepa", "recipes", "rehearsal", "train", "view_fitting"},
-    "cli": {"evaluation", "hub", "plan", "recipes", "train"},
+    "cli": {"data", "evaluation", "hub", "plan", "recipes", "train"},
 }  # fmt: skip
 
 

@@ -4,10 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from .data.errors import DataError
+
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    `lejepa train | plan | evaluate | export | statistics`.
+    `lejepa train | plan | evaluate | embed | export | statistics`.
 
     Args:
         arguments (`list[str]`, *optional*): The command line; that of the process if missing.
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.overrides = overrides
     try:
         return options.command(options)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
 
@@ -38,6 +40,24 @@ def _evaluate(options: argparse.Namespace) -> int:
         options.encoder, options.dataset, options.protocol, options.train_split, options.eval_split
     )
     sys.stdout.write(format_table({options.encoder: results}) + "\n")
+    return 0
+
+
+def _embed(options: argparse.Namespace) -> int:
+    from .evaluation.embed_images import Features, embed_images
+
+    streaming = "[" not in options.split if options.streaming is None else options.streaming
+    embedded = embed_images(
+        options.model, options.dataset, options.out,
+        Features(options.pooling, options.layers, options.dtype, options.bf16),
+        options.batch_size, options.device, options.overwrite,
+        split=options.split, config=options.config, streaming=streaming, image_column=options.image_column,
+        label_column=options.label_column, revision=options.revision, data_files=options.data_files,
+    )  # fmt: skip
+    sys.stdout.write(
+        f"{embedded.out}: {embedded.num_images} embeddings of {embedded.dim} numbers, "
+        f"{embedded.images_per_second:.1f} images/s\n"
+    )
     return 0
 
 
@@ -90,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--train_split", default="train")
     evaluate.add_argument("--eval_split", default="test")
     evaluate.set_defaults(command=_evaluate)
+    _add_embed(commands.add_parser("embed", help="a folder or dataset -> a Parquet file of embeddings"))
     export = commands.add_parser("export", help="a run or checkpoint -> an encoder folder for AutoModel")
     export.add_argument("run", help="run folder, or one of its checkpoints")
     export.add_argument(
@@ -107,3 +128,26 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--seconds", type=float, default=10.0, help="of training to rehearse after the warm-up (10)")
     plan.set_defaults(command=_plan)
     return parser
+
+
+def _add_embed(embed: argparse.ArgumentParser) -> None:
+    embed.add_argument("dataset", help="digits, a Hub dataset id, a folder or Parquet files")
+    embed.add_argument("--model", required=True, help="run folder, encoder folder or Hub id of any vision encoder")
+    embed.add_argument("--out", required=True, help="file to write, .parquet; the same command after a kill goes on")
+    embed.add_argument("--pooling", default="auto", help="auto (as trained), pooler, cls, patches (their mean)")
+    embed.add_argument(
+        "--layers", type=int, default=1, help="so many of the last blocks joined, of cls or patches (1)"
+    )
+    embed.add_argument("--dtype", default="float32", help="float32 or float16, of what is stored")
+    embed.add_argument("--split", default="train", help="a slice like train[:1000] is read unstreamed (train)")
+    embed.add_argument("--config", help="configuration of a Hub dataset")
+    embed.add_argument("--revision", help="branch, tag or commit of a Hub dataset")
+    embed.add_argument("--data_files", nargs="+", help="which files, as paths or globs")
+    embed.add_argument("--image_column", help="found by its type if missing")
+    embed.add_argument("--label_column", help="found by its type if missing")
+    embed.add_argument("--streaming", action=argparse.BooleanOptionalAction, help="on, but for slices of a split")
+    embed.add_argument("--batch_size", type=int, default=64, help="images a forward pass (64)")
+    embed.add_argument("--device", help="the accelerator if there is one")
+    embed.add_argument("--bf16", action="store_true", help="forward passes under autocast")
+    embed.add_argument("--overwrite", action="store_true", help="replace OUT, delete parts of other settings")
+    embed.set_defaults(command=_embed)

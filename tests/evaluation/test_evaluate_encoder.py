@@ -74,6 +74,30 @@ def test_a_missing_encoder_is_named(tmp_path, few_digits):
         evaluate_encoder(tmp_path / "nothing", few_digits)
 
 
+def test_a_run_folder_means_its_encoder(resnet_folder, few_digits):
+    run = resnet_folder.parent / "run"
+    run.mkdir()
+    resnet_folder.rename(run / "encoder")
+    found = evaluate_encoder(run, few_digits, ["knn"])
+    assert found == evaluate_encoder(run / "encoder", few_digits, ["knn"])
+
+
+def test_a_pooler_that_nobody_trained_is_left_out(tiny_vit, tmp_path, few_digits):
+    torch.manual_seed(0)
+    without = AutoModel.from_config(AutoConfig.for_model(**tiny_vit), add_pooling_layer=False)
+    without.save_pretrained(tmp_path)  # as a classifier's checkpoint is: it has no pooler
+    build_processor(16, crop_ratio=1.0).save_pretrained(tmp_path)
+    model, processor = load_encoder(tmp_path)
+    found = extract_embeddings(model, processor, few_digits[1]).embeddings
+    without.config.embedding_pooling = "cls"
+    torch.testing.assert_close(found, extract_embeddings(without, processor, few_digits[1]).embeddings)
+
+
+def test_a_device_that_is_not_there(resnet_folder):
+    with pytest.raises(ValueError, match="`device` 'abacus' cannot be used here"):
+        load_encoder(resnet_folder, "abacus")
+
+
 def test_baselines_stand_beside_the_encoder(resnet_folder, few_digits):
     torch.manual_seed(1)
     before = torch.get_rng_state()

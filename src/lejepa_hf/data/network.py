@@ -37,7 +37,10 @@ def is_network_error(error: BaseException | None) -> bool:
 
 
 def read_through(
-    open_items: Callable[[], Iterator[Item]], name: str, max_retries: int = MAX_RETRIES
+    open_items: Callable[[], Iterator[Item]],
+    name: str,
+    max_retries: int = MAX_RETRIES,
+    way_out: str = "Continue with `--resume` when the network is back.",
 ) -> Iterator[Item]:
     """
     Items of a remote source, read on where a lost connection broke off.
@@ -47,6 +50,7 @@ def read_through(
         name (`str`): What is read, for the messages.
         max_retries (`int`, *optional*, defaults to 8): In a row without one item between them; they wait 1, 2, 4, ...
             at most 60 seconds.
+        way_out (`str`, *optional*): What to do when they were in vain; that of training if missing.
 
     Returns:
         `Iterator`: Each item once.
@@ -69,7 +73,7 @@ def read_through(
             if retries == max_retries:
                 raise StreamInterrupted(
                     f"{name}: the connection was lost and {max_retries} retries did not bring it back ({reason}). "
-                    "Continue with `--resume` when the network is back."
+                    f"{way_out}"
                 ) from error
             wait = min(_FIRST_WAIT * 2**retries, _LONGEST_WAIT)
             retries += 1

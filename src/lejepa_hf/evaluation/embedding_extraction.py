@@ -1,22 +1,20 @@
 """Frozen encoder -> embeddings and labels, once for all protocols; pretraining model -> projections of views."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
-from ..backbone.facts import forward_kwargs, num_channels
-from ..backbone.pooling import pool
 from ..data.collator import MultiCropCollator
-from ..data.decoding import DECODING_ERRORS, decode_image, stored_size
+from ..data.decoding import decode_image, stored_size
 from ..data.photometric import apply_photometric
 from ..data.sources import ImageSource
-from .pixel_values import to_pixel_values
+from .feature_extractor import FeatureExtractor
+from .image_batches import ImageBatch, image_batches
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -35,32 +33,12 @@ class LabelledEmbeddings:
     labels: torch.Tensor
 
 
-def _rows(source: ImageSource, batch_size: int, description: str, channels: int, pixel_range: list[float] | None):
-    """Batches of decoded images and their labels, with progress; broken images are left out and counted."""
-    images, labels, broken = [], [], []
-    for number, row in enumerate(tqdm(source.dataset, total=source.num_images, desc=description, leave=False)):
-        try:
-            images.append(decode_image(row[source.image_column], channels, pixel_range))
-            labels.append(row[source.label_column])
-        except DECODING_ERRORS as error:
-            broken.append(f"row {number}: {type(error).__name__}: {error}")
-        if len(images) == batch_size:
-            yield images, labels
-            images, labels = [], []
-    if images:
-        yield images, labels
-    if broken:
-        logger.warning(f"{source.name}: {len(broken)} broken images are left out, the first one {broken[0]}")
-
-
-@torch.no_grad()
 def extract_embeddings(encoder, processor, source: ImageSource, batch_size: int = 256) -> LabelledEmbeddings:
     """
     Run a frozen encoder over a labelled source.
 
     Args:
-        encoder (`PreTrainedModel`): Its `pooler_output` is the embedding, or the mean of `last_hidden_state` where
-            the export says so (`config.embedding_pooling`) or there is no pooled output.
+        encoder (`PreTrainedModel`): Its trained embedding is taken, `pooling="auto"` of [`FeatureExtractor`].
         processor (`ImageProcessor`): Makes pixel values from images; its `pixel_range`, if it has one, says what black
             and white are in arrays and 16-bit images.
         source ([`ImageSource`]): Needs a label column.
@@ -69,21 +47,50 @@ def extract_embeddings(encoder, processor, source: ImageSource, batch_size: int 
     Returns:
         [`LabelledEmbeddings`]
     """
-    encoder.eval()
-    embeddings, labels = [], []
-    channels, pixel_range = num_channels(encoder.config), getattr(processor, "pixel_range", None)
-    for images, batch_labels in _rows(source, batch_size, "embedding", channels, pixel_range):
-        pixels = to_pixel_values(images, processor, channels)
-        outputs = encoder(pixels.to(encoder.device, encoder.dtype), **forward_kwargs(encoder))
-        embeddings.append(_embedding(encoder, outputs).float().cpu())
-        labels += batch_labels
+    extractor = FeatureExtractor(encoder, processor)
+    embeddings, labels, broken = [], [], {}
+    for batch, of_batch in embedded_batches(extractor, source, batch_size):
+        embeddings.append(of_batch)
+        labels += batch.labels
+        broken |= batch.broken
+    _tell_broken(source, broken)
     return LabelledEmbeddings(torch.cat(embeddings), torch.tensor(labels))
 
 
-def _embedding(encoder, outputs) -> torch.Tensor:
-    """As the export says; for other models the pooled output, or the mean where there is none."""
-    pooled = getattr(outputs, "pooler_output", None) is not None
-    return pool(outputs, getattr(encoder.config, "embedding_pooling", "pooler" if pooled else "mean"))
+def embedded_batches(
+    extractor: FeatureExtractor,
+    source: ImageSource,
+    batch_size: int,
+    rows: Iterable[dict] | None = None,
+    start: int = 0,
+) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
+    """
+    The one loop that embeds images.
+
+    Args:
+        extractor ([`FeatureExtractor`]): The encoder, and what is taken from it.
+        source, batch_size, rows, start: As in [`~evaluation.image_batches.image_batches`].
+
+    Returns:
+        `Iterator`: Each batch with its embeddings, fp32, on the host; none for a batch whose images are all broken.
+    """
+    waiting = None
+    for batch in image_batches(source, batch_size, extractor.decode, extractor.preprocess, "embedding", rows, start):
+        found = extractor(batch.images) if batch.images is not None else torch.empty(0)
+        # A batch is fetched when the next one is on its way: the device does not wait for the host.
+        if waiting is not None:
+            yield waiting[0], waiting[1].cpu()
+        waiting = batch, found
+    if waiting is not None:
+        yield waiting[0], waiting[1].cpu()
+
+
+def _tell_broken(source: ImageSource, broken: dict[int, str]) -> None:
+    if broken:
+        number, reason = next(iter(broken.items()))
+        logger.warning(
+            f"{source.name}: {len(broken)} broken images are left out, the first one row {number}: {reason}"
+        )
 
 
 @torch.no_grad()
@@ -132,10 +139,16 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
     Returns:
         [`LabelledEmbeddings`]
     """
-    images, labels = [], []
-    for batch, batch_labels in _rows(source, 256, "raw pixels", channels, pixel_range):
-        images += batch
-        labels += batch_labels
+
+    def decode(value):
+        return decode_image(value, channels, pixel_range)
+
+    images, labels, broken = [], [], {}
+    for batch in image_batches(source, 256, decode, list, "raw pixels"):
+        images += batch.images or []
+        labels += batch.labels
+        broken |= batch.broken
+    _tell_broken(source, broken)
     sizes = {stored_size(image) for image in images}
     size = next(iter(sizes)) if len(sizes) == 1 and max(next(iter(sizes))) <= _PIXELS_SIDE else (_PIXELS_SIDE,) * 2
     if channels in (1, 3):

@@ -107,24 +107,48 @@ def check_protocols(protocols: Sequence[str]) -> None:
         raise ValueError(f"`protocols` {', '.join(unknown)} unknown; known are {', '.join(PROTOCOLS)}.")
 
 
-def load_encoder(encoder: str | Path):
+def load_encoder(encoder: str | Path, device: str | None = None):
     """
-    An encoder folder or Hub id -> model, on the accelerator if there is one, and processor.
+    An encoder folder, a run folder or a Hub id -> model and processor.
+
+    A pooler whose weights are not in the checkpoint would be drawn at random: it is left out, and the class token is
+    the embedding.
+
+    Args:
+        encoder (`str` or `Path`): Any vision model that `AutoModel` loads, or a run with one in `encoder/`.
+        device (`str`, *optional*): The accelerator if there is one, or the CPU.
 
     Raises:
-        ValueError: If one of them cannot be found.
+        ValueError: If one of them cannot be found, or the device is not there.
     """
     import torch
     from transformers import AutoImageProcessor, AutoModel
 
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     try:
-        return AutoModel.from_pretrained(encoder).eval().to(device), AutoImageProcessor.from_pretrained(encoder)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    folder = find_encoder(encoder)
+    try:
+        model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True)
+        processor = AutoImageProcessor.from_pretrained(folder)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"`encoder` {str(encoder)!r} cannot be loaded from a folder here or the Hub: {reason}"
         ) from error
+    if any(key.startswith("pooler.") for key in loaded["missing_keys"]):
+        model.pooler, model.config.embedding_pooling = None, "cls"
+    return model.eval().to(device), processor
+
+
+def find_encoder(encoder: str | Path) -> str | Path:
+    """Where a model is loaded from: of a run folder its `encoder/`, anything else as it is."""
+    inside = Path(encoder) / "encoder"
+    is_run = (inside / "config.json").is_file() and not (Path(encoder) / "config.json").is_file()
+    return inside if is_run else encoder
 
 
 def _sources(dataset, train_split: str, eval_split: str) -> tuple[ImageSource, ImageSource]:
