@@ -114,7 +114,7 @@ ARCHITECTURES = [
     _transformers("segformer", "SegFormer", **_STAGES, num_attention_heads=[1, 2, 2, 2]),
     _transformers("glpn", "SegFormer", **_STAGES, num_attention_heads=[1, 2, 2, 2]),
     _transformers("cvt", "CvT", embed_dim=[8, 16, 32], num_heads=[1, 1, 2], depth=[1, 2, 3]),
-    _transformers("dinat", "DiNAT"),
+    Architecture("dinat", "DiNAT", {"model_type": "dinat"}, refused="requires the natten library"),
     # timm, the families of the paper
     _timm("resnet10t", "ResNet", in_sample=True),
     _timm("resnet18", "ResNet"),

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .facts import is_timm, without_pooler
+from .tracing import without_weights
 
 
 def prepare_config(config: PreTrainedConfig) -> None:
@@ -17,16 +18,12 @@ def prepare_config(config: PreTrainedConfig) -> None:
     Args:
         config (`PreTrainedConfig`): A backbone's; changed in place where nothing was set.
     """
-    if is_timm(config) and "dynamic_img_size" not in (config.model_args or {}) and _takes_dynamic_size(config):
-        config.model_args = {**(config.model_args or {}), "dynamic_img_size": True}
+    if is_timm(config) and "dynamic_img_size" not in (config.model_args or {}):
+        wrapper, _ = without_weights(config)
+        if "dynamic_img_size" in inspect.signature(type(wrapper.timm_model).__init__).parameters:
+            config.model_args = {**(config.model_args or {}), "dynamic_img_size": True}
     if hasattr(config, "mask_ratio"):
         config.mask_ratio = 0.0
-
-
-def _takes_dynamic_size(config: PreTrainedConfig) -> bool:
-    with torch.device("meta"):
-        network = _create_timm(config)
-    return "dynamic_img_size" in inspect.signature(type(network).__init__).parameters
 
 
 def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()) -> PreTrainedModel:
@@ -40,23 +37,17 @@ def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()
 
     Returns:
         `PreTrainedModel`: The backbone's native class.
-
-    Raises:
-        ImportError: For timm backbones where timm is not installed.
     """
     backbone = AutoModel.from_config(config, **without_pooler(config))
     if is_timm(config) and not next(backbone.parameters()).is_meta:
         # The wrapper draws every layer anew from normal(0, 0.02); timm's own initialisation is what its models need.
-        backbone.timm_model.load_state_dict(_create_timm(config).state_dict())
+        import timm
+
+        fresh = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
+        backbone.timm_model.load_state_dict(fresh.state_dict())
     for name in idle_parameters:
         backbone.get_parameter(name).requires_grad_(False)
     return backbone
-
-
-def _create_timm(config: PreTrainedConfig):
-    import timm
-
-    return timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
 
 
 def pretrained_config(name_or_path: str) -> PreTrainedConfig:

@@ -4,7 +4,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .facts import native_image_size, patch_size
 from .pooling import final_states
-from .tracing import TRACING_ERRORS, shapes_of, trace
+from .tracing import TRACING_ERRORS, trace, without_weights
 
 _STEP = 8  # pixels between the sizes that are tried where nothing is known of patches
 
@@ -21,27 +21,24 @@ def accepted_crop_sizes(config: PreTrainedConfig, requested: dict[str, int]) -> 
     Returns:
         `dict[str, int]`: The same fields.
     """
-    backbone = shapes_of(config)
-    return {field: _nearest(backbone, size) for field, size in requested.items()}
+    backbone, outputs = without_weights(config)
+    native, states = native_image_size(config), final_states(outputs)
+    num_tokens = states.shape[1] if states is not None and states.ndim == 3 else None
+
+    def nearest(size: int) -> int:
+        candidates = _candidates(size, patch_size(backbone))
+        return next((size for size in candidates if size == native or _takes(backbone, size, num_tokens)), native)
+
+    return {field: nearest(size) for field, size in requested.items()}
 
 
-def _nearest(backbone: PreTrainedModel, requested: int) -> int:
-    tried = (size for size in _candidates(requested, patch_size(backbone)) if _takes(backbone, size))
-    return next(tried, native_image_size(backbone.config))
-
-
-def _takes(backbone: PreTrainedModel, size: int) -> bool:
-    native = native_image_size(backbone.config)
-    if size == native:
-        return True
+def _takes(backbone: PreTrainedModel, size: int, native_tokens: int | None) -> bool:
     try:
         states = final_states(trace(backbone, size))
     except TRACING_ERRORS:
         return False
-    if states is None or states.ndim != 3 or states.shape[1] == 1:
-        return True
     # A single patch is added to any table of positions by broadcasting, and stands at all of them at once.
-    return states.shape[1] != final_states(trace(backbone, native)).shape[1]
+    return native_tokens in (None, 1) or states.shape[1] != native_tokens
 
 
 def _candidates(requested: int, patch: int | None) -> list[int]:

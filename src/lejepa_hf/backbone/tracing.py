@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .facts import forward_kwargs, native_image_size, num_channels, without_pooler
+from .facts import forward_kwargs, is_timm, native_image_size, num_channels, without_pooler
 from .pooling import final_states, pool
 
 # What a network raises for images that it cannot take, or for what are no images to it.
@@ -28,22 +28,53 @@ class BackboneTraits:
     idle_parameters: frozenset[str]
 
 
-def shapes_of(config: PreTrainedConfig) -> PreTrainedModel:
-    """The backbone on the meta device: shapes without weights."""
-    with torch.device("meta"):
-        return AutoModel.from_config(config, **without_pooler(config)).eval()
+def without_weights(config: PreTrainedConfig):
+    """
+    The backbone as shapes alone, and what it returns for an image of its own size.
+
+    Args:
+        config (`PreTrainedConfig`): The backbone's.
+
+    Returns:
+        `tuple[PreTrainedModel, ModelOutput]`: On the meta device. A few of timm's networks compute while they are
+        built, or ask where they are, and are tried on the CPU.
+
+    Raises:
+        ValueError: If the network needs a package that is not installed, or does not turn pixels into embeddings.
+    """
+    try:
+        try:
+            return _trace_on("meta", config)
+        except RuntimeError:
+            if not is_timm(config):
+                raise
+            return _trace_on("cpu", config)
+    except ImportError as error:
+        raise ValueError(f"`backbone_config`: {reason_of(error)}") from error
+    except TRACING_ERRORS as error:
+        raise ValueError(
+            f"`backbone_config`: a {config.model_type} model does not turn pixels into embeddings "
+            f"({reason_of(error)}); choose a vision backbone such as vit, dinov2, resnet, convnextv2 or timm_wrapper, "
+            "or mend its settings."
+        ) from error
+
+
+def _trace_on(device: str, config: PreTrainedConfig):
+    with torch.device(device):
+        backbone = AutoModel.from_config(config, **without_pooler(config)).eval()
+    return backbone, trace(backbone, native_image_size(config))
 
 
 def trace(backbone: PreTrainedModel, size: int):
     """
     Args:
-        backbone (`PreTrainedModel`): From [`shapes_of`].
+        backbone (`PreTrainedModel`): From [`without_weights`].
         size (`int`): Side in pixels of the image.
 
     Returns:
         `ModelOutput`: For one image; tensors have shapes and no values.
     """
-    pixels = torch.empty(1, num_channels(backbone.config), size, size, device="meta")
+    pixels = torch.zeros(1, num_channels(backbone.config), size, size, device=backbone.device)
     # Not under `torch.device("meta")`: tables that a class computes once for all its models (BEiT's positions) would
     # stay empty.
     return backbone(pixels, **forward_kwargs(backbone))
@@ -69,22 +100,14 @@ def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
     Raises:
         ValueError: If the backbone yields nothing from which that embedding can be made.
     """
-    try:
-        backbone = shapes_of(config)
-        outputs = trace(backbone, native_image_size(config))
-    except TRACING_ERRORS as error:
-        raise ValueError(
-            f"`backbone_config`: a {config.model_type} model does not turn pixels into embeddings "
-            f"({reason_of(error)}); choose a vision backbone such as vit, dinov2, resnet, convnextv2 or timm_wrapper, "
-            "or mend its settings."
-        ) from error
+    backbone, outputs = without_weights(config)
     _check_can_be_saved(backbone)
-    states = final_states(outputs)
+    states, pooled = final_states(outputs), getattr(outputs, "pooler_output", None)
     tokens = states is not None and states.ndim == 3
     # Some of timm's have their channels last, which no reader of the exported config could know.
     feature_map = states is not None and states.ndim == 4 and states.shape[2] == states.shape[3]
     possible = {
-        "pooler": getattr(outputs, "pooler_output", None) is not None,
+        "pooler": pooled is not None and pooled.numel() > 0,
         "cls": tokens and any("cls_token" in name or "class_embedding" in name for name in _tokens(backbone)),
         "mean": tokens or feature_map,
     }
