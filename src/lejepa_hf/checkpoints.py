@@ -1,6 +1,5 @@
 """Which checkpoints of a run can be trusted."""
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 from .data.positions import position_file
+from .durable_files import flush
 from .resume_settings import saved_world_size
 
 _STATE = "trainer_state.json"
@@ -31,19 +31,11 @@ def publish(written: Path, checkpoint: Path) -> None:
         checkpoint (`Path`): Its name; what is there already is replaced.
     """
     for path in [*written.rglob("*"), written]:
-        _flush(path)
+        flush(path)
     if checkpoint.exists():
         shutil.rmtree(checkpoint)
     written.rename(checkpoint)
-    _flush(checkpoint.parent)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(checkpoint.parent)
 
 
 def is_complete(checkpoint: Path) -> bool:

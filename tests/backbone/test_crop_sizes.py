@@ -39,10 +39,15 @@ def test_a_backbone_of_one_size_gets_its_own(size):
     assert accepted(AutoConfig.for_model("levit", image_size=64, **config, down_ops=down), size) == 64
 
 
-def test_one_patch_does_not_stand_at_all_positions():
+@pytest.mark.parametrize("native", [32, 64])
+def test_one_patch_does_not_stand_at_all_positions(native):
     tokens = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = AutoConfig.for_model("aimv2_vision_model", image_size=64, patch_size=16, **tokens)
-    assert accepted(config, 16) == accepted(config, 32) == 64
+    config = AutoConfig.for_model("aimv2_vision_model", image_size=native, patch_size=16, **tokens)
+    assert accepted(config, 16) == accepted(config, 48) == native
+
+
+def test_nor_where_nothing_is_seen_of_it_behind():
+    assert accepted(AutoConfig.for_model("timm_wrapper", architecture="pit_ti_224"), 32) == 224
 
 
 def test_windows_want_multiples():

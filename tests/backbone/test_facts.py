@@ -31,5 +31,6 @@ def test_channels():
 def test_patches():
     assert patch_size(build_backbone(config_of("vit"))) == 4
     assert patch_size(build_backbone(config_of("resnet"))) is None
+    assert patch_size(build_backbone(AutoConfig.for_model("poolformer", depths=[1] * 4))) is None, "they overlap"
     timm = AutoConfig.for_model("timm_wrapper", architecture="vit_tiny_patch16_224", model_args={"depth": 1})
     assert patch_size(build_backbone(timm)) == 16

@@ -3,7 +3,6 @@
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .facts import native_image_size, patch_size
-from .pooling import final_states
 from .tracing import TRACING_ERRORS, trace, without_weights
 
 _STEP = 8  # pixels between the sizes that are tried where nothing is known of patches
@@ -21,24 +20,26 @@ def accepted_crop_sizes(config: PreTrainedConfig, requested: dict[str, int]) -> 
     Returns:
         `dict[str, int]`: The same fields.
     """
-    backbone, outputs = without_weights(config)
-    native, states = native_image_size(config), final_states(outputs)
-    num_tokens = states.shape[1] if states is not None and states.ndim == 3 else None
+    backbone, _ = without_weights(config)
+    native = native_image_size(config)
 
     def nearest(size: int) -> int:
         candidates = _candidates(size, patch_size(backbone))
-        return next((size for size in candidates if size == native or _takes(backbone, size, num_tokens)), native)
+        return next((size for size in candidates if size == native or _takes(backbone, size, native)), native)
 
     return {field: nearest(size) for field, size in requested.items()}
 
 
-def _takes(backbone: PreTrainedModel, size: int, native_tokens: int | None) -> bool:
+def _takes(backbone: PreTrainedModel, size: int, native: int) -> bool:
+    # Twice the size as well: a single patch is added to any table of positions by broadcasting, and then stands at all
+    # of them at once.
+    larger = 2 * size if 2 * size != native else 3 * size
     try:
-        states = final_states(trace(backbone, size))
+        trace(backbone, size)
+        trace(backbone, larger)
     except TRACING_ERRORS:
         return False
-    # A single patch is added to any table of positions by broadcasting, and stands at all of them at once.
-    return native_tokens in (None, 1) or states.shape[1] != native_tokens
+    return True
 
 
 def _candidates(requested: int, patch: int | None) -> list[int]:

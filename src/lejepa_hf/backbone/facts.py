@@ -51,10 +51,15 @@ def num_channels(config: PreTrainedConfig) -> int:
 
 
 def patch_size(backbone: PreTrainedModel) -> int | None:
-    """Side in pixels of the patches that images are cut into; None for a network without patches of one size."""
-    embedding = getattr(getattr(backbone, "timm_model", None), "patch_embed", backbone.config)
-    side = _side(getattr(embedding, "patch_size", None))
-    return side if isinstance(side, int) else None
+    """
+    Side in pixels of the patches that images are cut into, without overlap, by the convolution that sees the pixels;
+    None where there is no such one. Configs call the width of overlapping filters a patch size, too.
+    """
+    channels = num_channels(backbone.config)
+    convolutions = (module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    first = next((module for module in convolutions if module.in_channels == channels), None)
+    is_cutting = first is not None and first.stride == first.kernel_size and first.stride[0] > 1
+    return first.stride[0] if is_cutting else None
 
 
 def _side(size):

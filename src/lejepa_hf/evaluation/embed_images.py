@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..data.errors import DataError
 from ..data.network import read_through
 from ..data.openers import kind_of_files, without_secrets
 from ..data.sources import ImageSource, load_source
@@ -125,9 +124,8 @@ def embed_images(
         for batch, embeddings in embedded_batches(extractor, opened, batch_size, rows, file.next_row):
             batch.paths = [_path_within(path, opened.name) for path in batch.paths]
             file.add(batch, embeddings)
-    except (KeyboardInterrupt, DataError):
-        file.write_part()
-        raise
+    finally:
+        file.write_part()  # what a failure must not cost
     rate = (file.num_images - before) / (time.monotonic() - started)
     metadata = {"model": _public_model(model), "weights": weights, "dataset": _public(opened.name)}
     if isinstance(dataset, str | Path):  # of a built dataset nobody knows
@@ -169,22 +167,12 @@ def _schema(source: ImageSource, dtype: str, dim: int):
 def _rows(source: ImageSource, start: int) -> Iterator[dict]:
     """Undecoded rows from number `start` on, with nothing that is not needed."""
     wanted = [column for column in (source.image_column, source.label_column) if column is not None]
-    dataset, number = source.dataset.select_columns(wanted), start
+    dataset = source.dataset.select_columns(wanted)
     if hasattr(dataset, "__len__") and start >= len(dataset):
         return  # killed between the last part and the end: a map-style dataset does not skip all it has
     dataset = dataset.skip(start) if start else dataset
     way_out = "Repeat the command when the network is back: it goes on there."
-    try:
-        for row in read_through(lambda: iter(dataset), source.name, way_out=way_out):
-            yield row
-            number += 1
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{source.name} cannot be read on at row {number}: {type(error).__name__}: {error}. Mend the source and "
-            "repeat the command: it goes on there."
-        ) from error
+    yield from read_through(lambda: iter(dataset), source.name, way_out=way_out)
 
 
 def _path_within(path: str | None, source: str) -> str | None:

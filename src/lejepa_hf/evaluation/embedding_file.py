@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..data.errors import DataError
+from ..durable_files import flush
 from .image_batches import ImageBatch
 
 logger = logging.getLogger("lejepa_hf")
@@ -209,20 +209,12 @@ def _publish(file: Path, write) -> None:
     unfinished = file.with_name(f"{file.name}.unfinished")
     try:
         write(unfinished)
-        _flush(unfinished)
+        flush(unfinished)
     except BaseException:
         unfinished.unlink(missing_ok=True)  # a full disk needs the room
         raise
     unfinished.replace(file)
-    _flush(file.parent)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(file.parent)
 
 
 def check_out(out: str | Path, overwrite: bool) -> Path:

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
 from ..backbone.facts import forward_kwargs, native_image_size, num_channels
-from ..backbone.pooling import pool
+from ..backbone.pooling import final_states, pool
 from .written_aside import written_aside
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -28,7 +28,7 @@ class _Encoder(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         outputs = self.encoder(pixel_values, **self.kwargs)
-        return pool(outputs, self.pooling), outputs.last_hidden_state
+        return pool(outputs, self.pooling), final_states(outputs)
 
 
 def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> Path:

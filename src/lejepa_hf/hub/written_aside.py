@@ -7,6 +7,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ..durable_files import flush
+
 
 @contextmanager
 def written_aside(folder: str | Path, stale: Sequence[str]) -> Iterator[Path]:
@@ -43,12 +45,16 @@ def written_aside(folder: str | Path, stale: Sequence[str]) -> Iterator[Path]:
 
 
 def _publish(aside: Path, folder: Path, stale: Sequence[str]) -> None:
+    written = list(aside.iterdir())
+    for path in [*written, aside]:
+        flush(path)
     if not folder.exists():
         aside.rename(folder)
+        flush(folder.parent)
         return
-    written = list(aside.iterdir())
     before = {path for pattern in stale for path in folder.glob(pattern)}
     for path in written:
         path.replace(folder / path.name)
     for path in before - {folder / path.name for path in written}:
         path.unlink()
+    flush(folder)
