@@ -30,7 +30,7 @@ def format_table(reports: list) -> str:
     lines = [
         _HEADER,
         f"{len(passed)} passed ({versions}): "
-        + ", ".join(f"{name} {families[name]}" for name in sorted(families))
+        + "; ".join(f"{name} {families[name]}" for name in sorted(families))
         + ".\n",
         "| family | architecture | embedding | width | crops asked for | crops taken | difference |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -50,6 +50,14 @@ def test_a_backbone_of_one_size_has_all_views_at_it(fitted):
     assert "All views have 64 pixels a side: the backbone does not take both sizes." in said
 
 
+def test_local_crops_stay_below_global_ones(fitted):
+    """Of the sizes near 14 none leaves windows of 8 whole; the backbone's own, 64, is more than the global crops."""
+    config = "model_type: swin, image_size: 64, patch_size: 2, window_size: 8, embed_dim: 8, depths: [1, 1]"
+    text = f"backbone_config: {{{config}, num_heads: [1, 1]}}\nblur_kernel_size: 5\n"
+    recipe, _ = fitted(f"{text}global_crop_size: 32\nlocal_crop_size: 14\n")
+    assert (recipe.data.global_crop_size, recipe.data.local_crop_size) == (32, 32)
+
+
 @pytest.mark.parametrize("channels", [1, 5])
 def test_normalisation_follows_the_channels(fitted, channels):
     recipe, said = fitted(

@@ -44,6 +44,8 @@ def fit_views(config: PreTrainedConfig, recipe: Recipe) -> None:
     if data.num_local_views:
         requested["local_crop_size"] = data.local_crop_size
     accepted = accepted_crop_sizes(config, requested)
+    # The nearest size that is taken may be the backbone's own, far above.
+    accepted = {field: min(size, accepted["global_crop_size"]) for field, size in accepted.items()}
     for field, size in requested.items():
         if accepted[field] != size:
             logger.info(

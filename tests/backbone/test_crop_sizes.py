@@ -46,6 +46,12 @@ def test_one_patch_does_not_stand_at_all_positions(native):
     assert accepted(config, 16) == accepted(config, 48) == native
 
 
+def test_one_refusal_does_not_spoil_the_next_try():
+    """Swin's windows shrink on small images and stay so."""
+    config = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4, "patch_size": 2}
+    assert accepted(AutoConfig.for_model("swin", image_size=32, **config), 13) == 14
+
+
 def test_nor_where_nothing_is_seen_of_it_behind():
     assert accepted(AutoConfig.for_model("timm_wrapper", architecture="pit_ti_224"), 32) == 224
 

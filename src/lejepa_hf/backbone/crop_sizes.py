@@ -1,5 +1,7 @@
 """Which crops a backbone takes, and the nearest one to what was asked for."""
 
+import copy
+
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .facts import native_image_size, patch_size
@@ -35,8 +37,8 @@ def _takes(backbone: PreTrainedModel, size: int, native: int) -> bool:
     # of them at once.
     larger = 2 * size if 2 * size != native else 3 * size
     try:
-        trace(backbone, size)
-        trace(backbone, larger)
+        for tried in (size, larger):
+            trace(copy.deepcopy(backbone), tried)  # Swin's windows shrink for good where an image is small
     except TRACING_ERRORS:
         return False
     return True

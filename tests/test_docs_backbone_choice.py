@@ -1,0 +1,30 @@
+"""Every YAML block of docs/backbone_choice.md is a recipe that builds, with views that fit as they are."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from lejepa_hf import LeJEPAForPreTraining
+from lejepa_hf.recipes import parse_recipe
+from lejepa_hf.train import build_config
+from lejepa_hf.view_fitting import fit_views
+
+PAGE = (Path(__file__).parent.parent / "docs" / "backbone_choice.md").read_text()
+BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_page_has_blocks():
+    assert len(BLOCKS) == 6
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_blocks(block, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"dataset: digits\nmax_steps: 1\n{block}")
+    recipe = parse_recipe(tmp_path / "recipe.yaml", ["--use_cpu"])
+    with torch.device("meta"):
+        config = LeJEPAForPreTraining(build_config(recipe.model)).config.backbone_config
+    asked = recipe.data.global_crop_size
+    fit_views(config, recipe)
+    assert recipe.data.global_crop_size == asked
