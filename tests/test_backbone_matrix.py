@@ -15,6 +15,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, Architecture
 from safetensors.torch import load_file, save_file
+from stranger import NOT_INSTALLED
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.backbone.crop_sizes import accepted_crop_sizes
@@ -25,15 +26,10 @@ IMAGES, TOLERANCE = 4, 1e-5
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # a GPU trains in bf16; exports are compared on the CPU
 
 # One process for all exports, in which this package cannot be imported.
-STRANGER = """
-import inspect, sys
-
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "lejepa_hf":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, NotInstalled())
+STRANGER = (
+    NOT_INSTALLED
+    + """
+import inspect
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
@@ -61,6 +57,7 @@ for folder in map(str.rstrip, sys.stdin):
     except Exception as error:
         print(type(error).__name__, str(error).splitlines()[:1], flush=True)
 """
+)
 
 
 @pytest.fixture(scope="module")

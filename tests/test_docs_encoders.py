@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stranger import NOT_INSTALLED
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.hub.export import build_processor
@@ -20,17 +21,12 @@ BLOCKS = [
     for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 ]
 
-RUN_ALL = """
-import json, sys, torch
+RUN_ALL = f"""{NOT_INSTALLED}
+import json, torch
 torch.set_num_threads(1)
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "lejepa_hf":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, NotInstalled())
 for title, block in json.load(sys.stdin):
     print("##", title, flush=True)
-    exec(compile(block, title, "exec"), {"__name__": "__main__"})
+    exec(compile(block, title, "exec"), {{"__name__": "__main__"}})
 """
 
 

@@ -1,6 +1,7 @@
 """The `lejepa` command: thin doors to what can also be called from Python."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     if overrides and options.command is not _plan:
         _parser().parse_args(arguments)  # says which of them is unknown
     options.overrides = overrides
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lejepa_hf").setLevel(logging.INFO)
     try:
         return options.command(options)
     except (ValueError, OSError, ImportError, DataError) as error:

@@ -38,7 +38,8 @@ class LeJEPAConfig(PreTrainedConfig):
             `{"model_type": "timm_wrapper", "architecture": ...}`. A dict needs its `model_type`.
         pooling (`str`, *optional*, defaults to `"auto"`):
             How one embedding per image is made: `"pooler"` (the backbone's `pooler_output`), `"cls"` (first token),
-            `"mean"` (all tokens, or the feature map) or `"auto"`, the first of these that the backbone has.
+            `"mean"` (all tokens, or the feature map) or `"auto"`, the first of these that the backbone has, or how an
+            exported encoder was trained where the backbone starts from one.
         projector_dims (`list[int]`, *optional*, defaults to `[2048, 2048, 64]`):
             Widths of the projector, the training-only head; the last one is the dimension SIGReg sees.
         projector_norm (`str`, *optional*, defaults to `"batch"`):

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .backbone.building import build_backbone
-from .backbone.facts import forward_kwargs, native_image_size, num_channels
+from .backbone.facts import forward_kwargs, is_timm, native_image_size, num_channels
 from .backbone.pooling import pool
 
 _TRIED_LAYERS, _TRIED_PATCHES_A_SIDE = 2, 4
@@ -75,7 +75,7 @@ def check_token_dropping(config: PreTrainedConfig, rate: float, pooling: str) ->
         raise ValueError(
             f"`token_drop_rate` {rate} cannot be used with a {config.model_type} backbone ({reason}): set it to 0, or "
             "take one whose positions are added to its tokens and nowhere else, such as vit or dinov2."
-            + (timm if config.model_type == "timm_wrapper" else "")
+            + (timm if is_timm(config) else "")
         ) from error
 
 
@@ -151,7 +151,7 @@ def _try_another_order(config: PreTrainedConfig, pooling: str) -> int:
 def _reduced(config: PreTrainedConfig) -> PreTrainedConfig:
     """Enough of the backbone to see what its layers do, where its config says how: the whole may take a minute."""
     config = copy.deepcopy(config)
-    if config.model_type == "timm_wrapper":
+    if is_timm(config):
         config.model_args = {**(config.model_args or {}), "depth": _TRIED_LAYERS}
         return config
     if hasattr(config, "num_hidden_layers"):

@@ -13,8 +13,9 @@ from transformers import (
     ViTMAEForPreTraining,
 )
 
-from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, LeJEPAModel
+from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, LeJEPAModel, export_encoder
 from lejepa_hf.backbone.building import build_backbone, load_pretrained_backbone
+from lejepa_hf.hub.export import build_processor
 
 VISION = TOKENS | {"intermediate_size": 64}
 TEXT = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -49,6 +50,13 @@ def test_warm_start_reads_a_folder(tmp_path):
     original = AutoModel.from_pretrained(tmp_path).state_dict()
     assert not any(name.startswith("pooler") for name in backbone.state_dict())
     assert all(torch.equal(value, original[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(("trained", "goes_on"), [("mean", "mean"), ("cls", "cls")])
+def test_warm_start_from_an_exported_encoder_pools_as_it_did(tmp_path, trained, goes_on):
+    config = LeJEPAConfig(backbone_config=config_of("vit"), pooling=trained, projector_dims=[8])
+    export_encoder(LeJEPAForPreTraining(config), tmp_path, build_processor(16))
+    assert LeJEPAForPreTraining.from_pretrained_backbone(tmp_path, projector_dims=[8]).encoder.pooling == goes_on
 
 
 def test_warm_start_from_a_classifier(tmp_path):

@@ -9,6 +9,7 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
+from stranger import NOT_INSTALLED
 from transformers import AutoImageProcessor, AutoModel, TrainerState
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
@@ -69,15 +70,9 @@ FAMILIES = {
 }
 
 # Runs where lejepa_hf cannot be imported, as on the machine of somebody who found the encoder on the Hub.
-STRANGER = """
-import sys
-
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "lejepa_hf":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, NotInstalled())
+STRANGER = (
+    NOT_INSTALLED
+    + """
 try:
     import lejepa_hf
     sys.exit("lejepa_hf was imported")
@@ -110,6 +105,7 @@ for folder in sys.argv[2:]:
     found[folder] = row
 print(json.dumps(found))
 """
+)
 
 
 def build(family: str) -> LeJEPAForPreTraining:

@@ -112,7 +112,10 @@ def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
         "mean": tokens or feature_map,
     }
     available = [name for name, yes in possible.items() if yes]
-    chosen = available[0] if pooling == "auto" and available else pooling
+    chosen = pooling
+    if pooling == "auto" and available:
+        before = getattr(config, "embedding_pooling", None)  # of an exported encoder, from which this one starts
+        chosen = before if before in available else available[0]
     if chosen not in available:
         raise ValueError(
             f"`pooling` {pooling!r} cannot be made from a {config.model_type} backbone, which offers "

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import AutoImageProcessor, BitImageProcessor
 from transformers.utils import logging
 
-from ..backbone.facts import native_image_size, num_channels
+from ..backbone.facts import is_timm, native_image_size, num_channels
 from ..backbone.standalone import as_standalone
 from ..encoder_average import load_average
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
@@ -118,8 +118,8 @@ def export_encoder(
     with written_aside(folder, _OF_OTHER_WEIGHTS) as aside:
         standalone = as_standalone(model.backbone, model.pooling)
         # Under timm's own names, as in its repositories: timm reads them without the wrapper, the wrapper does too.
-        is_timm = standalone.config.model_type == "timm_wrapper"
-        standalone.save_pretrained(aside, state_dict=standalone.timm_model.state_dict() if is_timm else None)
+        weights = standalone.timm_model.state_dict() if is_timm(standalone.config) else None
+        standalone.save_pretrained(aside, state_dict=weights)
         processor.save_pretrained(aside)
         write_model_card(aside, run, is_final=is_final, ema_decay=ema_decay)
     return folder

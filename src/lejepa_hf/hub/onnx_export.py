@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
-from ..backbone.facts import forward_kwargs, native_image_size, num_channels
+from ..backbone.facts import forward_kwargs, is_timm, native_image_size, num_channels
 from ..backbone.pooling import final_states, pool
 from .written_aside import written_aside
 
@@ -71,7 +71,7 @@ def _read(folder: Path) -> tuple[_Encoder, int]:
         raise ValueError(f"{str(folder)!r} is no exported encoder: make one with `lejepa export RUN`.")
     # PyTorch's fused attention does not translate for every class (Swin's windows), its plain form does. timm decides
     # by itself.
-    attention = {} if config.model_type == "timm_wrapper" else {"attn_implementation": "eager"}
+    attention = {} if is_timm(config) else {"attn_implementation": "eager"}
     encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **attention).eval()
     processor = AutoImageProcessor.from_pretrained(folder).to_dict()
     size = (processor.get("crop_size") or processor["size"])["height"]
