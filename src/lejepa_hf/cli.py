@@ -27,13 +27,17 @@ def main(arguments: list[str] | None = None) -> int:
     if overrides and options.command is not _plan:
         _parser().parse_args(arguments)  # says which of them is unknown
     options.overrides = overrides
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("lejepa_hf").setLevel(logging.INFO)
+    # Of this package alone: libraries have handlers of their own and would say everything twice.
+    logger, to_stderr = logging.getLogger("lejepa_hf"), logging.StreamHandler()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(to_stderr)
     try:
         return options.command(options)
     except (ValueError, OSError, ImportError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    finally:
+        logger.removeHandler(to_stderr)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -212,6 +212,11 @@ def test_folder_holds_weights_and_no_code(exports, family):
     assert not [key for key in keys if "projector" in key]
 
 
+def test_who_may_read_the_config_may_read_the_weights(exports):
+    folder = exports["vit"][1]
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+
+
 @pytest.mark.parametrize("family", ["vit", "vit_mean"])
 def test_pooler_of_a_vit_is_exactly_its_first_token(exports, family):
     encoder = AutoModel.from_pretrained(exports[family][1]).eval()

@@ -1,6 +1,7 @@
 """A finished run or model -> an encoder folder of the backbone's native class, which loads without this package."""
 
 import re
+import shutil
 from pathlib import Path
 
 from transformers import AutoImageProcessor, BitImageProcessor
@@ -120,6 +121,8 @@ def export_encoder(
         # Under timm's own names, as in its repositories: timm reads them without the wrapper, the wrapper does too.
         weights = standalone.timm_model.state_dict() if is_timm(standalone.config) else None
         standalone.save_pretrained(aside, state_dict=weights)
+        for file in aside.glob("*.safetensors"):  # safetensors lets nobody but their owner read them
+            shutil.copymode(aside / "config.json", file)
         processor.save_pretrained(aside)
         write_model_card(aside, run, is_final=is_final, ema_decay=ema_decay)
     return folder
