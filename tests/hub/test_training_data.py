@@ -54,6 +54,11 @@ def test_local_images(cache, name):
     assert source.licence == "Their licence is not stated here."
 
 
+def test_what_only_looks_like_an_id(cache):
+    (source,) = training_data({"dataset": "my photos/holidays & more"})
+    assert source.licence == "Its licence is not stated here: see its page."
+
+
 def test_shares_of_a_mixture(cache):
     mixture = [{"dataset": "digits", "weight": 3}, {"dataset": "user/photos", "split": "all", "config": "small"}]
     digits, photos = training_data({"dataset": "user/measured", "mixture": mixture})

@@ -77,13 +77,14 @@ def _describe(name: str, config: str | None, split: str | None, revision: str | 
 
 def _licence_of(dataset: str, revision: str | None) -> str:
     """By the dataset's page, which `datasets` left in the cache when it opened the images; nothing is downloaded."""
-    page = try_to_load_from_cache(dataset, "README.md", revision=revision, repo_type="dataset")
-    if not isinstance(page, str):
-        return "Its licence is not stated here: see its page."
+    unknown = "Its licence is not stated here: see its page."
     try:
+        page = try_to_load_from_cache(dataset, "README.md", revision=revision, repo_type="dataset")
+        if not isinstance(page, str):
+            return unknown
         data = DatasetCard.load(page).data
-    except (ValueError, yaml.YAMLError):
-        return "Its licence is not stated here: see its page."
+    except (ValueError, yaml.YAMLError):  # no id after all, or a page whose head cannot be read
+        return unknown
     given = data.get("license_name") or data.get("license")
     given = ", ".join(map(str, given)) if isinstance(given, list) else given
     link = data.get("license_link")
