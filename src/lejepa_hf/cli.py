@@ -10,7 +10,7 @@ from .data.errors import DataError
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    `lejepa train | plan | evaluate | embed | export | statistics`.
+    `lejepa train | plan | evaluate | embed | export | card | statistics`.
 
     Args:
         arguments (`list[str]`, *optional*): The command line; that of the process if missing.
@@ -80,6 +80,13 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _card(options: argparse.Namespace) -> int:
+    from .hub.remade_card import remake_model_card
+
+    sys.stdout.write(f"{remake_model_card(options.run, options.encoder)}\n")
+    return 0
+
+
 def _plan(options: argparse.Namespace) -> int:
     from .plan import format_plan, make_plan
     from .recipes import parse_recipe
@@ -126,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--averaged", action="store_true", help="the moving average, of a run with `ema_decay`")
     export.add_argument("--onnx", action="store_true", help="model.onnx too, beside the weights")
     export.set_defaults(command=_export)
+    card = commands.add_parser("card", help="the card of a run's encoder, written anew")
+    card.add_argument("run", help="folder of a finished run")
+    card.add_argument("--encoder", metavar="FOLDER", help="an exported encoder of that run (RUN/encoder)")
+    card.set_defaults(command=_card)
     statistics = commands.add_parser("statistics", help="how Gaussian are the projections of a run")
     statistics.add_argument("run", help="folder of a finished run")
     statistics.add_argument("--images", type=int, default=512, help="training images to look at, at most (512)")

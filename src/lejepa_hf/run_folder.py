@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def check_free(folder: str | Path, resume: str | None) -> None:
 
 
 def write_run_facts(folder: str | Path, recipe: dict[str, Any]) -> None:
-    """Write `recipe.yaml` and `versions.json`."""
+    """Write `recipe.yaml` and `versions.json`, the latter with the commit of this package where it is a checkout."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # The Trainer's arguments turn some of their dicts into objects.
@@ -41,4 +42,24 @@ def write_run_facts(folder: str | Path, recipe: dict[str, Any]) -> None:
     versions = {"python": platform.python_version()}
     installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     versions |= {package: installed[package] for package in _PACKAGES if package in installed}
+    if commit := code_commit():
+        versions["commit"] = commit
     (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+
+
+def code_commit(checkout: str | Path = Path(__file__).parents[2]) -> str | None:
+    """
+    Args:
+        checkout (`str` or `Path`, *optional*): Root of a checkout; that of this package if missing.
+
+    Returns:
+        `str`: What `git describe` calls its commit, with `-dirty` for changed files; None for what is no checkout: an
+        installed package may lie inside of somebody else's.
+    """
+    if not (Path(checkout) / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,19 +1,28 @@
 """A finished run -> the card beside its encoder. Nothing in it that was not measured."""
 
 import json
+import os
+import re
 from pathlib import Path
 
-import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from ..backbone.facts import forward_kwargs
 from .pictures import read_metrics
+from .training_data import public_name, training_data
+from .usage import usage_of
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Of this machine, not of the run: paths say who ran it and where.
 _PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_model_id")
+# What is in `pictures/` of a run, and whether it says something about training or about the weights it ended with.
+_PICTURES = {
+    "losses.png": ("Both parts of the loss while training", "training"),
+    "gaussianity.png": ("How Gaussian the projections of training images are", "weights"),
+    "embeddings.png": ("Held-out images by t-SNE of their embeddings, coloured by label", "weights"),
+}
+_SECTION_OF_PICTURES = re.compile(r"^## Pictures\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 
 
 def write_model_card(
@@ -22,10 +31,13 @@ def write_model_card(
     """
     Fill the card's template with a run's facts.
 
+    Pictures are linked where they lie, for a folder inside the run's folder; [`card_for_repository`] gives the card as
+    it reads elsewhere.
+
     Args:
         folder (`str` or `Path`): Exported encoder; the card becomes its README.md.
-        run (`str` or `Path`, *optional*): Run folder with `recipe.yaml`, `results.json`, `metrics.jsonl` and
-            `versions.json`; what is missing there is left out of the card.
+        run (`str` or `Path`, *optional*): Run folder with `recipe.yaml`, `results.json`, `statistics.json`,
+            `metrics.jsonl`, `versions.json` and `pictures/`; what is missing there is left out of the card.
         is_final (`bool`, *optional*, defaults to `True`): Whether the weights are those the run ended with; results
             and losses of the run say nothing about others and are left out.
         ema_decay (`float`, *optional*): If the weights are the moving average of those in training, its decay.
@@ -34,39 +46,47 @@ def write_model_card(
         `Path`: The card.
     """
     folder, run = Path(folder), Path(run) if run is not None else None
-    config = json.loads((folder / "config.json").read_text())
+    usage = usage_of(folder)
     recipe = _read(run, "recipe.yaml", yaml.safe_load) or {}
     results = _read(run, "results.json", json.loads) if is_final else None
+    own_results = (results or {}).get("averaged_encoder" if ema_decay else "encoder")  # an average may be younger
+    statistics = _read(run, "statistics.json", json.loads) if is_final and not ema_decay else None
     versions = _read(run, "versions.json", json.loads) or {}
     metrics = read_metrics(run) if run is not None and is_final else []
     warm_start = recipe.get("pretrained_backbone")
     dataset = public_name(recipe.get("dataset"))
-    trained_on = [public_name(source.get("dataset")) for source in recipe.get("mixture") or [recipe]]
-    on_hub = [source for source in trained_on if source and "/" in source]
-    name = f"lejepa-{config['model_type']}" + (f"-{dataset.split('/')[-1]}" if dataset else "")
-    data = ModelCardData(
+    data = training_data(recipe)
+    model_type = json.loads((folder / "config.json").read_text())["model_type"]
+    name = f"lejepa-{model_type}" + (f"-{dataset.split('/')[-1]}" if dataset and len(data) == 1 else "")
+    card_data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         tags=["lejepa", "self-supervised-learning", "vision"],
-        datasets=on_hub or None,
+        datasets=[source.on_hub for source in data if source.on_hub] or None,
         base_model=public_name(warm_start),
         model_name=name,
-        eval_results=_eval_results(results, "averaged_encoder" if ema_decay else "encoder", dataset),
+        eval_results=_eval_results(own_results, results, recipe, dataset) if own_results else None,
     )
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     text = template.from_string(_TEMPLATE.read_text()).render(
-        card_data=data.to_yaml(),
+        **usage,
+        card_data=card_data.to_yaml(),
         name=name,
-        class_name=config["architectures"][0],
-        pooling=config["embedding_pooling"],
-        interpolate=_needs_interpolation(config, _read(folder, "preprocessor_config.json", json.loads)),
-        dataset=dataset or "local images",
-        recipe=_recipe_text(recipe) if recipe else None,
         ema_decay=ema_decay,
         warm_start=public_name(warm_start) or ("a local checkpoint" if warm_start else None),
-        last=metrics[-1] if metrics else None,
-        table=results["table"] if results else None,
+        data=data,
+        num_images=results["run"]["num_train_images"] if results and len(data) == 1 else None,
+        dataset=dataset or "local images",
+        held_out=_is_held_out(recipe),
+        table=results["table"] if own_results else None,
         run=results["run"] if results else None,
+        processes=_processes(recipe, results),
+        last=metrics[-1] if metrics else None,
+        is_plain_sigreg=[recipe.get(key) for key in ("statistic", "num_knots", "t_max")] == ["epps_pulley", 17, 3.0],
+        statistics=statistics,
+        sigreg=[value for key, value in (statistics or {}).items() if key.startswith("sigreg_view")],
+        pictures=_pictures(folder, run, "training" if ema_decay else "weights") if is_final else {},
+        recipe=public_recipe_text(recipe) if recipe else None,
         versions=versions,
     )
     path = folder / "README.md"
@@ -74,24 +94,25 @@ def write_model_card(
     return path
 
 
-def _read(run: Path | None, name: str, parse):
-    path = run / name if run is not None else None
-    return parse(path.read_text()) if path is not None and path.is_file() else None
+def card_for_repository(text: str, has_pictures: bool) -> str:
+    """
+    The card of `encoder/` as it reads at the root of a repository, where `pictures/` lies beside it.
+
+    Args:
+        text (`str`): From [`write_model_card`].
+        has_pictures (`bool`): Whether the pictures are in the repository; if not, their section is left out.
+
+    Returns:
+        `str`
+    """
+    return text.replace("](../pictures/", "](pictures/") if has_pictures else _SECTION_OF_PICTURES.sub("", text)
 
 
-def _needs_interpolation(config: dict, processor: dict | None) -> bool:
-    """Whether images come in another size than the positions were made for, and the class wants to be told."""
-    side = processor["crop_size"]["height"] if processor and "crop_size" in processor else None
-    if side is None or config.get("image_size", side) in (side, [side, side]):
-        return False
-    return bool(forward_kwargs(getattr(transformers, config["architectures"][0])))
-
-
-def public_name(name: str | None) -> str | None:
-    """A Hub id or `digits`; None for anything that is a path of this machine or an address, which may hold a key."""
-    if not name or name.startswith((".", "/", "~")) or name.endswith((".parquet", ".tar")) or name.count("/") > 1:
-        return None
-    return None if Path(name).is_dir() else name
+def public_recipe_text(recipe: dict) -> str:
+    """A recipe as YAML, without what says who ran it and where."""
+    public = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
+    public = {key: _without_paths(key, value) for key, value in public.items()}
+    return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
 
 
 def _without_paths(key: str, value):
@@ -108,26 +129,52 @@ def _without_paths(key: str, value):
     return "<local>" if private else value
 
 
-def _recipe_text(recipe: dict) -> str:
-    public = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
-    public = {key: _without_paths(key, value) for key, value in public.items()}
-    return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
+def _read(run: Path | None, name: str, parse):
+    path = run / name if run is not None else None
+    return parse(path.read_text()) if path is not None and path.is_file() else None
 
 
-def _eval_results(results: dict | None, encoder: str, dataset: str | None) -> list[EvalResult] | None:
-    if results is None or encoder not in results:  # an average may be younger than the results of its run
-        return None
+def _is_held_out(recipe: dict) -> bool:
+    """Whether the evaluation's images are of another split than those to train on; a mixture may hold any."""
+    splits = [(recipe.get(key) or "").partition("[")[0] for key in ("train_split", "eval_split")]
+    return bool(recipe) and not recipe.get("mixture") and splits[0] != splits[1]
+
+
+def _processes(recipe: dict, results: dict | None) -> int:
+    """How many took part, by the size of the batch; 1 where nothing is known."""
+    if results is None:
+        return 1
+    from transformers import TrainingArguments
+
+    by_default = TrainingArguments.per_device_train_batch_size
+    images = recipe.get("per_device_train_batch_size", by_default) * recipe.get("gradient_accumulation_steps", 1)
+    return max(1, results["run"]["global_batch"] // images)
+
+
+def _pictures(folder: Path, run: Path | None, of: str) -> dict[str, str]:
+    """Address as seen from the card -> meaning. None from outside of the run's folder, which may move away alone."""
+    if run is None or run.resolve() not in folder.resolve().parents:
+        return {}
+    way = Path(os.path.relpath(run.resolve() / "pictures", folder.resolve())).as_posix()
+    names = [name for name, (_, kind) in _PICTURES.items() if kind in ("training", of)]
+    return {f"{way}/{name}": _PICTURES[name][0] for name in names if (run / "pictures" / name).is_file()}
+
+
+def _eval_results(own: dict, results: dict, recipe: dict, dataset: str | None) -> list[EvalResult]:
+    on_hub = dataset is not None and "/" in dataset
     return [
         EvalResult(
             task_type="image-classification",
             task_name=f"frozen encoder, {metric.removeprefix('eval_').replace('_', ' ')}",
             dataset_type=dataset or "local",
             dataset_name=dataset or "local images",
+            dataset_config=recipe.get("dataset_config") if on_hub else None,
+            dataset_revision=recipe.get("dataset_revision") if on_hub else None,
             dataset_split=results["run"]["eval_split"],
             metric_type="accuracy",
             metric_name=metric,
             metric_value=round(value, 4),
         )
-        for metric, value in results[encoder].items()
+        for metric, value in own.items()
         if not metric.endswith("_std")
     ]
