@@ -61,7 +61,7 @@ def write_model_card(
         pooling=config["embedding_pooling"],
         interpolate=_needs_interpolation(config, _read(folder, "preprocessor_config.json", json.loads)),
         dataset=dataset or "local images",
-        recipe=_recipe_text(recipe) if recipe else None,
+        recipe=public_recipe_text(recipe) if recipe else None,
         ema_decay=ema_decay,
         warm_start=public_name(warm_start) or ("a local checkpoint" if warm_start else None),
         last=metrics[-1] if metrics else None,
@@ -108,7 +108,8 @@ def _without_paths(key: str, value):
     return "<local>" if private else value
 
 
-def _recipe_text(recipe: dict) -> str:
+def public_recipe_text(recipe: dict) -> str:
+    """A recipe as YAML, without what says who ran it and where."""
     public = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
     public = {key: _without_paths(key, value) for key, value in public.items()}
     return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
