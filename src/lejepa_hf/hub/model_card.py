@@ -13,7 +13,7 @@ from .pictures import read_metrics
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Of this machine, not of the run: paths say who ran it and where.
-_PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_model_id")
+_PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir")
 
 
 def write_model_card(
@@ -110,7 +110,11 @@ def _without_paths(key: str, value):
 
 def public_recipe_text(recipe: dict) -> str:
     """A recipe as YAML, without what says who ran it and where."""
-    public = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
+    public = {
+        key: value
+        for key, value in recipe.items()
+        if key not in _PRIVATE_KEYS and not key.startswith(("hub_", "push_to_hub"))
+    }
     public = {key: _without_paths(key, value) for key, value in public.items()}
     return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
 

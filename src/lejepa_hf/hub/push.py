@@ -108,7 +108,7 @@ class Target:
 
     def prepare(self) -> ModelInfo:
         """
-        Make repository and branch where they are missing.
+        Make repository and branch where they are missing, and see that they can be written.
 
         Returns:
             `ModelInfo`: What lies there.
@@ -123,10 +123,13 @@ class Target:
                 f"`private`: {self.repo_id!r} exists and everybody can read it. Make it private in its settings, or "
                 "choose another `repo_id`."
             )
-        if self.branch == constants.DEFAULT_REVISION:
-            return info
-        self._try(lambda: self._api.create_branch(self.repo_id, branch=self.branch, exist_ok=True))
-        return self._try(lambda: self._api.model_info(self.repo_id, revision=self.branch))
+        if self.branch != constants.DEFAULT_REVISION:
+            self._try(lambda: self._api.create_branch(self.repo_id, branch=self.branch, exist_ok=True))
+            info = self._try(lambda: self._api.model_info(self.repo_id, revision=self.branch))
+        # Sends nothing, and is refused to those who may read only: to them a repository that exists looks like made.
+        probe = [CommitOperationAdd("config.json", b"{}")]
+        self._try(lambda: self._api.preupload_lfs_files(self.repo_id, probe, revision=self.branch))
+        return info
 
     def commit(self, files: dict[str, Path | bytes], known: ModelInfo) -> None:
         """
@@ -202,7 +205,7 @@ class Target:
         elif isinstance(error, RepositoryNotFoundError):
             message = f"this `token` cannot see it and may not make it: use one of {owner!r}, or choose another id."
         elif status is not None and 400 <= status < 500 and status not in _PASSING_STATUS:
-            message = f"{where} refuses ({_first_line(error)})."
+            message = f"{where} refuses ({getattr(error, 'server_message', None) or _first_line(error)})."
         if message is not None:
             raise ValueError(f"`repo_id` {self.repo_id!r}: {message}") from error
         if isinstance(error, FileNotFoundError | PermissionError):  # ours, not the connection's
