@@ -201,6 +201,18 @@ def test_what_it_reads_stays_when_the_checkpoint_is_deleted(tmp_path, uploads):
     assert kept["model.safetensors"] == "model.safetensors of 1"
 
 
+def test_shards_are_kept_whole(tmp_path, uploads):
+    callback, shards = make(tmp_path), tmp_path / "checkpoint-1" / "pytorch_model_fsdp_0"
+    (tmp_path / "checkpoint-1" / "optimizer_0").mkdir(parents=True)
+    shards.mkdir()
+    for name in (".metadata", "__0_0.distcp", "__1_0.distcp"):
+        (shards / name).touch()
+    callback.on_save(callback._args, SimpleNamespace(global_step=1, is_world_process_zero=True), None)
+    kept = tmp_path / "_checkpoint-1_to_push"
+    assert {path.name for path in kept.iterdir()} == {"pytorch_model_fsdp_0", "push.log"}
+    assert {path.name for path in (kept / shards.name).iterdir()} == {path.name for path in shards.iterdir()}
+
+
 def test_a_disk_without_links(tmp_path, uploads, monkeypatch):
     def no_links(*_):
         raise OSError("not supported")
@@ -208,6 +220,22 @@ def test_a_disk_without_links(tmp_path, uploads, monkeypatch):
     monkeypatch.setattr(module.os, "link", no_links)
     saves(tmp_path, make(tmp_path), 1)
     assert (tmp_path / "_checkpoint-1_to_push" / "model.safetensors").read_text() == "model.safetensors of 1"
+
+
+@pytest.mark.parametrize("function", ["_keep", "_start"])
+def test_no_room_stops_no_training(tmp_path, uploads, monkeypatch, caplog, function):
+    def no_room(*_):
+        raise OSError("No space left on device")
+
+    if function == "_keep":
+        monkeypatch.setattr(module, "_keep", no_room)
+    else:
+        monkeypatch.setattr(CheckpointPush, "_start", no_room)
+    callback = make(tmp_path)
+    saves(tmp_path, callback, 1)
+    callback.finish()
+    assert "checkpoint-1 " in caplog.text and "No space left on device" in caplog.text
+    assert waiting(tmp_path) == set()
 
 
 def test_what_a_killed_run_left_is_taken_up(tmp_path, uploads):

@@ -24,7 +24,6 @@ _READ = (
     "model.safetensors.index.json",
     "pytorch_model_fsdp.bin",
     "pytorch_model_fsdp_0/*",
-    "pytorch_model_fsdp_0/.metadata",
 )
 _LOG = "push.log"
 
@@ -39,8 +38,12 @@ class _Upload:
         return self.folder.name.removeprefix("_").removesuffix("_to_push")
 
     def last_words(self) -> str:
-        lines = [line for line in (self.folder / _LOG).read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].removeprefix("error: ") if lines else f"exit status {self.process.returncode}"
+        log = self.folder / _LOG
+        text = log.read_text(errors="replace").strip() if log.is_file() else ""
+        return text.splitlines()[-1].removeprefix("error: ") if text else f"exit status {self.process.returncode}"
+
+    def forget(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class CheckpointPush(TrainerCallback):
@@ -49,7 +52,8 @@ class CheckpointPush(TrainerCallback):
 
     A process of its own exports and uploads, on the CPU, one checkpoint after the other; training neither waits for it
     nor stops when it fails: a failed upload is tried again behind the next save, and at the end. Where saves come
-    faster than uploads, only the newest waits, unless all are wanted. Only the first rank does anything.
+    faster than uploads, only the newest waits, unless all are wanted. An upload outlives a training that is stopped;
+    what has not arrived when the training is resumed is pushed then. Only the first rank does anything.
 
     Args:
         args ([`LeJEPATrainingArguments`]): `output_dir` and the settings that begin with `hub_`.
@@ -75,8 +79,13 @@ class CheckpointPush(TrainerCallback):
         for upload in self._failed + self._waiting:
             if upload not in kept:
                 logger.warning(f"{upload.branch} is not pushed, newer ones are. `hub_strategy` could say otherwise.")
-                shutil.rmtree(upload.folder)
-        self._failed, self._waiting = [], [*kept, _keep(Path(args.output_dir) / f"checkpoint-{state.global_step}")]
+                upload.forget()
+        self._failed, self._waiting = [], kept
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        try:
+            self._waiting.append(_keep(checkpoint))
+        except OSError as error:  # no room for copies, where there are no links
+            logger.warning(f"{checkpoint.name} is not pushed: {error}")
         self._go_on()
 
     def on_log(self, args, state, control, **kwargs):
@@ -88,7 +97,7 @@ class CheckpointPush(TrainerCallback):
         self._waiting, self._failed = self._failed, []
         self._drain()
         for upload in self._failed:
-            shutil.rmtree(upload.folder)
+            upload.forget()
 
     def _drain(self) -> None:
         self._go_on()
@@ -105,13 +114,18 @@ class CheckpointPush(TrainerCallback):
             upload, self._running = self._running, None
             if upload.process.returncode == 0:
                 logger.info(f"{upload.branch} is pushed to {self._args.hub_model_id}.")
-                shutil.rmtree(upload.folder)
+                upload.forget()
             else:
                 logger.warning(f"{upload.branch} could not be pushed: {upload.last_words()}")
                 self._failed.append(upload)
-        if self._waiting:
-            self._running = self._waiting.pop(0)
-            self._running.process = self._start(self._running)
+        while self._waiting and self._running is None:
+            upload = self._waiting.pop(0)
+            try:
+                upload.process = self._start(upload)
+                self._running = upload
+            except OSError as error:
+                logger.warning(f"{upload.branch} could not be pushed: {error}")
+                self._failed.append(upload)
 
     def _start(self, upload: _Upload) -> subprocess.Popen:
         args = self._args
