@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -26,12 +27,15 @@ class Fault:
         headers (`dict`, *optional*): Of that answer.
         cut_after (`int`, *optional*): Read so many bytes of the body and close the connection.
         cut_answer_after (`int`, *optional*): Do it, send so many bytes of the answer's body and close the connection.
+        silence (`float`, *optional*): Seconds in which nothing comes; then the connection is closed.
         times (`int`, *optional*, defaults to 1): How often.
     """
 
-    def __init__(self, pattern, status=None, headers=None, cut_after=None, cut_answer_after=None, times=1):
+    def __init__(
+        self, pattern, status=None, headers=None, cut_after=None, cut_answer_after=None, silence=None, times=1
+    ):
         self.pattern, self.status, self.headers, self.times = re.compile(pattern), status, headers or {}, times
-        self.cut_after, self.cut_answer_after = cut_after, cut_answer_after
+        self.cut_after, self.cut_answer_after, self.silence = cut_after, cut_answer_after, silence
 
 
 class HubServer:
@@ -162,6 +166,9 @@ class _Handler(BaseHTTPRequestHandler):
             fault = self._fault(f"{self.command} {path}")
             if fault is not None and fault.cut_after is not None:
                 self._body(fault.cut_after)
+                raise _Cut
+            if fault is not None and fault.silence is not None:
+                time.sleep(fault.silence)
                 raise _Cut
             if fault is not None and fault.status is not None:
                 return self._error(fault.status, "it was told to fail", headers=fault.headers)

@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -21,6 +22,7 @@ from transformers import AutoImageProcessor
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.cli import main
+from lejepa_hf.hub import push
 from lejepa_hf.hub.export import build_processor
 from lejepa_hf.hub.push import push_run
 from lejepa_hf.run_folder import write_run_facts
@@ -278,6 +280,17 @@ def test_busy_and_broken_servers_are_asked_again(hub, finished, where):
     assert hub.files(ID).keys() - {".gitattributes"} == PUBLISHED
     waits = sorted(float(request.split()[1]) for request in hub.requests if request.startswith("WAIT"))
     assert len(waits) == 2 and waits[0] < 7 <= waits[1] <= 8  # large files go at the same time
+
+
+@pytest.mark.parametrize("where", ["repos/create", "preupload", "PUT", "commit"])
+def test_a_silent_server_is_asked_again(hub, finished, monkeypatch, where):
+    monkeypatch.setattr(push, "_LONGEST_SILENCE", 0.5)
+    hub.faults = [Fault(where, silence=20)]
+    start = time.monotonic()
+    push_run(finished, ID)
+    assert time.monotonic() - start < 15
+    assert hub.files(ID).keys() - {".gitattributes"} == PUBLISHED
+    assert huggingface_hub.utils.get_session().timeout.read is None  # of others' requests
 
 
 def test_a_server_that_is_gone_half_way(hub, finished, tmp_path, monkeypatch, capfd):

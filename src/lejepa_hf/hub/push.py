@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import get_session, validate_repo_id
 from transformers.utils import logging
 
 from .public_files import is_of_this_package, is_run, public_files
@@ -32,6 +32,7 @@ logger = logging.get_logger(__name__)
 # Seconds before each further try. The client has tried six times by itself then, except to create and to commit.
 _WAITS = (1, 2, 4, 8, 16)
 _LONGEST_WAIT = 300  # that a server may ask for
+_LONGEST_SILENCE = 300  # of a connection; the client would wait for ever
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 # `HTTPError` of httpx or httpx2, whichever the installed client uses: connections refused, cut and timed out.
 _ConnectionTrouble = HfHubHTTPError.__bases__[0]
@@ -161,6 +162,8 @@ class Target:
         )
 
     def _try(self, call: Callable[[], Result], failed: int = 0) -> Result:
+        client = get_session()
+        before, client.timeout = client.timeout, _LONGEST_SILENCE
         try:
             return call()
         except OfflineModeIsEnabled as error:
@@ -182,6 +185,8 @@ class Target:
                 ) from error
             wait = max(_WAITS[failed], _asked_to_wait(cause))
             logger.warning(f"{reason}: trying again in {wait} s.")
+        finally:
+            client.timeout = before
         time.sleep(wait)
         return self._try(call, failed + 1)
 
