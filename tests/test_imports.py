@@ -35,6 +35,7 @@ ALLOWED = {
     "preemption": {"distributed"},
     "checkpoints": {"data", "durable_files", "resume_settings"},
     "checkpointing_trainer": {"checkpoints"},
+    "checkpoint_push": {"hub", "training_args"},
     "online_probe": {"distributed"},
     "collapse": set(),
     "monitors": {"collapse", "evaluation", "online_probe", "training_args"},
@@ -43,9 +44,9 @@ ALLOWED = {
     "view_fitting": {"backbone", "recipes"},
     "recipes": {"configuration_lejepa", "data", "training_args"},
     "trainer": {
-        "backbone", "blocks", "checkpointing_trainer", "checkpoints", "compilation", "data", "encoder_average",
-        "exact_accumulation", "finite_guard", "held_out", "launch", "modeling_lejepa", "monitors", "preemption",
-        "resume_settings", "training_args",
+        "backbone", "blocks", "checkpoint_push", "checkpointing_trainer", "checkpoints", "compilation", "data",
+        "encoder_average", "exact_accumulation", "finite_guard", "held_out", "launch", "modeling_lejepa", "monitors",
+        "preemption", "resume_settings", "training_args",
     },
     "evaluation": {"backbone", "data", "distributed", "durable_files", "losses"},
     "hub": {

@@ -10,7 +10,7 @@ from .data.errors import DataError
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    `lejepa train | plan | evaluate | embed | export | card | statistics`.
+    `lejepa train | plan | evaluate | embed | export | card | push | statistics`.
 
     Args:
         arguments (`list[str]`, *optional*): The command line; that of the process if missing.
@@ -87,6 +87,13 @@ def _card(options: argparse.Namespace) -> int:
     return 0
 
 
+def _push(options: argparse.Namespace) -> int:
+    from .hub.push import push_run
+
+    sys.stdout.write(f"{push_run(options.run, options.repo_id, options.private, options.revision)}\n")
+    return 0
+
+
 def _plan(options: argparse.Namespace) -> int:
     from .plan import format_plan, make_plan
     from .recipes import parse_recipe
@@ -137,6 +144,12 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("run", help="folder of a finished run")
     card.add_argument("--encoder", metavar="FOLDER", help="an exported encoder of that run (RUN/encoder)")
     card.set_defaults(command=_card)
+    push = commands.add_parser("push", help="a finished run -> encoder, card and pictures on the Hub")
+    push.add_argument("run", help="folder of a finished run, or an exported encoder")
+    push.add_argument("repo_id", help="USER/NAME; the same command after a failure goes on")
+    push.add_argument("--private", action="store_true", default=None, help="if the repository is made now")
+    push.add_argument("--revision", metavar="BRANCH", help="branch to write to, made if missing (main)")
+    push.set_defaults(command=_push)
     statistics = commands.add_parser("statistics", help="how Gaussian are the projections of a run")
     statistics.add_argument("run", help="folder of a finished run")
     statistics.add_argument("--images", type=int, default=512, help="training images to look at, at most (512)")

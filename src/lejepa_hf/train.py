@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import set_seed
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from .backbone.building import pretrained_config
 from .checkpoints import CheckpointNotWritten, resolve_resume
@@ -26,6 +26,7 @@ from .evaluation.evaluate_encoder import AVERAGED, ENCODER, check_protocols, eva
 from .hub.export import build_processor, export_encoder
 from .hub.model_card import write_model_card
 from .hub.pictures import draw_embeddings, draw_gaussianity, draw_losses, read_metrics
+from .hub.push import push_run
 from .modeling_lejepa import LeJEPAForPreTraining
 from .preemption import EXIT_STATUS
 from .recipes import DataArguments, ModelArguments, Recipe, parse_recipe
@@ -48,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         `int`: Exit status: 0; 2 with one line on stderr if the recipe, the data, the launch or the folder cannot be
-        used; 1 with one line if the loss became NaN or infinite, the data cannot be read on, or a checkpoint cannot be
-        written; 143 (128 + SIGTERM) if SIGTERM ended it, with a checkpoint.
+        used; 1 with one line if the loss became NaN or infinite, the data cannot be read on, a checkpoint cannot be
+        written, or the finished run cannot be pushed; 143 (128 + SIGTERM) if SIGTERM ended it, with a checkpoint.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -233,15 +234,15 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
     draw_losses(folder)
     if held_out is not None:
         _evaluate(recipe, trainer, held_out, averaged)
-        write_model_card(encoder, folder)
-        if averaged is not None:
-            write_model_card(averaged, folder, ema_decay=recipe.training.ema_decay)
     measure_projections(folder, recipe)
+    write_model_card(encoder, folder)
+    if averaged is not None:
+        write_model_card(averaged, folder, ema_decay=recipe.training.ema_decay)
     logger.info(f"\nEverything is in {folder}/:")
     for name, meaning in _CONTENTS.items():
         if (folder / name).exists():
             logger.info(f"  {name:<20} {meaning}")
-    return 0
+    return _push(recipe, trainer) if recipe.training.push_to_hub else 0
 
 
 _CONTENTS = {
@@ -318,6 +319,29 @@ def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) 
     (run / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n")
     draw_gaussianity(run, statistics)
     return statistics
+
+
+def _push(recipe: Recipe, trainer: LeJEPATrainer) -> int:
+    """The checkpoints that are still under way, then the run. It is complete on disk, whatever the Hub says."""
+    training = recipe.training
+    if trainer.checkpoint_push is not None:
+        trainer.checkpoint_push.finish()
+    enable_progress_bar()
+    revision = ["--revision", training.hub_revision] if training.hub_revision else []
+    try:
+        url = push_run(
+            training.output_dir,
+            training.hub_model_id,
+            training.hub_private_repo,
+            training.hub_revision,
+            training.hub_token,
+        )
+    except (ValueError, OSError) as error:
+        command = " ".join(["lejepa push", training.output_dir, training.hub_model_id, *revision])
+        sys.stderr.write(f"\nerror: {error} The run is complete and only not pushed: `{command}`.\n")
+        return 1
+    logger.info(f"Pushed to {url}")
+    return 0
 
 
 def _train_seconds(run: Path, global_batch: int) -> float:

@@ -17,6 +17,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .backbone.facts import is_convolutional
 from .blocks import find_blocks
+from .checkpoint_push import CheckpointPush, prepare_repository
 from .checkpointing_trainer import CheckpointingTrainer
 from .checkpoints import last_finite_checkpoint
 from .compilation import compile_backbone, without_compiled_graphs
@@ -50,7 +51,8 @@ class LeJEPATrainer(CheckpointingTrainer):
     resumed at the exact batch; views get their photometric part on the device; the loss is never rescaled; the
     directions follow the global step; with `exact_accumulation` micro-batches make the loss of one large batch; a NaN
     or infinite loss or gradient stops the run; SIGTERM ends it with a checkpoint (`preempted` says so); a launch that
-    would run something else than asked is refused; checkpoints are those of [`CheckpointingTrainer`].
+    would run something else than asked is refused; checkpoints are those of [`CheckpointingTrainer`]; with
+    `push_to_hub` they go to the Hub by [`CheckpointPush`], and nothing else does.
 
     Args:
         model ([`LeJEPAForPreTraining`]): The model.
@@ -107,6 +109,9 @@ class LeJEPATrainer(CheckpointingTrainer):
         self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
         if self.encoder_average is not None:
             self.add_callback(self.encoder_average)
+        self.checkpoint_push = CheckpointPush(args) if args.push_to_hub and args.hub_strategy != "end" else None
+        if self.checkpoint_push is not None:
+            self.add_callback(self.checkpoint_push)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar)
         self._start: list[dict] | None = None
@@ -451,3 +456,16 @@ class LeJEPATrainer(CheckpointingTrainer):
         if self.is_world_process_zero():
             write_settings(output_dir, *self._settings(), self.args.world_size)
         super()._save_rng_state(output_dir)
+
+    # Hub
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository, as the arguments say, when training has not begun: it is asked for at construction."""
+        if self.is_world_process_zero():
+            prepare_repository(self.args)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Not as the base class, which pushes what is in training, and a card that says little."""
+
+    def push_to_hub(self, *args, **kwargs) -> None:
+        """Nothing: a run is published by [`~hub.push.push_run`] when it is finished."""

@@ -50,6 +50,10 @@ class LeJEPATrainingArguments(TrainingArguments):
             held-out images, at evaluations; `health`, warnings of collapse and divergence.
         monitor_images (`int`, *optional*, defaults to 512): Held-out images of an evaluation during training, at least
             2; k-NN looks for neighbours among four times as many training images.
+        push_to_hub (`bool`, *optional*, defaults to `False`): Push the encoder of each checkpoint to the branch
+            `checkpoint-N` of `hub_model_id` (`user/name`) while training goes on, and the finished run to
+            `hub_revision`, the main branch if missing. `hub_strategy` is `every_save` (where uploads are slower than
+            saves, some are left out), `all_checkpoints` or `end`. Made private with `hub_private_repo`.
         resume (`str`, *optional*): `"auto"`, the newest complete checkpoint in `output_dir`, or a checkpoint folder.
 
     Raises:
@@ -99,6 +103,13 @@ class LeJEPATrainingArguments(TrainingArguments):
             raise ValueError(
                 "`save_on_each_node` must be false: a checkpoint holds a part of every rank, in one folder that all "
                 "nodes share."
+            )
+        if self.push_to_hub and self.hub_model_id is None:
+            raise ValueError("`push_to_hub` needs `hub_model_id`: 'user/name' of the repository.")
+        if self.push_to_hub and self.hub_strategy == "checkpoint":
+            raise ValueError(
+                "`hub_strategy` 'checkpoint' would push the optimizer's state, which stays in the run folder: choose "
+                "every_save, all_checkpoints or end."
             )
         parts = self.gradient_accumulation_steps if self.exact_accumulation else 1
         if self.per_device_train_batch_size * self.world_size * parts < 2:

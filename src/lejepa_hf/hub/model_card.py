@@ -15,7 +15,7 @@ from .usage import usage_of
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Of this machine, not of the run: paths say who ran it and where.
-_PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_model_id")
+_PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_", "push_to_hub")
 # What is in `pictures/` of a run, and whether it says something about training or about the weights it ended with.
 _PICTURES = {
     "losses.png": ("Both parts of the loss while training", "training"),
@@ -110,7 +110,7 @@ def card_for_repository(text: str, has_pictures: bool) -> str:
 
 def public_recipe_text(recipe: dict) -> str:
     """A recipe as YAML, without what says who ran it and where."""
-    public = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
+    public = {key: value for key, value in recipe.items() if not key.startswith(_PRIVATE_KEYS)}
     public = {key: _without_paths(key, value) for key, value in public.items()}
     return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
 

@@ -1,0 +1,111 @@
+"""What of a run may be seen by everybody, and under which name in a repository."""
+
+import getpass
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from huggingface_hub import get_token
+from transformers.utils import logging
+
+from .model_card import card_for_repository, public_recipe_text
+
+logger = logging.get_logger(__name__)
+
+_MODEL = ("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
+# Folder of a run -> folder in the repository, and what is taken from it.
+_FOLDERS = {
+    "encoder": ("", (*_MODEL, "README.md")),
+    "encoder_averaged": ("encoder_averaged/", (*_MODEL, "README.md")),
+    "pretraining": ("pretraining/", _MODEL),
+    "pictures": ("pictures/", ("*.png",)),
+    "": ("", ("recipe.yaml", "versions.json", "results.json", "statistics.json", "metrics.jsonl")),
+}
+_TEXT = (".json", ".jsonl", ".yaml", ".md")
+_HUB_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
+_SECRET_NAMES = re.compile("TOKEN|SECRET|PASSWORD|API_KEY")
+
+
+def public_files(folder: str | Path) -> dict[str, Path | bytes]:
+    """
+    What is published of a run, by a list of what may be: never optimizer state, checkpoints or pickles.
+
+    Args:
+        folder (`str` or `Path`): A run folder, or an exported encoder alone.
+
+    Returns:
+        `dict[str, Path | bytes]`: Name in the repository -> file, or its content where it may say who ran it and
+        where: of texts, paths of this machine, tokens and `_name_or_path` are left out.
+    """
+    folder = Path(folder)
+    folders = _FOLDERS if is_run(folder) else {"": _FOLDERS["encoder"]}
+    found: dict[str, Path | bytes] = {}
+    for part, (prefix, patterns) in folders.items():
+        for path in sorted(path for pattern in patterns for path in (folder / part).glob(pattern)):
+            found[prefix + path.name] = _without_private(path, folder) if path.suffix in _TEXT else path
+    return found
+
+
+def is_of_this_package(name: str) -> bool:
+    """Whether a push may have written a file of this name, which is stale if the next one does not."""
+    return any(
+        Path(name).parent == Path(prefix) and Path(name).match(pattern)
+        for prefix, patterns in _FOLDERS.values()
+        for pattern in patterns
+    )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a run, not of an encoder."""
+    return not (folder / "config.json").is_file()
+
+
+def _without_private(path: Path, run: Path) -> bytes:
+    text = path.read_text()
+    if path.suffix == ".json":
+        text = json.dumps(_without_origin(json.loads(text)), indent=2, ensure_ascii=False) + "\n"
+    elif path.name == "recipe.yaml":
+        text = public_recipe_text(yaml.safe_load(text) or {})
+    elif path == run / "encoder" / "README.md":
+        text = card_for_repository(text, has_pictures=True)
+    elif path == run / "README.md":  # an encoder folder alone
+        text = card_for_repository(text, has_pictures=False)
+    clean = text
+    for replace in (_hide_paths(run), _hide_secrets):
+        clean = replace(clean)
+    if clean != text:
+        logger.warning(f"{path.name}: paths of this machine or tokens in it are left out of what is pushed.")
+    return clean.encode()
+
+
+def _without_origin(value):
+    """Configs without where their weights were read from, which is a folder more often than not."""
+    if isinstance(value, list):
+        return [_without_origin(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_origin(item) for key, item in value.items() if key != "_name_or_path"}
+    return value
+
+
+def _hide_paths(run: Path) -> Callable[[str], str]:
+    places = {run.absolute(), run.resolve(), Path.cwd(), Path.home(), Path.home().resolve(), Path("/home") / _user()}
+    longest_first = sorted((str(place) for place in places if len(place.parts) > 1), key=len, reverse=True)
+    pattern = re.compile(f"(?<![\\w.-])({'|'.join(map(re.escape, longest_first))})(?![\\w-])[^\\s\"',)\\]}}]*")
+    return lambda text: pattern.sub("<local>", text)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number without a name
+        return "nobody"
+
+
+def _hide_secrets(text: str) -> str:
+    secrets = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name)} | {get_token() or ""}
+    for secret in sorted((secret for secret in secrets if len(secret) >= 8), key=len, reverse=True):
+        text = text.replace(secret, "<secret>")
+    return _HUB_TOKEN.sub("<secret>", text)
