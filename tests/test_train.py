@@ -212,7 +212,6 @@ def test_images_that_a_stream_has_not_are_not_repeated(untrained):
         (["--eval_protocols", "knn", "clustering"], "clustering unknown; known are linear, knn, few-shot"),
         (["--local_crop_size", "64"], "`local_crop_size` 64 is larger than `global_crop_size` 24"),
         (["--resume", "runs/none"], "no complete checkpoint"),
-        (["--backbone_config", "{model_type: vit, image_size: 32, patch_size: 5}"], "patch size 5"),
         (["--backbone_config", "{model_type: resnet, num_channels: 1}"], "`backbone_config.num_channels` is 1"),
         (["--num_slice", "5"], "Did you mean `num_slices`"),
     ],

@@ -24,6 +24,7 @@ from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.cli import main
 from lejepa_hf.hub import push
 from lejepa_hf.hub.export import build_processor
+from lejepa_hf.hub.model_card import card_for_repository
 from lejepa_hf.hub.push import push_run
 from lejepa_hf.run_folder import write_run_facts
 
@@ -268,8 +269,10 @@ def test_cut_connections(hub, finished, seed):
     assert all(fault.times == 0 for fault in hub.faults)
     files = hub.files(ID)
     assert files.keys() - {".gitattributes"} == PUBLISHED
-    for name in ("model.safetensors", "README.md"):
-        assert files[name] == (finished / "encoder" / name).read_bytes()
+    assert files["model.safetensors"] == (finished / "encoder" / "model.safetensors").read_bytes()
+    card = (finished / "encoder" / "README.md").read_text()
+    assert "](../pictures/losses.png)" in card and "../pictures/" not in files["README.md"].decode()
+    assert files["README.md"].decode() == card_for_repository(card, has_pictures=True)
     assert files["pretraining/model.safetensors"] == (finished / "pretraining" / "model.safetensors").read_bytes()
 
 
