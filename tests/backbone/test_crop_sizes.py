@@ -52,6 +52,10 @@ def test_one_refusal_does_not_spoil_the_next_try():
     assert accepted(AutoConfig.for_model("swin", image_size=32, **config), 13) == 14
 
 
+def test_tables_that_are_kept_from_one_try_do_not_spoil_the_next():
+    assert accepted(AutoConfig.for_model("timm_wrapper", architecture="tiny_vit_5m_224"), 32) == 32
+
+
 def test_nor_where_nothing_is_seen_of_it_behind():
     assert accepted(AutoConfig.for_model("timm_wrapper", architecture="pit_ti_224"), 32) == 224
 

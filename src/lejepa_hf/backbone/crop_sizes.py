@@ -2,6 +2,7 @@
 
 import copy
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .facts import native_image_size, patch_size
@@ -10,6 +11,7 @@ from .tracing import TRACING_ERRORS, trace, without_weights
 _STEP = 8  # pixels between the sizes that are tried where nothing is known of patches
 
 
+@torch.no_grad()  # tables that a network keeps from a pass with gradients cannot be copied
 def accepted_crop_sizes(config: PreTrainedConfig, requested: dict[str, int]) -> dict[str, int]:
     """
     The sizes that a backbone takes, found by trying: what was asked for, else the nearest multiple of its patch size
