@@ -120,6 +120,7 @@ ARCHITECTURES = [
     _timm("resnet18", "ResNet"),
     _timm("resnext26ts", "ResNet"),
     _timm("vit_tiny_patch16_224", "ViT", depth=2, embed_dim=48, in_sample=True),
+    _timm("vit_tiny_r_s16_p8_224", "ViT", depth=2),  # a hybrid, which transformers has no more
     _timm("deit3_small_patch16_224", "ViT", depth=2, embed_dim=48, num_heads=3),
     _timm("vit_base_patch16_rope_reg1_gap_256", "ViT", depth=2, embed_dim=96, num_heads=3),
     _timm("swin_tiny_patch4_window7_224", "Swin", embed_dim=24, depths=[1, 1, 2, 1]),

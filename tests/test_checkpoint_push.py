@@ -39,6 +39,7 @@ def recipe(tmp_path, tiny_resnet) -> list[str]:
     return [str(tmp_path / "recipe.yaml")]
 
 
+@pytest.mark.slow  # `test_only_the_end` is the short form
 def test_a_run_and_its_checkpoints(hub, recipe, tmp_path, caplog, capfd):
     """The upload of the first checkpoint is refused once; training ends all the same, and the end makes it good."""
     hub.faults = [Fault("commit/checkpoint-2", status=400)]

@@ -19,7 +19,12 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("kind", "processes", "settings"),
-    [("ddp", 2, SETTINGS), ("fsdp", 2, SETTINGS), ("ddp", 4, ["1,0"]), ("fsdp", 4, ["2,1"])],
+    [
+        ("ddp", 2, SETTINGS),
+        ("fsdp", 2, SETTINGS),
+        pytest.param("ddp", 4, ["1,0"], marks=pytest.mark.slow),
+        pytest.param("fsdp", 4, ["2,1"], marks=pytest.mark.slow),
+    ],
 )
 def test_losses_are_those_of_one_process(two_processes, tmp_path, alone, kind, processes, settings):
     script = trajectory_run.Path(trajectory_run.__file__)

@@ -23,7 +23,7 @@ def fit_views(config: PreTrainedConfig, recipe: Recipe) -> None:
         recipe ([`Recipe`]): Its `data` is changed in place.
 
     Raises:
-        ValueError: If views and backbone have not the same channels, or no crop near the wanted size is taken.
+        ValueError: If views and backbone have not the same channels.
     """
     data = recipe.data
     channels = num_channels(config)
