@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .backbone.building import build_backbone
 from .backbone.facts import forward_kwargs, is_timm, native_image_size, num_channels
 from .backbone.pooling import pool
+from .backbone.tracing import TRACING_ERRORS, reason_of
 
 _TRIED_LAYERS, _TRIED_PATCHES_A_SIDE = 2, 4
 _TOLERANCE = 1e-3  # of outputs of order one; rounding is at 1e-6
@@ -68,9 +69,8 @@ def check_token_dropping(config: PreTrainedConfig, rate: float, pooling: str) ->
     try:
         _try_fewer_tokens(config)
         return _try_another_order(config, pooling)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        reason = reason if isinstance(error, ValueError) else f"it needs all tokens: {reason}"
+    except TRACING_ERRORS as error:
+        reason = reason_of(error) if isinstance(error, ValueError) else f"it needs all tokens: {reason_of(error)}"
         timm = " Some timm models drop patches themselves: `model_args: {patch_drop_rate: ...}` in `backbone_config`."
         raise ValueError(
             f"`token_drop_rate` {rate} cannot be used with a {config.model_type} backbone ({reason}): set it to 0, or "

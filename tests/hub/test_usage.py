@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stranger import NOT_INSTALLED
 from transformers import AutoImageProcessor
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
@@ -47,15 +48,10 @@ CASES = {
 }
 
 # First as it stands, then with an image that is not one colour in place of the card's.
-STRANGER = """
-import json, os, re, sys
-
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "lejepa_hf":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, NotInstalled())
+STRANGER = (
+    NOT_INSTALLED
+    + """
+import json, os, re
 import numpy as np
 import torch
 from PIL import Image
@@ -73,6 +69,7 @@ for folder in sys.argv[1:]:
     found[folder] = names["embedding"].tolist()
 print(json.dumps(found))
 """
+)
 
 
 def build(case: str) -> LeJEPAForPreTraining:

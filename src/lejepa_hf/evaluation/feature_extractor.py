@@ -8,6 +8,7 @@ import torch
 from ..backbone.facts import forward_kwargs, native_image_size, num_channels
 from ..backbone.layers import count_layers, forward_layers, has_class_token, patch_tokens
 from ..backbone.pooling import pool
+from ..backbone.tracing import TRACING_ERRORS, reason_of
 from ..data.decoding import decode_image
 from .pixel_values import to_pixel_values
 
@@ -83,11 +84,10 @@ class FeatureExtractor:
         on_device = pixels.to(self.encoder.device, self.encoder.dtype)
         try:
             outputs, (state,) = forward_layers(self.encoder, on_device, 1)
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        except TRACING_ERRORS as error:
             raise ValueError(
-                f"`model`: a {kind} model does not turn the pixels of its processor into embeddings ({reason}): take "
-                "a vision encoder; of a model of images and texts, its vision part."
+                f"`model`: a {kind} model does not turn the pixels of its processor into embeddings "
+                f"({reason_of(error)}): take a vision encoder; of a model of images and texts, its vision part."
             ) from error
         size = tuple(pixels.shape[-2:])
         offered = ["auto"]
