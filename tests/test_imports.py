@@ -43,6 +43,8 @@ ALLOWED = {
     "run_folder": set(),
     "view_fitting": {"backbone", "recipes"},
     "recipes": {"configuration_lejepa", "data", "training_args"},
+    "recipe_sources": {"data", "recipes"},
+    "outcome": {"data", "evaluation", "hub", "modeling_lejepa", "recipe_sources", "recipes"},
     "trainer": {
         "backbone", "blocks", "checkpoint_push", "checkpointing_trainer", "checkpoints", "compilation", "data",
         "encoder_average", "exact_accumulation", "finite_guard", "held_out", "launch", "modeling_lejepa", "monitors",
@@ -54,11 +56,12 @@ ALLOWED = {
     },
     "train": {
         "backbone", "checkpoints", "configuration_lejepa", "data", "evaluation", "hub", "modeling_lejepa",
-        "preemption", "recipes", "run_folder", "trainer", "training_args", "view_fitting",
+        "outcome", "preemption", "recipe_sources", "recipes", "run_folder", "trainer", "training_args",
+        "view_fitting",
     },
     "rehearsal": {"data", "recipes", "run_folder", "train"},
-    "plan": {"modeling_lejepa", "recipes", "rehearsal", "train", "view_fitting"},
-    "cli": {"data", "evaluation", "hub", "plan", "recipes", "train"},
+    "plan": {"modeling_lejepa", "recipe_sources", "recipes", "rehearsal", "train", "view_fitting"},
+    "cli": {"data", "evaluation", "hub", "outcome", "plan", "recipes", "train"},
 }  # fmt: skip
 
 

@@ -18,8 +18,9 @@ from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.data.streaming import EndlessRows
 from lejepa_hf.evaluation.embedding_extraction import extract_projections
 from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
+from lejepa_hf.outcome import measure_projections
 from lejepa_hf.recipes import parse_recipe
-from lejepa_hf.train import build_model, main, measure_projections
+from lejepa_hf.train import build_model, main
 
 ROOT = Path(__file__).parent.parent
 RECIPE = "recipes/digits/resnet_tiny.yaml"

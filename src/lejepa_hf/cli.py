@@ -107,8 +107,8 @@ def _statistics(options: argparse.Namespace) -> int:
     import torch
 
     from .evaluation.embedding_statistics import format_statistics
+    from .outcome import measure_projections
     from .recipes import parse_recipe
-    from .train import measure_projections
 
     run = Path(options.run)
     if not (run / "pretraining" / "config.json").is_file():

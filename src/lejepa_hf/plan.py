@@ -9,9 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .modeling_lejepa import LeJEPAForPreTraining
+from .recipe_sources import training_source
 from .recipes import Recipe
 from .rehearsal import peak_resident_bytes, rehearse
-from .train import build_config, training_source
+from .train import build_config
 from .view_fitting import fit_views
 
 logger = logging.getLogger("lejepa_hf")

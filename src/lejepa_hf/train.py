@@ -1,10 +1,8 @@
 """The story of a run: recipe -> data, model, trainer -> encoder, evaluation, pictures, card."""
 
 import errno
-import json
 import logging
 import sys
-from itertools import islice, takewhile
 from pathlib import Path
 
 import torch
@@ -18,18 +16,15 @@ from .data.collator import MultiCropCollator
 from .data.errors import DataError
 from .data.multi_crop import MultiCropTransform
 from .data.positions import read_positions
-from .data.sources import ImageSource, load_mixture, load_source
-from .data.streaming import EndlessRows
-from .evaluation.embedding_extraction import extract_projections
-from .evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
-from .evaluation.evaluate_encoder import AVERAGED, ENCODER, check_protocols, evaluate_with_baselines, format_table
-from .hub.export import build_processor, export_encoder
-from .hub.model_card import write_model_card
-from .hub.pictures import draw_embeddings, draw_gaussianity, draw_losses, read_metrics
+from .data.sources import ImageSource
+from .evaluation.evaluate_encoder import check_protocols
+from .hub.export import build_processor
 from .hub.push import push_run
 from .modeling_lejepa import LeJEPAForPreTraining
+from .outcome import write_outcome
 from .preemption import EXIT_STATUS
-from .recipes import DataArguments, ModelArguments, Recipe, parse_recipe
+from .recipe_sources import held_out_source, training_source
+from .recipes import ModelArguments, Recipe, parse_recipe
 from .run_folder import check_free, write_run_facts
 from .trainer import LeJEPATrainer
 from .training_args import LeJEPATrainingArguments, cores_of_this_process
@@ -103,7 +98,7 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     model = build_model(recipe.model, training.seed)
     fit_views(model.config.backbone_config, recipe)
     source = training_source(data)
-    held_out = _held_out(data)
+    held_out = held_out_source(data)
     logger.info(
         f"{source.name}: {source.num_images or 'a stream of'} images; "
         f"{model.config.backbone_config.model_type} encoder with "
@@ -152,44 +147,6 @@ def build_config(arguments: ModelArguments, seed: int = 0) -> LeJEPAConfig:
     return LeJEPAConfig(backbone_config=backbone, **arguments.config_kwargs(), directions_seed=seed)
 
 
-def training_source(data: DataArguments) -> ImageSource:
-    """
-    The images a recipe trains on, one source or a mixture.
-
-    Raises:
-        ValueError: If they cannot be opened.
-    """
-    if data.mixture is None:
-        return _open(data, data.train_split)
-    mixture = load_mixture(data.mixture, data.streaming)
-    return ImageSource(mixture, f"a mixture of {len(mixture.datasets)} datasets", "image")
-
-
-def _open(data: DataArguments, split: str) -> ImageSource:
-    return load_source(
-        data.dataset,
-        split,
-        data.dataset_config,
-        data.streaming,
-        data.image_column,
-        data.label_column,
-        data.dataset_revision,
-        data.data_files,
-    )
-
-
-def _held_out(data: DataArguments) -> ImageSource | None:
-    if data.eval_split is None:
-        return None
-    held_out = _open(data, data.eval_split)
-    if held_out.label_column is None:
-        raise ValueError(
-            f"`eval_split` {data.eval_split!r} of {data.dataset!r} has no labels: name them with `label_column`, or "
-            "leave `eval_split` out."
-        )
-    return held_out
-
-
 def _with_columns_of(source: ImageSource, held_out: ImageSource):
     """The held-out images under the names that those to train on have; a mixture has names of its own."""
     dataset = held_out.dataset
@@ -229,96 +186,21 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
         return 0
-    encoder = export_encoder(folder)
-    averaged = export_encoder(folder, averaged=True) if recipe.training.ema_decay else None
-    draw_losses(folder)
-    if held_out is not None:
-        _evaluate(recipe, trainer, held_out, averaged)
-    measure_projections(folder, recipe)
-    write_model_card(encoder, folder)
-    if averaged is not None:
-        write_model_card(averaged, folder, ema_decay=recipe.training.ema_decay)
-    logger.info(f"\nEverything is in {folder}/:")
-    for name, meaning in _CONTENTS.items():
-        if (folder / name).exists():
-            logger.info(f"  {name:<20} {meaning}")
+    write_outcome(recipe, _facts(trainer), held_out)
     return _push(recipe, trainer) if recipe.training.push_to_hub else 0
 
 
-_CONTENTS = {
-    "encoder": "AutoModel.from_pretrained loads it, card in README.md",
-    "encoder_averaged": "the same with averaged weights",
-    "pretraining": "LeJEPAForPreTraining.from_pretrained continues from it",
-    "results.json": "the evaluation",
-    "statistics.json": "how Gaussian the projections are",
-    "metrics.jsonl": "every logged row",
-    "pictures": "the losses, the projections and, with held-out labels, the embeddings",
-    "recipe.yaml": "repeats this run",
-    "versions.json": "of the packages used",
-}
-
-
-def _evaluate(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource, averaged: Path | None) -> None:
-    data, folder = recipe.data, Path(recipe.training.output_dir)
-    train = _open(data, data.train_split)
-    results, embedded = evaluate_with_baselines(folder / "encoder", train, held_out, data.eval_protocols, averaged)
-    table = format_table(results)
-    logger.info(f"\n{table}\n")
+def _facts(trainer: LeJEPATrainer) -> dict:
     device = trainer.args.device
-    facts = {
-        "train_split": data.train_split,
-        "eval_split": data.eval_split,
-        "num_train_images": train.num_images,
-        "num_eval_images": held_out.num_images,
+    return {
         "steps": trainer.state.global_step,
         "global_batch": trainer.global_batch,
         "epochs": trainer.state.epoch,
-        "train_seconds": _train_seconds(folder, trainer.global_batch),
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"{torch.get_num_threads()} CPU threads",
         "encoder_parameters": sum(p.numel() for p in trainer.model.encoder.backbone.parameters()),
     }
-    content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": facts}
-    if averaged is not None:
-        content["averaged_encoder"] = results[AVERAGED]
-    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
-    draw_embeddings(folder, embedded.embeddings, embedded.labels, held_out.class_names)
-
-
-def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) -> EmbeddingStatistics:
-    """
-    How Gaussian the projections of a run's training images are, in evaluation mode; written into `statistics.json` and
-    `pictures/gaussianity.png` of the run folder. For one process.
-
-    Args:
-        run (`str` or `Path`): Run folder with `pretraining/`.
-        recipe ([`Recipe`]): That of the run: its images, views and device are used.
-        num_images (`int`, *optional*, defaults to 512): At most; the first ones of the first epoch.
-
-    Returns:
-        [`EmbeddingStatistics`]
-
-    Raises:
-        ValueError: If there are fewer than 2 images or they cannot be opened.
-    """
-    if num_images < 2:
-        raise ValueError(f"The number of images must be at least 2, got {num_images}.")
-    run, data, seed = Path(run), recipe.data, recipe.training.seed
-    source = training_source(data)
-    # Shuffled, since folders and shards come class by class; a stream fills a buffer no larger than needed.
-    rows = EndlessRows(
-        source.dataset, batch_size=1, seed=seed, image_column=source.image_column, shuffle_buffer_size=num_images
-    )
-    first_epoch = takewhile(lambda row: row["epoch"] == 0, rows)
-    model = LeJEPAForPreTraining.from_pretrained(run / "pretraining").to(recipe.training.device)
-    collator = MultiCropCollator(MultiCropTransform.from_settings(data, seed), source.image_column)
-    projections = extract_projections(model, islice(first_epoch, num_images), collator)
-    statistics = embedding_statistics(projections, num_knots=model.config.num_knots, t_max=model.config.t_max)
-    numbers = {"num_images": statistics.num_images, **statistics.metrics()}
-    (run / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    draw_gaussianity(run, statistics)
-    return statistics
 
 
 def _push(recipe: Recipe, trainer: LeJEPATrainer) -> int:
@@ -342,12 +224,3 @@ def _push(recipe: Recipe, trainer: LeJEPATrainer) -> int:
         return 1
     logger.info(f"Pushed to {url}")
     return 0
-
-
-def _train_seconds(run: Path, global_batch: int) -> float:
-    """Time of all logged steps, those before a resume included."""
-    seconds, last_step = 0.0, 0
-    for row in read_metrics(run):
-        seconds += (row["step"] - last_step) * global_batch / row["images_per_second"]
-        last_step = row["step"]
-    return seconds

@@ -7,7 +7,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
-from lejepa_hf.hub.pictures import draw_embeddings, draw_gaussianity, draw_losses, read_metrics
+from lejepa_hf.hub.pictures import draw_embeddings, draw_gaussianity, draw_losses, draw_patch_maps, read_metrics
 
 
 def write_metrics(run, rows: list[dict]):
@@ -103,3 +103,15 @@ def test_gaussianity_shows_what_was_found(tmp_path):
         changed = replace(found, **{field: getattr(other, field)})
         assert draw_gaussianity(tmp_path, changed).read_bytes() != first, field
     assert draw_gaussianity(tmp_path, found).read_bytes() == first
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_patch_maps(tmp_path, channels):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(6, channels, 24, 24, generator=generator)
+    colours = torch.rand(6, 4, 4, 3, generator=generator)
+    path = draw_patch_maps(tmp_path, pixels, colours)
+    assert_is_a_picture(path, tmp_path, "pca_maps.png")
+    first = path.read_bytes()
+    assert draw_patch_maps(tmp_path, pixels, colours.flip(1)).read_bytes() != first
+    assert draw_patch_maps(tmp_path, pixels[:1], colours[:1]).is_file()

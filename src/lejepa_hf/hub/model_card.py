@@ -19,6 +19,7 @@ _PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_", "push_to_hub")
 # What is in `pictures/` of a run, and whether it says something about training or about the weights it ended with.
 _PICTURES = {
     "losses.png": ("Both parts of the loss while training", "training"),
+    "pca_maps.png": ("Images and their patch features, three principal components as colours", "weights"),
     "gaussianity.png": ("How Gaussian the projections of training images are", "weights"),
     "embeddings.png": ("Held-out images by t-SNE of their embeddings, coloured by label", "weights"),
 }

@@ -97,6 +97,39 @@ def draw_embeddings(run: str | Path, embeddings, labels, class_names: list[str] 
     return _save(figure, Path(run) / "pictures" / "embeddings.png")
 
 
+def draw_patch_maps(run: str | Path, pixels, colours) -> Path:
+    """
+    Images, and below each the principal components of its patch features as colours.
+
+    Args:
+        run (`str` or `Path`): Run folder.
+        pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): What the encoder saw; each image is
+            stretched from black to white. Of other than three channels their mean is shown.
+        colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): From
+            [`~evaluation.patch_maps.principal_colours`].
+
+    Returns:
+        `Path`: `pictures/pca_maps.png` in the run folder.
+    """
+    num_images = len(pixels)
+    figure = _figure(max(4.0, 1.5 * num_images), 3.8)
+    axes = figure.subplots(2, num_images, squeeze=False)
+    for column in range(num_images):
+        image = pixels[column] if len(pixels[column]) == 3 else pixels[column].mean(0, keepdim=True).expand(3, -1, -1)
+        image = image - image.min()
+        axes[0, column].imshow((image / image.max().clamp_min(1e-12)).movedim(0, -1).numpy())
+        axes[1, column].imshow(colours[column].numpy(), interpolation="nearest")
+    for one in axes.flat:
+        one.set(xticks=[], yticks=[])
+        one.spines[:].set_visible(False)
+    rows, columns = colours.shape[1:3]
+    figure.suptitle(
+        f"Patch features, {rows} x {columns} an image: three principal components over all of them as colours",
+        fontsize="medium",
+    )
+    return _save(figure, Path(run) / "pictures" / "pca_maps.png")
+
+
 def draw_gaussianity(run: str | Path, statistics) -> Path:
     """
     How Gaussian projections or embeddings are: slices beside N(0, 1), their quantiles, the covariance spectrum.

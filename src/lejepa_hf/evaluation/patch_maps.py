@@ -1,0 +1,93 @@
+"""Patch features of images where they lie in them, and the three colours that show them."""
+
+import torch
+
+from ..backbone.facts import num_channels
+from ..backbone.layers import feature_map, forward_layers
+from ..backbone.tracing import TRACING_ERRORS, reason_of
+from .feature_extractor import FeatureExtractor
+from .pixel_values import to_pixel_values
+
+_WITHIN = 0.02  # of the values are left out at either end of a colour's scale: one odd patch would grey all others
+
+
+@torch.no_grad()
+def patch_maps(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
+    """
+    The last layer's patch tokens, or its feature map.
+
+    Args:
+        extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling plays no part.
+        images (`list`): From its `decode`.
+        enlarge (`int`, *optional*, defaults to 1): Times the side of the processor's crop, for a finer map; the
+            encoder sees images of a size then that it was not trained on.
+
+    Returns:
+        `torch.Tensor` of shape `(num_images, dim, rows, columns)`: fp32, on the host.
+
+    Raises:
+        ValueError: If the encoder takes no images of that size, or its patches form no grid.
+    """
+    encoder = extractor.encoder
+    pixels = enlarged_pixels(extractor, images, enlarge)
+    size = tuple(pixels.shape[-2:])
+    try:
+        state = forward_layers(encoder, pixels.to(encoder.device, encoder.dtype), 1)[1][0]
+    except TRACING_ERRORS as error:
+        raise ValueError(
+            f"`enlarge` {enlarge}: this {encoder.config.model_type} encoder takes no images of {size[0]} x {size[1]} "
+            f"pixels ({reason_of(error)}); choose 1."
+        ) from error
+    return feature_map(encoder, state, size).float().cpu()
+
+
+def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
+    """
+    Pixel values at a multiple of the processor's size.
+
+    Returns:
+        `torch.Tensor` of shape `(num_images, num_channels, height, width)`: On the host.
+
+    Raises:
+        ValueError: If `enlarge` is less than 1.
+    """
+    if enlarge < 1:
+        raise ValueError(f"`enlarge` must be at least 1, got {enlarge}.")
+    processor, sizes = extractor.processor, {}
+    if enlarge > 1:
+        for name in ("size", "crop_size"):
+            sides = getattr(processor, name, None)
+            if sides:
+                sizes[name] = {side: enlarge * value for side, value in dict(sides).items() if value}
+    return to_pixel_values(images, processor, num_channels(extractor.encoder.config), **sizes)
+
+
+def principal_colours(maps: torch.Tensor) -> torch.Tensor:
+    """
+    The first three principal components over all patches of all images, as red, green and blue: places of one colour
+    have similar features, in one image and from image to image.
+
+    Args:
+        maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): From [`patch_maps`].
+
+    Returns:
+        `torch.Tensor` of shape `(num_images, rows, columns, 3)`: In [0, 1]. Components that the features do not have
+        are 0.5. The same for the same maps, always: each component points where its largest weight is positive.
+    """
+    features = maps.movedim(1, -1).flatten(0, -2).double()
+    features = features - features.mean(0)
+    eigenvalues, axes = torch.linalg.eigh(features.T @ features)
+    axes = axes.flip(1)[:, :3]
+    largest = axes.abs().argmax(0, keepdim=True)
+    values = features @ (axes * axes.gather(0, largest).sign())
+    low, high = (torch.quantile(_thinned(values), level, dim=0) for level in (_WITHIN, 1 - _WITHIN))
+    is_there = eigenvalues.flip(0)[:3] > 1e-9 * eigenvalues.sum()
+    colours = torch.full((len(values), 3), 0.5, dtype=torch.float64)
+    scaled = ((values - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    colours[:, : values.shape[1]] = torch.where(is_there, scaled, 0.5)
+    return colours.float().unflatten(0, (maps.shape[0], *maps.shape[2:]))
+
+
+def _thinned(values: torch.Tensor) -> torch.Tensor:
+    """At most a million rows: `torch.quantile` takes no more than 16 million numbers."""
+    return values[:: len(values) // 1_000_000 + 1]

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.decomposition import PCA
+from transformers import AutoConfig, AutoModel
+
+from lejepa_hf.evaluation.feature_extractor import FeatureExtractor
+from lejepa_hf.evaluation.patch_maps import patch_maps, principal_colours
+from lejepa_hf.hub.export import build_processor
+
+
+@pytest.fixture
+def images() -> list[Image.Image]:
+    pixels = torch.randint(256, (3, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return [Image.fromarray(image.numpy()) for image in pixels]
+
+
+def extractor_of(config) -> FeatureExtractor:
+    torch.manual_seed(0)
+    return FeatureExtractor(AutoModel.from_config(AutoConfig.for_model(**config)), build_processor(16, crop_ratio=1.0))
+
+
+@pytest.mark.parametrize("enlarge", [1, 3])
+def test_tokens_of_a_vit_lie_row_by_row(tiny_vit, images, enlarge):
+    extractor = extractor_of(tiny_vit)
+    maps = patch_maps(extractor, images, enlarge)
+    side = 16 * enlarge
+    assert maps.shape == (3, 32, side // 4, side // 4)
+    size = {"height": side, "width": side}
+    pixels = extractor.processor(images, return_tensors="pt", size={"shortest_edge": side}, crop_size=size)
+    with torch.no_grad():
+        tokens = extractor.encoder(**pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
+    torch.testing.assert_close(maps, tokens.transpose(1, 2).reshape(maps.shape))
+
+
+def test_a_feature_map_of_a_resnet(tiny_resnet, images):
+    extractor = extractor_of(tiny_resnet)
+    small, large = patch_maps(extractor, images), patch_maps(extractor, images, 2)
+    assert small.shape[:2] == large.shape[:2] == (3, 16)
+    assert large.shape[2] == 2 * small.shape[2]
+
+
+def test_sizes_that_are_not_taken(tiny_vit, images):
+    with pytest.raises(ValueError, match="`enlarge` must be at least 1, got 0"):
+        patch_maps(extractor_of(tiny_vit), images, 0)
+    pytest.importorskip("timm")
+    arguments = {"img_size": 16, "patch_size": 4, "depth": 1}
+    extractor = extractor_of(
+        {"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_224", "model_args": arguments}
+    )
+    with pytest.raises(ValueError, match=r"`enlarge` 2: this timm_wrapper encoder takes no images of 32 x 32 pixels"):
+        patch_maps(extractor, images, 2)
+
+
+def test_colours_are_scikit_learns_components():
+    maps = torch.randn(4, 10, 6, 5, generator=torch.Generator().manual_seed(0))
+    maps[:, 0] *= 5
+    maps[:, 1] *= 3
+    colours = principal_colours(maps)
+    assert colours.shape == (4, 6, 5, 3)
+    assert colours.min() >= 0 and colours.max() <= 1
+    expected = PCA(3).fit_transform(maps.movedim(1, -1).reshape(-1, 10).numpy())
+    for component in range(3):
+        found = colours.reshape(-1, 3)[:, component].numpy()
+        inside = (found > 0) & (found < 1)
+        assert inside.mean() > 0.9
+        assert abs(np.corrcoef(found[inside], expected[inside, component])[0, 1]) > 0.999
+
+
+def test_colours_do_not_depend_on_sign_and_scale():
+    maps = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(principal_colours(maps), principal_colours(7 * maps + 3))
+    assert torch.equal(principal_colours(maps), principal_colours(maps))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_features_of_few_dimensions(dim):
+    line = torch.arange(16.0).view(1, 1, 4, 4)
+    colours = principal_colours(line * torch.ones(dim).view(1, dim, 1, 1))
+    assert colours[..., 1:].eq(0.5).all()
+    assert colours[..., 0].unique().numel() > 10
+    assert principal_colours(torch.ones(1, dim, 4, 4)).eq(0.5).all()
