@@ -27,10 +27,18 @@ def launch(folder: Path, *command: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("launcher", "message"),
     [
-        (["--cpu", "--num_processes", "2", "--num_machines", "1"], "was told several processes and started one"),
-        (["--config_file", "recipes/accelerate/fsdp2.yaml", "--num_processes", "2"], "FSDP was asked for, but"),
+        pytest.param(
+            ["--cpu", "--num_processes", "2", "--num_machines", "1"],
+            "was told several processes and started one",
+            id="one process for two",
+        ),
+        pytest.param(
+            ["--config_file", "recipes/accelerate/fsdp2.yaml", "--num_processes", "2"],
+            "FSDP was asked for, but",
+            id="DDP for FSDP",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["one process for two", "DDP for FSDP"],
 )
 def test_refused_with_the_command_that_does_it(tmp_path, launcher, message):
     done = launch(tmp_path / "run", *ACCELERATE, *launcher, *RUN)
@@ -43,10 +51,11 @@ def test_refused_with_the_command_that_does_it(tmp_path, launcher, message):
 @pytest.mark.parametrize(
     "launcher",
     [
-        ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"],
-        [*ACCELERATE, "--config_file", "recipes/accelerate/cpu.yaml"],
+        pytest.param(["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"], id="torchrun"),
+        pytest.param(
+            [*ACCELERATE, "--config_file", "recipes/accelerate/cpu.yaml"], id="accelerate", marks=pytest.mark.slow
+        ),
     ],
-    ids=["torchrun", "accelerate"],
 )
 def test_two_processes_train_together(tmp_path, launcher):
     done = launch(tmp_path / "run", *launcher, *RUN)
@@ -55,6 +64,7 @@ def test_two_processes_train_together(tmp_path, launcher):
     assert done.stdout.count("Everything is in") == 1
 
 
+@pytest.mark.slow
 def test_a_run_folder_on_one_node_alone_is_refused(tmp_path):
     train = shlex.join([sys.executable, *RUN, "--output_dir"])
     done = subprocess.run(

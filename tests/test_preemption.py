@@ -38,7 +38,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in rows(folder) if "loss" in row]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_checkpoint_at_once_and_the_run_goes_on_as_if_nothing_had_happened(tmp_path, processes):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert start(whole, processes).wait(200) == 0, whole.with_suffix(".txt").read_text()[-3000:]

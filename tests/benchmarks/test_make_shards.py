@@ -111,6 +111,7 @@ def test_pictures_of_a_class_look_alike(folder):
     assert (labels[distances.argmin(axis=1)] == labels).mean() > 0.25
 
 
+@pytest.mark.slow
 def test_same_whatever_the_processes_and_a_killed_run_goes_on(tmp_path):
     sizes = ["--images", "12", "--shards", "2"]
     contents = [path.read_bytes() for path in make(tmp_path / "a", *sizes, "--workers", "1")]

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = [] if torch.cuda.is_available() else [pytest.mark.slow]  # the interpreter takes its time
+
 
 def test_fused_kernels():
     """On a GPU where there is one, else through Triton's interpreter."""
