@@ -62,13 +62,37 @@ def test_export_of_nothing(run, tmp_path, capsys):
     assert captured.out == ""
 
 
-def test_evaluate(run, capsys):
+def test_evaluate(run, tmp_path, capsys):
     encoder = str(export_encoder(run))
-    assert main(["evaluate", encoder, "--dataset", "digits", "--protocol", "knn"]) == 0
-    header, _, row = capsys.readouterr().out.splitlines()
-    assert "knn top1" in header
-    assert row.startswith(f"| {encoder} ")
-    assert 20 < float(row.split("|")[2]) <= 100
+    copy, cache, out = tmp_path / "copy", tmp_path / "cache", tmp_path / "results.json"
+    shutil.copytree(encoder, copy)
+    command = ["evaluate", encoder, str(copy), "--dataset", "digits", "--protocol", "knn", "few-shot"]
+    assert main([*command, "--shots", "1", "all", "--cache_dir", str(cache), "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    header, _, *rows = captured.out.splitlines()
+    assert header.split("|")[2:4] == [
+        f" {name} " for name in (encoder, str(copy).ljust(len(header.split("|")[3]) - 2))
+    ]
+    names = ["knn10", "knn", "knn100", "knn200", "1shot", "allshot"]
+    assert [row.split("|")[1].split()[0] for row in rows] == names
+    results = json.loads(out.read_text())
+    assert results[encoder] == results[str(copy)]
+    assert all(20 < float(row.split("|")[2].split(" ± ")[0]) <= 100 for row in rows)
+    assert f"{100 * results[encoder]['eval_knn_top1_ci95']:.1f}" == rows[1].split("|")[2].split(" ± ")[1].strip()
+    # The copy is the same encoder: its embeddings were there.
+    assert len(list(cache.iterdir())) == 2 and captured.err.count("images found in") == 2
+
+
+@pytest.mark.slow
+def test_evaluate_with_several_processes(run, tmp_path, capsys):
+    encoder = str(export_encoder(run))
+    command = ["-m", "lejepa_hf", "evaluate", encoder, "--dataset", "digits", "--protocol", "knn", "--no_cache"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    tables = [
+        subprocess.run([sys.executable, *start, *command], capture_output=True, text=True, check=True).stdout
+        for start in ([], launcher)
+    ]
+    assert tables[0] == tables[1] and tables[0].count("knn top1") == 1
 
 
 @pytest.mark.parametrize(
@@ -78,6 +102,9 @@ def test_evaluate(run, capsys):
         (["--dataset", "digits", "--eval_split", "validation"], "has the splits train and test"),
         (["--dataset", "digits", "--protocol", "knn", "svm"], "`protocols` svm unknown"),
         (["--dataset", "UNLABELLED", "--eval_split", "train"], "has no labels"),
+        (["--dataset", "didgits"], "Did you mean 'digits'?"),
+        (["--dataset", "digits", "--protocol", "few-shot", "--shots", "1000"], "`shots` 1000 is more than the images"),
+        (["--dataset", "digits", "--out", "no/such/folder.json"], "the folder 'no/such' does not exist"),
     ],
 )
 def test_evaluate_refuses_in_one_line(run, tmp_path, capsys, arguments, message):

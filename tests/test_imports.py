@@ -52,7 +52,8 @@ ALLOWED = {
     },
     "evaluation": {"backbone", "data", "distributed", "durable_files", "losses"},
     "hub": {
-        "backbone", "configuration_lejepa", "distributed", "durable_files", "encoder_average", "modeling_lejepa",
+        "backbone", "configuration_lejepa", "distributed", "durable_files", "encoder_average", "evaluation",
+        "modeling_lejepa",
     },
     "train": {
         "backbone", "checkpoints", "configuration_lejepa", "data", "evaluation", "hub", "modeling_lejepa",
@@ -61,7 +62,8 @@ ALLOWED = {
     },
     "rehearsal": {"data", "recipes", "run_folder", "train"},
     "plan": {"modeling_lejepa", "recipe_sources", "recipes", "rehearsal", "train", "view_fitting"},
-    "cli": {"data", "evaluation", "hub", "outcome", "plan", "recipes", "train"},
+    "__main__": {"cli"},
+    "cli": {"data", "distributed", "evaluation", "hub", "outcome", "plan", "recipes", "train"},
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The `lejepa` command: thin doors to what can also be called from Python."""
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
@@ -41,12 +42,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from .distributed import is_first_rank, join_processes
+    from .evaluation.embedding_store import default_cache
     from .evaluation.evaluate_encoder import evaluate_encoder, format_table
 
-    results = evaluate_encoder(
-        options.encoder, options.dataset, options.protocol, options.train_split, options.eval_split
-    )
-    sys.stdout.write(format_table({options.encoder: results}) + "\n")
+    out = Path(options.out) if options.out else None
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"`--out` {options.out!r}: the folder {str(out.parent)!r} does not exist; make it first.")
+    shots = [int(k) if k.isdecimal() else k for k in options.shots] if options.shots else None
+    cache = None if options.no_cache else options.cache_dir or default_cache()
+    join_processes()
+    results = {
+        encoder: evaluate_encoder(
+            encoder, options.dataset, options.protocol, options.train_split, options.eval_split, options.batch_size,
+            shots, cache, config=options.config, image_column=options.image_column,
+            label_column=options.label_column, revision=options.revision, streaming=options.streaming,
+        )
+        for encoder in options.encoder
+    }  # fmt: skip
+    if is_first_rank():
+        sys.stdout.write(format_table(results) + "\n")
+        if out is not None:
+            out.write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 
@@ -124,13 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lejepa", description="Pretrain and use vision encoders with LeJEPA.")
     commands = parser.add_subparsers(required=True)
     commands.add_parser("train", help="RECIPE [--key value ...]: pretrain, evaluate, export", add_help=False)
-    evaluate = commands.add_parser("evaluate", help="how good is an encoder")
-    evaluate.add_argument("encoder", help="folder or Hub id of any vision encoder")
-    evaluate.add_argument("--dataset", required=True, help="digits, a Hub dataset id, a folder or Parquet files")
-    evaluate.add_argument("--protocol", nargs="+", default=["linear", "knn"], help="linear, knn, few-shot")
-    evaluate.add_argument("--train_split", default="train")
-    evaluate.add_argument("--eval_split", default="test")
-    evaluate.set_defaults(command=_evaluate)
+    _add_evaluate(commands.add_parser("evaluate", help="how good are encoders, on labelled images"))
     _add_embed(commands.add_parser("embed", help="a folder or dataset -> a Parquet file of embeddings"))
     export = commands.add_parser("export", help="a run or checkpoint -> an encoder folder for AutoModel")
     export.add_argument("run", help="run folder, or one of its checkpoints")
@@ -159,6 +170,29 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--seconds", type=float, default=10.0, help="of training to rehearse after the warm-up (10)")
     plan.set_defaults(command=_plan)
     return parser
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("encoder", nargs="+", help="folder or Hub id of any vision encoder; a column each")
+    evaluate.add_argument(
+        "--dataset", required=True, help="a preset (digits, imagenet-1k, food101, ...), a Hub id, a folder or files"
+    )
+    evaluate.add_argument(
+        "--protocol", nargs="+", default=["linear", "knn"], help="linear, knn, few-shot, logistic, retrieval"
+    )
+    evaluate.add_argument("--train_split", help="fits the protocols (that of the preset, or train)")
+    evaluate.add_argument("--eval_split", help="measures them (that of the preset, or test)")
+    evaluate.add_argument("--shots", nargs="+", metavar="K", help="images a class of few-shot (1 2 5 10 100 all)")
+    evaluate.add_argument("--config", help="configuration of a Hub dataset")
+    evaluate.add_argument("--revision", help="branch, tag or commit of a Hub dataset")
+    evaluate.add_argument("--image_column", help="found by its type if missing")
+    evaluate.add_argument("--label_column", help="found by its type if missing")
+    evaluate.add_argument("--streaming", action="store_true", help="read while embedding; not cached")
+    evaluate.add_argument("--batch_size", type=int, default=256, help="images a forward pass (256)")
+    evaluate.add_argument("--cache_dir", metavar="FOLDER", help="where embeddings are kept (in HF_HOME)")
+    evaluate.add_argument("--no_cache", action="store_true", help="keep none")
+    evaluate.add_argument("--out", metavar="FILE", help="all figures and intervals as JSON, too")
+    evaluate.set_defaults(command=_evaluate)
 
 
 def _add_embed(embed: argparse.ArgumentParser) -> None:

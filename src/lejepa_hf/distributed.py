@@ -1,6 +1,11 @@
 """The only file that calls torch.distributed."""
 
+import os
+import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +20,39 @@ def world_size() -> int:
 def is_first_rank() -> bool:
     """Whether this process is the one that writes what all have in common."""
     return world_size() == 1 or dist.get_rank() == 0
+
+
+def process_index() -> int:
+    """Rank of this process, 0 without a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def join_processes() -> None:
+    """Form the process group of what a launcher has started; nothing for a process alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.accelerator.is_available())
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+@contextmanager
+def shared_temporary_folder() -> Iterator[Path]:
+    """A folder that all ranks of a machine, or of a shared file system, see; gone when the last one has left."""
+    path = [tempfile.mkdtemp(prefix="lejepa-") if is_first_rank() else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(path)
+    try:
+        yield Path(path[0])
+        wait_for_all()
+    finally:
+        if is_first_rank():
+            shutil.rmtree(path[0], ignore_errors=True)
 
 
 class _LossSum(torch.autograd.Function):

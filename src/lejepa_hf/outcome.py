@@ -19,7 +19,7 @@ from .evaluation.feature_extractor import FeatureExtractor
 from .evaluation.patch_maps import enlarged_pixels, patch_maps, principal_colours
 from .hub.export import export_encoder
 from .hub.model_card import write_model_card
-from .hub.pictures import draw_embeddings, draw_gaussianity, draw_losses, draw_patch_maps, read_metrics
+from .hub.pictures import draw_embeddings, draw_few_shot, draw_gaussianity, draw_losses, draw_patch_maps, read_metrics
 from .modeling_lejepa import LeJEPAForPreTraining
 from .recipe_sources import held_out_source, open_split, training_source
 from .recipes import Recipe
@@ -34,7 +34,7 @@ _CONTENTS = {
     "results.json": "the evaluation",
     "statistics.json": "how Gaussian the projections are",
     "metrics.jsonl": "every logged row",
-    "pictures": "the losses, the patch features, the projections and, with held-out labels, the embeddings",
+    "pictures": "losses, patch features, projections; with held-out labels embeddings and few-shot curves",
     "recipe.yaml": "repeats this run",
     "versions.json": "of the packages used",
 }
@@ -85,6 +85,7 @@ def _evaluate(recipe: Recipe, facts: dict, held_out: ImageSource, averaged: Path
     if averaged is not None:
         content["averaged_encoder"] = results[AVERAGED]
     (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    draw_few_shot(folder, results)
     draw_embeddings(folder, embedded.embeddings, embedded.labels, held_out.class_names)
 
 

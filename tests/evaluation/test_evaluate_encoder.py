@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModel
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.accuracy_interval import is_spread
 from lejepa_hf.evaluation.embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
 from lejepa_hf.evaluation.evaluate_encoder import (
     AVERAGED,
@@ -44,22 +45,26 @@ def few_digits():
 
 def test_digits_by_name(resnet_folder):
     results = evaluate_encoder(resnet_folder, "digits")
-    assert list(results) == ["eval_linear_top1", "eval_linear_top5", "eval_knn_top1"]
-    assert all(0.2 < value <= 1 for value in results.values())  # even an untrained encoder beats chance
+    names = ["linear_top1", "linear_top5", "knn10_top1", "knn_top1", "knn100_top1", "knn200_top1"]
+    assert [name for name in results if not is_spread(name)] == [f"eval_{name}" for name in names]
+    assert all(
+        0.2 < value <= 1 for name, value in results.items() if not is_spread(name)
+    )  # even an untrained encoder beats chance
     assert results["eval_linear_top5"] >= results["eval_linear_top1"]
 
 
 def test_sources_and_protocols_by_choice(resnet_folder, few_digits):
-    results = evaluate_encoder(str(resnet_folder), few_digits, protocols=["few-shot", "knn"], batch_size=33)
-    shots = [f"eval_{k}shot_top1{end}" for k in (1, 5, 10) for end in ("", "_std")]
-    assert list(results) == [*shots, "eval_knn_top1"]
+    protocols = ["few-shot", "logistic", "retrieval", "knn"]
+    results = evaluate_encoder(str(resnet_folder), few_digits, protocols, batch_size=33, shots=(1, "all"))
+    names = ["1shot_top1", "allshot_top1", "logistic_top1", "retrieval_map", "retrieval_recall1"]
+    assert [f"eval_{name}" for name in names] == [name for name in results if not is_spread(name)][:5]
     model, processor = load_encoder(resnet_folder)
     expected = knn(*(extract_embeddings(model, processor, source) for source in few_digits))
     assert results["eval_knn_top1"] == expected["eval_knn_top1"]
 
 
 def test_unknown_protocol_names_the_known(resnet_folder):
-    with pytest.raises(ValueError, match="`protocols` svm, tree unknown; known are linear, knn, few-shot"):
+    with pytest.raises(ValueError, match="`protocols` svm, tree unknown; known are linear, knn, few-shot, logistic"):
         evaluate_encoder(resnet_folder, "digits", protocols=["knn", "svm", "tree"])
 
 
@@ -134,19 +139,19 @@ def test_untrained_baseline_has_no_random_pooler(tiny_vit, tmp_path, few_digits)
 
 def test_protocols_share_one_dict():
     parts = LabelledEmbeddings(torch.eye(4).repeat(3, 1), torch.arange(4).repeat(3))
-    assert run_protocols(parts, parts, ["knn"]) == {"eval_knn_top1": 1.0}
+    assert run_protocols(parts, parts, ["knn"]) == knn(parts, parts)
 
 
 def test_table():
     table = format_table(
         {
-            "LeJEPA encoder": {"eval_knn_top1": 0.98765, "eval_1shot_top1": 0.5, "eval_1shot_top1_std": 0.0123},
-            "raw pixels": {"eval_knn_top1": 1.0, "eval_1shot_top1": 0.25, "eval_1shot_top1_std": 0.1},
+            "encoder": {"eval_knn_top1": 0.98765, "eval_1shot_top1": 0.5, "eval_1shot_top1_ci95": 0.0123},
+            "pixels": {"eval_knn_top1": 1.0, "eval_1shot_top1": 0.25, "eval_1shot_top1_ci95": 0.1},
         }
     )
     assert table.splitlines() == [
-        "| frozen, held-out top-1 in % | knn top1 | 1shot top1  |",
-        "| --------------------------- | -------- | ----------- |",
-        "| LeJEPA encoder              | 98.8     | 50.0 ± 1.2  |",
-        "| raw pixels                  | 100.0    | 25.0 ± 10.0 |",
+        "| frozen, held out, in % | encoder    | pixels      |",
+        "| ---------------------- | ---------- | ----------- |",
+        "| knn top1               | 98.8       | 100.0       |",
+        "| 1shot top1             | 50.0 ± 1.2 | 25.0 ± 10.0 |",
     ]

@@ -5,6 +5,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lejepa_hf.evaluation.embedding_extraction import LabelledEmbeddings
 from lejepa_hf.evaluation.few_shot import few_shot
+from lejepa_hf.evaluation.logistic_regression import logistic_regression
 
 
 def toy(rows_per_class: list[int], seed: int) -> LabelledEmbeddings:
@@ -28,13 +29,33 @@ def test_equals_scikit_learn_on_the_same_draws():
             model = LogisticRegression(max_iter=1000).fit((embeddings[rows] - mean) / std, labels[rows])
             accuracies.append(model.score((test.embeddings.double().numpy() - mean) / std, test.labels.numpy()))
         assert results[f"eval_{k}shot_top1"] == pytest.approx(np.mean(accuracies), abs=1e-3)
-        assert results[f"eval_{k}shot_top1_std"] == pytest.approx(np.std(accuracies), abs=1e-3)
+        assert results[f"eval_{k}shot_top1_std"] == pytest.approx(np.std(accuracies, ddof=1), abs=1e-3)
         assert results[f"eval_{k}shot_top1_std"] > 0
 
 
 def test_names_of_the_results():
-    results = few_shot(toy([12, 12], 0), toy([5, 5], 1), num_draws=2)
-    assert list(results) == [f"eval_{k}shot_top1{end}" for k in (1, 5, 10) for end in ("", "_std")]
+    results = few_shot(toy([12, 120], 0), toy([5, 5], 1), num_draws=2)
+    drawn = [f"eval_{k}shot_top1{end}" for k in (1, 2, 5, 10) for end in ("", "_ci95", "_std")]
+    assert list(results) == [*drawn, "eval_allshot_top1", "eval_allshot_top1_ci95"]
+
+
+def test_shots_that_a_class_is_too_small_for_are_left_out_and_told(caplog):
+    caplog.set_level("INFO", "lejepa_hf")
+    results = few_shot(toy([12, 9, 20], 0), toy([5, 5, 5], 1), num_draws=2)
+    assert [name for name in results if name.endswith("shot_top1")] == [f"eval_{k}shot_top1" for k in (1, 2, 5, "all")]
+    assert "The smallest class has 9 images: 10 and 100 shots are left out." in caplog.text
+
+
+def test_all_of_them_is_logistic_regression():
+    train, test = toy([30, 20, 25], 0), toy([50, 50, 50], 1)
+    results = few_shot(train, test, shots=("all",))
+    assert list(results.values()) == list(logistic_regression(train, test).values())
+
+
+@pytest.mark.parametrize("shots", [(0,), (1, "many"), (2.5,)])
+def test_shots_that_are_none(shots):
+    with pytest.raises(ValueError, match=r"`shots` .* is neither a number of images a class"):
+        few_shot(toy([12, 12], 0), toy([5, 5], 1), shots)
 
 
 def test_all_encoders_get_the_same_draws():
@@ -54,5 +75,5 @@ def test_more_labelled_images_help():
 
 
 def test_a_class_with_too_few_images_is_named():
-    with pytest.raises(ValueError, match=r"`shots` 10 .*class \[1, 3\]"):
-        few_shot(toy([12, 9, 10, 2], 0), toy([5, 5, 5, 5], 1))
+    with pytest.raises(ValueError, match=r"`shots` 10 .*class \[1, 3\]: lower it, 2 at the most"):
+        few_shot(toy([12, 9, 10, 2], 0), toy([5, 5, 5, 5], 1), (1, 10))

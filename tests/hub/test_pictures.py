@@ -7,7 +7,14 @@ from matplotlib import pyplot
 from PIL import Image
 
 from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
-from lejepa_hf.hub.pictures import draw_embeddings, draw_gaussianity, draw_losses, draw_patch_maps, read_metrics
+from lejepa_hf.hub.pictures import (
+    draw_embeddings,
+    draw_few_shot,
+    draw_gaussianity,
+    draw_losses,
+    draw_patch_maps,
+    read_metrics,
+)
 
 
 def write_metrics(run, rows: list[dict]):
@@ -115,3 +122,16 @@ def test_patch_maps(tmp_path, channels):
     first = path.read_bytes()
     assert draw_patch_maps(tmp_path, pixels, colours.flip(1)).read_bytes() != first
     assert draw_patch_maps(tmp_path, pixels[:1], colours[:1]).is_file()
+
+
+def test_few_shot_curves(tmp_path):
+    def row(best: float) -> dict[str, float]:
+        values = {f"eval_{k}shot_top1": best - 1 / (2 + number) for number, k in enumerate((1, 5, 10, "all"))}
+        return {"eval_knn_top1": 0.5} | values | {f"{name}_ci95": 0.03 for name in values}
+
+    path = draw_few_shot(tmp_path, {"encoder": row(1.0), "untrained": row(0.8), "pixels": row(0.7)})
+    assert_is_a_picture(path, tmp_path, "few_shot.png")
+    first = path.read_bytes()
+    assert draw_few_shot(tmp_path, {"encoder": row(0.9)}).read_bytes() != first
+    assert draw_few_shot(tmp_path, {"encoder": {"eval_knn_top1": 0.5}}) is None
+    assert draw_few_shot(tmp_path, {}) is None

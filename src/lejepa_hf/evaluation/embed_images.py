@@ -3,17 +3,16 @@
 import logging
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..data.network import read_through
 from ..data.openers import kind_of_files, without_secrets
 from ..data.sources import ImageSource, load_source
 from .embedding_extraction import embedded_batches
 from .embedding_file import EmbeddingFile, check_out
 from .evaluate_encoder import find_encoder, load_encoder
 from .feature_extractor import POOLINGS, FeatureExtractor
+from .image_batches import rows_from
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -120,7 +119,7 @@ def embed_images(
     if file.next_row:
         logger.warning(f"{out}: going on with row {file.next_row}, {before} images are embedded already")
     try:
-        rows = _rows(opened, file.next_row)
+        rows = rows_from(opened, file.next_row)
         for batch, embeddings in embedded_batches(extractor, opened, batch_size, rows, file.next_row):
             batch.paths = [_path_within(path, opened.name) for path in batch.paths]
             file.add(batch, embeddings)
@@ -162,17 +161,6 @@ def _schema(source: ImageSource, dtype: str, dim: int):
     if source.label_column is not None:
         columns["label"] = source.dataset.features[source.label_column]
     return Columns({**columns, "embedding": List(Value(dtype), length=dim)}).arrow_schema
-
-
-def _rows(source: ImageSource, start: int) -> Iterator[dict]:
-    """Undecoded rows from number `start` on, with nothing that is not needed."""
-    wanted = [column for column in (source.image_column, source.label_column) if column is not None]
-    dataset = source.dataset.select_columns(wanted)
-    if hasattr(dataset, "__len__") and start >= len(dataset):
-        return  # killed between the last part and the end: a map-style dataset does not skip all it has
-    dataset = dataset.skip(start) if start else dataset
-    way_out = "Repeat the command when the network is back: it goes on there."
-    yield from read_through(lambda: iter(dataset), source.name, way_out=way_out)
 
 
 def _path_within(path: str | None, source: str) -> str | None:

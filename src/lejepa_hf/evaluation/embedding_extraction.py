@@ -1,9 +1,10 @@
 """Frozen encoder -> embeddings and labels, once for all protocols; pretraining model -> projections of views."""
 
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +12,13 @@ from PIL import Image
 
 from ..data.collator import MultiCropCollator
 from ..data.decoding import decode_image, stored_size
+from ..data.errors import DataError
 from ..data.photometric import apply_photometric
 from ..data.sources import ImageSource
+from ..distributed import is_first_rank, process_index, shared_temporary_folder, wait_for_all, world_size
+from .embedding_store import EmbeddingStore, store_name
 from .feature_extractor import FeatureExtractor
-from .image_batches import ImageBatch, image_batches
+from .image_batches import ImageBatch, image_batches, rows_from
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -25,36 +29,111 @@ _PIXELS_SIDE = 32
 class LabelledEmbeddings:
     """
     Args:
-        embeddings (`torch.Tensor` of shape `(num_images, dim)`): fp32, on the host.
+        embeddings (`torch.Tensor` of shape `(num_images, dim)`): On the host, or in a file that is mapped into memory.
         labels (`torch.Tensor` of shape `(num_images,)`): Class numbers.
+        probe_features (`torch.Tensor` of shape `(num_images, probe_dim)`, *optional*): What a linear probe is fitted
+            on, see [`FeatureExtractor.with_probe_features`]; the embeddings if missing.
     """
 
     embeddings: torch.Tensor
     labels: torch.Tensor
+    probe_features: torch.Tensor | None = None
+
+    def __post_init__(self):
+        if self.probe_features is None:
+            self.probe_features = self.embeddings
 
 
-def extract_embeddings(encoder, processor, source: ImageSource, batch_size: int = 256) -> LabelledEmbeddings:
+def extract_embeddings(
+    encoder, processor, source: ImageSource, batch_size: int = 256, cache_dir: str | Path | None = None
+) -> LabelledEmbeddings:
     """
-    Run a frozen encoder over a labelled source.
+    Run a frozen encoder over a labelled source, once for all protocols.
+
+    With several processes each one embeds its part of the images; all get all embeddings.
 
     Args:
-        encoder (`PreTrainedModel`): Its trained embedding is taken, `pooling="auto"` of [`FeatureExtractor`].
+        encoder (`PreTrainedModel`): Its trained embedding is taken, `pooling="auto"` of [`FeatureExtractor`], and what
+            a linear probe is fitted on.
         processor (`ImageProcessor`): Makes pixel values from images; its `pixel_range`, if it has one, says what black
             and white are in arrays and 16-bit images.
         source ([`ImageSource`]): Needs a label column.
         batch_size (`int`, *optional*, defaults to 256): Images a forward.
+        cache_dir (`str` or `Path`, *optional*): Folder where embeddings are found again by weights, preprocessing and
+            data, and gone on with after a kill. Streams have no identity and are embedded each time. All processes
+            must see it. If missing, embeddings go into a temporary folder.
 
     Returns:
-        [`LabelledEmbeddings`]
+        [`LabelledEmbeddings`]: More than 1 GiB of them lie in a file that is mapped into memory.
+
+    Raises:
+        DataError: If they cannot be written, or no image could be read.
     """
     extractor = FeatureExtractor(encoder, processor)
-    embeddings, labels, broken = [], [], {}
-    for batch, of_batch in embedded_batches(extractor, source, batch_size):
-        embeddings.append(of_batch)
-        labels += batch.labels
-        broken |= batch.broken
-    _tell_broken(source, broken)
-    return LabelledEmbeddings(torch.cat(embeddings), torch.tensor(labels))
+    name = _name_in_cache(extractor, source)
+    if cache_dir is not None and name is not None:
+        return _extract(extractor, source, batch_size, Path(cache_dir) / name)
+    # A file that is mapped stays readable after its name is gone.
+    with shared_temporary_folder() as folder:
+        return _extract(extractor, source, batch_size, folder)
+
+
+def _extract(extractor: FeatureExtractor, source: ImageSource, batch_size: int, folder: Path) -> LabelledEmbeddings:
+    store, ranks = EmbeddingStore(folder), world_size()
+    if store.is_complete:
+        logger.info(f"{source.name}: embeddings of {store.num_images} images found in {folder}")
+    elif ranks == 1:
+        _fill(store, extractor, source, batch_size)
+    else:
+        parts = [folder / f"part-{rank}-of-{ranks}" for rank in range(ranks)]
+        part = EmbeddingStore(parts[process_index()])
+        if not part.is_complete:
+            _fill(part, extractor, _part_of(source, process_index(), ranks), batch_size)
+        wait_for_all()
+        if is_first_rank():
+            store.take(parts)
+        wait_for_all()
+        store = EmbeddingStore(folder)
+    _tell_broken(source, store.broken)
+    if not store.num_images:
+        raise DataError(f"{source.name}: none of its images can be read; the first one: {store.broken.get(0)}.")
+    return LabelledEmbeddings(*store.read())
+
+
+def _fill(store: EmbeddingStore, extractor: FeatureExtractor, source: ImageSource, batch_size: int) -> None:
+    dim, is_same = store.dim, store.width == store.dim if store.width else None
+
+    def embed(pixels: torch.Tensor) -> torch.Tensor:
+        nonlocal dim, is_same
+        embedding, features = extractor.with_probe_features(pixels)
+        dim = embedding.shape[1]
+        if is_same is None:  # where there is no class token, both are the mean
+            is_same = embedding.shape == features.shape and torch.allclose(embedding, features, 1e-3, 1e-5)
+        return embedding if is_same else torch.cat([embedding, features], dim=1)
+
+    rows = rows_from(source, store.next_row)
+    for batch, features in embedded_batches(extractor, source, batch_size, rows, store.next_row, embed):
+        store.add(batch, features, dim)
+    store.save(is_complete=True)
+
+
+def _part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
+    """Consecutive images for each process; of a stream its share of the shards."""
+    dataset = source.dataset
+    if hasattr(dataset, "select"):
+        number = len(dataset)
+        return replace(source, dataset=dataset.select(range(rank * number // ranks, (rank + 1) * number // ranks)))
+    from datasets.distributed import split_dataset_by_node
+
+    return replace(source, dataset=split_dataset_by_node(dataset, rank, ranks))
+
+
+def _name_in_cache(extractor: FeatureExtractor, source: ImageSource) -> str | None:
+    """None where nothing tells one set of images from another."""
+    data = getattr(source.dataset, "_fingerprint", None)
+    if data is None or not hasattr(source.dataset, "select"):
+        return None
+    return store_name(data=data, weights=extractor.fingerprint(), columns=[source.image_column, source.label_column])
 
 
 def embedded_batches(
@@ -63,6 +142,7 @@ def embedded_batches(
     batch_size: int,
     rows: Iterable[dict] | None = None,
     start: int = 0,
+    embed: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
     """
     The one loop that embeds images.
@@ -70,13 +150,14 @@ def embedded_batches(
     Args:
         extractor ([`FeatureExtractor`]): The encoder, and what is taken from it.
         source, batch_size, rows, start: As in [`~evaluation.image_batches.image_batches`].
+        embed (`Callable`, *optional*): Pixel values to features, if not `extractor` itself.
 
     Returns:
         `Iterator`: Each batch with its embeddings, fp32, on the host; none for a batch whose images are all broken.
     """
-    waiting = None
+    waiting, embed = None, embed or extractor
     for batch in image_batches(source, batch_size, extractor.decode, extractor.preprocess, "embedding", rows, start):
-        found = extractor(batch.images) if batch.images is not None else torch.empty(0)
+        found = embed(batch.images) if batch.images is not None else torch.empty(0)
         # A batch is fetched when the next one is on its way: the device does not wait for the host.
         if waiting is not None:
             yield waiting[0], waiting[1].cpu()

@@ -6,13 +6,26 @@ from pathlib import Path
 from ..backbone.building import build_backbone
 from ..backbone.facts import num_channels
 from ..backbone.standalone import as_standalone
-from ..data.sources import ImageSource, load_source
+from ..data.sources import ImageSource
+from ..distributed import is_first_rank
+from .accuracy_interval import INTERVAL, is_spread
+from .compute_device import default_device
 from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
-from .few_shot import few_shot
+from .feature_extractor import FeatureExtractor
+from .few_shot import check_shots, few_shot
 from .knn import knn
+from .labelled_sources import check_labels, labelled_sources, labels_of
 from .linear_probe import linear_probe
+from .logistic_regression import logistic_regression
+from .retrieval import retrieval
 
-PROTOCOLS = {"linear": linear_probe, "knn": knn, "few-shot": few_shot}
+PROTOCOLS = {
+    "linear": linear_probe,
+    "knn": knn,
+    "few-shot": few_shot,
+    "logistic": logistic_regression,
+    "retrieval": retrieval,
+}
 ENCODER, AVERAGED = "LeJEPA encoder", "averaged encoder"
 UNTRAINED, PIXELS = "same encoder, untrained", "raw pixels"
 
@@ -21,36 +34,52 @@ def evaluate_encoder(
     encoder: str | Path,
     dataset: str | tuple[ImageSource, ImageSource],
     protocols: Sequence[str] = ("linear", "knn"),
-    train_split: str = "train",
-    eval_split: str = "test",
+    train_split: str | None = None,
+    eval_split: str | None = None,
     batch_size: int = 256,
+    shots: Sequence[int | str] | None = None,
+    cache_dir: str | Path | None = None,
+    **source,
 ) -> dict[str, float]:
     """
     Evaluate a frozen encoder on a labelled dataset.
 
+    With several processes the images are embedded by all of them and the protocols run on the first one; the others
+    return an empty `dict`.
+
     Args:
         encoder (`str` or `Path`): Folder or Hub id of any vision model that `AutoModel` loads, with its processor.
-        dataset (`str` or a pair of [`ImageSource`]): A name for [`~data.sources.load_source`], or train and held-out
-            sources.
-        protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): Of `linear`, `knn`, `few-shot`.
-        train_split (`str`, *optional*, defaults to `"train"`): Fits the protocols.
-        eval_split (`str`, *optional*, defaults to `"test"`): Measures them.
+        dataset (`str` or a pair of [`ImageSource`]): A preset of [`~evaluation.dataset_presets`], a name for
+            [`~data.sources.load_source`], or train and held-out sources.
+        protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): Of `linear`, `knn`, `few-shot`,
+            `logistic`, `retrieval`.
+        train_split (`str`, *optional*): Fits the protocols. That of the preset if missing, otherwise `train`.
+        eval_split (`str`, *optional*): Measures them. That of the preset if missing, otherwise `test`.
         batch_size (`int`, *optional*, defaults to 256): Images a forward.
+        shots (`Sequence[int | str]`, *optional*): Of `few-shot`, see [`few_shot`].
+        cache_dir (`str` or `Path`, *optional*): Where embeddings are kept for the next call, see
+            [`extract_embeddings`].
+        **source: Of [`~data.sources.load_source`]: `config`, `image_column`, `label_column` and so on.
 
     Returns:
-        `dict[str, float]`: e.g. `eval_linear_top1`, `eval_knn_top1`, `eval_5shot_top1`, in [0, 1].
+        `dict[str, float]`: e.g. `eval_linear_top1`, `eval_knn_top1`, `eval_5shot_top1`, in [0, 1], and their 95 %
+        intervals, `eval_linear_top1_ci95` and so on.
 
     Raises:
-        ValueError: If a protocol is unknown, the dataset has no labels or the encoder cannot be loaded.
+        ValueError: Before any image is embedded, if a protocol is unknown, the dataset cannot be used for it or the
+            encoder cannot be loaded.
     """
     check_protocols(protocols)
-    train, test = _sources(dataset, train_split, eval_split)
+    pair = dataset if isinstance(dataset, tuple) else labelled_sources(dataset, train_split, eval_split, **source)
+    for one in pair:
+        check_labels(one)
+    labels = labels_of(pair[0])
+    if shots is not None and "few-shot" in protocols and labels is not None:
+        check_shots(shots, labels)
     model, processor = load_encoder(encoder)
-    return run_protocols(
-        extract_embeddings(model, processor, train, batch_size),
-        extract_embeddings(model, processor, test, batch_size),
-        protocols,
-    )
+    FeatureExtractor(model, processor).try_one()
+    train, test = (extract_embeddings(model, processor, one, batch_size, cache_dir) for one in pair)
+    return run_protocols(train, test, protocols, shots) if is_first_rank() else {}
 
 
 def evaluate_with_baselines(
@@ -92,9 +121,18 @@ def evaluate_with_baselines(
     return {name: run_protocols(*pair, protocols) for name, pair in embedded.items()}, embedded[ENCODER][1]
 
 
-def run_protocols(train: LabelledEmbeddings, test: LabelledEmbeddings, protocols: Sequence[str]) -> dict[str, float]:
-    """Results of all protocols in one dict."""
-    return {name: value for protocol in protocols for name, value in PROTOCOLS[protocol](train, test).items()}
+def run_protocols(
+    train: LabelledEmbeddings,
+    test: LabelledEmbeddings,
+    protocols: Sequence[str],
+    shots: Sequence[int | str] | None = None,
+) -> dict[str, float]:
+    """Results of all protocols in one dict; `shots` are those of `few-shot`."""
+    results = {}
+    for protocol in protocols:
+        settings = {"shots": shots} if protocol == "few-shot" else {}
+        results |= PROTOCOLS[protocol](train, test, **settings)
+    return results
 
 
 def check_protocols(protocols: Sequence[str]) -> None:
@@ -124,8 +162,7 @@ def load_encoder(encoder: str | Path, device: str | None = None):
     import torch
     from transformers import AutoImageProcessor, AutoModel
 
-    if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    device = device or default_device()
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -151,41 +188,28 @@ def find_encoder(encoder: str | Path) -> str | Path:
     return inside if is_run else encoder
 
 
-def _sources(dataset, train_split: str, eval_split: str) -> tuple[ImageSource, ImageSource]:
-    if isinstance(dataset, str):
-        dataset = load_source(dataset, train_split), load_source(dataset, eval_split)
-    for source in dataset:
-        if source.label_column is None:
-            raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled one.")
-    return dataset
-
-
 def format_table(results: dict[str, dict[str, float]]) -> str:
     """
-    Results as a Markdown table in percent, spreads behind their mean.
+    Results as a Markdown table in percent, a column an encoder, intervals behind their figure.
 
     Args:
-        results (`dict[str, dict[str, float]]`): Results by row name.
+        results (`dict[str, dict[str, float]]`): Results by name of the column.
 
     Returns:
-        `str`: One header, one line a row.
+        `str`: One header, one line a metric.
     """
-    names = [name for name in next(iter(results.values())) if not name.endswith("_std")]
-    header = ["frozen, held-out top-1 in %", *(name.removeprefix("eval_").replace("_", " ") for name in names)]
-    rows = [header, ["---"] * len(header)]
-    for row_name, values in results.items():
+    rows = [["frozen, held out, in %", *results]]
+    for name in next(iter(results.values())):
+        if is_spread(name):
+            continue
         cells = [
             f"{100 * values[name]:.1f}"
-            + (f" ± {100 * values[spread]:.1f}" if (spread := f"{name}_std") in values else "")
-            for name in names
+            + (f" ± {100 * values[name + INTERVAL]:.1f}" if name + INTERVAL in values else "")
+            for values in results.values()
         ]
-        rows.append([row_name, *cells])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        rows.append([name.removeprefix("eval_").replace("_", " "), *cells])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
     return "\n".join(
-        "| "
-        + " | ".join(
-            (cell if cell != "---" else "-" * width).ljust(width) for cell, width in zip(row, widths, strict=True)
-        )
-        + " |"
-        for row in rows
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     )

@@ -12,6 +12,7 @@ from ..backbone.tracing import TRACING_ERRORS, reason_of
 from ..data.decoding import decode_image
 from .pixel_values import to_pixel_values
 
+_PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
 POOLINGS = ("auto", "pooler", "cls", "patches")
 
 
@@ -34,6 +35,7 @@ class FeatureExtractor:
     def __init__(self, encoder, processor, pooling: str = "auto", num_layers: int = 1, bf16: bool = False):
         self.encoder, self.processor = encoder.eval(), processor
         self.pooling, self.num_layers, self.bf16 = pooling, num_layers, bf16
+        self._probe_layers = min(_PROBE_LAYERS, count_layers(encoder))
 
     def decode(self, value):
         """What a row of a source holds -> an image with the encoder's channels, by [`~data.decoding.decode_image`]."""
@@ -58,6 +60,36 @@ class FeatureExtractor:
             else:
                 parts = [patch_tokens(self.encoder, state, tuple(pixels.shape[-2:])).mean(1) for state in states]
         return torch.cat(parts, dim=1).float()
+
+    @torch.no_grad()
+    def with_probe_features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The trained embedding, and what the paper fits a linear probe on, by one forward pass.
+
+        Args:
+            pixels (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): From [`preprocess`].
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: `(batch_size, dim)`, as `pooling="auto"` gives it, and `(batch_size,
+            probe_dim)`: the class tokens of the last two layers, joined, or without a class token the mean of the
+            patch tokens or of the feature map. fp32, on the encoder's device.
+
+        Source: arXiv 2511.08544, experiment details.
+        """
+        pixels = pixels.to(self.encoder.device, self.encoder.dtype, non_blocking=True)
+        size = tuple(pixels.shape[-2:])
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
+            try:
+                outputs, states = forward_layers(self.encoder, pixels, self._probe_layers)
+            except ValueError:  # blocks that see images in pieces have no class token
+                self._probe_layers = 1
+                outputs, states = forward_layers(self.encoder, pixels, 1)
+            embedding = pool(outputs, self.resolved_pooling(outputs)).float()
+            if has_class_token(self.encoder, states[-1], size):
+                features = torch.cat([state[:, 0] for state in states], dim=1)
+            else:
+                features = patch_tokens(self.encoder, states[-1], size).mean(1)
+        return embedding, features.float()
 
     def resolved_pooling(self, outputs) -> str:
         """What `auto` stands for with these outputs of the encoder: `"pooler"`, `"cls"` or `"mean"`."""

@@ -10,6 +10,7 @@ from itertools import islice
 from tqdm.auto import tqdm
 
 from ..data.decoding import DECODING_ERRORS
+from ..data.network import read_through
 from ..data.sources import ImageSource
 
 _MOST_THREADS = 8
@@ -92,3 +93,24 @@ def image_batches(
     finally:
         bar.close()
         executor.shutdown(cancel_futures=True)
+
+
+def rows_from(source: ImageSource, start: int) -> Iterator[dict]:
+    """
+    Args:
+        source ([`ImageSource`]): Where the images are.
+        start (`int`): Number of the first row.
+
+    Returns:
+        `Iterator`: Undecoded rows with nothing that is not needed, read on after lost connections.
+    """
+    wanted = [column for column in (source.image_column, source.label_column) if column is not None]
+    dataset = source.dataset
+    if hasattr(dataset, "select_columns"):
+        dataset = dataset.select_columns(wanted)
+    if hasattr(dataset, "__len__") and start >= len(dataset):
+        return  # killed between the last part and the end: a map-style dataset does not skip all it has
+    if start:
+        dataset = dataset.skip(start) if hasattr(dataset, "skip") else dataset[start:]
+    way_out = "Repeat the command when the network is back: it goes on there."
+    yield from read_through(lambda: iter(dataset), source.name, way_out=way_out)

@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from ..evaluation.accuracy_interval import is_spread
 from .pictures import read_metrics
 from .training_data import public_name, training_data
 from .usage import usage_of
@@ -21,6 +22,7 @@ _PICTURES = {
     "losses.png": ("Both parts of the loss while training", "training"),
     "pca_maps.png": ("Images and their patch features, three principal components as colours", "weights"),
     "gaussianity.png": ("How Gaussian the projections of training images are", "weights"),
+    "few_shot.png": ("Accuracy from few labelled images a class, beside the baselines", "weights"),
     "embeddings.png": ("Held-out images by t-SNE of their embeddings, coloured by label", "weights"),
 }
 _SECTION_OF_PICTURES = re.compile(r"^## Pictures\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
@@ -177,5 +179,5 @@ def _eval_results(own: dict, results: dict, recipe: dict, dataset: str | None) -
             metric_value=round(value, 4),
         )
         for metric, value in own.items()
-        if not metric.endswith("_std")
+        if not is_spread(metric)
     ]

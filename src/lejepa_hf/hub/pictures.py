@@ -1,10 +1,20 @@
 """Pictures of a run, made from its files."""
 
 import json
+import re
 from pathlib import Path
 
 _NULL_MEAN = 1.05  # SIGReg of normal projections
 _BLUE, _ORANGE, _GRAY = "#0072b2", "#d55e00", "#777777"  # told apart by colour-blind eyes
+# Told apart without colour as well.
+_CURVES = (
+    (_BLUE, "-", "o"),
+    (_ORANGE, "--", "s"),
+    (_GRAY, ":", "D"),
+    ("#009e73", "-.", "^"),
+    ("#cc79a7", "-", "v"),
+    ("#e69f00", "--", "P"),
+)
 _MAX_LISTED_VIEWS = 8
 
 
@@ -95,6 +105,43 @@ def draw_embeddings(run: str | Path, embeddings, labels, class_names: list[str] 
     axes.set(title="Held-out images by t-SNE of their embeddings, coloured by label", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return _save(figure, Path(run) / "pictures" / "embeddings.png")
+
+
+def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path | None:
+    """
+    Accuracy over the number of labelled images a class, with its 95 % interval, an encoder a curve.
+
+    Args:
+        run (`str` or `Path`): Run folder.
+        results (`dict[str, dict[str, float]]`): Of [`few_shot`] by name of the encoder; other results are passed over.
+
+    Returns:
+        `Path`: `pictures/few_shot.png` in the run folder, None where there are results for fewer than two numbers.
+    """
+    pattern = re.compile(r"eval_(\d+|all)shot_top1")
+    shots = [match[1] for name in next(iter(results.values()), {}) if (match := pattern.fullmatch(name))]
+    if len(shots) < 2:
+        return None
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    places = range(len(shots))
+    for (name, values), (colour, line, marker) in zip(results.items(), _CURVES, strict=False):
+        accuracy = [100 * values[f"eval_{k}shot_top1"] for k in shots]
+        half = [100 * values.get(f"eval_{k}shot_top1_ci95", 0.0) for k in shots]
+        axes.errorbar(
+            places, accuracy, half, color=colour, linestyle=line, marker=marker, markersize=5, linewidth=2, capsize=3
+        )
+        axes.plot([], [], color=colour, linestyle=line, marker=marker, linewidth=2, label=name)
+    axes.set_xticks(places, labels=shots)
+    axes.set(
+        title="Classification from few labelled images, frozen embeddings",
+        xlabel="labelled images a class",
+        ylabel="held-out top-1 in %, 95 % interval",
+    )
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    return _save(figure, Path(run) / "pictures" / "few_shot.png")
 
 
 def draw_patch_maps(run: str | Path, pixels, colours) -> Path:

@@ -1,0 +1,70 @@
+"""Labelled datasets by the names that papers give them."""
+
+import difflib
+import os
+from dataclasses import dataclass
+
+from ..data.openers import kind_of_files
+from ..data.sources import DIGITS
+
+
+@dataclass(frozen=True)
+class DatasetPreset:
+    """
+    Args:
+        dataset (`str`): Id on the Hub.
+        train_split, eval_split (`str`): What fits the protocols, and what measures them.
+        config, image_column, label_column, revision (`str`, *optional*): As in [`~data.sources.load_source`].
+    """
+
+    dataset: str
+    train_split: str = "train"
+    eval_split: str = "test"
+    config: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    revision: str | None = None
+
+
+# Those of the paper's Tables 1, 2, 3 and 5, and of the usual lists.
+PRESETS = {
+    DIGITS: DatasetPreset(DIGITS),
+    "imagenet-1k": DatasetPreset("ILSVRC/imagenet-1k", eval_split="validation"),
+    "imagenette": DatasetPreset("frgfm/imagenette", eval_split="validation", config="320px"),
+    "imagenet-100": DatasetPreset("clane9/imagenet-100", eval_split="validation"),
+    "food101": DatasetPreset("ethz/food101", eval_split="validation"),
+    "cifar10": DatasetPreset("uoft-cs/cifar10", image_column="img", label_column="label"),
+    "cifar100": DatasetPreset("uoft-cs/cifar100", image_column="img", label_column="fine_label"),
+    "stl10": DatasetPreset("tanganke/stl10"),
+    "flowers102": DatasetPreset("dpdl-benchmark/oxford_flowers102"),
+    "dtd": DatasetPreset("tanganke/dtd"),
+    # Its repository is a script, which nobody should run; the Hub keeps a copy of what it makes.
+    "fgvc-aircraft": DatasetPreset(
+        "HuggingFaceM4/FGVC-Aircraft", label_column="variant", revision="refs/convert/parquet"
+    ),
+    "stanford-cars": DatasetPreset("tanganke/stanford_cars"),
+    "oxford-pets": DatasetPreset("timm/oxford-iiit-pet", label_column="label"),
+    "galaxy10": DatasetPreset("matthieulel/galaxy10_decals"),
+}
+
+
+def find_preset(name: str) -> DatasetPreset | None:
+    """
+    Args:
+        name (`str`): A preset, or any other name of a dataset.
+
+    Returns:
+        [`DatasetPreset`]: None if `name` is the name of something else.
+
+    Raises:
+        ValueError: If it is neither a preset, nor of the form of a Hub id, nor a file or folder.
+    """
+    known = PRESETS.get(name.lower().replace("_", "-"))
+    if known is not None or "/" in name or os.path.exists(name) or kind_of_files(name):
+        return known
+    close = difflib.get_close_matches(name.lower(), PRESETS, n=1, cutoff=0.5)
+    hint = f"Did you mean {close[0]!r}? Presets" if close else "Presets"
+    raise ValueError(
+        f"`dataset` {name!r} is no preset, no folder and no id of the Hub like 'user/name'. {hint} are "
+        f"{', '.join(PRESETS)}."
+    )

@@ -1,0 +1,61 @@
+"""The two halves of an evaluation: images that fit, images that measure, and classes that both have."""
+
+import numpy as np
+
+from ..data.sources import ImageSource, load_source
+from .dataset_presets import find_preset
+
+
+def labelled_sources(
+    dataset, train_split: str | None = None, eval_split: str | None = None, **source
+) -> tuple[ImageSource, ImageSource]:
+    """
+    Open both splits of a labelled dataset.
+
+    Args:
+        dataset: Name of a preset, see [`find_preset`], or whatever [`~data.sources.load_source`] opens.
+        train_split (`str`, *optional*): Fits the protocols. That of the preset if missing, otherwise `train`.
+        eval_split (`str`, *optional*): Measures them. That of the preset if missing, otherwise `test`.
+        **source: Of [`~data.sources.load_source`]: `config`, `image_column`, `label_column` and so on.
+
+    Returns:
+        `tuple[ImageSource, ImageSource]`
+
+    Raises:
+        ValueError: If there is no such dataset or split, or its labels are no classes.
+    """
+    preset = find_preset(dataset) if isinstance(dataset, str) else None
+    if preset is not None:
+        dataset = preset.dataset
+        for name in ("config", "image_column", "label_column", "revision"):
+            source[name] = source.get(name) or getattr(preset, name)
+    train = load_source(dataset, train_split or getattr(preset, "train_split", "train"), **source)
+    test = load_source(dataset, eval_split or getattr(preset, "eval_split", "test"), **source)
+    for opened in (train, test):
+        check_labels(opened)
+    return train, test
+
+
+def check_labels(source: ImageSource) -> None:
+    """
+    Raises:
+        ValueError: If a source has no labels, or they are no numbers of classes.
+    """
+    if source.label_column is None:
+        raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled one.")
+    features = getattr(source.dataset, "features", None)
+    kind = str(getattr(features[source.label_column], "dtype", "list")) if features else "int64"
+    if not kind.startswith(("int", "uint")):
+        others = ", ".join(name for name in features if name not in (source.image_column, source.label_column))
+        raise ValueError(
+            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds no class numbers but "
+            f"{kind}: name another column ({others or 'there is none'}), or make it a ClassLabel, for which "
+            "`datasets` has `class_encode_column`."
+        )
+
+
+def labels_of(source: ImageSource) -> np.ndarray | None:
+    """Class numbers of all its images, without reading an image; None for a stream."""
+    if not hasattr(source.dataset, "select"):
+        return None
+    return np.asarray(source.dataset[source.label_column])

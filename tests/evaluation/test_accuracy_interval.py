@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+from scipy.stats import binomtest, ttest_1samp
+
+from lejepa_hf.evaluation.accuracy_interval import is_spread, over_draws, with_interval
+
+
+@pytest.mark.parametrize(("hits", "number"), [(0, 20), (13, 20), (20, 20), (445, 450), (900, 10_000)])
+def test_width_is_wilsons(hits, number):
+    found = with_interval("top1", hits / number, number)
+    expected = binomtest(hits, number).proportion_ci(method="wilson")
+    assert found == {"top1": hits / number, "top1_ci95": pytest.approx((expected.high - expected.low) / 2)}
+
+
+def test_interval_of_a_mean_is_students():
+    accuracies = [0.6, 0.7, 0.65, 0.72, 0.58]
+    found = over_draws("shots", accuracies)
+    interval = ttest_1samp(accuracies, 0).confidence_interval()
+    assert found["shots"] == pytest.approx(np.mean(accuracies))
+    assert found["shots_ci95"] == pytest.approx((interval.high - interval.low) / 2)
+    assert found["shots_std"] == pytest.approx(np.std(accuracies, ddof=1))
+
+
+def test_it_covers_what_it_says():
+    """Of many test sets drawn from one population, about 95 in 100 intervals hold its accuracy."""
+    rng = np.random.default_rng(0)
+    hits = rng.binomial(450, 0.9, size=4000) / 450
+    covered = [abs(value - 0.9) <= with_interval("top1", value, 450)["top1_ci95"] for value in hits]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def test_names_of_spreads():
+    assert is_spread("eval_knn_top1_ci95") and is_spread("eval_1shot_top1_std")
+    assert not is_spread("eval_knn_top1")

@@ -1,0 +1,57 @@
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.labelled_sources import check_labels, labelled_sources, labels_of
+
+
+@pytest.fixture
+def built() -> datasets.DatasetDict:
+    image = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    rows = {"image": [image] * 4, "kind": ["cat", "dog"] * 2, "weight": [0.5] * 4, "label": [0, 1, 1, 0]}
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "kind": datasets.Value("string"),
+            "weight": datasets.Value("float32"),
+            "label": datasets.ClassLabel(names=["cat", "dog"]),
+        }
+    )
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    return datasets.DatasetDict({"train": dataset, "held": dataset.select([0, 1])})
+
+
+def test_splits_and_columns_of_a_preset():
+    train, test = labelled_sources("digits")
+    assert (train.num_images, test.num_images) == (1347, 450)
+    assert labelled_sources("digits", "test", "train")[0].num_images == 450
+
+
+def test_a_dataset_of_ones_own(built):
+    train, test = labelled_sources(built, eval_split="held")
+    assert labels_of(train).tolist() == [0, 1, 1, 0] and labels_of(test).tolist() == [0, 1]
+
+
+def test_a_split_that_is_not_there(built):
+    with pytest.raises(ValueError, match="has no split 'test': it has train, held"):
+        labelled_sources(built)
+
+
+@pytest.mark.parametrize(("column", "kind"), [("kind", "string"), ("weight", "float32")])
+def test_labels_that_are_no_classes(built, column, kind):
+    with pytest.raises(ValueError, match=f"`label_column` '{column}'.* holds no class numbers but {kind}.*label"):
+        labelled_sources(built, eval_split="held", label_column=column)
+
+
+def test_no_labels(built):
+    source = load_source(built["train"].remove_columns(["label"]))
+    with pytest.raises(ValueError, match="has no labels; set `label_column`"):
+        check_labels(source)
+
+
+def test_labels_of_a_stream_are_not_known_before():
+    source = load_source("digits", streaming=True)
+    assert labels_of(source) is None
+    check_labels(source)
