@@ -61,7 +61,8 @@ ALLOWED = {
     },
     "rehearsal": {"data", "recipes", "run_folder", "train"},
     "plan": {"modeling_lejepa", "recipe_sources", "recipes", "rehearsal", "train", "view_fitting"},
-    "cli": {"data", "evaluation", "hub", "outcome", "plan", "recipes", "train"},
+    "demo": {"backbone", "data", "evaluation", "hub"},
+    "cli": {"data", "demo", "evaluation", "hub", "outcome", "plan", "recipes", "train"},
 }  # fmt: skip
 
 
