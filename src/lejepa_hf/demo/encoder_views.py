@@ -8,7 +8,7 @@ from PIL import Image
 from ..backbone.facts import num_channels
 from ..data.decoding import DECODING_ERRORS
 from ..data.some_rows import some_rows
-from ..data.sources import ImageSource, load_source
+from ..data.sources import ImageSource
 from ..evaluation.attention_maps import class_attention, feature_norms
 from ..evaluation.embed_images import public_model
 from ..evaluation.evaluate_encoder import load_encoder
@@ -16,7 +16,7 @@ from ..evaluation.feature_extractor import FeatureExtractor
 from ..evaluation.nearest_images import NearestImages
 from ..evaluation.patch_maps import PrincipalColours, enlarged_pixels, legible_patch_maps, patch_maps
 from .drawing import draw_colours, draw_heat, draw_pixels, draw_thumbnail
-from .settings import DemoSettings, is_on_hub
+from .settings import DemoSettings
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -61,11 +61,7 @@ class EncoderViews:
 
     def __init__(self, settings: DemoSettings):
         # What may be missing is looked for before the work begins.
-        source = None
-        if settings.dataset is not None:
-            # All of a dataset of the Hub would be downloaded for a few images; a slice cannot be streamed.
-            streaming = is_on_hub(settings.dataset) and "[" not in settings.split
-            source = load_source(settings.dataset, settings.split, streaming=streaming)
+        source = settings.open_dataset()
         self.extractor = FeatureExtractor(*load_encoder(settings.encoder))
         pooling, dim = self.extractor.try_one()
         config = self.extractor.encoder.config

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..data.openers import kind_of_files
-from ..data.sources import DIGITS
+from ..data.sources import DIGITS, ImageSource, load_source
 
 
 @dataclass
@@ -32,6 +32,14 @@ class DemoSettings:
     def __post_init__(self):
         if self.images < 1:
             raise ValueError(f"`images` must be at least 1, got {self.images}.")
+
+    def open_dataset(self) -> ImageSource | None:
+        """Its images, not read yet; None without a dataset."""
+        if self.dataset is None:
+            return None
+        # All of a dataset of the Hub would be downloaded for a few images; a slice cannot be streamed.
+        streaming = is_on_hub(self.dataset) and "[" not in self.split
+        return load_source(self.dataset, self.split, streaming=streaming)
 
     def to_json(self) -> str:
         """As [`read`] reads it."""

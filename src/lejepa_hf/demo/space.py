@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, SpaceCardData
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from transformers import AutoConfig
 
 from ..backbone.facts import is_timm
-from ..data.sources import DIGITS, load_source
+from ..data.sources import DIGITS
 from ..evaluation.embed_images import public_model
 from ..evaluation.evaluate_encoder import find_encoder, load_encoder
 from ..hub.public_files import public_files
-from ..hub.push import Target
+from ..hub.push import ConnectionTrouble, Target
 from .settings import DemoSettings, is_on_hub
 
 _PACKAGE = Path(__file__).parent.parent
@@ -84,9 +84,7 @@ def space_files(settings: DemoSettings) -> dict[str, Path | bytes]:
     Raises:
         ValueError: If encoder or dataset cannot be read, or one of the Hub not by everybody.
     """
-    if settings.dataset is not None:
-        streaming = is_on_hub(settings.dataset) and "[" not in settings.split
-        load_source(settings.dataset, settings.split, streaming=streaming)
+    settings.open_dataset()
     if settings.dataset not in (None, DIGITS):
         _check_public(settings.dataset, "dataset")
     files: dict[str, Path | bytes] = {}
@@ -142,13 +140,18 @@ def _readme(settings: DemoSettings, on_hub: bool) -> str:
 def _check_public(repo_id: str, kind: str) -> None:
     """A Space reads without a token."""
     field = "encoder" if kind == "model" else kind
-    instead = "or give the encoder's folder, which is pushed with the Space" if kind == "model" else "or take 'digits'"
+    instead = "give the encoder's folder, which is pushed with the Space" if kind == "model" else "take 'digits'"
     try:
         gated = HfApi().repo_info(repo_id, repo_type=kind, token=False).gated
+    except HFValidationError as error:
+        raise ValueError(f"`{field}` {repo_id!r} is neither a folder here nor an id of the Hub.") from error
     except RepositoryNotFoundError as error:
         raise ValueError(
-            f"`{field}` {repo_id!r} cannot be read by everybody, and so not by a Space: make it public, {instead}."
+            f"`{field}` {repo_id!r} is missing on the Hub or private, and a Space could not read it: make it public, "
+            f"or {instead}."
         ) from error
+    except ConnectionTrouble as error:
+        raise OSError(f"`{field}` {repo_id!r}: the Hub cannot be asked for it ({error}).") from error
     if gated:
         raise ValueError(f"`{field}` {repo_id!r} is gated, and a Space was not let in: {instead}.")
 

@@ -75,6 +75,6 @@ class NearestImages:
     def label_of(self, row: dict) -> str | None:
         """The name of a row's class; its label as it is where classes have no names."""
         label = row[self._source.label_column] if self._source.label_column is not None else None
-        if label is None:
+        if label is None or label == -1:  # how `datasets` says that nobody told
             return None
-        return self._source.class_names[label] if self._source.class_names and label >= 0 else str(label)
+        return self._source.class_names[label] if self._source.class_names else str(label)

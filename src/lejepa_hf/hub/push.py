@@ -36,8 +36,8 @@ _LONGEST_WAIT = 300  # that a server may ask for
 _LONGEST_SILENCE = 300  # of a connection; the client would wait for ever
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 # `HTTPError` of httpx or httpx2, whichever the installed client uses: connections refused, cut and timed out.
-_ConnectionTrouble = HfHubHTTPError.__bases__[0]
-_PASSING_ERRORS = (_ConnectionTrouble, OSError, RuntimeError, json.JSONDecodeError)
+ConnectionTrouble = HfHubHTTPError.__bases__[0]
+_PASSING_ERRORS = (ConnectionTrouble, OSError, RuntimeError, json.JSONDecodeError)
 
 Result = TypeVar("Result")
 
