@@ -48,7 +48,7 @@ def test_in_a_browser(tiny_vit, tmp_path):
             page.check_requests(url)
 
             (tmp_path / "broken.png").write_bytes(b"no image")
-            page.find("#upload button[aria-label=Clear], #upload button[title=Clear]").click()
+            page.find("#upload button[aria-label='Remove Image']").click()
             page.wait(lambda: page.find_all("#upload input[type=file]"))
             page.find("#upload input[type=file]").send_keys(str(tmp_path / "broken.png"))
             page.wait(page.errors)

@@ -58,6 +58,7 @@ def serve(settings: DemoSettings, host: str | None = None, port: int | None = No
         quiet=True,
         prevent_thread_lock=True,
         footer_links=[],
+        show_error=True,
         css=_STYLE,
         # Fonts of the reader's system: others would be fetched from Google.
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
@@ -86,12 +87,12 @@ def build_page(views: EncoderViews):
             with gr.Column(scale=1, min_width=260):
                 if takes_pictures:
                     upload = gr.Image(
-                        label="Your image", type="filepath", image_mode=None, sources=["upload", "clipboard"],
+                        label="Your image", image_mode=None, sources=["upload", "clipboard"],
                         height=260, elem_id="upload",
                     )  # fmt: skip
                 else:
                     label = f"Your image: .npy or TIFF with {views.channels} channels"
-                    upload = gr.File(label=label, type="filepath", elem_id="upload")
+                    upload = gr.File(label=label, elem_id="upload")
                 if views.examples:
                     gr.Markdown("or one of these")
                 examples = gr.Gallery(
@@ -119,8 +120,8 @@ def build_page(views: EncoderViews):
         def look(chosen, enlarge):
             return _outputs(_look(views, chosen, enlarge))
 
-        def look_at_upload(path, enlarge):
-            return path, *look(path, enlarge)
+        def look_at_upload(file, enlarge):
+            return file["path"], *look(file["path"], enlarge)
 
         def look_at_example(enlarge, picked: gr.SelectData):
             picture = draw_thumbnail(views.examples[picked.index][0]) if takes_pictures else None
@@ -129,7 +130,8 @@ def build_page(views: EncoderViews):
         def look_again(chosen, enlarge):
             return look(chosen, enlarge) if chosen is not None else [gr.skip()] * len(shown)
 
-        upload.upload(look_at_upload, [upload, enlarge], [chosen, *shown], **_AT_A_TIME)
+        # The file as it is: Gradio's own decoding would lose 16 bits, and what it says of broken files.
+        upload.upload(look_at_upload, [upload, enlarge], [chosen, *shown], preprocess=False, **_AT_A_TIME)
         examples.select(look_at_example, [enlarge], [chosen, upload, *shown], **_AT_A_TIME)
         enlarge.change(look_again, [chosen, enlarge], shown, trigger_mode="always_last", **_AT_A_TIME)
         if views.examples:
@@ -173,7 +175,8 @@ def _look(views: EncoderViews, chosen: str | int, enlarge: int) -> View:
     try:
         image = views.examples[chosen][0] if isinstance(chosen, int) else views.extractor.decode(Path(chosen))
     except DECODING_ERRORS as error:
-        raise gr.Error(f"This file cannot be read as an image: {error}", print_exception=False) from error
+        reason = str(error).replace(f"{Path(str(chosen)).parent}{os.sep}", "")  # the folder is Gradio's
+        raise gr.Error(f"This file cannot be read as an image: {reason}", print_exception=False) from error
     return views.look(image, int(enlarge))
 
 
