@@ -43,6 +43,12 @@ def test_without_a_dataset(tiny_resnet, tmp_path):
     assert "Lengths of features" in view.note
 
 
+def test_the_image_has_its_own_colours(tiny_resnet, tmp_path):
+    views = EncoderViews(DemoSettings(encoder_folder(tmp_path / "mine", tiny_resnet)))
+    image = Image.new("RGB", (16, 16), (0, 128, 255))  # normalised, each channel has another range
+    assert views.look(image, 1).seen.getpixel((50, 50)) == pytest.approx((0, 128, 255), abs=2)
+
+
 def test_an_encoder_of_one_size_says_so(tmp_path):
     pytest.importorskip("timm")
     arguments = {"img_size": 16, "patch_size": 4, "depth": 1}

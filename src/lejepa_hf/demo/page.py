@@ -164,7 +164,7 @@ def _titled_picture(name: str, title: str, what: str, settings: dict):
 
 def _told_of_bank(views: EncoderViews) -> str:
     if views.bank is None:
-        return "None: they need a dataset to be looked for in, `--dataset`."
+        return "None to find: this page was started without `--dataset`."
     return f"of {len(views.bank):,} of the dataset, with the cosine of both embeddings"
 
 
