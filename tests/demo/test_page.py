@@ -122,7 +122,8 @@ def test_what_is_refused_before_any_work(tiny_vit, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert f"`port` {port} of 127.0.0.1 cannot be used" in error_of([encoder, "--port", str(port)], capsys)
-    assert "`port` 99999 of 127.0.0.1" in error_of([encoder, "--port", "99999"], capsys)
+    assert "`port` must be 1 to 65535, got 99999" in error_of([encoder, "--port", "99999"], capsys)
+    assert "`port` 7860 of 256.0.0.1 cannot" in error_of([encoder, "--host", "256.0.0.1", "--port", "7860"], capsys)
     assert "`images` must be at least 1, got 0" in error_of([encoder, "--images", "0"], capsys)
     assert "`dataset` '/no/such'" in error_of([encoder, "--dataset", "/no/such"], capsys)
     assert "has the splits train and test" in error_of([encoder, "--dataset", "digits", "--split", "all"], capsys)

@@ -186,8 +186,10 @@ def _outputs(view: View) -> tuple:
 
 def _check_port(host: str, port: int) -> None:
     """Before the work: Gradio would find out behind it."""
+    if not 1 <= port <= 65535:
+        raise ValueError(f"`port` must be 1 to 65535, got {port}; leave it out for the first free one.")
     try:
         with socket.create_server((host, port)):
             pass
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ValueError(f"`port` {port} of {host} cannot be used ({error}): choose another with --port.") from error
