@@ -21,11 +21,14 @@ _PACKAGE = Path(__file__).parent.parent
 _SETTINGS = "demo.json"
 _APP = f'''"""A page to look at an encoder: what `lejepa demo` shows, with the settings in {_SETTINGS}."""
 
+import logging
 from pathlib import Path
 
 from lejepa_hf.demo.page import serve
 from lejepa_hf.demo.settings import DemoSettings
 
+logging.basicConfig(format="%(message)s")
+logging.getLogger("lejepa_hf").setLevel(logging.INFO)
 serve(DemoSettings.read(Path(__file__).with_name("{_SETTINGS}")))
 '''
 _README = """---
