@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
 _ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
-_TEXT = (".json", ".jsonl", ".md", ".yaml", ".txt")
+_TEXT = (".json", ".jsonl", ".md", ".yaml", ".txt", ".py")
 _MAX_REGULAR = 10 * 2**20
 
 
@@ -40,7 +40,8 @@ class Fault:
 
 class HubServer:
     """
-    Serves models on loopback until the block ends; what it stored stays in the folder for the next one.
+    Serves models and Spaces, of different names, on loopback until the block ends; what it stored stays in the folder
+    for the next one.
 
     Args:
         folder (`Path`): The storage: `blobs/` and one JSON file a repository.
@@ -89,9 +90,9 @@ class HubServer:
     def write(self, repo: str, content: dict) -> None:
         self._path(repo).write_text(json.dumps(content))
 
-    def create(self, repo: str, private: bool = False, gated: bool = False) -> None:
+    def create(self, repo: str, private: bool = False, gated: bool = False, kind: str = "model") -> None:
         """A repository as the Hub makes it, with one commit."""
-        content = {"private": private, "gated": gated, "refs": {}, "commits": {}, "parents": {}}
+        content = {"kind": kind, "private": private, "gated": gated, "refs": {}, "commits": {}, "parents": {}}
         self.commit(repo, content, "main", {".gitattributes": self.store(_ATTRIBUTES)})
 
     def commit(self, repo: str, content: dict, branch: str, files: dict[str, dict]) -> str:
@@ -162,6 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub: HubServer = self.server.hub
         self.cut_answer_after, self.body_read = None, False
         path = urlsplit(self.path).path
+        self.kind = "space" if path.startswith(("/api/spaces/", "/spaces/")) else "model"
+        place = path.replace("/api/spaces/", "/api/models/").removeprefix("/spaces")
         try:
             fault = self._fault(f"{self.command} {path}")
             if fault is not None and fault.cut_after is not None:
@@ -174,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._error(fault.status, "it was told to fail", headers=fault.headers)
             self.cut_answer_after = fault.cut_answer_after if fault is not None else None
             for method, pattern, name in self.ROUTES:
-                match = re.fullmatch(pattern, path)
+                match = re.fullmatch(pattern, place)
                 if match and method == ("GET" if self.command == "HEAD" else self.command):
                     found = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
                     getattr(self, name)(**found)
@@ -259,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _readable(self, repo: str, revision: str | None = None) -> tuple[dict, str]:
         user, content = self._user(), self.hub.read(repo)
-        if content is None or (content["private"] and user != repo.split("/")[0]):
+        if content is None or content["kind"] != self.kind or (content["private"] and user != repo.split("/")[0]):
             # The Hub does not say which: 401 to strangers, 404 to users.
             self._error(401 if user is None else 404, "Repository not found", "RepoNotFound")
             raise _Answered
@@ -297,11 +300,13 @@ class _Handler(BaseHTTPRequestHandler):
         owner = asked.get("organization") or user
         if owner != user:
             return self._error(403, f"You don't have the rights to create a model under the namespace {owner!r}")
-        repo = f"{owner}/{asked['name']}"
+        repo, kind = f"{owner}/{asked['name']}", asked.get("type", "model")
+        if kind == "space" and asked.get("sdk") != "gradio":
+            return self._error(400, "sdk: these Spaces are run by gradio")
         with self.hub.lock:
             known = self.hub.read(repo) is not None
             if not known:
-                self.hub.create(repo, asked.get("visibility") == "private" or bool(asked.get("private")))
+                self.hub.create(repo, asked.get("visibility") == "private" or bool(asked.get("private")), kind=kind)
         answer = {"url": f"{self.hub.url}/{repo}", "name": repo, "id": repo}
         return self._answer(
             answer | ({"error": "You already created this model repo"} if known else {}), 409 * known or 200

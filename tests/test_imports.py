@@ -63,7 +63,8 @@ ALLOWED = {
     "rehearsal": {"data", "recipes", "run_folder", "train"},
     "plan": {"modeling_lejepa", "recipe_sources", "recipes", "rehearsal", "train", "view_fitting"},
     "__main__": {"cli"},
-    "cli": {"data", "distributed", "evaluation", "hub", "outcome", "plan", "recipes", "train"},
+    "demo": {"backbone", "data", "evaluation", "hub"},
+    "cli": {"data", "demo", "distributed", "evaluation", "hub", "outcome", "plan", "recipes", "train"},
 }  # fmt: skip
 
 

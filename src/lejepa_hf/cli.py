@@ -11,7 +11,7 @@ from .data.errors import DataError
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    `lejepa train | plan | evaluate | embed | export | card | push | statistics`.
+    `lejepa train | plan | evaluate | embed | demo | export | card | push | statistics`.
 
     Args:
         arguments (`list[str]`, *optional*): The command line; that of the process if missing.
@@ -85,6 +85,23 @@ def _embed(options: argparse.Namespace) -> int:
     return 0
 
 
+def _demo(options: argparse.Namespace) -> int:
+    from .demo.page import check_gradio, serve
+    from .demo.settings import DemoSettings
+
+    check_gradio()
+    settings = DemoSettings(options.encoder, options.dataset, options.split, options.images)
+    if options.push is None:
+        if options.private:
+            raise ValueError("`--private` is said of a Space: it needs `--push USER/NAME`.")
+        serve(settings, options.host, options.port)
+        return 0
+    from .demo.space import push_space
+
+    sys.stdout.write(f"{push_space(settings, options.push, options.private)}\n")
+    return 0
+
+
 def _export(options: argparse.Namespace) -> int:
     from .hub.export import export_encoder
 
@@ -143,6 +160,16 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="RECIPE [--key value ...]: pretrain, evaluate, export", add_help=False)
     _add_evaluate(commands.add_parser("evaluate", help="how good are encoders, on labelled images"))
     _add_embed(commands.add_parser("embed", help="a folder or dataset -> a Parquet file of embeddings"))
+    demo = commands.add_parser("demo", help="a page in the browser to look at an encoder")
+    demo.add_argument("encoder", help="run folder, encoder folder or Hub id of any vision encoder")
+    demo.add_argument("--dataset", help="digits, a Hub dataset id or a folder: examples, and images to be neighbours")
+    demo.add_argument("--split", default="train", help="of the dataset (train)")
+    demo.add_argument("--images", type=int, default=2000, help="of the dataset to find neighbours among (2000)")
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1, this machine alone)")
+    demo.add_argument("--port", type=int, help="the first free one from 7860 on if missing")
+    demo.add_argument("--push", metavar="USER/NAME", help="push the page as a Space of the Hub instead")
+    demo.add_argument("--private", action="store_true", default=None, help="if the Space is made now")
+    demo.set_defaults(command=_demo)
     export = commands.add_parser("export", help="a run or checkpoint -> an encoder folder for AutoModel")
     export.add_argument("run", help="run folder, or one of its checkpoints")
     export.add_argument(

@@ -2,21 +2,18 @@
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import suppress
-from itertools import islice, takewhile
 from pathlib import Path
 
 from .data.collator import MultiCropCollator
 from .data.decoding import DECODING_ERRORS
 from .data.multi_crop import MultiCropTransform
+from .data.some_rows import some_rows
 from .data.sources import ImageSource
-from .data.streaming import EndlessRows
 from .evaluation.embedding_extraction import extract_projections
 from .evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
 from .evaluation.evaluate_encoder import AVERAGED, ENCODER, evaluate_with_baselines, format_table, load_encoder
 from .evaluation.feature_extractor import FeatureExtractor
-from .evaluation.patch_maps import enlarged_pixels, patch_maps, principal_colours
+from .evaluation.patch_maps import enlarged_pixels, legible_patch_maps, principal_colours
 from .hub.export import export_encoder
 from .hub.model_card import write_model_card
 from .hub.pictures import draw_embeddings, draw_few_shot, draw_gaussianity, draw_losses, draw_patch_maps, read_metrics
@@ -26,7 +23,6 @@ from .recipes import Recipe
 
 logger = logging.getLogger("lejepa_hf")
 
-_ROWS_TO_SEE, _MOST_ENLARGED = 12, 4  # of a map of patches
 _CONTENTS = {
     "encoder": "AutoModel.from_pretrained loads it, card in README.md",
     "encoder_averaged": "the same with averaged weights",
@@ -105,7 +101,7 @@ def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Pat
     extractor = FeatureExtractor(*load_encoder(Path(run) / "encoder"))
     source = held_out_source(recipe.data) or training_source(recipe.data)
     images = []
-    for row in _some_rows(source, recipe.training.seed, 4 * num_images):
+    for row in some_rows(source, 4 * num_images, recipe.training.seed):
         try:
             images.append(extractor.decode(row[source.image_column]))
         except DECODING_ERRORS:  # said while training
@@ -115,23 +111,11 @@ def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Pat
     if not images:
         return None
     try:
-        maps, enlarge = patch_maps(extractor, images), 1
+        maps, enlarge = legible_patch_maps(extractor, images)
     except ValueError as error:
         logger.warning(f"pictures/pca_maps.png is left out: {error}")
         return None
-    if maps.shape[2] < _ROWS_TO_SEE:
-        with suppress(ValueError):  # an encoder of one size
-            larger = min(_MOST_ENLARGED, -(-_ROWS_TO_SEE // maps.shape[2]))
-            maps, enlarge = patch_maps(extractor, images, larger), larger
     return draw_patch_maps(run, enlarged_pixels(extractor, images, enlarge), principal_colours(maps))
-
-
-def _some_rows(source: ImageSource, seed: int, num_images: int) -> Iterator[dict]:
-    """Shuffled, since folders and shards come class by class; a stream fills a buffer no larger than needed."""
-    rows = EndlessRows(
-        source.dataset, batch_size=1, seed=seed, image_column=source.image_column, shuffle_buffer_size=num_images
-    )
-    return islice(takewhile(lambda row: row["epoch"] == 0, rows), num_images)
 
 
 def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) -> EmbeddingStatistics:
@@ -156,7 +140,7 @@ def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) 
     source = training_source(data)
     model = LeJEPAForPreTraining.from_pretrained(run / "pretraining").to(recipe.training.device)
     collator = MultiCropCollator(MultiCropTransform.from_settings(data, seed), source.image_column)
-    projections = extract_projections(model, _some_rows(source, seed, num_images), collator)
+    projections = extract_projections(model, some_rows(source, num_images, seed), collator)
     statistics = embedding_statistics(projections, num_knots=model.config.num_knots, t_max=model.config.t_max)
     numbers = {"num_images": statistics.num_images, **statistics.metrics()}
     (run / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n")

@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.evaluation.feature_extractor import FeatureExtractor
-from lejepa_hf.evaluation.patch_maps import patch_maps, principal_colours
+from lejepa_hf.evaluation.patch_maps import PrincipalColours, legible_patch_maps, patch_maps, principal_colours
 from lejepa_hf.hub.export import build_processor
 
 
@@ -32,6 +32,19 @@ def test_tokens_of_a_vit_lie_row_by_row(tiny_vit, images, enlarge):
     with torch.no_grad():
         tokens = extractor.encoder(**pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
     torch.testing.assert_close(maps, tokens.transpose(1, 2).reshape(maps.shape))
+
+
+def test_maps_large_enough_to_see_something(tiny_vit, images):
+    extractor = extractor_of(tiny_vit)
+    maps, enlarge = legible_patch_maps(extractor, images)
+    assert enlarge == 3 and torch.equal(maps, patch_maps(extractor, images, 3))
+    pytest.importorskip("timm")
+    arguments = {"img_size": 16, "patch_size": 4, "depth": 1}
+    extractor = extractor_of(
+        {"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_224", "model_args": arguments}
+    )
+    maps, enlarge = legible_patch_maps(extractor, images)
+    assert enlarge == 1 and maps.shape[2:] == (4, 4)
 
 
 def test_a_feature_map_of_a_resnet(tiny_resnet, images):
@@ -66,6 +79,14 @@ def test_colours_are_scikit_learns_components():
         inside = (found > 0) & (found < 1)
         assert inside.mean() > 0.9
         assert abs(np.corrcoef(found[inside], expected[inside, component])[0, 1]) > 0.999
+
+
+def test_colours_found_once_stay_the_same_for_other_images():
+    maps = torch.randn(4, 10, 6, 5, generator=torch.Generator().manual_seed(0))
+    colours = PrincipalColours(maps)
+    torch.testing.assert_close(colours(maps[2:3]), principal_colours(maps)[2:3])
+    assert not torch.allclose(principal_colours(maps[2:3]), principal_colours(maps)[2:3], atol=0.1)
+    assert colours(maps[:, :, :2, :3]).shape == (4, 2, 3, 3)
 
 
 def test_colours_do_not_depend_on_sign_and_scale():

@@ -126,7 +126,7 @@ def embed_images(
     finally:
         file.write_part()  # what a failure must not cost
     rate = (file.num_images - before) / (time.monotonic() - started)
-    metadata = {"model": _public_model(model), "weights": weights, "dataset": _public(opened.name)}
+    metadata = {"model": public_model(model), "weights": weights, "dataset": _public(opened.name)}
     if isinstance(dataset, str | Path):  # of a built dataset nobody knows
         metadata["split"] = source.get("split", "train")
     metadata |= {"pooling": pooling, "layers": features.layers, "dim": dim}
@@ -181,7 +181,7 @@ def _public(name: str) -> str:
     return os.path.basename(os.path.abspath(name)) if is_local else name
 
 
-def _public_model(model: str | Path) -> str:
+def public_model(model: str | Path) -> str:
     """The encoder of a run is called as the run is."""
     folder = find_encoder(model)
     if not os.path.isdir(folder):

@@ -98,6 +98,12 @@ class FeatureExtractor:
         pooled = getattr(outputs, "pooler_output", None) is not None
         return getattr(self.encoder.config, "embedding_pooling", "pooler" if pooled else "mean")
 
+    def grey_image(self):
+        """An image of the encoder's size and channels, as [`decode`] gives it, to try the encoder with."""
+        side, channels = native_image_size(self.encoder.config), num_channels(self.encoder.config)
+        grey = np.full((side, side, channels), 127, dtype=np.uint8)
+        return self.decode(grey[:, :, 0] if channels in (1, 3) else grey)
+
     @torch.no_grad()
     def try_one(self) -> tuple[str, int]:
         """
@@ -110,9 +116,7 @@ class FeatureExtractor:
             ValueError: If this encoder takes no pixels alone, or does not offer that pooling or so many layers.
         """
         kind = self.encoder.config.model_type
-        side, channels = native_image_size(self.encoder.config), num_channels(self.encoder.config)
-        grey = np.full((side, side, channels), 127, dtype=np.uint8)
-        pixels = self.preprocess([self.decode(grey[:, :, 0] if channels in (1, 3) else grey)])
+        pixels = self.preprocess([self.grey_image()])
         on_device = pixels.to(self.encoder.device, self.encoder.dtype)
         try:
             outputs, (state,) = forward_layers(self.encoder, on_device, 1)

@@ -1,5 +1,7 @@
 """Patch features of images where they lie in them, and the three colours that show them."""
 
+from contextlib import suppress
+
 import torch
 
 from ..backbone.facts import num_channels
@@ -10,8 +12,10 @@ from .pixel_values import to_pixel_values
 
 _WITHIN = 0.02  # of the values are left out at either end of a colour's scale: one odd patch would grey all others
 
+_ROWS_TO_SEE = 12  # of a map of patches
+MOST_ENLARGED = 4
 
-@torch.no_grad()
+
 def patch_maps(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
     """
     The last layer's patch tokens, or its feature map.
@@ -30,15 +34,53 @@ def patch_maps(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> t
     """
     encoder = extractor.encoder
     pixels = enlarged_pixels(extractor, images, enlarge)
-    size = tuple(pixels.shape[-2:])
+    state = forward_enlarged(encoder, pixels, enlarge)
+    return feature_map(encoder, state, tuple(pixels.shape[-2:])).float().cpu()
+
+
+def legible_patch_maps(extractor: FeatureExtractor, images: list) -> tuple[torch.Tensor, int]:
+    """
+    [`patch_maps`] of so many rows that there is something to see, if the encoder takes larger images.
+
+    Returns:
+        `tuple[torch.Tensor, int]`: The maps, and how many times the images were enlarged for them, at most
+        `MOST_ENLARGED`.
+
+    Raises:
+        ValueError: If the patches form no grid.
+    """
+    maps = patch_maps(extractor, images)
+    if maps.shape[2] < _ROWS_TO_SEE:
+        with suppress(ValueError):  # an encoder of one size
+            larger = min(MOST_ENLARGED, -(-_ROWS_TO_SEE // maps.shape[2]))
+            return patch_maps(extractor, images, larger), larger
+    return maps, 1
+
+
+@torch.no_grad()
+def forward_enlarged(encoder, pixels: torch.Tensor, enlarge: int) -> torch.Tensor:
+    """
+    The last layer's state for images of a size that the encoder may not take.
+
+    Args:
+        encoder (`PreTrainedModel`): In evaluation mode.
+        pixels (`torch.Tensor`): From [`enlarged_pixels`].
+        enlarge (`int`): Named in the error.
+
+    Returns:
+        `torch.Tensor`: Tokens or feature maps, as of [`~backbone.layers.forward_layers`].
+
+    Raises:
+        ValueError: If the encoder takes no images of that size.
+    """
     try:
-        state = forward_layers(encoder, pixels.to(encoder.device, encoder.dtype), 1)[1][0]
+        return forward_layers(encoder, pixels.to(encoder.device, encoder.dtype), 1)[1][0]
     except TRACING_ERRORS as error:
+        rows, columns = pixels.shape[-2:]
         raise ValueError(
-            f"`enlarge` {enlarge}: this {encoder.config.model_type} encoder takes no images of {size[0]} x {size[1]} "
+            f"`enlarge` {enlarge}: this {encoder.config.model_type} encoder takes no images of {rows} x {columns} "
             f"pixels ({reason_of(error)}); choose 1."
         ) from error
-    return feature_map(encoder, state, size).float().cpu()
 
 
 def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
@@ -71,21 +113,52 @@ def principal_colours(maps: torch.Tensor) -> torch.Tensor:
         maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): From [`patch_maps`].
 
     Returns:
-        `torch.Tensor` of shape `(num_images, rows, columns, 3)`: In [0, 1]. Components that the features do not have
-        are 0.5. The same for the same maps, always: each component points where its largest weight is positive.
+        `torch.Tensor` of shape `(num_images, rows, columns, 3)`: As of [`PrincipalColours`] fitted to the same maps.
     """
-    features = maps.movedim(1, -1).flatten(0, -2).double()
-    features = features - features.mean(0)
-    eigenvalues, axes = torch.linalg.eigh(features.T @ features)
-    axes = axes.flip(1)[:, :3]
-    largest = axes.abs().argmax(0, keepdim=True)
-    values = features @ (axes * axes.gather(0, largest).sign())
-    low, high = (torch.quantile(_thinned(values), level, dim=0) for level in (_WITHIN, 1 - _WITHIN))
-    is_there = eigenvalues.flip(0)[:3] > 1e-9 * eigenvalues.sum()
-    colours = torch.full((len(values), 3), 0.5, dtype=torch.float64)
-    scaled = ((values - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
-    colours[:, : values.shape[1]] = torch.where(is_there, scaled, 0.5)
-    return colours.float().unflatten(0, (maps.shape[0], *maps.shape[2:]))
+    return PrincipalColours(maps)(maps)
+
+
+class PrincipalColours:
+    """
+    Three principal components, and the range that each of them has, found once: features of further images then have
+    the same colours.
+
+    Args:
+        maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): From [`patch_maps`], to find them in.
+    """
+
+    def __init__(self, maps: torch.Tensor):
+        features = _rows(maps)
+        self._mean = features.mean(0)
+        features = features - self._mean
+        eigenvalues, axes = torch.linalg.eigh(features.T @ features)
+        axes = axes.flip(1)[:, :3]
+        largest = axes.abs().argmax(0, keepdim=True)
+        self._axes = axes * axes.gather(0, largest).sign()
+        values = _thinned(features @ self._axes)
+        self._low, self._high = (torch.quantile(values, level, dim=0) for level in (_WITHIN, 1 - _WITHIN))
+        self._is_there = eigenvalues.flip(0)[:3] > 1e-9 * eigenvalues.sum()
+
+    def __call__(self, maps: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): Of the same encoder, any images.
+
+        Returns:
+            `torch.Tensor` of shape `(num_images, rows, columns, 3)`: In [0, 1]. Components that the features do not
+            have are 0.5. The same for the same maps, always: each component points where its largest weight is
+            positive.
+        """
+        values = (_rows(maps) - self._mean) @ self._axes
+        colours = torch.full((len(values), 3), 0.5, dtype=torch.float64)
+        scaled = ((values - self._low) / (self._high - self._low).clamp_min(1e-12)).clamp(0, 1)
+        colours[:, : values.shape[1]] = torch.where(self._is_there, scaled, 0.5)
+        return colours.float().unflatten(0, (maps.shape[0], *maps.shape[2:]))
+
+
+def _rows(maps: torch.Tensor) -> torch.Tensor:
+    """A patch a row."""
+    return maps.movedim(1, -1).flatten(0, -2).double()
 
 
 def _thinned(values: torch.Tensor) -> torch.Tensor:

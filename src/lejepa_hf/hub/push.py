@@ -11,6 +11,7 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     ModelInfo,
+    SpaceInfo,
     constants,
     get_token,
 )
@@ -35,8 +36,8 @@ _LONGEST_WAIT = 300  # that a server may ask for
 _LONGEST_SILENCE = 300  # of a connection; the client would wait for ever
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 # `HTTPError` of httpx or httpx2, whichever the installed client uses: connections refused, cut and timed out.
-_ConnectionTrouble = HfHubHTTPError.__bases__[0]
-_PASSING_ERRORS = (_ConnectionTrouble, OSError, RuntimeError, json.JSONDecodeError)
+ConnectionTrouble = HfHubHTTPError.__bases__[0]
+_PASSING_ERRORS = (ConnectionTrouble, OSError, RuntimeError, json.JSONDecodeError)
 
 Result = TypeVar("Result")
 
@@ -82,13 +83,19 @@ class Target:
 
     Args:
         repo_id, private, revision, token: As of [`push_run`].
+        is_space (`bool`, *optional*, defaults to `False`): Whether it is no model's but a Space's, run by Gradio.
 
     Raises:
         ValueError: If the id is none, or there is no token.
     """
 
     def __init__(
-        self, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        is_space: bool = False,
     ):
         try:
             validate_repo_id(repo_id)
@@ -103,49 +110,61 @@ class Target:
             )
         self.repo_id, self.private, self.branch = repo_id, private, revision or constants.DEFAULT_REVISION
         self._api = HfApi(token=token)
-        self.url = f"{self._api.endpoint}/{repo_id}"
+        self._kind = {"repo_type": "space" if is_space else "model"}
+        self.url = f"{self._api.endpoint}/{'spaces/' if is_space else ''}{repo_id}"
         if self.branch != constants.DEFAULT_REVISION:
             self.url += f"/tree/{self.branch}"
 
-    def prepare(self) -> ModelInfo:
+    def prepare(self) -> ModelInfo | SpaceInfo:
         """
         Make repository and branch where they are missing, and see that they can be written.
 
         Returns:
-            `ModelInfo`: What lies there.
+            `ModelInfo` or `SpaceInfo`: What lies there.
 
         Raises:
             ValueError, OSError: As of [`push_run`].
         """
-        self._try(lambda: self._api.create_repo(self.repo_id, private=self.private, exist_ok=True))
-        info = self._try(lambda: self._api.model_info(self.repo_id))
+        sdk = {"space_sdk": "gradio"} if self._kind["repo_type"] == "space" else {}
+        self._try(
+            lambda: self._api.create_repo(self.repo_id, private=self.private, exist_ok=True, **self._kind, **sdk)
+        )
+        info = self._try(lambda: self._api.repo_info(self.repo_id, **self._kind))
         if self.private and not info.private:
             raise ValueError(
                 f"`private`: {self.repo_id!r} exists and everybody can read it. Make it private in its settings, or "
                 "choose another `repo_id`."
             )
         if self.branch != constants.DEFAULT_REVISION:
-            self._try(lambda: self._api.create_branch(self.repo_id, branch=self.branch, exist_ok=True))
-            info = self._try(lambda: self._api.model_info(self.repo_id, revision=self.branch))
+            self._try(lambda: self._api.create_branch(self.repo_id, branch=self.branch, exist_ok=True, **self._kind))
+            info = self._try(lambda: self._api.repo_info(self.repo_id, revision=self.branch, **self._kind))
         # Sends nothing, and is refused to those who may read only: to them a repository that exists looks like made.
         probe = [CommitOperationAdd("config.json", b"{}")]
-        self._try(lambda: self._api.preupload_lfs_files(self.repo_id, probe, revision=self.branch))
+        self._try(lambda: self._api.preupload_lfs_files(self.repo_id, probe, revision=self.branch, **self._kind))
         return info
 
-    def commit(self, files: dict[str, Path | bytes], known: ModelInfo) -> None:
+    def commit(
+        self,
+        files: dict[str, Path | bytes],
+        known: ModelInfo | SpaceInfo,
+        is_ours: Callable[[str], bool] = is_of_this_package,
+        message: str = "LeJEPA encoder",
+    ) -> None:
         """
         Send what is new in one commit.
 
         Args:
             files (`dict[str, Path | bytes]`): Name in the repository -> file or content.
-            known (`ModelInfo`): From [`prepare`]. Files of an earlier push that are not in `files` are deleted; what
-                others put there stays.
+            known (`ModelInfo` or `SpaceInfo`): From [`prepare`]. Files of an earlier push that are not in `files` are
+                deleted; what others put there stays.
+            is_ours (`Callable`, *optional*): Whether a push may have written a file of that name.
+            message (`str`, *optional*, defaults to `"LeJEPA encoder"`): Of the commit; on other branches their name.
 
         Raises:
             ValueError, OSError: As of [`push_run`].
         """
         there = [sibling.rfilename for sibling in known.siblings or []]
-        stale = [name for name in there if name not in files and is_of_this_package(name)]
+        stale = [name for name in there if name not in files and is_ours(name)]
         size = sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values())
         logger.info(f"{len(files)} files, {size / 1e6:,.1f} MB, to {self.url}; those it has already are not sent.")
         self._try(
@@ -156,8 +175,9 @@ class Target:
                     *(CommitOperationAdd(name, file) for name, file in files.items()),
                     *(CommitOperationDelete(name, is_folder=False) for name in stale),
                 ],
-                commit_message="LeJEPA encoder" if self.branch == constants.DEFAULT_REVISION else self.branch,
+                commit_message=message if self.branch == constants.DEFAULT_REVISION else self.branch,
                 revision=self.branch,
+                **self._kind,
             )
         )
 
@@ -197,7 +217,7 @@ class Target:
         owner, where = self.repo_id.split("/")[0], self._api.endpoint
         message = None
         if isinstance(error, GatedRepoError):
-            message = f"it is gated and this account was not let in: ask for it at {where}/{self.repo_id}, or choose"
+            message = f"it is gated and this account was not let in: ask for it at {self.url}, or choose"
             message += " an id under your own name."
         elif isinstance(error, RevisionNotFoundError):
             message = f"it has no branch {self.branch!r} to write to: choose another `revision`."
