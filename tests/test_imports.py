@@ -16,7 +16,8 @@ ALLOWED = {
     "__init__": set(),
     "configuration_lejepa": set(),
     "distributed": set(),
-    "backbone": {"blocks"},
+    "loading_errors": set(),
+    "backbone": {"blocks", "loading_errors"},
     "ops": set(),
     "losses": {"ops", "distributed"},
     "projector": {"distributed"},
@@ -50,17 +51,18 @@ ALLOWED = {
         "encoder_average", "exact_accumulation", "finite_guard", "held_out", "launch", "modeling_lejepa", "monitors",
         "preemption", "resume_settings", "training_args",
     },
-    "evaluation": {"backbone", "data", "distributed", "durable_files", "losses"},
+    "evaluation": {"backbone", "data", "distributed", "durable_files", "loading_errors", "losses"},
     "hub": {
         "backbone", "configuration_lejepa", "distributed", "durable_files", "encoder_average", "modeling_lejepa",
     },
+    "continuation": {"backbone", "configuration_lejepa", "hub", "loading_errors", "modeling_lejepa", "recipes"},
     "train": {
-        "backbone", "checkpoints", "configuration_lejepa", "data", "evaluation", "hub", "modeling_lejepa",
-        "outcome", "preemption", "recipe_sources", "recipes", "run_folder", "trainer", "training_args",
-        "view_fitting",
+        "backbone", "checkpoints", "configuration_lejepa", "continuation", "data", "evaluation", "hub",
+        "modeling_lejepa", "outcome", "preemption", "recipe_sources", "recipes", "run_folder", "trainer",
+        "training_args", "view_fitting",
     },
     "rehearsal": {"data", "recipes", "run_folder", "train"},
-    "plan": {"modeling_lejepa", "recipe_sources", "recipes", "rehearsal", "train", "view_fitting"},
+    "plan": {"continuation", "modeling_lejepa", "recipe_sources", "recipes", "rehearsal", "train", "view_fitting"},
     "cli": {"data", "evaluation", "hub", "outcome", "plan", "recipes", "train"},
 }  # fmt: skip
 

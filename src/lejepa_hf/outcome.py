@@ -30,7 +30,7 @@ _ROWS_TO_SEE, _MOST_ENLARGED = 12, 4  # of a map of patches
 _CONTENTS = {
     "encoder": "AutoModel.from_pretrained loads it, card in README.md",
     "encoder_averaged": "the same with averaged weights",
-    "pretraining": "LeJEPAForPreTraining.from_pretrained continues from it",
+    "pretraining": "a new run goes on from it with `--continue_from`",
     "results.json": "the evaluation",
     "statistics.json": "how Gaussian the projections are",
     "metrics.jsonl": "every logged row",

@@ -7,6 +7,7 @@ from ..backbone.building import build_backbone
 from ..backbone.facts import num_channels
 from ..backbone.standalone import as_standalone
 from ..data.sources import ImageSource, load_source
+from ..loading_errors import explained
 from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
 from .few_shot import few_shot
 from .knn import knn
@@ -119,7 +120,7 @@ def load_encoder(encoder: str | Path, device: str | None = None):
         device (`str`, *optional*): The accelerator if there is one, or the CPU.
 
     Raises:
-        ValueError: If one of them cannot be found, or the device is not there.
+        ValueError: If one of them cannot be found, read with this login or stored, or the device is not there.
     """
     import torch
     from transformers import AutoImageProcessor, AutoModel
@@ -131,14 +132,9 @@ def load_encoder(encoder: str | Path, device: str | None = None):
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"`device` {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     folder = find_encoder(encoder)
-    try:
+    with explained("encoder", encoder):
         model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True)
         processor = AutoImageProcessor.from_pretrained(folder)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"`encoder` {str(encoder)!r} cannot be loaded from a folder here or the Hub: {reason}"
-        ) from error
     if any(key.startswith("pooler.") for key in loaded["missing_keys"]):
         model.pooler, model.config.embedding_pooling = None, "cls"
     return model.eval().to(device), processor

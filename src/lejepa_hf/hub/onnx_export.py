@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 
 from ..backbone.facts import forward_kwargs, is_timm, native_image_size, num_channels
 from ..backbone.pooling import final_states, pool
+from .model_card import with_onnx
 from .written_aside import written_aside
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -41,8 +42,8 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
 
     Args:
         encoder_folder (`str` or `Path`): From [`export_encoder`].
-        path (`str` or `Path`, *optional*): The file; `model.onnx` in the folder if missing. Weights of more than
-            1.5 GB come beside it, in `<name>.data`.
+        path (`str` or `Path`, *optional*): The file; `model.onnx` in the folder if missing, of which the card there
+            then tells. Weights of more than 1.5 GB come beside it, in `<name>.data`.
 
     Returns:
         `Path`: The file.
@@ -62,6 +63,9 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
     with written_aside(path.parent, stale=[f"{path.name}.data"]) as aside:
         _translate(encoder, size, aside / path.name)
         _compare(encoder, size, aside / path.name)
+        card = path.parent / "README.md"
+        if path.name == "model.onnx" and card.is_file():
+            (aside / card.name).write_text(with_onnx(card.read_text()))
     return path
 
 
