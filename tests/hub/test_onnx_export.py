@@ -66,6 +66,8 @@ def test_it_is_published_and_the_card_says_how_to_run_it(tmp_path, monkeypatch):
     encoder = export_encoder(tmp_path)
     assert "onnx" not in (encoder / "README.md").read_text()
     export_onnx(encoder)
+    for place in (torch.__file__, onnx_export.__file__, "stack_trace", "site-packages"):
+        assert place.encode() not in (encoder / "model.onnx").read_bytes()
     card = (encoder / "README.md").read_text()
     assert card.count("model.onnx") == 1 and public_files(tmp_path)["model.onnx"] == encoder / "model.onnx"
     assert write_model_card(encoder).read_text().count("model.onnx") == 1
@@ -77,6 +79,8 @@ def test_it_is_published_and_the_card_says_how_to_run_it(tmp_path, monkeypatch):
         torch.testing.assert_close(
             torch.from_numpy(embedding), model.encoder(pixels).pooler_output, atol=1e-4, rtol=1e-4
         )
+    torch.onnx.export(model.encoder, (pixels,), tmp_path / "encoder" / "model.onnx", dynamo=True, verbose=False)
+    assert "model.onnx" not in public_files(tmp_path)  # PyTorch's own names its files here
     export_encoder(tmp_path)  # of other weights, say
     assert "model.onnx" not in public_files(tmp_path) and "onnx" not in (encoder / "README.md").read_text()
 

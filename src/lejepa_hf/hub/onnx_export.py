@@ -90,20 +90,27 @@ def _pixels(encoder: _Encoder, size: int, batch: int) -> torch.Tensor:
 def _translate(encoder: _Encoder, size: int, path: Path) -> None:
     weights = sum(value.nbytes for value in encoder.state_dict().values())
     try:
-        torch.onnx.export(
+        program = torch.onnx.export(
             encoder,
             (_pixels(encoder, size, _TRACED_BATCH),),
-            path,
             input_names=["pixel_values"],
             output_names=_OUTPUTS,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True,
-            external_data=weights > _ONE_FILE,
             verbose=False,
         )
+        _forget_origin(program.model)
+        program.save(path, external_data=weights > _ONE_FILE)
     except torch.onnx.OnnxExporterError as error:
         name, reason = type(encoder.encoder).__name__, str(error).strip().splitlines()[0]  # pages of advice follow
         raise ValueError(f"PyTorch {torch.__version__} does not translate {name} into ONNX ({reason}).") from error
+
+
+def _forget_origin(model) -> None:
+    """Of each node the stack is noted that made it, with paths of this machine."""
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph:
+            node.metadata_props.clear()
 
 
 @torch.no_grad()

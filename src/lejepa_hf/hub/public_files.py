@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import mmap
 import os
 import re
 from collections.abc import Callable
@@ -46,8 +47,17 @@ def public_files(folder: str | Path) -> dict[str, Path | bytes]:
     found: dict[str, Path | bytes] = {}
     for part, (prefix, patterns) in folders.items():
         for path in sorted(path for pattern in patterns for path in (folder / part).glob(pattern)):
+            if path.suffix == ".onnx" and _has_stack_traces(path):
+                logger.warning(f"{path} names files of this machine and is not pushed: make it with `lejepa export`.")
+                continue
             found[prefix + path.name] = _without_private(path, folder) if path.suffix in _TEXT else path
     return found
+
+
+def _has_stack_traces(path: Path) -> bool:
+    """As PyTorch writes them into ONNX by itself."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b'File "') >= 0
 
 
 def is_of_this_package(name: str) -> bool:
