@@ -57,6 +57,8 @@ def _way_out(causes: list[BaseException], name: str) -> str:
     def has(kind: type) -> bool:
         return any(isinstance(cause, kind) for cause in causes)
 
+    if has(HFValidationError):
+        return "is neither a folder here nor a name of a repository of the Hub, 'user/name'."
     if any(map(_is_no_room, causes)):
         cache = Path(constants.HF_HUB_CACHE)
         cache = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
