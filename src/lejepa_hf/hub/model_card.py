@@ -11,7 +11,6 @@ from jinja2 import Environment, StrictUndefined
 
 from .pictures import read_metrics
 from .training_data import public_name, training_data
-from .usage import usage_of
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Of this machine, not of the run: paths say who ran it and where.
@@ -52,6 +51,8 @@ def write_model_card(
     Returns:
         `Path`: The card.
     """
+    from .usage import usage_of  # imports torch, which a push of cards that are written has no use for
+
     folder, run = Path(folder), Path(run) if run is not None else None
     usage = usage_of(folder)
     recipe = _read(run, "recipe.yaml", yaml.safe_load) or {}
