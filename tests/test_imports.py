@@ -29,6 +29,7 @@ ALLOWED = {
     "training_args": {"data"},
     "blocks": set(),
     "durable_files": set(),
+    "energy": set(),
     "compilation": {"blocks"},
     "launch": set(),
     "finite_guard": set(),
@@ -48,8 +49,8 @@ ALLOWED = {
     "outcome": {"data", "evaluation", "hub", "modeling_lejepa", "recipe_sources", "recipes"},
     "trainer": {
         "backbone", "blocks", "checkpoint_push", "checkpointing_trainer", "checkpoints", "compilation", "data",
-        "encoder_average", "exact_accumulation", "finite_guard", "held_out", "launch", "modeling_lejepa", "monitors",
-        "preemption", "resume_settings", "training_args",
+        "encoder_average", "energy", "exact_accumulation", "finite_guard", "held_out", "launch", "modeling_lejepa",
+        "monitors", "preemption", "resume_settings", "training_args",
     },
     "evaluation": {"backbone", "data", "distributed", "durable_files", "loading_errors", "losses"},
     "hub": {

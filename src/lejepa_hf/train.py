@@ -208,6 +208,7 @@ def _facts(trainer: LeJEPATrainer) -> dict:
         if device.type == "cuda"
         else f"{torch.get_num_threads()} CPU threads",
         "encoder_parameters": sum(p.numel() for p in trainer.model.encoder.backbone.parameters()),
+        "energy_source": trainer.energy.source,
     }
 
 

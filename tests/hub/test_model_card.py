@@ -381,3 +381,14 @@ def test_the_licence_of_the_weights(encoder, run):
     card = ModelCard.load(write_model_card(encoder, run))
     assert card.data.license == "cc-by-nc-4.0" and "\n- Licence of the weights: cc-by-nc-4.0.\n" in card.text
     assert "No licence is stated for the weights" not in card.text
+
+
+def test_energy_where_it_is_known(encoder, run):
+    write_run(run, "digits")
+    assert "Energy" not in write_model_card(encoder, run).read_text()
+    results = json.loads((run / "results.json").read_text())
+    results["run"] |= {"energy_kwh": 0.012345, "energy_source": "the GPUs, by their counters (NVML)"}
+    (run / "results.json").write_text(json.dumps(results))
+    assert (
+        "\nEnergy: 0.0123 kWh of the GPUs, by their counters (NVML).\n" in write_model_card(encoder, run).read_text()
+    )
