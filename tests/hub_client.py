@@ -16,6 +16,7 @@ TOKEN = "hf_" + "a" * 30
 def connect(server: HubServer, monkeypatch, token: str | None = TOKEN) -> None:
     """This process talks to that server, and does not wait long when it fails."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)  # of the functions of the module
     files = server.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)

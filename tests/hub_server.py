@@ -5,16 +5,20 @@ import contextlib
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-_REPO = r"(?P<repo>[^/]+/[^/]+)"
+_REPO = r"(?P<repo>((datasets|spaces)/)?[^/]+/[^/]+)"
+_API = r"/api/(models/)?(?P<repo>((datasets|spaces)/)?[^/]+/[^/]+)"
 _ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 _TEXT = (".json", ".jsonl", ".md", ".yaml", ".txt", ".py")
 _MAX_REGULAR = 10 * 2**20
+_PIECE = 2**16  # of a body that is read
 
 
 class Fault:
@@ -40,8 +44,8 @@ class Fault:
 
 class HubServer:
     """
-    Serves models and Spaces, of different names, on loopback until the block ends; what it stored stays in the folder
-    for the next one.
+    Serves models, datasets and Spaces on loopback until the block ends; what it stored stays in the folder for the
+    next one. A dataset is called `datasets/user/name` here, a Space `spaces/user/name`.
 
     Args:
         folder (`Path`): The storage: `blobs/` and one JSON file a repository.
@@ -54,11 +58,14 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.bytes_received = 0
+        self.alarm: tuple[int, Callable[[], None]] | None = None  # called when that byte has arrived
         self.stop_behind: str | None = None  # the request after which the server is gone
         self.lock = threading.RLock()
         (self.folder / "blobs").mkdir(parents=True, exist_ok=True)
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
         self._server.hub = self
+        # So that clients wait for what is not read yet, as behind a real line.
+        self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
         self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None  # clients that went away
         self.port = self._server.server_port
@@ -77,6 +84,19 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
 
+    def until_alarm(self) -> int:
+        """How many bytes may be read before somebody wants to know."""
+        with self.lock:
+            return _PIECE if self.alarm is None else max(1, min(_PIECE, self.alarm[0] - self.bytes_received))
+
+    def count(self, number: int) -> None:
+        with self.lock:
+            self.bytes_received += number
+            due = self.alarm is not None and self.bytes_received >= self.alarm[0]
+            call, self.alarm = (self.alarm[1], None) if due else (None, self.alarm)
+        if call is not None:
+            call()
+
     # Storage
 
     def _path(self, repo: str) -> Path:
@@ -90,9 +110,9 @@ class HubServer:
     def write(self, repo: str, content: dict) -> None:
         self._path(repo).write_text(json.dumps(content))
 
-    def create(self, repo: str, private: bool = False, gated: bool = False, kind: str = "model") -> None:
-        """A repository as the Hub makes it, with one commit."""
-        content = {"kind": kind, "private": private, "gated": gated, "refs": {}, "commits": {}, "parents": {}}
+    def create(self, repo: str, private: bool = False, gated: bool = False, let_in: tuple[str, ...] = ()) -> None:
+        """A repository as the Hub makes it, with one commit; `let_in` are users who may read a gated one."""
+        content = {"private": private, "gated": gated, "let_in": let_in, "refs": {}, "commits": {}, "parents": {}}
         self.commit(repo, content, "main", {".gitattributes": self.store(_ATTRIBUTES)})
 
     def commit(self, repo: str, content: dict, branch: str, files: dict[str, dict]) -> str:
@@ -110,6 +130,13 @@ class HubServer:
         git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         return {"sha256": oid, "oid": oid if lfs else git, "size": len(data), "lfs": lfs}
 
+    def put(self, repo: str, files: dict[str, bytes], revision: str = "main") -> None:
+        """Files of an existing repository, as their owner would push them; the branch is made if missing."""
+        content = self.read(repo)
+        before = content["commits"][content["refs"].get(revision, content["refs"]["main"])]
+        new = {name: self.store(data, lfs=not name.endswith(_TEXT)) for name, data in files.items()}
+        self.commit(repo, content, revision, before | new)
+
     def blob(self, oid: str) -> Path:
         return self.folder / "blobs" / oid
 
@@ -118,6 +145,14 @@ class HubServer:
         content = self.read(repo)
         files = content["commits"][content["refs"].get(revision, revision)]
         return {name: self.blob(file["sha256"]).read_bytes() for name, file in files.items()}
+
+
+def name_of(repo: str) -> str:
+    return repo.removeprefix("datasets/").removeprefix("spaces/")
+
+
+def owner_of(repo: str) -> str:
+    return name_of(repo).split("/")[0]
 
 
 class _Cut(Exception):
@@ -136,15 +171,15 @@ class _Handler(BaseHTTPRequestHandler):
         ("GET", r"/api/whoami-v2", "whoami"),
         ("POST", r"/api/repos/create", "create"),
         ("POST", r"/api/validate-yaml", "validate_yaml"),
-        ("POST", rf"/api/models/{_REPO}/preupload/(?P<revision>[^/]+)", "preupload"),
-        ("POST", rf"/api/models/{_REPO}/commit/(?P<revision>[^/]+)", "commit"),
-        ("POST", rf"/api/models/{_REPO}/branch/(?P<branch>[^/]+)", "create_branch"),
-        ("DELETE", rf"/api/models/{_REPO}/branch/(?P<branch>[^/]+)", "delete_branch"),
-        ("POST", rf"/api/models/{_REPO}/tag/(?P<revision>[^/]+)", "create_tag"),
-        ("GET", rf"/api/models/{_REPO}/refs", "refs"),
-        ("GET", rf"/api/models/{_REPO}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", "tree"),
-        ("POST", rf"/api/models/{_REPO}/paths-info/(?P<revision>[^/]+)", "paths_info"),
-        ("GET", rf"/api/models/{_REPO}(/revision/(?P<revision>[^/]+))?", "info"),
+        ("POST", rf"{_API}/preupload/(?P<revision>[^/]+)", "preupload"),
+        ("POST", rf"{_API}/commit/(?P<revision>[^/]+)", "commit"),
+        ("POST", rf"{_API}/branch/(?P<branch>[^/]+)", "create_branch"),
+        ("DELETE", rf"{_API}/branch/(?P<branch>[^/]+)", "delete_branch"),
+        ("POST", rf"{_API}/tag/(?P<revision>[^/]+)", "create_tag"),
+        ("GET", rf"{_API}/refs", "refs"),
+        ("GET", rf"{_API}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", "tree"),
+        ("POST", rf"{_API}/paths-info/(?P<revision>[^/]+)", "paths_info"),
+        ("GET", rf"{_API}(/revision/(?P<revision>[^/]+))?", "info"),
         ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
         ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "lfs_put"),
         ("POST", r"/lfs/verify", "lfs_verify"),
@@ -163,8 +198,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub: HubServer = self.server.hub
         self.cut_answer_after, self.body_read = None, False
         path = urlsplit(self.path).path
-        self.kind = "space" if path.startswith(("/api/spaces/", "/spaces/")) else "model"
-        place = path.replace("/api/spaces/", "/api/models/").removeprefix("/spaces")
         try:
             fault = self._fault(f"{self.command} {path}")
             if fault is not None and fault.cut_after is not None:
@@ -177,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._error(fault.status, "it was told to fail", headers=fault.headers)
             self.cut_answer_after = fault.cut_answer_after if fault is not None else None
             for method, pattern, name in self.ROUTES:
-                match = re.fullmatch(pattern, place)
+                match = re.fullmatch(pattern, path)
                 if match and method == ("GET" if self.command == "HEAD" else self.command):
                     found = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
                     getattr(self, name)(**found)
@@ -221,10 +254,17 @@ class _Handler(BaseHTTPRequestHandler):
                     break
         else:
             length = int(self.headers.get("Content-Length", 0))
-            data = self.rfile.read(length if limit is None else min(limit, length))
-        with self.hub.lock:
-            self.hub.bytes_received += len(data)
+            return self._read(length if limit is None else min(limit, length))
+        self.hub.count(len(data))
         return data
+
+    def _read(self, length: int) -> bytes:
+        pieces, left = [], length
+        while left and (piece := self.rfile.read(min(left, self.hub.until_alarm()))):
+            self.hub.count(len(piece))
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
 
     def _json(self):
         return json.loads(self._body() or b"{}")
@@ -262,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _readable(self, repo: str, revision: str | None = None) -> tuple[dict, str]:
         user, content = self._user(), self.hub.read(repo)
-        if content is None or content["kind"] != self.kind or (content["private"] and user != repo.split("/")[0]):
+        if content is None or (content["private"] and user != owner_of(repo)):
             # The Hub does not say which: 401 to strangers, 404 to users.
             self._error(401 if user is None else 404, "Repository not found", "RepoNotFound")
             raise _Answered
@@ -275,7 +315,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _writable(self, repo: str, revision: str | None = None) -> tuple[dict, str]:
         user = self._user()
         found = self._readable(repo, revision)
-        if user != repo.split("/")[0]:
+        if user != owner_of(repo):
             if found[0]["gated"]:
                 self._error(403, "Access to this model is restricted", "GatedRepo")
             elif user is None:
@@ -300,13 +340,14 @@ class _Handler(BaseHTTPRequestHandler):
         owner = asked.get("organization") or user
         if owner != user:
             return self._error(403, f"You don't have the rights to create a model under the namespace {owner!r}")
-        repo, kind = f"{owner}/{asked['name']}", asked.get("type", "model")
+        kind = asked.get("type", "model")
         if kind == "space" and asked.get("sdk") != "gradio":
             return self._error(400, "sdk: these Spaces are run by gradio")
+        repo = ("" if kind == "model" else f"{kind}s/") + f"{owner}/{asked['name']}"
         with self.hub.lock:
             known = self.hub.read(repo) is not None
             if not known:
-                self.hub.create(repo, asked.get("visibility") == "private" or bool(asked.get("private")), kind=kind)
+                self.hub.create(repo, asked.get("visibility") == "private" or bool(asked.get("private")))
         answer = {"url": f"{self.hub.url}/{repo}", "name": repo, "id": repo}
         return self._answer(
             answer | ({"error": "You already created this model repo"} if known else {}), 409 * known or 200
@@ -414,7 +455,8 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, repo: str, revision: str | None = None):
         content, sha = self._readable(repo, revision)
         siblings = [{"rfilename": name} for name in content["commits"][sha]]
-        facts = {"_id": "0", "id": repo, "modelId": repo, "author": repo.split("/")[0], "sha": sha, "tags": []}
+        name = name_of(repo)
+        facts = {"_id": "0", "id": name, "modelId": name, "author": owner_of(repo), "sha": sha, "tags": []}
         gated = "manual" if content["gated"] else False
         self._answer(facts | {"private": content["private"], "gated": gated, "disabled": False, "siblings": siblings})
 
@@ -452,7 +494,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def resolve(self, repo: str, revision: str, path: str):
         content, sha = self._readable(repo, revision)
-        if content["gated"] and self._user() != repo.split("/")[0]:
+        if content["gated"] and self._user() not in (owner_of(repo), *content["let_in"]):
             return self._error(403, "Access to this model is restricted", "GatedRepo", {"X-Repo-Commit": sha})
         file = content["commits"][sha].get(path)
         if file is None:

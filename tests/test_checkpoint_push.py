@@ -4,17 +4,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hub_client import TOKEN, connect, environment
 from hub_server import Fault, HubServer
 from huggingface_hub.utils import close_session
 
-from lejepa_hf import LeJEPATrainingArguments, export_encoder
+from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, LeJEPATrainingArguments, export_encoder
 from lejepa_hf import checkpoint_push as module
 from lejepa_hf.checkpoint_push import CheckpointPush
+from lejepa_hf.hub.export import build_processor
+from lejepa_hf.hub.public_files import public_files
 from lejepa_hf.train import main
 
 ID = "me/encoder"
-ENCODER = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
+CHECKPOINT = MODEL | {"README.md"} | {f"pretraining/{name}" for name in MODEL}
 
 
 @pytest.fixture
@@ -53,9 +57,11 @@ def test_a_run_and_its_checkpoints(hub, recipe, tmp_path, caplog, capfd):
     assert content["private"] and content["refs"].keys() == {"main", "checkpoint-2", "checkpoint-4"}
     for step in (2, 4):
         files = hub.files(ID, f"checkpoint-{step}")
-        assert files.keys() - {".gitattributes"} == ENCODER
+        assert files.keys() - {".gitattributes"} == CHECKPOINT
         encoder = export_encoder(run / f"checkpoint-{step}", tmp_path / f"encoder-{step}")
         assert files["model.safetensors"] == (encoder / "model.safetensors").read_bytes()
+        trained = (run / f"checkpoint-{step}" / "model.safetensors").read_bytes()
+        assert files["pretraining/model.safetensors"] == trained
     files = hub.files(ID)
     assert {"pretraining/model.safetensors", "recipe.yaml", "metrics.jsonl", "pictures/losses.png"} <= files.keys()
     assert files["model.safetensors"] == hub.files(ID, "checkpoint-4")["model.safetensors"]
@@ -200,6 +206,20 @@ def test_what_it_reads_stays_when_the_checkpoint_is_deleted(tmp_path, uploads):
     kept = {path.name: path.read_text() for path in (tmp_path / "_checkpoint-1_to_push").iterdir()}
     assert kept.keys() == {"config.json", "model.safetensors", "push.log"}
     assert kept["model.safetensors"] == "model.safetensors of 1"
+
+
+def test_a_checkpoint_of_fsdp_is_published_whole(tmp_path, tiny_resnet):
+    """As one file of all weights; in shards it takes the same way."""
+    model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=tiny_resnet, projector_dims=[8]))
+    checkpoint = tmp_path / "_checkpoint-1_to_push"
+    model.config.save_pretrained(checkpoint)
+    build_processor(16).save_pretrained(checkpoint)
+    torch.save(model.state_dict(), checkpoint / "pytorch_model_fsdp.bin")
+    for _ in range(2):  # the second time over what a killed upload left
+        files = public_files(module._exported(checkpoint))
+        assert files.keys() == CHECKPOINT
+    again = LeJEPAForPreTraining.from_pretrained(checkpoint / "encoder" / "pretraining")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_shards_are_kept_whole(tmp_path, uploads):

@@ -122,8 +122,16 @@ def test_auto_starts_where_there_is_nothing_yet(tmp_path, run):
 
 def test_results_without_a_checkpoint_are_not_written_over(tmp_path):
     (tmp_path / "encoder").mkdir()
-    with pytest.raises(ValueError, match="has encoder but no complete checkpoint to continue from: choose another"):
+    with pytest.raises(ValueError, match="no complete checkpoint to continue from: give .* `--continue_from /.*`"):
         resolve_resume("auto", tmp_path)
+
+
+@pytest.mark.parametrize(("given", "is_told"), [("me/name", True), ("./me/name", False), ("/me/name", False)])
+def test_an_id_of_the_hub_is_no_checkpoint(tmp_path, given, is_told):
+    with pytest.raises(ValueError, match=f"`resume` '{given}' is no complete checkpoint; .*: none") as error:
+        resolve_resume(given, tmp_path)
+    assert ("optimizer state is never published" in str(error.value)) == is_told
+    assert str(error.value).endswith("by `--continue_from me/name`.") == is_told
 
 
 def test_every_process_must_have_left_its_part(tmp_path):

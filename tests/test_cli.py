@@ -122,7 +122,7 @@ def test_evaluate_refuses_in_one_line(run, tmp_path, capsys, arguments, message)
 
 def test_evaluate_without_the_encoder(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "nothing"), "--dataset", "digits"]) == 2
-    assert "nothing' cannot be loaded" in one_line(capsys.readouterr().err)
+    assert "nothing' is neither a folder here nor a name of a repository" in one_line(capsys.readouterr().err)
 
 
 @pytest.fixture

@@ -132,6 +132,16 @@ def test_a_warm_start_replaces_the_network(recipe):
     assert parsed.model.backbone_config is None and parsed.model.pretrained_backbone == "some/model"
 
 
+def test_what_the_command_line_starts_from_replaces_what_the_recipe_does(recipe):
+    path = recipe("continue_from: me/run@v1\n")
+    assert parse_recipe(path).model.backbone_config == {"model_type": "resnet"}  # is compared with the one there
+    warm = parse_recipe(path, ["--pretrained_backbone", "some/model"]).model
+    assert (warm.continue_from, warm.pretrained_backbone, warm.backbone_config) == (None, "some/model", None)
+    path.write_text("dataset: digits\npretrained_backbone: some/model\n")
+    continued = parse_recipe(path, ["--continue_from", "me/run"]).model
+    assert (continued.continue_from, continued.pretrained_backbone) == ("me/run", None)
+
+
 @pytest.mark.parametrize("text", ["5e-4", "5.0e-4", "0.0005", ".0005", "+5E-4"])
 def test_numbers_as_people_write_them(text):
     assert load_yaml(text) == 5e-4
@@ -156,6 +166,10 @@ BAD = [
     ("per_device_train_batch_size: 1", "`per_device_train_batch_size`.*SIGReg"),
     ("dataset: ''", "`dataset` is missing"),
     ("pretrained_backbone: some/model", "`backbone_config`.*`pretrained_backbone`.*both"),
+    ("continue_from: a/b\npretrained_backbone: c/d", "`continue_from` .* or `pretrained_backbone` .*got both"),
+    ("license: Apache 2.0", "`license` 'Apache 2.0' is no name .*Did you mean 'apache-2.0'"),
+    ("license: CC_BY_NC_4.0", "`license` .*Did you mean 'cc-by-nc-4.0'"),
+    ("license: '???'", "`license` .*Some of them: apache-2.0, mit"),
     ("backbone_config: {model_type: vit, hidden_sise: 64}", "`hidden_sise` in `backbone_config`.*`hidden_size`"),
     ("backbone_config: {model_type: resnett}", "`backbone_config.model_type` 'resnett'"),
     ("backbone_config: {hidden_size: 64}", "needs a `model_type`"),

@@ -1,4 +1,4 @@
-"""Encoders of checkpoints to branches of a repository, while the training goes on."""
+"""Checkpoints to branches of a repository, without their optimizer state, while the training goes on."""
 
 import logging
 import os
@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from .hub.export import export_encoder
 from .hub.push import Target, push_run
+from .hub.trained_model import read_trained_model
 from .training_args import LeJEPATrainingArguments
 
 logger = logging.getLogger("lejepa_hf")
@@ -48,7 +49,8 @@ class _Upload:
 
 class CheckpointPush(TrainerCallback):
     """
-    Pushes every saved checkpoint as an encoder that `AutoModel` loads, to the branch `checkpoint-N`.
+    Pushes every saved checkpoint to the branch `checkpoint-N`: as an encoder that `AutoModel` loads, and in
+    `pretraining/` with its projector, from which `continue_from` goes on.
 
     A process of its own exports and uploads, on the CPU, one checkpoint after the other; training neither waits for it
     nor stops when it fails: a failed upload is tried again behind the next save, and at the end. Where saves come
@@ -170,17 +172,35 @@ def _keep(checkpoint: Path) -> _Upload:
     for path in {path for pattern in _READ for path in checkpoint.glob(pattern)}:
         target = folder / path.relative_to(checkpoint)
         target.parent.mkdir(exist_ok=True)
-        try:
-            os.link(path, target)
-        except OSError:  # not every file system has links
-            shutil.copy2(path, target)
+        _link(path, target)
     return _Upload(folder)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:  # not every file system has links
+        shutil.copy2(path, target)
+
+
+def _exported(checkpoint: Path) -> Path:
+    """The encoder, and in its `pretraining/` the whole model; links where the checkpoint has whole weights."""
+    encoder = export_encoder(checkpoint, checkpoint / "encoder")
+    pretraining = encoder / "pretraining"
+    shutil.rmtree(pretraining, ignore_errors=True)  # of an upload that was killed
+    pretraining.mkdir()
+    if not any(checkpoint.glob("model*.safetensors")):  # FSDP's
+        read_trained_model(checkpoint).save_pretrained(pretraining)
+    for path in [*checkpoint.glob("*.json"), *checkpoint.glob("model*.safetensors")]:
+        if not (pretraining / path.name).exists():
+            _link(path, pretraining / path.name)
+    return encoder
 
 
 def _export_and_push(folder: str, repo_id: str, branch: str, visibility: str) -> int:
     private = {"private": True, "public": False, "default": None}[visibility]
     try:
-        push_run(export_encoder(folder, Path(folder) / "encoder"), repo_id, private, branch)
+        push_run(_exported(Path(folder)), repo_id, private, branch)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

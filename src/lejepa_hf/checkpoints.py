@@ -96,11 +96,17 @@ def resolve_resume(resume: str, run: str | Path) -> Path | None:
         results = [name for name in ("encoder", "pretraining", "results.json") if (Path(run) / name).exists()]
         if not found and results:
             raise ValueError(
-                f"`resume`: {str(run)!r} has {', '.join(results)} but no complete checkpoint to continue from: choose "
-                "another `output_dir`, or start from its weights with `--pretrained_backbone`."
+                f"`resume`: {str(run)!r} has {', '.join(results)} but no complete checkpoint to continue from: give a "
+                f"new run another `output_dir`, and its weights with `--continue_from {run}`."
             )
         return found[0] if found else None
     if not is_complete(Path(resume)):
         others = ", ".join(path.name for path in complete_checkpoints(run)) or "none"
-        raise ValueError(f"`resume` {resume!r} is no complete checkpoint; complete ones in {str(run)!r}: {others}.")
+        message = f"`resume` {resume!r} is no complete checkpoint; complete ones in {str(run)!r}: {others}."
+        if not Path(resume).exists() and resume.count("/") == 1 and resume[0] not in "./~":
+            message += (
+                " If it is an id of the Hub: optimizer state is never published, so that no run is resumed from "
+                f"there; a new one goes on with its network by `--continue_from {resume}`."
+            )
+        raise ValueError(message)
     return Path(resume)

@@ -26,7 +26,7 @@ logger = logging.getLogger("lejepa_hf")
 _CONTENTS = {
     "encoder": "AutoModel.from_pretrained loads it, card in README.md",
     "encoder_averaged": "the same with averaged weights",
-    "pretraining": "LeJEPAForPreTraining.from_pretrained continues from it",
+    "pretraining": "a new run goes on from it with `--continue_from`",
     "results.json": "the evaluation",
     "statistics.json": "how Gaussian the projections are",
     "metrics.jsonl": "every logged row",
@@ -43,7 +43,7 @@ def write_outcome(recipe: Recipe, facts: dict, held_out: ImageSource | None) -> 
     Args:
         recipe ([`Recipe`]): That of the run; its `output_dir` holds `pretraining/` and `metrics.jsonl`.
         facts (`dict`): Of the training, for `results.json` and the card: `steps`, `global_batch`, `epochs`, `device`,
-            `encoder_parameters`.
+            `encoder_parameters`, `energy_source`.
         held_out ([`ImageSource`], *optional*): Labelled images for the evaluation.
     """
     folder = Path(recipe.training.output_dir)
@@ -76,6 +76,7 @@ def _evaluate(recipe: Recipe, facts: dict, held_out: ImageSource, averaged: Path
         "num_eval_images": held_out.num_images,
         **facts,
         "train_seconds": _train_seconds(folder, facts["global_batch"]),
+        "energy_kwh": _energy_kwh(folder),
     }
     content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": facts}
     if averaged is not None:
@@ -155,3 +156,9 @@ def _train_seconds(run: Path, global_batch: int) -> float:
         seconds += (row["step"] - last_step) * global_batch / row["images_per_second"]
         last_step = row["step"]
     return seconds
+
+
+def _energy_kwh(run: Path) -> float | None:
+    """Of all logged steps, None unless each row tells its part."""
+    parts = [row.get("energy_kwh") for row in read_metrics(run)]
+    return sum(parts) if parts and None not in parts else None

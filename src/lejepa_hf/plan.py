@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from .continuation import find_start
 from .modeling_lejepa import LeJEPAForPreTraining
 from .recipe_sources import training_source
 from .recipes import Recipe
@@ -138,9 +139,10 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         ValueError: If the recipe cannot be run: as in training.
     """
     data, training = recipe.data, recipe.training
+    start = find_start(recipe)
     with torch.device("meta"):
-        model = LeJEPAForPreTraining(build_config(recipe.model, training.seed))
-    fit_views(model.config.backbone_config, recipe)
+        model = LeJEPAForPreTraining(build_config(recipe.model, training.seed, start))
+    fit_views(model.config.backbone_config, recipe, start)
     if training.recomputes_activations:
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable()

@@ -14,6 +14,8 @@ from .configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from .data.view_settings import ViewSettings
 from .training_args import LeJEPATrainingArguments
 
+_LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "other")
+
 
 @dataclass
 class ModelArguments:
@@ -23,12 +25,17 @@ class ModelArguments:
     Args:
         backbone_config (`dict`, *optional*): See [`LeJEPAConfig`]; needs `model_type`.
         pretrained_backbone (`str`, *optional*): Hub id or folder whose weights the backbone starts from.
+        continue_from (`str`, *optional*): Run folder or checkpoint whose backbone and projector go on, with a new
+            optimizer; or a run that was pushed to the Hub, `user/name` or `user/name@revision`.
+        license (`str`, *optional*): Of the trained weights, as the Hub calls it (`apache-2.0`), for their card.
         pooling, projector_dims, projector_norm, token_drop_rate, token_drop_views, sigreg_weight, sigreg_views,
             statistic, num_slices, num_knots, t_max: See [`LeJEPAConfig`].
     """
 
     backbone_config: dict | None = None
     pretrained_backbone: str | None = None
+    continue_from: str | None = None
+    license: str | None = None
     pooling: str = LeJEPAConfig.pooling
     projector_dims: list[int] = field(
         default_factory=LeJEPAConfig.__dataclass_fields__["projector_dims"].default_factory
@@ -44,11 +51,17 @@ class ModelArguments:
     t_max: float = LeJEPAConfig.t_max
 
     def __post_init__(self):
-        if (self.backbone_config is None) == (self.pretrained_backbone is None):
+        if self.continue_from is not None and self.pretrained_backbone is not None:
+            raise ValueError(
+                "Set either `continue_from` (backbone and projector of an earlier run) or `pretrained_backbone` (a "
+                "backbone), got both."
+            )
+        if self.continue_from is None and (self.backbone_config is None) == (self.pretrained_backbone is None):
             raise ValueError(
                 "Set either `backbone_config` (fresh weights) or `pretrained_backbone` (a warm start), got "
                 f"{'neither' if self.backbone_config is None else 'both'}."
             )
+        _check_license(self.license)
         if self.backbone_config is not None:
             _check_backbone_keys(self.backbone_config)
 
@@ -57,8 +70,17 @@ class ModelArguments:
         return {
             item.name: getattr(self, item.name)
             for item in fields(self)
-            if item.name not in ("backbone_config", "pretrained_backbone")
+            if item.name not in ("backbone_config", "pretrained_backbone", "continue_from", "license")
         }
+
+
+def _check_license(given: str | None) -> None:
+    """The Hub's names look like this one; which of them it knows it says itself, when the card is pushed."""
+    if given is None or re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", given):
+        return
+    close = difflib.get_close_matches(given.lower().replace(" ", "-"), _LICENSES, n=1, cutoff=0.4)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Some of them: {', '.join(_LICENSES)}."
+    raise ValueError(f"`license` {given!r} is no name that the Hub has for a licence. {hint}")
 
 
 def _check_backbone_keys(given: dict[str, Any]) -> None:
@@ -292,6 +314,9 @@ def parse_recipe(recipe: str | Path, arguments: list[str] | None = None) -> Reci
     values |= {key: _check_type(key, value, hints[key], "the command line") for key, value in overrides.items()}
     if "pretrained_backbone" in overrides and "backbone_config" not in overrides:
         values.pop("backbone_config", None)  # a warm start given on the command line replaces the recipe's network
+    for key, other in (("pretrained_backbone", "continue_from"), ("continue_from", "pretrained_backbone")):
+        if key in overrides and other not in overrides:
+            values.pop(other, None)  # and either of them the recipe's start
     _set_evaluation(values)
     values.setdefault("output_dir", f"runs/{recipe.resolve().parent.name}-{recipe.stem}")
     parts = (section(**{key: value for key, value in values.items() if keys[key] is section}) for section in SECTIONS)

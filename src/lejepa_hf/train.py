@@ -12,6 +12,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from .backbone.building import pretrained_config
 from .checkpoints import CheckpointNotWritten, resolve_resume
 from .configuration_lejepa import LeJEPAConfig
+from .continuation import continue_model, find_start
 from .data.collator import MultiCropCollator
 from .data.errors import DataError
 from .data.multi_crop import MultiCropTransform
@@ -95,8 +96,12 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     check_protocols(data.eval_protocols)
     _share_cores(training)
     set_seed(training.seed)
-    model = build_model(recipe.model, training.seed)
-    fit_views(model.config.backbone_config, recipe)
+    start = find_start(recipe)
+    if recipe.model.continue_from is not None:
+        model = continue_model(recipe.model, start, training.seed)
+    else:
+        model = build_model(recipe.model, training.seed)
+    fit_views(model.config.backbone_config, recipe, start)
     source = training_source(data)
     held_out = held_out_source(data)
     logger.info(
@@ -141,9 +146,12 @@ def build_model(arguments: ModelArguments, seed: int = 0) -> LeJEPAForPreTrainin
     )
 
 
-def build_config(arguments: ModelArguments, seed: int = 0) -> LeJEPAConfig:
-    """The config of that model, without its weights."""
-    backbone = arguments.backbone_config or pretrained_config(arguments.pretrained_backbone)
+def build_config(arguments: ModelArguments, seed: int = 0, start: str | Path | None = None) -> LeJEPAConfig:
+    """The config of a run's model, without its weights; `start` as [`find_start`] has it."""
+    if arguments.continue_from is not None:
+        backbone = LeJEPAConfig.from_pretrained(start).backbone_config
+    else:
+        backbone = arguments.backbone_config or pretrained_config(arguments.pretrained_backbone)
     return LeJEPAConfig(backbone_config=backbone, **arguments.config_kwargs(), directions_seed=seed)
 
 
@@ -200,6 +208,7 @@ def _facts(trainer: LeJEPATrainer) -> dict:
         if device.type == "cuda"
         else f"{torch.get_num_threads()} CPU threads",
         "encoder_parameters": sum(p.numel() for p in trainer.model.encoder.backbone.parameters()),
+        "energy_source": trainer.energy.source,
     }
 
 

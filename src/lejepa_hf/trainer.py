@@ -30,6 +30,7 @@ from .data.positions import advance, read_positions, write_position
 from .data.streaming import EndlessRows, count_rows
 from .data.worker_start import prepare_worker
 from .encoder_average import EncoderAverage
+from .energy import EnergyMeter
 from .exact_accumulation import ExactAccumulation
 from .finite_guard import FiniteGuard, NotFinite
 from .held_out import HeldOutImages
@@ -124,6 +125,7 @@ class LeJEPATrainer(CheckpointingTrainer):
     def _add_monitors(self, model: LeJEPAForPreTraining) -> None:
         args, collator = self.args, self.data_collator
         self._cost, self._held_out, self._labels = MonitorCost(), None, []
+        self.energy = EnergyMeter(args.device, args.local_process_index == 0)
         self._null_mean = model.sigreg.null_mean
         if "embeddings" in args.monitors:
             self.add_callback(EmbeddingMonitor(collator.transform.num_global_views))
@@ -361,7 +363,7 @@ class LeJEPATrainer(CheckpointingTrainer):
         if "loss" in logs and self._micro_batches:
             elapsed = time.perf_counter() - self._window_start
             local = [*(self._parts / self._micro_batches).tolist(), self._images / elapsed, self._waited / elapsed]
-            local.append(float(self._broken.num_broken))
+            local += [float(self._broken.num_broken), self.energy.joules()]
             with self._cost:
                 measured = {name: value for monitor in self._monitors() for name, value in monitor.measure().items()}
             local += measured.values()
@@ -371,7 +373,9 @@ class LeJEPATrainer(CheckpointingTrainer):
             logs["data_wait_fraction"] = mean[3]
             if mean[4]:
                 logs["broken_images"] = round(mean[4] * self.args.world_size)
-            logs |= dict(zip(measured, mean[5:], strict=True))
+            if not math.isnan(mean[5]):
+                logs["energy_kwh"] = mean[5] * self.args.world_size / 3.6e6
+            logs |= dict(zip(measured, mean[6:], strict=True))
             if self._null_mean is not None:
                 logs["sigreg_over_null"] = logs["sigreg_loss"] / self._null_mean
             self._begin_window()
@@ -409,6 +413,7 @@ class LeJEPATrainer(CheckpointingTrainer):
         logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")
         self._begin_window()
         self._cost = MonitorCost()
+        self.energy = EnergyMeter(self.args.device, self.args.local_process_index == 0)
         with self._preemption.listening():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 

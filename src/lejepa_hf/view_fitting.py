@@ -1,6 +1,7 @@
 """The views of a recipe, fitted to the backbone that will see them: their channels, normalisation and sizes."""
 
 import logging
+from pathlib import Path
 
 from transformers import AutoImageProcessor, PreTrainedConfig
 
@@ -11,7 +12,7 @@ from .recipes import Recipe
 logger = logging.getLogger("lejepa_hf")
 
 
-def fit_views(config: PreTrainedConfig, recipe: Recipe) -> None:
+def fit_views(config: PreTrainedConfig, recipe: Recipe, start: str | Path | None = None) -> None:
     """
     Change what the recipe leaves open or the backbone cannot take, in `recipe.data`, and say it in the log.
 
@@ -21,6 +22,7 @@ def fit_views(config: PreTrainedConfig, recipe: Recipe) -> None:
     Args:
         config (`PreTrainedConfig`): The backbone's, as its model has it.
         recipe ([`Recipe`]): Its `data` is changed in place.
+        start (`str` or `Path`, *optional*): Where the weights come from; `pretrained_backbone` if missing.
 
     Raises:
         ValueError: If views and backbone have not the same channels.
@@ -28,7 +30,8 @@ def fit_views(config: PreTrainedConfig, recipe: Recipe) -> None:
     data = recipe.data
     channels = num_channels(config)
     if not {"image_mean", "image_std"} & recipe.given.keys():
-        mean, std = _normalisation(config, recipe.model.pretrained_backbone) or (data.image_mean, data.image_std)
+        checkpoint = start or recipe.model.pretrained_backbone
+        mean, std = _normalisation(config, checkpoint) or (data.image_mean, data.image_std)
         if len(mean) != channels:
             mean, std = [0.5] * channels, [0.5] * channels
         if (mean, std) != (data.image_mean, data.image_std):
@@ -58,7 +61,7 @@ def fit_views(config: PreTrainedConfig, recipe: Recipe) -> None:
     data.__post_init__()
 
 
-def _normalisation(config: PreTrainedConfig, checkpoint: str | None) -> tuple[list[float], list[float]] | None:
+def _normalisation(config: PreTrainedConfig, checkpoint: str | Path | None) -> tuple[list[float], list[float]] | None:
     """Mean and standard deviation that a checkpoint was trained with, None where it does not say."""
     if checkpoint is None:
         return None

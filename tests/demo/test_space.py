@@ -45,8 +45,7 @@ def test_an_encoder_of_this_machine_goes_with_it(server, tiny_vit, tmp_path, cap
     arguments = ["demo", encoder, "--dataset", "digits", "--images", "50", "--push", "me/look"]
     assert main(arguments) == 0
     assert capsys.readouterr().out == f"{server.url}/spaces/me/look\n"
-    assert server.read("me/look")["kind"] == "space"
-    files = server.files("me/look")
+    files = server.files("spaces/me/look")
     settings = {"encoder": "encoder", "dataset": "digits", "split": "train", "images": 50, "title": "mine"}
     assert json.loads(files["demo.json"]) == settings
     card = card_of(files)
@@ -63,17 +62,17 @@ def test_an_encoder_of_this_machine_goes_with_it(server, tiny_vit, tmp_path, cap
 
     # Again, after something was renamed: what others put there stays.
     more = {name: server.store(b"old") for name in ("lejepa_hf/old.py", "encoder/old.json", "notes.md")}
-    content = server.read("me/look")
-    server.commit("me/look", content, "main", content["commits"][content["refs"]["main"]] | more)
+    content = server.read("spaces/me/look")
+    server.commit("spaces/me/look", content, "main", content["commits"][content["refs"]["main"]] | more)
     assert main(arguments) == 0
-    assert server.files("me/look").keys() == files.keys() | {"notes.md"}
+    assert server.files("spaces/me/look").keys() == files.keys() | {"notes.md"}
 
 
 def test_an_encoder_of_the_hub_is_named(server, tiny_vit, tmp_path):
     push_run(encoder_folder(tmp_path / "mine", tiny_vit), "me/encoder", private=False)
     push_space(DemoSettings("me/encoder"), "me/look", private=True)
-    files = server.files("me/look")
-    assert server.read("me/look")["private"]
+    files = server.files("spaces/me/look")
+    assert server.read("spaces/me/look")["private"]
     assert json.loads(files["demo.json"])["encoder"] == "me/encoder"
     assert card_of(files)["models"] == ["me/encoder"]
     assert not [name for name in files if name.startswith("encoder/")]
@@ -97,7 +96,7 @@ def test_what_a_space_could_not_show(server, tiny_vit, tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert main(["demo", encoder, "--push", "look"]) == 2
     assert "must be of the form 'user/name'" in capsys.readouterr().err
-    assert server.read("me/look") is None
+    assert server.read("spaces/me/look") is None
     (tmp_path / "mine" / "model.safetensors").unlink()
     assert main(["demo", encoder, "--push", "me/look"]) == 2
     assert "cannot be loaded" in capsys.readouterr().err
@@ -113,7 +112,7 @@ def test_without_a_token(server, monkeypatch, tmp_path, capsys):
 def test_what_was_pushed_runs_alone(server, tiny_vit, tmp_path):
     encoder = encoder_folder(tmp_path / "mine", tiny_vit)
     push_space(DemoSettings(encoder, "digits", images=50), "me/look")
-    for name, content in server.files("me/look").items():
+    for name, content in server.files("spaces/me/look").items():
         path = tmp_path / "space" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

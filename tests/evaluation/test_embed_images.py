@@ -329,7 +329,7 @@ def test_names_that_may_be_told(name, public):
         (["--dataset", "/no/such/folder"], "`dataset` '/no/such/folder'"),
         (["--split", "validation"], "`dataset` 'digits' has the splits train and test, got 'validation'"),
         (["--label_column", "kind"], "`label_column` 'kind' is not in `dataset` 'digits'"),
-        (["--model", "/no/such/model"], "`encoder` '/no/such/model' cannot be loaded"),
+        (["--model", "/no/such/model"], "`encoder` '/no/such/model' is neither a folder here nor"),
         (["--pooling", "max"], "`pooling` 'max' is unknown: choose of auto, pooler, cls, patches"),
         (["--pooling", "cls", "--layers", "3"], "`layers` must be 1 to 2 for this vit encoder, got 3"),
         (["--layers", "0"], "`layers` must be at least 1, got 0"),

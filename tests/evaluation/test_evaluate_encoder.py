@@ -75,7 +75,7 @@ def test_a_dataset_without_labels_is_refused(resnet_folder, few_digits):
 
 
 def test_a_missing_encoder_is_named(tmp_path, few_digits):
-    with pytest.raises(ValueError, match="`encoder` '.*nothing' cannot be loaded"):
+    with pytest.raises(ValueError, match="`encoder` '.*nothing' is neither a folder here nor"):
         evaluate_encoder(tmp_path / "nothing", few_digits)
 
 

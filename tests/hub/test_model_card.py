@@ -217,6 +217,26 @@ def test_warm_start_is_told(encoder, run, start):
 
 
 @pytest.mark.parametrize(
+    ("start", "told", "base"),
+    [
+        ("me/earlier", "me/earlier", "me/earlier"),
+        ("me/earlier@checkpoint-400", "me/earlier at revision checkpoint-400", "me/earlier"),
+        ("LOCAL", "a local checkpoint", None),
+    ],
+)
+def test_a_continued_run_is_told(encoder, run, start, told, base):
+    write_run(run, "digits")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text()) | {
+        "continue_from": start.replace("LOCAL", str(encoder))
+    }
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text = write_model_card(encoder, run).read_text()
+    assert f"\nTraining went on from {told}, backbone and projector, with a new optimizer.\n" in text
+    assert "The weights started from" not in text and str(encoder) not in text
+    assert ModelCard(text).data.base_model == base
+
+
+@pytest.mark.parametrize(
     ("missing", "gone", "kept"),
     [
         ("results.json", ["## Results", "steps of", "model-index"], ["At the end", "## Recipe", "## Versions"]),
@@ -354,3 +374,21 @@ def test_no_licence_of_the_weights_is_made_up(encoder, run):
     card = ModelCard.load(write_model_card(encoder, run))
     assert card.data.license is None and "No licence is stated for the weights." in card.text
     assert "Digits](https://archive.ics.uci.edu/" in card.text and "Licence: CC BY 4.0." in card.text
+
+
+def test_the_licence_of_the_weights(encoder, run):
+    write_run(run, "digits", "--license", "cc-by-nc-4.0")
+    card = ModelCard.load(write_model_card(encoder, run))
+    assert card.data.license == "cc-by-nc-4.0" and "\n- Licence of the weights: cc-by-nc-4.0.\n" in card.text
+    assert "No licence is stated for the weights" not in card.text
+
+
+def test_energy_where_it_is_known(encoder, run):
+    write_run(run, "digits")
+    assert "Energy" not in write_model_card(encoder, run).read_text()
+    results = json.loads((run / "results.json").read_text())
+    results["run"] |= {"energy_kwh": 0.012345, "energy_source": "the GPUs, by their counters (NVML)"}
+    (run / "results.json").write_text(json.dumps(results))
+    assert (
+        "\nEnergy: 0.0123 kWh of the GPUs, by their counters (NVML).\n" in write_model_card(encoder, run).read_text()
+    )

@@ -11,7 +11,9 @@ from lejepa_hf import export_encoder
 from lejepa_hf.cli import main
 from lejepa_hf.hub import onnx_export
 from lejepa_hf.hub.export import build_processor
+from lejepa_hf.hub.model_card import write_model_card
 from lejepa_hf.hub.onnx_export import export_onnx
+from lejepa_hf.hub.public_files import public_files
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnx, onnxscript and onnxruntime are an extra")
 # About five seconds each: two kinds of network always, the others on demand.
@@ -57,6 +59,30 @@ def test_a_difference_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
     assert (encoder / "model.onnx").read_text() == "earlier"
     assert (encoder / "model.safetensors").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"encoder"}
+
+
+def test_it_is_published_and_the_card_says_how_to_run_it(tmp_path, monkeypatch):
+    model = run_folder("resnet", tmp_path).eval()
+    encoder = export_encoder(tmp_path)
+    assert "onnx" not in (encoder / "README.md").read_text()
+    export_onnx(encoder)
+    for place in (torch.__file__, onnx_export.__file__, "stack_trace", "site-packages"):
+        assert place.encode() not in (encoder / "model.onnx").read_bytes()
+    card = (encoder / "README.md").read_text()
+    assert card.count("model.onnx") == 1 and public_files(tmp_path)["model.onnx"] == encoder / "model.onnx"
+    assert write_model_card(encoder).read_text().count("model.onnx") == 1
+    (line,) = [line for line in card.splitlines() if "model.onnx" in line]
+    monkeypatch.chdir(encoder)
+    pixels = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    (embedding,) = eval(line.split("`")[1], {"onnxruntime": onnxruntime, "pixels": pixels})
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.from_numpy(embedding), model.encoder(pixels).pooler_output, atol=1e-4, rtol=1e-4
+        )
+    torch.onnx.export(model.encoder, (pixels,), tmp_path / "encoder" / "model.onnx", dynamo=True, verbose=False)
+    assert "model.onnx" not in public_files(tmp_path)  # PyTorch's own names its files here
+    export_encoder(tmp_path)  # of other weights, say
+    assert "model.onnx" not in public_files(tmp_path) and "onnx" not in (encoder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])

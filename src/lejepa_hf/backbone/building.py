@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from ..loading_errors import explained
 from .facts import is_timm, without_pooler
 from .tracing import without_weights
 
@@ -51,8 +52,8 @@ def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()
 
 
 def pretrained_config(name_or_path: str) -> PreTrainedConfig:
-    """The config of what [`load_pretrained_backbone`] loads, from the same argument."""
-    config = AutoConfig.from_pretrained(name_or_path)
+    """The config of what [`load_pretrained_backbone`] loads, from the same argument, with the same errors."""
+    config = _config_of(name_or_path)
     config = config.backbone_config if config.model_type == "lejepa" else getattr(config, "vision_config", config)
     prepare_config(config)
     return config
@@ -70,14 +71,16 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
         `PreTrainedModel`: The backbone's native class, fp32.
 
     Raises:
-        ValueError: If the checkpoint leaves weights of the backbone unfilled.
+        ValueError: If it cannot be found, read with this login or stored, or leaves weights of the backbone unfilled.
     """
-    if AutoConfig.from_pretrained(name_or_path).model_type == "lejepa":
-        return AutoModel.from_pretrained(name_or_path, dtype=torch.float32).backbone
+    if _config_of(name_or_path).model_type == "lejepa":
+        with explained("pretrained_backbone", name_or_path):
+            return AutoModel.from_pretrained(name_or_path, dtype=torch.float32).backbone
     config = pretrained_config(name_or_path)
-    backbone, loaded = AutoModel.from_pretrained(
-        name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **without_pooler(config)
-    )
+    with explained("pretrained_backbone", name_or_path):
+        backbone, loaded = AutoModel.from_pretrained(
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **without_pooler(config)
+        )
     if loaded["missing_keys"] or loaded["mismatched_keys"]:
         missing = sorted(loaded["missing_keys"]) + sorted(str(key) for key in loaded["mismatched_keys"])
         raise ValueError(
@@ -85,3 +88,8 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
             f"unfilled ({', '.join(missing[:3])}): it is a checkpoint of something else."
         )
     return backbone
+
+
+def _config_of(name_or_path: str) -> PreTrainedConfig:
+    with explained("pretrained_backbone", name_or_path):
+        return AutoConfig.from_pretrained(name_or_path)

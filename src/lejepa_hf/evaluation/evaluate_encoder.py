@@ -8,6 +8,7 @@ from ..backbone.facts import num_channels
 from ..backbone.standalone import as_standalone
 from ..data.sources import ImageSource
 from ..distributed import is_first_rank
+from ..loading_errors import explained
 from .accuracy_interval import INTERVAL, is_spread
 from .compute_device import default_device
 from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
@@ -157,7 +158,7 @@ def load_encoder(encoder: str | Path, device: str | None = None):
         device (`str`, *optional*): The accelerator if there is one, or the CPU.
 
     Raises:
-        ValueError: If one of them cannot be found, or the device is not there.
+        ValueError: If one of them cannot be found, read with this login or stored, or the device is not there.
     """
     import torch
     from transformers import AutoImageProcessor, AutoModel
@@ -168,14 +169,9 @@ def load_encoder(encoder: str | Path, device: str | None = None):
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"`device` {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     folder = find_encoder(encoder)
-    try:
+    with explained("encoder", encoder):
         model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True)
         processor = AutoImageProcessor.from_pretrained(folder)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"`encoder` {str(encoder)!r} cannot be loaded from a folder here or the Hub: {reason}"
-        ) from error
     if any(key.startswith("pooler.") for key in loaded["missing_keys"]):
         model.pooler, model.config.embedding_pooling = None, "cls"
     return model.eval().to(device), processor

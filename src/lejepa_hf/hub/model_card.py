@@ -12,7 +12,6 @@ from jinja2 import Environment, StrictUndefined
 from ..evaluation.accuracy_interval import is_spread
 from .pictures import read_metrics
 from .training_data import public_name, training_data
-from .usage import usage_of
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Of this machine, not of the run: paths say who ran it and where.
@@ -25,6 +24,12 @@ _PICTURES = {
     "few_shot.png": ("Accuracy from few labelled images a class, beside the baselines", "weights"),
     "embeddings.png": ("Held-out images by t-SNE of their embeddings, coloured by label", "weights"),
 }
+# Behind the code on how to use it; it is said where the file is there.
+_WITHOUT_MORE = "Plain transformers; no other package and no remote code is needed.\n"
+_ONNX = (
+    '\nWithout torch, for pixels as above: `onnxruntime.InferenceSession("model.onnx").run(["embedding"], '
+    '{"pixel_values": pixels.numpy()})`.\n'
+)
 _SECTION_OF_PICTURES = re.compile(r"^## Pictures\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 
 
@@ -48,6 +53,8 @@ def write_model_card(
     Returns:
         `Path`: The card.
     """
+    from .usage import usage_of  # imports torch, which a push of cards that are written has no use for
+
     folder, run = Path(folder), Path(run) if run is not None else None
     usage = usage_of(folder)
     recipe = _read(run, "recipe.yaml", yaml.safe_load) or {}
@@ -56,7 +63,9 @@ def write_model_card(
     statistics = _read(run, "statistics.json", json.loads) if is_final and not ema_decay else None
     versions = _read(run, "versions.json", json.loads) or {}
     metrics = read_metrics(run) if run is not None and is_final else []
-    warm_start = recipe.get("pretrained_backbone")
+    continued = recipe.get("continue_from")
+    warm_start = continued or recipe.get("pretrained_backbone")
+    base_model, _, revision = (public_name(warm_start) or "").partition("@")
     dataset = public_name(recipe.get("dataset"))
     data = training_data(recipe)
     model_type = json.loads((folder / "config.json").read_text())["model_type"]
@@ -66,7 +75,8 @@ def write_model_card(
         pipeline_tag="image-feature-extraction",
         tags=["lejepa", "self-supervised-learning", "vision"],
         datasets=[source.on_hub for source in data if source.on_hub] or None,
-        base_model=public_name(warm_start),
+        base_model=base_model or None,
+        license=recipe.get("license"),
         model_name=name,
         eval_results=_eval_results(own_results, results, recipe, dataset) if own_results else None,
     )
@@ -76,7 +86,9 @@ def write_model_card(
         card_data=card_data.to_yaml(),
         name=name,
         ema_decay=ema_decay,
-        warm_start=public_name(warm_start) or ("a local checkpoint" if warm_start else None),
+        warm_start=_start(base_model, revision) if warm_start else None,
+        is_continued=continued is not None,
+        license=recipe.get("license"),
         data=data,
         num_images=results["run"]["num_train_images"] if results and len(data) == 1 else None,
         dataset=dataset or "local images",
@@ -93,8 +105,13 @@ def write_model_card(
         versions=versions,
     )
     path = folder / "README.md"
-    ModelCard(text).save(path)
+    ModelCard(with_onnx(text) if (folder / "model.onnx").is_file() else text).save(path)
     return path
+
+
+def with_onnx(text: str) -> str:
+    """A card that says how to run the `model.onnx` beside it, once."""
+    return text if _ONNX in text else text.replace(_WITHOUT_MORE, _WITHOUT_MORE + _ONNX)
 
 
 def card_for_repository(text: str, has_pictures: bool) -> str:
@@ -127,9 +144,15 @@ def _without_paths(key: str, value):
     if not isinstance(value, str) or not value:
         return value
     private = value.startswith(("/", "~", "../", "./")) or "://" in value
-    if key in ("dataset", "pretrained_backbone"):
+    if key in ("dataset", "pretrained_backbone", "continue_from"):
         private = private or public_name(value) is None
     return "<local>" if private else value
+
+
+def _start(base_model: str, revision: str) -> str:
+    if not base_model:
+        return "a local checkpoint"
+    return base_model + (f" at revision {revision}" if revision else "")
 
 
 def _read(run: Path | None, name: str, parse):

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 
 from ..backbone.facts import forward_kwargs, is_timm, native_image_size, num_channels
 from ..backbone.pooling import final_states, pool
+from .model_card import with_onnx
 from .written_aside import written_aside
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -41,8 +42,8 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
 
     Args:
         encoder_folder (`str` or `Path`): From [`export_encoder`].
-        path (`str` or `Path`, *optional*): The file; `model.onnx` in the folder if missing. Weights of more than
-            1.5 GB come beside it, in `<name>.data`.
+        path (`str` or `Path`, *optional*): The file; `model.onnx` in the folder if missing, of which the card there
+            then tells. Weights of more than 1.5 GB come beside it, in `<name>.data`.
 
     Returns:
         `Path`: The file.
@@ -62,6 +63,9 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
     with written_aside(path.parent, stale=[f"{path.name}.data"]) as aside:
         _translate(encoder, size, aside / path.name)
         _compare(encoder, size, aside / path.name)
+        card = path.parent / "README.md"
+        if path.name == "model.onnx" and card.is_file():
+            (aside / card.name).write_text(with_onnx(card.read_text()))
     return path
 
 
@@ -86,20 +90,27 @@ def _pixels(encoder: _Encoder, size: int, batch: int) -> torch.Tensor:
 def _translate(encoder: _Encoder, size: int, path: Path) -> None:
     weights = sum(value.nbytes for value in encoder.state_dict().values())
     try:
-        torch.onnx.export(
+        program = torch.onnx.export(
             encoder,
             (_pixels(encoder, size, _TRACED_BATCH),),
-            path,
             input_names=["pixel_values"],
             output_names=_OUTPUTS,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True,
-            external_data=weights > _ONE_FILE,
             verbose=False,
         )
+        _forget_origin(program.model)
+        program.save(path, external_data=weights > _ONE_FILE)
     except torch.onnx.OnnxExporterError as error:
         name, reason = type(encoder.encoder).__name__, str(error).strip().splitlines()[0]  # pages of advice follow
         raise ValueError(f"PyTorch {torch.__version__} does not translate {name} into ONNX ({reason}).") from error
+
+
+def _forget_origin(model) -> None:
+    """Of each node the stack is noted that made it, with paths of this machine."""
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph:
+            node.metadata_props.clear()
 
 
 @torch.no_grad()

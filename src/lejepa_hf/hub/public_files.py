@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import mmap
 import os
 import re
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from .model_card import card_for_repository, public_recipe_text
 logger = logging.get_logger(__name__)
 
 _MODEL = ("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
+_ENCODER = (*_MODEL, "model.onnx", "model.onnx.data", "README.md")
 # Folder of a run -> folder in the repository, and what is taken from it.
 _FOLDERS = {
-    "encoder": ("", (*_MODEL, "README.md")),
-    "encoder_averaged": ("encoder_averaged/", (*_MODEL, "README.md")),
+    "encoder": ("", _ENCODER),
+    "encoder_averaged": ("encoder_averaged/", _ENCODER),
     "pretraining": ("pretraining/", _MODEL),
     "pictures": ("pictures/", ("*.png",)),
     "": ("", ("recipe.yaml", "versions.json", "results.json", "statistics.json", "metrics.jsonl")),
@@ -34,19 +36,28 @@ def public_files(folder: str | Path) -> dict[str, Path | bytes]:
     What is published of a run, by a list of what may be: never optimizer state, checkpoints or pickles.
 
     Args:
-        folder (`str` or `Path`): A run folder, or an exported encoder alone.
+        folder (`str` or `Path`): A run folder, or an exported encoder alone; with `pretraining/` in it, that too.
 
     Returns:
         `dict[str, Path | bytes]`: Name in the repository -> file, or its content where it may say who ran it and
         where: of texts, paths of this machine, tokens and `_name_or_path` are left out.
     """
     folder = Path(folder)
-    folders = _FOLDERS if is_run(folder) else {"": _FOLDERS["encoder"]}
+    folders = _FOLDERS if is_run(folder) else {"": _FOLDERS["encoder"], "pretraining": _FOLDERS["pretraining"]}
     found: dict[str, Path | bytes] = {}
     for part, (prefix, patterns) in folders.items():
         for path in sorted(path for pattern in patterns for path in (folder / part).glob(pattern)):
+            if path.suffix == ".onnx" and _has_stack_traces(path):
+                logger.warning(f"{path} names files of this machine and is not pushed: make it with `lejepa export`.")
+                continue
             found[prefix + path.name] = _without_private(path, folder) if path.suffix in _TEXT else path
     return found
+
+
+def _has_stack_traces(path: Path) -> bool:
+    """As PyTorch writes them into ONNX by itself."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b'File "') >= 0
 
 
 def is_of_this_package(name: str) -> bool:

@@ -1,0 +1,87 @@
+"""Energy that training takes, where a counter of the machine tells it."""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+_POWERCAP = Path("/sys/class/powercap")  # Linux's RAPL; by default only root may read it
+
+_SOURCES = {
+    "cuda": "the GPUs, by their counters (NVML); CPUs, memory and cooling are not in it",
+    "cpu": "the CPUs and what else ran on them, by their counters (RAPL); other parts are not in it",
+}
+
+
+@dataclass
+class _Counter:
+    read: Callable[[], float]  # joules
+    wraps_at: float = math.inf
+    last: float = field(init=False)
+
+    def __post_init__(self):
+        self.last = self.read()
+
+    def joules(self) -> float:
+        now = self.read()
+        used = now - self.last if now >= self.last else now + self.wraps_at - self.last
+        self.last = now
+        return used
+
+
+class EnergyMeter:
+    """
+    Reads the counter of the GPU that a process trains on (NVML, if the package nvidia-ml-py is there), or of the CPU
+    packages of its machine (RAPL, if it may be read). Packages are shared: the first process of a machine counts them.
+
+    Args:
+        device (`torch.device`): Of the process.
+        is_first_here (`bool`): Whether it is the first one of its machine.
+        powercap (`Path`, *optional*): Folder of RAPL's counters.
+
+    `source` says in words whose energy it is, None where there is no counter.
+    """
+
+    def __init__(self, device: torch.device, is_first_here: bool = True, powercap: Path = _POWERCAP):
+        self._counters: list[_Counter] = []
+        if device.type == "cuda":
+            self._counters = _of_gpu(device)
+        elif device.type == "cpu":
+            self._counters = _of_packages(powercap) if is_first_here else [_Counter(lambda: 0.0)]
+        self.source = _SOURCES[device.type] if self._counters else None
+
+    def joules(self) -> float:
+        """Since the last call, or since the meter was made; NaN where nothing tells it."""
+        return sum(counter.joules() for counter in self._counters) if self._counters else math.nan
+
+
+def _of_packages(powercap: Path) -> list[_Counter]:
+    zones = [zone for zone in sorted(powercap.glob("intel-rapl:*")) if zone.name.count(":") == 1]  # no parts of others
+    try:
+        return [
+            _Counter(lambda zone=zone: _micro(zone / "energy_uj"), _micro(zone / "max_energy_range_uj"))
+            for zone in zones
+            if (zone / "name").read_text().startswith("package")
+        ]
+    except (OSError, ValueError):
+        return []
+
+
+def _micro(path: Path) -> float:
+    return int(path.read_text()) / 1e6
+
+
+def _of_gpu(device: torch.device) -> list[_Counter]:
+    if importlib.util.find_spec("pynvml") is None:
+        return []
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return [_Counter(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)]
+    except pynvml.NVMLError:  # no driver, or a GPU without the counter
+        return []

@@ -1,0 +1,90 @@
+"""Why a model could not be loaded from a folder or the Hub, as one line with the way out."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def explained(field: str, name: str | Path) -> Iterator[None]:
+    """
+    A block that loads a model, whose errors say what to do instead of how it came about.
+
+    Args:
+        field (`str`): What the user calls it: `pretrained_backbone`, `encoder` and so on.
+        name (`str` or `Path`): What they gave for it: a folder or an id of the Hub, with `@revision` or without.
+
+    Raises:
+        ValueError: In place of every `OSError`, and of names that cannot be one of a repository.
+    """
+    try:
+        yield
+    except (OSError, HFValidationError, RuntimeError) as error:
+        causes = list(_causes(error))
+        if isinstance(error, RuntimeError) and not _is_no_room(error):  # hf_xet's; others are none of ours
+            raise
+        raise ValueError(f"`{field}` {str(name)!r} {_way_out(causes, str(name))}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_no_room(error: BaseException) -> bool:
+    return getattr(error, "errno", None) in _NO_ROOM or "(os error 28)" in str(error)  # as Rust says ENOSPC
+
+
+def _way_out(causes: list[BaseException], name: str) -> str:
+    repo_id, _, revision = name.partition("@")
+    where = constants.ENDPOINT
+    reason = str(causes[0]).strip().splitlines() or [type(causes[0]).__name__]
+
+    def has(kind: type) -> bool:
+        return any(isinstance(cause, kind) for cause in causes)
+
+    if has(HFValidationError):
+        return "is neither a folder here nor a name of a repository of the Hub, 'user/name'."
+    if any(map(_is_no_room, causes)):
+        cache = Path(constants.HF_HUB_CACHE)
+        cache = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+        return (
+            f"cannot be downloaded, there is no room for it in {str(cache)!r} ({reason[0]}; "
+            f"{shutil.disk_usage(cache).free / 2**20:,.0f} MiB are free): make room there, or let HF_HOME name a "
+            "folder with more. Nothing incomplete is kept: the same command begins it again."
+        )
+    if has(GatedRepoError):
+        return (
+            f"is gated: accept its terms on {where}/{repo_id}, then log in as that account with `hf auth login`, or "
+            "set HF_TOKEN."
+        )
+    if has(RepositoryNotFoundError):
+        return (
+            "was not found: it is neither a folder here nor a repository of the Hub that this login can read. Check "
+            "the spelling; for a private one log in with `hf auth login`, or set HF_TOKEN."
+        )
+    if has(RevisionNotFoundError):
+        return f"has no branch, tag or commit {revision!r}: see {where}/{repo_id}/tree/main."
+    if any(getattr(getattr(cause, "response", None), "status_code", None) == 401 for cause in causes):
+        return (
+            f"cannot be read: {where} does not accept this login. Make a new token at {where}/settings/tokens, then "
+            "`hf auth login`, or set HF_TOKEN; or log out to read what is public."
+        )
+    if has(LocalEntryNotFoundError):
+        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{where} cannot be reached"
+        return f"is neither a folder here nor in the cache {constants.HF_HUB_CACHE!r}, and {offline}."
+    return f"cannot be loaded from a folder here or the Hub: {reason[0]}"
