@@ -57,7 +57,7 @@ fitted on split `train` \(5,000 images\)\.
 \| --- \| --- \|
 \| LeJEPA encoder \| 87\.5 \|
 
-Linear: .*\n.*\n
+±: 95 % intervals.*\n(?:.+\n)+
 ## Training
 
 300 steps of 64 images \(3\.8 passes over them\) in 12 s on
@@ -174,7 +174,7 @@ def test_an_average_says_so_and_has_its_own_row(encoder, run):
     given["table"] += "\n| averaged encoder | 90.0 |"
     (run / "results.json").write_text(json.dumps(given | {"averaged_encoder": {"eval_knn_top1": 0.9}}))
     card = ModelCard.load(write_model_card(encoder, run, ema_decay=0.999))
-    assert "exponential moving average, decay 0.999." in card.text and 'the row "averaged encoder"' in card.text
+    assert "exponential moving average, decay 0.999." in card.text and 'the column "averaged encoder"' in card.text
     assert [(result.metric_name, result.metric_value) for result in card.data.eval_results] == [("eval_knn_top1", 0.9)]
     raw = ModelCard.load(write_model_card(encoder, run))
     assert len(raw.data.eval_results) == 3 and "moving average" not in raw.text
