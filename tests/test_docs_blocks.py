@@ -63,7 +63,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     for name in ("recipes", "train.py"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("photos", "path/to/folder"):
+    for name in ("photos", "path/to/folder", "animals/train", "animals/test"):
         for number in range(24):
             path = folder / name / ("cats", "dogs")[number % 2] / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,15 +73,18 @@ def place(tmp_path_factory):
     with HubServer(folder / "hub", tokens={TOKEN: "me"}) as server, pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run, vit = "runs/digits-resnet_tiny", "runs/digits-vit_tiny"
-        for recipe, output in (("resnet_tiny", run), ("vit_tiny", vit)):
-            assert train.main([f"recipes/digits/{recipe}.yaml", *SHORT, "--output_dir", output]) == 0
+        for recipe, output, more in (("resnet_tiny", run, []), ("vit_tiny", vit, ["--eval_split", "null"])):
+            assert train.main([f"recipes/digits/{recipe}.yaml", *SHORT, *more, "--output_dir", output]) == 0
         Path(run, "checkpoint-2").rename(Path(run, "checkpoint-600"))
         Path("runs/digits").symlink_to("digits-vit_tiny")
         timm = {"model_type": "timm_wrapper", "architecture": "resnet18"}
         model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=timm, projector_dims=[8]))
         export_encoder(model, "runs/timm/encoder", build_processor(24, 1.0))
         assert main(["export", run, "--onnx"]) == 0
-        assert main(["embed", "digits", "--model", "runs/digits", "--out", "embeddings.parquet"]) == 0
+        (embed,) = [
+            words for words in commands_of(blocks_of("docs/features.md", "bash")[0]) if "embeddings.parquet" in words
+        ]
+        run_command(tuple(embed), folder, server)
         connect(server, patch)
         assert main(["push", run, "me/lejepa-digits"]) == 0
         yield folder, server
@@ -96,7 +99,7 @@ def test_python_blocks(page, place):
     if page == WITHOUT_THIS_PACKAGE:
         assert sections["Embed images"] == "torch.Size([1, 128]) True\n"
         assert float(sections["Nearest neighbours"].split()[1]) > 0.5
-        assert sections["Feature maps"] == "[(1, 64, 32, 32), (1, 128, 16, 16)]\n"
+        assert sections["Feature maps"] == "[(1, 64, 8, 8), (1, 128, 4, 4)]\n"
         assert sections["timm"].startswith("torch.Size([1, 512]) [(1, 64, 32, 32), ")
         assert sections["ONNX"] == "(2, 128)\n"
 
