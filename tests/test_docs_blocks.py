@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import regex  # that of transformers: it knows what a text may be the beginning of
 import torch
@@ -14,7 +15,6 @@ from hub_server import HubServer
 from PIL import Image
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder, train
-from lejepa_hf.cli import main
 from lejepa_hf.hub.export import build_processor
 
 WITHOUT_THIS_PACKAGE = "docs/encoders.md"  # its blocks are for people who found an encoder
@@ -80,13 +80,14 @@ def place(tmp_path_factory):
         timm = {"model_type": "timm_wrapper", "architecture": "resnet18"}
         model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=timm, projector_dims=[8]))
         export_encoder(model, "runs/timm/encoder", build_processor(24, 1.0))
-        assert main(["export", run, "--onnx"]) == 0
+        run_command(("lejepa", "export", run, "--onnx"), folder, server)
         (embed,) = [
             words for words in commands_of(blocks_of("docs/features.md", "bash")[0]) if "embeddings.parquet" in words
         ]
         run_command(tuple(embed), folder, server)
         connect(server, patch)
-        assert main(["push", run, "me/lejepa-digits"]) == 0
+        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "hf-cache"))
+        run_command(("lejepa", "push", run, "me/lejepa-digits"), folder, server)
         yield folder, server
 
 
