@@ -48,6 +48,7 @@ _SHORT = {
     "use_cpu": [], "max_steps": ["2"], "save_steps": ["1"], "logging_steps": ["1"],
     "per_device_train_batch_size": ["8"], "num_slices": ["16"], "projector_dims": ["16", "8"],
     "num_local_views": ["1"], "dataloader_num_workers": ["0"], "monitor_images": ["16"], "eval_split": ["null"],
+    "dataset": ["photos"],  # two dozen images: those of digits take most of a run to look at afterwards
 }  # fmt: skip
 
 
