@@ -1,4 +1,4 @@
-.PHONY: quality test test-all benchmark
+.PHONY: quality test test-all docs benchmark
 
 quality:
 	ruff check .
@@ -10,6 +10,9 @@ test:
 test-all: test
 	pytest -n auto --dist=worksteal -m "slow or not slow" --backbone-table docs/backbones.md tests/test_backbone_matrix.py
 	pytest -n auto -m slow --ignore=tests/test_backbone_matrix.py
+
+docs:
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 benchmark:
 	python benchmarks/benchmark_trainer.py

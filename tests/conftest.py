@@ -1,11 +1,18 @@
 """Shared by all tests: no network, one torch thread a process, tiny models."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before anything of Hugging Face is imported: a test that reaches for the network must fail at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have it from the process that started them
+    # Not the user's own cache, login and embeddings.
+    os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lejepa-tests-")
+    atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -1,18 +1,15 @@
 """Every YAML block of docs/backbone_choice.md is a recipe that builds, with views that fit as they are."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
+from doc_blocks import blocks_of
 
 from lejepa_hf import LeJEPAForPreTraining
 from lejepa_hf.recipes import parse_recipe
 from lejepa_hf.train import build_config
 from lejepa_hf.view_fitting import fit_views
 
-PAGE = (Path(__file__).parent.parent / "docs" / "backbone_choice.md").read_text()
-BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = blocks_of("docs/backbone_choice.md", "yaml")
 
 
 def test_the_page_has_blocks():
@@ -21,7 +18,7 @@ def test_the_page_has_blocks():
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_blocks(block, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(f"dataset: digits\nmax_steps: 1\n{block}")
+    (tmp_path / "recipe.yaml").write_text(f"dataset: digits\nmax_steps: 1\n{block.code}")
     recipe = parse_recipe(tmp_path / "recipe.yaml", ["--use_cpu"])
     with torch.device("meta"):
         config = LeJEPAForPreTraining(build_config(recipe.model)).config.backbone_config
