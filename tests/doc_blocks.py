@@ -299,6 +299,8 @@ def run_command(words: tuple[str, ...], folder: Path, server: HubServer) -> None
     elif program == "lejepa" and arguments[0] in ("train", "plan"):
         seconds = ["--seconds", "0.2"] if arguments[0] == "plan" else []
         status = cli.main([arguments[0], *_shortened(arguments[1:], folder), *seconds])
+    elif program == "lejepa" and arguments[0] == "demo" and "--push" not in arguments:
+        return  # serves until it is stopped: tests/demo/ looks at it in a browser
     elif program == "lejepa":
         status = cli.main(arguments)
     else:
