@@ -25,16 +25,8 @@ from lejepa_hf.evaluation.linear_probe import linear_probe
 RESULTS = Path(__file__).parent / "results" / "evaluation.csv"
 IMAGENET_TRAIN, IMAGENET_VAL, DIM, NUM_CLASSES = 1_281_167, 50_000, 1024, 1000
 COLUMNS = [
-    "what",
-    "images",
-    "queries",
-    "dim",
-    "steps",
-    "seconds",
-    "grown_mib",
-    "extrapolated_hours",
-    "torch",
-    "threads",
+    *("what", "images", "queries", "dim", "steps"),
+    *("seconds", "grown_mib", "extrapolated_hours", "torch", "threads"),
 ]
 
 
