@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from ..evaluation.accuracy_interval import is_spread
-from .pictures import read_metrics
+from .logged_rows import read_metrics
 from .training_data import public_name, training_data
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -22,6 +22,7 @@ _PICTURES = {
     "pca_maps.png": ("Images and their patch features, three principal components as colours", "weights"),
     "gaussianity.png": ("How Gaussian the projections of training images are", "weights"),
     "few_shot.png": ("Accuracy from few labelled images a class, beside the baselines", "weights"),
+    "neighbours.png": ("Held-out images and the training images nearest to them", "weights"),
     "embeddings.png": ("Held-out images by t-SNE of their embeddings, coloured by label", "weights"),
 }
 # Behind the code on how to use it; it is said where the file is there.
