@@ -19,3 +19,9 @@ def read_metrics(run: str | Path) -> list[dict[str, float]]:
 def read_held_out(run: str | Path) -> list[dict[str, float]]:
     """Rows of held-out images, one a step: a step repeated after a kill counts as it was the last time."""
     return list({row["step"]: row for row in read_rows(run) if "eval_loss" in row}.values())
+
+
+def read_results(run: str | Path) -> dict | None:
+    """What `results.json` of a run holds, None where there was no evaluation."""
+    path = Path(run) / "results.json"
+    return json.loads(path.read_text()) if path.is_file() else None
