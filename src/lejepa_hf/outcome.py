@@ -1,4 +1,4 @@
-"""What a finished run gets: its encoder, evaluation, statistics, pictures and card."""
+"""What a finished run gets: its encoder, evaluation, statistics, pictures, card and report."""
 
 import json
 import logging
@@ -27,6 +27,7 @@ from .hub.pictures.gaussianity import draw_gaussianity
 from .hub.pictures.losses import draw_losses
 from .hub.pictures.neighbours import draw_neighbours
 from .hub.pictures.patch_colours import draw_patch_maps
+from .hub.report import write_report
 from .modeling_lejepa import LeJEPAForPreTraining
 from .recipe_sources import held_out_source, open_split, training_source
 from .recipes import Recipe
@@ -37,6 +38,7 @@ _CONTENTS = {
     "encoder": "AutoModel.from_pretrained loads it, card in README.md",
     "encoder_averaged": "the same with averaged weights",
     "pretraining": "a new run goes on from it with `--continue_from`",
+    "report.html": "all of it on one page, which can be sent to somebody",
     "results.json": "the evaluation",
     "statistics.json": "how Gaussian the projections are",
     "metrics.jsonl": "every logged row",
@@ -67,6 +69,7 @@ def write_outcome(recipe: Recipe, facts: dict, held_out: ImageSource | None) -> 
     write_model_card(encoder, folder)
     if averaged is not None:
         write_model_card(averaged, folder, ema_decay=recipe.training.ema_decay)
+    write_report(folder)
     logger.info(f"\nEverything is in {folder}/:")
     for name, meaning in _CONTENTS.items():
         if (folder / name).exists():
@@ -97,7 +100,7 @@ def _evaluate(recipe: Recipe, facts: dict, held_out: ImageSource, averaged: Path
     draw_few_shot(folder, results)
     draw_embeddings(folder, embedded.embeddings, embedded.labels, held_out.class_names)
     draw_confusion(folder, embedded.labels, nearest_vote(bank, embedded), held_out.class_names)
-    _picture_neighbours(folder, (train, bank), (held_out, embedded))
+    picture_neighbours(folder, (train, bank), (held_out, embedded))
 
 
 def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Path | None:
@@ -133,14 +136,27 @@ def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Pat
     return draw_patch_maps(run, enlarged_pixels(extractor, images, enlarge), principal_colours(maps))
 
 
-def _picture_neighbours(
+def picture_neighbours(
     run: Path,
     bank: tuple[ImageSource, LabelledEmbeddings],
     held_out: tuple[ImageSource, LabelledEmbeddings],
     num_queries: int = 6,
     num_neighbours: int = 8,
 ) -> Path | None:
-    """Held-out images of as many classes as there are, drawn at random, beside their neighbours; not of a stream."""
+    """
+    Draw held-out images, of as many classes as there are, beside the training images nearest to them, into
+    `pictures/neighbours.png`. For one process.
+
+    Args:
+        run (`Path`): Run folder with `encoder/`.
+        bank (`tuple`): Labelled training images, and their embeddings.
+        held_out (`tuple`): The same of held-out images; which of them are drawn is chosen at random, always the same.
+        num_queries (`int`, *optional*, defaults to 6): Held-out images.
+        num_neighbours (`int`, *optional*, defaults to 8): Of each.
+
+    Returns:
+        `Path`: The picture, None for streams, whose images cannot be read again.
+    """
     (bank_source, bank_embedded), (source, embedded) = bank, held_out
     if not all(hasattr(one.dataset, "select") for one in (bank_source, source)):
         logger.info("pictures/neighbours.png is left out: a stream's images cannot be read again by number.")

@@ -85,9 +85,9 @@ def _headlines(results: dict | None, statistics: dict | None, metrics: list[dict
     """(figure, what it is), what says most first."""
     own = results["encoder"] if results else {}
     found = [(f"{100 * own[name]:.1f} %", meaning) for name, meaning in _HEADLINES.items() if name in own]
+    if metrics and "sigreg_over_null" in metrics[-1]:
+        found.append((f"{metrics[-1]['sigreg_over_null']:.2f}", "SIGReg of the last batches, 1 for a Gaussian"))
     if statistics:
-        worst = max(value for name, value in statistics.items() if name.startswith("sigreg_view"))
-        found.append((f"{worst / statistics['sigreg_null_mean']:.1f}", "SIGReg over a Gaussian's (1 is the aim)"))
         found.append((f"{statistics['effective_rank']:.1f}", "effective rank of projections"))
     if metrics:
         found.append((f"{metrics[-1]['step']:,}", "steps"))

@@ -36,11 +36,12 @@ def draw_losses(run: str | Path) -> Path | None:
     left.set(title="Prediction loss: views agree", xlabel="step", ylabel="mean squared distance", ylim=(0, None))
     null = _null_mean(rows)
     right.axhline(null, color=GRAY, linestyle="--")
-    right.annotate(f"a perfect Gaussian, {null:.2f}", (steps[-1], null), ha="right", va="top", color=GRAY)
+    below = {"xytext": (0, -4), "textcoords": "offset points", "ha": "right", "va": "top"}
+    right.annotate(f"a perfect Gaussian, {null:.2f}", (steps[-1], null), color=GRAY, **below)
     right.set(title="SIGReg: projections become Gaussian", xlabel="step", ylabel="statistic", yscale="log")
     values = [row["sigreg_loss"] for row in rows] + [row["eval_sigreg_loss"] for row in held_out]
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick <= 2 * max(values)]
-    right.set_ylim(bottom=0.7 * min(null, *values))  # room below the line for what it is
+    right.set_ylim(bottom=0.6 * min(null, *values))  # room below the line for what it is
     right.set_yticks(ticks, labels=[str(tick) for tick in ticks])
     right.minorticks_off()
     return save_figure(figure, Path(run) / "pictures" / "losses.png")

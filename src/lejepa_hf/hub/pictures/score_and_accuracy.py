@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from .figure import STYLES, new_figure, save_figure
 
@@ -34,12 +35,12 @@ def draw_scores(path: Path, candidates: Sequence, title: str) -> Path:
     if labelled:
         axes.set(ylabel="k-NN top-1 in %")
         if len(runs) <= 2 * len(STYLES):
-            axes.legend(frameon=False, loc="best")
+            figure.legend(frameon=False, loc="outside right upper")
     else:
         axes.set_yticks(range(len(runs)), labels=runs)
         axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.set(xlabel="held-out loss / sigreg_weight^0.4, the lower the better")
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(fill(title, 70), fontsize="medium")
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
