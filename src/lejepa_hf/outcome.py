@@ -42,7 +42,7 @@ _CONTENTS = {
     "results.json": "the evaluation",
     "statistics.json": "how Gaussian the projections are",
     "metrics.jsonl": "every logged row",
-    "pictures": "losses, patch features, projections; with held-out labels what is near, confused and learnt from few",
+    "pictures": "losses, patch features, projections; with held-out labels accuracy, neighbours, confusion",
     "recipe.yaml": "repeats this run",
     "versions.json": "of the packages used",
 }
