@@ -104,7 +104,7 @@ def test_broken_images_are_passed_over_in_the_picture(untrained):
 def neighbours_of(folder, images) -> Path | None:
     encoder = load_encoder(folder / "encoder")
     parts = [load_source(str(images), split) for split in ("train", "test")]
-    return picture_neighbours(folder, *((part, extract_embeddings(*encoder, part)) for part in parts))
+    return picture_neighbours(folder, *((part, extract_embeddings(*encoder, part)) for part in parts), 2, 3)
 
 
 def test_neighbours_are_the_images_that_were_embedded(untrained):
