@@ -182,7 +182,7 @@ def test_console_script_explains_itself():
     script = shutil.which("lejepa", path=str(Path(sys.executable).parent))
     done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    for command in ("train", "evaluate", "embed", "export", "push", "statistics"):
+    for command in ("train", "evaluate", "embed", "export", "push", "report", "select", "statistics"):
         assert command in done.stdout
     failed = subprocess.run([script, "export", "/no/such/run"], capture_output=True, text=True, timeout=120)
     assert failed.returncode == 2

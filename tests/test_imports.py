@@ -46,6 +46,7 @@ ALLOWED = {
     "view_fitting": {"backbone", "recipes"},
     "recipes": {"configuration_lejepa", "data", "training_args"},
     "recipe_sources": {"data", "recipes"},
+    "selection": {"data", "hub"},
     "outcome": {"data", "evaluation", "hub", "modeling_lejepa", "recipe_sources", "recipes"},
     "trainer": {
         "backbone", "blocks", "checkpoint_push", "checkpointing_trainer", "checkpoints", "compilation", "data",
@@ -67,7 +68,7 @@ ALLOWED = {
     "plan": {"continuation", "modeling_lejepa", "recipe_sources", "recipes", "rehearsal", "train", "view_fitting"},
     "__main__": {"cli"},
     "demo": {"backbone", "data", "evaluation", "hub"},
-    "cli": {"data", "demo", "distributed", "evaluation", "hub", "outcome", "plan", "recipes", "train"},
+    "cli": {"data", "demo", "distributed", "evaluation", "hub", "outcome", "plan", "recipes", "selection", "train"},
 }  # fmt: skip
 
 

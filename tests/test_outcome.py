@@ -1,16 +1,20 @@
 import json
 from itertools import islice
+from pathlib import Path
 
 import pytest
+import torch
 from datasets import IterableDataset
 from PIL import Image
 
 from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator, MultiCropTransform, export_encoder, outcome
 from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.data.streaming import EndlessRows
-from lejepa_hf.evaluation.embedding_extraction import extract_projections
+from lejepa_hf.evaluation.embedding_extraction import LabelledEmbeddings, extract_embeddings, extract_projections
 from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
-from lejepa_hf.outcome import measure_projections, picture_patches
+from lejepa_hf.evaluation.evaluate_encoder import load_encoder
+from lejepa_hf.hub.export import build_processor
+from lejepa_hf.outcome import measure_projections, picture_neighbours, picture_patches
 from lejepa_hf.recipes import parse_recipe
 from lejepa_hf.train import build_model
 
@@ -95,6 +99,40 @@ def test_broken_images_are_passed_over_in_the_picture(untrained):
     for path in images.iterdir():
         path.write_bytes(b"no image")
     assert picture_patches(folder, recipe) is None
+
+
+def neighbours_of(folder, images) -> Path | None:
+    encoder = load_encoder(folder / "encoder")
+    parts = [load_source(str(images), split) for split in ("train", "test")]
+    return picture_neighbours(folder, *((part, extract_embeddings(*encoder, part)) for part in parts), 2, 3)
+
+
+def test_neighbours_are_the_images_that_were_embedded(untrained):
+    folder, _ = untrained
+    export_encoder(folder, processor=build_processor(16, 1.0))
+    images = folder / "images"
+    for split, number in (("train", 20), ("test", 6)):
+        scans = load_source("digits", split).dataset
+        for row in range(number):
+            name = images / split / f"class {row % 2}" / f"{row:02d}.png"
+            name.parent.mkdir(parents=True, exist_ok=True)
+            name.write_bytes(scans[row]["image"]["bytes"])
+    path = neighbours_of(folder, images)
+    assert path == folder / "pictures" / "neighbours.png"
+    drawn = path.read_bytes()
+    # A broken image before all others has no embedding: row numbers and places of embeddings part ways.
+    for split in ("train", "test"):
+        (images / split / "class 0" / "--.png").write_bytes(b"no image")
+    assert neighbours_of(folder, images).read_bytes() == drawn
+    (images / "train" / "class 1" / "19.png").write_bytes((images / "test" / "class 1" / "01.png").read_bytes())
+    assert neighbours_of(folder, images).read_bytes() != drawn
+
+
+def test_a_stream_has_no_picture_of_neighbours(untrained):
+    folder, _ = untrained
+    embedded = LabelledEmbeddings(torch.eye(8), torch.arange(8))
+    stream = load_source("digits", "test", streaming=True)
+    assert picture_neighbours(folder, (stream, embedded), (stream, embedded)) is None
 
 
 def test_an_encoder_of_one_size_is_drawn_at_it(untrained, caplog):

@@ -42,7 +42,8 @@ def test_run_folder(finished):
     folder, done = finished
     for name in ("encoder/model.safetensors", "encoder/README.md", "pretraining/model.safetensors", "recipe.yaml",
                  "versions.json", "results.json", "metrics.jsonl", "pictures/losses.png", "pictures/embeddings.png",
-                 "pictures/gaussianity.png", "pictures/pca_maps.png", "statistics.json",
+                 "pictures/gaussianity.png", "pictures/pca_maps.png",
+                 "pictures/neighbours.png", "pictures/confusion.png", "report.html", "statistics.json",
                  "checkpoint-2/trainer_state.json", "checkpoint-4/trainer_state.json"):  # fmt: skip
         assert (folder / name).stat().st_size > 0, name
     for name in ("encoder", "pretraining", "results.json", "statistics.json", "metrics.jsonl", "pictures"):

@@ -11,7 +11,8 @@ from .data.errors import DataError
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    `lejepa train | plan | evaluate | embed | demo | export | card | push | statistics`.
+    `lejepa train | plan | evaluate | embed | demo | export | card | push | report | select |
+    statistics`.
 
     Args:
         arguments (`list[str]`, *optional*): The command line; that of the process if missing.
@@ -137,6 +138,25 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    from .hub.report import write_report
+
+    sys.stdout.write(f"{write_report(options.run)}\n")
+    return 0
+
+
+def _select(options: argparse.Namespace) -> int:
+    from .hub.pictures.score_and_accuracy import draw_scores
+    from .selection import describe_correlation, find_candidates, format_candidates
+
+    candidates = find_candidates(options.run)
+    sys.stdout.write(f"{format_candidates(candidates)}\n")
+    if options.out is not None:
+        picture = draw_scores(Path(options.out) / "select.png", candidates, describe_correlation(candidates))
+        sys.stdout.write(f"\n{picture}\n")
+    return 0
+
+
 def _statistics(options: argparse.Namespace) -> int:
     import torch
 
@@ -188,6 +208,13 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--private", action="store_true", default=None, help="if the repository is made now")
     push.add_argument("--revision", metavar="BRANCH", help="branch to write to, made if missing (main)")
     push.set_defaults(command=_push)
+    report = commands.add_parser("report", help="a run -> report.html in its folder, one page that needs nothing else")
+    report.add_argument("run", help="run folder, finished or not")
+    report.set_defaults(command=_report)
+    select = commands.add_parser("select", help="which run is best, without labels: by held-out loss / weight^0.4")
+    select.add_argument("run", nargs="+", help="run folder; its last evaluation, and those of its checkpoints")
+    select.add_argument("--out", metavar="FOLDER", help="draw select.png there, too; no picture if missing")
+    select.set_defaults(command=_select)
     statistics = commands.add_parser("statistics", help="how Gaussian are the projections of a run")
     statistics.add_argument("run", help="folder of a finished run")
     statistics.add_argument("--images", type=int, default=512, help="training images to look at, at most (512)")

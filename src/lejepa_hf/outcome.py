@@ -1,7 +1,9 @@
-"""What a finished run gets: its encoder, evaluation, statistics, pictures and card."""
+"""What a finished run gets: its encoder, evaluation, statistics, pictures, card and report."""
 
 import json
 import logging
+import random
+from collections import Counter
 from pathlib import Path
 
 from .data.collator import MultiCropCollator
@@ -9,14 +11,23 @@ from .data.decoding import DECODING_ERRORS
 from .data.multi_crop import MultiCropTransform
 from .data.some_rows import some_rows
 from .data.sources import ImageSource
-from .evaluation.embedding_extraction import extract_projections
+from .evaluation.embedding_extraction import LabelledEmbeddings, extract_projections
 from .evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
 from .evaluation.evaluate_encoder import AVERAGED, ENCODER, evaluate_with_baselines, format_table, load_encoder
 from .evaluation.feature_extractor import FeatureExtractor
+from .evaluation.knn import nearest_neighbours, nearest_vote
 from .evaluation.patch_maps import enlarged_pixels, legible_patch_maps, principal_colours
 from .hub.export import export_encoder
+from .hub.logged_rows import read_metrics
 from .hub.model_card import write_model_card
-from .hub.pictures import draw_embeddings, draw_few_shot, draw_gaussianity, draw_losses, draw_patch_maps, read_metrics
+from .hub.pictures.confusion import draw_confusion
+from .hub.pictures.embedding_map import draw_embeddings
+from .hub.pictures.few_shot_curves import draw_few_shot
+from .hub.pictures.gaussianity import draw_gaussianity
+from .hub.pictures.losses import draw_losses
+from .hub.pictures.neighbours import draw_neighbours
+from .hub.pictures.patch_colours import draw_patch_maps
+from .hub.report import write_report
 from .modeling_lejepa import LeJEPAForPreTraining
 from .recipe_sources import held_out_source, open_split, training_source
 from .recipes import Recipe
@@ -27,10 +38,11 @@ _CONTENTS = {
     "encoder": "AutoModel.from_pretrained loads it, card in README.md",
     "encoder_averaged": "the same with averaged weights",
     "pretraining": "a new run goes on from it with `--continue_from`",
+    "report.html": "all of it on one page, which can be sent to somebody",
     "results.json": "the evaluation",
     "statistics.json": "how Gaussian the projections are",
     "metrics.jsonl": "every logged row",
-    "pictures": "losses, patch features, projections; with held-out labels embeddings and few-shot curves",
+    "pictures": "losses, patch features, projections; with held-out labels accuracy, neighbours, confusion",
     "recipe.yaml": "repeats this run",
     "versions.json": "of the packages used",
 }
@@ -57,6 +69,7 @@ def write_outcome(recipe: Recipe, facts: dict, held_out: ImageSource | None) -> 
     write_model_card(encoder, folder)
     if averaged is not None:
         write_model_card(averaged, folder, ema_decay=recipe.training.ema_decay)
+    write_report(folder)
     logger.info(f"\nEverything is in {folder}/:")
     for name, meaning in _CONTENTS.items():
         if (folder / name).exists():
@@ -66,7 +79,9 @@ def write_outcome(recipe: Recipe, facts: dict, held_out: ImageSource | None) -> 
 def _evaluate(recipe: Recipe, facts: dict, held_out: ImageSource, averaged: Path | None) -> None:
     data, folder = recipe.data, Path(recipe.training.output_dir)
     train = open_split(data, data.train_split)
-    results, embedded = evaluate_with_baselines(folder / "encoder", train, held_out, data.eval_protocols, averaged)
+    results, (bank, embedded) = evaluate_with_baselines(
+        folder / "encoder", train, held_out, data.eval_protocols, averaged
+    )
     table = format_table(results)
     logger.info(f"\n{table}\n")
     facts = {
@@ -84,6 +99,8 @@ def _evaluate(recipe: Recipe, facts: dict, held_out: ImageSource, averaged: Path
     (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
     draw_few_shot(folder, results)
     draw_embeddings(folder, embedded.embeddings, embedded.labels, held_out.class_names)
+    draw_confusion(folder, embedded.labels, nearest_vote(bank, embedded), held_out.class_names)
+    picture_neighbours(folder, (train, bank), (held_out, embedded))
 
 
 def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Path | None:
@@ -117,6 +134,61 @@ def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Pat
         logger.warning(f"pictures/pca_maps.png is left out: {error}")
         return None
     return draw_patch_maps(run, enlarged_pixels(extractor, images, enlarge), principal_colours(maps))
+
+
+def picture_neighbours(
+    run: Path,
+    bank: tuple[ImageSource, LabelledEmbeddings],
+    held_out: tuple[ImageSource, LabelledEmbeddings],
+    num_queries: int = 6,
+    num_neighbours: int = 8,
+) -> Path | None:
+    """
+    Draw held-out images, of as many classes as there are, beside the training images nearest to them, into
+    `pictures/neighbours.png`. For one process.
+
+    Args:
+        run (`Path`): Run folder with `encoder/`.
+        bank (`tuple`): Labelled training images, and their embeddings.
+        held_out (`tuple`): The same of held-out images; which of them are drawn is chosen at random, always the same.
+        num_queries (`int`, *optional*, defaults to 6): Held-out images.
+        num_neighbours (`int`, *optional*, defaults to 8): Of each.
+
+    Returns:
+        `Path`: The picture, None for streams, whose images cannot be read again.
+    """
+    (bank_source, bank_embedded), (source, embedded) = bank, held_out
+    if not all(hasattr(one.dataset, "select") for one in (bank_source, source)):
+        logger.info("pictures/neighbours.png is left out: a stream's images cannot be read again by number.")
+        return None
+    extractor = FeatureExtractor(*load_encoder(run / "encoder"))
+    chosen = _one_of_each_class(embedded.labels.tolist(), num_queries)
+    number = min(num_neighbours, len(bank_embedded.labels))
+    nearest = nearest_neighbours(bank_embedded.embeddings, embedded.embeddings[chosen], number)[1]
+
+    def pixels(of: ImageSource, rows: list[int], numbers: list[int]):
+        images = [extractor.decode(of.dataset[rows[number]][of.image_column]) for number in numbers]
+        return extractor.preprocess(images)
+
+    shown = pixels(bank_source, bank_embedded.rows(), nearest.flatten().tolist()).unflatten(0, nearest.shape)
+    return draw_neighbours(
+        run,
+        pixels(source, embedded.rows(), chosen),
+        embedded.labels[chosen].tolist(),
+        shown,
+        bank_embedded.labels[nearest].tolist(),
+        source.class_names,
+    )
+
+
+def _one_of_each_class(labels: list[int], number: int) -> list[int]:
+    """Places of images in a random order that is always the same, no class a second time before each had its turn."""
+    order = random.Random(0).sample(range(len(labels)), len(labels))
+    seen, turn = Counter(), {}
+    for place in order:
+        turn[place] = seen[labels[place]]
+        seen[labels[place]] += 1
+    return sorted(order, key=turn.__getitem__)[:number]
 
 
 def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) -> EmbeddingStatistics:

@@ -106,7 +106,7 @@ def test_a_device_that_is_not_there(resnet_folder):
 def test_baselines_stand_beside_the_encoder(resnet_folder, few_digits):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    rows, held_out = evaluate_with_baselines(resnet_folder, *few_digits, ["knn", "few-shot"])
+    rows, (train, held_out) = evaluate_with_baselines(resnet_folder, *few_digits, ["knn", "few-shot"])
     assert torch.equal(torch.get_rng_state(), before)
     assert list(rows) == [ENCODER, UNTRAINED, PIXELS]
     assert rows[ENCODER] == evaluate_encoder(resnet_folder, few_digits, ["knn", "few-shot"])
@@ -115,11 +115,12 @@ def test_baselines_stand_beside_the_encoder(resnet_folder, few_digits):
     expected = extract_embeddings(*load_encoder(resnet_folder), few_digits[1])
     torch.testing.assert_close(held_out.embeddings, expected.embeddings)
     assert held_out.labels.tolist() == few_digits[1].dataset["label"]
+    assert train.labels.tolist() == few_digits[0].dataset["label"]
 
 
 def test_averaged_weights_are_a_row_more(tiny_resnet, resnet_folder, tmp_path, few_digits):
     averaged = export(tiny_resnet | {"hidden_sizes": [8, 12]}, tmp_path / "averaged")
-    rows, held_out = evaluate_with_baselines(resnet_folder, *few_digits, ["knn"], averaged)
+    rows, (_, held_out) = evaluate_with_baselines(resnet_folder, *few_digits, ["knn"], averaged)
     assert list(rows) == [ENCODER, AVERAGED, UNTRAINED, PIXELS]
     assert rows[AVERAGED] == evaluate_encoder(averaged, few_digits, ["knn"])
     assert rows[ENCODER] == evaluate_encoder(resnet_folder, few_digits, ["knn"])

@@ -33,15 +33,21 @@ class LabelledEmbeddings:
         labels (`torch.Tensor` of shape `(num_images,)`): Class numbers.
         probe_features (`torch.Tensor` of shape `(num_images, probe_dim)`, *optional*): What a linear probe is fitted
             on, see [`FeatureExtractor.with_probe_features`]; the embeddings if missing.
+        broken (`frozenset[int]`, *optional*): Rows of the source that are left out, of one process's extraction.
     """
 
     embeddings: torch.Tensor
     labels: torch.Tensor
     probe_features: torch.Tensor | None = None
+    broken: frozenset[int] = frozenset()
 
     def __post_init__(self):
         if self.probe_features is None:
             self.probe_features = self.embeddings
+
+    def rows(self) -> list[int]:
+        """Of the source, one for each embedding."""
+        return [row for row in range(len(self.labels) + len(self.broken)) if row not in self.broken]
 
 
 def extract_embeddings(
@@ -97,7 +103,7 @@ def _extract(extractor: FeatureExtractor, source: ImageSource, batch_size: int, 
     _tell_broken(source, store.broken)
     if not store.num_images:
         raise DataError(f"{source.name}: none of its images can be read; the first one: {store.broken.get(0)}.")
-    return LabelledEmbeddings(*store.read())
+    return LabelledEmbeddings(*store.read(), frozenset(store.broken))
 
 
 def _fill(store: EmbeddingStore, extractor: FeatureExtractor, source: ImageSource, batch_size: int) -> None:

@@ -89,7 +89,7 @@ def evaluate_with_baselines(
     test: ImageSource,
     protocols: Sequence[str],
     averaged: str | Path | None = None,
-) -> tuple[dict[str, dict[str, float]], LabelledEmbeddings]:
+) -> tuple[dict[str, dict[str, float]], tuple[LabelledEmbeddings, LabelledEmbeddings]]:
     """
     The encoder, the same encoder untrained, and raw pixels, by the same protocols on the same images.
 
@@ -101,7 +101,7 @@ def evaluate_with_baselines(
         averaged (`str` or `Path`, *optional*): Folder of the same encoder with averaged weights, a row more.
 
     Returns:
-        `tuple`: results by row name, and the held-out embeddings of the encoder, for pictures.
+        `tuple`: results by row name, and the encoder's embeddings of both sources, for pictures.
     """
     import torch
 
@@ -119,7 +119,7 @@ def evaluate_with_baselines(
         UNTRAINED: [extract_embeddings(untrained, processor, source) for source in (train, test)],
         PIXELS: [raw_pixels(source, channels, pixel_range) for source in (train, test)],
     }
-    return {name: run_protocols(*pair, protocols) for name, pair in embedded.items()}, embedded[ENCODER][1]
+    return {name: run_protocols(*pair, protocols) for name, pair in embedded.items()}, tuple(embedded[ENCODER])
 
 
 def run_protocols(

@@ -10,18 +10,19 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from ..evaluation.accuracy_interval import is_spread
-from .pictures import read_metrics
+from .logged_rows import read_metrics
 from .training_data import public_name, training_data
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Of this machine, not of the run: paths say who ran it and where.
 _PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_", "push_to_hub")
 # What is in `pictures/` of a run, and whether it says something about training or about the weights it ended with.
-_PICTURES = {
+PICTURES = {
     "losses.png": ("Both parts of the loss while training", "training"),
     "pca_maps.png": ("Images and their patch features, three principal components as colours", "weights"),
     "gaussianity.png": ("How Gaussian the projections of training images are", "weights"),
     "few_shot.png": ("Accuracy from few labelled images a class, beside the baselines", "weights"),
+    "neighbours.png": ("Held-out images and the training images nearest to them", "weights"),
     "embeddings.png": ("Held-out images by t-SNE of their embeddings, coloured by label", "weights"),
 }
 # Behind the code on how to use it; it is said where the file is there.
@@ -95,7 +96,7 @@ def write_model_card(
         held_out=_is_held_out(recipe),
         table=results["table"] if own_results else None,
         run=results["run"] if results else None,
-        processes=_processes(recipe, results),
+        processes=num_processes(recipe, results),
         last=metrics[-1] if metrics else None,
         is_plain_sigreg=[recipe.get(key) for key in ("statistic", "num_knots", "t_max")] == ["epps_pulley", 17, 3.0],
         statistics=statistics,
@@ -166,7 +167,7 @@ def _is_held_out(recipe: dict) -> bool:
     return bool(recipe) and not recipe.get("mixture") and splits[0] != splits[1]
 
 
-def _processes(recipe: dict, results: dict | None) -> int:
+def num_processes(recipe: dict, results: dict | None) -> int:
     """How many took part, by the size of the batch; 1 where nothing is known."""
     if results is None:
         return 1
@@ -182,8 +183,8 @@ def _pictures(folder: Path, run: Path | None, of: str) -> dict[str, str]:
     if run is None or run.resolve() not in folder.resolve().parents:
         return {}
     way = Path(os.path.relpath(run.resolve() / "pictures", folder.resolve())).as_posix()
-    names = [name for name, (_, kind) in _PICTURES.items() if kind in ("training", of)]
-    return {f"{way}/{name}": _PICTURES[name][0] for name in names if (run / "pictures" / name).is_file()}
+    names = [name for name, (_, kind) in PICTURES.items() if kind in ("training", of)]
+    return {f"{way}/{name}": PICTURES[name][0] for name in names if (run / "pictures" / name).is_file()}
 
 
 def _eval_results(own: dict, results: dict, recipe: dict, dataset: str | None) -> list[EvalResult]:

@@ -88,7 +88,7 @@ def _without_private(path: Path, run: Path) -> bytes:
     for replace in (_hide_paths(run), _hide_secrets):
         clean = replace(clean)
     if clean != text:
-        logger.warning(f"{path.name}: paths of this machine or tokens in it are left out of what is pushed.")
+        logger.warning(f"{path.name}: paths of this machine or tokens in it are left out of what is published.")
     return clean.encode()
 
 

@@ -1,0 +1,78 @@
+"""Which classes are taken for which."""
+
+from pathlib import Path
+
+from .figure import ORANGE, new_figure, save_figure
+
+_MOST_NUMBERED = 20
+_NUM_LISTED = 12
+
+
+def draw_confusion(run: str | Path, labels, predictions, class_names: list[str] | None) -> Path:
+    """
+    Confusion of held-out images in percent of each true class: a matrix with its numbers, for more than 20 classes
+    the matrix without them beside the largest confusions.
+
+    Args:
+        run (`str` or `Path`): Run folder.
+        labels (`torch.Tensor` of shape `(num_images,)`): True class numbers.
+        predictions (`torch.Tensor` of shape `(num_images,)`): What they were taken for.
+        class_names (`list[str]`, *optional*): Names of the classes.
+
+    Returns:
+        `Path`: `pictures/confusion.png` in the run folder.
+    """
+    classes = sorted({*labels.tolist(), *predictions.tolist()})
+    names = [class_names[label] if class_names else str(label) for label in classes]
+    shares = _shares(labels, predictions, classes)
+    accuracy = (labels == predictions).double().mean().item()
+    is_numbered = len(classes) <= _MOST_NUMBERED
+    side = max(4.5, 0.5 * len(classes) + 1.5) if is_numbered else 5.5
+    figure = new_figure(side, side) if is_numbered else new_figure(10, side)
+    axes, *others = figure.subplots(1, 1 if is_numbered else 2, squeeze=False)[0]
+    axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    axes.set(xlabel="taken for", ylabel="true class", xticks=[], yticks=[])
+    if is_numbered:
+        _write_numbers(axes, shares, names)
+    else:
+        axes.set_title("Darker is more, the diagonal is right", fontsize="medium")
+        _list_largest(others[0], shares, names)
+    figure.suptitle(f"Held-out images by k-NN: {100 * accuracy:.1f} % right. Percent of each true class")
+    return save_figure(figure, Path(run) / "pictures" / "confusion.png")
+
+
+def _shares(labels, predictions, classes: list[int]):
+    """Rows that sum to 1, or to 0 for a class that is only predicted."""
+    import numpy as np
+
+    counts = np.zeros((len(classes), len(classes)))
+    places = (np.searchsorted(classes, labels.numpy()), np.searchsorted(classes, predictions.numpy()))
+    np.add.at(counts, places, 1)
+    return counts / counts.sum(1, keepdims=True).clip(min=1)
+
+
+def _write_numbers(axes, shares, names: list[str]) -> None:
+    is_long = max(map(len, names)) > 3
+    axes.set_xticks(range(len(names)), labels=names, rotation=90 if is_long else 0)
+    axes.set_yticks(range(len(names)), labels=names)
+    for row, of_class in enumerate(shares):
+        for column, share in enumerate(of_class):
+            if share > 0:
+                colour = "white" if share > 0.5 else "black"
+                number = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+                axes.text(column, row, number, ha="center", va="center", color=colour, fontsize="medium")
+
+
+def _list_largest(axes, shares, names: list[str]) -> None:
+    import numpy as np
+
+    off_diagonal = shares * (1 - np.eye(len(shares)))
+    order = np.argsort(-off_diagonal, axis=None, kind="stable")[:_NUM_LISTED]
+    pairs = [divmod(int(place), len(names)) for place in order]
+    pairs = [(row, column) for row, column in pairs if off_diagonal[row, column] > 0]
+    axes.barh(range(len(pairs)), [100 * off_diagonal[pair] for pair in pairs], color=ORANGE)
+    axes.set_yticks(range(len(pairs)), labels=[f"{names[row]} → {names[column]}" for row, column in pairs])
+    axes.invert_yaxis()
+    axes.set(xlabel="% of the true class")
+    axes.set_title("Largest confusions", fontsize="medium")
+    axes.spines[["top", "right"]].set_visible(False)

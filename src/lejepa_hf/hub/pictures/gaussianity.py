@@ -1,0 +1,89 @@
+"""How Gaussian projections are."""
+
+from pathlib import Path
+
+from .figure import BLUE, ORANGE, new_figure, save_figure
+
+_MAX_LISTED_VIEWS = 8
+
+
+def draw_gaussianity(run: str | Path, statistics) -> Path:
+    """
+    How Gaussian projections or embeddings are: slices beside N(0, 1), their quantiles, the covariance spectrum.
+
+    Args:
+        run (`str` or `Path`): Run folder.
+        statistics ([`EmbeddingStatistics`]): Of the projections.
+
+    Returns:
+        `Path`: `pictures/gaussianity.png` in the run folder.
+    """
+    figure = new_figure(10, 4)
+    left, middle, right = figure.subplots(1, 3)
+    _draw_slices(left, statistics)
+    _draw_quantiles(middle, statistics)
+    _draw_spectrum(right, statistics)
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    values = statistics.sigreg
+    if len(values) > _MAX_LISTED_VIEWS:
+        found = f"{min(values):.2f} to {max(values):.2f} ({len(values)} views)"
+    else:
+        found = ", ".join(f"{value:.2f}" for value in values)
+    figure.suptitle(
+        f"SIGReg of each view: {found}. Of {statistics.num_images} Gaussian samples: {statistics.null_mean:.2f} ± "
+        f"{statistics.null_std:.2f}",
+        fontsize="medium",
+    )
+    return save_figure(figure, Path(run) / "pictures" / "gaussianity.png")
+
+
+def _draw_slices(axes, statistics) -> None:
+    import numpy as np
+
+    worst, others = statistics.worst_slices[0], statistics.random_slices.numpy()
+    limit = max(4.0, float(np.abs(worst.sample.numpy()).max()), float(np.abs(others).max()))
+    bins = np.linspace(-limit, limit, 32)
+    axes.hist(worst.sample.numpy(), bins, density=True, color=ORANGE, alpha=0.5, label="worst slice")
+    for number, sample in enumerate(others):
+        label = "random slices" if number == 0 else None
+        axes.hist(sample, bins, density=True, histtype="step", color=BLUE, alpha=0.8, linewidth=1, label=label)
+    points = np.linspace(-limit, limit, 1001)
+    normal = np.exp(-(points**2) / 2) / np.sqrt(2 * np.pi)
+    axes.plot(points, normal, color="black", linestyle="--", linewidth=1.5, label="N(0, 1)")
+    axes.set(title=f"Slices, the worst at {worst.statistic:.1f}", xlabel="value", ylabel="density")
+    axes.set_ylim(0, 1.35 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(frameon=False, fontsize="small", loc="upper left")
+
+
+def _draw_quantiles(axes, statistics) -> None:
+    import numpy as np
+
+    levels = statistics.quantile_levels
+    normal = (2**0.5 * (2 * levels - 1).erfinv()).numpy()
+    low, median, high = statistics.quantile_band.numpy()
+    worst = np.quantile(statistics.worst_slices[0].sample.numpy(), levels.numpy())
+    axes.fill_between(normal, low, high, color=BLUE, alpha=0.3, linewidth=0, label="5% to 95% of slices")
+    axes.plot(normal, median, color=BLUE, linewidth=2, label="median slice")
+    axes.plot(normal, worst, color=ORANGE, linewidth=2, label="worst slice")
+    axes.plot(normal[[0, -1]], normal[[0, -1]], color="black", linestyle="--", linewidth=1.5)
+    axes.set(title="Quantiles", xlabel="of N(0, 1)", ylabel="of the sample")
+    axes.legend(frameon=False, fontsize="small", loc="upper left")
+
+
+def _draw_spectrum(axes, statistics) -> None:
+    eigenvalues = statistics.eigenvalues.numpy()
+    present = eigenvalues[eigenvalues > 0]
+    axes.plot(range(1, len(present) + 1), present, color=BLUE, marker="o", markersize=3, linewidth=1)
+    axes.axhline(1, color="black", linestyle="--", linewidth=1.5)
+    # Two decades at least: what a Gaussian sample's eigenvalues scatter should look small.
+    low, high = (present.min(), present.max()) if len(present) else (1, 1)
+    axes.set(
+        title=f"Effective rank {statistics.effective_rank:.1f} of {len(eigenvalues)}",
+        xlabel="index",
+        ylabel="eigenvalue of the covariance",
+        yscale="log",
+        xlim=(0, len(eigenvalues) + 1),
+        ylim=(min(0.1, low / 2), max(10, high * 2)),
+    )
+    axes.minorticks_off()

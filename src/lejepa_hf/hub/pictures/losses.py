@@ -1,0 +1,53 @@
+"""Training curves."""
+
+from pathlib import Path
+
+from ..logged_rows import read_held_out, read_metrics
+from .figure import BLUE, GRAY, ORANGE, new_figure, save_figure
+
+_NULL_MEAN = 1.05  # SIGReg of normal projections, with the published statistic
+
+
+def draw_losses(run: str | Path) -> Path | None:
+    """
+    Both parts of the loss over steps, of training batches and of held-out images, SIGReg beside its value for a
+    perfect normal.
+
+    Args:
+        run (`str` or `Path`): Run folder with `metrics.jsonl`.
+
+    Returns:
+        `Path`: `pictures/losses.png` in the run folder, None where nothing was logged.
+    """
+    rows, held_out = read_metrics(run), read_held_out(run)
+    if not rows:
+        return None
+    figure = new_figure(10, 4)
+    left, right = figure.subplots(1, 2)
+    steps = [row["step"] for row in rows]
+    for axes, name, colour in ((left, "prediction_loss", BLUE), (right, "sigreg_loss", ORANGE)):
+        axes.plot(steps, [row[name] for row in rows], color=colour, linewidth=2, label="training batches")
+        if held_out:
+            values = [row[f"eval_{name}"] for row in held_out]
+            kind = {"linestyle": "none", "marker": "o", "markersize": 6, "markerfacecolor": "white"}
+            axes.plot([row["step"] for row in held_out], values, color="black", label="held-out images", **kind)
+            axes.legend(frameon=False, loc="best")
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set(title="Prediction loss: views agree", xlabel="step", ylabel="mean squared distance", ylim=(0, None))
+    null = _null_mean(rows)
+    right.axhline(null, color=GRAY, linestyle="--")
+    below = {"xytext": (0, -4), "textcoords": "offset points", "ha": "right", "va": "top"}
+    right.annotate(f"a perfect Gaussian, {null:.2f}", (steps[-1], null), color=GRAY, **below)
+    right.set(title="SIGReg: projections become Gaussian", xlabel="step", ylabel="statistic", yscale="log")
+    values = [row["sigreg_loss"] for row in rows] + [row["eval_sigreg_loss"] for row in held_out]
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick <= 2 * max(values)]
+    right.set_ylim(bottom=0.6 * min(null, *values))  # room below the line for what it is
+    right.set_yticks(ticks, labels=[str(tick) for tick in ticks])
+    right.minorticks_off()
+    return save_figure(figure, Path(run) / "pictures" / "losses.png")
+
+
+def _null_mean(rows: list[dict[str, float]]) -> float:
+    """Of the run's own statistic, where the monitors have measured it."""
+    told = [row["sigreg_loss"] / row["sigreg_over_null"] for row in rows if row.get("sigreg_over_null")]
+    return told[-1] if told else _NULL_MEAN

@@ -1,0 +1,58 @@
+"""Held-out images and the training images nearest to them."""
+
+from pathlib import Path
+
+from .figure import BLUE, ORANGE, as_colours, new_figure, save_figure
+
+_LONGEST_NAME = 14
+
+
+def draw_neighbours(
+    run: str | Path, queries, query_labels: list[int], neighbours, neighbour_labels, class_names: list[str] | None
+) -> Path:
+    """
+    A row for each query: the image, then its neighbours, nearest first. One of another class has a thick frame and a
+    cross before the name of its class.
+
+    Args:
+        run (`str` or `Path`): Run folder.
+        queries (`torch.Tensor` of shape `(num_queries, channels, height, width)`): Held-out images, as the encoder
+            sees them.
+        query_labels (`list[int]`): Their classes.
+        neighbours (`torch.Tensor` of shape `(num_queries, num_neighbours, channels, height, width)`): Training images.
+        neighbour_labels (`list[list[int]]`): Their classes.
+        class_names (`list[str]`, *optional*): Names of the classes.
+
+    Returns:
+        `Path`: `pictures/neighbours.png` in the run folder.
+    """
+    rows, columns = neighbours.shape[:2]
+    figure = new_figure(1.1 * (columns + 1), 1.25 * rows + 0.4)
+    grid = figure.subplots(rows, columns + 1, squeeze=False)
+    for row in range(rows):
+        own = query_labels[row]
+        _show(grid[row, 0], queries[row], _name(own, class_names), "black", "bold")
+        for column in range(columns):
+            label = neighbour_labels[row][column]
+            name = _name(label, class_names)
+            if label == own:
+                _show(grid[row, column + 1], neighbours[row, column], name, BLUE)
+            else:
+                _show(grid[row, column + 1], neighbours[row, column], f"\N{BALLOT X} {name}", ORANGE, "bold", 4)
+    figure.suptitle(
+        "Held-out image (left), its nearest training images; \N{BALLOT X} and a thick frame: another class",
+        fontsize="medium",
+    )
+    return save_figure(figure, Path(run) / "pictures" / "neighbours.png")
+
+
+def _show(axes, pixels, title: str, colour: str, weight: str = "normal", frame: float = 1) -> None:
+    axes.imshow(as_colours(pixels))
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize="medium", color=colour, weight=weight, pad=3)
+    axes.spines[:].set(color=colour, linewidth=frame)
+
+
+def _name(label: int, class_names: list[str] | None) -> str:
+    name = class_names[label] if class_names else str(label)
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

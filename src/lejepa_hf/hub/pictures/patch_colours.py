@@ -1,0 +1,36 @@
+"""Patch features as colours."""
+
+from pathlib import Path
+
+from .figure import as_colours, new_figure, save_figure
+
+
+def draw_patch_maps(run: str | Path, pixels, colours) -> Path:
+    """
+    Images, and below each the principal components of its patch features as colours.
+
+    Args:
+        run (`str` or `Path`): Run folder.
+        pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): What the encoder saw; each image is
+            stretched from black to white. Of other than three channels their mean is shown.
+        colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): From
+            [`~evaluation.patch_maps.principal_colours`].
+
+    Returns:
+        `Path`: `pictures/pca_maps.png` in the run folder.
+    """
+    num_images = len(pixels)
+    figure = new_figure(max(4.0, 1.5 * num_images), 3.8)
+    axes = figure.subplots(2, num_images, squeeze=False)
+    for column in range(num_images):
+        axes[0, column].imshow(as_colours(pixels[column]))
+        axes[1, column].imshow(colours[column].numpy(), interpolation="nearest")
+    for one in axes.flat:
+        one.set(xticks=[], yticks=[])
+        one.spines[:].set_visible(False)
+    rows, columns = colours.shape[1:3]
+    figure.suptitle(
+        f"Patch features, {rows} x {columns} an image: three principal components over all of them as colours",
+        fontsize="medium",
+    )
+    return save_figure(figure, Path(run) / "pictures" / "pca_maps.png")

@@ -1,0 +1,24 @@
+import pytest
+import torch
+from picture_checks import assert_is_a_picture
+
+from lejepa_hf.hub.pictures.neighbours import draw_neighbours
+
+
+def drawn(run, labels, channels: int = 3, names=None):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(len(labels), 5, channels, 12, 12, generator=generator)
+    return draw_neighbours(run, pixels[:, 0], [0] * len(labels), pixels[:, 1:], labels, names)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_neighbours(tmp_path, channels):
+    path = drawn(tmp_path, [[0, 0, 1, 0]] * 4, channels)
+    assert_is_a_picture(path, tmp_path, "neighbours.png")
+
+
+def test_wrong_neighbours_and_names_are_seen(tmp_path):
+    first = drawn(tmp_path, [[0, 0, 0, 0]] * 4).read_bytes()
+    assert drawn(tmp_path, [[0, 0, 0, 0]] * 4).read_bytes() == first
+    assert drawn(tmp_path, [[0, 0, 0, 1], *[[0, 0, 0, 0]] * 3]).read_bytes() != first
+    assert drawn(tmp_path, [[0, 0, 0, 0]] * 4, names=["a name too long to be written out"]).read_bytes() != first

@@ -1,0 +1,156 @@
+"""One page of a run: what it says, what it must not say, and how a browser takes it."""
+
+import base64
+import getpass
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from browser import chromium
+
+from lejepa_hf.cli import main
+from lejepa_hf.hub.pictures.embedding_map import draw_embeddings
+from lejepa_hf.hub.report import write_report
+
+TOKEN = "hf_" + "abcdefgh" * 3
+RECIPE = {"backbone_config": {"model_type": "resnet"}, "sigreg_weight": 0.02, "dataset": "digits"}
+RECIPE |= {"eval_split": "test", "per_device_train_batch_size": 128}
+
+
+def result(accuracy: float) -> dict[str, float]:
+    return {"eval_linear_top1": accuracy, "eval_linear_top1_ci95": 0.012, "eval_knn_top1": accuracy - 0.1}
+
+
+@pytest.fixture
+def finished(tmp_path) -> Path:
+    run = tmp_path / "runs" / "mine"
+    (run / "encoder").mkdir(parents=True)
+    (run / "encoder" / "config.json").write_text("{}")
+    recipe = RECIPE | {"output_dir": str(run), "hub_token": TOKEN, "pretrained_backbone": str(Path.home() / "warm")}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    rows = {"LeJEPA encoder": result(0.9876), "same <encoder>, untrained": result(0.5), "raw pixels": result(0.7)}
+    facts = {"train_split": "train", "eval_split": "test", "num_train_images": 1347, "num_eval_images": 450}
+    facts |= {"steps": 20, "global_batch": 128, "epochs": 1.9, "device": "1 CPU threads", "encoder_parameters": 311200}
+    facts |= {"energy_source": "the CPUs", "train_seconds": 18.3, "energy_kwh": 0.0123}
+    results = {"encoder": rows["LeJEPA encoder"], "rows": rows, "table": "", "run": facts}
+    (run / "results.json").write_text(json.dumps(results))
+    metrics = [{"step": s, "prediction_loss": 1 / s, "sigreg_loss": 2.0, "sigreg_over_null": 1.9} for s in (10, 20)]
+    held_out = {"step": 20, "eval_loss": 0.123, "eval_prediction_loss": 0.1, "eval_sigreg_loss": 2.5}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*metrics, held_out]))
+    statistics = {"num_images": 512, "effective_rank": 15.31, "top_eigenvalue_share": 0.25, "mean_norm": 0.1}
+    statistics |= {"sigreg_view0": 3.06, "sigreg_null_mean": 1.06, "sigreg_null_std": 0.1, "sigreg_z": 20.0}
+    (run / "statistics.json").write_text(json.dumps(statistics | {"worst_slice": 9.0}))
+    versions = {"torch": "2.14.1", "transformers": f"from {Path.cwd()}/somewhere of {getpass.getuser()}"}
+    (run / "versions.json").write_text(json.dumps(versions))
+    embeddings = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    draw_embeddings(run, embeddings, torch.arange(20) % 2, None)
+    return run
+
+
+class Page(HTMLParser):
+    """Text of a page, its addresses, its elements."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.words, self.addresses, self.elements = [], [], []
+        self.feed(path.read_text())
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "action", "srcset", "data")]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_figures_are_those_of_the_run(finished):
+    path = write_report(finished)
+    assert path == finished / "report.html"
+    text = Page(path).text
+    assert "98.8 % linear top-1" in text and "88.8 % k-NN top-1" in text
+    assert "linear top1 98.8 ± 1.2 50.0 ± 1.2 70.0 ± 1.2 knn top1 88.8 40.0 60.0" in text
+    assert "same <encoder>, untrained" in text  # escaped, not taken for an element
+    assert "20 steps of 128 images (1.9 passes over them) in 18 s on one CPU thread; 311,200 parameters" in text
+    assert "0.0123 kWh of the CPUs" in text
+    assert "1.90 SIGReg of the last batches" in text
+    assert "20 0.1230 0.1000 2.500 – –" in text  # a held-out row without rank and labels
+    assert "0 3.06 20.0" in text and "Effective rank 15.3" in text
+    assert "sigreg_weight: 0.02" in text and "torch 2.14.1" in text
+    assert "Not on this page" not in text
+
+
+def test_it_needs_nothing_else(finished):
+    page = Page(write_report(finished))
+    assert page.elements.count("img") == 2 and "script" not in page.elements
+    assert all(address.startswith("data:") for address in page.addresses)
+    assert not re.search(r"url\(|@import", (finished / "report.html").read_text())
+    pictures = [base64.b64decode(one.split(",")[1]) for one in page.addresses if one.startswith("data:image")]
+    assert pictures == [(finished / "pictures" / f"{name}.png").read_bytes() for name in ("losses", "embeddings")]
+
+
+def test_nothing_private(finished):
+    text = write_report(finished).read_text()
+    for private in (TOKEN, str(finished), str(Path.home()) + "/", str(Path.cwd()), "output_dir:", "hub_token"):
+        assert private not in text
+    assert "pretrained_backbone: &lt;local&gt;" in text
+
+
+def test_settings_are_text_not_elements(finished):
+    recipe = RECIPE | {"label_column": "<script>alert(1)</script>"}
+    (finished / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    page = Page(write_report(finished))
+    assert "script" not in page.elements and "<script>alert(1)</script>" in page.text
+
+
+def test_an_unfinished_run_says_what_is_missing(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"eval_split": None}))
+    text = Page(write_report(tmp_path)).text
+    for missing in ("Training curves: nothing", "this run is not finished", "names no eval_split"):
+        assert missing in text
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "prediction_loss": 0.5, "sigreg_loss": 2.0}\n')
+    page = Page(write_report(tmp_path))
+    assert "Training curves" not in page.text and "Last logged, step 10: prediction loss 0.5000" in page.text
+    assert page.elements.count("img") == 1
+
+
+def test_older_results_have_no_intervals(finished):
+    results = json.loads((finished / "results.json").read_text())
+    for row in results["rows"].values():
+        del row["eval_linear_top1_ci95"]
+    del results["run"]["energy_kwh"]
+    (finished / "results.json").write_text(json.dumps(results))
+    assert "linear top1 98.8 50.0 70.0" in Page(write_report(finished)).text
+
+
+def test_command(finished, tmp_path, capsys):
+    assert main(["report", str(finished)]) == 0
+    assert capsys.readouterr().out == f"{finished / 'report.html'}\n"
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is no run folder: no recipe.yaml there" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_in_a_browser(finished, tmp_path):
+    path = write_report(finished)
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(path.as_uri())
+        images = browser.find_elements("css selector", "img")
+        assert len(images) == 2
+        assert all(image.get_property("complete") and image.get_property("naturalWidth") > 0 for image in images)
+        cells = browser.find_elements("css selector", "#results tbody tr:first-child td")
+        assert [cell.text for cell in cells] == ["98.8 ± 1.2", "50.0 ± 1.2", "70.0 ± 1.2"]
+        for width in (400, 1200):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == 400}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            # What is wider than the page scrolls inside of it.
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        assert not browser.get_log("browser")
+        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+        asked = [url for url in sent if not url.startswith(("data:", "chrome:"))]
+        assert asked == [path.as_uri()]
