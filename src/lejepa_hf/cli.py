@@ -55,9 +55,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     results = {
         encoder: evaluate_encoder(
             encoder, options.dataset, options.protocol, options.train_split, options.eval_split, options.batch_size,
-            shots, cache, options.resolution, options.ignore_labels, config=options.config,
-            image_column=options.image_column, label_column=options.label_column, revision=options.revision,
-            streaming=options.streaming,
+            shots, cache, options.resolution, options.ignore_labels, options.learning_rate,
+            options.num_epochs, config=options.config, image_column=options.image_column,
+            label_column=options.label_column, revision=options.revision, streaming=options.streaming,
         )
         for encoder in options.encoder
     }  # fmt: skip
@@ -222,6 +222,8 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of masks: what is no class (that of the preset, 255)",
     )
+    evaluate.add_argument("--learning_rate", type=float, help="of fine-tune (5e-4)")
+    evaluate.add_argument("--num_epochs", type=int, help="of fine-tune (5, of few images more)")
     evaluate.add_argument("--config", help="configuration of a Hub dataset")
     evaluate.add_argument("--revision", help="branch, tag or commit of a Hub dataset")
     evaluate.add_argument("--image_column", help="found by its type if missing")

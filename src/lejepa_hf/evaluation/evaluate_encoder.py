@@ -33,6 +33,8 @@ def evaluate_encoder(
     cache_dir: str | Path | None = None,
     resolution: int | None = None,
     ignore_labels: Sequence[int] | None = None,
+    learning_rate: float | None = None,
+    num_epochs: int | None = None,
     **source,
 ) -> dict[str, float]:
     """
@@ -53,9 +55,11 @@ def evaluate_encoder(
         shots (`Sequence[int | str]`, *optional*): Of `few-shot`, see [`few_shot`].
         cache_dir (`str` or `Path`, *optional*): Where embeddings are kept for the next call, see
             [`extract_embeddings`].
-        resolution (`int`, *optional*): Of `segmentation`, see there.
+        resolution (`int`, *optional*): Of `segmentation`, see [`segmentation`].
         ignore_labels (`Sequence[int]`, *optional*): Of `segmentation`: values of masks that say nothing. Those of the
             preset if missing, otherwise 255.
+        learning_rate (`float`, *optional*): Of `fine-tune`, see [`fine_tune`].
+        num_epochs (`int`, *optional*): Of `fine-tune`, too.
         **source: Of [`~data.sources.load_source`]: `config`, `image_column`, `label_column` and so on.
 
     Returns:
@@ -67,6 +71,10 @@ def evaluate_encoder(
             encoder cannot be loaded.
     """
     check_protocols(protocols)
+    positive = {"resolution": resolution, "learning_rate": learning_rate, "num_epochs": num_epochs}
+    for name, value in positive.items():
+        if value is not None and value <= 0:
+            raise ValueError(f"`{name}` must be more than 0, got {value}.")
     pair = dataset if isinstance(dataset, tuple) else labelled_sources(dataset, train_split, eval_split, **source)
     for one in pair:
         check_source(protocols, one)
@@ -83,10 +91,13 @@ def evaluate_encoder(
     if not is_first_rank():
         return {}
     results = run_protocols(train, test, on_embeddings, shots) if on_embeddings else {}
-    settings = {"segmentation": {"resolution": resolution, "ignore_labels": ignore_labels}}
+    settings = {
+        "segmentation": {"resolution": resolution, "ignore_labels": ignore_labels},
+        "fine-tune": {"num_epochs": num_epochs} | ({"learning_rate": learning_rate} if learning_rate else {}),
+    }
     for protocol in protocols:
         if protocol in ON_IMAGES:
-            results |= ON_IMAGES[protocol](model, processor, *pair, **settings.get(protocol, {}))
+            results |= ON_IMAGES[protocol](model, processor, *pair, **settings[protocol])
     return results
 
 
@@ -191,8 +202,10 @@ def format_table(results: dict[str, dict[str, float]]) -> str:
     Returns:
         `str`: One header, one line a metric.
     """
-    rows = [["frozen, held out, in %", *results]]
-    for name in next(iter(results.values())):
+    names = list(next(iter(results.values())))
+    is_frozen = not any(name.startswith("eval_finetune") for name in names)
+    rows = [["frozen, held out, in %" if is_frozen else "held out, in %", *results]]
+    for name in names:
         if is_spread(name):
             continue
         cells = [

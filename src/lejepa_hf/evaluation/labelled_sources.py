@@ -65,16 +65,18 @@ def check_masks(source: ImageSource) -> None:
         ValueError: If the labels of a source are no masks.
     """
     features = source.dataset.features
-    others = ", ".join(name for name in features if name not in (source.image_column, source.label_column))
-    way_out = f"set `label_column` to the column of the masks (others are: {others or 'there is none'})."
     if source.label_column is None:
-        raise ValueError(f"`dataset` {source.name!r} has no masks, which segmentation needs; {way_out}")
-    feature = features[source.label_column]
-    if not is_image(feature) and not is_array(feature):
-        raise ValueError(
-            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds no masks, which segmentation "
-            f"needs, but {type(feature).__name__}; {way_out}"
+        found = "no labels"
+    elif is_image(features[source.label_column]) or is_array(features[source.label_column]):
+        return
+    else:
+        found = (
+            f"no masks in `label_column` {source.label_column!r} but {type(features[source.label_column]).__name__}"
         )
+    raise ValueError(
+        f"`dataset` {source.name!r} has {found}; segmentation needs masks: set `label_column` to their column, one of "
+        f"{', '.join(name for name in features if name != source.image_column)}, or take another dataset."
+    )
 
 
 def labels_of(source: ImageSource) -> np.ndarray | None:

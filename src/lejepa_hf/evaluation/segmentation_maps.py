@@ -97,8 +97,8 @@ class SegmentationMaps:
         per_image = 0 if first is None else 2 * (first[0][0].numel() + first[1][0].numel())
         if per_image * len(self) > _KEPT:
             logger.info(
-                f"{self._source.name}: feature maps would take {per_image * len(self) / 2**30:.1f} GiB; they are computed "
-                "anew for each pass."
+                f"{self._source.name}: feature maps would take {per_image * len(self) / 2**30:.1f} GiB; they are "
+                "computed anew for each pass."
             )
             self._kept = ()
             return
