@@ -22,23 +22,23 @@ class Pixels(PreTrainedModel):
 
     config_class = PreTrainedConfig
 
-    def __init__(self):
-        super().__init__(PreTrainedConfig(num_channels=3, image_size=8))
+    def __init__(self, num_channels: int = 3):
+        super().__init__(PreTrainedConfig(num_channels=num_channels, image_size=8))
         self.one = torch.nn.Parameter(torch.ones(1))
 
     def forward(self, pixel_values):
         return BaseModelOutput(last_hidden_state=self.one * pixel_values)
 
 
-def a_source(number: int, seed: int, size=(8, 8), coloured: bool = True, values=(0, 1, 2)):
+def a_source(number: int, seed: int, size=(8, 8), coloured: bool = True, values=(0, 1, 2), squares: int = 2):
     """Squares of three classes in their colours, or in any."""
     rng, images, masks = np.random.default_rng(seed), [], []
     for _ in range(number):
         height, width = size
-        squares = np.kron(rng.integers(0, 3, (2, 2)), np.ones((height // 2, width // 2), int))
-        shown = squares if coloured else rng.integers(0, 3, size)
+        classes = np.kron(rng.integers(0, 3, (squares, squares)), np.ones((height // squares, width // squares), int))
+        shown = classes if coloured else rng.integers(0, 3, size)
         images.append(Image.fromarray(COLOURS[shown]))
-        masks.append(Image.fromarray(np.array(values, np.uint8)[squares]))
+        masks.append(Image.fromarray(np.array(values, np.uint8)[classes]))
     features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
     dataset = datasets.Dataset.from_dict({"image": images, "mask": masks}, features=features)
     return load_source(dataset, image_column="image", label_column="mask")
@@ -69,9 +69,14 @@ def test_a_map_that_tells_nothing(processor):
 def test_masks_keep_their_size_and_shape(processor):
     parts = a_source(40, 0, size=(12, 20)), a_source(20, 1, size=(32, 8))
     results = segmentation(Pixels(), processor, *parts, **SETTINGS)
-    assert results["eval_segmentation_accuracy"] > 0.85  # of large squares; their borders are blurred
-    finer = segmentation(Pixels(), processor, *parts, resolution=32, **SETTINGS)
-    assert finer["eval_segmentation_accuracy"] > results["eval_segmentation_accuracy"]
+    assert results["eval_segmentation_miou"] > 0.99
+
+
+def test_small_things_need_resolution(processor):
+    parts = [a_source(40, seed, size=(32, 32), squares=16) for seed in (0, 1)]
+    coarse = segmentation(Pixels(), processor, *parts, **SETTINGS)
+    fine = segmentation(Pixels(), processor, *parts, resolution=32, **SETTINGS)
+    assert coarse["eval_segmentation_miou"] < 0.7 and fine["eval_segmentation_miou"] > 0.99
 
 
 def test_what_says_nothing_is_no_class(processor):
@@ -105,6 +110,21 @@ def test_is_deterministic_and_leaves_everything_alone(processor):
     torch.manual_seed(4)
     assert segmentation(encoder, processor, *parts, num_epochs=1) == first
     assert encoder.one.item() == 1 and encoder.one.grad is None
+
+
+def test_more_than_three_channels():
+    features = datasets.Features({"image": datasets.Array3D((8, 8, 5), "uint8"), "mask": datasets.Image()})
+    rng = np.random.default_rng(0)
+    arrays = rng.integers(0, 256, (40, 8, 8, 5), dtype=np.uint8)
+    rows = [{"image": array, "mask": Image.fromarray((array[..., 4] > 127).astype(np.uint8))} for array in arrays]
+    dataset = datasets.Dataset.from_list(rows, features=features)
+    parts = [
+        load_source(part, image_column="image", label_column="mask")
+        for part in (dataset.select(range(30)), dataset.select(range(30, 40)))
+    ]
+    processor = build_processor(8, crop_ratio=1.0, image_mean=[0.5] * 5)
+    results = segmentation(Pixels(5), processor, *parts, **SETTINGS)
+    assert results["eval_segmentation_accuracy"] > 0.95
 
 
 def test_broken_rows_are_left_out(processor, caplog):

@@ -47,7 +47,7 @@ PRESETS = {
     "stanford-cars": DatasetPreset("tanganke/stanford_cars"),
     "oxford-pets": DatasetPreset("timm/oxford-iiit-pet", label_column="label"),
     "galaxy10": DatasetPreset("matthieulel/galaxy10_decals"),
-    # Of masks, for segmentation.
+    # Of masks, for segmentation. Ids and columns of the latter two are those of public pages and code; not run yet.
     DIGIT_SCENES: DatasetPreset(DIGIT_SCENES, image_column="image", label_column="mask"),
     # A script too. 0 is whatever is none of the 150 classes.
     "ade20k": DatasetPreset(

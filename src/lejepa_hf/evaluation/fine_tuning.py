@@ -3,8 +3,10 @@
 import copy
 import logging
 import math
+import os
 import random
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -29,6 +31,7 @@ from .top_k_accuracy import TopKAccuracy
 logger = logging.getLogger("lejepa_hf")
 
 _BATCH, _LEAST_EPOCHS, _LEAST_STEPS = 64, 5, 200
+_MOST_THREADS = 8
 _SMALLEST_CROP = 0.7  # of the shorter side
 
 
@@ -133,29 +136,40 @@ class _Classifier(nn.Module):
 
 
 class _CroppedImages:
-    """Rows of a source -> a batch of random crops; broken images are left out."""
+    """Rows of a source -> a batch of random crops, decoded by a few threads; broken images are left out."""
 
     def __init__(self, extractor: FeatureExtractor, source: ImageSource):
         self._extractor, self._source = extractor, source
+        self._threads = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        images, labels = [], []
-        for row in rows:
-            try:
-                images.append(_cropped(self._extractor.decode(row[self._source.image_column])))
-            except DECODING_ERRORS as error:
-                logger.warning(f"{self._source.name}: a broken image is left out: {error}")
-                continue
-            labels.append(row[self._source.label_column])
-        if not images:
+        # Drawn here: threads would draw in any order.
+        crops = list(self._threads.map(self._crop, rows, torch.rand(len(rows), 3).tolist()))
+        kept = [number for number, image in enumerate(crops) if image is not None]
+        if not kept:
             raise DataError(f"{self._source.name}: all {len(rows)} images of a batch are broken.")
-        return {"pixel_values": self._extractor.preprocess(images), "labels": torch.tensor(labels)}
+        labels = torch.tensor([rows[number][self._source.label_column] for number in kept])
+        return {"pixel_values": self._extractor.preprocess([crops[number] for number in kept]), "labels": labels}
+
+    def _crop(self, row: dict, place: list[float]):
+        try:
+            return square_crop(self._extractor.decode(row[self._source.image_column]), *place)
+        except DECODING_ERRORS as error:
+            logger.warning(f"{self._source.name}: a broken image is left out: {error}")
+            return None
 
 
-def _cropped(image):
-    """A random square of an image of PIL or an array."""
+def square_crop(image, share: float, across: float, down: float):
+    """
+    Args:
+        image (`PIL.Image.Image` or `np.ndarray`): Of any shape and number of channels.
+        share (`float`): From the smallest side, 0, to the image's shorter one, 1.
+        across, down (`float`): From one border, 0, to the other, 1.
+
+    Returns:
+        The same type: a square of the image.
+    """
     width, height = stored_size(image)
-    share, across, down = torch.rand(3).tolist()
     side = max(1, round(min(width, height) * (_SMALLEST_CROP + (1 - _SMALLEST_CROP) * share)))
     left, top = round(across * (width - side)), round(down * (height - side))
     if isinstance(image, np.ndarray):
