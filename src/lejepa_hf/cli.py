@@ -56,7 +56,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     results = {
         encoder: evaluate_encoder(
             encoder, options.dataset, options.protocol, options.train_split, options.eval_split, options.batch_size,
-            shots, cache, config=options.config, image_column=options.image_column,
+            shots, cache, options.resolution, options.ignore_labels, options.learning_rate,
+            options.num_epochs, config=options.config, image_column=options.image_column,
             label_column=options.label_column, revision=options.revision, streaming=options.streaming,
         )
         for encoder in options.encoder
@@ -232,15 +233,28 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "--dataset", required=True, help="a preset (digits, imagenet-1k, food101, ...), a Hub id, a folder or files"
     )
     evaluate.add_argument(
-        "--protocol", nargs="+", default=["linear", "knn"], help="linear, knn, few-shot, logistic, retrieval"
+        "--protocol",
+        nargs="+",
+        default=["linear", "knn"],
+        help="linear, knn, few-shot, logistic, retrieval, fine-tune; segmentation, of masks",
     )
     evaluate.add_argument("--train_split", help="fits the protocols (that of the preset, or train)")
     evaluate.add_argument("--eval_split", help="measures them (that of the preset, or test)")
     evaluate.add_argument("--shots", nargs="+", metavar="K", help="images a class of few-shot (1 2 5 10 100 all)")
+    evaluate.add_argument("--resolution", type=int, help="side of the images of segmentation (the processor's)")
+    evaluate.add_argument(
+        "--ignore_labels",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="of masks: what is no class (that of the preset, 255)",
+    )
+    evaluate.add_argument("--learning_rate", type=float, help="of fine-tune (5e-4)")
+    evaluate.add_argument("--num_epochs", type=int, help="of fine-tune (5, of few images more)")
     evaluate.add_argument("--config", help="configuration of a Hub dataset")
     evaluate.add_argument("--revision", help="branch, tag or commit of a Hub dataset")
     evaluate.add_argument("--image_column", help="found by its type if missing")
-    evaluate.add_argument("--label_column", help="found by its type if missing")
+    evaluate.add_argument("--label_column", help="found by its type if missing; of masks to be named")
     evaluate.add_argument("--streaming", action="store_true", help="read while embedding; not cached")
     evaluate.add_argument("--batch_size", type=int, default=256, help="images a forward pass (256)")
     evaluate.add_argument("--cache_dir", metavar="FOLDER", help="where embeddings are kept (in HF_HOME)")

@@ -114,7 +114,7 @@ class DataArguments(ViewSettings):
         image_column (`str`, *optional*): Found by its type if missing.
         label_column (`str`, *optional*): Found by its type if missing; for the evaluation only.
         eval_crop_ratio (`float`): Share of the resized side that the evaluation's centre crop keeps, in (0, 1].
-        eval_protocols (`list[str]`): Of `linear`, `knn`, `few-shot`.
+        eval_protocols (`list[str]`): Of `linear`, `knn`, `few-shot`, `logistic`, `retrieval`.
     """
 
     dataset: str = ""

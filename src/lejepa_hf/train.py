@@ -18,7 +18,7 @@ from .data.errors import DataError
 from .data.multi_crop import MultiCropTransform
 from .data.positions import read_positions
 from .data.sources import ImageSource
-from .evaluation.evaluate_encoder import check_protocols
+from .evaluation.protocols import check_protocols
 from .hub.export import build_processor
 from .hub.push import push_run
 from .modeling_lejepa import LeJEPAForPreTraining
@@ -93,7 +93,7 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
         training.resume = None if checkpoint is None else str(checkpoint)
     if training.resume is not None:
         read_positions(training.resume)  # refuses a checkpoint that does not have them
-    check_protocols(data.eval_protocols)
+    check_protocols(data.eval_protocols, at_the_end_of_training=True)
     _share_cores(training)
     set_seed(training.seed)
     start = find_start(recipe)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from lejepa_hf.evaluation.accuracy_interval import is_spread, over_draws, with_interval
+from lejepa_hf.evaluation.accuracy_interval import is_spread, over_draws, over_resamples, with_interval
 
 
 @pytest.mark.parametrize(("hits", "number"), [(0, 20), (13, 20), (20, 20), (445, 450), (900, 10_000)])
@@ -19,6 +19,13 @@ def test_interval_of_a_mean_is_students():
     assert found["shots"] == pytest.approx(np.mean(accuracies))
     assert found["shots_ci95"] == pytest.approx((interval.high - interval.low) / 2)
     assert found["shots_std"] == pytest.approx(np.std(accuracies, ddof=1))
+
+
+def test_interval_over_resamples_is_that_of_their_spread():
+    draws = np.random.default_rng(0).normal(0.7, 0.1, 100_000)
+    found = over_resamples("miou", 0.71, draws)
+    assert found == {"miou": 0.71, "miou_ci95": pytest.approx(1.96 * 0.1, rel=0.02)}
+    assert is_spread("miou_ci95")
 
 
 def test_it_covers_what_it_says():

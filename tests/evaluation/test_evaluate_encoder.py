@@ -63,6 +63,28 @@ def test_sources_and_protocols_by_choice(resnet_folder, few_digits):
     assert results["eval_knn_top1"] == expected["eval_knn_top1"]
 
 
+def test_protocols_on_images(resnet_folder, few_digits):
+    tuned = evaluate_encoder(resnet_folder, few_digits, ["knn", "fine-tune"], num_epochs=1, learning_rate=1e-3)
+    assert "eval_knn_top1" in tuned and "eval_finetune_top5" in tuned
+    assert format_table({"encoder": tuned}).startswith("| held out, in %")
+    frozen = evaluate_encoder(resnet_folder, few_digits, ["knn"])
+    assert frozen.items() <= tuned.items()
+
+
+@pytest.mark.slow
+def test_segmentation_of_a_preset(resnet_folder):
+    results = evaluate_encoder(resnet_folder, "digit-scenes", ["segmentation"], resolution=32)
+    assert 1 / 11 / 2 < results["eval_segmentation_miou"] < 1
+    ignored = evaluate_encoder(resnet_folder, "digit-scenes", ["segmentation"], ignore_labels=[0, *range(2, 11)])
+    assert ignored["eval_segmentation_miou"] == 1  # nothing but ones
+
+
+@pytest.mark.parametrize("setting", ["resolution", "learning_rate", "num_epochs"])
+def test_settings_out_of_range(resnet_folder, setting):
+    with pytest.raises(ValueError, match=f"`{setting}` must be more than 0, got 0"):
+        evaluate_encoder(resnet_folder, "digits", ["fine-tune"], **{setting: 0})
+
+
 def test_unknown_protocol_names_the_known(resnet_folder):
     with pytest.raises(ValueError, match="`protocols` svm, tree unknown; known are linear, knn, few-shot, logistic"):
         evaluate_encoder(resnet_folder, "digits", protocols=["knn", "svm", "tree"])

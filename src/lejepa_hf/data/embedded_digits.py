@@ -32,12 +32,13 @@ def load_digits_split(split: str):
     pixels, labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
     pixels = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype("uint8")
     return Dataset.from_dict(
-        {"image": [{"bytes": _png(scan), "path": None} for scan in pixels], "label": labels.tolist()},
+        {"image": [{"bytes": png_bytes(scan), "path": None} for scan in pixels], "label": labels.tolist()},
         features=Features({"image": ImageFeature(), "label": ClassLabel(names=[str(digit) for digit in range(10)])}),
     )
 
 
-def _png(pixels) -> bytes:
+def png_bytes(pixels) -> bytes:
+    """An array as an encoded image."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from .array_columns import is_array, with_arrays
+from .digit_scenes import load_digit_scenes_split
 from .embedded_digits import load_digits_split
 from .image_folder import open_folder
 from .mixture import Mixture
@@ -16,7 +17,8 @@ from .streaming import count_rows
 
 logger = logging.getLogger("lejepa_hf")
 
-DIGITS = "digits"
+DIGITS, DIGIT_SCENES = "digits", "digit-scenes"
+_EMBEDDED = {DIGITS: load_digits_split, DIGIT_SCENES: load_digit_scenes_split}
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
 _ENCODED = ("binary", "large_binary", "string", "large_string")  # that `datasets` can take for images
 
@@ -30,7 +32,7 @@ class ImageSource:
         dataset: `datasets.Dataset` or `datasets.IterableDataset` with undecoded images, or a [`Mixture`] of them.
         name (`str`): What the user asked for.
         image_column (`str`): Column of the images.
-        label_column (`str`, *optional*): Column of integer labels, if there is one.
+        label_column (`str`, *optional*): Column of integer labels, if there is one; or of masks, for segmentation.
         class_names (`list[str]`, *optional*): Names of the labels, if known.
     """
 
@@ -60,16 +62,18 @@ def load_source(
     Open a source of images.
 
     Args:
-        name: `"digits"`; a dataset id of the Hub; a folder of images; Parquet or WebDataset tar files as a path, a
-            glob or a url (`hf://datasets/user/name/*.parquet` too), where `{000..123}` stands for a range; `"parquet"`
-            or `"webdataset"` with such files in `data_files`; or a dataset that `datasets` has built already.
+        name: `"digits"` or `"digit-scenes"`; a dataset id of the Hub; a folder of images; Parquet or WebDataset tar
+            files as a path, a glob or a url (`hf://datasets/user/name/*.parquet` too), where `{000..123}` stands for a
+            range; `"parquet"` or `"webdataset"` with such files in `data_files`; or a dataset that `datasets` has
+            built already.
         split (`str`, *optional*, defaults to `"train"`): Which part; a slice like `"train[:1000]"` works unstreamed.
         config (`str`, *optional*): Configuration of a Hub dataset.
         streaming (`bool`, *optional*, defaults to `False`): Read while training instead of downloading first.
         image_column (`str`, *optional*): Found by its type if missing: images, or where there are none
             `datasets.Array2D` or `Array3D`. A column of encoded bytes, `.npy` among them, or of paths may be named
             too.
-        label_column (`str`, *optional*): Found by its type if missing; a source without labels is fine.
+        label_column (`str`, *optional*): Found by its type if missing; a source without labels is fine. Masks, which
+            are images beside the images, must be named.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         data_files (`str` or `list[str]`, *optional*): Which files, as paths or globs.
 
@@ -96,9 +100,9 @@ def load_source(
     elif kind := kind_of_files(name):
         _refuse(f"`dataset` {shown!r}", config=config, revision=revision, data_files=data_files)
         dataset = open_files(kind, name, shown, split, streaming)
-    elif name == DIGITS:
-        _refuse("`dataset` 'digits'", config=config, revision=revision, data_files=data_files)
-        dataset = as_stream(load_digits_split(split), streaming)
+    elif name in _EMBEDDED:
+        _refuse(f"`dataset` {name!r}", config=config, revision=revision, data_files=data_files)
+        dataset = as_stream(_EMBEDDED[name](split), streaming)
     elif os.path.isdir(name):
         _refuse(f"the folder {name!r}", config=config, revision=revision, data_files=data_files)
         dataset = open_folder(name, split, streaming)
@@ -182,7 +186,7 @@ def _describe(dataset, name: str, image_column: str | None, label_column: str | 
     if dataset.features is None:  # a stream whose schema nobody wrote down: its first row tells
         dataset = dataset._resolve_features()
     features = dataset.features
-    images = [column for column, feature in features.items() if _is_image(feature)]
+    images = [column for column, feature in features.items() if is_image(feature)]
     arrays = [column for column, feature in features.items() if is_array(feature)]
     labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
     described = ", ".join(f"{column}: {_kind(feature)}" for column, feature in features.items())
@@ -207,6 +211,8 @@ def _describe(dataset, name: str, image_column: str | None, label_column: str | 
     if "cls" in features and isinstance(features["cls"], Value) and features["cls"].dtype.startswith("int"):
         labels.append("cls")  # as WebDataset calls its labels
     label_column = label_column or (labels[0] if labels else None)
+    if label_column in images:  # masks
+        dataset = dataset.cast_column(label_column, ImageFeature(decode=False))
     class_names = getattr(features[label_column], "names", None) if label_column is not None else None
     if hasattr(dataset, "__len__") and not len(dataset):
         raise ValueError(f"`dataset` {name!r} has no images: it is empty.")
@@ -214,7 +220,7 @@ def _describe(dataset, name: str, image_column: str | None, label_column: str | 
     return ImageSource(dataset, name, image_column, label_column, class_names)
 
 
-def _is_image(feature) -> bool:
+def is_image(feature) -> bool:
     """An image, or what is left of one where the schema forgot its type."""
     from datasets import Image as ImageFeature
 

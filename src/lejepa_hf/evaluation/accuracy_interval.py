@@ -41,6 +41,22 @@ def over_draws(name: str, accuracies: Sequence[float]) -> dict[str, float]:
     return {name: float(np.mean(accuracies)), name + INTERVAL: half_width, name + SPREAD: std}
 
 
+def over_resamples(name: str, value: float, resampled) -> dict[str, float]:
+    """
+    Args:
+        name (`str`): Of the metric.
+        value (`float`): On all test images.
+        resampled (`np.ndarray` of shape `(num_draws,)`): On test images drawn with replacement, as many.
+
+    Returns:
+        `dict[str, float]`: `name`, and `<name>_ci95`, half the distance from 2.5 % to 97.5 % of the draws.
+    """
+    import numpy as np
+
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return {name: value, name + INTERVAL: float(high - low) / 2}
+
+
 def is_spread(name: str) -> bool:
     """Whether a result only says how far another one may be off."""
     return name.endswith((INTERVAL, SPREAD))

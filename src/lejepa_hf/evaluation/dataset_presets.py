@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from ..data.openers import kind_of_files
-from ..data.sources import DIGITS
+from ..data.sources import DIGIT_SCENES, DIGITS
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class DatasetPreset:
         dataset (`str`): Id on the Hub.
         train_split, eval_split (`str`): What fits the protocols, and what measures them.
         config, image_column, label_column, revision (`str`, *optional*): As in [`~data.sources.load_source`].
+        ignore_labels (`tuple[int, ...]`, *optional*, defaults to `(255,)`): Of masks: pixels that say nothing.
     """
 
     dataset: str
@@ -24,6 +25,7 @@ class DatasetPreset:
     image_column: str | None = None
     label_column: str | None = None
     revision: str | None = None
+    ignore_labels: tuple[int, ...] = (255,)
 
 
 # Those of the paper's Tables 1, 2, 3 and 5, and of the usual lists.
@@ -45,6 +47,19 @@ PRESETS = {
     "stanford-cars": DatasetPreset("tanganke/stanford_cars"),
     "oxford-pets": DatasetPreset("timm/oxford-iiit-pet", label_column="label"),
     "galaxy10": DatasetPreset("matthieulel/galaxy10_decals"),
+    # Of masks, for segmentation. Ids and columns of the latter two are those of public pages and code; not run yet.
+    DIGIT_SCENES: DatasetPreset(DIGIT_SCENES, image_column="image", label_column="mask"),
+    # A script too. 0 is whatever is none of the 150 classes.
+    "ade20k": DatasetPreset(
+        "zhoubolei/scene_parse_150",
+        eval_split="validation",
+        config="scene_parsing",
+        image_column="image",
+        label_column="annotation",
+        revision="refs/convert/parquet",
+        ignore_labels=(0, 255),
+    ),  # fmt: skip
+    "voc2012": DatasetPreset("nateraw/pascal-voc-2012", eval_split="val", image_column="image", label_column="mask"),
 }
 
 

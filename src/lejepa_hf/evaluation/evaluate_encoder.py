@@ -1,4 +1,4 @@
-"""How good is an encoder: protocols on frozen embeddings, beside two baselines."""
+"""How good is an encoder: all protocols, and those on frozen embeddings beside two baselines."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,22 +11,13 @@ from ..distributed import is_first_rank
 from ..loading_errors import explained
 from .accuracy_interval import INTERVAL, is_spread
 from .compute_device import default_device
+from .dataset_presets import find_preset
 from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
 from .feature_extractor import FeatureExtractor
-from .few_shot import check_shots, few_shot
-from .knn import knn
-from .labelled_sources import check_labels, labelled_sources, labels_of
-from .linear_probe import linear_probe
-from .logistic_regression import logistic_regression
-from .retrieval import retrieval
+from .few_shot import check_shots
+from .labelled_sources import labelled_sources, labels_of
+from .protocols import ON_EMBEDDINGS, ON_IMAGES, check_protocols, check_source
 
-PROTOCOLS = {
-    "linear": linear_probe,
-    "knn": knn,
-    "few-shot": few_shot,
-    "logistic": logistic_regression,
-    "retrieval": retrieval,
-}
 ENCODER, AVERAGED = "LeJEPA encoder", "averaged encoder"
 UNTRAINED, PIXELS = "same encoder, untrained", "raw pixels"
 
@@ -40,26 +31,35 @@ def evaluate_encoder(
     batch_size: int = 256,
     shots: Sequence[int | str] | None = None,
     cache_dir: str | Path | None = None,
+    resolution: int | None = None,
+    ignore_labels: Sequence[int] | None = None,
+    learning_rate: float | None = None,
+    num_epochs: int | None = None,
     **source,
 ) -> dict[str, float]:
     """
-    Evaluate a frozen encoder on a labelled dataset.
+    Evaluate an encoder on a labelled dataset.
 
-    With several processes the images are embedded by all of them and the protocols run on the first one; the others
-    return an empty `dict`.
+    With several processes the images are embedded by all of them, if a protocol needs embeddings, and the protocols
+    run on the first one; the others return an empty `dict`.
 
     Args:
         encoder (`str` or `Path`): Folder or Hub id of any vision model that `AutoModel` loads, with its processor.
         dataset (`str` or a pair of [`ImageSource`]): A preset of [`~evaluation.dataset_presets`], a name for
             [`~data.sources.load_source`], or train and held-out sources.
         protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): Of `linear`, `knn`, `few-shot`,
-            `logistic`, `retrieval`.
+            `logistic`, `retrieval`, `fine-tune`; `segmentation`, which needs masks.
         train_split (`str`, *optional*): Fits the protocols. That of the preset if missing, otherwise `train`.
         eval_split (`str`, *optional*): Measures them. That of the preset if missing, otherwise `test`.
         batch_size (`int`, *optional*, defaults to 256): Images a forward.
         shots (`Sequence[int | str]`, *optional*): Of `few-shot`, see [`few_shot`].
         cache_dir (`str` or `Path`, *optional*): Where embeddings are kept for the next call, see
             [`extract_embeddings`].
+        resolution (`int`, *optional*): Of `segmentation`, see [`segmentation`].
+        ignore_labels (`Sequence[int]`, *optional*): Of `segmentation`: values of masks that say nothing. Those of the
+            preset if missing, otherwise 255.
+        learning_rate (`float`, *optional*): Of `fine-tune`, see [`fine_tune`].
+        num_epochs (`int`, *optional*): Of `fine-tune`, too.
         **source: Of [`~data.sources.load_source`]: `config`, `image_column`, `label_column` and so on.
 
     Returns:
@@ -67,20 +67,38 @@ def evaluate_encoder(
         intervals, `eval_linear_top1_ci95` and so on.
 
     Raises:
-        ValueError: Before any image is embedded, if a protocol is unknown, the dataset cannot be used for it or the
+        ValueError: Before any work on images, if a protocol is unknown, the dataset cannot be used for it or the
             encoder cannot be loaded.
     """
     check_protocols(protocols)
+    positive = {"resolution": resolution, "learning_rate": learning_rate, "num_epochs": num_epochs}
+    for name, value in positive.items():
+        if value is not None and value <= 0:
+            raise ValueError(f"`{name}` must be more than 0, got {value}.")
     pair = dataset if isinstance(dataset, tuple) else labelled_sources(dataset, train_split, eval_split, **source)
     for one in pair:
-        check_labels(one)
-    labels = labels_of(pair[0])
-    if shots is not None and "few-shot" in protocols and labels is not None:
+        check_source(protocols, one)
+    if shots is not None and "few-shot" in protocols and (labels := labels_of(pair[0])) is not None:
         check_shots(shots, labels)
+    if ignore_labels is None:
+        preset = find_preset(dataset) if isinstance(dataset, str) else None
+        ignore_labels = preset.ignore_labels if preset is not None else (255,)
     model, processor = load_encoder(encoder)
     FeatureExtractor(model, processor).try_one()
-    train, test = (extract_embeddings(model, processor, one, batch_size, cache_dir) for one in pair)
-    return run_protocols(train, test, protocols, shots) if is_first_rank() else {}
+    on_embeddings = [protocol for protocol in protocols if protocol in ON_EMBEDDINGS]
+    if on_embeddings:
+        train, test = (extract_embeddings(model, processor, one, batch_size, cache_dir) for one in pair)
+    if not is_first_rank():
+        return {}
+    results = run_protocols(train, test, on_embeddings, shots) if on_embeddings else {}
+    settings = {
+        "segmentation": {"resolution": resolution, "ignore_labels": ignore_labels},
+        "fine-tune": {"num_epochs": num_epochs} | ({"learning_rate": learning_rate} if learning_rate else {}),
+    }
+    for protocol in protocols:
+        if protocol in ON_IMAGES:
+            results |= ON_IMAGES[protocol](model, processor, *pair, **settings[protocol])
+    return results
 
 
 def evaluate_with_baselines(
@@ -97,7 +115,7 @@ def evaluate_with_baselines(
         encoder (`str` or `Path`): Folder of an exported encoder.
         train ([`ImageSource`]): Fits the protocols.
         test ([`ImageSource`]): Measures them.
-        protocols (`Sequence[str]`): Of `linear`, `knn`, `few-shot`.
+        protocols (`Sequence[str]`): Of those on embeddings: `linear`, `knn`, `few-shot`, `logistic`, `retrieval`.
         averaged (`str` or `Path`, *optional*): Folder of the same encoder with averaged weights, a row more.
 
     Returns:
@@ -105,7 +123,7 @@ def evaluate_with_baselines(
     """
     import torch
 
-    check_protocols(protocols)
+    check_protocols(protocols, at_the_end_of_training=True)
     model, processor = load_encoder(encoder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -128,22 +146,12 @@ def run_protocols(
     protocols: Sequence[str],
     shots: Sequence[int | str] | None = None,
 ) -> dict[str, float]:
-    """Results of all protocols in one dict; `shots` are those of `few-shot`."""
+    """Results of protocols on embeddings in one dict; `shots` are those of `few-shot`."""
     results = {}
     for protocol in protocols:
         settings = {"shots": shots} if protocol == "few-shot" else {}
-        results |= PROTOCOLS[protocol](train, test, **settings)
+        results |= ON_EMBEDDINGS[protocol](train, test, **settings)
     return results
-
-
-def check_protocols(protocols: Sequence[str]) -> None:
-    """
-    Raises:
-        ValueError: If a protocol is unknown.
-    """
-    unknown = [protocol for protocol in protocols if protocol not in PROTOCOLS]
-    if unknown:
-        raise ValueError(f"`protocols` {', '.join(unknown)} unknown; known are {', '.join(PROTOCOLS)}.")
 
 
 def load_encoder(encoder: str | Path, device: str | None = None):
@@ -194,8 +202,10 @@ def format_table(results: dict[str, dict[str, float]]) -> str:
     Returns:
         `str`: One header, one line a metric.
     """
-    rows = [["frozen, held out, in %", *results]]
-    for name in next(iter(results.values())):
+    names = list(next(iter(results.values())))
+    is_frozen = not any(name.startswith("eval_finetune") for name in names)
+    rows = [["frozen, held out, in %" if is_frozen else "held out, in %", *results]]
+    for name in names:
         if is_spread(name):
             continue
         cells = [

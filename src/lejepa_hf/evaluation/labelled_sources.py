@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ..data.sources import ImageSource, load_source
+from ..data.array_columns import is_array
+from ..data.sources import ImageSource, is_image, load_source
 from .dataset_presets import find_preset
 
 
@@ -22,7 +23,7 @@ def labelled_sources(
         `tuple[ImageSource, ImageSource]`
 
     Raises:
-        ValueError: If there is no such dataset or split, or its labels are no classes.
+        ValueError: If there is no such dataset or split.
     """
     preset = find_preset(dataset) if isinstance(dataset, str) else None
     if preset is not None:
@@ -31,8 +32,6 @@ def labelled_sources(
             source[name] = source.get(name) or getattr(preset, name)
     train = load_source(dataset, train_split or getattr(preset, "train_split", "train"), **source)
     test = load_source(dataset, eval_split or getattr(preset, "eval_split", "test"), **source)
-    for opened in (train, test):
-        check_labels(opened)
     return train, test
 
 
@@ -44,7 +43,13 @@ def check_labels(source: ImageSource) -> None:
     if source.label_column is None:
         raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled one.")
     features = getattr(source.dataset, "features", None)
-    kind = str(getattr(features[source.label_column], "dtype", "list")) if features else "int64"
+    feature = features[source.label_column] if features else None
+    if feature is not None and is_image(feature):
+        raise ValueError(
+            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds masks: only the protocol "
+            "`segmentation` uses them; for others name a column of class numbers."
+        )
+    kind = str(getattr(feature, "dtype", "list")) if features else "int64"
     if not kind.startswith(("int", "uint")):
         others = ", ".join(name for name in features if name not in (source.image_column, source.label_column))
         raise ValueError(
@@ -52,6 +57,26 @@ def check_labels(source: ImageSource) -> None:
             f"{kind}: name another column ({others or 'there is none'}), or make it a ClassLabel, for which "
             "`datasets` has `class_encode_column`."
         )
+
+
+def check_masks(source: ImageSource) -> None:
+    """
+    Raises:
+        ValueError: If the labels of a source are no masks.
+    """
+    features = source.dataset.features
+    if source.label_column is None:
+        found = "no labels"
+    elif is_image(features[source.label_column]) or is_array(features[source.label_column]):
+        return
+    else:
+        found = (
+            f"no masks in `label_column` {source.label_column!r} but {type(features[source.label_column]).__name__}"
+        )
+    raise ValueError(
+        f"`dataset` {source.name!r} has {found}; segmentation needs masks: set `label_column` to their column, one of "
+        f"{', '.join(name for name in features if name != source.image_column)}, or take another dataset."
+    )
 
 
 def labels_of(source: ImageSource) -> np.ndarray | None:

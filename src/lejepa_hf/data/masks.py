@@ -1,0 +1,71 @@
+"""Masks of segmentation: whatever a row holds -> a class number a pixel."""
+
+import numpy as np
+from PIL import Image
+
+from .decoding import open_image
+
+
+def decode_mask(value) -> np.ndarray:
+    """
+    Args:
+        value: As [`~data.decoding.open_image`] takes it: an image of one channel or with a palette, whose numbers are
+            the classes; a coloured image in the colours of PASCAL VOC; or an array of two axes.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`: int64.
+
+    Raises:
+        ValueError: If it has other colours, or more than one channel.
+    """
+    if isinstance(value, np.ndarray | list):
+        mask = np.asarray(value)
+    else:
+        opened = open_image(value)
+        mask = np.asarray(opened.convert("RGB") if opened.mode in ("RGB", "RGBA") else opened)
+    if mask.ndim == 3 and mask.shape[2] == 3:
+        return _classes_of_colours(mask)
+    if mask.ndim != 2:
+        raise ValueError(f"a mask has one class number a pixel, this one has the shape {mask.shape}")
+    return mask.astype(np.int64)
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A mask at another size: each pixel gets the class of the nearest one."""
+    if mask.shape == (height, width):
+        return mask
+    image = Image.fromarray(mask.astype(np.int32))
+    return np.asarray(image.resize((width, height), Image.Resampling.NEAREST)).astype(np.int64)
+
+
+def _classes_of_colours(mask: np.ndarray) -> np.ndarray:
+    if (mask[..., 0] == mask[..., 1]).all() and (mask[..., 0] == mask[..., 2]).all():
+        return mask[..., 0].astype(np.int64)  # grey: a mask of one channel, saved as three
+    known = _code(_voc_colours())
+    order = known.argsort()
+    codes = _code(mask)
+    found = order[np.searchsorted(known, codes, sorter=order).clip(max=255)]
+    unknown = mask[known[found] != codes]
+    if len(unknown):
+        raise ValueError(f"a mask's colour {tuple(unknown[0].tolist())} is none of PASCAL VOC's")
+    return found
+
+
+def _code(colours: np.ndarray) -> np.ndarray:
+    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def _voc_colours() -> np.ndarray:
+    """
+    The colours of 256 classes; 255, the border of objects, is (224, 224, 192).
+
+    Source: the development kit of PASCAL VOC 2012: the bits of a class number, three at a time from the lowest, are
+    those of red, green and blue from the highest.
+    """
+    classes = np.arange(256)
+    colours = np.zeros((256, 3), np.int64)
+    for place in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (classes >> (3 * place + channel) & 1) << (7 - place)
+    return colours

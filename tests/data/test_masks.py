@@ -1,0 +1,59 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lejepa_hf.data.masks import decode_mask, resize_mask
+
+
+def png(image: Image.Image) -> dict:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+NUMBERS = np.array([[0, 1, 20], [255, 7, 0]], np.uint8)
+
+
+def test_one_channel_a_palette_an_array_or_grey():
+    with_palette = Image.fromarray(NUMBERS)
+    with_palette.putpalette([9] * 768)
+    for value in (png(Image.fromarray(NUMBERS)), png(with_palette), NUMBERS, NUMBERS.tolist()):
+        assert decode_mask(value).tolist() == NUMBERS.tolist()
+    assert decode_mask(png(Image.fromarray(np.dstack([NUMBERS] * 3)))).tolist() == NUMBERS.tolist()
+
+
+def test_sixteen_bits_are_not_scaled():
+    assert decode_mask(png(Image.fromarray(np.array([[3, 300]], np.uint16)))).tolist() == [[3, 300]]
+
+
+def test_colours_of_pascal_voc():
+    colours = {
+        (0, 0, 0): 0,
+        (128, 0, 0): 1,
+        (0, 128, 0): 2,
+        (128, 128, 128): 7,
+        (0, 64, 128): 20,
+        (224, 224, 192): 255,
+    }
+    image = Image.fromarray(np.array([list(colours)], np.uint8))
+    assert decode_mask(png(image)).tolist() == [list(colours.values())]
+
+
+def test_a_colour_that_is_no_class():
+    # 1, 2, 3 lies between two known colours.
+    with pytest.raises(ValueError, match=r"colour \(1, 2, 3\) is none of PASCAL VOC's"):
+        decode_mask(png(Image.fromarray(np.array([[[128, 0, 0], [1, 2, 3]]], np.uint8))))
+
+
+def test_several_channels():
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 2\)"):
+        decode_mask(np.zeros((2, 3, 2)))
+
+
+def test_no_classes_appear_between_classes():
+    mask = np.kron([[3, 9], [9, 200]], np.ones((5, 7), int))
+    assert set(resize_mask(mask, 4, 6).ravel().tolist()) == {3, 9, 200}
+    assert resize_mask(mask, 4, 6).shape == (4, 6)
+    assert resize_mask(mask, *mask.shape) is mask
