@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .accuracy_interval import with_interval
-from .compute_device import default_device
+from .compute_device import default_device, threads_for
 from .embedding_extraction import LabelledEmbeddings
 from .top_k_accuracy import TopKAccuracy
 
@@ -59,12 +59,13 @@ def linear_probe(
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
     aside, others = order[: number // 10], order[number // 10 :]
     rate = learning_rates[0]
-    if len(learning_rates) > 1 and len(aside):
-        probes = _fit(train, others, learning_rates, num_classes, num_steps, batch_size, seed)
-        found = [_hits_and_certainty(probe, train, aside) for probe in probes]
-        rate = learning_rates[found.index(max(found))]
-        logger.info(f"linear probe: learning rate {rate:g}, the best of {len(probes)} on {len(aside)} training images")
-    (probe,) = _fit(train, torch.arange(number), [rate], num_classes, num_steps, batch_size, seed)
+    with threads_for(batch_size * train.probe_features.shape[1] * num_classes):
+        if len(learning_rates) > 1 and len(aside):
+            probes = _fit(train, others, learning_rates, num_classes, num_steps, batch_size, seed)
+            found = [_hits_and_certainty(probe, train, aside) for probe in probes]
+            rate = learning_rates[found.index(max(found))]
+            logger.info(f"linear probe: learning rate {rate:g}, best of {len(probes)} on {len(aside)} training images")
+        (probe,) = _fit(train, torch.arange(number), [rate], num_classes, num_steps, batch_size, seed)
     metric, depth = TopKAccuracy(), min(5, num_classes)
     for rows in torch.arange(len(test.labels)).split(_CHUNK):
         best = _logits(probe, test, rows).topk(depth).indices
