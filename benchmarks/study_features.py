@@ -32,6 +32,9 @@ class Projections:
     embedding: FeatureExtractor
     projector: torch.nn.Module
 
+    def decode(self, value):
+        return self.embedding.decode(value)
+
     def preprocess(self, images: list) -> torch.Tensor:
         return self.embedding.preprocess(images)
 
