@@ -4,7 +4,7 @@ Does the weight of SIGReg matter, and does the held-out loss tell which run is b
     python benchmarks/study_sigreg_weight.py --steps 200
 
 trains `recipes/digits/resnet_tiny.yaml` with each weight and seed, a run a core, judges the frozen encoders on
-held-out digits and draws benchmarks/results/sigreg_weight.png. A stopped study goes on with the runs it lacks. Claims
+held-out digits and draws docs/sigreg_weight.png. A stopped study goes on with the runs it lacks. Claims
 of arXiv 2511.08544: accuracy is flat over weights from 0.01 to 0.1; loss / weight^0.4 ranks runs like accuracy, over
 0.9.
 """
@@ -110,7 +110,7 @@ def main() -> None:
         for row in rows:
             shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
             writer.writerow(shown | {"torch": torch.__version__})
-    draw(rows, RESULTS / "sigreg_weight.png")
+    draw(rows, ROOT / "docs" / "sigreg_weight.png")
     for name in ACCURACIES:
         accuracy = {run.name: row[name] for run, row in zip(runs.values(), rows, strict=True)}
         found = {alpha: correlation(last, accuracy, alpha) for alpha in (0.0, 0.2, ALPHA, 0.6, 0.8, 1.0)}
