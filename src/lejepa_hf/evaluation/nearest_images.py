@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional as F
 
 from ..data.sources import ImageSource
 from .embedding_extraction import embedded_batches
 from .feature_extractor import FeatureExtractor
+from .knn import nearest_neighbours
 
 
 @dataclass
@@ -47,7 +47,7 @@ class NearestImages:
             embeddings.append(of_batch)
         if not self._rows:
             raise ValueError(f"`dataset` {source.name!r} has no image that can be read among {len(rows)} of its rows.")
-        self._embeddings = F.normalize(torch.cat([of_batch for of_batch in embeddings if len(of_batch)]), dim=1)
+        self._embeddings = torch.cat([of_batch for of_batch in embeddings if len(of_batch)])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -61,8 +61,8 @@ class NearestImages:
         Returns:
             `list[Neighbour]`: The nearest first.
         """
-        embedding = F.normalize(self._extractor(self._extractor.preprocess([image])).cpu(), dim=1)
-        cosines, nearest = (self._embeddings @ embedding[0]).topk(min(num_images, len(self)))
+        embedding = self._extractor(self._extractor.preprocess([image]))
+        (cosines,), (nearest,) = nearest_neighbours(self._embeddings, embedding, min(num_images, len(self)))
         return [
             Neighbour(self._rows[number][self._source.image_column], cosine, self.label_of(self._rows[number]))
             for cosine, number in zip(cosines.tolist(), nearest.tolist(), strict=True)
