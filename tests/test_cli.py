@@ -95,6 +95,24 @@ def test_evaluate_with_several_processes(run, tmp_path, capsys):
     assert tables[0] == tables[1] and tables[0].count("knn top1") == 1
 
 
+@pytest.mark.slow
+def test_several_processes_fine_tune_one_network(run, tmp_path):
+    encoder, out = str(export_encoder(run)), tmp_path / "results.json"
+    command = ["-m", "lejepa_hf", "evaluate", encoder, "--dataset", "digits", "--protocol", "fine-tune", "--no_cache"]
+    command += ["--learning_rate", "2e-3", "--num_epochs", "3", "--out", str(out)]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    found = []
+    for start in ([], launcher):
+        done = subprocess.run([sys.executable, *start, *command], capture_output=True, text=True, check=True)
+        assert done.stdout.count("finetune top1") == 1
+        found.append(json.loads(out.read_text())[encoder])
+    assert [list(one) for one in found] == [list(found[0])] * 2
+    # All 450 test images count, and each step sees 64 images: one process or two learn about the same.
+    assert found[0]["eval_finetune_top1"] > 0.6
+    assert abs(found[0]["eval_finetune_top1"] - found[1]["eval_finetune_top1"]) < 0.1
+    assert found[1]["eval_finetune_top1"] * 450 == pytest.approx(round(found[1]["eval_finetune_top1"] * 450))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -249,7 +249,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of masks: what is no class (that of the preset, 255)",
     )
-    evaluate.add_argument("--learning_rate", type=float, help="of fine-tune (5e-4)")
+    evaluate.add_argument("--learning_rate", type=float, help="of fine-tune, instead of the best of four")
     evaluate.add_argument("--num_epochs", type=int, help="of fine-tune (5, of few images more)")
     evaluate.add_argument("--config", help="configuration of a Hub dataset")
     evaluate.add_argument("--revision", help="branch, tag or commit of a Hub dataset")

@@ -96,6 +96,20 @@ def test_a_dataset_without_labels_is_refused(resnet_folder, few_digits):
         evaluate_encoder(resnet_folder, (train, replace(test, label_column=None)))
 
 
+@pytest.mark.parametrize("protocol", ["knn", "fine-tune"])
+def test_images_of_other_channels_are_refused_before_any_is_embedded(
+    tiny_resnet, tmp_path, few_digits, protocol, capfd
+):
+    AutoModel.from_config(AutoConfig.for_model(**tiny_resnet, num_channels=5)).save_pretrained(tmp_path)
+    build_processor(16, 1.0, [0.5] * 5).save_pretrained(tmp_path)
+    capfd.readouterr()
+    with pytest.raises(
+        ValueError, match="`dataset` 'digits': none of its first .* resnet encoder of 5 channels: .*has 1"
+    ):
+        evaluate_encoder(tmp_path, few_digits, [protocol])
+    assert "embedding" not in capfd.readouterr().err
+
+
 def test_a_missing_encoder_is_named(tmp_path, few_digits):
     with pytest.raises(ValueError, match="`encoder` '.*nothing' is neither a folder here nor"):
         evaluate_encoder(tmp_path / "nothing", few_digits)

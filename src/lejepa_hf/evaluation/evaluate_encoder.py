@@ -16,7 +16,7 @@ from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pi
 from .feature_extractor import FeatureExtractor
 from .few_shot import check_shots
 from .labelled_sources import labelled_sources, labels_of
-from .protocols import ON_EMBEDDINGS, ON_IMAGES, check_protocols, check_source
+from .protocols import BY_ALL_PROCESSES, ON_EMBEDDINGS, ON_IMAGES, check_protocols, check_source
 
 ENCODER, AVERAGED = "LeJEPA encoder", "averaged encoder"
 UNTRAINED, PIXELS = "same encoder, untrained", "raw pixels"
@@ -40,8 +40,8 @@ def evaluate_encoder(
     """
     Evaluate an encoder on a labelled dataset.
 
-    With several processes the images are embedded by all of them, if a protocol needs embeddings, and the protocols
-    run on the first one; the others return an empty `dict`.
+    With several processes all of them embed images, if a protocol needs embeddings, and fine-tune; the other protocols
+    run on the first one. The others return an empty `dict`.
 
     Args:
         encoder (`str` or `Path`): Folder or Hub id of any vision model that `AutoModel` loads, with its processor.
@@ -84,21 +84,26 @@ def evaluate_encoder(
         preset = find_preset(dataset) if isinstance(dataset, str) else None
         ignore_labels = preset.ignore_labels if preset is not None else (255,)
     model, processor = load_encoder(encoder)
-    FeatureExtractor(model, processor).try_one()
+    extractor = FeatureExtractor(model, processor)
+    extractor.try_one()
+    for one in pair:
+        extractor.try_images(one)
     on_embeddings = [protocol for protocol in protocols if protocol in ON_EMBEDDINGS]
     if on_embeddings:
         train, test = (extract_embeddings(model, processor, one, batch_size, cache_dir) for one in pair)
-    if not is_first_rank():
-        return {}
-    results = run_protocols(train, test, on_embeddings, shots) if on_embeddings else {}
     settings = {
         "segmentation": {"resolution": resolution, "ignore_labels": ignore_labels},
-        "fine-tune": {"num_epochs": num_epochs} | ({"learning_rate": learning_rate} if learning_rate else {}),
+        "fine-tune": {"num_epochs": num_epochs} | ({"learning_rates": [learning_rate]} if learning_rate else {}),
     }
-    for protocol in protocols:
-        if protocol in ON_IMAGES:
-            results |= ON_IMAGES[protocol](model, processor, *pair, **settings[protocol])
-    return results
+    on_images = [protocol for protocol in protocols if protocol in ON_IMAGES]
+    measured = {}
+    # Those of all processes first: the others should not wait for what the first one does alone.
+    for protocol in sorted(on_images, key=lambda protocol: protocol not in BY_ALL_PROCESSES):
+        if protocol in BY_ALL_PROCESSES or is_first_rank():
+            measured |= ON_IMAGES[protocol](model, processor, *pair, **settings[protocol])
+    if not is_first_rank():
+        return {}
+    return (run_protocols(train, test, on_embeddings, shots) if on_embeddings else {}) | measured
 
 
 def evaluate_with_baselines(

@@ -1,6 +1,7 @@
 """FeatureExtractor: images -> one vector each, from a frozen encoder, by a choice of pooling and layers."""
 
 import zlib
+from itertools import islice
 
 import numpy as np
 import torch
@@ -9,10 +10,13 @@ from ..backbone.facts import forward_kwargs, native_image_size, num_channels
 from ..backbone.layers import count_layers, forward_layers, has_class_token, patch_tokens
 from ..backbone.pooling import pool
 from ..backbone.tracing import TRACING_ERRORS, reason_of
-from ..data.decoding import decode_image
+from ..data.decoding import DECODING_ERRORS, decode_image
+from ..data.sources import ImageSource
+from .image_batches import rows_from
 from .pixel_values import to_pixel_values
 
 _PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
+_TRIED = 8  # images, for single ones may be broken
 POOLINGS = ("auto", "pooler", "cls", "patches")
 
 
@@ -144,6 +148,34 @@ class FeatureExtractor:
                 f"has: choose {joinable}."
             )
         return self.resolved_pooling(outputs), self(pixels).shape[1]
+
+    def try_images(self, source: ImageSource) -> None:
+        """
+        Decode some images, until the first one that can be.
+
+        Args:
+            source ([`ImageSource`]): Where they are.
+
+        Raises:
+            ValueError: If none of the first rows' images suits this encoder.
+        """
+        found = []
+        for row in islice(rows_from(source, 0), _TRIED):
+            found.append(self._why_not(row[source.image_column]))
+            if found[-1] is None:
+                return
+        if found:
+            raise ValueError(
+                f"`dataset` {source.name!r}: none of its first images, up to {_TRIED}, can be given to this "
+                f"{self.encoder.config.model_type} encoder of {num_channels(self.encoder.config)} channels: {found[0]}"
+            )
+
+    def _why_not(self, value) -> Exception | None:
+        try:
+            self.preprocess([self.decode(value)])
+        except DECODING_ERRORS as error:
+            return error
+        return None
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that follow from the weights and the preprocessing."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..data.sources import ImageSource
 from .few_shot import few_shot
-from .fine_tuning import check_one_process, fine_tune
+from .fine_tuning import fine_tune
 from .knn import knn
 from .labelled_sources import check_labels, check_masks
 from .linear_probe import linear_probe
@@ -22,6 +22,7 @@ ON_EMBEDDINGS = {
 }
 # (encoder, processor, train, test), the latter ImageSource -> results
 ON_IMAGES = {"fine-tune": fine_tune, "segmentation": segmentation}
+BY_ALL_PROCESSES = ("fine-tune",)  # the others run in the first one
 _ON_MASKS = ("segmentation",)
 
 
@@ -33,7 +34,7 @@ def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = Fal
             baselines too, are made from embeddings.
 
     Raises:
-        ValueError: If a protocol is unknown, or does not work there or in several processes.
+        ValueError: If a protocol is unknown, or does not work there.
     """
     known = [*ON_EMBEDDINGS] if at_the_end_of_training else [*ON_EMBEDDINGS, *ON_IMAGES]
     later = [protocol for protocol in protocols if protocol not in known and protocol in ON_IMAGES]
@@ -45,8 +46,6 @@ def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = Fal
     unknown = [protocol for protocol in protocols if protocol not in known]
     if unknown:
         raise ValueError(f"`protocols` {', '.join(unknown)} unknown; known are {', '.join(known)}.")
-    if "fine-tune" in protocols:
-        check_one_process()
 
 
 def check_source(protocols: Sequence[str], source: ImageSource) -> None:
