@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from PIL import Image
@@ -165,6 +166,19 @@ def test_bad_input_ends_in_one_line_before_training(tmp_path, capsys, arguments,
     errors = capsys.readouterr().err.strip().splitlines()
     assert message in errors[-1] and errors[-1].startswith("error: ")
     assert not folder.exists() or not any(folder.iterdir())
+
+
+def test_secret_labels_are_told_before_training(tmp_path, capsys):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    for split, label in (("train", 0), ("test", -1)):
+        rows = {"image": [Image.new("L", (8, 8), number) for number in range(4)], "label": [label] * 4}
+        file = tmp_path / "images" / f"{split}-00000-of-00001.parquet"
+        file.parent.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(file)
+    arguments = ["--dataset", str(tmp_path / "images"), "--output_dir", str(tmp_path / "run")]
+    assert main([str(ROOT / RECIPE), *SMALL, *arguments]) == 2
+    assert "4 of 4 images have no class in `label_column` 'label' but -1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_diverging_run_ends_with_step_component_and_checkpoint(tmp_path, capsys):

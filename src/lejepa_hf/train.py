@@ -18,13 +18,14 @@ from .data.errors import DataError
 from .data.multi_crop import MultiCropTransform
 from .data.positions import read_positions
 from .data.sources import ImageSource
+from .evaluation.labelled_sources import check_labels
 from .evaluation.protocols import check_protocols
 from .hub.export import build_processor
 from .hub.push import push_run
 from .modeling_lejepa import LeJEPAForPreTraining
 from .outcome import write_outcome
 from .preemption import EXIT_STATUS
-from .recipe_sources import held_out_source, training_source
+from .recipe_sources import held_out_source, open_split, training_source
 from .recipes import ModelArguments, Recipe, parse_recipe
 from .run_folder import check_free, write_run_facts
 from .trainer import LeJEPATrainer
@@ -104,6 +105,9 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     fit_views(model.config.backbone_config, recipe, start)
     source = training_source(data)
     held_out = held_out_source(data)
+    if held_out is not None:  # the evaluation at the end fits its protocols on labelled training images
+        for labelled in (held_out, source if data.mixture is None else open_split(data, data.train_split)):
+            check_labels(labelled)
     logger.info(
         f"{source.name}: {source.num_images or 'a stream of'} images; "
         f"{model.config.backbone_config.model_type} encoder with "

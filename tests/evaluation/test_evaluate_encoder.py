@@ -110,6 +110,13 @@ def test_images_of_other_channels_are_refused_before_any_is_embedded(
     assert "embedding" not in capfd.readouterr().err
 
 
+def test_a_stream_with_secret_labels_is_refused(resnet_folder, few_digits):
+    train, test = few_digits
+    hidden = test.dataset.to_iterable_dataset().map(lambda row: {"label": -1})
+    with pytest.raises(ValueError, match="no class in `label_column` 'label' but -1"):
+        evaluate_encoder(resnet_folder, (train, replace(test, dataset=hidden)), ["knn"])
+
+
 def test_a_missing_encoder_is_named(tmp_path, few_digits):
     with pytest.raises(ValueError, match="`encoder` '.*nothing' is neither a folder here nor"):
         evaluate_encoder(tmp_path / "nothing", few_digits)

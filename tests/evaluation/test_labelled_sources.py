@@ -45,6 +45,14 @@ def test_labels_that_are_no_classes(built, column, kind):
         check_labels(labelled_sources(built, eval_split="held", label_column=column)[0])
 
 
+def test_secret_labels(built):
+    hidden = built["train"].map(lambda row, number: {"label": -1 if number else row["label"]}, with_indices=True)
+    with pytest.raises(
+        ValueError, match="3 of 4 images have no class in `label_column` 'label' but -1.*another split"
+    ):
+        check_labels(load_source(hidden))
+
+
 def test_no_labels(built):
     source = load_source(built["train"].remove_columns(["label"]))
     with pytest.raises(ValueError, match="has no labels; set `label_column`"):

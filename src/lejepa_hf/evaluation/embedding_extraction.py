@@ -19,6 +19,7 @@ from ..distributed import is_first_rank, process_index, shared_temporary_folder,
 from .embedding_store import EmbeddingStore, store_name
 from .feature_extractor import FeatureExtractor
 from .image_batches import ImageBatch, image_batches, rows_from
+from .labelled_sources import check_class_numbers
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -119,6 +120,7 @@ def _fill(store: EmbeddingStore, extractor: FeatureExtractor, source: ImageSourc
 
     rows = rows_from(source, store.next_row)
     for batch, features in embedded_batches(extractor, source, batch_size, rows, store.next_row, embed):
+        check_class_numbers(batch.labels, source)  # a stream's are not known before
         store.add(batch, features, dim)
     store.save(is_complete=True)
 

@@ -1,5 +1,7 @@
 """The two halves of an evaluation: images that fit, images that measure, and classes that both have."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..data.array_columns import is_array
@@ -38,7 +40,8 @@ def labelled_sources(
 def check_labels(source: ImageSource) -> None:
     """
     Raises:
-        ValueError: If a source has no labels, or they are no numbers of classes.
+        ValueError: If a source has no labels, or they are no numbers of classes; of a stream only as far as its
+            features tell.
     """
     if source.label_column is None:
         raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled one.")
@@ -56,6 +59,27 @@ def check_labels(source: ImageSource) -> None:
             f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds no class numbers but "
             f"{kind}: name another column ({others or 'there is none'}), or make it a ClassLabel, for which "
             "`datasets` has `class_encode_column`."
+        )
+    labels = labels_of(source)
+    if labels is not None:
+        check_class_numbers(labels, source)
+
+
+def check_class_numbers(labels: Sequence[int | None], source: ImageSource) -> None:
+    """
+    Args:
+        labels (`Sequence[int | None]`): Of all images of a source, or of some.
+        source ([`ImageSource`]): Where they are from.
+
+    Raises:
+        ValueError: If one of them is no class.
+    """
+    number = sum(label is None or label < 0 for label in labels)
+    if number:
+        raise ValueError(
+            f"`dataset` {source.name!r}: {number:,} of {len(labels):,} images have no class in `label_column` "
+            f"{source.label_column!r} but -1 or nothing, as test splits with secret labels do: name another split, or "
+            "leave these rows out."
         )
 
 
