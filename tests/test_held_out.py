@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from pathlib import Path
@@ -29,19 +30,24 @@ def test_evaluations_are_logged(tmp_path):
         assert 0 <= row["eval_knn_top1"] <= 1 and row["eval_runtime"] > 0
 
 
-def test_the_loss_is_that_of_the_same_views_in_evaluation_mode(tmp_path):
-    trainer = monitored(tmp_path, monitor_images=20)
+@pytest.mark.parametrize("backbone", ["resnet", "vit"])
+def test_the_loss_is_that_of_training_on_the_same_views(tmp_path, backbone):
+    dropout = {"hidden_dropout_prob": 0.3}
+    trainer = monitored(tmp_path, {"resnet": RESNET, "vit": VIT | dropout}[backbone], monitor_images=20)
+    trainer.train()  # running statistics are what batches are not
     found = trainer.evaluate()
     held_out = load_source("digits", "test").dataset
     chosen = np.random.default_rng([trainer.args.seed, 0, 0]).permutation(len(held_out))[:16].tolist()
     losses, embeddings = [], []
-    model = trainer.model.eval()
+    model = copy.deepcopy(trainer.model).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     for part in (chosen[:8], chosen[8:]):  # whole batches as in training
         batch = MultiCropCollator(TRANSFORM)([{**held_out[i], "epoch": 0, "index": i} for i in part])
-        with torch.no_grad():
-            output = model(**trainer._prepare_inputs(batch), step=0)
+        output = model(**trainer._prepare_inputs(batch), step=0)
         losses.append(output.loss.item())
-        embeddings.append(output.embeddings[:2])
+        embeddings.append(output.embeddings[:2].detach())
     assert found["eval_loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
     expected = rank_and_spread(torch.cat(embeddings, dim=1).flatten(0, 1))
     assert found["eval_effective_rank"] == pytest.approx(expected["effective_rank"], rel=1e-4)

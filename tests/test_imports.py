@@ -15,6 +15,7 @@ PACKAGE = Path(lejepa_hf.__file__).parent
 ALLOWED = {
     "__init__": set(),
     "configuration_lejepa": set(),
+    "batch_statistics": set(),
     "distributed": set(),
     "loading_errors": set(),
     "backbone": {"blocks", "loading_errors"},
@@ -41,7 +42,7 @@ ALLOWED = {
     "online_probe": {"distributed"},
     "collapse": set(),
     "monitors": {"collapse", "evaluation", "online_probe", "training_args"},
-    "held_out": {"data", "distributed", "evaluation"},
+    "held_out": {"batch_statistics", "data", "distributed", "evaluation"},
     "run_folder": set(),
     "view_fitting": {"backbone", "recipes"},
     "recipes": {"configuration_lejepa", "data", "training_args"},

@@ -19,6 +19,17 @@ def views(batch_size=6):
     )
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_models_are_built_where_gradients_are_off(config, context):
+    with context():
+        model = LeJEPAForPreTraining(config)
+    frozen = [
+        [name for name, p in one.named_parameters() if not p.requires_grad]
+        for one in (model, LeJEPAForPreTraining(config))
+    ]
+    assert frozen[0] == frozen[1]
+
+
 def test_output(config):
     model = LeJEPAForPreTraining(config)
     output = model(*views(), step=0)

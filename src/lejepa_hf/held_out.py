@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 import torch
+from torch import nn
 
+from .batch_statistics import batch_statistics
 from .data.collator import MultiCropCollator
 from .data.decoding import DECODING_ERRORS, decode_image
 from .data.streaming import EndlessRows
@@ -134,11 +136,14 @@ class HeldOutImages:
             return None
         return _PlainImages(torch.cat(pixels)[:number], torch.tensor(labels[:number]))
 
-    def measure(self, forward: Callable, prepare: Callable) -> dict[str, float]:
+    def measure(self, model: nn.Module, forward: Callable, prepare: Callable) -> dict[str, float]:
         """
         Judge the model; call it in evaluation mode, without gradients, on all ranks.
 
+        Views go through batch norm as in training, so that losses compare with its losses; images for k-NN do not.
+
         Args:
+            model (`nn.Module`): What `forward` calls.
             forward (`Callable`): Arguments of [`LeJEPAForPreTraining`] -> its output, losses over all ranks included.
             prepare (`Callable`): A batch of the collator -> these arguments.
 
@@ -148,10 +153,11 @@ class HeldOutImages:
             [0, 1]. The same on every rank.
         """
         losses, embeddings = [], []
-        for batch in self.batches:
-            output = forward(prepare(batch))
-            losses.append(torch.stack([output.loss, output.prediction_loss, output.sigreg_loss]).float())
-            embeddings.append(output.embeddings[: batch["global_views"].shape[1]].float())
+        with batch_statistics(model):
+            for batch in self.batches:
+                output = forward(prepare(batch))
+                losses.append(torch.stack([output.loss, output.prediction_loss, output.sigreg_loss]).float())
+                embeddings.append(output.embeddings[: batch["global_views"].shape[1]].float())
         names = ("loss", "prediction_loss", "sigreg_loss")
         numbers = dict(zip(names, torch.stack(losses).mean(0).tolist(), strict=True))
         over_ranks = stack_over_ranks(torch.cat(embeddings, dim=1))  # (ranks, views, images, dimensions)

@@ -49,13 +49,15 @@ class SynchronizedBatchNorm(nn.BatchNorm1d):
         Returns:
             `torch.Tensor`: Same shape and dtype.
         """
-        if not self.training or world_size() == 1:
+        by_batch = self.training or self.running_mean is None
+        if not by_batch or world_size() == 1:
             return super().forward(rows)
         with torch.autocast(rows.device.type, enabled=False):
             normal, mean, var, total = _NormalizeOverRanks.apply(rows.float(), self.eps)
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * total / (total - 1), self.momentum)
+            if self.training:
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(var * total / (total - 1), self.momentum)
             return torch.addcmul(self.bias, normal, self.weight).to(rows.dtype)
 
 

@@ -291,7 +291,8 @@ class LeJEPATrainer(CheckpointingTrainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """
-        Judge the model on a fixed sample of held-out images, in evaluation mode; training is not touched.
+        Judge the model on a fixed sample of held-out images, in evaluation mode, batch norm as [`HeldOutImages`] has
+        it; training is not touched.
 
         Args:
             eval_dataset (*optional*): Another dataset than the Trainer's.
@@ -310,7 +311,8 @@ class LeJEPATrainer(CheckpointingTrainer):
         model.eval()
         try:
             with self._cost, torch.no_grad(), without_compiled_graphs():
-                found = self._held_out_images(eval_dataset).measure(self._forward_held_out, self._prepare_inputs)
+                images = self._held_out_images(eval_dataset)
+                found = images.measure(model, self._forward_held_out, self._prepare_inputs)
         finally:
             model.train(was_training)
         self._window_start += self._cost.last  # speed is that of training

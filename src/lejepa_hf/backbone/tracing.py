@@ -86,6 +86,8 @@ def reason_of(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # models may be loaded where gradients are off
 def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
     """
     How this backbone's embedding is made, how wide it is, and which parameters take part.
