@@ -67,6 +67,12 @@ def test_rank_correlation():
         assert math.isnan(correlation) and number == len(scores)
 
 
+def test_weights_far_apart(tmp_path):
+    runs = {weight: write_run(tmp_path / str(weight), {10: 1.0}, sigreg_weight=weight) for weight in (0.01, 0.1, 0.2)}
+    assert "far apart" not in format_candidates(find_candidates([runs[0.01], runs[0.1]]))
+    assert "Weights of 0.01 to 0.2 are far apart" in format_candidates(find_candidates(list(runs.values())))
+
+
 def test_the_table_says_what_the_correlation_is_worth():
     table = format_candidates(candidates([1, 2, 3], [0.9, 0.8, 0.75]))
     header, _, first, *_ = table.splitlines()

@@ -11,6 +11,7 @@ from .data.view_settings import ViewSettings
 from .hub.logged_rows import read_held_out, read_results
 
 ALPHA = 0.4
+_FARTHEST = 10  # between weights, for which the correction was seen to work; over a factor of 500 it was not
 _FEWEST = 3  # candidates below which a rank correlation says nothing
 # What the loss measures, and on what: a loss under another one of these is another quantity. Which images of a split
 # and which crops of them (`seed`) and how many random slices (`num_slices`) only add noise.
@@ -119,7 +120,7 @@ def format_candidates(candidates: Sequence[Candidate]) -> str:
     table = "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     )
-    return f"{table}\n\n{describe_correlation(candidates)}"
+    return "\n".join([table, "", describe_correlation(candidates), *_warn_of_weights(candidates)])
 
 
 def describe_correlation(candidates: Sequence[Candidate]) -> str:
@@ -132,6 +133,16 @@ def describe_correlation(candidates: Sequence[Candidate]) -> str:
         return f"Rank correlation of score and k-NN top-1: none over {of}, which do not differ."
     sentence = f"Rank correlation (Spearman) of score and k-NN top-1: {correlation:.2f} over {of}"
     return sentence + (f"; below {_FEWEST} it means nothing." if number < _FEWEST else ".")
+
+
+def _warn_of_weights(candidates: Sequence[Candidate]) -> list[str]:
+    weights = [candidate.sigreg_weight for candidate in candidates]
+    if max(weights) <= _FARTHEST * min(weights):
+        return []
+    return [
+        f"Weights of {min(weights):g} to {max(weights):g} are far apart: the score ranked runs wrongly from 0.001 to "
+        "0.5 (digits), and rightly within a factor of 5 (docs/studies.md)."
+    ]
 
 
 def _percent(accuracy: float | None) -> str:
