@@ -119,12 +119,13 @@ def _fit(
         torch.manual_seed(seed)
         classifier = _Classifier(FeatureExtractor(copy.deepcopy(encoder), processor), num_classes)
         arguments = TrainingArguments(
-            folder, max_steps=num_steps, per_device_train_batch_size=max(1, _BATCH // world_size()),
-            learning_rate=learning_rate, weight_decay=0.05, warmup_steps=0.1, lr_scheduler_type="cosine", seed=seed,
-            report_to="none", save_strategy="no", logging_strategy="no", remove_unused_columns=False,
-            use_cpu=encoder.device.type == "cpu",
+            folder, max_steps=num_steps, learning_rate=learning_rate, weight_decay=0.05, warmup_steps=0.1,
+            lr_scheduler_type="cosine", seed=seed, report_to="none", save_strategy="no", logging_strategy="no",
+            remove_unused_columns=False, use_cpu=encoder.device.type == "cpu",
             ddp_find_unused_parameters=True,  # a pooler, say, that the embedding is not of
         )  # fmt: skip
+        # Without a launcher the Trainer takes all GPUs there are.
+        arguments.per_device_train_batch_size = max(1, _BATCH // (world_size() * max(1, arguments.n_gpu)))
         trainer = Trainer(classifier, arguments, _CroppedImages(classifier.extractor, train), train.dataset)
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
