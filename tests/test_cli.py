@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.cli import main
@@ -136,6 +136,24 @@ def test_evaluate_refuses_in_one_line(run, tmp_path, capsys, arguments, message)
     captured = capsys.readouterr()
     assert message in one_line(captured.err)
     assert captured.out == ""
+
+
+def test_all_encoders_are_looked_at_before_the_first_is_evaluated(run, tmp_path, capsys):
+    command = ["evaluate", str(export_encoder(run)), str(tmp_path / "missing"), "--dataset", "digits", "--no_cache"]
+    assert main(command) == 2
+    errors = capsys.readouterr().err
+    assert "missing' is neither a folder here nor" in errors and "embedding" not in errors
+
+
+def test_results_before_a_failure_are_kept(run, tmp_path, tiny_resnet, capsys):
+    other, out = tmp_path / "five", tmp_path / "results.json"
+    AutoModel.from_config(AutoConfig.for_model(**tiny_resnet, num_channels=5)).save_pretrained(other)
+    build_processor(16, 1.0, [0.5] * 5).save_pretrained(other)
+    encoder = str(export_encoder(run))
+    command = ["evaluate", encoder, str(other), "--dataset", "digits", "--protocol", "knn", "--out", str(out)]
+    assert main(command) == 2
+    assert "resnet encoder of 5 channels" in capsys.readouterr().err
+    assert list(json.loads(out.read_text())) == [encoder]
 
 
 def test_evaluate_without_the_encoder(tmp_path, capsys):

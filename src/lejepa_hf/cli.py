@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from .distributed import is_first_rank, join_processes
     from .evaluation.embedding_store import default_cache
-    from .evaluation.evaluate_encoder import evaluate_encoder, format_table
+    from .evaluation.evaluate_encoder import evaluate_encoder, format_table, load_encoder
+    from .evaluation.feature_extractor import FeatureExtractor
 
     out = Path(options.out) if options.out else None
     if out is not None and not out.parent.is_dir():
@@ -53,19 +54,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     shots = [int(k) if k.isdecimal() else k for k in options.shots] if options.shots else None
     cache = None if options.no_cache else options.cache_dir or default_cache()
     join_processes()
-    results = {
-        encoder: evaluate_encoder(
+    results = {}
+    for encoder in options.encoder[1:]:  # not after the hours that the ones before it take
+        FeatureExtractor(*load_encoder(encoder)).try_one()
+    for encoder in options.encoder:
+        results[encoder] = evaluate_encoder(
             encoder, options.dataset, options.protocol, options.train_split, options.eval_split, options.batch_size,
             shots, cache, options.resolution, options.ignore_labels, options.learning_rate,
             options.num_epochs, config=options.config, image_column=options.image_column,
             label_column=options.label_column, revision=options.revision, streaming=options.streaming,
-        )
-        for encoder in options.encoder
-    }  # fmt: skip
+        )  # fmt: skip
+        if out is not None and is_first_rank():
+            out.write_text(json.dumps(results, indent=2) + "\n")
     if is_first_rank():
         sys.stdout.write(format_table(results) + "\n")
-        if out is not None:
-            out.write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 
