@@ -54,7 +54,7 @@ ALLOWED = {
         "encoder_average", "energy", "exact_accumulation", "finite_guard", "held_out", "launch", "modeling_lejepa",
         "monitors", "preemption", "resume_settings", "training_args",
     },
-    "evaluation": {"backbone", "data", "distributed", "durable_files", "loading_errors", "losses"},
+    "evaluation": {"backbone", "batch_statistics", "data", "distributed", "durable_files", "loading_errors", "losses"},
     "hub": {
         "backbone", "configuration_lejepa", "distributed", "durable_files", "encoder_average", "evaluation",
         "modeling_lejepa",

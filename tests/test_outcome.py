@@ -39,7 +39,7 @@ def test_projections_are_measured_on_the_first_images_of_the_run(untrained):
     rows = EndlessRows(load_source("digits").dataset, batch_size=50, seed=7)
     collator = MultiCropCollator(MultiCropTransform.from_settings(recipe.data, seed=7))
     model = LeJEPAForPreTraining.from_pretrained(folder / "pretraining")
-    expected = extract_projections(model, islice(rows, 50), collator)
+    expected = extract_projections(model, islice(rows, 50), collator, recipe.training.per_device_train_batch_size)
     assert expected.shape == (8, 50, 8)
     assert found.metrics() == pytest.approx(embedding_statistics(expected, num_knots=4, t_max=1.0).metrics(), rel=1e-3)
     assert json.loads((folder / "statistics.json").read_text()) == {"num_images": 50, **found.metrics()}

@@ -1,5 +1,6 @@
 """LeJEPAModel (pixels -> embeddings) and LeJEPAForPreTraining (views -> losses)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -55,11 +56,13 @@ class LeJEPAPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Reached for our own modules only, a backbone initialises itself. He's rule keeps the projections at unit
-        # scale: from a start near zero SIGReg's gradient would vanish.
+        # Reached for our own modules only, a backbone initialises itself. PyTorch's own rule for linear layers, which
+        # other implementations have, too: He's, 2.4 times as large, was worse by k-NN and few shots.
         if isinstance(module, nn.Linear):
-            init.kaiming_normal_(module.weight, nonlinearity="relu")
-            init.zeros_(module.bias) if module.bias is not None else None
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = 1 / math.sqrt(module.in_features)
+                init.uniform_(module.bias, -bound, bound)
         else:
             super()._init_weights(module)
 

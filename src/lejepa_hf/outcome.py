@@ -193,8 +193,8 @@ def _one_of_each_class(labels: list[int], number: int) -> list[int]:
 
 def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) -> EmbeddingStatistics:
     """
-    How Gaussian the projections of a run's training images are, in evaluation mode; written into `statistics.json` and
-    `pictures/gaussianity.png` of the run folder. For one process.
+    How Gaussian the projections of a run's training images are, batch norm as in training; written into
+    `statistics.json` and `pictures/gaussianity.png` of the run folder. For one process.
 
     Args:
         run (`str` or `Path`): Run folder with `pretraining/`.
@@ -213,7 +213,8 @@ def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) 
     source = training_source(data)
     model = LeJEPAForPreTraining.from_pretrained(run / "pretraining").to(recipe.training.device)
     collator = MultiCropCollator(MultiCropTransform.from_settings(data, seed), source.image_column)
-    projections = extract_projections(model, some_rows(source, num_images, seed), collator)
+    rows, batch_size = some_rows(source, num_images, seed), recipe.training.per_device_train_batch_size
+    projections = extract_projections(model, rows, collator, batch_size)
     statistics = embedding_statistics(projections, num_knots=model.config.num_knots, t_max=model.config.t_max)
     numbers = {"num_images": statistics.num_images, **statistics.metrics()}
     (run / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n")

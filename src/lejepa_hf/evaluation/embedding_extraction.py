@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ..batch_statistics import batch_statistics
 from ..data.collator import MultiCropCollator
 from ..data.decoding import decode_image, stored_size
 from ..data.errors import DataError
@@ -187,14 +187,14 @@ def extract_projections(
     model, rows: Iterable[dict], collator: MultiCropCollator, batch_size: int = 64
 ) -> torch.Tensor:
     """
-    Views of images through encoder and projector, as in training but in evaluation mode and without the losses, which
-    would wait for other processes.
+    Views of images through encoder and projector, as SIGReg sees them in training: batch norm by batches, see
+    [`~batch_statistics.batch_statistics`], but no dropout; without the losses, which would wait for other processes.
 
     Args:
         model ([`LeJEPAForPreTraining`]): On the device where the work is done.
         rows (`Iterable[dict]`): With an image, and the epoch and index that fix its views.
         collator ([`MultiCropCollator`]): Cuts the views.
-        batch_size (`int`, *optional*, defaults to 64): Images a forward.
+        batch_size (`int`, *optional*, defaults to 64): Images a forward, about: none is left to a forward of its own.
 
     Returns:
         `torch.Tensor` of shape `(num_views, num_images, dim)`: fp32, on the host, global views first.
@@ -203,15 +203,17 @@ def extract_projections(
         ValueError: If there are no rows.
     """
     model.eval()
-    rows, projections = iter(rows), []
-    while batch := list(islice(rows, batch_size)):
-        views = {name: value.to(model.device) for name, value in collator(batch).items() if torch.is_tensor(value)}
-        views = apply_photometric(views, collator.transform)
-        pixels = [of_size.transpose(0, 1).to(model.dtype) for of_size in views.values()]  # (V, B, C, H, W), by size
-        embeddings = torch.cat([model.encoder(of_size.flatten(0, 1)).pooler_output for of_size in pixels])
-        projections.append(model.projector(embeddings).unflatten(0, (-1, len(batch))).float().cpu())
-    if not projections:
+    rows, projections = list(rows), []
+    if not rows:
         raise ValueError("There are no images to make projections of.")
+    with batch_statistics(model):
+        for numbers in np.array_split(np.arange(len(rows)), max(1, len(rows) // batch_size)):
+            batch = collator([rows[number] for number in numbers])
+            views = {name: value.to(model.device) for name, value in batch.items() if torch.is_tensor(value)}
+            views = apply_photometric(views, collator.transform)
+            pixels = [of_size.transpose(0, 1).to(model.dtype) for of_size in views.values()]  # (V, B, C, H, W)
+            embeddings = torch.cat([model.encoder(of_size.flatten(0, 1)).pooler_output for of_size in pixels])
+            projections.append(model.projector(embeddings).unflatten(0, (-1, len(numbers))).float().cpu())
     return torch.cat(projections, dim=1)
 
 

@@ -24,7 +24,7 @@ from ..backbone.pooling import pool
 from ..data.decoding import DECODING_ERRORS, stored_size
 from ..data.errors import DataError
 from ..data.sources import ImageSource
-from ..distributed import process_index, world_size
+from ..distributed import is_first_rank, process_index, world_size
 from .accuracy_interval import with_interval
 from .feature_extractor import FeatureExtractor
 from .image_batches import image_batches
@@ -97,7 +97,8 @@ def fine_tune(
             hits = sum(one == [label] for one, label in zip(best, wanted, strict=True))
             found.append((hits, sum(certainties)))
         rate = learning_rates[found.index(max(found))]
-        logger.info(f"fine-tuning: learning rate {rate:g}, best of {len(found)} on {number_aside} training images")
+        if is_first_rank():
+            logger.info(f"fine-tuning: learning rate {rate:g}, best of {len(found)} on {number_aside} training images")
     classifier = _fit(encoder, processor, train, num_classes, rate, num_steps, seed)
     best, _, wanted = _predict(classifier, test, min(5, num_classes))
     if not wanted:
