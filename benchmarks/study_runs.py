@@ -1,0 +1,230 @@
+"""
+What all studies share: each setting is trained with each seed, a run a core, and its frozen encoder judged on
+held-out digits; rows go into a CSV, means and ranges of the seeds into a picture. A stopped study goes on with the
+runs it lacks, and studies share the runs of settings that they have in common.
+"""
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+import yaml
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+
+from lejepa_hf.evaluation.evaluate_encoder import evaluate_encoder
+from lejepa_hf.hub.export import export_encoder
+from lejepa_hf.hub.logged_rows import read_metrics, read_results
+from lejepa_hf.recipe_sources import open_split
+from lejepa_hf.recipes import Recipe, parse_recipe
+from lejepa_hf.run_folder import write_run_facts
+from lejepa_hf.train import build
+from lejepa_hf.trainer import LeJEPATrainer
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "recipes" / "digits" / "resnet_tiny.yaml"
+RUNS = ROOT / "runs" / "studies"
+RESULTS = Path(__file__).parent / "results"
+PICTURES = ROOT / "docs"
+SEEDS = (0, 1, 2)
+STEPS = 200
+ACCURACIES = {"linear_top1": "linear", "knn_top1": "k-NN", "1shot_top1": "1 shot"}
+STYLES = (("#0072b2", "o", "-"), ("#d55e00", "s", "--"), ("#777777", "D", ":"), ("#009e73", "^", "-."))
+_LAST = 5  # logged rows, of 10 steps each, that the training loss is averaged over
+
+
+def train_ours(recipe: Recipe) -> None:
+    """As `train.py` does, without evaluation, pictures and card."""
+    trainer, _ = build(recipe)
+    trainer.train()
+    export(trainer, recipe)
+
+
+def export(trainer: LeJEPATrainer, recipe: Recipe) -> None:
+    """The trained encoder into the folder of the recipe."""
+    folder = Path(recipe.training.output_dir)
+    write_run_facts(folder, recipe.resolved())
+    trainer.save_model(str(folder / "pretraining"))
+    export_encoder(folder)
+
+
+def run_study(settings: dict[str, dict], train: Callable[[Recipe], None] = train_ours) -> list[dict]:
+    """
+    Train and judge what is not there yet.
+
+    Args:
+        settings (`dict[str, dict]`): By label: keys of a recipe that differ from [`RECIPE`]'s and from [`STEPS`].
+        train (`Callable`, *optional*): Trains a recipe and leaves `encoder/` in its folder; a function of a module,
+            for other processes import it.
+
+    Returns:
+        `list[dict]`: A row for each setting and seed: `label`, `folder`, the setting, `seed`, accuracies in %, losses.
+    """
+    rows = [
+        {"label": label, "folder": run_folder(setting, seed, train), "max_steps": STEPS, **setting, "seed": seed}
+        for label, setting in settings.items()
+        for seed in SEEDS
+    ]
+    missing = {row["folder"]: row for row in rows if read_results(row["folder"]) is None}
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
+    os.environ["OMP_NUM_THREADS"] = "1"
+    RUNS.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        free = manager.Queue()
+        for core in cores:
+            free.put(core)
+        with ProcessPoolExecutor(len(cores), context, _take_core, (free,)) as pool:
+            futures = [pool.submit(_train_and_judge, row, train) for row in missing.values()]
+            try:
+                for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
+                    future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+    return [row | _measured(row["folder"]) for row in rows]
+
+
+def run_folder(setting: dict, seed: int, train: Callable = train_ours) -> Path:
+    """Named by what differs from the recipe: studies find each other's runs by it."""
+    parts = [f"{key}={_short(value)}" for key, value in sorted(setting.items())]
+    return RUNS / ",".join([train.__name__.removeprefix("train_"), *parts, f"seed={seed}"])
+
+
+def write_rows(name: str, rows: list[dict]) -> None:
+    """`results/study_NAME.csv`."""
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "folder"]
+    with (RESULTS / f"study_{name}.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*keys, "torch"])
+        for row in rows:
+            writer.writerow([*(_short(row.get(key, "")) for key in keys), torch.__version__])
+
+
+def print_table(rows: list[dict]) -> None:
+    """Means and ranges of the seeds by label, as Markdown."""
+    print(f"\n| setting | {' | '.join(ACCURACIES.values())} |\n|---|---|---|---|")
+    for label in dict.fromkeys(row["label"] for row in rows):
+        of_label = [values_of(rows, label, name) for name in ACCURACIES]
+        cells = [f"{statistics.fmean(values):.1f} ({min(values):.1f}-{max(values):.1f})" for values in of_label]
+        print(f"| {label} | {' | '.join(cells)} |")
+
+
+def values_of(rows: list[dict], label: str, name: str) -> list[float]:
+    """One figure of all seeds of a setting."""
+    return [row[name] for row in rows if row["label"] == label]
+
+
+def draw_panels(name: str, rows: list[dict], panels: dict[str, Sequence[str]]) -> None:
+    """
+    `docs/study_NAME.png`: accuracies by setting.
+
+    Args:
+        name (`str`): Of the study.
+        rows (`list[dict]`): Of [`run_study`].
+        panels (`dict[str, Sequence[str]]`): By title: labels, in the order of the axis.
+    """
+    figure = Figure(figsize=(max(5, 4 * len(panels)), 3.6), layout="constrained")
+    drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, labels) in zip(drawn, panels.items(), strict=True):
+        for (accuracy, text), style in zip(ACCURACIES.items(), STYLES, strict=False):
+            draw_ranges(axes, range(len(labels)), [values_of(rows, one, accuracy) for one in labels], style, text)
+        axes.set_xticks(range(len(labels)), labels)
+        axes.margins(x=0.15)
+        finish(axes, title)
+    drawn[0].set_ylabel("held-out top-1 in %, mean and range")
+    drawn[0].legend(frameon=False)
+    figure.savefig(PICTURES / f"study_{name}.png", dpi=120)
+
+
+def draw_groups(name: str, rows: list[dict], groups: dict[str, dict], xlabel: str = "") -> None:
+    """
+    `docs/study_NAME.png`: a panel for each accuracy, a line for each group.
+
+    Args:
+        name (`str`): Of the study.
+        rows (`list[dict]`): Of [`run_study`].
+        groups (`dict[str, dict]`): By the line's label: labels by place on the axis, numbers for a logarithmic one or
+            names, which are not joined by lines.
+        xlabel (`str`, *optional*): Of the axis.
+    """
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, (accuracy, text) in zip(figure.subplots(1, len(ACCURACIES)), ACCURACIES.items(), strict=True):
+        for (group, labels), style in zip(groups.items(), STYLES, strict=False):
+            named = isinstance(next(iter(labels)), str)
+            places = range(len(labels)) if named else list(labels)
+            values = [values_of(rows, label, accuracy) for label in labels.values()]
+            draw_ranges(axes, places, values, (*style[:2], "none") if named else style, group)
+        if named:
+            axes.set_xticks(places, labels, rotation=20 if len(labels) > 3 else 0)
+            axes.margins(x=0.15)
+        else:
+            axes.set_xscale("log")
+        axes.set_xlabel(xlabel)
+        finish(axes, text)
+    figure.axes[0].set_ylabel("held-out top-1 in %, mean and range")
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(PICTURES / f"study_{name}.png", dpi=120)
+
+
+def draw_ranges(axes, places: Sequence[float], values: list[list[float]], style: tuple, label: str) -> None:
+    """Mean and range of the seeds at each place."""
+    colour, marker, line = style
+    middle = [statistics.fmean(one) for one in values]
+    reach = [[abs(end(one) - mean) for one, mean in zip(values, middle, strict=True)] for end in (min, max)]
+    axes.errorbar(places, middle, reach, color=colour, marker=marker, linestyle=line, capsize=3, label=label)
+
+
+def finish(axes, title: str) -> None:
+    axes.set_title(title, fontsize="medium")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _short(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return value.get("architecture", value["model_type"])
+    return "-".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _take_core(free) -> None:
+    core = free.get()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    log = os.open(RUNS / f"core-{core}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+
+def _train_and_judge(row: dict, train: Callable[[Recipe], None]) -> None:
+    folder = row["folder"]
+    shutil.rmtree(folder, ignore_errors=True)  # a stopped run's
+    content = yaml.safe_load(RECIPE.read_text()) | {key: row[key] for key in row if key not in ("label", "folder")}
+    content |= {"output_dir": str(folder), "use_cpu": True, "dataloader_num_workers": 0, "disable_tqdm": True}
+    content |= {"save_strategy": "no", "eval_strategy": "no", "monitors": []}
+    file = folder.with_name(f"{folder.name}.yaml")
+    file.write_text(yaml.safe_dump(content))
+    recipe = parse_recipe(file)
+    file.unlink()
+    train(recipe)
+    data = recipe.data
+    splits = (open_split(data, data.train_split), open_split(data, data.eval_split))
+    results = evaluate_encoder(folder, splits, ("linear", "knn", "few-shot"), shots=(1, 10))
+    (folder / "results.json").write_text(json.dumps({"encoder": results}, indent=2) + "\n")
+
+
+def _measured(folder: Path) -> dict[str, float]:
+    results = read_results(folder)["encoder"]
+    measured = {name: 100 * results[f"eval_{name}"] for name in ACCURACIES}
+    last = read_metrics(folder)[-_LAST:]
+    for name in ("loss", "sigreg_loss") if last else ():
+        measured[f"train_{name}"] = statistics.fmean(row[name] for row in last)
+    return measured
