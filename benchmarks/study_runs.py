@@ -156,13 +156,14 @@ def draw_groups(name: str, rows: list[dict], groups: dict[str, dict], xlabel: st
     """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (accuracy, text) in zip(figure.subplots(1, len(ACCURACIES)), ACCURACIES.items(), strict=True):
-        for (group, labels), style in zip(groups.items(), STYLES, strict=False):
+        for number, ((group, labels), style) in enumerate(zip(groups.items(), STYLES, strict=False)):
             named = isinstance(next(iter(labels)), str)
-            places = range(len(labels)) if named else list(labels)
+            beside = 0.15 * (number - (len(groups) - 1) / 2) if named else 0
+            places = [place + beside for place in (range(len(labels)) if named else labels)]
             values = [values_of(rows, label, accuracy) for label in labels.values()]
             draw_ranges(axes, places, values, (*style[:2], "none") if named else style, group)
         if named:
-            axes.set_xticks(places, labels, rotation=20 if len(labels) > 3 else 0)
+            axes.set_xticks(range(len(labels)), labels, rotation=20 if len(labels) > 3 else 0)
             axes.margins(x=0.15)
         else:
             axes.set_xscale("log")
