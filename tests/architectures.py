@@ -71,8 +71,9 @@ ARCHITECTURES = [
     _transformers("convnext", "ConvNeXt", **_STAGES),
     _transformers("convnextv2", "ConvNeXt", **_STAGES, in_sample=True),
     _transformers("dinov3_convnext", "ConvNeXt", **_STAGES),
+    # With its own range signals vanish in so few channels.
     _transformers("efficientnet", "EfficientNet", width_coefficient=0.25, depth_coefficient=0.25, hidden_dim=320,
-                  image_size=64, in_sample=True),
+                  image_size=64, initializer_range=0.3, in_sample=True),
     _transformers("levit", "LeViT", image_size=64, hidden_sizes=[32, 48, 64], num_attention_heads=[2, 3, 4],
                   depths=[1, 1, 1], key_dim=[8, 8, 8], in_sample=True),
     # transformers, others

@@ -130,7 +130,7 @@ def test_projections_start_at_unit_scale(tiny_vit):
     torch.manual_seed(0)
     model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=tiny_vit))
     scale = model(*views(64), step=0).projections.std().item()
-    assert 0.5 < scale < 2  # near zero SIGReg's gradient would vanish
+    assert 0.3 < scale < 2  # near zero SIGReg's gradient would vanish
 
 
 def test_no_split_modules_come_from_the_backbone(tiny_vit):

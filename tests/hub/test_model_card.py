@@ -63,7 +63,7 @@ fitted on split `train` \(5,000 images\)\.
 300 steps of 64 images \(3\.8 passes over them\) in 12 s on
 8 processes, the first on one CPU thread; 1,234,567 parameters in the encoder\.
 At the end: prediction loss 0\.1250, SIGReg 1\.500 \(1\.05 for a perfect Gaussian\)\.
-Projections of 512 training images, in evaluation mode: SIGReg, which grows with their number, 2\.25 to
+Projections of 512 training images, batch norm as in training: SIGReg, which grows with their number, 2\.25 to
 3\.50 over 2 views, for as many Gaussian samples 1\.06 ± 0\.12; effective rank 7\.5\.
 
 ## Pictures
