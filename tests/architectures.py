@@ -93,7 +93,9 @@ ARCHITECTURES = [
     _transformers("vit_mae", "ViT", **_VIT),
     _transformers("yolos", "YOLOS", **_VIT | {"image_size": [64, 64]}),
     _transformers("vitdet", "ViTDet", **_TOKENS),
-    _transformers("sam_vision_model", "SAM", **_TOKENS, output_channels=16, global_attn_indexes=[1], mlp_dim=64),
+    # Its own range, 1e-10, leaves nothing of an image.
+    _transformers("sam_vision_model", "SAM", **_TOKENS, output_channels=16, global_attn_indexes=[1], mlp_dim=64,
+                  initializer_range=0.02),
     _transformers("dpt", "DPT", **_VIT),
     _transformers("regnet", "RegNet", embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1],
                   groups_width=8),
