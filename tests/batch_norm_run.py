@@ -19,7 +19,7 @@ def main() -> None:
     with torch.no_grad(), batch_statistics(projector.eval()):
         found = projector(own)
     assert all(torch.equal(value, before[name]) for name, value in projector.state_dict().items())
-    expected = projector.train()(own).detach()  # over both ranks, as tests/test_distributed.py shows
+    expected = projector.train()(own).detach()  # over both ranks
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(projector.eval()(own), expected, atol=0.1)
     # Of this rank's rows alone it would be another one.

@@ -95,7 +95,7 @@ def _extract(extractor: FeatureExtractor, source: ImageSource, batch_size: int, 
         parts = [folder / f"part-{rank}-of-{ranks}" for rank in range(ranks)]
         part = EmbeddingStore(parts[process_index()])
         if not part.is_complete:
-            _fill(part, extractor, _part_of(source, process_index(), ranks), batch_size)
+            _fill(part, extractor, part_of(source, process_index(), ranks), batch_size)
         wait_for_all()
         if is_first_rank():
             store.take(parts)
@@ -125,7 +125,7 @@ def _fill(store: EmbeddingStore, extractor: FeatureExtractor, source: ImageSourc
     store.save(is_complete=True)
 
 
-def _part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
+def part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
     """Consecutive images for each process; of a stream its share of the shards."""
     dataset = source.dataset
     if hasattr(dataset, "select"):

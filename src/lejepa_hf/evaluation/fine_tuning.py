@@ -26,6 +26,7 @@ from ..data.errors import DataError
 from ..data.sources import ImageSource
 from ..distributed import is_first_rank, process_index, world_size
 from .accuracy_interval import with_interval
+from .embedding_extraction import part_of
 from .feature_extractor import FeatureExtractor
 from .image_batches import image_batches
 from .labelled_sources import labels_of
@@ -137,8 +138,7 @@ def _fit(
 
 def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> tuple[list, list[float], list[int]]:
     """Of all images that can be read: the `depth` best classes, the log-probability of the right one, the label."""
-    number, rank, ranks = len(source.dataset), process_index(), world_size()
-    part = _rows_of(source, range(rank * number // ranks, (rank + 1) * number // ranks))
+    part = part_of(source, process_index(), world_size())
     best, certainties, wanted, extractor = [], [], [], classifier.extractor
     for batch in image_batches(part, _BATCH, extractor.decode, extractor.preprocess, "fine-tuned"):
         if batch.images is not None:
