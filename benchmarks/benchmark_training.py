@@ -161,7 +161,7 @@ class BareLoop:
         sizes = [views[: self.num_global_views], views[self.num_global_views :]]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             embeddings = [self.model.encoder(torch.cat(of_size)).pooler_output for of_size in sizes if of_size]
-            projections = self.model.projector(torch.cat(embeddings)).unflatten(0, (len(views), len(views[0])))
+            projections = self.model.projector(*embeddings).unflatten(0, (len(views), len(views[0])))
             loss = self.loss(projections, self.num_global_views)
         self.clock.mark("objective")
         loss.backward()
@@ -373,7 +373,7 @@ def flops_per_image(recipe: Recipe) -> int:
         sizes = [(data.num_global_views, data.global_crop_size), (data.num_local_views, data.local_crop_size)]
         views = [torch.empty(number, len(data.image_mean), side, side) for number, side in sizes if number]
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.projector(torch.cat([model.encoder(of_size).pooler_output for of_size in views]))
+            model.projector(*[model.encoder(of_size).pooler_output for of_size in views])
     return 3 * counter.get_total_flops()
 
 

@@ -8,7 +8,9 @@ from lejepa_hf.distributed import gather_for_loss, stack_over_ranks, sum_for_los
 SCRIPT = Path(__file__).with_name("two_process_objective.py")
 
 
-@pytest.mark.parametrize(("norm", "sizes"), [("batch", "6,6"), ("batch", "9,3"), ("layer", "7,5")])
+@pytest.mark.parametrize(
+    ("norm", "sizes"), [("batch", "6,6"), ("batch", "9,3"), ("batch_per_size", "7,5"), ("layer", "7,5")]
+)
 def test_two_processes_are_one_on_the_joined_batch(two_processes, norm, sizes):
     assert two_processes(SCRIPT, norm, sizes).count("agrees") == 2
 

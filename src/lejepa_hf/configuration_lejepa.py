@@ -13,7 +13,7 @@ except ImportError:
     SubConfigSpec = None
 
 POOLINGS = ("auto", "pooler", "cls", "mean")
-PROJECTOR_NORMS = ("batch", "layer", "none")
+PROJECTOR_NORMS = ("batch", "batch_per_size", "layer", "none")
 SIGREG_VIEWS = ("per_view", "pooled")
 TOKEN_DROP_VIEWS = ("all", "global", "local")
 STATISTICS = (
@@ -43,7 +43,8 @@ class LeJEPAConfig(PreTrainedConfig):
         projector_dims (`list[int]`, *optional*, defaults to `[2048, 2048, 64]`):
             Widths of the projector, the training-only head; the last one is the dimension SIGReg sees.
         projector_norm (`str`, *optional*, defaults to `"batch"`):
-            `"batch"` (over all views of all ranks), `"layer"` or `"none"`, after every hidden projector layer.
+            After every hidden projector layer: `"batch"` (over all views of all ranks), `"batch_per_size"` (over the
+            global views, and over the local views, of all ranks), `"layer"` or `"none"`.
         token_drop_rate (`float`, *optional*, defaults to 0.0):
             Share in [0, 1) of the patches that the backbone does not get to see in training mode, drawn anew for every
             image and view; class and register tokens stay. For backbones whose positions are added to their tokens.

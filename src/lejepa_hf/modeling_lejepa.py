@@ -214,9 +214,11 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         if step is None:
             step = self._next_step
             self._next_step += self.training
-        embeddings = torch.cat([self._embed(views, kind) for kind, views in sizes.items()])
+        of_sizes = [self._embed(views, kind) for kind, views in sizes.items()]
+        embeddings = torch.cat(of_sizes)
         num_views, batch_size, _ = embeddings.shape
-        projections = self.projector(embeddings.flatten(0, 1)).unflatten(0, (num_views, batch_size))
+        rows = self.projector(*(of_size.flatten(0, 1) for of_size in of_sizes))
+        projections = rows.unflatten(0, (num_views, batch_size))
         num_global_views = global_views.shape[1]
         if sums_only:
             return LeJEPAOutput(sums=objective_sums(projections, num_global_views, self.sigreg, step))

@@ -250,7 +250,7 @@ def _project(model: LeJEPAForPreTraining, data, batch: int) -> torch.Tensor:
         model.encoder(views, drop_tokens=model.config.drops_tokens_of(kind)).pooler_output
         for kind, views in zip(("global", "local"), _views_on_meta(data, batch), strict=False)
     ]
-    return model.projector(torch.cat(embeddings))
+    return model.projector(*embeddings)
 
 
 def count_tokens(model: LeJEPAForPreTraining, data, size: int, kind: str | None = None) -> int:

@@ -68,27 +68,32 @@ class Projector(nn.Module):
     Args:
         embedding_dim (`int`): Width of the encoder's embeddings.
         dims (`list[int]`): Widths of the layers, the last one is the dimension of the projections.
-        norm (`str`): `"batch"`, `"layer"` or `"none"`.
+        norm (`str`): `"batch"`, `"batch_per_size"`, `"layer"` or `"none"`, see [`LeJEPAConfig`].
     """
 
     def __init__(self, embedding_dim: int, dims: list[int], norm: str):
         super().__init__()
         norms = {"batch": SynchronizedBatchNorm, "layer": nn.LayerNorm, "none": lambda _: nn.Identity()}
+        kind, _, self._per_size = norm.partition("_per_size")
         widths = [embedding_dim, *dims]
         self.hidden = nn.ModuleList(
-            nn.ModuleDict({"linear": nn.Linear(fan_in, fan_out, bias=norm != "batch"), "norm": norms[norm](fan_out)})
+            nn.ModuleDict({"linear": nn.Linear(fan_in, fan_out, bias=kind != "batch"), "norm": norms[kind](fan_out)})
             for fan_in, fan_out in zip(widths[:-2], widths[1:-1], strict=True)
         )
         self.out = nn.Linear(widths[-2], widths[-1])
 
-    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+    def forward(self, *embeddings: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            embeddings (`torch.Tensor` of shape `(rows, embedding_dim)`): All views together.
+            embeddings (`torch.Tensor` of shape `(rows, embedding_dim)`): All views of a crop size, for each of them.
 
         Returns:
-            `torch.Tensor` of shape `(rows, dims[-1])`: projections.
+            `torch.Tensor` of shape `(rows of all sizes, dims[-1])`: projections.
         """
+        judged_together = embeddings if self._per_size else [torch.cat(embeddings)]
+        return torch.cat([self._project(rows) for rows in judged_together])
+
+    def _project(self, embeddings: torch.Tensor) -> torch.Tensor:
         for layer in self.hidden:
             embeddings = F.relu(layer["norm"](layer["linear"](embeddings)))
         return self.out(embeddings)

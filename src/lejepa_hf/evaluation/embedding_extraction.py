@@ -212,8 +212,8 @@ def extract_projections(
             views = {name: value.to(model.device) for name, value in batch.items() if torch.is_tensor(value)}
             views = apply_photometric(views, collator.transform)
             pixels = [of_size.transpose(0, 1).to(model.dtype) for of_size in views.values()]  # (V, B, C, H, W)
-            embeddings = torch.cat([model.encoder(of_size.flatten(0, 1)).pooler_output for of_size in pixels])
-            projections.append(model.projector(embeddings).unflatten(0, (-1, len(numbers))).float().cpu())
+            embeddings = [model.encoder(of_size.flatten(0, 1)).pooler_output for of_size in pixels]
+            projections.append(model.projector(*embeddings).unflatten(0, (-1, len(numbers))).float().cpu())
     return torch.cat(projections, dim=1)
 
 
