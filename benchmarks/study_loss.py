@@ -77,7 +77,9 @@ def main() -> None:
     logging.disable(logging.INFO)
     for row in tqdm(rows + swept, desc="held-out losses"):
         row |= held_out_losses(row["folder"], batches)
-    write_rows("loss", rows)
+    in_grid = {row["folder"] for row in rows}
+    further = [row | {"label": f"sweep, weight {row['label']}"} for row in swept if row["folder"] not in in_grid]
+    write_rows("loss", rows + further)
     print_table(rows)
     groups = {"grid": rows, "sweep": swept} | {
         f"weight {one}": [row for row in rows if row["sigreg_weight"] == one] for one in WEIGHTS

@@ -74,7 +74,8 @@ class Projector(nn.Module):
     def __init__(self, embedding_dim: int, dims: list[int], norm: str):
         super().__init__()
         norms = {"batch": SynchronizedBatchNorm, "layer": nn.LayerNorm, "none": lambda _: nn.Identity()}
-        kind, _, self._per_size = norm.partition("_per_size")
+        kind = norm.removesuffix("_per_size")
+        self._per_size = kind != norm
         widths = [embedding_dim, *dims]
         self.hidden = nn.ModuleList(
             nn.ModuleDict({"linear": nn.Linear(fan_in, fan_out, bias=kind != "batch"), "norm": norms[kind](fan_out)})
