@@ -6,7 +6,7 @@ from collections import Counter
 
 from PIL import Image
 
-from .openers import as_stream, kind_of_files, open_shards, unknown_split
+from .openers import as_stream, kind_of_files, open_shards, parts_of_split
 from .pixel_arrays import NPY_ENDING
 
 logger = logging.getLogger("lejepa_hf")
@@ -39,19 +39,12 @@ def open_folder(name: str, split: str, streaming: bool):
     Raises:
         ValueError: If it holds no images, cannot be listed, or has no such split.
     """
-    from datasets import ReadInstruction
-
     images, others = _list_images(name)
     if not images and any(kind_of_files(ending) for ending in others):
         return open_shards(name, split, streaming)
     splits = _splits(name, images, others)
-    try:
-        parts = ReadInstruction.from_spec(split).to_absolute({key: len(images) for key, images in splits.items()})
-    except (ValueError, AssertionError) as error:
-        raise unknown_split(name, split, error) from error
+    parts = parts_of_split(name, split, {key: len(images) for key, images in splits.items()})
     images = [image for part in parts for image in splits[part.splitname][part.from_ : part.to]]
-    if not images:
-        raise ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
     return as_stream(_dataset(os.path.abspath(name), images, _classes(splits)), streaming)
 
 

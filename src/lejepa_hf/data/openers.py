@@ -207,6 +207,30 @@ def as_stream(dataset, streaming: bool):
     return _with_length(dataset.to_iterable_dataset(num_shards=min(_MAX_SHARDS, len(dataset))), len(dataset))
 
 
+def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> list:
+    """
+    Args:
+        name (`str`): What the user asked for.
+        split (`str`): A split, a slice like `"train[:1000]"`, or several joined by `+`.
+        lengths (`dict[str, int]`): Of the splits that there are.
+
+    Returns:
+        `list`: Of each part `splitname`, `from_` and `to`.
+
+    Raises:
+        ValueError: If there is no such split, or nothing in it.
+    """
+    from datasets import ReadInstruction
+
+    try:
+        parts = ReadInstruction.from_spec(split).to_absolute(lengths)
+    except (ValueError, AssertionError) as error:
+        raise unknown_split(name, split, error) from error
+    if not any(part.to > part.from_ for part in parts):
+        raise ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
+    return parts
+
+
 def unknown_split(name: str, split: str, reason: object) -> ValueError:
     """`datasets` knows which splits or configs there are, and says so in its message."""
     if "corresponds to no data" in str(reason):

@@ -13,6 +13,7 @@ from .embedded_digits import load_digits_split
 from .image_folder import open_folder
 from .mixture import Mixture
 from .openers import FILE_KINDS, as_stream, kind_of_files, no_such_folder, open_files, open_hub, without_secrets
+from .saved_dataset import is_saved_dataset, open_saved_dataset
 from .streaming import count_rows
 
 logger = logging.getLogger("lejepa_hf")
@@ -62,7 +63,8 @@ def load_source(
     Open a source of images.
 
     Args:
-        name: `"digits"` or `"digit-scenes"`; a dataset id of the Hub; a folder of images; Parquet or WebDataset tar
+        name: `"digits"` or `"digit-scenes"`; a dataset id of the Hub; a folder of images, or one that
+            `save_to_disk` wrote; Parquet or WebDataset tar
             files as a path, a glob or a url (`hf://datasets/user/name/*.parquet` too), where `{000..123}` stands for a
             range; `"parquet"` or `"webdataset"` with such files in `data_files`; or a dataset that `datasets` has
             built already.
@@ -105,7 +107,8 @@ def load_source(
         dataset = as_stream(_EMBEDDED[name](split), streaming)
     elif os.path.isdir(name):
         _refuse(f"the folder {name!r}", config=config, revision=revision, data_files=data_files)
-        dataset = open_folder(name, split, streaming)
+        opened = open_saved_dataset if is_saved_dataset(name) else open_folder
+        dataset = opened(name, split, streaming)
     elif "://" in name:
         raise ValueError(
             f"`dataset` {shown!r} does not say what it holds: end it in .parquet or .tar, or name it in `data_files` "

@@ -1,0 +1,43 @@
+"""Folders that `save_to_disk` of `datasets` wrote."""
+
+import os
+import re
+
+from .openers import as_stream, parts_of_split
+
+_MARKS = ("dataset_dict.json", "state.json")  # of several splits, of one
+
+
+def is_saved_dataset(folder: str) -> bool:
+    """Whether `datasets.load_from_disk` reads it."""
+    return any(os.path.isfile(os.path.join(folder, mark)) for mark in _MARKS)
+
+
+def open_saved_dataset(name: str, split: str, streaming: bool):
+    """
+    Read in place, without a copy in the cache.
+
+    Args:
+        name (`str`): The folder.
+        split (`str`): One of its splits, or a slice like `"train[:1000]"`. A folder of one dataset that has no name is
+            `train`.
+        streaming (`bool`): As a stream of up to 64 shards.
+
+    Raises:
+        ValueError: If files of it are missing or damaged, or there is no such split.
+    """
+    from datasets import concatenate_datasets, load_from_disk
+
+    try:
+        found = load_from_disk(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"`dataset` {name!r} cannot be read: {type(error).__name__}: {error}. Save it again with `save_to_disk`."
+        ) from error
+    if not isinstance(found, dict):
+        own = str(found.split)
+        found = {own if found.split is not None and re.fullmatch(r"\w+", own) else "train": found}
+    found = {str(key): dataset.with_format(None) for key, dataset in found.items()}
+    parts = parts_of_split(name, split, {key: len(dataset) for key, dataset in found.items()})
+    taken = [found[part.splitname].select(range(part.from_, part.to)) for part in parts]
+    return as_stream(taken[0] if len(taken) == 1 else concatenate_datasets(taken), streaming)
