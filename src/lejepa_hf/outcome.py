@@ -17,6 +17,7 @@ from .evaluation.evaluate_encoder import AVERAGED, ENCODER, evaluate_with_baseli
 from .evaluation.feature_extractor import FeatureExtractor
 from .evaluation.knn import nearest_neighbours, nearest_vote
 from .evaluation.patch_maps import enlarged_pixels, legible_patch_maps, principal_colours
+from .evaluation.pixel_values import in_own_colours
 from .hub.export import export_encoder
 from .hub.logged_rows import read_metrics
 from .hub.model_card import write_model_card
@@ -133,7 +134,8 @@ def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Pat
     except ValueError as error:
         logger.warning(f"pictures/pca_maps.png is left out: {error}")
         return None
-    return draw_patch_maps(run, enlarged_pixels(extractor, images, enlarge), principal_colours(maps))
+    seen = in_own_colours(enlarged_pixels(extractor, images, enlarge), extractor.processor)
+    return draw_patch_maps(run, seen, principal_colours(maps))
 
 
 def picture_neighbours(
@@ -168,7 +170,7 @@ def picture_neighbours(
 
     def pixels(of: ImageSource, rows: list[int], numbers: list[int]):
         images = [extractor.decode(of.dataset[rows[number]][of.image_column]) for number in numbers]
-        return extractor.preprocess(images)
+        return in_own_colours(extractor.preprocess(images), extractor.processor)
 
     shown = pixels(bank_source, bank_embedded.rows(), nearest.flatten().tolist()).unflatten(0, nearest.shape)
     return draw_neighbours(

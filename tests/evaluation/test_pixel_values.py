@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.evaluation.embedding_extraction import extract_embeddings, raw_pixels
-from lejepa_hf.evaluation.pixel_values import to_pixel_values
+from lejepa_hf.evaluation.pixel_values import in_own_colours, to_pixel_values
 from lejepa_hf.hub.export import build_processor
 
 RNG = np.random.default_rng(0)
@@ -30,6 +30,10 @@ def test_pixels_of_any_channels(channels, tmp_path):
     mean = np.array(processor.image_mean)
     expected = (torch.from_numpy(np.stack(arrays)) / 255 - torch.from_numpy(mean).float()) / 0.5
     torch.testing.assert_close(found, expected.permute(0, 3, 1, 2), atol=1e-5, rtol=0)
+    rescaled = to_pixel_values(images, processor, channels, do_normalize=False)
+    torch.testing.assert_close(in_own_colours(found, processor), rescaled, atol=1e-6, rtol=0)
+    torch.testing.assert_close(in_own_colours(found[None], processor)[0], rescaled, atol=1e-6, rtol=0)
+    assert in_own_colours(found, None) is found  # nobody knows how
     plain = to_pixel_values(images, processor, channels, do_rescale=False, do_normalize=False)
     np.testing.assert_array_equal(plain.permute(0, 2, 3, 1), arrays)
 

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 
 from ..backbone.facts import num_channels
@@ -16,6 +15,7 @@ from ..evaluation.evaluate_encoder import load_encoder
 from ..evaluation.feature_extractor import FeatureExtractor
 from ..evaluation.nearest_images import NearestImages
 from ..evaluation.patch_maps import PrincipalColours, enlarged_pixels, legible_patch_maps, patch_maps
+from ..evaluation.pixel_values import in_own_colours
 from .drawing import draw_colours, draw_heat, draw_pixels, draw_thumbnail
 from .settings import DemoSettings
 
@@ -112,7 +112,7 @@ class EncoderViews:
         colours = (self._colours or PrincipalColours(maps))(maps)[0]
         attention = class_attention(self.extractor, [image], enlarge) if self.has_attention else None
         heat = (feature_norms(maps) if attention is None else attention)[0]
-        seen = draw_pixels(self._in_own_colours(pixels))
+        seen = draw_pixels(in_own_colours(pixels, self.extractor.processor))
         rows, columns = heat.shape
         note += f"{pixels.shape[2]} x {pixels.shape[1]} pixels, {columns} x {rows} patches. "
         if attention is None:
@@ -120,15 +120,6 @@ class EncoderViews:
         else:
             note += f"A patch has {heat.min():.2%} to {heat.max():.2%} of the class token's attention."
         return View(seen, draw_colours(colours), draw_heat(heat, seen), self._neighbours(image), note)
-
-    def _in_own_colours(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixel values before they were normalised, if the processor says how: each channel in its own way."""
-        processor = self.extractor.processor
-        mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-        if not (mean and std and getattr(processor, "do_normalize", True)):
-            return pixels
-        mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (mean, std))
-        return pixels * std + mean
 
     def _neighbours(self, image) -> list[tuple[Image.Image, str]]:
         if self.bank is None:

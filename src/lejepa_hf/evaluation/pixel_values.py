@@ -27,3 +27,22 @@ def to_pixel_values(images: list, processor, num_channels: int, **settings) -> t
         else:
             settings["input_data_format"] = "channels_last"  # guessed right for 1, 3 and 4 channels only
     return processor(images, return_tensors="pt", **settings)["pixel_values"]
+
+
+def in_own_colours(pixel_values: torch.Tensor, processor) -> torch.Tensor:
+    """
+    Pixel values before they were normalised, if the processor says how: shown normalised, an image whose channels have
+    means and deviations of their own is tinted.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(..., C, H, W)`): From [`to_pixel_values`].
+        processor (`ImageProcessor`): That made them.
+
+    Returns:
+        `torch.Tensor`: Same shape.
+    """
+    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    if not (mean and std and getattr(processor, "do_normalize", True)):
+        return pixel_values
+    mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (mean, std))
+    return pixel_values * std + mean

@@ -17,7 +17,7 @@ def draw_neighbours(
     Args:
         run (`str` or `Path`): Run folder.
         queries (`torch.Tensor` of shape `(num_queries, channels, height, width)`): Held-out images, as the encoder
-            sees them.
+            sees them, but not normalised.
         query_labels (`list[int]`): Their classes.
         neighbours (`torch.Tensor` of shape `(num_queries, num_neighbours, channels, height, width)`): Training images.
         neighbour_labels (`list[list[int]]`): Their classes.

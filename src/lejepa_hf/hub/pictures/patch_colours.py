@@ -11,8 +11,8 @@ def draw_patch_maps(run: str | Path, pixels, colours) -> Path:
 
     Args:
         run (`str` or `Path`): Run folder.
-        pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): What the encoder saw; each image is
-            stretched from black to white. Of other than three channels their mean is shown.
+        pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): What the encoder saw, not
+            normalised; each image is stretched from black to white. Of other than three channels their mean is shown.
         colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): From
             [`~evaluation.patch_maps.principal_colours`].
 
