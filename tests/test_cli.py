@@ -69,14 +69,22 @@ def test_evaluate(run, tmp_path, capsys):
     command = ["evaluate", encoder, str(copy), "--dataset", "digits", "--protocol", "knn", "few-shot"]
     assert main([*command, "--shots", "1", "all", "--cache_dir", str(cache), "--out", str(out)]) == 0
     captured = capsys.readouterr()
-    header, _, *rows = captured.out.splitlines()
+    header, _, *rows, blank, conditions = captured.out.splitlines()
+    assert blank == "" and conditions.startswith(
+        "digits: fitted on 1,347 images (train), measured on 450 images (test)"
+    )
     assert header.split("|")[2:4] == [
         f" {name} " for name in (encoder, str(copy).ljust(len(header.split("|")[3]) - 2))
     ]
     names = ["knn10", "knn", "knn100", "knn200", "1shot", "allshot"]
     assert [row.split("|")[1].split()[0] for row in rows] == names
-    results = json.loads(out.read_text())
-    assert results[encoder] == results[str(copy)]
+    record = json.loads(out.read_text())
+    assert record["encoders"][encoder] == record["encoders"][str(copy)]
+    assert len(record["encoders"][encoder]["fingerprint"]) == 8
+    assert record["eval"].items() >= {"dataset": "digits", "split": "test", "images": 450}.items()
+    assert record["settings"]["shots"] == [1, "all"] and "cache_dir" not in record["settings"]
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    results = {name: found["results"] for name, found in record["encoders"].items()}
     assert all(20 < float(row.split("|")[2].split(" ± ")[0]) <= 100 for row in rows)
     assert f"{100 * results[encoder]['eval_knn_top1_ci95']:.1f}" == rows[1].split("|")[2].split(" ± ")[1].strip()
     # The copy is the same encoder: its embeddings were there.
@@ -105,7 +113,8 @@ def test_several_processes_fine_tune_one_network(run, tmp_path):
     for start in ([], launcher):
         done = subprocess.run([sys.executable, *start, *command], capture_output=True, text=True, check=True)
         assert done.stdout.count("finetune top1") == 1
-        found.append(json.loads(out.read_text())[encoder])
+        record = json.loads(out.read_text())
+        found.append(record["encoders"][encoder]["results"])
     assert [list(one) for one in found] == [list(found[0])] * 2
     # All 450 test images count, and each step sees 64 images: one process or two learn about the same.
     assert found[0]["eval_finetune_top1"] > 0.6
@@ -153,7 +162,7 @@ def test_results_before_a_failure_are_kept(run, tmp_path, tiny_resnet, capsys):
     command = ["evaluate", encoder, str(other), "--dataset", "digits", "--protocol", "knn", "--out", str(out)]
     assert main(command) == 2
     assert "resnet encoder of 5 channels" in capsys.readouterr().err
-    assert list(json.loads(out.read_text())) == [encoder]
+    assert list(json.loads(out.read_text())["encoders"]) == [encoder]
 
 
 def test_evaluate_without_the_encoder(tmp_path, capsys):

@@ -43,7 +43,8 @@ ALLOWED = {
     "collapse": set(),
     "monitors": {"collapse", "evaluation", "online_probe", "training_args"},
     "held_out": {"batch_statistics", "data", "distributed", "evaluation"},
-    "run_folder": set(),
+    "run_folder": {"package_versions"},
+    "package_versions": set(),
     "view_fitting": {"backbone", "recipes"},
     "recipes": {"configuration_lejepa", "data", "training_args"},
     "recipe_sources": {"data", "recipes"},
@@ -54,7 +55,10 @@ ALLOWED = {
         "encoder_average", "energy", "exact_accumulation", "finite_guard", "held_out", "launch", "modeling_lejepa",
         "monitors", "preemption", "resume_settings", "training_args",
     },
-    "evaluation": {"backbone", "batch_statistics", "data", "distributed", "durable_files", "loading_errors", "losses"},
+    "evaluation": {
+        "backbone", "batch_statistics", "data", "distributed", "durable_files", "loading_errors", "losses",
+        "package_versions",
+    },
     "hub": {
         "backbone", "configuration_lejepa", "distributed", "durable_files", "encoder_average", "evaluation",
         "modeling_lejepa",

@@ -1,13 +1,12 @@
 import json
 import re
-import subprocess
 
 import pytest
 import torch
 import yaml
 
 from lejepa_hf.recipes import parse_recipe
-from lejepa_hf.run_folder import check_free, code_commit, write_run_facts
+from lejepa_hf.run_folder import check_free, write_run_facts
 
 MARKS = ["recipe.yaml", "metrics.jsonl", "results.json", "encoder/", "pretraining/", "checkpoint-100/"]
 
@@ -57,28 +56,3 @@ def test_a_real_recipe_is_written_without_secrets_and_repeats_the_run(tmp_path, 
     assert again.model == recipe.model
     assert again.data == recipe.data
     assert again.resolved() == recipe.resolved()
-
-
-def test_commit_of_the_code(tmp_path):
-    def git(*arguments):
-        identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.com"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    git("init")
-    assert code_commit(tmp_path) is None  # of nothing yet
-    (tmp_path / "code.py").write_text("x = 1\n")
-    git("add", ".")
-    git("commit", "-m", "Begin")
-    assert git("rev-parse", "HEAD").startswith(code_commit(tmp_path))
-    (tmp_path / "code.py").write_text("x = 2\n")
-    assert code_commit(tmp_path).endswith("-dirty")
-    (tmp_path / "site-packages").mkdir()
-    assert code_commit(tmp_path / "site-packages") is None
-
-
-def test_the_commit_is_among_the_versions(tmp_path, monkeypatch):
-    for commit in ("0123abc", None):
-        monkeypatch.setattr("lejepa_hf.run_folder.code_commit", lambda commit=commit: commit)
-        write_run_facts(tmp_path, {})
-        assert json.loads((tmp_path / "versions.json").read_text()).get("commit") == commit

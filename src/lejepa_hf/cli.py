@@ -1,7 +1,6 @@
 """The `lejepa` command: thin doors to what can also be called from Python."""
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -44,30 +43,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from .distributed import is_first_rank, join_processes
+    from .evaluation.compare_encoders import compare_encoders, format_conditions
+    from .evaluation.dataset_presets import ignored_labels
     from .evaluation.embedding_store import default_cache
-    from .evaluation.evaluate_encoder import evaluate_encoder, format_table, load_encoder
-    from .evaluation.feature_extractor import FeatureExtractor
+    from .evaluation.evaluate_encoder import format_table
+    from .evaluation.labelled_sources import labelled_sources
+    from .evaluation.protocols import check_protocols
 
-    out = Path(options.out) if options.out else None
-    if out is not None and not out.parent.is_dir():
-        raise ValueError(f"`--out` {options.out!r}: the folder {str(out.parent)!r} does not exist; make it first.")
+    check_protocols(options.protocol)
     shots = [int(k) if k.isdecimal() else k for k in options.shots] if options.shots else None
     cache = None if options.no_cache else options.cache_dir or default_cache()
     join_processes()
-    results = {}
-    for encoder in options.encoder[1:]:  # not after the hours that the ones before it take
-        FeatureExtractor(*load_encoder(encoder)).try_one()
-    for encoder in options.encoder:
-        results[encoder] = evaluate_encoder(
-            encoder, options.dataset, options.protocol, options.train_split, options.eval_split, options.batch_size,
-            shots, cache, options.resolution, options.ignore_labels, options.learning_rate,
-            options.num_epochs, config=options.config, image_column=options.image_column,
-            label_column=options.label_column, revision=options.revision, streaming=options.streaming,
-        )  # fmt: skip
-        if out is not None and is_first_rank():
-            out.write_text(json.dumps(results, indent=2) + "\n")
+    splits = labelled_sources(
+        options.dataset, options.train_split, options.eval_split, config=options.config, revision=options.revision,
+        image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
+    )  # fmt: skip
+    record = compare_encoders(
+        options.encoder, splits, options.protocol, options.out, batch_size=options.batch_size, shots=shots,
+        cache_dir=cache, resolution=options.resolution,
+        ignore_labels=options.ignore_labels or ignored_labels(options.dataset),
+        learning_rate=options.learning_rate, num_epochs=options.num_epochs,
+    )  # fmt: skip
     if is_first_rank():
-        sys.stdout.write(format_table(results) + "\n")
+        results = {name: found["results"] for name, found in record["encoders"].items()}
+        sys.stdout.write(f"{format_table(results)}\n\n{format_conditions(record)}\n")
     return 0
 
 
@@ -261,7 +260,9 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--batch_size", type=int, default=256, help="images a forward pass (256)")
     evaluate.add_argument("--cache_dir", metavar="FOLDER", help="where embeddings are kept (in HF_HOME)")
     evaluate.add_argument("--no_cache", action="store_true", help="keep none")
-    evaluate.add_argument("--out", metavar="FILE", help="all figures and intervals as JSON, too")
+    evaluate.add_argument(
+        "--out", metavar="FILE", help="figures, intervals, and what they were measured on and with, as JSON"
+    )
     evaluate.set_defaults(command=_evaluate)
 
 

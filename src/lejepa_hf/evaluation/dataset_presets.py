@@ -83,3 +83,9 @@ def find_preset(name: str) -> DatasetPreset | None:
         f"`dataset` {name!r} is no preset, no folder and no id of the Hub like 'user/name'. {hint} are "
         f"{', '.join(PRESETS)}."
     )
+
+
+def ignored_labels(dataset) -> tuple[int, ...]:
+    """Values of masks that say nothing: those of a preset, 255 elsewhere."""
+    preset = find_preset(dataset) if isinstance(dataset, str) else None
+    return preset.ignore_labels if preset is not None else (255,)

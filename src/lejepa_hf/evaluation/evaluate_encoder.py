@@ -11,7 +11,7 @@ from ..distributed import is_first_rank
 from ..loading_errors import explained
 from .accuracy_interval import INTERVAL, is_spread
 from .compute_device import default_device
-from .dataset_presets import find_preset
+from .dataset_presets import ignored_labels
 from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
 from .feature_extractor import FeatureExtractor
 from .few_shot import check_shots
@@ -23,7 +23,7 @@ UNTRAINED, PIXELS = "same encoder, untrained", "raw pixels"
 
 
 def evaluate_encoder(
-    encoder: str | Path,
+    encoder: str | Path | tuple,
     dataset: str | tuple[ImageSource, ImageSource],
     protocols: Sequence[str] = ("linear", "knn"),
     train_split: str | None = None,
@@ -44,7 +44,8 @@ def evaluate_encoder(
     run on the first one. The others return an empty `dict`.
 
     Args:
-        encoder (`str` or `Path`): Folder or Hub id of any vision model that `AutoModel` loads, with its processor.
+        encoder (`str`, `Path`, or a pair of model and processor): Folder or Hub id of any vision model that
+            `AutoModel` loads, with its processor; or both loaded, as by [`load_encoder`].
         dataset (`str` or a pair of [`ImageSource`]): A preset of [`~evaluation.dataset_presets`], a name for
             [`~data.sources.load_source`], or train and held-out sources.
         protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): Of `linear`, `knn`, `few-shot`,
@@ -81,9 +82,8 @@ def evaluate_encoder(
     if shots is not None and "few-shot" in protocols and (labels := labels_of(pair[0])) is not None:
         check_shots(shots, labels)
     if ignore_labels is None:
-        preset = find_preset(dataset) if isinstance(dataset, str) else None
-        ignore_labels = preset.ignore_labels if preset is not None else (255,)
-    model, processor = load_encoder(encoder)
+        ignore_labels = ignored_labels(dataset)
+    model, processor = encoder if isinstance(encoder, tuple) else load_encoder(encoder)
     extractor = FeatureExtractor(model, processor)
     extractor.try_one()
     for one in pair:

@@ -1,0 +1,94 @@
+"""Several encoders by the same protocols on the same images, and a record of what was measured with what."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ..data.sources import ImageSource
+from ..distributed import is_first_rank, world_size
+from ..package_versions import package_versions
+from .evaluate_encoder import evaluate_encoder, load_encoder
+from .feature_extractor import FeatureExtractor
+
+
+def compare_encoders(
+    encoders: Sequence[str | Path],
+    splits: tuple[ImageSource, ImageSource],
+    protocols: Sequence[str] = ("linear", "knn"),
+    out: str | Path | None = None,
+    **settings,
+) -> dict:
+    """
+    Evaluate encoders one after the other. All of them are loaded and tried before the first is measured.
+
+    Args:
+        encoders (`Sequence[str | Path]`): Folders or Hub ids.
+        splits (pair of [`ImageSource`]): From [`~evaluation.labelled_sources.labelled_sources`].
+        protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): As of [`evaluate_encoder`].
+        out (`str` or `Path`, *optional*): JSON file for what is returned, written anew after each encoder.
+        **settings: Further ones of [`evaluate_encoder`].
+
+    Returns:
+        `dict`: `encoders`, by name their `results` and what tells their weights from others, `fingerprint` and, of the
+        Hub, `commit`; `train` and `eval`, the images, with `dataset`, `split`, `images`, `fingerprint`; `protocols`
+        and `settings`; `versions`, `device`, `processes`, `date`.
+
+    Raises:
+        ValueError: As [`evaluate_encoder`], or if the folder of `out` is missing.
+    """
+    if out is not None and not Path(out).parent.is_dir():
+        raise ValueError(f"`--out` {str(out)!r}: the folder {str(Path(out).parent)!r} does not exist; make it first.")
+    for encoder in encoders[1:]:  # not after the hours that the ones before it take
+        FeatureExtractor(*load_encoder(encoder)).try_one()
+    train, test = splits
+    record = {
+        "encoders": {},
+        "train": _describe(train),
+        "eval": _describe(test),
+        "protocols": [*protocols],
+        "settings": {name: value for name, value in settings.items() if value is not None and name != "cache_dir"},
+        "versions": package_versions(),
+        "processes": world_size(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+    for encoder in encoders:
+        loaded = load_encoder(encoder)
+        record["device"] = str(loaded[0].device)
+        identity = {"fingerprint": FeatureExtractor(*loaded).fingerprint()}
+        if commit := getattr(loaded[0].config, "_commit_hash", None):
+            identity["commit"] = commit
+        results = evaluate_encoder(loaded, splits, protocols, **settings)
+        record["encoders"][str(encoder)] = identity | {"results": results}
+        if out is not None and is_first_rank():
+            Path(out).write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def format_conditions(record: dict) -> str:
+    """
+    One line for the foot of a table: on which images, with which software.
+
+    Args:
+        record (`dict`): Of [`compare_encoders`].
+    """
+    fitted_on, measured_on = (_count(record[part]) for part in ("train", "eval"))
+    versions = ", ".join(
+        f"{name} {record['versions'][name]}" for name in ("torch", "transformers") if name in record["versions"]
+    )
+    name = record["eval"]["dataset"]
+    return f"{name}: fitted on {fitted_on}, measured on {measured_on}; {versions}, {record['device']}"
+
+
+def _count(part: dict) -> str:
+    text = "a stream" if part["images"] is None else f"{part['images']:,} images"
+    return text if part["split"] is None else f"{text} ({part['split']})"
+
+
+def _describe(source: ImageSource) -> dict:
+    return {
+        "dataset": source.name,
+        "split": source.split,
+        "images": source.num_images,
+        "fingerprint": getattr(source.dataset, "_fingerprint", None),
+    }

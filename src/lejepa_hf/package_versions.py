@@ -1,0 +1,36 @@
+"""What a figure was made with: versions of packages, and the commit of this one."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "scikit-learn", "lejepa-hf")
+
+
+def package_versions() -> dict[str, str]:
+    """Version by name, of those that are installed; `commit` where this package is a checkout."""
+    versions = {"python": platform.python_version()}
+    installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    versions |= {package: installed[package] for package in _PACKAGES if package in installed}
+    if commit := code_commit():
+        versions["commit"] = commit
+    return versions
+
+
+def code_commit(checkout: str | Path = Path(__file__).parents[2]) -> str | None:
+    """
+    Args:
+        checkout (`str` or `Path`, *optional*): Root of a checkout; that of this package if missing.
+
+    Returns:
+        `str`: What `git describe` calls its commit, with `-dirty` for changed files; None for what is no checkout: an
+        installed package may lie inside of somebody else's.
+    """
+    if not (Path(checkout) / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
