@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.cli import main
+from lejepa_hf.evaluation import compare_encoders
 from lejepa_hf.hub.export import build_processor
 
 
@@ -132,6 +133,8 @@ def test_several_processes_fine_tune_one_network(run, tmp_path):
         (["--dataset", "didgits"], "Did you mean 'digits'?"),
         (["--dataset", "digits", "--protocol", "few-shot", "--shots", "1000"], "`shots` 1000 is more than the images"),
         (["--dataset", "digits", "--out", "no/such/folder.json"], "the folder 'no/such' does not exist"),
+        (["--dataset", "digits", "--out", "/tmp"], "`--out` '/tmp' is a folder: name a file"),
+        (["--dataset", "digits", "--eval_split", "train"], "are the same images"),
     ],
 )
 def test_evaluate_refuses_in_one_line(run, tmp_path, capsys, arguments, message):
@@ -154,15 +157,32 @@ def test_all_encoders_are_looked_at_before_the_first_is_evaluated(run, tmp_path,
     assert "missing' is neither a folder here nor" in errors and "embedding" not in errors
 
 
-def test_results_before_a_failure_are_kept(run, tmp_path, tiny_resnet, capsys):
+def test_images_are_tried_with_all_encoders_first(run, tmp_path, tiny_resnet, capsys):
     other, out = tmp_path / "five", tmp_path / "results.json"
     AutoModel.from_config(AutoConfig.for_model(**tiny_resnet, num_channels=5)).save_pretrained(other)
     build_processor(16, 1.0, [0.5] * 5).save_pretrained(other)
     encoder = str(export_encoder(run))
     command = ["evaluate", encoder, str(other), "--dataset", "digits", "--protocol", "knn", "--out", str(out)]
     assert main(command) == 2
-    assert "resnet encoder of 5 channels" in capsys.readouterr().err
-    assert list(json.loads(out.read_text())["encoders"]) == [encoder]
+    captured = capsys.readouterr()
+    assert "resnet encoder of 5 channels" in captured.err and "knn:" not in captured.err and not out.exists()
+
+
+def test_results_before_a_failure_are_kept(run, tmp_path, monkeypatch, capsys):
+    first, out = str(export_encoder(run)), tmp_path / "results.json"
+    second = str(shutil.copytree(first, tmp_path / "second"))
+    evaluate = compare_encoders.evaluate_encoder
+
+    def fail_at_the_second(encoder, *arguments, **settings):
+        if out.exists():
+            raise OSError("the disk is gone")
+        return evaluate(encoder, *arguments, **settings)
+
+    monkeypatch.setattr(compare_encoders, "evaluate_encoder", fail_at_the_second)
+    command = ["evaluate", first, second, "--dataset", "digits", "--protocol", "knn", "--no_cache", "--out", str(out)]
+    assert main(command) == 2
+    assert "knn: knn10 top1 " in capsys.readouterr().err
+    assert list(json.loads(out.read_text())["encoders"]) == [first]
 
 
 def test_evaluate_without_the_encoder(tmp_path, capsys):

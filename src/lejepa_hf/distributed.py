@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -28,11 +29,14 @@ def process_index() -> int:
 
 
 def join_processes() -> None:
-    """Form the process group of what a launcher has started; nothing for a process alone."""
+    """
+    Form the process group of what a launcher has started; nothing for a process alone. They wait for each other for
+    days: the first one may work alone for hours, and a launcher ends all when one of them has died.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.accelerator.is_available())
+        PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
 
 
 def wait_for_all() -> None:

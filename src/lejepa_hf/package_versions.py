@@ -8,14 +8,17 @@ from pathlib import Path
 _PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "scikit-learn", "lejepa-hf")
 
 
-def package_versions() -> dict[str, str]:
-    """Version by name, of those that are installed; `commit` where this package is a checkout."""
-    versions = {"python": platform.python_version()}
+def installed_versions() -> dict[str, str]:
+    """Version by name, of those that are installed."""
     installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
-    versions |= {package: installed[package] for package in _PACKAGES if package in installed}
-    if commit := code_commit():
-        versions["commit"] = commit
-    return versions
+    versions = {package: installed[package] for package in _PACKAGES if package in installed}
+    return {"python": platform.python_version(), **versions}
+
+
+def package_versions() -> dict[str, str]:
+    """[`installed_versions`], and `commit` where this package is a checkout."""
+    commit = code_commit()
+    return installed_versions() | ({"commit": commit} if commit else {})
 
 
 def code_commit(checkout: str | Path = Path(__file__).parents[2]) -> str | None:

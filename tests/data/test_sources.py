@@ -390,3 +390,9 @@ def test_a_saved_dataset_that_lost_a_file(tmp_path):
     next((tmp_path / "saved").glob("*.arrow")).unlink()
     with pytest.raises(ValueError, match=r"saved' cannot be read: .*Save it again with `save_to_disk`"):
         load_source(tmp_path / "saved")
+
+
+def test_images_beside_some_state_are_a_folder_of_images(tmp_path):
+    save(tmp_path / "0.png", 7)
+    (tmp_path / "state.json").write_text("{}")
+    assert contents(load_source(tmp_path)) == [7]

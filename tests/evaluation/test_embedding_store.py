@@ -112,6 +112,54 @@ def test_found_again_by_weights_preprocessing_and_data(tmp_path, encoder, digits
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_the_same_weights_pooled_otherwise_are_another_encoder(tmp_path, encoder, digits):
+    processor = build_processor(16, crop_ratio=1.0)
+    encoder.config.embedding_pooling = "cls"
+    first = extract_embeddings(encoder, processor, digits, 16, tmp_path)
+    encoder.config.embedding_pooling = "mean"
+    assert not torch.equal(extract_embeddings(encoder, processor, digits, 16, tmp_path).embeddings, first.embeddings)
+
+
+def test_a_replaced_image_is_embedded_anew(tmp_path, encoder, digits):
+    for number, row in enumerate(digits.dataset.select(range(4))):
+        file = tmp_path / "images" / str(number % 2) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row["image"]["bytes"])
+
+    def embed():
+        source = load_source(tmp_path / "images")
+        return extract_embeddings(encoder, build_processor(16, crop_ratio=1.0), source, 4, tmp_path / "cache")
+
+    first = embed().embeddings
+    assert torch.equal(embed().embeddings, first) and len(list((tmp_path / "cache").iterdir())) == 1
+    file.write_bytes((tmp_path / "images" / "0" / "0.png").read_bytes())
+    again = embed().embeddings
+    assert torch.equal(again[:3], first[:3]) and torch.equal(again[3], first[0])
+
+
+def test_files_changed_behind_their_record_are_written_again(tmp_path, encoder, digits):
+    processor = build_processor(16, crop_ratio=1.0)
+    first = extract_embeddings(encoder, processor, digits, 16, tmp_path)
+    (features,) = tmp_path.glob("*/features.f32")
+    with features.open("ab") as file:
+        file.write(bytes(400))
+    assert torch.equal(extract_embeddings(encoder, processor, digits, 16, tmp_path).embeddings, first.embeddings)
+
+
+def test_parts_replace_what_one_process_began(tmp_path):
+    begun, parts = EmbeddingStore(tmp_path), [tmp_path / "part-0", tmp_path / "part-1"]
+    begun.add(batch(0, 3, {1: "torn"}), numbers(batch(0, 3, {1: "torn"})), dim=5)
+    begun.save()
+    for part, rows in zip(parts, (batch(0, 3), batch(3, 3)), strict=True):
+        store = EmbeddingStore(part)
+        store.add(rows, numbers(rows), dim=5)
+        store.save(is_complete=True)
+    EmbeddingStore(tmp_path).take(parts)
+    whole = EmbeddingStore(tmp_path)
+    assert whole.is_complete and whole.num_images == 6 and not whole.broken
+    torch.testing.assert_close(whole.read()[0], numbers(batch(0, 6)))
+
+
 def test_class_tokens_of_two_layers_are_what_a_probe_gets(encoder, digits):
     processor = build_processor(16, crop_ratio=1.0)
     found = extract_embeddings(encoder, processor, digits, 16)
@@ -181,6 +229,23 @@ def test_a_killed_one_goes_on_where_it_was(tmp_path, folder):
     torch.testing.assert_close(found[2], expected.probe_features)
 
 
+def test_two_commands_at_once_embed_once(tmp_path, folder):
+    cache = tmp_path / "cache"
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-c", RUN, str(folder), str(cache), "0.05", str(tmp_path / name)],
+            stderr=subprocess.PIPE, text=True,
+        )
+        for name in ("a", "b")
+    ]  # fmt: skip
+    assert [process.wait() for process in commands] == [0, 0], [process.stderr.read() for process in commands]
+    expected = extract_embeddings(*_loaded(folder), load_source("digits"), 64)
+    for name in ("a", "b"):
+        found = torch.load(tmp_path / f"{name}-0.pt", weights_only=True)
+        assert torch.equal(found[1], expected.labels)
+        torch.testing.assert_close(found[0], expected.embeddings)
+
+
 def _loaded(folder):
     from lejepa_hf.evaluation.evaluate_encoder import load_encoder
 
@@ -202,4 +267,4 @@ def test_processes_share_the_work(tmp_path, folder, two_processes, cached):
         torch.testing.assert_close(features, expected.probe_features)
     if cached:
         (store,) = Path(cache).iterdir()
-        assert {path.name for path in store.iterdir()} == {"about.json", "features.f32", "labels.i64"}
+        assert {path.name for path in store.iterdir()} - {"lock"} == {"about.json", "features.f32", "labels.i64"}

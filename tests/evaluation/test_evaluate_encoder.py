@@ -53,6 +53,24 @@ def test_digits_by_name(resnet_folder):
     assert results["eval_linear_top5"] >= results["eval_linear_top1"]
 
 
+def test_weights_that_are_not_there(resnet_folder, few_digits):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(resnet_folder / "model.safetensors")
+    renamed = {f"student.{name}": tensor for name, tensor in weights.items()}
+    save_file(renamed, resnet_folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"leaves \d+ weights of a resnet unfilled .*checkpoint of something else"):
+        evaluate_encoder(resnet_folder, few_digits, ["knn"])
+
+
+def test_half_precision_is_evaluated_in_fp32(resnet_folder, few_digits):
+    model, processor = load_encoder(resnet_folder)
+    model.bfloat16().save_pretrained(resnet_folder)
+    again = load_encoder(resnet_folder)
+    assert again[0].dtype == torch.float32
+    assert evaluate_encoder(again, few_digits, ["knn"]) == evaluate_encoder(resnet_folder, few_digits, ["knn"])
+
+
 def test_sources_and_protocols_by_choice(resnet_folder, few_digits):
     protocols = ["few-shot", "logistic", "retrieval", "knn"]
     results = evaluate_encoder(str(resnet_folder), few_digits, protocols, batch_size=33, shots=(1, "all"))

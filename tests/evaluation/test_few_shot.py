@@ -52,6 +52,23 @@ def test_all_of_them_is_logistic_regression():
     assert list(results.values()) == list(logistic_regression(train, test).values())
 
 
+def test_as_many_shots_as_all_classes_have_images_are_all_of_them():
+    train, test = toy([10, 10, 10], 0), toy([50, 50, 50], 1)
+    results = few_shot(train, test, shots=(5, 10, "all"))
+    assert [name for name in results if "10shot" in name] == ["eval_10shot_top1", "eval_10shot_top1_ci95"]
+    assert results["eval_10shot_top1"] == results["eval_allshot_top1"]
+    assert results["eval_10shot_top1_ci95"] == results["eval_allshot_top1_ci95"] > 0
+
+
+def test_all_of_many_images_must_be_asked_for(monkeypatch, caplog):
+    caplog.set_level("INFO", "lejepa_hf")
+    monkeypatch.setattr("lejepa_hf.evaluation.few_shot._MOST_IMAGES", 20)
+    train, test = toy([12, 12], 0), toy([5, 5], 1)
+    assert "eval_allshot_top1" not in few_shot(train, test, num_draws=2)
+    assert "all 24 images would take hours: ask for it with `shots`" in caplog.text
+    assert "eval_allshot_top1" in few_shot(train, test, shots=("all",))
+
+
 @pytest.mark.parametrize("shots", [(0,), (1, "many"), (2.5,)])
 def test_shots_that_are_none(shots):
     with pytest.raises(ValueError, match=r"`shots` .* is neither a number of images a class"):

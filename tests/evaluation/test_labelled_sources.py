@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.labelled_sources import check_labels, labelled_sources, labels_of
+from lejepa_hf.evaluation.labelled_sources import check_labels, check_pair, labelled_sources, labels_of
 
 
 @pytest.fixture
@@ -51,6 +51,22 @@ def test_secret_labels(built):
         ValueError, match="3 of 4 images have no class in `label_column` 'label' but -1.*another split"
     ):
         check_labels(load_source(hidden))
+
+
+def test_images_that_fit_measure_nothing(built):
+    for pair in (labelled_sources("digits", "test", "test"), (load_source(built["train"]),) * 2):
+        with pytest.raises(ValueError, match="what fits the protocols and what measures them are the same images"):
+            check_pair(*pair)
+    check_pair(*labelled_sources(built, eval_split="held"))
+
+
+def test_classes_numbered_differently(tmp_path):
+    for folder in ("train/cat", "train/dog", "train/fox", "test/dog", "test/fox"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "0.png")
+    with pytest.raises(ValueError, match=r"classes of .* are not the same.*\(cat\)"):
+        check_pair(load_source(tmp_path / "train"), load_source(tmp_path / "test"))
+    check_pair(*labelled_sources(tmp_path))  # which numbers both alike
 
 
 def test_no_labels(built):

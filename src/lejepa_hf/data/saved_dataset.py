@@ -5,12 +5,12 @@ import re
 
 from .openers import as_stream, parts_of_split
 
-_MARKS = ("dataset_dict.json", "state.json")  # of several splits, of one
+_MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of several splits, of one
 
 
 def is_saved_dataset(folder: str) -> bool:
     """Whether `datasets.load_from_disk` reads it."""
-    return any(os.path.isfile(os.path.join(folder, mark)) for mark in _MARKS)
+    return any(all(os.path.isfile(os.path.join(folder, mark)) for mark in marks) for marks in _MARKS)
 
 
 def open_saved_dataset(name: str, split: str, streaming: bool):

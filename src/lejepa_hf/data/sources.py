@@ -35,7 +35,7 @@ class ImageSource:
         image_column (`str`): Column of the images.
         label_column (`str`, *optional*): Column of integer labels, if there is one; or of masks, for segmentation.
         class_names (`list[str]`, *optional*): Names of the labels, if known.
-        split (`str`, *optional*): Which part of `name` it is, if it has parts.
+        split, config, revision (`str`, *optional*): Which part of `name` it is, as far as it has parts.
     """
 
     dataset: object
@@ -44,6 +44,8 @@ class ImageSource:
     label_column: str | None = None
     class_names: list[str] | None = None
     split: str | None = None
+    config: str | None = None
+    revision: str | None = None
 
     @property
     def num_images(self) -> int | None:
@@ -91,7 +93,8 @@ def load_source(
         _refuse("a dataset built already", config=config, revision=revision, data_files=data_files)
         split = split if isinstance(name, dict) else None
         name, dataset = _given(name, split)
-        source = _describe(as_stream(dataset, streaming), name, split, image_column, label_column)
+        source = _describe(as_stream(dataset, streaming), name, image_column, label_column)
+        source.split = split
         if not hasattr(dataset, "__len__"):
             source.dataset.info.splits = None  # of the whole set; what was taken or filtered is not told
         return source
@@ -121,7 +124,9 @@ def load_source(
         raise no_such_folder(name)
     else:
         dataset = open_hub(name, split, streaming, config, revision, data_files)
-    return _describe(dataset, shown, split, image_column, label_column)
+    source = _describe(dataset, shown, image_column, label_column)
+    source.split, source.config, source.revision = split, config, revision
+    return source
 
 
 def load_mixture(entries: list[dict], streaming: bool = False) -> Mixture:
@@ -185,9 +190,7 @@ def _given(dataset, split: str | None) -> tuple[str, object]:
     return name, dataset.with_format(None)  # rows as they are stored: no tensors, no transform
 
 
-def _describe(
-    dataset, name: str, split: str | None, image_column: str | None, label_column: str | None
-) -> ImageSource:
+def _describe(dataset, name: str, image_column: str | None, label_column: str | None) -> ImageSource:
     from datasets import ClassLabel, Value
     from datasets import Image as ImageFeature
 
@@ -225,7 +228,7 @@ def _describe(
     if hasattr(dataset, "__len__") and not len(dataset):
         raise ValueError(f"`dataset` {name!r} has no images: it is empty.")
     _say_once(f"{name}: images in column {image_column!r}, labels in {label_column and repr(label_column)}")
-    return ImageSource(dataset, name, image_column, label_column, class_names, split)
+    return ImageSource(dataset, name, image_column, label_column, class_names)
 
 
 def is_image(feature) -> bool:

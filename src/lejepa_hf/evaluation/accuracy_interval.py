@@ -15,12 +15,15 @@ def with_interval(name: str, accuracy: float, num_images: int) -> dict[str, floa
         num_images (`int`): How many were classified.
 
     Returns:
-        `dict[str, float]`: `name`, and `<name>_ci95`: half the width of its 95 % interval over draws of test images.
+        `dict[str, float]`: `name`, and `<name>_ci95`: how far the farther end of its 95 % interval over draws of test
+        images is from it.
 
-    Source: Wilson's score interval, which has a width at 0 and 1 too.
+    Source: Wilson's score interval, which has a width at 0 and 1 too. It is not centred on the accuracy: half its
+    width to either side would leave out the true value too often near 1, where its lower end is the farther one.
     """
     spread = math.sqrt(accuracy * (1 - accuracy) / num_images + _Z**2 / (4 * num_images**2))
-    return {name: accuracy, name + INTERVAL: _Z / (1 + _Z**2 / num_images) * spread}
+    half_width, off_centre = _Z * spread, abs(0.5 - accuracy) * _Z**2 / num_images
+    return {name: accuracy, name + INTERVAL: (half_width + off_centre) / (1 + _Z**2 / num_images)}
 
 
 def over_draws(name: str, accuracies: Sequence[float]) -> dict[str, float]:
@@ -39,6 +42,22 @@ def over_draws(name: str, accuracies: Sequence[float]) -> dict[str, float]:
     std, num_draws = float(np.std(accuracies, ddof=1)), len(accuracies)
     half_width = float(t.ppf(0.975, num_draws - 1)) * std / math.sqrt(num_draws)
     return {name: float(np.mean(accuracies)), name + INTERVAL: half_width, name + SPREAD: std}
+
+
+def over_images(name: str, values: Sequence[float]) -> dict[str, float]:
+    """
+    Args:
+        name (`str`): Of the metric.
+        values (`Sequence[float]`): Of each test image.
+
+    Returns:
+        `dict[str, float]`: `name`, their mean; of two and more `<name>_ci95`, half the width of the mean's 95 %
+        interval by Student's t.
+    """
+    if len(values) < 2:
+        return {name: float(values[0])}
+    found = over_draws(name, values)
+    return {key: found[key] for key in (name, name + INTERVAL)}
 
 
 def over_resamples(name: str, value: float, resampled) -> dict[str, float]:

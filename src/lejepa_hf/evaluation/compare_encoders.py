@@ -1,6 +1,7 @@
 """Several encoders by the same protocols on the same images, and a record of what was measured with what."""
 
 import json
+import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,16 +32,19 @@ def compare_encoders(
 
     Returns:
         `dict`: `encoders`, by name their `results` and what tells their weights from others, `fingerprint` and, of the
-        Hub, `commit`; `train` and `eval`, the images, with `dataset`, `split`, `images`, `fingerprint`; `protocols`
-        and `settings`; `versions`, `device`, `processes`, `date`.
+        Hub, `commit`; `train` and `eval`, the images, with `dataset`, `split`, their columns and number,
+        `fingerprint`; `protocols` and `settings`; `versions`, `device`, `processes`, `date`.
 
     Raises:
         ValueError: As [`evaluate_encoder`], or if the folder of `out` is missing.
     """
-    if out is not None and not Path(out).parent.is_dir():
-        raise ValueError(f"`--out` {str(out)!r}: the folder {str(Path(out).parent)!r} does not exist; make it first.")
+    if out is not None:
+        _check_out(Path(out))
     for encoder in encoders[1:]:  # not after the hours that the ones before it take
-        FeatureExtractor(*load_encoder(encoder)).try_one()
+        extractor = FeatureExtractor(*load_encoder(encoder))
+        extractor.try_one()
+        for source in splits:
+            extractor.try_images(source)
     train, test = splits
     record = {
         "encoders": {},
@@ -85,10 +89,23 @@ def _count(part: dict) -> str:
     return text if part["split"] is None else f"{text} ({part['split']})"
 
 
+def _check_out(out: Path) -> None:
+    if out.is_dir():
+        raise ValueError(f"`--out` {str(out)!r} is a folder: name a file, as {str(out / 'results.json')!r}.")
+    if not out.parent.is_dir():
+        raise ValueError(f"`--out` {str(out)!r}: the folder {str(out.parent)!r} does not exist; make it first.")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise ValueError(f"`--out` {str(out)!r} cannot be written: its rights do not allow it.")
+
+
 def _describe(source: ImageSource) -> dict:
     return {
         "dataset": source.name,
+        "config": source.config,
+        "revision": source.revision,
         "split": source.split,
+        "image_column": source.image_column,
+        "label_column": source.label_column,
         "images": source.num_images,
         "fingerprint": getattr(source.dataset, "_fingerprint", None),
     }

@@ -1,7 +1,10 @@
 """Frozen encoder -> embeddings and labels, once for all protocols; pretraining model -> projections of views."""
 
 import logging
+import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +19,8 @@ from ..data.errors import DataError
 from ..data.photometric import apply_photometric
 from ..data.sources import ImageSource
 from ..distributed import is_first_rank, process_index, shared_temporary_folder, wait_for_all, world_size
-from .embedding_store import EmbeddingStore, store_name
+from ..package_versions import installed_versions
+from .embedding_store import EmbeddingStore, locked, store_name
 from .feature_extractor import FeatureExtractor
 from .image_batches import ImageBatch, image_batches, rows_from
 from .labelled_sources import check_class_numbers
@@ -66,7 +70,7 @@ def extract_embeddings(
             and white are in arrays and 16-bit images.
         source ([`ImageSource`]): Needs a label column.
         batch_size (`int`, *optional*, defaults to 256): Images a forward.
-        cache_dir (`str` or `Path`, *optional*): Folder where embeddings are found again by weights, preprocessing and
+        cache_dir (`str` or `Path`, *optional*): Folder where embeddings are found again by encoder, preprocessing and
             data, and gone on with after a kill. Streams have no identity and are embedded each time. All processes
             must see it. If missing, embeddings go into a temporary folder.
 
@@ -79,7 +83,10 @@ def extract_embeddings(
     extractor = FeatureExtractor(encoder, processor)
     name = _name_in_cache(extractor, source)
     if cache_dir is not None and name is not None:
-        return _extract(extractor, source, batch_size, Path(cache_dir) / name)
+        folder = Path(cache_dir) / name
+        with locked(folder) if is_first_rank() else nullcontext():
+            wait_for_all()
+            return _extract(extractor, source, batch_size, folder)
     # A file that is mapped stays readable after its name is gone.
     with shared_temporary_folder() as folder:
         return _extract(extractor, source, batch_size, folder)
@@ -141,7 +148,26 @@ def _name_in_cache(extractor: FeatureExtractor, source: ImageSource) -> str | No
     data = getattr(source.dataset, "_fingerprint", None)
     if data is None or not hasattr(source.dataset, "select"):
         return None
-    return store_name(data=data, weights=extractor.fingerprint(), columns=[source.image_column, source.label_column])
+    columns = [source.image_column, source.label_column]
+    return store_name(
+        data=data, files=_state_of_files(source), columns=columns, encoder=extractor.fingerprint(),
+        versions=installed_versions(),
+    )  # fmt: skip
+
+
+def _state_of_files(source: ImageSource) -> int:
+    """Follows from sizes and times of the images' files, where rows are paths: an image may have been replaced."""
+    import pyarrow.compute
+
+    column = source.dataset.data.column(source.image_column)
+    check = 0
+    if str(column.type) == "struct<bytes: binary, path: string>":
+        is_file = pyarrow.compute.is_null(pyarrow.compute.struct_field(column, "bytes"))
+        for path in pyarrow.compute.struct_field(column, "path").filter(is_file).to_pylist():
+            if path is not None and os.path.isfile(path):
+                found = os.stat(path)
+                check = zlib.crc32(f"{path} {found.st_size} {found.st_mtime_ns}".encode(), check)
+    return check
 
 
 def embedded_batches(

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,8 @@ import torch
 from ..data.errors import DataError
 from ..durable_files import flush
 from .image_batches import ImageBatch
+
+logger = logging.getLogger("lejepa_hf")
 
 _ABOUT, _FEATURES, _LABELS = "about.json", "features.f32", "labels.i64"
 _BATCHES_PER_SAVE = 50  # that a kill can cost
@@ -33,6 +38,9 @@ class EmbeddingStore:
         folder.mkdir(parents=True, exist_ok=True)
         about = folder / _ABOUT
         known = json.loads(about.read_text()) if about.is_file() else {}
+        if known.get("is_complete") and not self._is_whole(known):
+            logger.warning(f"{folder}: files were changed behind their record; the images are embedded anew")
+            known = {}
         self.next_row, self.num_images = known.get("next_row", 0), known.get("num_images", 0)
         self.dim, self.width = known.get("dim", 0), known.get("width", 0)
         self.broken = {int(number): reason for number, reason in known.get("broken", {}).items()}
@@ -42,6 +50,13 @@ class EmbeddingStore:
             for name, size in ((_FEATURES, 4 * self.width), (_LABELS, 8)):
                 with (folder / name).open("ab") as file:
                     file.truncate(size * self.num_images)
+
+    def _is_whole(self, known: dict) -> bool:
+        sizes = {_FEATURES: 4 * known["width"] * known["num_images"], _LABELS: 8 * known["num_images"]}
+        return all(
+            (self.folder / name).is_file() and (self.folder / name).stat().st_size == size
+            for name, size in sizes.items()
+        )
 
     def add(self, batch: ImageBatch, features: torch.Tensor, dim: int) -> None:
         """
@@ -114,11 +129,15 @@ class EmbeddingStore:
 
     def take(self, parts: list[Path]) -> None:
         """
-        Join what several processes have written, in their order, and delete it.
+        Join what several processes have written, in their order, and delete it. What a single process began here is
+        written over.
 
         Args:
             parts (`list[Path]`): Complete stores.
         """
+        for name in (_FEATURES, _LABELS):
+            (self.folder / name).open("wb").close()
+        self.num_images, self.broken = 0, {}
         for part in map(EmbeddingStore, parts):
             self._append_file(_FEATURES, part)
             self._append_file(_LABELS, part)
@@ -128,6 +147,34 @@ class EmbeddingStore:
         self.save(is_complete=True)
         for part in parts:
             shutil.rmtree(part)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """
+    Only one command at a time fills a store; the others wait for it, and then find it complete.
+
+    Args:
+        folder (`Path`): Of the store. A complete one is not locked, for others may own it. The lock ends with the
+            process that holds it, however that ends.
+    """
+    from filelock import FileLock, Timeout
+
+    about = folder / _ABOUT
+    if about.is_file() and json.loads(about.read_text()).get("is_complete"):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info(f"Another command embeds the same images into {folder}: waiting for it ...")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def default_cache() -> Path:

@@ -1,5 +1,6 @@
 """How good is an encoder: all protocols, and those on frozen embeddings beside two baselines."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from .dataset_presets import ignored_labels
 from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
 from .feature_extractor import FeatureExtractor
 from .few_shot import check_shots
-from .labelled_sources import labelled_sources, labels_of
+from .labelled_sources import check_pair, labelled_sources, labels_of
 from .protocols import BY_ALL_PROCESSES, ON_EMBEDDINGS, ON_IMAGES, check_protocols, check_source
+
+logger = logging.getLogger("lejepa_hf")
 
 ENCODER, AVERAGED = "LeJEPA encoder", "averaged encoder"
 UNTRAINED, PIXELS = "same encoder, untrained", "raw pixels"
@@ -79,6 +82,7 @@ def evaluate_encoder(
     pair = dataset if isinstance(dataset, tuple) else labelled_sources(dataset, train_split, eval_split, **source)
     for one in pair:
         check_source(protocols, one)
+    check_pair(*pair)
     if shots is not None and "few-shot" in protocols and (labels := labels_of(pair[0])) is not None:
         check_shots(shots, labels)
     if ignore_labels is None:
@@ -100,7 +104,9 @@ def evaluate_encoder(
     # Those of all processes first: the others should not wait for what the first one does alone.
     for protocol in sorted(on_images, key=lambda protocol: protocol not in BY_ALL_PROCESSES):
         if protocol in BY_ALL_PROCESSES or is_first_rank():
-            measured |= ON_IMAGES[protocol](model, processor, *pair, **settings[protocol])
+            found = ON_IMAGES[protocol](model, processor, *pair, **settings[protocol])
+            _tell(protocol, found)
+            measured |= found
     if not is_first_rank():
         return {}
     return (run_protocols(train, test, on_embeddings, shots) if on_embeddings else {}) | measured
@@ -155,13 +161,26 @@ def run_protocols(
     results = {}
     for protocol in protocols:
         settings = {"shots": shots} if protocol == "few-shot" else {}
-        results |= ON_EMBEDDINGS[protocol](train, test, **settings)
+        found = ON_EMBEDDINGS[protocol](train, test, **settings)
+        _tell(protocol, found)
+        results |= found
     return results
+
+
+def _tell(protocol: str, results: dict[str, float]) -> None:
+    """At once: what ends before the last protocol has not measured in vain."""
+    if is_first_rank():
+        figures = (f"{_shown(name)} {100 * value:.1f}" for name, value in results.items() if not is_spread(name))
+        logger.info(f"{protocol}: {', '.join(figures)}")
+
+
+def _shown(name: str) -> str:
+    return name.removeprefix("eval_").replace("_", " ")
 
 
 def load_encoder(encoder: str | Path, device: str | None = None):
     """
-    An encoder folder, a run folder or a Hub id -> model and processor.
+    An encoder folder, a run folder or a Hub id -> model, in fp32, and processor.
 
     A pooler whose weights are not in the checkpoint would be drawn at random: it is left out, and the class token is
     the embedding.
@@ -171,7 +190,8 @@ def load_encoder(encoder: str | Path, device: str | None = None):
         device (`str`, *optional*): The accelerator if there is one, or the CPU.
 
     Raises:
-        ValueError: If one of them cannot be found, read with this login or stored, or the device is not there.
+        ValueError: If one of them cannot be found, read with this login or stored, weights are missing, or the device
+            is not there.
     """
     import torch
     from transformers import AutoImageProcessor, AutoModel
@@ -183,9 +203,17 @@ def load_encoder(encoder: str | Path, device: str | None = None):
         raise ValueError(f"`device` {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     folder = find_encoder(encoder)
     with explained("encoder", encoder):
-        model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True)
+        # Not as it was stored: half precision would embed and be fine-tuned with other errors than its neighbours.
+        model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
         processor = AutoImageProcessor.from_pretrained(folder)
-    if any(key.startswith("pooler.") for key in loaded["missing_keys"]):
+    poolers = {key for key in loaded["missing_keys"] if key.startswith("pooler.")}
+    unfilled = sorted(loaded["missing_keys"] - poolers) + sorted(str(key) for key in loaded["mismatched_keys"])
+    if unfilled:
+        raise ValueError(
+            f"`encoder` {str(encoder)!r} leaves {len(unfilled)} weights of a {model.config.model_type} unfilled "
+            f"({', '.join(unfilled[:3])}): it is a checkpoint of something else, and they would be random."
+        )
+    if poolers:
         model.pooler, model.config.embedding_pooling = None, "cls"
     return model.eval().to(device), processor
 
@@ -218,7 +246,7 @@ def format_table(results: dict[str, dict[str, float]]) -> str:
             + (f" ± {100 * values[name + INTERVAL]:.1f}" if name + INTERVAL in values else "")
             for values in results.values()
         ]
-        rows.append([name.removeprefix("eval_").replace("_", " "), *cells])
+        rows.append([_shown(name), *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join(

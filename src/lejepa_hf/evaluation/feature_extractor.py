@@ -1,5 +1,6 @@
 """FeatureExtractor: images -> one vector each, from a frozen encoder, by a choice of pooling and layers."""
 
+import json
 import zlib
 from itertools import islice
 
@@ -16,6 +17,8 @@ from .image_batches import rows_from
 from .pixel_values import to_pixel_values
 
 _PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
+# Of a config: what saving and loading leave there. The weights tell their dtype.
+_NOT_OF_THE_NETWORK = ("_name_or_path", "_commit_hash", "architectures", "dtype", "transformers_version")
 _TRIED = 8  # images, for single ones may be broken
 POOLINGS = ("auto", "pooler", "cls", "patches")
 
@@ -178,8 +181,10 @@ class FeatureExtractor:
         return None
 
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits that follow from the weights and the preprocessing."""
+        """Eight hexadecimal digits that follow from weights, config and preprocessing."""
+        config = {key: value for key, value in self.encoder.config.to_dict().items() if key not in _NOT_OF_THE_NETWORK}
         check = zlib.crc32(self.processor.to_json_string().encode())
+        check = zlib.crc32(json.dumps(config, sort_keys=True, default=str).encode(), check)
         for name, tensor in self.encoder.state_dict().items():
             content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             check = zlib.crc32(content.numpy(), zlib.crc32(name.encode(), check))

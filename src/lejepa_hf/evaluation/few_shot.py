@@ -13,6 +13,7 @@ logger = logging.getLogger("lejepa_hf")
 
 ALL = "all"
 SHOTS = (1, 2, 5, 10, 100, ALL)
+_MOST_IMAGES = 100_000  # to be fitted at once unless asked for
 _FEW, _DRAWS_OF_MANY = 10, 5  # with more shots, draws differ little and each takes long
 
 
@@ -30,13 +31,14 @@ def few_shot(
         train ([`LabelledEmbeddings`]): Where the images are drawn from.
         test ([`LabelledEmbeddings`]): Measures every draw.
         shots (`Sequence[int | str]`, *optional*): Images a class, or `"all"` of them. If missing, 1, 2, 5, 10, 100
-            and all, without those that a class is too small for.
+            and all, without those that a class is too small for, and without all of more than 100,000 images.
         num_draws (`int`, *optional*, defaults to 20): Independent draws, at least 2; with more than 10 shots 5.
         seed (`int`, *optional*, defaults to 0): Of the draws: the same images for every encoder.
 
     Returns:
         `dict[str, float]`: For each k `eval_<k>shot_top1`, the mean over draws, `eval_<k>shot_top1_ci95` and
-        `eval_<k>shot_top1_std`, see [`over_draws`]; for all of them the interval is that of [`with_interval`].
+        `eval_<k>shot_top1_std`, see [`over_draws`]; where all images of all classes are taken the interval is that of
+        [`with_interval`].
 
     Raises:
         ValueError: If a class has fewer images than shots; the message says which.
@@ -51,9 +53,9 @@ def few_shot(
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     results = {}
     for k in shots:
-        if k == ALL:
+        if k == ALL or all(len(rows_of_class) == k for rows_of_class in members):  # there is one draw
             score = fit_logistic(embeddings, labels).score(held_out, expected)
-            results |= with_interval("eval_allshot_top1", float(score), len(expected))
+            results |= with_interval(f"eval_{k}shot_top1", float(score), len(expected))
             continue
         accuracies = []
         for draw in range(num_draws if k <= _FEW else min(num_draws, _DRAWS_OF_MANY)):
@@ -65,12 +67,15 @@ def few_shot(
 
 
 def fitting_shots(labels) -> list[int | str]:
-    """Those of 1, 2, 5, 10, 100 and all that every class has images for."""
+    """Those of 1, 2, 5, 10, 100 and all that every class has images for, all only of 100,000 images at most."""
     fewest = int(np.unique(labels, return_counts=True)[1].min())
     fitting = [k for k in SHOTS if k == ALL or k <= fewest]
     if len(fitting) < len(SHOTS):
         left_out = [str(k) for k in SHOTS if k not in fitting]
         logger.info(f"The smallest class has {fewest} images: {' and '.join(left_out)} shots are left out.")
+    if len(labels) > _MOST_IMAGES:
+        logger.info(f"Logistic regression on all {len(labels):,} images would take hours: ask for it with `shots`.")
+        fitting.remove(ALL)
     return fitting
 
 

@@ -37,6 +37,25 @@ def labelled_sources(
     return train, test
 
 
+def check_pair(train: ImageSource, test: ImageSource) -> None:
+    """
+    Raises:
+        ValueError: If both are the same images, or number their classes differently.
+    """
+    fingerprints = [getattr(source.dataset, "_fingerprint", None) for source in (train, test)]
+    if train.dataset is test.dataset or (fingerprints[0] is not None and fingerprints[0] == fingerprints[1]):
+        raise ValueError(
+            f"`dataset` {test.name!r}: what fits the protocols and what measures them are the same images. Name two "
+            "splits with `train_split` and `eval_split`, give a `DatasetDict`, or two sources."
+        )
+    if train.class_names and test.class_names and train.class_names != test.class_names:
+        differing = sorted(set(train.class_names) ^ set(test.class_names)) or ["in another order"]
+        raise ValueError(
+            f"The classes of {train.name!r} and {test.name!r} are not the same, so that their numbers mean different "
+            f"things ({', '.join(differing[:5])}): give both folders the same classes, or both splits in one folder."
+        )
+
+
 def check_labels(source: ImageSource) -> None:
     """
     Raises:

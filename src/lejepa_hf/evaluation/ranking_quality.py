@@ -1,7 +1,18 @@
 """Recall and average precision of rankings as an `evaluate` metric that needs no network: called directly."""
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
+
+
+def average_precision(places: Sequence[int], number: int) -> float:
+    """
+    Args:
+        places (`Sequence[int]`): Of a query's relevant items in its full ranking, from 1, ascending.
+        number (`int`): How many items are relevant.
+    """
+    return sum(found / place for found, place in enumerate(places, 1)) / number
 
 
 class RankingQuality(evaluate.Metric):
@@ -23,10 +34,7 @@ class RankingQuality(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, depths=(1, 5, 10)):
-        precisions = [
-            sum(found / place for found, place in enumerate(places, 1)) / number
-            for places, number in zip(predictions, references, strict=True)
-        ]
+        precisions = [average_precision(*query) for query in zip(predictions, references, strict=True)]
         recalls = {
             f"recall{k}": sum(bool(places) and places[0] <= k for places in predictions) / len(predictions)
             for k in depths

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
-from .accuracy_interval import with_interval
+from .accuracy_interval import over_images, with_interval
 from .compute_device import default_device
 from .embedding_extraction import LabelledEmbeddings
 
-_BLOCK = 2**24  # cosines at a time: of a query all are needed, its ranking is a full one
+_BLOCK = 2**26  # cosines at a time: of a query all are needed, its ranking is a full one
 _BANK = 16384
 
 
@@ -26,24 +27,24 @@ def retrieval(
 
     Returns:
         `dict[str, float]`: `eval_retrieval_recall<k>`, the share of queries with a relevant image among the first k,
-        with its interval, see [`with_interval`], and `eval_retrieval_map`, the mean over queries of the average
-        precision of the full ranking; in [0, 1].
+        and `eval_retrieval_map`, the mean over queries of the average precision of the full ranking; in [0, 1], with
+        their intervals, see [`with_interval`] and [`over_images`].
 
     Raises:
         ValueError: If no query has a relevant image.
     """
-    from .ranking_quality import RankingQuality
+    from .ranking_quality import RankingQuality, average_precision
 
-    metric, num_queries = RankingQuality(), 0
+    metric, precisions = RankingQuality(), []
     for places in _places_of_relevant(train, test):
         metric.add_batch(predictions=places, references=[len(of_query) for of_query in places])
-        num_queries += len(places)
-    if not num_queries:
+        precisions += [average_precision(of_query, len(of_query)) for of_query in places]
+    if not precisions:
         raise ValueError("No class of the test images is among the training images: there is nothing to retrieve.")
     found = metric.compute(depths=list(depths))
-    results = {"eval_retrieval_map": found.pop("map")}
+    results = over_images("eval_retrieval_map", precisions) | {"eval_retrieval_map": found.pop("map")}
     for name, value in found.items():
-        results |= with_interval(f"eval_retrieval_{name}", value, num_queries)
+        results |= with_interval(f"eval_retrieval_{name}", value, len(precisions))
     return results
 
 
@@ -54,7 +55,8 @@ def _places_of_relevant(train: LabelledEmbeddings, test: LabelledEmbeddings) -> 
     is_known = torch.isin(test.labels, train.labels)
     queries, labels = test.embeddings[is_known], test.labels[is_known]
     size = max(1, _BLOCK // number)
-    for chunk, wanted in zip(queries.split(size), labels.split(size), strict=True):
+    chunks = zip(queries.split(size), labels.split(size), strict=True)
+    for chunk, wanted in tqdm(chunks, "retrieval", -(-len(queries) // size), unit=" chunks", leave=False):
         if not len(chunk):
             return
         chunk = F.normalize(chunk.to(device, torch.float32), dim=1)

@@ -16,7 +16,7 @@ from .accuracy_interval import over_resamples
 from .compute_device import default_device
 from .feature_extractor import FeatureExtractor
 from .mean_iou import MeanIoU, count_pixels, miou_and_accuracy
-from .segmentation_maps import IGNORED, SegmentationMaps, find_classes
+from .segmentation_maps import IGNORED, SegmentationMaps, find_classes, try_size
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -69,9 +69,10 @@ def segmentation(
     of 16, AdamW and its weight decay: its published code. Ours: whole images at the size of training where DINOv2 has
     crops of 512 pixels and a sliding window, no augmentation, the number of steps, the sweep.
     """
-    classes = sorted(find_classes(train, ignore_labels) | find_classes(test, ignore_labels))
     extractor = FeatureExtractor(encoder, processor)
     side = resolution or max(extractor.preprocess([extractor.grey_image()]).shape[-2:])
+    try_size(extractor, side)  # before all masks are read
+    classes = sorted(find_classes(train, ignore_labels) | find_classes(test, ignore_labels))
     fitted_on = SegmentationMaps(extractor, train, classes, side)
     order = np.random.default_rng(seed).permutation(len(fitted_on))
     aside, others = order[: len(order) // 10], order[len(order) // 10 :]

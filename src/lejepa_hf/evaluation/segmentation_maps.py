@@ -42,7 +42,6 @@ class SegmentationMaps:
             their standard deviation in some images of the source if missing.
 
     Raises:
-        ValueError: If the encoder takes no images of that size, or its processor does not let it be.
         DataError: If no image could be read.
     """
 
@@ -53,7 +52,6 @@ class SegmentationMaps:
         self._extractor, self._source, self._side = extractor, source, side
         self._classes, self.scale = np.asarray(classes), scale
         self._kept = None
-        try_size(extractor, side)
 
     def __len__(self) -> int:
         return len(self._source.dataset)
