@@ -72,7 +72,7 @@ def run_study(settings: dict[str, dict], train: Callable[[Recipe], None] = train
         for label, setting in settings.items()
         for seed in SEEDS
     ]
-    missing = {row["folder"]: row for row in rows if read_results(row["folder"]) is None}
+    missing = {row["folder"]: row for row in rows if not _is_there(row)}
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
     os.environ["OMP_NUM_THREADS"] = "1"
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -91,6 +91,26 @@ def run_study(settings: dict[str, dict], train: Callable[[Recipe], None] = train
     return [row | _measured(row["folder"]) for row in rows]
 
 
+def _wanted(row: dict) -> dict:
+    return yaml.safe_load(RECIPE.read_text()) | {key: row[key] for key in row if key not in ("label", "folder")}
+
+
+def _is_there(row: dict) -> bool:
+    """Whether it is judged and of the recipe as it is now: the folder's name tells only what differs from that."""
+    if read_results(row["folder"]) is None:
+        return False
+    kept = yaml.safe_load((row["folder"] / "recipe.yaml").read_text())
+    return _holds(kept, _wanted(row))
+
+
+def _holds(kept: dict, wanted: dict) -> bool:
+    """Whether all wanted settings are among those kept, which have their defaults spelled out."""
+    return all(
+        _holds(kept.get(key, {}), value) if isinstance(value, dict) else kept.get(key) == value
+        for key, value in wanted.items()
+    )
+
+
 def run_folder(setting: dict, seed: int, train: Callable = train_ours) -> Path:
     """Named by what differs from the recipe: studies find each other's runs by it."""
     parts = [f"{key}={_short(value)}" for key, value in sorted(setting.items())]
@@ -98,13 +118,15 @@ def run_folder(setting: dict, seed: int, train: Callable = train_ours) -> Path:
 
 
 def write_rows(name: str, rows: list[dict]) -> None:
-    """`results/study_NAME.csv`."""
+    """`results/study_NAME.csv`, with the torch and the commit of each run."""
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "folder"]
     with (RESULTS / f"study_{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*keys, "torch"])
+        writer.writerow([*keys, "torch", "commit"])
         for row in rows:
-            writer.writerow([*(_short(row.get(key, "")) for key in keys), torch.__version__])
+            made_with = json.loads((row["folder"] / "versions.json").read_text())
+            of_run = [made_with["torch"], made_with.get("commit", "")]
+            writer.writerow([*(_short(row.get(key, "")) for key in keys), *of_run])
 
 
 def print_table(rows: list[dict]) -> None:
@@ -208,7 +230,7 @@ def _take_core(free) -> None:
 def _train_and_judge(row: dict, train: Callable[[Recipe], None]) -> None:
     folder = row["folder"]
     shutil.rmtree(folder, ignore_errors=True)  # a stopped run's
-    content = yaml.safe_load(RECIPE.read_text()) | {key: row[key] for key in row if key not in ("label", "folder")}
+    content = _wanted(row)
     content |= {"output_dir": str(folder), "use_cpu": True, "dataloader_num_workers": 0, "disable_tqdm": True}
     content |= {"save_strategy": "no", "eval_strategy": "no", "monitors": []}
     file = folder.with_name(f"{folder.name}.yaml")

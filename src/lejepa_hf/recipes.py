@@ -272,6 +272,11 @@ def _set_evaluation(values: dict[str, Any]) -> None:
             if values.get(key, off) != off:
                 raise ValueError(f"`{key}` {values[key]} needs held-out images: name them with `eval_split`.")
         return
+    if "top1" in str(values.get("metric_for_best_model")):
+        raise ValueError(
+            f"`metric_for_best_model` {values['metric_for_best_model']!r} would choose the checkpoint by labels of "
+            "the images that measure it at the end: leave it out, `eval_loss` needs no labels."
+        )
     values.setdefault("eval_strategy", "steps")
     if values["eval_strategy"] == "steps" and values.get("eval_steps") is None:
         # The best model is one that was saved: each checkpoint is judged, and nothing between.
