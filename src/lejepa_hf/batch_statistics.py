@@ -14,7 +14,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     statistics neither count nor change.
 
     A network that takes crops of several sizes has one running average for all of them, which fits none: the objective
-    in plain evaluation mode is another one than that of training, up to nine times as large on digits.
+    in plain evaluation mode is another one than that of training, up to 17 times as large on digits.
 
     Args:
         model (`nn.Module`): In evaluation mode, wrapped or not.
