@@ -148,7 +148,8 @@ def evaluate_with_baselines(
         UNTRAINED: [extract_embeddings(untrained, processor, source) for source in (train, test)],
         PIXELS: [raw_pixels(source, channels, pixel_range) for source in (train, test)],
     }
-    return {name: run_protocols(*pair, protocols) for name, pair in embedded.items()}, tuple(embedded[ENCODER])
+    rows = {name: run_protocols(*pair, protocols, name=name) for name, pair in embedded.items()}
+    return rows, tuple(embedded[ENCODER])
 
 
 def run_protocols(
@@ -156,22 +157,23 @@ def run_protocols(
     test: LabelledEmbeddings,
     protocols: Sequence[str],
     shots: Sequence[int | str] | None = None,
+    name: str = "",
 ) -> dict[str, float]:
-    """Results of protocols on embeddings in one dict; `shots` are those of `few-shot`."""
+    """Results of protocols on embeddings in one dict; `shots` are those of `few-shot`, `name` is told with them."""
     results = {}
     for protocol in protocols:
         settings = {"shots": shots} if protocol == "few-shot" else {}
         found = ON_EMBEDDINGS[protocol](train, test, **settings)
-        _tell(protocol, found)
+        _tell(f"{name}, {protocol}" if name else protocol, found)
         results |= found
     return results
 
 
-def _tell(protocol: str, results: dict[str, float]) -> None:
+def _tell(what: str, results: dict[str, float]) -> None:
     """At once: what ends before the last protocol has not measured in vain."""
     if is_first_rank():
         figures = (f"{_shown(name)} {100 * value:.1f}" for name, value in results.items() if not is_spread(name))
-        logger.info(f"{protocol}: {', '.join(figures)}")
+        logger.info(f"{what}: {', '.join(figures)}")
 
 
 def _shown(name: str) -> str:
