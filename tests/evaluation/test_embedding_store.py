@@ -229,6 +229,7 @@ def test_a_killed_one_goes_on_where_it_was(tmp_path, folder):
     torch.testing.assert_close(found[2], expected.probe_features)
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_embed_once(tmp_path, folder):
     cache = tmp_path / "cache"
     commands = [
