@@ -192,7 +192,8 @@ def draw_groups(name: str, rows: list[dict], groups: dict[str, dict], xlabel: st
         axes.set_xlabel(xlabel)
         finish(axes, text)
     figure.axes[0].set_ylabel("held-out top-1 in %, mean and range")
-    figure.axes[0].legend(frameon=False)
+    lines = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside upper center", ncols=len(groups), frameon=False)
     figure.savefig(PICTURES / f"study_{name}.png", dpi=120)
 
 
