@@ -18,6 +18,26 @@ from huggingface_hub.errors import (
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def refuse_unfilled(field: str, name: str | Path, model_type: str, loaded: dict, may_miss: str | None = None) -> None:
+    """
+    Args:
+        field, name: As of [`explained`].
+        model_type (`str`): Of the model that was loaded.
+        loaded (`dict`): What `from_pretrained` says with `output_loading_info`.
+        may_miss (`str`, *optional*): Weights whose names begin so may be missing.
+
+    Raises:
+        ValueError: If the checkpoint left others at random.
+    """
+    missing = sorted(key for key in loaded["missing_keys"] if may_miss is None or not key.startswith(may_miss))
+    unfilled = missing + sorted(str(key) for key in loaded["mismatched_keys"])
+    if unfilled:
+        raise ValueError(
+            f"`{field}` {str(name)!r} leaves {len(unfilled)} weights of a {model_type} unfilled "
+            f"({', '.join(unfilled[:3])}): it is a checkpoint of something else."
+        )
+
+
 @contextmanager
 def explained(field: str, name: str | Path) -> Iterator[None]:
     """

@@ -91,8 +91,9 @@ class Projector(nn.Module):
         Returns:
             `torch.Tensor` of shape `(rows of all sizes, dims[-1])`: projections.
         """
-        judged_together = embeddings if self._per_size else [torch.cat(embeddings)]
-        return torch.cat([self._project(rows) for rows in judged_together])
+        if self._per_size:
+            return torch.cat([self._project(rows) for rows in embeddings])
+        return self._project(torch.cat(embeddings))
 
     def _project(self, embeddings: torch.Tensor) -> torch.Tensor:
         for layer in self.hidden:

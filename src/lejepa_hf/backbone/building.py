@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from ..loading_errors import explained
+from ..loading_errors import explained, refuse_unfilled
 from .facts import is_timm, without_pooler
 from .tracing import without_weights
 
@@ -81,12 +81,7 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
         backbone, loaded = AutoModel.from_pretrained(
             name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **without_pooler(config)
         )
-    if loaded["missing_keys"] or loaded["mismatched_keys"]:
-        missing = sorted(loaded["missing_keys"]) + sorted(str(key) for key in loaded["mismatched_keys"])
-        raise ValueError(
-            f"`pretrained_backbone` {str(name_or_path)!r} leaves {len(missing)} weights of a {config.model_type} "
-            f"unfilled ({', '.join(missing[:3])}): it is a checkpoint of something else."
-        )
+    refuse_unfilled("pretrained_backbone", name_or_path, config.model_type, loaded)
     return backbone
 
 

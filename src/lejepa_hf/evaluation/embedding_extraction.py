@@ -81,8 +81,8 @@ def extract_embeddings(
         DataError: If they cannot be written, or no image could be read.
     """
     extractor = FeatureExtractor(encoder, processor)
-    name = _name_in_cache(extractor, source)
-    if cache_dir is not None and name is not None:
+    name = _name_in_cache(extractor, source) if cache_dir is not None else None
+    if name is not None:
         folder = Path(cache_dir) / name
         with locked(folder) if is_first_rank() else nullcontext():
             wait_for_all()

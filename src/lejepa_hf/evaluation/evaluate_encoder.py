@@ -9,7 +9,7 @@ from ..backbone.facts import num_channels
 from ..backbone.standalone import as_standalone
 from ..data.sources import ImageSource
 from ..distributed import is_first_rank
-from ..loading_errors import explained
+from ..loading_errors import explained, refuse_unfilled
 from .accuracy_interval import INTERVAL, is_spread
 from .compute_device import default_device
 from .dataset_presets import ignored_labels
@@ -208,14 +208,8 @@ def load_encoder(encoder: str | Path, device: str | None = None):
         # Not as it was stored: half precision would embed and be fine-tuned with other errors than its neighbours.
         model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
         processor = AutoImageProcessor.from_pretrained(folder)
-    poolers = {key for key in loaded["missing_keys"] if key.startswith("pooler.")}
-    unfilled = sorted(loaded["missing_keys"] - poolers) + sorted(str(key) for key in loaded["mismatched_keys"])
-    if unfilled:
-        raise ValueError(
-            f"`encoder` {str(encoder)!r} leaves {len(unfilled)} weights of a {model.config.model_type} unfilled "
-            f"({', '.join(unfilled[:3])}): it is a checkpoint of something else, and they would be random."
-        )
-    if poolers:
+    refuse_unfilled("encoder", encoder, model.config.model_type, loaded, may_miss="pooler.")
+    if loaded["missing_keys"]:
         model.pooler, model.config.embedding_pooling = None, "cls"
     return model.eval().to(device), processor
 

@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from .accuracy_interval import over_images, with_interval
 from .compute_device import default_device
 from .embedding_extraction import LabelledEmbeddings
 
@@ -28,24 +27,20 @@ def retrieval(
     Returns:
         `dict[str, float]`: `eval_retrieval_recall<k>`, the share of queries with a relevant image among the first k,
         and `eval_retrieval_map`, the mean over queries of the average precision of the full ranking; in [0, 1], with
-        their intervals, see [`with_interval`] and [`over_images`].
+        their intervals, see [`~accuracy_interval.with_interval`] and [`~accuracy_interval.over_images`].
 
     Raises:
         ValueError: If no query has a relevant image.
     """
-    from .ranking_quality import RankingQuality, average_precision
+    from .ranking_quality import RankingQuality
 
-    metric, precisions = RankingQuality(), []
+    if not torch.isin(test.labels, train.labels).any():
+        raise ValueError("No class of the test images is among the training images: there is nothing to retrieve.")
+    metric = RankingQuality()
     for places in _places_of_relevant(train, test):
         metric.add_batch(predictions=places, references=[len(of_query) for of_query in places])
-        precisions += [average_precision(of_query, len(of_query)) for of_query in places]
-    if not precisions:
-        raise ValueError("No class of the test images is among the training images: there is nothing to retrieve.")
-    found = metric.compute(depths=list(depths))
-    results = over_images("eval_retrieval_map", precisions) | {"eval_retrieval_map": found.pop("map")}
-    for name, value in found.items():
-        results |= with_interval(f"eval_retrieval_{name}", value, len(precisions))
-    return results
+    found = metric.compute(depths=list(depths), intervals=True)
+    return {f"eval_retrieval_{name}": value for name, value in found.items()}
 
 
 @torch.no_grad()

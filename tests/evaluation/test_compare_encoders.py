@@ -1,0 +1,42 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.compare_encoders import compare_encoders, format_conditions
+from lejepa_hf.evaluation.evaluate_encoder import evaluate_encoder
+from lejepa_hf.hub.export import build_processor
+
+
+@pytest.fixture
+def splits():
+    sources = []
+    for split, rows in (("train", 60), ("test", 40)):
+        source = load_source("digits", split)
+        sources.append(replace(source, dataset=source.dataset.select(range(rows))))
+    return tuple(sources)
+
+
+def save_encoder(folder, tiny_resnet, seed: int) -> str:
+    torch.manual_seed(seed)
+    AutoModel.from_config(AutoConfig.for_model(**tiny_resnet)).save_pretrained(folder)
+    build_processor(16, crop_ratio=1.0).save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_record_tells_encoders_images_and_settings(tmp_path, tiny_resnet, splits):
+    first, second = (save_encoder(tmp_path / str(seed), tiny_resnet, seed) for seed in (0, 1))
+    record = compare_encoders([first, second], splits, ["few-shot"], shots=(1,))
+    assert {name: found["results"] for name, found in record["encoders"].items()} == {
+        name: evaluate_encoder(name, splits, ["few-shot"], shots=(1,)) for name in (first, second)
+    }
+    assert record["encoders"][first]["fingerprint"] != record["encoders"][second]["fingerprint"]
+    assert record["train"]["fingerprint"] != record["eval"]["fingerprint"]
+    assert (record["eval"]["label_column"], record["eval"]["images"]) == ("label", 40)
+    assert (record["protocols"], record["settings"]) == (["few-shot"], {"shots": (1,)})
+    line = format_conditions(record)
+    assert line.startswith("digits: fitted on 60 images (train), measured on 40 images (test); torch ")
+    record["eval"] |= {"images": None, "split": None}
+    assert "measured on a stream; torch" in format_conditions(record)
