@@ -2,7 +2,7 @@
 
 import sys
 
-from lejepa_hf.train import main
+from lejepa_hf.runs.pretraining import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -31,9 +31,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from lejepa_hf import MultiCropCollator, MultiCropTransform
+from lejepa_hf.data.loader_workers import prepare_worker
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
-from lejepa_hf.data.worker_start import prepare_worker
 
 RESULTS = Path(__file__).parent / "results" / "data.csv"
 COLUMNS = ["date", "what", "way", "images_per_second", "ratio", "to", "peak_mib", "images", "torch", "torchvision"]

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lejepa_hf.evaluation.embedding_extraction import LabelledEmbeddings
-from lejepa_hf.evaluation.knn import knn
-from lejepa_hf.evaluation.linear_probe import linear_probe
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
+from lejepa_hf.evaluation.protocols.knn import knn
+from lejepa_hf.evaluation.protocols.linear_probe import linear_probe
 
 RESULTS = Path(__file__).parent / "results" / "evaluation.csv"
 IMAGENET_TRAIN, IMAGENET_VAL, DIM, NUM_CLASSES = 1_281_167, 50_000, 1024, 1000

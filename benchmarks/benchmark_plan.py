@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from lejepa_hf.plan import make_plan
-from lejepa_hf.recipes import parse_recipe
-from lejepa_hf.rehearsal import peak_resident_bytes
-from lejepa_hf.train import build
+from lejepa_hf.runs.dry_run import peak_resident_bytes
+from lejepa_hf.runs.plan import make_plan
+from lejepa_hf.runs.pretraining import build
+from lejepa_hf.runs.recipes import parse_recipe
 
 RESULTS = Path(__file__).parent / "results" / "plan.csv"
 DIGITS = ["--max_steps", "150"]

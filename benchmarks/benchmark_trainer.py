@@ -21,12 +21,12 @@ import transformers
 from torch.utils.data import DataLoader
 
 from lejepa_hf import LeJEPATrainer, MultiCropCollator, MultiCropTransform
-from lejepa_hf.backbone.facts import is_convolutional
 from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
-from lejepa_hf.recipes import parse_recipe
-from lejepa_hf.train import build_model
+from lejepa_hf.model.architecture import is_convolutional
+from lejepa_hf.runs.pretraining import build_model
+from lejepa_hf.runs.recipes import parse_recipe
 
 RESULTS = Path(__file__).parent / "results" / "trainer.csv"
 WARMUP = 10

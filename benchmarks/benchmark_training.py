@@ -39,7 +39,7 @@ from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, LeJEPATrainer, MultiCr
 from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.losses.prediction import prediction_loss
 from lejepa_hf.ops.epps_pulley_reference import quadrature
-from lejepa_hf.recipes import Recipe, parse_recipe
+from lejepa_hf.runs.recipes import Recipe, parse_recipe
 
 RESULTS = Path(__file__).parent / "results" / "training.csv"
 PARTS = ("data", "photometric", "forward", "objective", "backward", "optimizer", "rest")

@@ -9,8 +9,8 @@ Each beside itself untrained, and trained with one batch norm of the projector f
 
 from study_runs import draw_groups, export, print_table, run_study, write_rows
 
-from lejepa_hf.recipes import Recipe
-from lejepa_hf.train import build
+from lejepa_hf.runs.pretraining import build
+from lejepa_hf.runs.recipes import Recipe
 
 BACKBONES = {
     "ResNet": None,  # the recipe's

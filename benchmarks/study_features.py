@@ -17,7 +17,7 @@ import yaml
 
 from lejepa_hf import LeJEPAForPreTraining
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.embedding_extraction import LabelledEmbeddings, embedded_batches
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, embedded_batches
 from lejepa_hf.evaluation.evaluate_encoder import load_encoder, run_protocols
 from lejepa_hf.evaluation.feature_extractor import FeatureExtractor
 

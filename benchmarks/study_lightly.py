@@ -18,8 +18,8 @@ from torch import nn
 from transformers import get_scheduler
 
 from lejepa_hf.data.photometric import apply_photometric
-from lejepa_hf.recipes import Recipe
-from lejepa_hf.train import build
+from lejepa_hf.runs.pretraining import build
+from lejepa_hf.runs.recipes import Recipe
 
 
 def train_lightly(recipe: Recipe) -> None:

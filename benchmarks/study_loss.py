@@ -24,10 +24,10 @@ from study_sigreg_weight import SETTINGS as SWEEP
 from tqdm.auto import tqdm
 
 from lejepa_hf import LeJEPAForPreTraining
-from lejepa_hf.batch_statistics import batch_statistics
-from lejepa_hf.recipes import parse_recipe
-from lejepa_hf.selection import ALPHA
-from lejepa_hf.train import build
+from lejepa_hf.model.batch_statistics import batch_statistics
+from lejepa_hf.runs.pretraining import build
+from lejepa_hf.runs.recipes import parse_recipe
+from lejepa_hf.runs.selection import ALPHA
 
 WEIGHTS = (0.02, 0.05, 0.1)
 RATES = (1e-4, 3e-4, 1e-3, 2e-3, 6e-3)  # 2e-3 is the recipe's

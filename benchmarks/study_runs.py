@@ -21,11 +21,11 @@ from tqdm.auto import tqdm
 
 from lejepa_hf.evaluation.evaluate_encoder import evaluate_encoder
 from lejepa_hf.hub.export import export_encoder
-from lejepa_hf.hub.logged_rows import read_metrics, read_results
-from lejepa_hf.recipe_sources import open_split
-from lejepa_hf.recipes import Recipe, parse_recipe
-from lejepa_hf.run_folder import write_run_facts
-from lejepa_hf.train import build
+from lejepa_hf.runs.pretraining import build
+from lejepa_hf.runs.recipe_sources import open_split
+from lejepa_hf.runs.recipes import Recipe, parse_recipe
+from lejepa_hf.system.logged_rows import read_metrics, read_results
+from lejepa_hf.system.run_folder import write_run_facts
 from lejepa_hf.trainer import LeJEPATrainer
 
 ROOT = Path(__file__).parent.parent

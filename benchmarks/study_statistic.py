@@ -12,8 +12,8 @@ import statistics
 
 from study_runs import draw_groups, print_table, run_study, write_rows
 
-from lejepa_hf.outcome import measure_projections
-from lejepa_hf.recipes import parse_recipe
+from lejepa_hf.runs.finishing import measure_projections
+from lejepa_hf.runs.recipes import parse_recipe
 
 WEIGHTS = (0.001, 0.005, 0.02, 0.05, 0.2)
 GROUPS = {name: {weight: f"{name}, weight {weight}" for weight in WEIGHTS} for name in ("epps_pulley", "vcreg")}

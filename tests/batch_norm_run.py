@@ -5,8 +5,8 @@ Run by two ranks from tests/test_batch_statistics.py: batch norm in evaluation m
 import torch
 import torch.distributed as dist
 
-from lejepa_hf.batch_statistics import batch_statistics
-from lejepa_hf.projector import Projector
+from lejepa_hf.model.batch_statistics import batch_statistics
+from lejepa_hf.model.projector import Projector
 
 
 def main() -> None:

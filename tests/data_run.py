@@ -21,8 +21,8 @@ from lejepa_hf import (
     MultiCropCollator,
     MultiCropTransform,
 )
-from lejepa_hf.checkpoints import resolve_resume
 from lejepa_hf.data.sources import load_source
+from lejepa_hf.training.checkpoints import resolve_resume
 
 
 class Die(TrainerCallback):

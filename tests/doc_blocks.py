@@ -22,7 +22,7 @@ from hub_server import HubServer
 from processes import run_script
 from stranger import NOT_INSTALLED
 
-from lejepa_hf.recipes import load_yaml, parse_recipe
+from lejepa_hf.runs.recipes import load_yaml, parse_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

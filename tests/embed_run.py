@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from lejepa_hf.evaluation.embed_images import embed_images
+from lejepa_hf.evaluation.embeddings.embed_images import embed_images
 from lejepa_hf.evaluation.feature_extractor import FeatureExtractor
 
 
@@ -16,7 +16,7 @@ class Slow(FeatureExtractor):
 
 
 if __name__ == "__main__":
-    import lejepa_hf.evaluation.embed_images as module
+    import lejepa_hf.evaluation.embeddings.embed_images as module
 
     module.FeatureExtractor = Slow
     torch.set_num_threads(1)

@@ -20,7 +20,7 @@ SETTINGS = {"max_steps": 8, "ema_decay": 0.9, "eval_strategy": "steps", "eval_st
 def main(folder: str, state_dict_type: str) -> None:
     torch.set_num_threads(1)
     let_fsdp_run_on_cpu()
-    from lejepa_hf.distributed import whole as entire
+    from lejepa_hf.system.distributed import whole as entire
 
     run, world_size = Path(folder) / "run", int(os.environ["WORLD_SIZE"])
     # With checkpointing in one of both: its wrapper must not show in any name.

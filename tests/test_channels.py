@@ -13,7 +13,7 @@ from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.evaluate_encoder import evaluate_encoder
 from lejepa_hf.evaluation.pixel_values import to_pixel_values
-from lejepa_hf.train import main
+from lejepa_hf.runs.pretraining import main
 
 SMALL = {
     "num_local_views": 1, "global_crop_size": 16, "local_crop_size": 8, "blur_kernel_size": 3, "eval_crop_ratio": 1.0,

@@ -5,9 +5,9 @@ import torch
 from doc_blocks import blocks_of
 
 from lejepa_hf import LeJEPAForPreTraining
-from lejepa_hf.recipes import parse_recipe
-from lejepa_hf.train import build_config
-from lejepa_hf.view_fitting import fit_views
+from lejepa_hf.runs.pretraining import build_config
+from lejepa_hf.runs.recipes import parse_recipe
+from lejepa_hf.runs.view_fitting import fit_views
 
 BLOCKS = blocks_of("docs/backbone_choice.md", "yaml")
 

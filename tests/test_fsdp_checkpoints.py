@@ -6,8 +6,8 @@ import fsdp_checkpoint_run
 import pytest
 
 from lejepa_hf import LeJEPAForPreTraining
-from lejepa_hf.checkpoints import complete_checkpoints
 from lejepa_hf.hub.export import export_encoder
+from lejepa_hf.training.checkpoints import complete_checkpoints
 
 
 @pytest.mark.parametrize("state_dict_type", ["SHARDED_STATE_DICT", "FULL_STATE_DICT"])

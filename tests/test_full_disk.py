@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lejepa_hf.checkpoints import complete_checkpoints
+from lejepa_hf.training.checkpoints import complete_checkpoints
 
 ROOT = Path(__file__).parent.parent
 RUN = ["train.py", "recipes/digits/resnet_tiny.yaml", "--per_device_train_batch_size", "8", "--save_steps", "2"]

@@ -1,6 +1,7 @@
 """The direction of imports, and what `import lejepa_hf` may load."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,70 +12,30 @@ import lejepa_hf
 
 PACKAGE = Path(lejepa_hf.__file__).parent
 
-# module or folder -> what it may import from this package, besides files of its own folder
+# Module or room -> what it may import from this package, besides files of its own room. Arrows only downwards.
 ALLOWED = {
-    "__init__": set(),
-    "configuration_lejepa": set(),
-    "batch_statistics": set(),
-    "distributed": set(),
-    "loading_errors": set(),
-    "backbone": {"blocks", "loading_errors"},
+    "system": set(),
     "ops": set(),
-    "losses": {"ops", "distributed"},
-    "projector": {"distributed"},
-    "data": {"distributed"},
-    "token_dropping": {"backbone"},
-    "modeling_lejepa": {"backbone", "configuration_lejepa", "losses", "projector", "token_dropping"},
-    "encoder_average": {"distributed"},
-    "exact_accumulation": {"distributed", "modeling_lejepa"},
-    "training_args": {"data"},
-    "blocks": set(),
-    "durable_files": set(),
-    "energy": set(),
-    "compilation": {"blocks"},
-    "launch": set(),
-    "finite_guard": set(),
-    "resume_settings": set(),
-    "preemption": {"distributed"},
-    "checkpoints": {"data", "durable_files", "resume_settings"},
-    "checkpointing_trainer": {"checkpoints"},
-    "checkpoint_push": {"hub", "training_args"},
-    "online_probe": {"distributed"},
-    "collapse": set(),
-    "monitors": {"collapse", "evaluation", "online_probe", "training_args"},
-    "held_out": {"batch_statistics", "data", "distributed", "evaluation"},
-    "run_folder": {"package_versions"},
-    "package_versions": set(),
-    "view_fitting": {"backbone", "recipes"},
-    "recipes": {"configuration_lejepa", "data", "training_args"},
-    "recipe_sources": {"data", "recipes"},
-    "selection": {"data", "hub"},
-    "outcome": {"data", "evaluation", "hub", "modeling_lejepa", "recipe_sources", "recipes"},
-    "trainer": {
-        "backbone", "blocks", "checkpoint_push", "checkpointing_trainer", "checkpoints", "compilation", "data",
-        "encoder_average", "energy", "exact_accumulation", "finite_guard", "held_out", "launch", "modeling_lejepa",
-        "monitors", "preemption", "resume_settings", "training_args",
-    },
-    "evaluation": {
-        "backbone", "batch_statistics", "data", "distributed", "durable_files", "loading_errors", "losses",
-        "package_versions",
-    },
+    "losses": {"ops", "system"},
+    "data": {"system"},
+    "configuration_lejepa": set(),
+    "model": {"losses", "system"},
+    "modeling_lejepa": {"configuration_lejepa", "losses", "model"},
+    "training_args": {"data", "system"},
+    "evaluation": {"data", "losses", "model", "system"},
+    "training": {"data", "evaluation", "model", "modeling_lejepa", "system", "training_args"},
+    "trainer": {"data", "model", "modeling_lejepa", "system", "training", "training_args"},
     "hub": {
-        "backbone", "configuration_lejepa", "distributed", "durable_files", "encoder_average", "evaluation",
-        "modeling_lejepa",
+        "configuration_lejepa", "data", "evaluation", "model", "modeling_lejepa", "system", "training",
+        "training_args",
     },
-    "continuation": {"backbone", "configuration_lejepa", "hub", "loading_errors", "modeling_lejepa", "recipes"},
-    "train": {
-        "backbone", "checkpoints", "configuration_lejepa", "continuation", "data", "evaluation", "hub",
-        "modeling_lejepa", "outcome", "preemption", "recipe_sources", "recipes", "run_folder", "trainer",
-        "training_args", "view_fitting",
+    "runs": {
+        "configuration_lejepa", "data", "evaluation", "hub", "model", "modeling_lejepa", "system", "trainer",
+        "training", "training_args",
     },
-    "rehearsal": {"data", "recipes", "run_folder", "train"},
-    "plan": {"continuation", "modeling_lejepa", "recipe_sources", "recipes", "rehearsal", "train", "view_fitting"},
-    "__main__": {"cli"},
-    "demo": {"backbone", "data", "evaluation", "hub"},
-    "cli": {"data", "demo", "distributed", "evaluation", "hub", "outcome", "plan", "recipes", "selection", "train"},
+    "cli": {"data", "evaluation", "hub", "runs", "system"},
 }  # fmt: skip
+ENTRY_POINTS = {"__init__": set(), "__main__": {"cli"}}
 
 
 def own_imports(path: Path) -> set[str]:
@@ -96,7 +57,34 @@ def own_imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_direction(path):
     part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert own_imports(path) - {part} <= ALLOWED[part]
+    assert own_imports(path) - {part} <= (ALLOWED | ENTRY_POINTS)[part]
+
+
+def test_the_table_has_one_direction():
+    assert len(ALLOWED) <= 15
+    below = set()
+    for part, allowed in ALLOWED.items():  # each part stands behind those that it imports
+        assert allowed <= below, part
+        below.add(part)
+
+
+def test_few_entries_stand_at_the_top():
+    entries = {path.name for path in PACKAGE.iterdir() if not path.name.startswith("__")} - {"py.typed"}
+    assert len(entries) <= 14, entries
+
+
+@pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()))
+def test_a_room_says_what_lives_there_and_what_it_may_import(room):
+    text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+    assert re.search(r"[Ii]mport", text)
+
+
+@pytest.mark.parametrize(("old", "new"), lejepa_hf._MOVED.items())
+def test_old_paths_are_the_modules_at_their_new_ones(old, new):
+    code = f"import importlib; assert importlib.import_module({old!r}) is importlib.import_module({new!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{old} is now {new}" in done.stderr
 
 
 def test_only_one_file_calls_torch_distributed():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard, metadata_load
 
-from lejepa_hf.recipes import parse_recipe
+from lejepa_hf.runs.recipes import parse_recipe
 
 ROOT = Path(__file__).parent.parent
 CARDS = sorted((ROOT / "model_cards").glob("*.md"))

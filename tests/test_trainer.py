@@ -16,11 +16,11 @@ from lejepa_hf import (
     MultiCropCollator,
     MultiCropTransform,
 )
-from lejepa_hf.checkpoints import complete_checkpoints
 from lejepa_hf.data.errors import StreamInterrupted, TooManyBrokenImages
 from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
+from lejepa_hf.training.checkpoints import complete_checkpoints
 
 TRANSFORM = MultiCropTransform(num_local_views=2, global_crop_size=16, local_crop_size=8, blur_kernel_size=5)
 

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from two_process_objective import TINY_VIT
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining
-from lejepa_hf.exact_accumulation import ExactAccumulation
+from lejepa_hf.training.exact_accumulation import ExactAccumulation
 
 SIZES = ((3, 2), (1, 4))  # micro-batches of each rank
 

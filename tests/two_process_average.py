@@ -13,8 +13,8 @@ from transformers import TrainerState
 from two_process_objective import TINY_VIT
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining
-from lejepa_hf.distributed import local_part
-from lejepa_hf.encoder_average import EncoderAverage
+from lejepa_hf.system.distributed import local_part
+from lejepa_hf.training.encoder_average import EncoderAverage
 
 STEPS = 3
 

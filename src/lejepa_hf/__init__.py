@@ -1,6 +1,10 @@
 """Pretrain vision encoders with LeJEPA inside the Hugging Face ecosystem. Public names load when first used."""
 
 import importlib
+import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 
 __version__ = "0.1.0"
 
@@ -17,6 +21,29 @@ _HOMES = {
     "evaluate_encoder": "evaluation.evaluate_encoder",
 }
 __all__ = ["__version__", *_HOMES]
+
+# Modules of version 0.1.0 that pages and scripts import by path. Kept for this version.
+_MOVED = {
+    "lejepa_hf.backbone": "lejepa_hf.model",
+    "lejepa_hf.backbone.layers": "lejepa_hf.model.layers",
+    "lejepa_hf.recipes": "lejepa_hf.runs.recipes",
+    "lejepa_hf.train": "lejepa_hf.runs.pretraining",
+}
+
+
+class _MovedModules(MetaPathFinder, Loader):
+    """Lets an old path import the module at its new place, with a warning that names it."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        return ModuleSpec(fullname, self) if fullname in _MOVED else None
+
+    def exec_module(self, module):
+        old, new = module.__name__, _MOVED[module.__name__]
+        warnings.warn(f"{old} is now {new}.", FutureWarning, stacklevel=2)
+        sys.modules[old] = importlib.import_module(new)
+
+
+sys.meta_path.insert(0, _MovedModules())
 
 
 def __getattr__(name: str):

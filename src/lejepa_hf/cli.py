@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] == "train":
-        from .train import main as train
+        from .runs.pretraining import main as train
 
         return train(arguments[1:])
     options, overrides = _parser().parse_known_args(arguments)
@@ -42,13 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from .distributed import is_first_rank, join_processes
     from .evaluation.compare_encoders import compare_encoders, format_conditions
     from .evaluation.dataset_presets import ignored_labels
-    from .evaluation.embedding_store import default_cache
+    from .evaluation.embeddings.store import default_cache
     from .evaluation.evaluate_encoder import format_table
     from .evaluation.labelled_sources import labelled_sources
-    from .evaluation.protocols import check_protocols
+    from .evaluation.protocols.registry import check_protocols
+    from .system.distributed import is_first_rank, join_processes
 
     check_protocols(options.protocol)
     shots = [int(k) if k.isdecimal() else k for k in options.shots] if options.shots else None
@@ -71,7 +71,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _embed(options: argparse.Namespace) -> int:
-    from .evaluation.embed_images import Features, embed_images
+    from .evaluation.embeddings.embed_images import Features, embed_images
 
     streaming = "[" not in options.split if options.streaming is None else options.streaming
     embedded = embed_images(
@@ -89,8 +89,8 @@ def _embed(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from .demo.page import check_gradio, serve
-    from .demo.settings import DemoSettings
+    from .hub.demo.page import check_gradio, serve
+    from .hub.demo.settings import DemoSettings
 
     check_gradio()
     settings = DemoSettings(options.encoder, options.dataset, options.split, options.images)
@@ -99,7 +99,7 @@ def _demo(options: argparse.Namespace) -> int:
             raise ValueError("`--private` is said of a Space: it needs `--push USER/NAME`.")
         serve(settings, options.host, options.port)
         return 0
-    from .demo.space import push_space
+    from .hub.demo.space import push_space
 
     sys.stdout.write(f"{push_space(settings, options.push, options.private)}\n")
     return 0
@@ -118,7 +118,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _card(options: argparse.Namespace) -> int:
-    from .hub.remade_card import remake_model_card
+    from .hub.rewritten_card import remake_model_card
 
     sys.stdout.write(f"{remake_model_card(options.run, options.encoder)}\n")
     return 0
@@ -132,8 +132,8 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from .plan import format_plan, make_plan
-    from .recipes import parse_recipe
+    from .runs.plan import format_plan, make_plan
+    from .runs.recipes import parse_recipe
 
     plan = make_plan(parse_recipe(options.recipe, options.overrides), options.seconds)
     sys.stdout.write(f"{format_plan(plan)}\n")
@@ -149,7 +149,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _select(options: argparse.Namespace) -> int:
     from .hub.pictures.score_and_accuracy import draw_scores
-    from .selection import describe_correlation, find_candidates, format_candidates
+    from .runs.selection import describe_correlation, find_candidates, format_candidates
 
     candidates = find_candidates(options.run)
     sys.stdout.write(f"{format_candidates(candidates)}\n")
@@ -163,8 +163,8 @@ def _statistics(options: argparse.Namespace) -> int:
     import torch
 
     from .evaluation.embedding_statistics import format_statistics
-    from .outcome import measure_projections
-    from .recipes import parse_recipe
+    from .runs.finishing import measure_projections
+    from .runs.recipes import parse_recipe
 
     run = Path(options.run)
     if not (run / "pretraining" / "config.json").is_file():

@@ -10,15 +10,15 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .backbone.building import build_backbone, load_pretrained_backbone, prepare_config
-from .backbone.facts import forward_kwargs
-from .backbone.pooling import final_states, pool
-from .backbone.tracing import describe_backbone
 from .configuration_lejepa import LeJEPAConfig
 from .losses.objective import objective, objective_sums
 from .losses.sigreg import SIGReg
-from .projector import Projector
-from .token_dropping import TokenDropping, check_token_dropping
+from .model.architecture import forward_kwargs
+from .model.backbone import build_backbone, load_pretrained_backbone, prepare_config
+from .model.pooling import final_states, pool
+from .model.projector import Projector
+from .model.token_dropping import TokenDropping, check_token_dropping
+from .model.tracing import describe_backbone
 
 
 @dataclass

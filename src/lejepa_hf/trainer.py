@@ -15,30 +15,37 @@ from transformers import TrainerState
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
-from .backbone.facts import is_convolutional
-from .blocks import find_blocks
-from .checkpoint_push import CheckpointPush, prepare_repository
-from .checkpointing_trainer import CheckpointingTrainer
-from .checkpoints import last_finite_checkpoint
-from .compilation import compile_backbone, without_compiled_graphs
 from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
 from .data.errors import StreamInterrupted
 from .data.labels import count_classes
+from .data.loader_workers import prepare_worker
 from .data.photometric import apply_photometric
-from .data.positions import advance, read_positions, write_position
+from .data.reader_state import advance, read_positions, write_position
 from .data.streaming import EndlessRows, count_rows
-from .data.worker_start import prepare_worker
-from .encoder_average import EncoderAverage
-from .energy import EnergyMeter
-from .exact_accumulation import ExactAccumulation
-from .finite_guard import FiniteGuard, NotFinite
-from .held_out import HeldOutImages
-from .launch import check_backend, check_launch, check_shared_folder, describe_launch
+from .model.architecture import is_convolutional
+from .model.repeated_layers import find_blocks
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
-from .monitors import DataHint, EmbeddingMonitor, HealthWatch, MetricsFile, MonitorCost, OnlineProbe, ProgressBar
-from .preemption import Preemption
-from .resume_settings import compare_settings, flat_config, write_settings
+from .system.energy import EnergyMeter
+from .training.callbacks.held_out import HeldOutImages
+from .training.callbacks.monitors import (
+    DataHint,
+    EmbeddingMonitor,
+    HealthWatch,
+    MetricsFile,
+    MonitorCost,
+    OnlineProbe,
+    ProgressBar,
+)
+from .training.checkpointing_trainer import CheckpointingTrainer
+from .training.checkpoints import last_finite_checkpoint
+from .training.compilation import compile_backbone, without_compiled_graphs
+from .training.encoder_average import EncoderAverage
+from .training.exact_accumulation import ExactAccumulation
+from .training.finite_guard import FiniteGuard, NotFinite
+from .training.launch_checks import check_backend, check_launch, check_shared_folder, describe_launch
+from .training.preemption import Preemption
+from .training.resume_settings import compare_settings, flat_config, write_settings
 from .training_args import LeJEPATrainingArguments
 
 logger = logging.getLogger("lejepa_hf")
@@ -52,8 +59,8 @@ class LeJEPATrainer(CheckpointingTrainer):
     resumed at the exact batch; views get their photometric part on the device; the loss is never rescaled; the
     directions follow the global step; with `exact_accumulation` micro-batches make the loss of one large batch; a NaN
     or infinite loss or gradient stops the run; SIGTERM ends it with a checkpoint (`preempted` says so); a launch that
-    would run something else than asked is refused; checkpoints are those of [`CheckpointingTrainer`]; with
-    `push_to_hub` they go to the Hub by [`CheckpointPush`], and nothing else does.
+    would run something else than asked is refused; checkpoints are those of [`CheckpointingTrainer`]. The Trainer
+    itself pushes nothing to the Hub: [`~hub.checkpoint_push.CheckpointPush`] among its `callbacks` does.
 
     Args:
         model ([`LeJEPAForPreTraining`]): The model.
@@ -110,9 +117,6 @@ class LeJEPATrainer(CheckpointingTrainer):
         self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
         if self.encoder_average is not None:
             self.add_callback(self.encoder_average)
-        self.checkpoint_push = CheckpointPush(args) if args.push_to_hub and args.hub_strategy != "end" else None
-        if self.checkpoint_push is not None:
-            self.add_callback(self.checkpoint_push)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar)
         self._start: list[dict] | None = None
@@ -302,7 +306,7 @@ class LeJEPATrainer(CheckpointingTrainer):
         Returns:
             `dict[str, float]`: `eval_loss`, `eval_prediction_loss`, `eval_sigreg_loss`, `eval_effective_rank`,
             `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds. See
-            [`~held_out.HeldOutImages`].
+            [`~training.callbacks.held_out.HeldOutImages`].
 
         Raises:
             ValueError: If there is no such dataset, several, or too few images.
@@ -467,9 +471,7 @@ class LeJEPATrainer(CheckpointingTrainer):
     # Hub
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository, as the arguments say, when training has not begun: it is asked for at construction."""
-        if self.is_world_process_zero():
-            prepare_repository(self.args)
+        """Nothing: whoever builds the run makes the repository, see [`~hub.checkpoint_push.prepare_repository`]."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Not as the base class, which pushes what is in training, and a card that says little."""

@@ -8,7 +8,7 @@ from parquet_shards import number, shards
 from torch.utils.data import DataLoader
 
 from lejepa_hf.data.mixture import Mixture
-from lejepa_hf.data.positions import advance
+from lejepa_hf.data.reader_state import advance
 from lejepa_hf.data.streaming import EndlessRows
 
 BATCH = 4

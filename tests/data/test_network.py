@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from lejepa_hf import MultiCropCollator, MultiCropTransform
 from lejepa_hf.data import network
 from lejepa_hf.data.errors import DataError, StreamInterrupted
-from lejepa_hf.data.lanes import Lane
 from lejepa_hf.data.network import is_network_error, read_through
 from lejepa_hf.data.sources import load_source
+from lejepa_hf.data.stream_readers import Lane
 from lejepa_hf.data.streaming import EndlessRows
 
 SIZES = [20, 30, 10]

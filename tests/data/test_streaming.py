@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.mixture import Mixture
-from lejepa_hf.data.positions import advance
+from lejepa_hf.data.reader_state import advance
 from lejepa_hf.data.streaming import EndlessRows, count_rows
 
 BATCH = 4

@@ -6,8 +6,7 @@ from transformers import AutoConfig, AutoModel
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.accuracy_interval import is_spread
-from lejepa_hf.evaluation.embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
 from lejepa_hf.evaluation.evaluate_encoder import (
     AVERAGED,
     ENCODER,
@@ -19,7 +18,8 @@ from lejepa_hf.evaluation.evaluate_encoder import (
     load_encoder,
     run_protocols,
 )
-from lejepa_hf.evaluation.knn import knn
+from lejepa_hf.evaluation.intervals import is_spread
+from lejepa_hf.evaluation.protocols.knn import knn
 from lejepa_hf.hub.export import build_processor
 
 

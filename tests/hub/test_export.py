@@ -13,8 +13,8 @@ from stranger import NOT_INSTALLED
 from transformers import AutoImageProcessor, AutoModel, TrainerState
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
-from lejepa_hf.encoder_average import EncoderAverage
 from lejepa_hf.hub.export import build_processor
+from lejepa_hf.training.encoder_average import EncoderAverage
 
 SIZE = 32
 TOKENS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": SIZE, "patch_size": 8}

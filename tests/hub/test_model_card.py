@@ -12,8 +12,8 @@ from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.hub import model_card
 from lejepa_hf.hub.export import build_processor
 from lejepa_hf.hub.model_card import card_for_repository, write_model_card
-from lejepa_hf.recipes import parse_recipe
-from lejepa_hf.run_folder import write_run_facts
+from lejepa_hf.runs.recipes import parse_recipe
+from lejepa_hf.system.run_folder import write_run_facts
 
 METRICS = {"eval_linear_top1": 0.912345, "eval_knn_top1": 0.875, "eval_5shot_top1": 0.5, "eval_5shot_top1_std": 0.02}
 TABLE = "| frozen, held-out top-1 in % | knn top1 |\n| --- | --- |\n| LeJEPA encoder | 87.5 |"

@@ -26,7 +26,7 @@ from lejepa_hf.hub import push
 from lejepa_hf.hub.export import build_processor
 from lejepa_hf.hub.model_card import card_for_repository
 from lejepa_hf.hub.push import push_run
-from lejepa_hf.run_folder import write_run_facts
+from lejepa_hf.system.run_folder import write_run_facts
 
 OTHER = "hf_" + "b" * 30
 ID = "me/encoder"
@@ -198,8 +198,8 @@ WARM = """
 import sys
 from safetensors.torch import save_file
 from lejepa_hf import LeJEPAForPreTraining
-from lejepa_hf.recipes import parse_recipe
-from lejepa_hf.train import build_model
+from lejepa_hf.runs.recipes import parse_recipe
+from lejepa_hf.runs.pretraining import build_model
 
 repo, recipe, folder = sys.argv[1:]
 going_on = LeJEPAForPreTraining.from_pretrained(repo, subfolder="pretraining")

@@ -1,0 +1,1 @@
+"""Images in: sources, streams, decoding, crops, photometric operations, collator. May import `system`."""

@@ -6,7 +6,7 @@ from collections import Counter
 
 from PIL import Image
 
-from .openers import as_stream, kind_of_files, open_shards, parts_of_split
+from .dataset_files import as_stream, kind_of_files, open_shards, parts_of_split
 from .pixel_arrays import NPY_ENDING
 
 logger = logging.getLogger("lejepa_hf")
@@ -22,7 +22,7 @@ _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has 
 def open_folder(name: str, split: str, streaming: bool):
     """
     A folder of images, nested or flat, in any format PIL reads or as `.npy` arrays. Hidden files and folders are left
-    out. One of Parquet or tar files instead is read as those, see [`~data.openers.open_shards`].
+    out. One of Parquet or tar files instead is read as those, see [`~data.dataset_files.open_shards`].
 
     Folders called train, val or test (or training, valid, validation, dev, testing, eval, evaluation) are splits, if
     there are at least two of them or nothing else; without such folders everything is `train`. Folders of one image

@@ -3,7 +3,7 @@
 import os
 import re
 
-from .openers import as_stream, parts_of_split
+from .dataset_files import as_stream, parts_of_split
 
 _MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of several splits, of one
 

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 
 from .array_columns import is_array, with_arrays
+from .dataset_files import FILE_KINDS, as_stream, kind_of_files, no_such_folder, open_files, open_hub, without_secrets
 from .digit_scenes import load_digit_scenes_split
 from .embedded_digits import load_digits_split
 from .image_folder import open_folder
 from .mixture import Mixture
-from .openers import FILE_KINDS, as_stream, kind_of_files, no_such_folder, open_files, open_hub, without_secrets
 from .saved_dataset import is_saved_dataset, open_saved_dataset
 from .streaming import count_rows
 

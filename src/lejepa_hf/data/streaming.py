@@ -8,9 +8,9 @@ from itertools import chain, cycle
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .lanes import Lane
 from .mixture import Mixture
 from .network import MAX_RETRIES
+from .stream_readers import Lane
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -87,8 +87,8 @@ class EndlessRows(IterableDataset):
         seed (`int`): Fixes the order together with the epoch.
         rank (`int`, *optional*, defaults to 0): This process.
         world_size (`int`, *optional*, defaults to 1): Number of processes.
-        num_lanes (`int`, *optional*, defaults to 1): Independent readers of a stream a rank, see [`~data.lanes.Lane`]:
-            as many as the loader shall have workers. Of no concern to map-style datasets.
+        num_lanes (`int`, *optional*, defaults to 1): Independent readers of a stream on each rank, see
+            [`~data.stream_readers.Lane`]: as many as the loader has workers. Ignored for map-style datasets.
         start (`list[list[dict]]`, *optional*): Positions to continue from, of each rank those of its lanes in the
             order they are due. Their lanes replace `num_lanes`. With the same number of ranks the rows go on at the
             very batch, whatever the number of workers; with another one the lanes are dealt anew, still each row once

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..backbone.layers import feature_map, has_class_token
+from ..model.layers import feature_map, has_class_token
 from .feature_extractor import FeatureExtractor
 from .patch_maps import enlarged_pixels, forward_enlarged
 

@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..data.sources import ImageSource
-from ..distributed import is_first_rank, world_size
-from ..package_versions import package_versions
+from ..system.distributed import is_first_rank, world_size
+from ..system.package_versions import package_versions
 from .evaluate_encoder import evaluate_encoder, load_encoder
 from .feature_extractor import FeatureExtractor
 

@@ -4,7 +4,7 @@ import difflib
 import os
 from dataclasses import dataclass
 
-from ..data.openers import kind_of_files
+from ..data.dataset_files import kind_of_files
 from ..data.sources import DIGIT_SCENES, DIGITS
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..distributed import world_size
 from ..losses.sigreg import draw_directions, epps_pulley
+from ..system.distributed import world_size
 from .rank import entropy_rank, mean_and_spectrum
 
 _NULL_REPLICATES = 32

@@ -4,20 +4,20 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..backbone.building import build_backbone
-from ..backbone.facts import num_channels
-from ..backbone.standalone import as_standalone
 from ..data.sources import ImageSource
-from ..distributed import is_first_rank
-from ..loading_errors import explained, refuse_unfilled
-from .accuracy_interval import INTERVAL, is_spread
-from .compute_device import default_device
+from ..model.architecture import num_channels
+from ..model.backbone import build_backbone
+from ..model.loading_errors import explained, refuse_unfilled
+from ..model.native_class import as_standalone
+from ..system.devices import default_device
+from ..system.distributed import is_first_rank
 from .dataset_presets import ignored_labels
-from .embedding_extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
+from .embeddings.extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
 from .feature_extractor import FeatureExtractor
-from .few_shot import check_shots
+from .intervals import INTERVAL, is_spread
 from .labelled_sources import check_pair, labelled_sources, labels_of
-from .protocols import BY_ALL_PROCESSES, ON_EMBEDDINGS, ON_IMAGES, check_protocols, check_source
+from .protocols.few_shot import check_shots
+from .protocols.registry import BY_ALL_PROCESSES, ON_EMBEDDINGS, ON_IMAGES, check_protocols, check_source
 
 logger = logging.getLogger("lejepa_hf")
 

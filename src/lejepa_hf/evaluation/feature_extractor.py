@@ -7,13 +7,13 @@ from itertools import islice
 import numpy as np
 import torch
 
-from ..backbone.facts import forward_kwargs, native_image_size, num_channels
-from ..backbone.layers import count_layers, forward_layers, has_class_token, patch_tokens
-from ..backbone.pooling import pool
-from ..backbone.tracing import TRACING_ERRORS, reason_of
 from ..data.decoding import DECODING_ERRORS, decode_image
 from ..data.sources import ImageSource
-from .image_batches import rows_from
+from ..model.architecture import forward_kwargs, native_image_size, num_channels
+from ..model.layers import count_layers, forward_layers, has_class_token, patch_tokens
+from ..model.pooling import pool
+from ..model.tracing import TRACING_ERRORS, reason_of
+from .embeddings.image_batches import rows_from
 from .pixel_values import to_pixel_values
 
 _PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
@@ -35,7 +35,7 @@ class FeatureExtractor:
             the pooled output; `"cls"`, the class token; `"patches"`, the mean of the patch tokens without class and
             register tokens, or of the feature map.
         num_layers (`int`, *optional*, defaults to 1): With `cls` and `patches`: so many of the last blocks, joined,
-            deepest last, see [`~backbone.layers.forward_layers`].
+            deepest last, see [`~model.layers.forward_layers`].
         bf16 (`bool`, *optional*, defaults to `False`): Forward passes under autocast.
     """
 

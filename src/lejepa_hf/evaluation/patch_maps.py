@@ -4,9 +4,9 @@ from contextlib import suppress
 
 import torch
 
-from ..backbone.facts import num_channels
-from ..backbone.layers import feature_map, forward_layers
-from ..backbone.tracing import TRACING_ERRORS, reason_of
+from ..model.architecture import num_channels
+from ..model.layers import feature_map, forward_layers
+from ..model.tracing import TRACING_ERRORS, reason_of
 from .feature_extractor import FeatureExtractor
 from .pixel_values import to_pixel_values
 
@@ -68,7 +68,7 @@ def forward_enlarged(encoder, pixels: torch.Tensor, enlarge: int) -> torch.Tenso
         enlarge (`int`): Named in the error.
 
     Returns:
-        `torch.Tensor`: Tokens or feature maps, as of [`~backbone.layers.forward_layers`].
+        `torch.Tensor`: Tokens or feature maps, as of [`~model.layers.forward_layers`].
 
     Raises:
         ValueError: If the encoder takes no images of that size.

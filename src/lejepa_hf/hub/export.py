@@ -7,13 +7,13 @@ from pathlib import Path
 from transformers import AutoImageProcessor, BitImageProcessor
 from transformers.utils import logging
 
-from ..backbone.facts import is_timm, native_image_size, num_channels
-from ..backbone.standalone import as_standalone
-from ..encoder_average import load_average
+from ..model.architecture import is_timm, native_image_size, num_channels
+from ..model.native_class import as_standalone
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
+from ..system.atomic_writes import written_aside
+from ..training.encoder_average import load_average
 from .model_card import write_model_card
 from .trained_model import read_trained_model, trained_folder
-from .written_aside import written_aside
 
 logger = logging.get_logger(__name__)
 

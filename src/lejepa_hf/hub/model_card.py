@@ -9,8 +9,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from ..evaluation.accuracy_interval import is_spread
-from .logged_rows import read_metrics
+from ..evaluation.intervals import is_spread
+from ..system.logged_rows import read_metrics
 from .training_data import public_name, training_data
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -54,7 +54,7 @@ def write_model_card(
     Returns:
         `Path`: The card.
     """
-    from .usage import usage_of  # imports torch, which a push of cards that are written has no use for
+    from .code_example import usage_of  # imports torch, which a push of cards that are written has no use for
 
     folder, run = Path(folder), Path(run) if run is not None else None
     usage = usage_of(folder)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
-from ..backbone.facts import forward_kwargs, is_timm, native_image_size, num_channels
-from ..backbone.pooling import final_states, pool
+from ..model.architecture import forward_kwargs, is_timm, native_image_size, num_channels
+from ..model.pooling import final_states, pool
+from ..system.atomic_writes import written_aside
 from .model_card import with_onnx
-from .written_aside import written_aside
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _OUTPUTS = ["embedding", "last_hidden_state"]

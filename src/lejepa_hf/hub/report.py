@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from ..evaluation.accuracy_interval import INTERVAL, is_spread
-from .logged_rows import read_held_out, read_metrics, read_rows
+from ..evaluation.intervals import INTERVAL, is_spread
+from ..system.logged_rows import read_held_out, read_metrics, read_rows
 from .model_card import PICTURES, num_processes
 from .pictures.losses import draw_losses
 from .public_files import is_run, public_files

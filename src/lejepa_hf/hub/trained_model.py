@@ -7,8 +7,8 @@ import torch
 from safetensors import SafetensorError
 
 from ..configuration_lejepa import LeJEPAConfig
-from ..distributed import read_shards_
 from ..modeling_lejepa import LeJEPAForPreTraining
+from ..system.distributed import read_shards_
 
 # FSDP's names of what it writes into a checkpoint: a folder of shards, or one file of all weights.
 _SHARDS, _WHOLE = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"

@@ -1,0 +1,1 @@
+"""The objective: prediction loss, SIGReg and other statistics. May import `ops`, `system`."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..distributed import sum_for_loss, sum_of_parts_for_loss
+from ..system.distributed import sum_for_loss, sum_of_parts_for_loss
 from .prediction import prediction_from_sum, prediction_loss, squared_distances
 from .sigreg import SIGReg, check_batch
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..distributed import sum_for_loss
+from ..system.distributed import sum_for_loss
 
 
 def squared_distances(projections: torch.Tensor, num_global_views: int) -> torch.Tensor:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..distributed import gather_for_loss, sum_for_loss, world_size
 from ..ops import dispatch
 from ..ops.epps_pulley_eager import statistic_from_sums
 from ..ops.epps_pulley_reference import Quadrature, quadrature
+from ..system.distributed import gather_for_loss, sum_for_loss, world_size
 from .univariate_statistics import STATISTICS
 
 _MASK = (1 << 64) - 1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..logged_rows import read_held_out, read_metrics
+from ...system.logged_rows import read_held_out, read_metrics
 from .figure import BLUE, GRAY, ORANGE, new_figure, save_figure
 
 _NULL_MEAN = 1.05  # SIGReg of normal projections, with the published statistic

@@ -14,7 +14,7 @@ def draw_scores(path: Path, candidates: Sequence, title: str) -> Path:
 
     Args:
         path (`Path`): File to write.
-        candidates (`Sequence`): Of [`~selection.Candidate`].
+        candidates (`Sequence`): Of [`~runs.selection.Candidate`].
         title (`str`): Above it.
 
     Returns:

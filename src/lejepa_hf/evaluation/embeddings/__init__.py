@@ -1,0 +1,1 @@
+"""Embeddings of datasets: extracted, kept, shared by processes, written to Parquet."""

@@ -1,0 +1,1 @@
+"""The protocols of `lejepa evaluate`: one file each, and `registry`."""

@@ -1,0 +1,127 @@
+"""k-nearest-neighbour classification of embeddings."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from ...system.devices import default_device
+from ..embeddings.extraction import LabelledEmbeddings
+from ..intervals import with_interval
+
+# Never the whole matrix of distances: 64 MB of it at a time.
+_QUERIES, _BANK = 1024, 16384
+_DEFAULT_K = 20
+
+
+@torch.no_grad()
+def nearest_neighbours(
+    bank: torch.Tensor, queries: torch.Tensor, k: int, device: str | torch.device | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The k rows of `bank` of the largest cosine to each query.
+
+    Args:
+        bank (`torch.Tensor` of shape `(num_images, dim)`): May lie on disk; it is read once, from front to end.
+        queries (`torch.Tensor` of shape `(num_queries, dim)`): Kept on the device, with k neighbours each.
+        k (`int`): At most the rows of `bank`.
+        device (`str` or `torch.device`, *optional*): The accelerator if there is one, or the CPU.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: cosines and rows, both of shape `(num_queries, k)`, nearest first, on the
+        host.
+    """
+    device = device or default_device()
+    queries = F.normalize(queries.to(device, torch.float32), dim=1)
+    cosines = torch.full((len(queries), 0), 0.0, device=device)
+    rows = torch.zeros((len(queries), 0), dtype=torch.long, device=device)
+    for start in range(0, len(bank), _BANK):
+        part = F.normalize(bank[start : start + _BANK].to(device, torch.float32), dim=1)
+        found = [
+            _merge(known_cosines, known_rows, chunk @ part.T, start, k)
+            for chunk, known_cosines, known_rows in zip(
+                queries.split(_QUERIES), cosines.split(_QUERIES), rows.split(_QUERIES), strict=True
+            )
+        ]
+        cosines, rows = (torch.cat(of_chunks) for of_chunks in zip(*found, strict=True))
+    return cosines.cpu(), rows.cpu()
+
+
+def _merge(cosines, rows, new: torch.Tensor, start: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k best of those known so far and a block of new ones."""
+    best, columns = new.topk(min(k, new.shape[1]))
+    cosines, rows = torch.cat([cosines, best], dim=1), torch.cat([rows, columns + start], dim=1)
+    best, columns = cosines.topk(min(k, cosines.shape[1]))
+    return best, rows.gather(1, columns)
+
+
+def vote(cosines: torch.Tensor, labels: torch.Tensor, num_classes: int, temperature: float = 0.07) -> torch.Tensor:
+    """
+    Args:
+        cosines (`torch.Tensor` of shape `(num_queries, k)`): Nearest first.
+        labels (`torch.Tensor` of shape `(num_queries, k)`): Classes of these neighbours.
+        num_classes (`int`): Of all images.
+        temperature (`float`, *optional*, defaults to 0.07): A vote weighs `exp(cosine / temperature)`.
+
+    Returns:
+        `torch.Tensor` of shape `(num_queries,)`: Class numbers.
+    """
+    best = []
+    for chunk, classes in zip(cosines.split(_QUERIES), labels.split(_QUERIES), strict=True):
+        votes = torch.zeros(len(chunk), num_classes)
+        # Relative to the nearest one: the ranks are the same and a low temperature does not overflow.
+        votes.scatter_add_(1, classes, torch.exp((chunk - chunk[:, :1]) / temperature))
+        best.append(votes.argmax(1))
+    return torch.cat(best)
+
+
+def nearest_vote(
+    train: LabelledEmbeddings, test: LabelledEmbeddings, k: int = _DEFAULT_K, temperature: float = 0.07
+) -> torch.Tensor:
+    """
+    The class that the nearest training images vote for, see [`knn`].
+
+    Returns:
+        `torch.Tensor` of shape `(num_test_images,)`: Class numbers.
+    """
+    cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(k, len(train.labels)))
+    return vote(cosines, train.labels[rows], _num_classes(train, test), temperature)
+
+
+def knn(
+    train: LabelledEmbeddings,
+    test: LabelledEmbeddings,
+    ks: Sequence[int] = (10, _DEFAULT_K, 100, 200),
+    temperature: float = 0.07,
+) -> dict[str, float]:
+    """
+    Weighted vote of the k nearest training images by cosine.
+
+    Args:
+        train ([`LabelledEmbeddings`]): Images that vote.
+        test ([`LabelledEmbeddings`]): Images that are classified.
+        ks (`Sequence[int]`, *optional*, defaults to `(10, 20, 100, 200)`): Neighbours, each at most the number of
+            training images.
+        temperature (`float`, *optional*, defaults to 0.07): A vote weighs `exp(cosine / temperature)`.
+
+    Returns:
+        `dict[str, float]`: For each k `eval_knn<k>_top1` in [0, 1] and its interval, see [`with_interval`]; for 20
+        `eval_knn_top1`.
+
+    Source: the protocol of Wu et al., arXiv 1805.01978, as used for DINO; the numbers of neighbours are DINO's. The
+    LeJEPA paper has no k-NN.
+    """
+    from ..metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training does not
+
+    cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(max(ks), len(train.labels)))
+    labels, results = train.labels[rows], {}
+    for k in ks:
+        best = vote(cosines[:, :k], labels[:, :k], _num_classes(train, test), temperature).unsqueeze(1)
+        top = TopKAccuracy().compute(predictions=best.tolist(), references=test.labels.tolist())
+        name = "eval_knn_top1" if k == _DEFAULT_K else f"eval_knn{k}_top1"
+        results |= with_interval(name, top["top1"], len(test.labels))
+    return results
+
+
+def _num_classes(train: LabelledEmbeddings, test: LabelledEmbeddings) -> int:
+    return int(max(train.labels.max(), test.labels.max())) + 1

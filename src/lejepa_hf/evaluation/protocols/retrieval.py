@@ -1,0 +1,64 @@
+"""Image retrieval: how far up are the training images that show the same."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from ...system.devices import default_device
+from ..embeddings.extraction import LabelledEmbeddings
+
+_BLOCK = 2**26  # cosines at a time: of a query all are needed, its ranking is a full one
+_BANK = 16384
+
+
+def retrieval(
+    train: LabelledEmbeddings, test: LabelledEmbeddings, depths: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """
+    Rank all training images by cosine to each test image; those of its class are the relevant ones.
+
+    Args:
+        train ([`LabelledEmbeddings`]): The images that are searched.
+        test ([`LabelledEmbeddings`]): The queries; those whose class is not among the training images do not count.
+        depths (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`): How far down to look.
+
+    Returns:
+        `dict[str, float]`: `eval_retrieval_recall<k>`, the share of queries with a relevant image among the first k,
+        and `eval_retrieval_map`, the mean over queries of the average precision of the full ranking; in [0, 1], with
+        their intervals, see [`~accuracy_interval.with_interval`] and [`~accuracy_interval.over_images`].
+
+    Raises:
+        ValueError: If no query has a relevant image.
+    """
+    from ..metrics.ranking_quality import RankingQuality
+
+    if not torch.isin(test.labels, train.labels).any():
+        raise ValueError("No class of the test images is among the training images: there is nothing to retrieve.")
+    metric = RankingQuality()
+    for places in _places_of_relevant(train, test):
+        metric.add_batch(predictions=places, references=[len(of_query) for of_query in places])
+    found = metric.compute(depths=list(depths), intervals=True)
+    return {f"eval_retrieval_{name}": value for name, value in found.items()}
+
+
+@torch.no_grad()
+def _places_of_relevant(train: LabelledEmbeddings, test: LabelledEmbeddings) -> Iterator[list[list[int]]]:
+    """By chunks of queries: of each one, where in its ranking the relevant images stand, from 1."""
+    device, number = default_device(), len(train.labels)
+    is_known = torch.isin(test.labels, train.labels)
+    queries, labels = test.embeddings[is_known], test.labels[is_known]
+    size = max(1, _BLOCK // number)
+    chunks = zip(queries.split(size), labels.split(size), strict=True)
+    for chunk, wanted in tqdm(chunks, "retrieval", -(-len(queries) // size), unit=" chunks", leave=False):
+        if not len(chunk):
+            return
+        chunk = F.normalize(chunk.to(device, torch.float32), dim=1)
+        cosines = torch.empty(len(chunk), number, device=device)
+        for start in range(0, number, _BANK):
+            part = F.normalize(train.embeddings[start : start + _BANK].to(device, torch.float32), dim=1)
+            cosines[:, start : start + len(part)] = chunk @ part.T
+        ranking = cosines.argsort(dim=1, descending=True, stable=True).cpu()
+        is_relevant = train.labels[ranking] == wanted[:, None]
+        yield [(of_query.nonzero().squeeze(1) + 1).tolist() for of_query in is_relevant]

@@ -1,0 +1,215 @@
+"""Images and masks -> feature maps of a frozen encoder beside class numbers, kept or computed again."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...data.errors import DataError
+from ...data.masks import decode_mask, resize_mask
+from ...data.sources import ImageSource
+from ...model.architecture import num_channels
+from ...model.layers import feature_map, forward_layers
+from ...model.tracing import TRACING_ERRORS, reason_of
+from ..embeddings.image_batches import image_batches
+from ..feature_extractor import FeatureExtractor
+from ..pixel_values import to_pixel_values
+
+logger = logging.getLogger("lejepa_hf")
+
+IGNORED = -1
+_BATCH = 64  # images a forward
+_KEPT = 2**30  # bytes
+_LARGEST_MASK = 512  # pixels a side: logits of 150 classes at that size are 157 MB
+
+
+class SegmentationMaps:
+    """
+    Feature maps of a source, and its masks as numbers of these classes, `IGNORED` where they say nothing.
+
+    Images are squeezed to a square, so that every pixel of the mask is seen. Up to 1 GiB of maps and masks is kept in
+    memory, in half precision; what would be more is computed anew each time it is needed.
+
+    Args:
+        extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling plays no part.
+        source ([`ImageSource`]): Map-style, with masks as labels.
+        classes (`Sequence[int]`): Values of the masks, ascending; all others are ignored.
+        side (`int`): Of the square, in pixels.
+        scale (`float`, *optional*): Divides the features, which as they are might be too large for half precision;
+            their standard deviation in some images of the source if missing.
+
+    Raises:
+        DataError: If no image could be read.
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor, source: ImageSource, classes: Sequence[int], side: int,
+        scale: float | None = None,
+    ):  # fmt: skip
+        self._extractor, self._source, self._side = extractor, source, side
+        self._classes, self.scale = np.asarray(classes), scale
+        self._kept = None
+
+    def __len__(self) -> int:
+        return len(self._source.dataset)
+
+    def batches(self, rows: np.ndarray, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """
+        Args:
+            rows (`np.ndarray`): Numbers of images, in the order wanted. Broken ones are left out.
+            size (`int`): Images a batch.
+
+        Returns:
+            `Iterator`: Maps `(size, dim, rows, columns)`, fp32, and masks `(size, side, side)`, int64, on the host.
+        """
+        if self._kept is None:
+            self._keep_if_small()
+        if self._kept:
+            maps, masks, places = self._kept
+            for chunk in places[rows][places[rows] >= 0].split(size):
+                yield maps[chunk].float(), masks[chunk].long()
+            return
+        waiting_maps, waiting_masks = [], []
+        for maps, masks, _ in self._computed(rows, size):
+            waiting_maps.append(maps)
+            waiting_masks += masks
+            if len(waiting_masks) >= size:
+                yield torch.cat(waiting_maps), torch.stack(waiting_masks)
+                waiting_maps, waiting_masks = [], []
+        if waiting_masks:
+            yield torch.cat(waiting_maps), torch.stack(waiting_masks)
+
+    def with_whole_masks(self) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+        """All images once, with masks of their own size, or of 512 pixels a side where that is larger."""
+        for maps, masks, _ in self._computed(np.arange(len(self)), _BATCH, squeeze_masks=False):
+            yield maps, masks
+
+    def _keep_if_small(self) -> None:
+        all_rows = np.arange(len(self))
+        first = next(self._computed(all_rows[:_BATCH], _BATCH), None)
+        if first is None and len(self) <= _BATCH:
+            raise DataError(f"{self._source.name}: none of its images and masks can be read.")
+        per_image = 0 if first is None else 2 * (first[0][0].numel() + first[1][0].numel())
+        if per_image * len(self) > _KEPT:
+            logger.info(
+                f"{self._source.name}: feature maps would take {per_image * len(self) / 2**30:.1f} GiB; they are "
+                "computed anew for each pass."
+            )
+            self._kept = ()
+            return
+        maps, masks, numbers = [], [], []
+        for some_maps, some_masks, some_numbers in self._computed(all_rows, _BATCH):
+            maps.append(some_maps.half())
+            masks += [mask.short() for mask in some_masks]
+            numbers += some_numbers
+        if not numbers:
+            raise DataError(f"{self._source.name}: none of its images and masks can be read.")
+        places = torch.full((len(self),), -1)
+        places[numbers] = torch.arange(len(numbers))
+        self._kept = torch.cat(maps), torch.stack(masks), places
+
+    def _computed(self, rows: np.ndarray, size: int, squeeze_masks: bool = True) -> Iterator[tuple]:
+        """Maps, masks and numbers of the images that can be read."""
+        source = self._source
+        extractor, channels = self._extractor, num_channels(self._extractor.encoder.config)
+        chosen = source.dataset.select(rows).select_columns([source.image_column, source.label_column])
+        pairs = ({"pair": (row[source.image_column], row[source.label_column])} for row in chosen)
+
+        def decode(pair: tuple):
+            image, mask = extractor.decode(pair[0]), decode_mask(pair[1])
+            sides = (self._side,) * 2 if squeeze_masks else [min(side, _LARGEST_MASK) for side in mask.shape]
+            return squeezed(image, self._side), self._class_numbers(resize_mask(mask, *sides))
+
+        def prepare(decoded: list[tuple]):
+            images, masks = zip(*decoded, strict=True)
+            return as_they_are(list(images), extractor.processor, channels), list(masks)
+
+        of_pairs = replace(source, dataset=chosen, image_column="pair", label_column=None)
+        for batch in image_batches(of_pairs, size, decode, prepare, "feature maps", pairs):
+            if batch.broken:
+                number, reason = next(iter(batch.broken.items()))
+                logger.warning(f"{source.name}: row {rows[number]} is broken and left out: {reason}")
+            if batch.images is not None:
+                pixels, masks = batch.images
+                maps = maps_of(extractor.encoder, pixels)
+                if self.scale is None:
+                    self.scale = float(maps.std().clamp_min(1e-12))
+                yield maps / self.scale, masks, [int(rows[number]) for number in batch.numbers]
+
+    def _class_numbers(self, mask: np.ndarray) -> torch.Tensor:
+        found = np.searchsorted(self._classes, mask).clip(max=len(self._classes) - 1)
+        return torch.from_numpy(np.where(self._classes[found] == mask, found, IGNORED))
+
+
+def find_classes(source: ImageSource, ignore: Sequence[int]) -> set[int]:
+    """
+    Args:
+        source ([`ImageSource`]): Map-style, with masks as labels; only these are read.
+        ignore (`Sequence[int]`): Values that are no classes.
+
+    Returns:
+        `set[int]`: All other values of its masks.
+
+    Raises:
+        ValueError: If no mask can be read or has a class.
+    """
+    column = source.label_column
+    masks = replace(source, dataset=source.dataset.select_columns([column]), image_column=column, label_column=None)
+    found, broken = set(), {}
+    for batch in image_batches(masks, 256, lambda value: np.unique(decode_mask(value)), np.concatenate, "masks"):
+        found |= set(() if batch.images is None else batch.images.tolist())
+        broken |= batch.broken
+    found -= set(ignore)
+    if not found:
+        reason = f"the first one: {next(iter(broken.values()))}" if broken else "all their pixels are ignored"
+        raise ValueError(f"`label_column` {column!r} of `dataset` {source.name!r} holds no usable mask: {reason}.")
+    return found
+
+
+def squeezed(image, side: int):
+    """A decoded image, whole, as a square: PIL's or an array of any number of channels."""
+    if isinstance(image, np.ndarray):
+        bands = [Image.fromarray(band) for band in np.moveaxis(image, -1, 0)]
+        return np.dstack([np.asarray(squeezed(band, side)) for band in bands])
+    return image.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def as_they_are(images: list, processor, channels: int) -> torch.Tensor:
+    """Pixel values of images that have their size already: normalised only."""
+    return to_pixel_values(images, processor, channels, do_resize=False, do_center_crop=False)
+
+
+@torch.no_grad()
+def maps_of(encoder, pixels: torch.Tensor) -> torch.Tensor:
+    """The last layer's patch tokens where they lie, or its feature map; fp32, on the host."""
+    state = forward_layers(encoder, pixels.to(encoder.device, encoder.dtype), 1)[1][0]
+    return feature_map(encoder, state, tuple(pixels.shape[-2:])).float().cpu()
+
+
+def try_size(extractor: FeatureExtractor, side: int) -> None:
+    """
+    Raises:
+        ValueError: If the processor does not let images be, or the encoder takes none of this size, or has no patches.
+    """
+    encoder, kind = extractor.encoder, extractor.encoder.config.model_type
+    try:
+        grey = [squeezed(extractor.grey_image(), side)]
+        found = as_they_are(grey, extractor.processor, num_channels(encoder.config)).shape[-2:]
+    except TypeError:  # timm's takes no such arguments
+        found = None
+    if found != (side, side):
+        raise ValueError(
+            f"`segmentation`: the {type(extractor.processor).__name__} of this encoder resizes or crops always, and "
+            "masks would not fit: save the encoder with a `BitImageProcessor`."
+        )
+    pixels = torch.zeros(1, num_channels(encoder.config), side, side)
+    try:
+        maps_of(encoder, pixels)
+    except TRACING_ERRORS as error:
+        raise ValueError(
+            f"`resolution` {side}: this {kind} encoder makes no map of features from images of {side} x {side} pixels "
+            f"({reason_of(error)}); leave it out for the size it was made for."
+        ) from error

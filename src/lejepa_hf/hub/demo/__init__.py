@@ -1,0 +1,1 @@
+"""The page of `lejepa demo`, and the Space it becomes."""

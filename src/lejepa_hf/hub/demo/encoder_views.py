@@ -1,0 +1,133 @@
+"""EncoderViews: what there is to see of an encoder, without a page."""
+
+import logging
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ...data.decoding import DECODING_ERRORS
+from ...data.sampling import some_rows
+from ...data.sources import ImageSource
+from ...evaluation.attention_maps import class_attention, feature_norms
+from ...evaluation.embeddings.embed_images import public_model
+from ...evaluation.embeddings.nearest_images import NearestImages
+from ...evaluation.evaluate_encoder import load_encoder
+from ...evaluation.feature_extractor import FeatureExtractor
+from ...evaluation.patch_maps import PrincipalColours, enlarged_pixels, legible_patch_maps, patch_maps
+from ...evaluation.pixel_values import in_own_colours
+from ...model.architecture import num_channels
+from .drawing import draw_colours, draw_heat, draw_pixels, draw_thumbnail
+from .settings import DemoSettings
+
+logger = logging.getLogger("lejepa_hf")
+
+_EXAMPLES = 9
+_COLOURED_BY = 32  # images of the bank whose patches fix the colours
+
+
+@dataclass
+class View:
+    """
+    Args:
+        seen, patches, heat (`PIL.Image.Image`): What the processor left of the image; components of its patch
+            features; where the class token looks, or how long the features are.
+        neighbours (`list`): Pictures with their captions, the nearest first.
+        note (`str`): Sizes and ranges, and what could not be done as asked.
+    """
+
+    seen: Image.Image
+    patches: Image.Image
+    heat: Image.Image
+    neighbours: list[tuple[Image.Image, str]]
+    note: str
+
+
+class EncoderViews:
+    """
+    An encoder and, where a dataset is given, its embedded images.
+
+    Args:
+        settings ([`DemoSettings`]): Which.
+
+    Attributes:
+        title, facts (`str`): What the encoder is called, and is.
+        bank ([`~evaluation.embeddings.nearest_images.NearestImages`], *optional*): Where neighbours come from.
+        examples (`list`): Images that are not in the bank, with the names of their classes.
+        enlarge (`int`): What [`look`] should begin with.
+        has_attention (`bool`): Whether a class token's attention can be seen, and not only how long features are.
+
+    Raises:
+        ValueError: If dataset or encoder cannot be loaded, or the encoder has no patches.
+    """
+
+    def __init__(self, settings: DemoSettings):
+        # What may be missing is looked for before the work begins.
+        source = settings.open_dataset()
+        self.extractor = FeatureExtractor(*load_encoder(settings.encoder))
+        pooling, dim = self.extractor.try_one()
+        config = self.extractor.encoder.config
+        self.channels = num_channels(config)
+        self.title = settings.title or public_model(settings.encoder).removesuffix("/encoder")
+        parameters = sum(parameter.numel() for parameter in self.extractor.encoder.parameters())
+        self.facts = f"{config.model_type}, {parameters / 1e6:.2f} million parameters, embeddings of {dim} numbers"
+        self.facts += f" ({pooling})"
+        self.bank, self.examples, images = None, [], [self.extractor.grey_image()]
+        if source is not None:
+            images = self._fill_bank(settings, source)
+        maps, self.enlarge = legible_patch_maps(self.extractor, images)
+        # One colour then means the same in all images.
+        self._colours = PrincipalColours(maps) if self.bank is not None else None
+        self.has_attention = class_attention(self.extractor, images[:1]) is not None
+
+    def _fill_bank(self, settings: DemoSettings, source: ImageSource) -> list:
+        rows = list(some_rows(source, settings.images + _EXAMPLES))
+        if not rows:
+            raise ValueError(f"`dataset` {source.name!r} has no images in split {settings.split!r}.")
+        num_examples = min(_EXAMPLES, len(rows) // 2)  # no neighbours of themselves
+        self.bank = NearestImages(self.extractor, source, rows[num_examples:])
+        for row in rows[:num_examples]:
+            try:
+                image = self.extractor.decode(row[source.image_column])
+            except DECODING_ERRORS as error:
+                logger.warning(f"{source.name}: an example cannot be read and is left out: {error}")
+                continue
+            self.examples.append((image, self.bank.label_of(row)))
+        return [self.extractor.decode(value) for value in self.bank.values(_COLOURED_BY)]
+
+    def look(self, image, enlarge: int) -> View:
+        """
+        Args:
+            image: From the extractor's `decode`.
+            enlarge (`int`): Times the side of the processor's crop; an encoder that takes
+                one size only gets that, and the note says so.
+        """
+        note = ""
+        try:
+            maps = patch_maps(self.extractor, [image], enlarge)
+        except ValueError as error:
+            if enlarge == 1:
+                raise
+            maps, enlarge, note = patch_maps(self.extractor, [image]), 1, f"**Shown at its own size.** {error}\n\n"
+        pixels = enlarged_pixels(self.extractor, [image], enlarge)[0]
+        colours = (self._colours or PrincipalColours(maps))(maps)[0]
+        attention = class_attention(self.extractor, [image], enlarge) if self.has_attention else None
+        heat = (feature_norms(maps) if attention is None else attention)[0]
+        seen = draw_pixels(in_own_colours(pixels, self.extractor.processor))
+        rows, columns = heat.shape
+        note += f"{pixels.shape[2]} x {pixels.shape[1]} pixels, {columns} x {rows} patches. "
+        if attention is None:
+            note += f"Lengths of features from {heat.min():.3g} to {heat.max():.3g}."
+        else:
+            note += f"A patch has {heat.min():.2%} to {heat.max():.2%} of the class token's attention."
+        return View(seen, draw_colours(colours), draw_heat(heat, seen), self._neighbours(image), note)
+
+    def _neighbours(self, image) -> list[tuple[Image.Image, str]]:
+        if self.bank is None:
+            return []
+        return [
+            (
+                draw_thumbnail(self.extractor.decode(found.value)),
+                (f"{found.label} · " if found.label is not None else "") + f"{found.cosine:.3f}",
+            )
+            for found in self.bank(image)
+        ]

@@ -1,0 +1,195 @@
+"""The page itself, in Gradio."""
+
+import logging
+import os
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+
+from ...data.decoding import DECODING_ERRORS
+from ...evaluation.patch_maps import MOST_ENLARGED
+from .drawing import draw_thumbnail
+from .encoder_views import EncoderViews, View
+from .settings import DemoSettings
+
+logger = logging.getLogger("lejepa_hf")
+
+# Galleries as high as their pictures, and no wider than the column.
+_STYLE = """
+#examples .grid-wrap, #neighbours .grid-wrap { height: auto; min-height: 0; max-height: none; overflow: visible; }
+#examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+#neighbours .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)); }
+"""
+_AT_A_TIME = {"concurrency_id": "encoder", "concurrency_limit": 1, "api_visibility": "private"}
+
+
+def check_gradio() -> None:
+    """
+    Raises:
+        ImportError: Without gradio.
+    """
+    if find_spec("gradio") is None:
+        raise ImportError('A demo needs gradio: `pip install "lejepa-hf[demo]"`.')
+
+
+def serve(settings: DemoSettings, host: str | None = None, port: int | None = None) -> None:
+    """
+    Show the page until the process is interrupted.
+
+    Args:
+        settings ([`DemoSettings`]): What it shows.
+        host (`str`, *optional*): Address to listen at; where a Space wants it, this machine alone elsewhere.
+        port (`int`, *optional*): If missing, the first free one from 7860 on.
+
+    Raises:
+        ImportError: Without gradio.
+        ValueError: If the port is taken, or dataset or encoder do not do.
+    """
+    check_gradio()
+    if port is not None:
+        _check_port(host or "127.0.0.1", port)
+    page = build_page(EncoderViews(settings))
+    import gradio
+
+    _, url, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        footer_links=[],
+        show_error=True,
+        css=_STYLE,
+        # Fonts of the reader's system: others would be fetched from Google.
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+    )
+    logger.info(f"The demo is at {url} until Ctrl+C.")
+    page.block_thread()
+
+
+def build_page(views: EncoderViews):
+    """
+    Args:
+        views ([`EncoderViews`]): The encoder to look at.
+
+    Returns:
+        `gradio.Blocks`: Not launched.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when it is imported
+    import gradio as gr
+
+    takes_pictures = views.channels in (1, 3)
+    quiet = {"show_label": False, "interactive": False, "format": "png"}
+    with gr.Blocks(title=f"{views.title}: look at an encoder") as page:
+        gr.Markdown(f"# {views.title}\n{views.facts}")
+        chosen = gr.State(None)  # a path or the number of an example
+        with gr.Row():
+            with gr.Column(scale=1, min_width=260):
+                if takes_pictures:
+                    upload = gr.Image(
+                        label="Your image", image_mode=None, sources=["upload", "clipboard"],
+                        height=260, elem_id="upload",
+                    )  # fmt: skip
+                else:
+                    label = f"Your image: .npy or TIFF with {views.channels} channels"
+                    upload = gr.File(label=label, elem_id="upload")
+                if views.examples:
+                    gr.Markdown("or one of these")
+                examples = gr.Gallery(
+                    [(draw_thumbnail(image), label) for image, label in views.examples],
+                    columns=3, height="auto", allow_preview=False, buttons=[], visible=bool(views.examples),
+                    elem_id="examples", **quiet,
+                )  # fmt: skip
+                enlarge = gr.Slider(
+                    1, MOST_ENLARGED, value=views.enlarge, step=1, label="Resolution of the maps", elem_id="enlarge",
+                    info="times the size the encoder is used with",
+                )  # fmt: skip
+            with gr.Column(scale=3):
+                with gr.Row():
+                    seen, patches, heat = (
+                        _titled_picture(name, title, what, quiet) for name, title, what in _titles(views)
+                    )
+                note = gr.Markdown(elem_id="note")
+                gr.Markdown(f"### Nearest images\n{_told_of_bank(views)}")
+                neighbours = gr.Gallery(
+                    columns=6, height="auto", object_fit="contain", buttons=[], visible=views.bank is not None,
+                    elem_id="neighbours", **quiet,
+                )  # fmt: skip
+        shown = [seen, patches, heat, neighbours, note]
+
+        def look(chosen, enlarge):
+            return _outputs(_look(views, chosen, enlarge))
+
+        def look_at_upload(file, enlarge):
+            return file["path"], *look(file["path"], enlarge)
+
+        def look_at_example(enlarge, picked: gr.SelectData):
+            picture = draw_thumbnail(views.examples[picked.index][0]) if takes_pictures else None
+            return picked.index, picture, *look(picked.index, enlarge)
+
+        def look_again(chosen, enlarge):
+            return look(chosen, enlarge) if chosen is not None else [gr.skip()] * len(shown)
+
+        # The file as it is: Gradio's own decoding would lose 16 bits, and what it says of broken files.
+        upload.upload(look_at_upload, [upload, enlarge], [chosen, *shown], preprocess=False, **_AT_A_TIME)
+        examples.select(look_at_example, [enlarge], [chosen, upload, *shown], **_AT_A_TIME)
+        enlarge.change(look_again, [chosen, enlarge], shown, trigger_mode="always_last", **_AT_A_TIME)
+        if views.examples:
+            page.load(lambda enlarge: (0, *look(0, enlarge)), [enlarge], [chosen, *shown], **_AT_A_TIME)
+    return page
+
+
+def _titles(views: EncoderViews) -> list[tuple[str, str, str]]:
+    """Of the three pictures: id, title, and what it is."""
+    of = "images of the dataset" if views.bank is not None else "this image"
+    heat = ("Attention", "of the class token in the last block, mean over heads")
+    if not views.has_attention:
+        heat = ("Feature norm", "length of each patch feature; there is no attention of a class token to see")
+    return [
+        ("seen", "The image", "as the encoder gets it"),
+        ("patches", "Patch features", f"three principal components, found in {of}"),
+        ("heat", *heat),
+    ]
+
+
+def _titled_picture(name: str, title: str, what: str, settings: dict):
+    import gradio as gr
+
+    with gr.Column(min_width=200):
+        gr.Markdown(f"### {title}")
+        picture = gr.Image(elem_id=name, buttons=["fullscreen", "download"], **settings)
+        gr.Markdown(what)
+    return picture
+
+
+def _told_of_bank(views: EncoderViews) -> str:
+    if views.bank is None:
+        return "None to find: this page was started without `--dataset`."
+    return f"of {len(views.bank):,} of the dataset, with the cosine of both embeddings"
+
+
+def _look(views: EncoderViews, chosen: str | int, enlarge: int) -> View:
+    """The views of an example or a file; what is wrong with the file is told on the page."""
+    import gradio as gr
+
+    try:
+        image = views.examples[chosen][0] if isinstance(chosen, int) else views.extractor.decode(Path(chosen))
+    except DECODING_ERRORS as error:
+        reason = str(error).replace(f"{Path(str(chosen)).parent}{os.sep}", "")  # the folder is Gradio's
+        raise gr.Error(f"This file cannot be read as an image: {reason}", print_exception=False) from error
+    return views.look(image, int(enlarge))
+
+
+def _outputs(view: View) -> tuple:
+    return view.seen, view.patches, view.heat, view.neighbours, view.note
+
+
+def _check_port(host: str, port: int) -> None:
+    """Before the work: Gradio would find out behind it."""
+    if not 1 <= port <= 65535:
+        raise ValueError(f"`port` must be 1 to 65535, got {port}; leave it out for the first free one.")
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise ValueError(f"`port` {port} of {host} cannot be used ({error}): choose another with --port.") from error

@@ -1,0 +1,1 @@
+"""The network: backbone, pooling, projector, token dropping, batch statistics. May import `losses`, `system`."""

@@ -1,0 +1,90 @@
+"""A backbone with fresh or pretrained weights, ready for training."""
+
+import inspect
+from collections.abc import Iterable
+
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from .architecture import is_timm, without_pooler
+from .loading_errors import explained, refuse_unfilled
+from .tracing import without_weights
+
+
+def prepare_config(config: PreTrainedConfig) -> None:
+    """
+    Settings that training on crops needs, made in the config itself, so that they are exported with it: timm's
+    transformers take other sizes than their own only when told so, and a masking encoder has to see whole images.
+
+    Args:
+        config (`PreTrainedConfig`): A backbone's; changed in place where nothing was set.
+    """
+    if is_timm(config) and "dynamic_img_size" not in (config.model_args or {}):
+        wrapper, _ = without_weights(config)
+        if "dynamic_img_size" in inspect.signature(type(wrapper.timm_model).__init__).parameters:
+            config.model_args = {**(config.model_args or {}), "dynamic_img_size": True}
+    if hasattr(config, "mask_ratio"):
+        config.mask_ratio = 0.0
+
+
+def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()) -> PreTrainedModel:
+    """
+    The backbone with fresh weights, ready for training: no learned pooler, no parameter that never gets a gradient.
+
+    Args:
+        config (`PreTrainedConfig`): Any vision config that `AutoModel` builds.
+        idle_parameters (`Iterable[str]`, *optional*): Names of parameters to be frozen, from
+            [`~model.tracing.describe_backbone`]: without a gradient they would stop DDP in the second step.
+
+    Returns:
+        `PreTrainedModel`: The backbone's native class.
+    """
+    backbone = AutoModel.from_config(config, **without_pooler(config))
+    if is_timm(config) and not next(backbone.parameters()).is_meta:
+        # The wrapper draws every layer anew from normal(0, 0.02); timm's own initialisation is what its models need.
+        import timm
+
+        fresh = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
+        backbone.timm_model.load_state_dict(fresh.state_dict())
+    for name in idle_parameters:
+        backbone.get_parameter(name).requires_grad_(False)
+    return backbone
+
+
+def pretrained_config(name_or_path: str) -> PreTrainedConfig:
+    """The config of what [`load_pretrained_backbone`] loads, from the same argument, with the same errors."""
+    config = _config_of(name_or_path)
+    config = config.backbone_config if config.model_type == "lejepa" else getattr(config, "vision_config", config)
+    prepare_config(config)
+    return config
+
+
+def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
+    """
+    A pretrained backbone for a warm start, without its learned pooler if it has one.
+
+    Args:
+        name_or_path (`str`): Hub id or folder that `AutoModel.from_pretrained` accepts. Of a model with text and
+            images (CLIP, SigLIP) the vision part is taken.
+
+    Returns:
+        `PreTrainedModel`: The backbone's native class, fp32.
+
+    Raises:
+        ValueError: If it cannot be found, read with this login or stored, or leaves weights of the backbone unfilled.
+    """
+    if _config_of(name_or_path).model_type == "lejepa":
+        with explained("pretrained_backbone", name_or_path):
+            return AutoModel.from_pretrained(name_or_path, dtype=torch.float32).backbone
+    config = pretrained_config(name_or_path)
+    with explained("pretrained_backbone", name_or_path):
+        backbone, loaded = AutoModel.from_pretrained(
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **without_pooler(config)
+        )
+    refuse_unfilled("pretrained_backbone", name_or_path, config.model_type, loaded)
+    return backbone
+
+
+def _config_of(name_or_path: str) -> PreTrainedConfig:
+    with explained("pretrained_backbone", name_or_path):
+        return AutoConfig.from_pretrained(name_or_path)

@@ -1,0 +1,147 @@
+"""What a backbone does with images, found by passes over shapes alone: no memory, no arithmetic."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, without_pooler
+from .pooling import final_states, pool
+
+# What a network raises for images that it cannot take, or for what are no images to it.
+TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError)
+
+
+@dataclass(frozen=True)
+class BackboneTraits:
+    """
+    Args:
+        pooling (`str`): `"pooler"`, `"cls"` or `"mean"`.
+        embedding_dim (`int`): Width of the embedding.
+        idle_parameters (`frozenset[str]`): Names of those that this embedding does not depend on: mask tokens, a norm
+            that only serves another pooling.
+    """
+
+    pooling: str
+    embedding_dim: int
+    idle_parameters: frozenset[str]
+
+
+def without_weights(config: PreTrainedConfig):
+    """
+    The backbone as shapes alone, and what it returns for an image of its own size.
+
+    Args:
+        config (`PreTrainedConfig`): The backbone's.
+
+    Returns:
+        `tuple[PreTrainedModel, ModelOutput]`: On the meta device. A few of timm's networks compute while they are
+        built, or ask where they are, and are tried on the CPU.
+
+    Raises:
+        ValueError: If the network needs a package that is not installed, or does not turn pixels into embeddings.
+    """
+    try:
+        try:
+            return _trace_on("meta", config)
+        except RuntimeError:
+            if not is_timm(config):
+                raise
+            return _trace_on("cpu", config)
+    except ImportError as error:
+        raise ValueError(f"`backbone_config`: {reason_of(error)}") from error
+    except TRACING_ERRORS as error:
+        raise ValueError(
+            f"`backbone_config`: a {config.model_type} model does not turn pixels into embeddings "
+            f"({reason_of(error)}); choose a vision backbone such as vit, dinov2, resnet, convnextv2 or timm_wrapper, "
+            "or mend its settings."
+        ) from error
+
+
+def _trace_on(device: str, config: PreTrainedConfig):
+    with torch.device(device):
+        backbone = AutoModel.from_config(config, **without_pooler(config)).eval()
+    return backbone, trace(backbone, native_image_size(config))
+
+
+def trace(backbone: PreTrainedModel, size: int):
+    """
+    Args:
+        backbone (`PreTrainedModel`): From [`without_weights`].
+        size (`int`): Side in pixels of the image.
+
+    Returns:
+        `ModelOutput`: For one image; tensors have shapes and no values.
+    """
+    pixels = torch.zeros(1, num_channels(backbone.config), size, size, device=backbone.device)
+    # Not under `torch.device("meta")`: tables that a class computes once for all its models (BEiT's positions) would
+    # stay empty.
+    return backbone(pixels, **forward_kwargs(backbone))
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what a network raised."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()  # models may be loaded where gradients are off
+def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
+    """
+    How this backbone's embedding is made, how wide it is, and which parameters take part.
+
+    Args:
+        config (`PreTrainedConfig`): The backbone's config.
+        pooling (`str`): As in [`LeJEPAConfig`].
+
+    Returns:
+        [`BackboneTraits`]
+
+    Raises:
+        ValueError: If the backbone yields nothing from which that embedding can be made.
+    """
+    backbone, outputs = without_weights(config)
+    _check_can_be_saved(backbone)
+    states, pooled = final_states(outputs), getattr(outputs, "pooler_output", None)
+    tokens = states is not None and states.ndim == 3
+    # Some of timm's have their channels last, which no reader of the exported config could know.
+    feature_map = states is not None and states.ndim == 4 and states.shape[2] == states.shape[3]
+    possible = {
+        "pooler": pooled is not None and pooled.numel() > 0,
+        "cls": tokens and any("cls_token" in name or "class_embedding" in name for name in _tokens(backbone)),
+        "mean": tokens or feature_map,
+    }
+    available = [name for name, yes in possible.items() if yes]
+    chosen = pooling
+    if pooling == "auto" and available:
+        before = getattr(config, "embedding_pooling", None)  # of an exported encoder, from which this one starts
+        chosen = before if before in available else available[0]
+    if chosen not in available:
+        raise ValueError(
+            f"`pooling` {pooling!r} cannot be made from a {config.model_type} backbone, which offers "
+            f"{', '.join(available) or 'no pooled output, tokens or feature map'}: choose another backbone or pooling."
+        )
+    embedding = pool(outputs, chosen)
+    embedding.sum().backward()
+    idle = (name for name, parameter in backbone.named_parameters() if parameter.grad is None)
+    return BackboneTraits(chosen, embedding.shape[-1], frozenset(idle))
+
+
+def _check_can_be_saved(backbone: PreTrainedModel) -> None:
+    """Layers that share weights are refused when a checkpoint is written, hours later."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in backbone.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    shared = next((of_one for of_one in names.values() if len(of_one) > 1), None)
+    if shared is not None:
+        raise ValueError(
+            f"`backbone_config`: layers share weights in this {backbone.config.model_type} backbone "
+            f"({' and '.join(shared[:2])}), which safetensors does not store: choose another one."
+        )
+
+
+def _tokens(backbone: nn.Module) -> list[str]:
+    """Names of parameters that stand for single tokens: no weight matrix has a leading dimension of one."""
+    return [name for name, p in backbone.named_parameters() if p.ndim == 1 or p.shape[0] == 1]

@@ -1,0 +1,166 @@
+"""A short run in a process of its own: how fast it is, how long it waits for views, how much memory it takes."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from multiprocessing import active_children
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from ..data.errors import DataError
+from .recipes import Recipe, parse_recipe
+from ..system.run_folder import write_run_facts
+from .pretraining import build
+
+_WARM_UP = 2  # steps: memory is laid out, workers start
+_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_RESULT = "rehearsal.json"
+
+
+@dataclass
+class Rehearsal:
+    """
+    What a process of a run showed.
+
+    Args:
+        steps (`int`): Measured, after the warm-up.
+        images_per_second (`float`): From the median of these steps' times and their mean waiting time: what else the
+            machine did for a moment does not count, batches that come late do.
+        data_wait_fraction (`float`): Share of their time in which training waited for views.
+        process_bytes (`int`): Most memory the process had resident, workers apart.
+        worker_bytes (`int`): The same of the largest of its workers, pages shared with the process included.
+        allocated_bytes (`int`): Most memory allocated on the GPU; 0 on a CPU.
+        reserved_bytes (`int`): Most that was reserved there for allocations.
+    """
+
+    steps: int
+    images_per_second: float
+    data_wait_fraction: float
+    process_bytes: int
+    worker_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+
+
+def rehearse(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> Rehearsal | None:
+    """
+    Train for a few seconds as the recipe says, in a new process, and forget the result: model, loader, workers and
+    optimiser are those of a run.
+
+    Args:
+        recipe ([`Recipe`]): The run.
+        batch_size (`int`): Images of a process and step, in place of the recipe's.
+        seconds (`float`, *optional*, defaults to 10.0): Measured after the warm-up; a step more if they end in one.
+
+    Returns:
+        [`Rehearsal`], or None if the memory was not enough.
+
+    Raises:
+        ValueError: If the recipe cannot be run: as in training.
+    """
+    # A launcher's process rehearses alone, on its own device.
+    environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
+    if recipe.training.device.type == "cuda":
+        visible, number = os.environ.get("CUDA_VISIBLE_DEVICES"), recipe.training.local_process_index
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number] if visible else str(number)
+    with tempfile.TemporaryDirectory() as folder:
+        write_run_facts(folder, recipe.resolved())
+        command = [sys.executable, "-m", "lejepa_hf.runs.dry_run", folder, str(batch_size), str(seconds)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        result = Path(folder) / _RESULT
+        if result.exists():
+            result = json.loads(result.read_text())
+            if "error" in result:
+                raise ValueError(result["error"])
+            return Rehearsal(**result) if result else None
+    if done.returncode == -signal.SIGKILL:  # Linux does so when memory runs out
+        return None
+    raise RuntimeError(f"The rehearsal broke off:\n{done.stderr[-4000:]}")
+
+
+class Stopwatch(TrainerCallback):
+    """
+    Keeps the logged speed of every step after the warm-up, and ends the run when there is enough.
+
+    Args:
+        seconds (`float`): To measure.
+        prefetched (`int`): Batches that workers lay up while the first steps are slow; they are used up first, within
+            the same number of seconds.
+    """
+
+    def __init__(self, seconds: float, prefetched: int):
+        self.seconds, self.prefetched = seconds, prefetched
+        self.busy, self.waited, self.rehearsal = [], [], None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.begin = time.perf_counter()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "images_per_second" not in logs or state.global_step <= _WARM_UP:
+            return
+        images = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        if state.global_step <= _WARM_UP + self.prefetched and time.perf_counter() - self.begin < self.seconds:
+            return
+        elapsed = images / logs["images_per_second"]
+        self.waited.append(logs["data_wait_fraction"] * elapsed)
+        self.busy.append(elapsed - self.waited[-1])
+        if len(self.busy) >= _WARM_UP and sum(self.busy) + sum(self.waited) >= self.seconds:
+            control.should_training_stop = True
+            waited = statistics.mean(self.waited)
+            step = statistics.median(self.busy) + waited
+            on_gpu = args.device.type == "cuda"
+            self.rehearsal = Rehearsal(
+                steps=len(self.busy),
+                images_per_second=images / step,
+                data_wait_fraction=waited / step,
+                process_bytes=peak_resident_bytes(),
+                worker_bytes=max((peak_resident_bytes(worker.pid) for worker in active_children()), default=0),
+                allocated_bytes=torch.cuda.max_memory_allocated() if on_gpu else 0,
+                reserved_bytes=torch.cuda.max_memory_reserved() if on_gpu else 0,
+            )
+
+
+def peak_resident_bytes(process: int | None = None) -> int:
+    """The most memory a process had resident, this one if none is named; 0 for another one where there is no /proc."""
+    status = Path(f"/proc/{process or os.getpid()}/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    if process is not None:
+        return 0
+    import resource
+
+    # macOS counts bytes, others kibibytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(folder: str, batch_size: str, seconds: str) -> dict:
+    """The run itself; what comes of it goes no further than `folder`."""
+    settings = {"output_dir": f"{folder}/run", "per_device_train_batch_size": batch_size, "max_steps": "1000000"}
+    settings |= {"logging_steps": "1", "save_strategy": "no", "report_to": "none", "push_to_hub": "false"}
+    settings |= {"eval_split": "null", "eval_strategy": "no", "load_best_model_at_end": "false"}
+    settings |= {"disable_tqdm": "true", "resume": "null"}
+    try:
+        arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
+        trainer, _ = build(parse_recipe(Path(folder) / "recipe.yaml", arguments))
+        workers, ahead = trainer.args.dataloader_num_workers, trainer.args.dataloader_prefetch_factor or 2
+        stopwatch = Stopwatch(float(seconds), workers * ahead)
+        trainer.add_callback(stopwatch)
+        trainer.train()
+    except (torch.OutOfMemoryError, MemoryError):
+        return {}
+    except (ValueError, DataError, FloatingPointError) as error:
+        return {"error": str(error)}
+    return asdict(stopwatch.rehearsal)
+
+
+if __name__ == "__main__":
+    outcome = main(*sys.argv[1:])
+    (Path(sys.argv[1]) / _RESULT).write_text(json.dumps(outcome))

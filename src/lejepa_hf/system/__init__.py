@@ -1,0 +1,1 @@
+"""Processes, the machine and durable files. Imports nothing of this package."""

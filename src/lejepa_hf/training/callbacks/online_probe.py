@@ -1,0 +1,127 @@
+"""OnlineProbe: a linear classifier on detached embeddings, trained beside the encoder."""
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import TrainerCallback
+
+from ...system.distributed import total_over_ranks
+
+logger = logging.getLogger("lejepa_hf")
+
+_FILE = "online_probe.safetensors"
+
+
+class OnlineProbe(TrainerCallback):
+    """
+    LayerNorm and one linear layer with its own AdamW, one step on each batch of views.
+
+    Sees detached embeddings, so that labels cannot reach the encoder, and starts at zero, so that no random number is
+    drawn. Gradients are those of the batch of all ranks: its weights stay the same on every rank. Its figures say how
+    well classes can be told apart in views the probe is about to learn from, not held-out accuracy.
+
+    Args:
+        embedding_dim (`int`): Width of the embeddings.
+        num_classes (`int`): Labels are in [0, `num_classes`); others, -1 for example, are left out.
+        learning_rate (`float`, *optional*, defaults to 1e-3): Constant, positive.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): That of the embeddings.
+
+    Raises:
+        ValueError: If there are fewer than two classes.
+
+    Source: arXiv 2511.08544 and the minimal example of its code: every view, learning rate 1e-3, weight decay 1e-7.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        learning_rate: float = 1e-3,
+        device: torch.device | str = "cpu",
+    ):
+        if num_classes < 2:
+            raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
+        # Drawing the linear layer's weights first would move the global RNG.
+        self.probe = nn.Sequential(
+            nn.LayerNorm(embedding_dim), nn.utils.skip_init(nn.Linear, embedding_dim, num_classes)
+        )
+        nn.init.zeros_(self.probe[1].weight)
+        nn.init.zeros_(self.probe[1].bias)
+        self.probe.to(device)
+        self.num_classes, self.device = num_classes, torch.device(device)
+        self.optimizer = torch.optim.AdamW(self.probe.parameters(), lr=learning_rate, weight_decay=1e-7)
+        self._window = torch.zeros(3, device=device)  # loss, hits, views, over ranks and batches since the last log
+        self._writes = True
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._writes = state.is_world_process_zero
+
+    def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:
+        """
+        One step.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(num_views, batch_size, dim)`): Of all views; detached here.
+            labels (`torch.Tensor` of shape `(batch_size,)`, *optional*): Class numbers.
+        """
+        if labels is None:
+            return
+        rows = embeddings.detach().float().flatten(0, 1)
+        targets = labels.to(self.device, non_blocking=True).repeat(len(embeddings))
+        targets = torch.where((targets < 0) | (targets >= self.num_classes), -1, targets)
+        with torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
+            logits = self.probe(rows)
+            loss = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
+        gradients = torch.autograd.grad(loss, list(self.probe.parameters()))
+        hits, views = (logits.argmax(1) == targets).sum(), (targets >= 0).sum()
+        figures = torch.stack([loss.detach(), hits.float(), views.float()])
+        total = total_over_ranks(torch.cat([*(gradient.flatten() for gradient in gradients), figures]))
+        self._window = self._window + total[-3:]
+        parts = (total[:-3] / total[-1].clamp_min(1)).split([gradient.numel() for gradient in gradients])
+        for parameter, part in zip(self.probe.parameters(), parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        self.optimizer.step()
+
+    def measure(self) -> dict[str, float]:
+        """
+        Figures since the last call.
+
+        Returns:
+            `dict[str, float]`: `online_probe_loss`, the cross-entropy, at least 0, and `online_probe_top1`, in [0, 1],
+            both before each step; nothing if no label was seen.
+        """
+        loss, hits, views = self._window.tolist()
+        self._window = torch.zeros_like(self._window)
+        return {"online_probe_loss": loss / views, "online_probe_top1": hits / views} if views else {}
+
+    def save_state(self, folder: Path) -> None:
+        """Write weights, moments and the current window into a checkpoint; the first rank does."""
+        if not self._writes:
+            return
+        tensors = {f"probe.{name}": value for name, value in self.probe.state_dict().items()}
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
+        tensors["window"] = self._window
+        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, Path(folder) / _FILE)
+
+    def load_state(self, folder: Path) -> None:
+        """Continue from a checkpoint; start anew, with a warning, from one without a fitting state."""
+        path = Path(folder) / _FILE
+        tensors = load_file(path) if path.is_file() else {}
+        weights = {name.removeprefix("probe."): value for name, value in tensors.items() if name.startswith("probe.")}
+        shapes, wanted = ({name: of[name].shape for name in of} for of in (weights, self.probe.state_dict()))
+        if shapes != wanted:
+            logger.warning(f"{Path(folder).name} has no state of this online probe: it starts anew.")
+            return
+        self.probe.load_state_dict(weights)
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                moments.setdefault(int(number), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self._window = tensors["window"].to(self.device)

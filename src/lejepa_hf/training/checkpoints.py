@@ -1,0 +1,112 @@
+"""Which checkpoints of a run can be trusted."""
+
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
+
+from ..data.reader_state import position_file
+from ..system.durable_files import flush
+from .resume_settings import saved_world_size
+
+_STATE = "trainer_state.json"
+# The names of one process and DDP, then those of FSDP: whole, sharded.
+_WEIGHTS = ("model*.safetensors", "pytorch_model_fsdp.bin", "pytorch_model_fsdp_*")
+_OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*")
+
+
+class CheckpointNotWritten(Exception):
+    """A checkpoint could not be written, for want of room or rights; earlier ones are untouched."""
+
+
+def publish(written: Path, checkpoint: Path) -> None:
+    """
+    Give a folder its final name when all of it is on the disk, so that neither a kill nor a power cut leaves half.
+
+    Args:
+        written (`Path`): A finished checkpoint, in a folder on the same disk.
+        checkpoint (`Path`): Its name; what is there already is replaced.
+    """
+    for path in [*written.rglob("*"), written]:
+        flush(path)
+    if checkpoint.exists():
+        shutil.rmtree(checkpoint)
+    written.rename(checkpoint)
+    flush(checkpoint.parent)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """
+    Whether a save ran to its end: the Trainer writes its state last, weights must be as long as they claim, and every
+    process of the run must have left its part.
+    """
+    try:
+        TrainerState.load_from_json(str(checkpoint / _STATE))
+        for weights in checkpoint.glob("*.safetensors"):
+            with safe_open(weights, framework="pt"):
+                pass
+        ranks = range(saved_world_size(checkpoint) or 0)
+    except (OSError, ValueError, TypeError, SafetensorError):
+        return False
+    if not all((checkpoint / position_file(rank)).is_file() for rank in ranks):
+        return False
+    return all(any(any(checkpoint.glob(form)) for form in forms) for forms in (_WEIGHTS, _OPTIMIZER))
+
+
+def complete_checkpoints(run: str | Path) -> list[Path]:
+    """The complete checkpoints of a run folder, newest first."""
+    numbered = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in Path(run).glob("checkpoint-*")]
+    ordered = sorted(((int(match[1]), path) for match, path in numbered if match), reverse=True)
+    return [path for _, path in ordered if is_complete(path)]
+
+
+def last_finite_checkpoint(run: str | Path) -> Path | None:
+    """The newest complete checkpoint without NaN or infinity in its weights."""
+    for checkpoint in complete_checkpoints(run):
+        if all(_is_finite(weights) for weights in checkpoint.glob("*.safetensors")):
+            return checkpoint
+    return None
+
+
+def _is_finite(weights: Path) -> bool:
+    with safe_open(weights, framework="pt") as file:
+        return all(bool(torch.isfinite(file.get_tensor(name)).all()) for name in file.offset_keys())
+
+
+def resolve_resume(resume: str, run: str | Path) -> Path | None:
+    """
+    The checkpoint to continue from.
+
+    Args:
+        resume (`str`): `"auto"` or a checkpoint folder.
+        run (`str` or `Path`): The run folder.
+
+    Returns:
+        `Path`: A complete checkpoint. None with `"auto"` where a run has not come to its first one yet, so that one
+        command serves to start and to go on, as clusters repeat it.
+
+    Raises:
+        ValueError: If the folder asked for is none, or the run left results but no checkpoint.
+    """
+    if resume == "auto":
+        found = complete_checkpoints(run)
+        results = [name for name in ("encoder", "pretraining", "results.json") if (Path(run) / name).exists()]
+        if not found and results:
+            raise ValueError(
+                f"`resume`: {str(run)!r} has {', '.join(results)} but no complete checkpoint to continue from: give a "
+                f"new run another `output_dir`, and its weights with `--continue_from {run}`."
+            )
+        return found[0] if found else None
+    if not is_complete(Path(resume)):
+        others = ", ".join(path.name for path in complete_checkpoints(run)) or "none"
+        message = f"`resume` {resume!r} is no complete checkpoint; complete ones in {str(run)!r}: {others}."
+        if not Path(resume).exists() and resume.count("/") == 1 and resume[0] not in "./~":
+            message += (
+                " If it is an id of the Hub: optimizer state is never published, so that no run is resumed from "
+                f"there; a new one goes on with its network by `--continue_from {resume}`."
+            )
+        raise ValueError(message)
+    return Path(resume)

@@ -1,0 +1,94 @@
+"""An exponential moving average of the encoder's weights."""
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback
+
+from ..system.distributed import copy_whole_, is_first_rank, local_part, whole
+
+logger = logging.getLogger("lejepa_hf")
+
+_FILE = "encoder_average.safetensors"
+
+
+class EncoderAverage(TrainerCallback):
+    """
+    Follows the encoder's parameters after every optimiser step. Sharded parameters (FSDP2) are averaged where they
+    lie.
+
+    The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`, so that the first weights are soon
+    forgotten. Buffers (running means) are not averaged: an averaged encoder has those of the raw one.
+
+    Args:
+        decay (`float`): Weight of the past, in (0, 1).
+    """
+
+    def __init__(self, decay: float):
+        self.decay = decay
+        self._average: dict[str, torch.Tensor] = {}
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        # FSDP's activation checkpointing puts its wrapper into the names; the saved average is read without it.
+        self._average = {
+            name.replace("_checkpoint_wrapped_module.", ""): parameter.detach().clone()
+            for name, parameter in model.encoder.named_parameters()
+        }
+
+    @torch.no_grad()
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        averages = [local_part(average) for average in self._average.values()]
+        torch._foreach_lerp_(averages, [local_part(parameter) for parameter in model.encoder.parameters()], 1 - decay)
+
+    def save_state(self, folder: Path) -> None:
+        """Write the average as whole tensors; every rank calls it, the first one writes."""
+        tensors = {}
+        for name, average in self._average.items():
+            value = whole(average)  # of all ranks, and dropped by all but the first: one tensor at a time
+            if is_first_rank():
+                tensors[name] = value.contiguous().cpu()
+        if tensors:
+            save_file(tensors, Path(folder) / _FILE, metadata={"ema_decay": str(self.decay)})
+
+    def load_state(self, folder: Path) -> None:
+        """Read what [`save_state`] wrote; training begins before, and finished runs are not trained at all."""
+        path = Path(folder) / _FILE
+        if not path.is_file():
+            logger.warning(
+                f"`ema_decay`: {Path(folder).name} has no averaged encoder, the average begins with its weights."
+            )
+            return
+        saved = load_file(path)
+        self._average = self._average or saved
+        for name, value in saved.items():
+            copy_whole_(self._average[name], value)
+
+
+@torch.no_grad()
+def load_average(encoder: nn.Module, folder: str | Path) -> float:
+    """
+    Put averaged weights into an encoder.
+
+    Args:
+        encoder ([`LeJEPAModel`]): The raw one, from the same folder.
+        folder (`str` or `Path`): A checkpoint, or `pretraining/` of a run folder.
+
+    Returns:
+        `float`: The decay they were averaged with.
+
+    Raises:
+        ValueError: If the run kept no average.
+    """
+    path = Path(folder) / _FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{str(folder)!r} has no averaged encoder, {_FILE}: a run keeps one if its `ema_decay` is above 0."
+        )
+    encoder.load_state_dict({**encoder.state_dict(), **load_file(path)})
+    with safe_open(path, framework="pt") as file:
+        return float(file.metadata()["ema_decay"])

@@ -1,0 +1,194 @@
+import io
+from dataclasses import replace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from transformers import AutoConfig, AutoModel
+
+from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, MultiCropCollator, MultiCropTransform
+from lejepa_hf.data.photometric import apply_photometric
+from lejepa_hf.data.sources import ImageSource, load_source
+from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings, extract_projections, raw_pixels
+from lejepa_hf.hub.export import build_processor
+
+DINOV2 = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+DINOV2 |= {"image_size": 16, "patch_size": 4, "mlp_ratio": 2}
+IJEPA = {"model_type": "ijepa", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+IJEPA |= {"image_size": 16, "patch_size": 4, "intermediate_size": 64}
+
+
+def build(config: dict, **kwargs):
+    torch.manual_seed(0)
+    return AutoModel.from_config(AutoConfig.for_model(**config), **kwargs).eval()
+
+
+@pytest.fixture
+def processor():
+    return build_processor(16, crop_ratio=1.0)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageSource:
+    source = load_source("digits")
+    return replace(source, dataset=source.dataset.select(range(23)))
+
+
+def test_broken_images_are_left_out_with_their_labels(digits, processor, tiny_resnet, caplog):
+    rows = list(digits.dataset)
+    rows[4]["image"] = {"bytes": rows[4]["image"]["bytes"][:40], "path": None}
+    rows[22]["image"] = {"bytes": b"", "path": None}
+    damaged = replace(digits, dataset=rows)
+    labels = [label for number, label in enumerate(digits.dataset["label"]) if number not in (4, 22)]
+    encoder = build(tiny_resnet)
+    whole, embedded = (extract_embeddings(encoder, processor, source, 5) for source in (digits, damaged))
+    assert embedded.labels.tolist() == labels == raw_pixels(damaged).labels.tolist()
+    kept = [number for number in range(23) if number not in (4, 22)]
+    torch.testing.assert_close(embedded.embeddings, whole.embeddings[kept], atol=1e-5, rtol=1e-4)
+    assert "2 broken images are left out, the first one row 4: " in caplog.text
+
+
+def images_source(images: list[Image.Image]) -> ImageSource:
+    rows = []
+    for image in images:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        rows.append({"bytes": buffer.getvalue(), "path": None})
+    dataset = datasets.Dataset.from_dict({"image": rows, "label": list(range(len(rows)))})
+    return ImageSource(dataset, "made here", "image", "label")
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 100])
+def test_rows_keep_their_order_for_every_batch_size(digits, processor, tiny_resnet, batch_size):
+    encoder = build(tiny_resnet)
+    embedded = extract_embeddings(encoder, processor, digits, batch_size)
+    assert embedded.labels.tolist() == digits.dataset["label"]
+    for row in (0, 11, 22):
+        image = Image.open(io.BytesIO(digits.dataset[row]["image"]["bytes"])).convert("RGB")
+        with torch.no_grad():
+            alone = encoder(**processor(image, return_tensors="pt")).pooler_output.flatten()
+        torch.testing.assert_close(embedded.embeddings[row], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling", "expected"),
+    [
+        ("vit", "pooler", lambda outputs: outputs.pooler_output),
+        ("vit", "cls", lambda outputs: outputs.last_hidden_state[:, 0]),
+        ("vit", "mean", lambda outputs: outputs.last_hidden_state.mean(1)),
+        ("resnet", "mean", lambda outputs: outputs.last_hidden_state.mean((2, 3))),
+        # Models of others say nothing.
+        ("vit", None, lambda outputs: outputs.pooler_output),
+        (DINOV2, None, lambda outputs: outputs.pooler_output),
+        ("resnet", None, lambda outputs: outputs.pooler_output[:, :, 0, 0]),
+        (IJEPA, None, lambda outputs: outputs.last_hidden_state.mean(1)),
+    ],
+)
+def test_pools_as_the_export_says(digits, processor, tiny_vit, tiny_resnet, config, pooling, expected):
+    config = {"vit": tiny_vit, "resnet": tiny_resnet}[config] if isinstance(config, str) else config
+    kwargs = {"add_pooling_layer": False} if config is IJEPA else {}
+    encoder = build(config, **kwargs)
+    if pooling is not None:
+        encoder.config.embedding_pooling = pooling
+    images = [Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB") for row in digits.dataset]
+    with torch.no_grad():
+        reference = expected(encoder(**processor(images, return_tensors="pt")))
+    embeddings = extract_embeddings(encoder, processor, digits).embeddings
+    assert embeddings.shape == reference.shape == (23, 16 if config["model_type"] == "resnet" else 32)
+    torch.testing.assert_close(embeddings, reference, atol=1e-5, rtol=1e-4)
+
+
+def test_images_of_another_size_than_the_position_table(digits, tiny_vit):
+    embeddings = extract_embeddings(build(tiny_vit), build_processor(8, crop_ratio=1.0), digits).embeddings
+    assert embeddings.shape == (23, 32)
+    assert embeddings.isfinite().all()
+
+
+def test_result_can_be_trained_on_and_gradients_stay_on(digits, processor, tiny_resnet):
+    embedded = extract_embeddings(build(tiny_resnet), processor, digits)
+    assert torch.is_grad_enabled()
+    assert not embedded.embeddings.requires_grad
+    head = torch.nn.Linear(16, 1)
+    head(embedded.embeddings).sum().backward()  # an inference tensor would raise
+    torch.testing.assert_close(head.weight.grad[0], embedded.embeddings.sum(0))
+
+
+def test_batch_norm_neither_learns_nor_uses_the_batch(digits, processor, tiny_resnet):
+    encoder = build(tiny_resnet)
+    expected = extract_embeddings(encoder, processor, digits, batch_size=23).embeddings
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder.train()
+    found = extract_embeddings(encoder, processor, digits, batch_size=23).embeddings
+    torch.testing.assert_close(found, expected)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_half_precision_encoders_give_fp32(digits, processor, tiny_resnet):
+    encoder = build(tiny_resnet)
+    expected = extract_embeddings(encoder, processor, digits).embeddings
+    found = extract_embeddings(encoder.bfloat16(), processor, digits).embeddings
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_raw_pixels_of_digits_are_those_of_scikit_learn(split):
+    scans, labels = load_digits(return_X_y=True)
+    parts = train_test_split(scans, labels, test_size=0.25, random_state=0, stratify=labels)
+    scans, labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
+    found = raw_pixels(load_source("digits", split))
+    np.testing.assert_allclose(found.embeddings.numpy(), scans / 16, atol=0.5 / 255 + 1e-6)
+    assert found.labels.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("images", "dim"),
+    [
+        ([("L", (8, 8), 10), ("L", (8, 8), 20)], 64),
+        ([("RGB", (6, 5), (9, 9, 9))], 90),
+        ([("L", (8, 8), 10), ("RGB", (8, 8), (10, 10, 10))], 192),  # one mode for all
+        ([("L", (8, 8), 10), ("L", (9, 8), 10)], 1024),  # one size for all
+        ([("L", (40, 40), 10)], 1024),
+    ],
+)
+def test_raw_pixels_of_all_images_have_one_shape(images, dim):
+    found = raw_pixels(images_source([Image.new(*image) for image in images])).embeddings
+    assert found.shape == (len(images), dim)
+    first = images[0][2]
+    assert found[0].unique().tolist() == pytest.approx([(first if isinstance(first, int) else first[0]) / 255])
+
+
+def pretraining_model(backbone: dict) -> LeJEPAForPreTraining:
+    torch.manual_seed(0)
+    return LeJEPAForPreTraining(LeJEPAConfig(backbone_config=backbone, projector_dims=[16, 8]))
+
+
+@pytest.mark.parametrize("num_local_views", [0, 3])
+@pytest.mark.parametrize("batch_size", [5, 100])
+def test_projections_are_those_of_the_model(digits, tiny_resnet, num_local_views, batch_size):
+    transform = MultiCropTransform(
+        num_local_views=num_local_views, global_crop_size=16, local_crop_size=12, blur_kernel_size=5
+    )
+    collator, rows = MultiCropCollator(transform), [{**row, "index": i} for i, row in enumerate(digits.dataset)]
+    model = pretraining_model(tiny_resnet).train()  # evaluation mode is not left to the caller
+    found = extract_projections(model, rows, collator, batch_size)
+    assert found.shape == (2 + num_local_views, 23, 8) and not found.requires_grad
+    # As in training, in parts of about a batch of which none is small.
+    parts = [rows] if batch_size == 100 else [rows[:6], rows[6:12], rows[12:18], rows[18:]]
+    expected = [model.train()(**apply_photometric(collator(part), transform)).projections for part in parts]
+    torch.testing.assert_close(found, torch.cat(expected, dim=1).detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_projections_of_a_half_precision_model_are_fp32(digits, tiny_resnet):
+    collator = MultiCropCollator(MultiCropTransform(global_crop_size=16, local_crop_size=12, blur_kernel_size=5))
+    projections = extract_projections(pretraining_model(tiny_resnet).bfloat16(), digits.dataset, collator)
+    assert projections.dtype == torch.float32 and projections.isfinite().all()
+
+
+def test_no_images_no_projections(tiny_resnet):
+    with pytest.raises(ValueError, match="no images"):
+        extract_projections(pretraining_model(tiny_resnet), [], MultiCropCollator())

@@ -1,0 +1,271 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from lejepa_hf.data.errors import DataError
+from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.embeddings import store as module
+from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
+from lejepa_hf.evaluation.embeddings.image_batches import ImageBatch
+from lejepa_hf.evaluation.embeddings.store import EmbeddingStore, store_name
+from lejepa_hf.hub.export import build_processor
+
+
+def batch(start: int, number: int, broken: dict | None = None) -> ImageBatch:
+    rows = [row for row in range(start, start + number) if row not in (broken or {})]
+    return ImageBatch(start + number, rows, [row % 3 for row in rows], [None] * len(rows), None, broken or {})
+
+
+def numbers(of: ImageBatch, width: int = 5) -> torch.Tensor:
+    return torch.tensor(of.numbers, dtype=torch.float32)[:, None] + torch.arange(width) / 10
+
+
+def test_what_was_added_comes_back(tmp_path):
+    store = EmbeddingStore(tmp_path / "some" / "folder")
+    for part in (batch(0, 4), batch(4, 3, {5: "torn"}), batch(7, 2, {7: "torn", 8: "torn"})):
+        store.add(part, numbers(part), dim=3)
+    store.save(is_complete=True)
+    again = EmbeddingStore(store.folder)
+    assert again.is_complete and again.num_images == 6 and again.next_row == 9
+    assert again.broken == {5: "torn", 7: "torn", 8: "torn"}
+    embeddings, labels, features = again.read()
+    expected = torch.tensor([0, 1, 2, 3, 4, 6], dtype=torch.float32)[:, None] + torch.arange(5) / 10
+    torch.testing.assert_close(embeddings, expected[:, :3])
+    torch.testing.assert_close(features, expected[:, 3:])
+    assert labels.tolist() == [0, 1, 2, 0, 1, 0]
+
+
+def test_large_ones_stay_on_disk_and_outlive_their_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_READ_WHOLE", 10)
+    store = EmbeddingStore(tmp_path / "folder")
+    store.add(batch(0, 4), numbers(batch(0, 4)), dim=5)
+    store.save(is_complete=True)
+    embeddings, _, features = store.read()
+    for file in store.folder.iterdir():
+        file.unlink()
+    torch.testing.assert_close(embeddings, numbers(batch(0, 4)))
+    assert features.data_ptr() == embeddings.data_ptr()
+
+
+def test_a_torn_end_is_written_again(tmp_path):
+    store = EmbeddingStore(tmp_path)
+    store.add(batch(0, 4), numbers(batch(0, 4)), dim=5)
+    store.save()
+    store.add(batch(4, 4), numbers(batch(4, 4)), dim=5)  # and no save: a kill
+    with (tmp_path / "features.f32").open("ab") as file:
+        file.write(b"half a number"[:7])
+    again = EmbeddingStore(tmp_path)
+    assert (again.next_row, again.num_images, again.is_complete) == (4, 4, False)
+    again.add(batch(4, 2), numbers(batch(4, 2)), dim=5)
+    again.save(is_complete=True)
+    torch.testing.assert_close(again.read()[0], numbers(batch(0, 6)))
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    store = EmbeddingStore(tmp_path)
+    (tmp_path / "features.f32").unlink()
+    (tmp_path / "features.f32").symlink_to("/dev/full")
+    with pytest.raises(DataError, match=r"cannot be written to .*No space left.*`cache_dir`"):
+        store.add(batch(0, 4), numbers(batch(0, 4)), dim=5)
+
+
+def test_names_tell_combinations_apart():
+    names = {store_name(data=data, weights=weights) for data in "ab" for weights in "xy"}
+    assert len(names) == 4 and store_name(weights="x", data="a") in names
+
+
+@pytest.fixture
+def encoder(tiny_vit):
+    torch.manual_seed(0)
+    return AutoModel.from_config(AutoConfig.for_model(**tiny_vit), add_pooling_layer=False)
+
+
+@pytest.fixture
+def digits():
+    source = load_source("digits")
+    return replace(source, dataset=source.dataset.select(range(60)))
+
+
+def test_found_again_by_weights_preprocessing_and_data(tmp_path, encoder, digits, caplog):
+    caplog.set_level("INFO", "lejepa_hf")
+    processor = build_processor(16, crop_ratio=1.0)
+    first = extract_embeddings(encoder, processor, digits, 16, tmp_path)
+    again = extract_embeddings(encoder, processor, digits, 25, tmp_path)
+    assert torch.equal(first.embeddings, again.embeddings) and torch.equal(first.labels, again.labels)
+    assert torch.equal(first.probe_features, again.probe_features)
+    assert caplog.text.count("embeddings of 60 images found") == 1
+    extract_embeddings(encoder, build_processor(12, crop_ratio=1.0), digits, 16, tmp_path)
+    extract_embeddings(encoder, processor, replace(digits, dataset=digits.dataset.select(range(50))), 16, tmp_path)
+    with torch.no_grad():
+        encoder.layernorm.bias[0] += 1
+    other = extract_embeddings(encoder, processor, digits, 16, tmp_path)
+    assert caplog.text.count("images found") == 1
+    assert not torch.equal(other.embeddings, first.embeddings)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_same_weights_pooled_otherwise_are_another_encoder(tmp_path, encoder, digits):
+    processor = build_processor(16, crop_ratio=1.0)
+    encoder.config.embedding_pooling = "cls"
+    first = extract_embeddings(encoder, processor, digits, 16, tmp_path)
+    encoder.config.embedding_pooling = "mean"
+    assert not torch.equal(extract_embeddings(encoder, processor, digits, 16, tmp_path).embeddings, first.embeddings)
+
+
+def test_a_replaced_image_is_embedded_anew(tmp_path, encoder, digits):
+    for number, row in enumerate(digits.dataset.select(range(4))):
+        file = tmp_path / "images" / str(number % 2) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row["image"]["bytes"])
+
+    def embed():
+        source = load_source(tmp_path / "images")
+        return extract_embeddings(encoder, build_processor(16, crop_ratio=1.0), source, 4, tmp_path / "cache")
+
+    first = embed().embeddings
+    assert torch.equal(embed().embeddings, first) and len(list((tmp_path / "cache").iterdir())) == 1
+    file.write_bytes((tmp_path / "images" / "0" / "0.png").read_bytes())
+    again = embed().embeddings
+    assert torch.equal(again[:3], first[:3]) and torch.equal(again[3], first[0])
+
+
+def test_files_changed_behind_their_record_are_written_again(tmp_path, encoder, digits):
+    processor = build_processor(16, crop_ratio=1.0)
+    first = extract_embeddings(encoder, processor, digits, 16, tmp_path)
+    (features,) = tmp_path.glob("*/features.f32")
+    with features.open("ab") as file:
+        file.write(bytes(400))
+    assert torch.equal(extract_embeddings(encoder, processor, digits, 16, tmp_path).embeddings, first.embeddings)
+
+
+def test_parts_replace_what_one_process_began(tmp_path):
+    begun, parts = EmbeddingStore(tmp_path), [tmp_path / "part-0", tmp_path / "part-1"]
+    begun.add(batch(0, 3, {1: "torn"}), numbers(batch(0, 3, {1: "torn"})), dim=5)
+    begun.save()
+    for part, rows in zip(parts, (batch(0, 3), batch(3, 3)), strict=True):
+        store = EmbeddingStore(part)
+        store.add(rows, numbers(rows), dim=5)
+        store.save(is_complete=True)
+    EmbeddingStore(tmp_path).take(parts)
+    whole = EmbeddingStore(tmp_path)
+    assert whole.is_complete and whole.num_images == 6 and not whole.broken
+    torch.testing.assert_close(whole.read()[0], numbers(batch(0, 6)))
+
+
+def test_class_tokens_of_two_layers_are_what_a_probe_gets(encoder, digits):
+    processor = build_processor(16, crop_ratio=1.0)
+    found = extract_embeddings(encoder, processor, digits, 16)
+    assert found.embeddings.shape == (60, 32) and found.probe_features.shape == (60, 64)
+    torch.testing.assert_close(found.probe_features[:, 32:], encoder_cls(encoder, processor, digits))
+
+
+def encoder_cls(encoder, processor, source) -> torch.Tensor:
+    import io
+
+    from PIL import Image
+
+    images = [Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB") for row in source.dataset]
+    with torch.no_grad():
+        return encoder(**processor(images, return_tensors="pt")).last_hidden_state[:, 0]
+
+
+RUN = """
+import sys, time
+import torch
+from dataclasses import replace
+from lejepa_hf.data.sources import load_source
+from lejepa_hf.system.distributed import join_processes, process_index
+from lejepa_hf.evaluation.embeddings import store as embedding_store
+from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
+from lejepa_hf.evaluation.evaluate_encoder import load_encoder
+folder, cache, pause, out = sys.argv[1:]
+torch.set_num_threads(1)
+embedding_store._BATCHES_PER_SAVE = 1
+add = embedding_store.EmbeddingStore.add
+def slow_add(*arguments):
+    add(*arguments)
+    time.sleep(float(pause))
+embedding_store.EmbeddingStore.add = slow_add
+join_processes()
+found = extract_embeddings(*load_encoder(folder), load_source("digits"), 64, cache if cache != "none" else None)
+torch.save([found.embeddings, found.labels, found.probe_features], f"{out}-{process_index()}.pt")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, encoder) -> Path:
+    encoder.config.embedding_pooling = "cls"
+    encoder.save_pretrained(tmp_path / "encoder")
+    build_processor(16, crop_ratio=1.0).save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def test_a_killed_one_goes_on_where_it_was(tmp_path, folder):
+    cache, out = tmp_path / "cache", tmp_path / "found"
+    command = [sys.executable, "-c", RUN, str(folder), str(cache)]
+    process = subprocess.Popen([*command, "0.2", str(out)], stderr=subprocess.DEVNULL)
+    while not list(cache.glob("*/about.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (store,) = cache.iterdir()
+    done = EmbeddingStore(store).next_row
+    assert 0 < done < 1347 and not EmbeddingStore(store).is_complete
+    subprocess.run([*command, "0", str(out)], check=True, stderr=subprocess.DEVNULL)
+    expected = extract_embeddings(*_loaded(folder), load_source("digits"), 64)
+    found = torch.load(f"{out}-0.pt", weights_only=True)
+    assert torch.equal(found[1], expected.labels)
+    torch.testing.assert_close(found[0], expected.embeddings)
+    torch.testing.assert_close(found[2], expected.probe_features)
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_embed_once(tmp_path, folder):
+    cache = tmp_path / "cache"
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-c", RUN, str(folder), str(cache), "0.05", str(tmp_path / name)],
+            stderr=subprocess.PIPE, text=True,
+        )
+        for name in ("a", "b")
+    ]  # fmt: skip
+    assert [process.wait() for process in commands] == [0, 0], [process.stderr.read() for process in commands]
+    expected = extract_embeddings(*_loaded(folder), load_source("digits"), 64)
+    for name in ("a", "b"):
+        found = torch.load(tmp_path / f"{name}-0.pt", weights_only=True)
+        assert torch.equal(found[1], expected.labels)
+        torch.testing.assert_close(found[0], expected.embeddings)
+
+
+def _loaded(folder):
+    from lejepa_hf.evaluation.evaluate_encoder import load_encoder
+
+    return load_encoder(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [True, False])
+def test_processes_share_the_work(tmp_path, folder, two_processes, cached):
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    cache = str(tmp_path / "cache") if cached else "none"
+    two_processes(script, str(folder), cache, "0", str(tmp_path / "found"))
+    expected = extract_embeddings(*_loaded(folder), load_source("digits"), 64)
+    for rank in range(2):
+        embeddings, labels, features = torch.load(tmp_path / f"found-{rank}.pt", weights_only=True)
+        assert torch.equal(labels, expected.labels)
+        torch.testing.assert_close(embeddings, expected.embeddings)
+        torch.testing.assert_close(features, expected.probe_features)
+    if cached:
+        (store,) = Path(cache).iterdir()
+        assert {path.name for path in store.iterdir()} - {"lock"} == {"about.json", "features.f32", "labels.i64"}

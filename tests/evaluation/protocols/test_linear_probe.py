@@ -1,0 +1,122 @@
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
+from lejepa_hf.evaluation.protocols.linear_probe import linear_probe
+
+
+def toy(num_classes: int, rows: int = 400, spread: float = 1.0, seed: int = 0) -> LabelledEmbeddings:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(rows) % num_classes
+    centres = 5 * torch.randn(num_classes, 16, generator=torch.Generator().manual_seed(99))
+    return LabelledEmbeddings(centres[labels] + spread * torch.randn(rows, 16, generator=generator), labels)
+
+
+def test_separable_classes_are_separated():
+    results = linear_probe(toy(10), toy(10, seed=1), num_steps=300)
+    assert results["eval_linear_top1"] > 0.99
+    assert results["eval_linear_top5"] > 0.99
+
+
+def test_is_as_good_as_logistic_regression_on_pixels():
+    pixels, labels = load_digits(return_X_y=True)
+    expected = LogisticRegression(max_iter=2000).fit(pixels[:1000], labels[:1000]).score(pixels[1000:], labels[1000:])
+    pixels, labels = torch.from_numpy(pixels).float(), torch.from_numpy(labels)
+    results = linear_probe(
+        LabelledEmbeddings(pixels[:1000], labels[:1000]), LabelledEmbeddings(pixels[1000:], labels[1000:])
+    )
+    assert results["eval_linear_top1"] == pytest.approx(expected, abs=0.03)
+    assert results["eval_linear_top1"] <= results["eval_linear_top5"] <= 1
+
+
+def test_random_labels_give_chance():
+    parts = [toy(10, rows=2000, seed=seed) for seed in (0, 1)]
+    for seed, part in enumerate(parts):
+        part.labels = torch.randint(10, part.labels.shape, generator=torch.Generator().manual_seed(seed))
+    results = linear_probe(*parts, num_steps=200)
+    assert results["eval_linear_top1"] == pytest.approx(0.1, abs=0.04)
+    assert results["eval_linear_top5"] == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("scale", [2.0**-30, 2.0**30])
+def test_scale_of_the_embeddings_does_not_matter(scale):
+    train, test = toy(10, spread=4.0), toy(10, spread=4.0, seed=1)
+    scaled = [LabelledEmbeddings(part.embeddings * scale, part.labels) for part in (train, test)]
+    results = linear_probe(train, test, num_steps=100)
+    assert 0.3 < results["eval_linear_top1"] < 1
+    assert linear_probe(*scaled, num_steps=100) == results
+
+
+def test_fewer_than_five_classes_have_no_top5():
+    assert list(linear_probe(toy(3), toy(3, seed=1), num_steps=20)) == ["eval_linear_top1", "eval_linear_top1_ci95"]
+
+
+def test_is_deterministic_and_leaves_the_global_rng_alone():
+    train, test = toy(10, spread=6.0), toy(10, spread=6.0, seed=1)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = linear_probe(train, test, num_steps=50)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert linear_probe(train, test, num_steps=50) == first
+
+
+def test_embeddings_stay_as_they_are():
+    train, test = toy(10), toy(10, seed=1)
+    linear_probe(train, test, num_steps=5)
+    assert torch.equal(train.embeddings, toy(10).embeddings)
+    assert train.embeddings.grad is None
+
+
+def test_the_rate_is_chosen_by_training_images_and_fitted_on_all_of_them(caplog):
+    caplog.set_level("INFO", "lejepa_hf")
+    train, test = toy(10, spread=4.0), toy(10, spread=4.0, seed=1)
+    rates = (1e-6, 1e-2, 100.0)
+    swept = linear_probe(train, test, rates, num_steps=100)
+    said = re.search(r"learning rate (\S+), best of 3 on 40 training images", caplog.text)
+    alone = {rate: linear_probe(train, test, (rate,), num_steps=100) for rate in rates}
+    assert swept == alone[float(said[1])]
+    assert len({tuple(results.values()) for results in alone.values()}) == 3
+    test.labels = test.labels.flip(0)  # what test images say changes no choice
+    linear_probe(train, test, rates, num_steps=100)
+    assert caplog.text.count(said[0]) == 2
+
+
+def test_features_of_the_probe_are_used():
+    train, test = toy(10), toy(10, seed=1)
+    blind = [
+        LabelledEmbeddings(torch.randn_like(part.embeddings), part.labels, part.embeddings) for part in (train, test)
+    ]
+    assert linear_probe(*blind, num_steps=100) == linear_probe(train, test, num_steps=100)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_features_on_disk_are_not_read_at_once(tmp_path):
+    """Half a gigabyte of them, of which the steps need little: the memory of the process hardly grows."""
+    code = """
+import resource, sys
+import numpy as np, torch
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
+from lejepa_hf.evaluation.protocols.linear_probe import linear_probe
+torch.set_num_threads(1)
+file = np.memmap(sys.argv[1], np.float32, "w+", shape=(500_000, 256))
+file[::2, 0] = 1
+images = LabelledEmbeddings(torch.from_numpy(file), torch.arange(len(file)) % 2)
+few = LabelledEmbeddings(images.embeddings[:100], images.labels[:100])
+linear_probe(few, few, num_steps=2)
+def own_memory():  # without what is mapped from files
+    resident, shared = map(int, open("/proc/self/statm").read().split()[1:3])
+    return (resident - shared) * resource.getpagesize()
+before = own_memory()
+result = linear_probe(images, few, num_steps=30)
+assert result["eval_linear_top1"] == 1, result
+assert own_memory() - before < 100e6, own_memory() - before
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "features")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

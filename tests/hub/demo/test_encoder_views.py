@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from demo_process import encoder_folder
+from PIL import Image
+
+from lejepa_hf.hub.demo.drawing import draw_thumbnail
+from lejepa_hf.hub.demo.encoder_views import EncoderViews
+from lejepa_hf.hub.demo.settings import DemoSettings
+
+
+def is_picture(image: Image.Image) -> bool:
+    return (
+        image.mode == "RGB" and max(image.size) == 448 and len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 3
+    )
+
+
+def test_digits(tiny_vit, tmp_path):
+    views = EncoderViews(DemoSettings(encoder_folder(tmp_path / "mine", tiny_vit), "digits", images=40))
+    assert (views.title, views.enlarge, views.has_attention, len(views.bank)) == ("mine", 3, True, 40)
+    assert len(views.examples) == 9
+    image, label = views.examples[0]
+    assert label in list("0123456789")
+    view = views.look(image, views.enlarge)
+    assert is_picture(view.seen) and is_picture(view.patches) and is_picture(view.heat)
+    assert "48 x 48 pixels, 12 x 12 patches" in view.note and "class token's attention" in view.note
+    captions = [caption for _, caption in view.neighbours]
+    cosines = [float(caption.split(" · ")[1]) for caption in captions]
+    assert len(cosines) == 12 and cosines == sorted(cosines, reverse=True)
+    example = np.asarray(draw_thumbnail(image))  # no neighbour of itself
+    assert not any(np.array_equal(np.asarray(picture), example) for picture, _ in view.neighbours)
+    # The dataset's colours: one means the same in all images.
+    alone = EncoderViews(DemoSettings(str(tmp_path / "mine"))).look(image, views.enlarge)
+    assert np.array_equal(np.asarray(alone.heat), np.asarray(view.heat))
+    assert not np.array_equal(np.asarray(alone.patches), np.asarray(view.patches))
+
+
+def test_without_a_dataset(tiny_resnet, tmp_path):
+    views = EncoderViews(DemoSettings(encoder_folder(tmp_path / "mine", tiny_resnet)))
+    assert views.bank is None and not views.examples and not views.has_attention
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    view = views.look(Image.fromarray(noise), 4)
+    assert is_picture(view.patches) and is_picture(view.heat) and view.neighbours == []
+    assert "Lengths of features" in view.note
+
+
+def test_the_image_has_its_own_colours(tiny_resnet, tmp_path):
+    views = EncoderViews(DemoSettings(encoder_folder(tmp_path / "mine", tiny_resnet)))
+    image = Image.new("RGB", (16, 16), (0, 128, 255))  # normalised, each channel has another range
+    assert views.look(image, 1).seen.getpixel((50, 50)) == pytest.approx((0, 128, 255), abs=2)
+
+
+def test_an_encoder_of_one_size_says_so(tmp_path):
+    pytest.importorskip("timm")
+    arguments = {"img_size": 16, "patch_size": 4, "depth": 1}
+    timm = {"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_224", "model_args": arguments}
+    views = EncoderViews(DemoSettings(encoder_folder(tmp_path / "mine", timm)))
+    assert views.enlarge == 1
+    view = views.look(views.extractor.grey_image(), 2)
+    assert view.note.startswith("**Shown at its own size.** `enlarge` 2: this timm_wrapper encoder takes no images of")
+    assert "16 x 16 pixels, 4 x 4 patches" in view.note
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_other_numbers_of_channels(tiny_vit, tmp_path, channels):
+    encoder = encoder_folder(tmp_path / "mine", tiny_vit | {"num_channels": channels}, channels)
+    images = tmp_path / "images"
+    for number in range(6):
+        noise = np.random.default_rng(number).integers(0, 255, (12, 14, channels), dtype=np.uint8)
+        path = images / "train" / f"{number}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, noise)
+    views = EncoderViews(DemoSettings(encoder, str(images)))
+    assert views.channels == channels and len(views.examples) == 3 and len(views.bank) == 3
+    view = views.look(views.examples[0][0], 2)
+    assert is_picture(view.seen) and len(view.neighbours) == 3
+
+
+def test_images_of_no_use(tiny_vit, tmp_path):
+    encoder = encoder_folder(tmp_path / "mine", tiny_vit)
+    with pytest.raises(ValueError, match="`images` must be at least 1, got 0"):
+        DemoSettings(encoder, "digits", images=0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="has no image that can be read"):
+        EncoderViews(DemoSettings(encoder, str(tmp_path / "images")))

@@ -1,0 +1,271 @@
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lejepa_hf.runs.recipes import SECTIONS, known_keys, load_yaml, parse_recipe
+from lejepa_hf.runs.pretraining import build_model
+from lejepa_hf.runs.view_fitting import fit_views
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
+BASE = "dataset: digits\nbackbone_config: {model_type: resnet}\nmax_steps: 5\n"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text: str = "") -> Path:
+        path = tmp_path / "own" / "small.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(BASE + text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_recipe_parses_and_builds(path):
+    parsed = parse_recipe(path, ["--use_cpu", "--bf16", "false"])
+    with torch.device("meta"):
+        model = build_model(parsed.model)
+    sizes = parsed.data.global_crop_size, parsed.data.local_crop_size
+    fit_views(model.config.backbone_config, parsed)
+    assert sizes == (parsed.data.global_crop_size, parsed.data.local_crop_size), "a recipe asks for what is taken"
+    opening = path.read_text().splitlines()[0]
+    assert opening.startswith("# ") and ("accelerate launch" in opening or "not run yet" in opening)
+
+
+# Parameters of the encoder without pooler or head, in millions.
+EXPECTED = {
+    "digits/resnet_tiny": None,
+    "digits/vit_tiny": None,
+    "imagenet1k/vit_s16": 21.7,
+    "imagenet1k/vit_b16": 85.8,
+    "imagenet1k/vit_l14": 303.2,
+    "imagenet1k/vit_h14": 630.8,
+    "imagenet1k/convnextv2_huge": 657.5,
+    "imagenet1k/resnet50": 23.5,
+    "imagenet100/resnet50": 23.5,
+    "imagenette/vit_s8": 21.4,
+    "imagenette/vit_s16": 21.7,
+    "cifar10/resnet18": 11.2,
+    "cifar100/resnet18": 11.2,
+    "food101/convnextv2_nano": 15.0,
+    "flowers102/convnextv2_nano": 15.0,
+    "galaxy10/convnextv2_nano": 15.0,
+    "stl10/resnet18": 11.2,
+    "folder/vit_s16": 21.7,
+}
+
+
+def test_recipes_were_found():
+    assert {f"{path.parent.name}/{path.stem}" for path in RECIPES} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", [name for name, millions in EXPECTED.items() if millions])
+def test_encoders_are_those_of_their_names(name):
+    path = ROOT / "recipes" / f"{name}.yaml"
+    assert path.read_text().startswith(f"# not run yet: accelerate launch train.py recipes/{name}.yaml (")
+    with torch.device("meta"):
+        encoder = build_model(parse_recipe(path, ["--use_cpu", "--bf16", "false"]).model).encoder
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(EXPECTED[name], rel=0.01)
+
+
+_BATCH = "per_device_train_batch_size"
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name.startswith("imagenet1k/")])
+def test_steps_of_streams_make_the_epochs_they_say(name):
+    text = (ROOT / "recipes" / f"{name}.yaml").read_text()
+    per_device, steps = (int(re.search(rf"^{key}: (\d+)", text, re.M)[1]) for key in (_BATCH, "max_steps"))
+    gpus = int(re.search(r"\((\d+) GPUs at (\d+) images each", text)[1])
+    assert per_device * gpus == 512 and steps == math.ceil(100 * 1_281_167 / 512)
+    assert "streaming: true" in text and "dataloader_num_workers" not in text
+
+
+def test_imagenet_recipe_is_the_published_one():
+    parsed = parse_recipe(ROOT / "recipes/imagenet1k/vit_l14.yaml", ["--use_cpu", "--bf16", "false"])
+    views = parsed.data
+    assert (views.num_global_views, views.global_crop_size) == (2, 224)
+    assert (views.num_local_views, views.local_crop_size) == (6, 98)
+    assert views.streaming and parsed.training.learning_rate == 5e-4 and parsed.model.sigreg_weight == 0.05
+    with torch.device("meta"):
+        encoder = build_model(parsed.model).encoder
+    assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(304e6, rel=0.01)
+
+
+def test_no_key_stands_in_two_dataclasses():
+    assert len(known_keys()) == sum(
+        sum(item.init for item in section.__dataclass_fields__.values()) for section in SECTIONS
+    )
+
+
+def test_the_command_line_wins(recipe):
+    path = recipe("learning_rate: 1.0e-3\nprojector_dims: [8, 4]\n")
+    parsed = parse_recipe(
+        path, ["--learning_rate", "5e-4", "--projector_dims", "16", "8", "--num_slices=32", "--streaming"]
+    )
+    assert parsed.training.learning_rate == 5e-4
+    assert parsed.model.projector_dims == [16, 8] and parsed.model.num_slices == 32
+    assert parsed.data.streaming is True
+    assert parse_recipe(path, ["--eval_protocols", "knn"]).data.eval_protocols == ["knn"]
+    assert parse_recipe(path, ["--eval_split", "null"]).data.eval_split is None
+    assert parse_recipe(path).training.learning_rate == 1e-3
+
+
+def test_run_folder_is_named_after_the_recipe(recipe):
+    assert parse_recipe(recipe()).training.output_dir == "runs/own-small"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [([], None), (["--resume"], "auto"), (["--resume", "a/checkpoint-3"], "a/checkpoint-3")]
+)
+def test_resume(recipe, given, expected):
+    assert parse_recipe(recipe(), given).training.resume == expected
+
+
+def test_a_warm_start_replaces_the_network(recipe):
+    parsed = parse_recipe(recipe(), ["--pretrained_backbone", "some/model"])
+    assert parsed.model.backbone_config is None and parsed.model.pretrained_backbone == "some/model"
+
+
+def test_what_the_command_line_starts_from_replaces_what_the_recipe_does(recipe):
+    path = recipe("continue_from: me/run@v1\n")
+    assert parse_recipe(path).model.backbone_config == {"model_type": "resnet"}  # is compared with the one there
+    warm = parse_recipe(path, ["--pretrained_backbone", "some/model"]).model
+    assert (warm.continue_from, warm.pretrained_backbone, warm.backbone_config) == (None, "some/model", None)
+    path.write_text("dataset: digits\npretrained_backbone: some/model\n")
+    continued = parse_recipe(path, ["--continue_from", "me/run"]).model
+    assert (continued.continue_from, continued.pretrained_backbone) == ("me/run", None)
+
+
+@pytest.mark.parametrize("text", ["5e-4", "5.0e-4", "0.0005", ".0005", "+5E-4"])
+def test_numbers_as_people_write_them(text):
+    assert load_yaml(text) == 5e-4
+
+
+@pytest.mark.parametrize("text", ["vit", "1.2.3", "e5", "-", "."])
+def test_text_stays_text(text):
+    assert load_yaml(f"'{text}'") == text and (text == "-" or isinstance(load_yaml(text), str))
+
+
+BAD = [
+    ("learning_rat: 1.0", "`learning_rat`.*Did you mean `learning_rate`"),
+    ("local_crop_sise: 8", "Did you mean `local_crop_size`"),
+    ("learning_rate: fast", "`learning_rate`.*float.*'fast'"),
+    ("num_slices: 3.5", "`num_slices`.*int.*3.5"),
+    ("num_slices: true", "`num_slices`.*int.*True"),
+    ("streaming: 3", "`streaming`.*bool.*3"),
+    ("projector_dims: [8, wide]", "`projector_dims`.*wide"),
+    ("global_crop_scale: 0.3", "`global_crop_scale`"),
+    ("num_global_views: 0", "`num_global_views`.*0"),
+    ("local_crop_size: 300", "`local_crop_size` 300.*`global_crop_size` 224"),
+    ("per_device_train_batch_size: 1", "`per_device_train_batch_size`.*SIGReg"),
+    ("dataset: ''", "`dataset` is missing"),
+    ("pretrained_backbone: some/model", "`backbone_config`.*`pretrained_backbone`.*both"),
+    ("continue_from: a/b\npretrained_backbone: c/d", "`continue_from` .* or `pretrained_backbone` .*got both"),
+    ("license: Apache 2.0", "`license` 'Apache 2.0' is no name .*Did you mean 'apache-2.0'"),
+    ("license: CC_BY_NC_4.0", "`license` .*Did you mean 'cc-by-nc-4.0'"),
+    ("license: '???'", "`license` .*Some of them: apache-2.0, mit"),
+    ("backbone_config: {model_type: vit, hidden_sise: 64}", "`hidden_sise` in `backbone_config`.*`hidden_size`"),
+    ("backbone_config: {model_type: resnett}", "`backbone_config.model_type` 'resnett'"),
+    ("backbone_config: {hidden_size: 64}", "needs a `model_type`"),
+    ("backbone_config: vit", "`backbone_config`.*'vit'"),
+    ("@weight: 3", "not valid YAML.*line 4"),
+    ("eval_crop_ratio: 1.5", "`eval_crop_ratio`.*1.5"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD, ids=[text for text, _ in BAD])
+def test_bad_recipes_name_key_and_value(recipe, text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(recipe(text))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--learning_rat", "1"], "command line.*Did you mean `learning_rate`"),
+        (["--max_steps", "many"], "`max_steps` in the command line"),
+        (["5"], "'5'"),
+    ],
+)
+def test_bad_command_lines(recipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(recipe(), arguments)
+
+
+def test_missing_recipe_lists_those_there_are():
+    with pytest.raises(ValueError, match="recipes/digits/resnet_tiny.yaml"):
+        parse_recipe("recipes/digits/resnet_tinny.yaml")
+
+
+def test_resolved_recipe_repeats_the_run(recipe, tmp_path):
+    parsed = parse_recipe(
+        recipe("sigreg_weight: 0.1\nhub_token: hf_secret\n"), ["--learning_rate", "2e-3", "--resume"]
+    )
+    resolved = parsed.resolved()
+    assert "hf_secret" not in str(resolved) and "resume" not in resolved
+    again_path = tmp_path / "recipe.yaml"
+    again_path.write_text(yaml.safe_dump(resolved))
+    again = parse_recipe(again_path)
+    assert again.model == parsed.model and again.data == parsed.data
+    assert again.training.learning_rate == 2e-3 and again.training.max_steps == 5
+    assert again.resolved() == resolved
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", ("no", None)),
+        ("eval_split: test", ("steps", 0.1)),
+        ("eval_split: test\neval_steps: 40", ("steps", 40)),
+        ("eval_split: test\neval_strategy: no", ("no", None)),  # which YAML reads as false
+        ("eval_split: test\neval_strategy: epoch", ("epoch", None)),
+        ("eval_split: test\nload_best_model_at_end: true\nsave_steps: 150", ("steps", 150)),
+        ("eval_split: test\nload_best_model_at_end: true\nsave_strategy: best", ("steps", 0.1)),
+    ],
+)
+def test_when_held_out_images_are_looked_at(recipe, given, expected):
+    training = parse_recipe(recipe(given), ["--use_cpu"]).training
+    assert (training.eval_strategy, training.eval_steps) == expected
+    if training.load_best_model_at_end:
+        assert training.metric_for_best_model == "loss" and not training.greater_is_better  # `eval_loss`
+
+
+@pytest.mark.parametrize("given", ["eval_strategy: steps", "load_best_model_at_end: true"])
+def test_evaluation_needs_held_out_images(recipe, given):
+    with pytest.raises(ValueError, match=f"`{given.split(':')[0]}` .*name them with `eval_split`"):
+        parse_recipe(recipe(given))
+
+
+def test_labels_of_held_out_images_choose_no_checkpoint(recipe):
+    with pytest.raises(ValueError, match="`metric_for_best_model` 'eval_knn_top1' would choose"):
+        parse_recipe(recipe("eval_split: test\nload_best_model_at_end: true\nmetric_for_best_model: eval_knn_top1"))
+
+
+def test_fsdp_is_switched_on_by_a_flag():
+    config = '{"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}'
+    for flag in (["--fsdp"], ["--fsdp", "true"]):
+        training = parse_recipe(ROOT / "recipes/digits/resnet_tiny.yaml", [*flag, "--fsdp_config", config]).training
+        assert training.fsdp is True and training.fsdp_config["version"] == 2
+    assert not parse_recipe(ROOT / "recipes/digits/resnet_tiny.yaml").training.fsdp
+
+
+@pytest.mark.parametrize("given", ["[0, 10000]", "[-0.5, 3]", "null"])
+def test_range_of_pixels_from_file_and_command_line(tmp_path, given):
+    backbone = (
+        "backbone_config: {model_type: resnet, num_channels: 2}\nimage_mean: [0.5, 0.5]\nimage_std: [0.2, 0.2]\n"
+    )
+    file, bare = tmp_path / "recipe.yaml", tmp_path / "bare.yaml"
+    bare.write_text(f"dataset: digits\nuse_cpu: true\n{backbone}")
+    file.write_text(f"{bare.read_text()}pixel_range: {given}\n")
+    expected = {"[0, 10000]": [0.0, 10000.0], "[-0.5, 3]": [-0.5, 3.0], "null": None}[given]
+    recipes = [parse_recipe(file), parse_recipe(bare, ["--pixel_range", *given.strip("[]").split(", ")])]
+    assert [recipe.data.pixel_range for recipe in recipes] == [expected] * 2
+    assert recipes[0].resolved()["pixel_range"] == expected
+    with pytest.raises(ValueError, match="`pixel_range`"):
+        parse_recipe(bare, ["--pixel_range", "wide"])

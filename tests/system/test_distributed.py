@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from lejepa_hf.system.distributed import gather_for_loss, stack_over_ranks, sum_for_loss, total_over_ranks, world_size
+
+SCRIPT = Path(__file__).parents[1] / "two_process_objective.py"
+
+
+@pytest.mark.parametrize(
+    ("norm", "sizes"), [("batch", "6,6"), ("batch", "9,3"), ("batch_per_size", "7,5"), ("layer", "7,5")]
+)
+def test_two_processes_are_one_on_the_joined_batch(two_processes, norm, sizes):
+    assert two_processes(SCRIPT, norm, sizes).count("agrees") == 2
+
+
+@pytest.mark.parametrize("sizes", ["6,6", "7,5"])
+def test_sharded_parameters(two_processes, sizes):
+    assert two_processes(SCRIPT, "layer", sizes, "fsdp2").count("agrees") == 2
+
+
+@pytest.mark.parametrize("statistic", ["cramer_von_mises", "vcreg"])
+def test_statistics_that_gather(two_processes, statistic):
+    assert two_processes(SCRIPT, "layer", "7,5", "ddp", statistic).count("agrees") == 2
+
+
+def test_three_uneven_processes(two_processes):
+    assert two_processes(SCRIPT, "batch", "2,1,5", processes=3).count("agrees") == 3
+
+
+def test_one_process_needs_no_group():
+    tensor = torch.ones(3, requires_grad=True)
+    assert world_size() == 1
+    assert sum_for_loss(tensor) is tensor and gather_for_loss(tensor) is tensor
+    assert torch.equal(total_over_ranks(tensor), tensor) and torch.equal(stack_over_ranks(tensor), tensor[None])

@@ -1,0 +1,158 @@
+import copy
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from monitored_run import RESNET, TRANSFORM, VIT, monitored, rows
+
+from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator
+from lejepa_hf.data.decoding import decode_image
+from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
+from lejepa_hf.evaluation.protocols.knn import knn
+from lejepa_hf.evaluation.rank import rank_and_spread
+
+
+def test_evaluations_are_logged(tmp_path):
+    trainer = monitored(tmp_path)
+    trainer.train()
+    found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = [row for row in found if "eval_loss" in row]
+    assert [row["step"] for row in found] == [2, 4, 6]
+    for row in found:
+        parts = 0.95 * row["eval_prediction_loss"] + 0.05 * row["eval_sigreg_loss"]
+        assert row["eval_loss"] == pytest.approx(parts, rel=1e-5)
+        assert 1 < row["eval_effective_rank"] <= 16 and row["eval_embedding_spread"] > 0
+        assert 0 <= row["eval_knn_top1"] <= 1 and row["eval_runtime"] > 0
+
+
+@pytest.mark.parametrize("backbone", ["resnet", "vit"])
+def test_the_loss_is_that_of_training_on_the_same_views(tmp_path, backbone):
+    dropout = {"hidden_dropout_prob": 0.3}
+    trainer = monitored(tmp_path, {"resnet": RESNET, "vit": VIT | dropout}[backbone], monitor_images=20)
+    trainer.train()  # running statistics are what batches are not
+    found = trainer.evaluate()
+    held_out = load_source("digits", "test").dataset
+    chosen = np.random.default_rng([trainer.args.seed, 0, 0]).permutation(len(held_out))[:16].tolist()
+    losses, embeddings = [], []
+    model = copy.deepcopy(trainer.model).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for part in (chosen[:8], chosen[8:]):  # whole batches as in training
+        batch = MultiCropCollator(TRANSFORM)([{**held_out[i], "epoch": 0, "index": i} for i in part])
+        output = model(**trainer._prepare_inputs(batch), step=0)
+        losses.append(output.loss.item())
+        embeddings.append(output.embeddings[:2].detach())
+    assert found["eval_loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+    expected = rank_and_spread(torch.cat(embeddings, dim=1).flatten(0, 1))
+    assert found["eval_effective_rank"] == pytest.approx(expected["effective_rank"], rel=1e-4)
+    assert found["eval_embedding_spread"] == pytest.approx(expected["embedding_spread"], rel=1e-4)
+
+
+def test_knn_is_that_of_the_evaluation_protocol(tmp_path):
+    trainer = monitored(tmp_path, monitor_images=100)
+    trainer.train()
+    found = trainer.evaluate()["eval_knn_top1"]
+
+    def embedded(split: str, number: int) -> LabelledEmbeddings:
+        source = load_source("digits", split).dataset
+        order = np.random.default_rng([trainer.args.seed, 0, 0]).permutation(len(source))[:number]
+        chosen = [source[i] for i in order.tolist()]
+        images = [decode_image(row["image"]).convert("RGB") for row in chosen]
+        pixels = trainer.processing_class(images, return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            embeddings = trainer.model.eval().encoder(pixels).pooler_output
+        return LabelledEmbeddings(embeddings, torch.tensor([row["label"] for row in chosen]))
+
+    assert found == pytest.approx(knn(embedded("train", 400), embedded("test", 100))["eval_knn_top1"], abs=0.011)
+    assert found > 0.3  # ten classes
+
+
+@pytest.mark.parametrize("backbone", ["resnet", "vit"])
+def test_training_does_not_notice_evaluations(tmp_path, backbone):
+    network = {"resnet": RESNET, "vit": VIT | {"hidden_dropout_prob": 0.1}}[backbone]
+    often = monitored(tmp_path / "often", network, eval_steps=1)
+    often.train()
+    never = monitored(tmp_path / "never", network, eval_strategy="no", label_column=None)
+    never.train()
+    assert len(rows(often, "eval_loss")) == 6 and not rows(never, "eval_loss")
+    expected = never.model.state_dict()  # running statistics of batch norm among them
+    assert all(torch.equal(value, expected[name]) for name, value in often.model.state_dict().items())
+    assert [row["loss"] for row in rows(often)] == [row["loss"] for row in rows(never)]
+
+
+def test_an_evaluation_can_be_repeated_and_leaves_the_mode_alone(tmp_path):
+    trainer = monitored(tmp_path)
+    trainer.model.train()
+    first, second = trainer.evaluate(), trainer.evaluate()
+    assert trainer.model.training
+    del first["eval_runtime"], second["eval_runtime"]
+    assert first == second
+
+
+def test_the_best_model_is_that_of_the_lowest_held_out_loss(tmp_path):
+    # A rate this large for the last steps makes the model worse than it was.
+    trainer = monitored(
+        tmp_path, max_steps=8, save_steps=1, eval_steps=1, load_best_model_at_end=True, learning_rate=0.3,
+        warmup_steps=6, model={"sigreg_weight": 0.5},
+    )  # fmt: skip
+    trainer.train()
+    losses = {row["step"]: row["eval_loss"] for row in rows(trainer, "eval_loss")}
+    best = min(losses, key=losses.get)
+    assert best < 8 and trainer.state.best_metric == losses[best]
+    assert Path(trainer.state.best_model_checkpoint).name == f"checkpoint-{best}"
+    expected = LeJEPAForPreTraining.from_pretrained(tmp_path / f"checkpoint-{best}").state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in trainer.model.state_dict().items())
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)
+    again = monitored(
+        tmp_path, max_steps=8, save_steps=1, eval_steps=1, load_best_model_at_end=True, model={"sigreg_weight": 0.5}
+    )
+    again.train(resume_from_checkpoint=tmp_path / "checkpoint-8")  # a finished run
+    assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
+
+
+def unlabelled(number: int) -> Dataset:
+    dataset = load_source("digits", "test").dataset.select(range(number))
+    return dataset.remove_columns("label").add_column("label", [-1] * number)
+
+
+def test_without_labels_there_is_no_knn(tmp_path):
+    assert "eval_knn_top1" not in monitored(tmp_path, label_column=None).evaluate()
+    assert "eval_knn_top1" not in monitored(tmp_path, monitors=["embeddings"]).evaluate()
+    assert "eval_knn_top1" not in monitored(tmp_path, eval_dataset=unlabelled(20)).evaluate()
+    assert "eval_knn_top1" in monitored(tmp_path).evaluate()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_fewer_images_than_asked_for(tmp_path, streaming):
+    few = load_source("digits", "test").dataset.select(range(5))
+    found = monitored(tmp_path, eval_dataset=few.to_iterable_dataset() if streaming else few).evaluate()
+    assert math.isfinite(found["eval_loss"])
+    with pytest.raises(ValueError, match="held-out images are fewer than 2"):
+        monitored(tmp_path, eval_dataset=few.select(range(1))).evaluate()
+
+
+def test_broken_held_out_images_are_passed_over(tmp_path):
+    digits = load_source("digits", "test").dataset.select(range(30))
+    images = [{"bytes": b"torn", "path": None} if i % 3 == 0 else row["image"] for i, row in enumerate(digits)]
+    torn = Dataset.from_dict({"image": images, "label": digits["label"][:]})
+    found = monitored(tmp_path, eval_dataset=torn).evaluate()
+    assert math.isfinite(found["eval_loss"]) and 0 <= found["eval_knn_top1"] <= 1
+
+
+def test_one_held_out_dataset(tmp_path):
+    trainer = monitored(tmp_path)
+    held_out = trainer.eval_dataset
+    with pytest.raises(ValueError, match="`eval_dataset` must be one dataset of held-out images, got several"):
+        trainer.evaluate({"a": held_out})
+    assert trainer.evaluate(held_out.select(range(8)), metric_key_prefix="few").keys() >= {"few_loss", "few_knn_top1"}
+
+
+def test_two_processes_agree(two_processes):
+    figures = json.loads(two_processes(Path(__file__).parents[2] / "monitored_run.py").strip().splitlines()[-1])
+    assert {row["step"] for row in figures["figures"] if "eval_knn_top1" in row} == {2, 4, 6}
