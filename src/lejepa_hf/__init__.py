@@ -5,6 +5,7 @@ import sys
 import warnings
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 __version__ = "0.1.0"
 
@@ -34,10 +35,10 @@ _MOVED = {
 class _MovedModules(MetaPathFinder, Loader):
     """Lets an old path import the module at its new place, with a warning that names it."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in _MOVED else None
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         old, new = module.__name__, _MOVED[module.__name__]
         warnings.warn(f"{old} is now {new}.", FutureWarning, stacklevel=2)
         sys.modules[old] = importlib.import_module(new)
@@ -46,7 +47,7 @@ class _MovedModules(MetaPathFinder, Loader):
 sys.meta_path.insert(0, _MovedModules())
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining
 from lejepa_hf.hub.checkpoint_push import _export_and_push, _keep
-from lejepa_hf.runs.continuing import continue_model, find_start
 from lejepa_hf.hub.export import build_processor, export_encoder
 from lejepa_hf.hub.push import push_run
-from lejepa_hf.runs.recipes import Recipe, parse_recipe
+from lejepa_hf.runs.continuing import continue_model, find_start
 from lejepa_hf.runs.pretraining import build, main
+from lejepa_hf.runs.recipes import Recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]
 ID, OTHER = "me/encoder", "hf_" + "b" * 30

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from lejepa_hf.cli import main
-from lejepa_hf.runs.plan import count_activations, count_flops, count_tokens, format_plan, make_plan
-from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.runs.dry_run import Rehearsal, rehearse
+from lejepa_hf.runs.plan import count_activations, count_flops, count_tokens, format_plan, make_plan
 from lejepa_hf.runs.pretraining import build_model
+from lejepa_hf.runs.recipes import parse_recipe
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--use_cpu", "--global_crop_size", "16", "--local_crop_size", "8", "--blur_kernel_size", "5"]

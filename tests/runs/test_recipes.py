@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from lejepa_hf.runs.recipes import SECTIONS, known_keys, load_yaml, parse_recipe
 from lejepa_hf.runs.pretraining import build_model
+from lejepa_hf.runs.recipes import SECTIONS, known_keys, load_yaml, parse_recipe
 from lejepa_hf.runs.view_fitting import fit_views
 
 ROOT = Path(__file__).parents[2]

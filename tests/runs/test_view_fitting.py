@@ -5,8 +5,8 @@ import torch
 from transformers import AutoConfig, BitImageProcessor, ViTConfig, ViTModel
 
 from lejepa_hf import LeJEPAForPreTraining
-from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.runs.pretraining import build_config
+from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.runs.view_fitting import fit_views
 
 TOKENS = "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32"

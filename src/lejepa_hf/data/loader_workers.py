@@ -23,7 +23,7 @@ def prepare_worker(worker: int) -> None:
 
 def _keep_large_blocks_apart() -> None:
     """
-    glibc gives blocks from 1 MiB on back to the system when they are freed.
+    Glibc gives blocks from 1 MiB on back to the system when they are freed.
 
     By default it raises that limit to 32 MiB as soon as one such block is freed. Batches then lie between the images
     of the shuffle buffer, and the holes they leave double a worker's memory. Without glibc nothing is done.

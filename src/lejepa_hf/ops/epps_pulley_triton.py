@@ -59,7 +59,7 @@ def _one_step(turns):
 
 @triton.jit
 def _three_knots(turns, versine, sine, middle):
-    """cos and sin at knots middle - 1, middle, middle + 1."""
+    """Cos and sin at knots middle - 1, middle, middle + 1."""
     cos, sin = _cos_sin(middle * turns)
     cos_common, cos_apart = cos - cos * versine, sin * sine
     sin_common, sin_apart = sin - sin * versine, cos * sine

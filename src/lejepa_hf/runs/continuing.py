@@ -7,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from ..model.backbone import prepare_config
 from ..configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from ..hub.trained_model import read_trained_model, trained_folder
+from ..model.backbone import prepare_config
 from ..model.loading_errors import explained
 from ..modeling_lejepa import LeJEPAForPreTraining
 from .recipes import ModelArguments, Recipe

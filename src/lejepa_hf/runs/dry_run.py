@@ -16,9 +16,9 @@ import torch
 from transformers import TrainerCallback
 
 from ..data.errors import DataError
-from .recipes import Recipe, parse_recipe
 from ..system.run_folder import write_run_facts
 from .pretraining import build
+from .recipes import Recipe, parse_recipe
 
 _WARM_UP = 2  # steps: memory is laid out, workers start
 _LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

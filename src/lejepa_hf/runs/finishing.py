@@ -11,15 +11,14 @@ from ..data.decoding import DECODING_ERRORS
 from ..data.multi_crop import MultiCropTransform
 from ..data.sampling import some_rows
 from ..data.sources import ImageSource
-from ..evaluation.embeddings.extraction import LabelledEmbeddings, extract_projections
 from ..evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
+from ..evaluation.embeddings.extraction import LabelledEmbeddings, extract_projections
 from ..evaluation.evaluate_encoder import AVERAGED, ENCODER, evaluate_with_baselines, format_table, load_encoder
 from ..evaluation.feature_extractor import FeatureExtractor
-from ..evaluation.protocols.knn import nearest_neighbours, nearest_vote
 from ..evaluation.patch_maps import enlarged_pixels, legible_patch_maps, principal_colours
 from ..evaluation.pixel_values import in_own_colours
+from ..evaluation.protocols.knn import nearest_neighbours, nearest_vote
 from ..hub.export import export_encoder
-from ..system.logged_rows import read_metrics
 from ..hub.model_card import write_model_card
 from ..hub.pictures.confusion import draw_confusion
 from ..hub.pictures.embedding_map import draw_embeddings
@@ -30,6 +29,7 @@ from ..hub.pictures.neighbours import draw_neighbours
 from ..hub.pictures.patch_colours import draw_patch_maps
 from ..hub.report import write_report
 from ..modeling_lejepa import LeJEPAForPreTraining
+from ..system.logged_rows import read_metrics
 from .recipe_sources import held_out_source, open_split, training_source
 from .recipes import Recipe
 

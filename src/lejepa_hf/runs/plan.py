@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .continuing import find_start
 from ..modeling_lejepa import LeJEPAForPreTraining
-from .recipe_sources import training_source
-from .recipes import Recipe
+from .continuing import find_start
 from .dry_run import peak_resident_bytes, rehearse
 from .pretraining import build_config
+from .recipe_sources import training_source
+from .recipes import Recipe
 from .view_fitting import fit_views
 
 logger = logging.getLogger("lejepa_hf")

@@ -9,10 +9,7 @@ import torch
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
-from ..model.backbone import pretrained_config
-from ..training.checkpoints import CheckpointNotWritten, resolve_resume
 from ..configuration_lejepa import LeJEPAConfig
-from .continuing import continue_model, find_start
 from ..data.collator import MultiCropCollator
 from ..data.errors import DataError
 from ..data.multi_crop import MultiCropTransform
@@ -23,14 +20,17 @@ from ..evaluation.protocols.registry import check_protocols
 from ..hub.checkpoint_push import CheckpointPush, prepare_repository
 from ..hub.export import build_processor
 from ..hub.push import push_run
+from ..model.backbone import pretrained_config
 from ..modeling_lejepa import LeJEPAForPreTraining
-from .finishing import write_outcome
-from ..training.preemption import EXIT_STATUS
-from .recipe_sources import held_out_source, open_split, training_source
-from .recipes import ModelArguments, Recipe, parse_recipe
 from ..system.run_folder import check_free, write_run_facts
 from ..trainer import LeJEPATrainer
+from ..training.checkpoints import CheckpointNotWritten, resolve_resume
+from ..training.preemption import EXIT_STATUS
 from ..training_args import LeJEPATrainingArguments, cores_of_this_process
+from .continuing import continue_model, find_start
+from .finishing import write_outcome
+from .recipe_sources import held_out_source, open_split, training_source
+from .recipes import ModelArguments, Recipe, parse_recipe
 from .view_fitting import fit_views
 
 logger = logging.getLogger("lejepa_hf")

@@ -84,7 +84,7 @@ def _check_license(given: str | None) -> None:
 
 
 def _check_backbone_keys(given: dict[str, Any]) -> None:
-    """transformers keeps an unknown key of a config without a word, and the network is another one than meant."""
+    """Transformers keeps an unknown key of a config without a word, and the network is another one than meant."""
     config_class = type(resolve_backbone_config(given))
     known = {item.name for item in fields(config_class)} | set(config_class.attribute_map)
     known |= {"model_type", "attn_implementation", "pretrained_cfg", "num_classes"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from transformers import AutoImageProcessor, PreTrainedConfig
 
-from ..model.crop_sizes import accepted_crop_sizes
 from ..model.architecture import is_timm, num_channels
+from ..model.crop_sizes import accepted_crop_sizes
 from .recipes import Recipe
 
 logger = logging.getLogger("lejepa_hf")
