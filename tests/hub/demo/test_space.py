@@ -56,7 +56,7 @@ def test_an_encoder_of_this_machine_goes_with_it(server, tiny_vit, tmp_path, cap
     assert {name for name in files if name.startswith("encoder/")} == {
         "encoder/config.json", "encoder/model.safetensors", "encoder/preprocessor_config.json",
     }  # fmt: skip
-    assert "lejepa_hf/demo/page.py" in files and "lejepa_hf/__init__.py" in files
+    assert "lejepa_hf/hub/demo/page.py" in files and "lejepa_hf/__init__.py" in files
     for content in files.values():
         assert TOKEN.encode() not in content and str(tmp_path).encode() not in content
 
