@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 import regex  # that of transformers: it knows what a text may be the beginning of
 import torch
+from digit_scenes import save_digit_scenes
 from doc_blocks import LANGUAGES, PAGES, ROOT, blocks_of, check_bash, check_yaml, commands_of, run_command, run_python
 from hub_client import TOKEN, connect
 from hub_server import HubServer
@@ -72,6 +73,7 @@ def place(tmp_path_factory):
             pixels = torch.randint(256, (12, 16, 3), generator=torch.Generator().manual_seed(number))
             Image.fromarray(pixels.byte().numpy()).resize((320, 240)).save(path)
     shutil.copy(folder / "photos/cats/0.jpg", folder / "photo.jpg")
+    save_digit_scenes(folder / "scenes")
     # One thread for scikit-learn too: on shared cores threads wait for each other.
     hub = HubServer(folder / "hub", tokens={TOKEN: "me"})
     with hub as server, pytest.MonkeyPatch.context() as patch, threadpool_limits(1):

@@ -4,7 +4,9 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
@@ -31,7 +33,13 @@ _ORIENTATION = 0x0112  # EXIF
 _TURNED = (5, 6, 7, 8)  # width and height are exchanged
 
 
-def open_image(value, num_channels: int = 3, pixel_range: list[float] | None = None) -> Image.Image | np.ndarray:
+# What a row may hold as its image; `open_image` says what is in a dict.
+Encoded: TypeAlias = Image.Image | bytes | str | Path | np.ndarray | list | dict[str, Any]
+
+
+def open_image(
+    value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None
+) -> Image.Image | np.ndarray:
     """
     Open an image as `datasets` stores it, without decoding its pixels.
 
@@ -57,12 +65,10 @@ def open_image(value, num_channels: int = 3, pixel_range: list[float] | None = N
         value = _fetch(value)
     if is_npy(value):
         value = read_npy(value)
-    if isinstance(value, bytes):
-        value = io.BytesIO(value)
-    if isinstance(value, str | Path | io.BytesIO):
+    if isinstance(value, str | Path | bytes):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, not warned about
-            value = Image.open(value)
+            value = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
     elif isinstance(value, np.ndarray | list):
         value = eight_bit_channels_last(value, num_channels, pixel_range)
         if num_channels in (1, 3):
@@ -82,7 +88,7 @@ def _fetch(url: str) -> bytes:
     """The bytes behind a url; rows of a streamed folder on the Hub name files instead of holding them."""
     import fsspec
 
-    def read():
+    def read() -> Iterator[bytes]:
         with fsspec.open(url, "rb") as file:
             yield file.read()
 
@@ -99,7 +105,8 @@ def upright_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
     width, height = stored_size(image)
     # PIL turns TIFFs itself, and has their size upright from the beginning.
     has_tag = isinstance(image, Image.Image) and image.format != "TIFF"
-    return (height, width) if has_tag and image.getexif().get(_ORIENTATION) in _TURNED else (width, height)
+    turned = has_tag and image.getexif().get(_ORIENTATION) in _TURNED
+    return (height, width) if turned else (width, height)
 
 
 def load_upright(
@@ -155,7 +162,9 @@ def _channels(image: Image.Image, num_channels: int, pixel_range: list[float] | 
     )
 
 
-def decode_image(value, num_channels: int = 3, pixel_range: list[float] | None = None) -> Image.Image | np.ndarray:
+def decode_image(
+    value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None
+) -> Image.Image | np.ndarray:
     """[`open_image`] and [`load_upright`] in one: whatever a row holds -> an upright image, 8 bits a channel."""
     return load_upright(
         open_image(value, num_channels, pixel_range), num_channels=num_channels, pixel_range=pixel_range

@@ -6,7 +6,7 @@ from collections import Counter
 
 from PIL import Image
 
-from .dataset_files import as_stream, kind_of_files, open_shards, parts_of_split
+from .dataset_files import Opened, as_stream, kind_of_files, open_shards, parts_of_split
 from .pixel_arrays import NPY_ENDING
 
 logger = logging.getLogger("lejepa_hf")
@@ -19,7 +19,7 @@ _SPLIT_FOLDERS = {
 _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has no decoder
 
 
-def open_folder(name: str, split: str, streaming: bool):
+def open_folder(name: str, split: str, streaming: bool) -> Opened:
     """
     A folder of images, nested or flat, in any format PIL reads or as `.npy` arrays. Hidden files and folders are left
     out. One of Parquet or tar files instead is read as those, see [`~data.dataset_files.open_shards`].

@@ -3,7 +3,7 @@
 import os
 import re
 
-from .dataset_files import as_stream, parts_of_split
+from .dataset_files import Opened, as_stream, parts_of_split
 
 _MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of several splits, of one
 
@@ -13,7 +13,7 @@ def is_saved_dataset(folder: str) -> bool:
     return any(all(os.path.isfile(os.path.join(folder, mark)) for mark in marks) for marks in _MARKS)
 
 
-def open_saved_dataset(name: str, split: str, streaming: bool):
+def open_saved_dataset(name: str, split: str, streaming: bool) -> Opened:
     """
     Read in place, without a copy in the cache.
 

@@ -107,5 +107,5 @@ def _describe(source: ImageSource) -> dict:
         "image_column": source.image_column,
         "label_column": source.label_column,
         "images": source.num_images,
-        "fingerprint": getattr(source.dataset, "_fingerprint", None),
+        "fingerprint": source.fingerprint,
     }

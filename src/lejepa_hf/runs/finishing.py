@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..data.collator import MultiCropCollator
 from ..data.decoding import DECODING_ERRORS
+from ..data.image_source import some_rows
 from ..data.multi_crop import MultiCropTransform
-from ..data.sampling import some_rows
 from ..data.sources import ImageSource
 from ..evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
 from ..evaluation.embeddings.extraction import LabelledEmbeddings, extract_projections
@@ -160,7 +160,7 @@ def picture_neighbours(
         `Path`: The picture, None for streams, whose images cannot be read again.
     """
     (bank_source, bank_embedded), (source, embedded) = bank, held_out
-    if not all(hasattr(one.dataset, "select") for one in (bank_source, source)):
+    if bank_source.is_stream or source.is_stream:
         logger.info("pictures/neighbours.png is left out: a stream's images cannot be read again by number.")
         return None
     extractor = FeatureExtractor(*load_encoder(run / "encoder"))
