@@ -181,7 +181,7 @@ class LeJEPATrainer(CheckpointingTrainer):
             rank=args.process_index,
             world_size=args.world_size,
             num_readers=max(1, args.dataloader_num_workers),
-            start=self._start and [rank.readers for rank in self._start],
+            start=[rank.readers for rank in self._start] if self._start else None,
             image_column=getattr(self.data_collator, "image_column", "image"),
             shuffle_buffer_size=args.shuffle_buffer_size,
             max_retries=args.max_network_retries,

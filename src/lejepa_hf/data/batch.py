@@ -1,5 +1,6 @@
 """Batch: what the collator makes of rows, with the one definition of its keys."""
 
+from collections.abc import Mapping
 from typing import Final, TypedDict
 
 import torch
@@ -46,6 +47,6 @@ class Batch(TypedDict, total=False):
     broken: list[str]
 
 
-def tensors_of_views(batch: Batch) -> dict[str, torch.Tensor]:
+def tensors_of_views(batch: Mapping[str, object]) -> dict[str, torch.Tensor]:
     """The crops of a batch and their random numbers, without what only the Trainer reads."""
     return {key: value for key, value in batch.items() if key in _TENSORS_OF_VIEWS and isinstance(value, torch.Tensor)}

@@ -53,25 +53,19 @@ class MultiCropCollator:
             KeyError: If a row has no column of that name.
             DataError: If no image of the batch can be decoded.
         """
-        cut: list[Batch | None] = []
-        broken: list[str] = []
-        for example in examples:
-            try:
-                cut.append(self._cut(example, example))
-            except DECODING_ERRORS as error:
-                broken.append(f"{_place(example)}: {type(error).__name__}: {error}")
-                cut.append(None)
-        good = [place for place, views in enumerate(cut) if views is not None]
+        cut = [self._try(example) for example in examples]
+        good = [place for place, views in enumerate(cut) if not isinstance(views, str)]
+        broken = [error for error in cut if isinstance(error, str)]
         if not good:
             raise DataError(f"None of the {len(examples)} images of a batch can be decoded. {broken[0]}")
         # The row whose image is in each place: its own, or the next good one.
         source = [next((other for other in good if other >= place), good[0]) for place in range(len(examples))]
         # With its own epoch and index: other views than the good row has, and the same ones after a resume.
         views = [
-            tensors_of_views(own if own is not None else self._cut(examples[source[place]], examples[place]))
+            tensors_of_views(self._cut(examples[source[place]], examples[place]) if isinstance(own, str) else own)
             for place, own in enumerate(cut)
         ]
-        batch: Batch = {name: torch.stack([view[name] for view in views]) for name in views[0]}  # type: ignore[misc, assignment] # its keys are those of a Batch
+        batch: Batch = {name: torch.stack([view[name] for view in views]) for name in views[0]}  # type: ignore[assignment] # its keys are those of a Batch
         if self.label_column is not None:
             batch[PROBE_LABELS] = torch.tensor([self._label(examples[place]) for place in source])
         if POSITION in examples[-1]:
@@ -85,6 +79,13 @@ class MultiCropCollator:
             raise KeyError(f"`label_column` {self.label_column!r} is not in the row, which has {sorted(example)}.")
         label = example[self.label_column]
         return label if isinstance(label, int) else -1
+
+    def _try(self, example: Example) -> Batch | str:
+        """Views of a row, or why there are none."""
+        try:
+            return self._cut(example, example)
+        except DECODING_ERRORS as error:
+            return f"{_place(example)}: {type(error).__name__}: {error}"
 
     def _cut(self, example: Example, identity: Example) -> Batch:
         """Views of an image, drawn for the row `identity`."""

@@ -1,4 +1,4 @@
-"""Builders of `datasets` -> one split, with the readers' faults worked around. Imported when the first one is needed."""
+"""The builders of `datasets` -> one split; works around faults of its readers. Imported where first needed."""
 
 from typing import Any
 
@@ -49,7 +49,9 @@ def load_split(
         split (`str`): Name of the split, or without streaming a slice of it.
         streaming (`bool`): Read while training instead of copying first.
         on_hub (`bool`, *optional*, defaults to `True`): Whether messages may speak of the Hub.
-        config, data_files, revision (*optional*): As in `datasets.load_dataset`.
+        config (`str`, *optional*): Configuration of a Hub dataset.
+        data_files (`str`, `list[str]` or `dict[str, list[str]]`, *optional*): The files to read, as paths or globs.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`

@@ -79,7 +79,7 @@ def open_shards(name: str, split: str, streaming: bool) -> Opened:
 
 
 def _by_row_groups(stream: "IterableDataset", files: list[str], name: str) -> "IterableDataset":
-    """Split local Parquet files, whose footers are at hand, so that readers get equal shares and need little memory."""
+    """Split local Parquet files by row groups: readers get equal shares and need little memory."""
     if any("://" in file for file in files):
         return stream
     rows = _count(files, name)

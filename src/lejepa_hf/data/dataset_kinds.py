@@ -85,7 +85,7 @@ def count_classes(dataset: Rows, label_column: str) -> int | None:
     feature = (dataset.features or {}).get(label_column)
     if isinstance(feature, ClassLabel) and feature.names:
         return len(feature.names)
-    if isinstance(dataset, Dataset) and isinstance(feature, ClassLabel | Value):
-        if feature.dtype.startswith(("int", "uint")):
-            return max(2, 1 + max((label for label in dataset[label_column] if label is not None), default=0))
-    return None
+    is_number = isinstance(feature, ClassLabel | Value) and feature.dtype.startswith(("int", "uint"))
+    if not isinstance(dataset, Dataset) or not is_number:
+        return None
+    return max(2, 1 + max((label for label in dataset[label_column] if label is not None), default=0))

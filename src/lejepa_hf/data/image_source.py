@@ -36,7 +36,7 @@ class ImageSource:
         is_stream (`bool`): Whether its images can only be read one after the other, not by number.
     """
 
-    dataset: "Dataset | IterableDataset | Mixture"
+    dataset: "Dataset | IterableDataset"
     name: str
     image_column: str
     label_column: str | None = None

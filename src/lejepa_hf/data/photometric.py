@@ -6,13 +6,14 @@ Written here because on one CPU thread torchvision v2 took 3.7 to 4.8 times as l
 224 and 98 px: `python benchmarks/benchmark_photometric.py`.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import permutations
 
 import torch
 from torch.nn import functional as F
 
-from .batch import VIEW_KEYS, Batch, tensors_of_views
+from .batch import VIEW_KEYS, tensors_of_views
 from .view_settings import ViewSettings
 
 # Columns of a view's parameters. The value in brackets leaves the view as it is.
@@ -254,7 +255,7 @@ def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSetti
     return result.unflatten(0, views.shape[:2])
 
 
-def apply_photometric(batch: Batch, settings: ViewSettings) -> dict[str, torch.Tensor]:
+def apply_photometric(batch: Mapping[str, object], settings: ViewSettings) -> dict[str, torch.Tensor]:
     """
     A batch from [`MultiCropCollator`] -> the arguments of [`LeJEPAForPreTraining`].
 

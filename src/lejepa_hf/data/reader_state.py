@@ -113,7 +113,9 @@ def write_position(
     Args:
         checkpoint (`str` or `Path`): An existing folder.
         rank (`int`): This process.
-        readers, num_images, num_broken: As in [`RankState`].
+        readers (`list[ReaderPosition]`): Positions of its readers, the next one to make a batch first.
+        num_images (`int`): Images that it has consumed since the run began.
+        num_broken (`int`): How many of them could not be decoded.
     """
     content = {
         "readers": [position._asdict() for position in readers],

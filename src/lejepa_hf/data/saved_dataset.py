@@ -15,13 +15,16 @@ def is_saved_dataset(folder: str) -> bool:
 
 def open_saved_dataset(name: str, split: str, streaming: bool) -> Opened:
     """
-    Read in place, without a copy in the cache.
+    Open a folder that `save_to_disk` wrote, in place, without a copy in the cache.
 
     Args:
         name (`str`): The folder.
-        split (`str`): One of its splits, or a slice like `"train[:1000]"`. A folder of one dataset that has no name is
+        split (`str`): One of its splits, or a slice like `"train[:1000]"`. A single dataset without a split name is
             `train`.
-        streaming (`bool`): As a stream of up to 64 shards.
+        streaming (`bool`): Return a stream of up to 64 shards.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`
 
     Raises:
         ValueError: If files of it are missing or damaged, or there is no such split.

@@ -38,17 +38,17 @@ def load_source(
     Args:
         name: `"digits"`; a dataset id of the Hub; a folder of images, or one that `save_to_disk` wrote; Parquet or
             WebDataset tar files as a path, a glob or a url (`hf://datasets/user/name/*.parquet` too), where
-            `{000..123}` stands for a range; `"parquet"` or `"webdataset"` with such files in `data_files`; or a dataset
-            that `datasets` has built already.
-        split (`str`, *optional*, defaults to `"train"`): Name of the split; a slice like `"train[:1000]"` works without
-            streaming.
+            `{000..123}` stands for a range; `"parquet"` or `"webdataset"` with such files in `data_files`; or a
+            dataset that `datasets` has built already.
+        split (`str`, *optional*, defaults to `"train"`): Name of the split; a slice like `"train[:1000]"` works
+            without streaming.
         config (`str`, *optional*): Configuration of a Hub dataset.
         streaming (`bool`, *optional*, defaults to `False`): Read while training instead of downloading first.
         image_column (`str`, *optional*): Column of the images. Found by its type if missing: images, or where there
             are none `datasets.Array2D` or `Array3D`. A column of encoded bytes, `.npy` among them, or of paths may be
             named too.
-        label_column (`str`, *optional*): Column of the labels. Found by its type if missing; a source without labels is
-            fine. Masks, which are images beside the images, must be named.
+        label_column (`str`, *optional*): Column of the labels. Found by its type if missing; a source without labels
+            is fine. Masks, which are images beside the images, must be named.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         data_files (`str` or `list[str]`, *optional*): The files to read, as paths or globs.
 

@@ -48,8 +48,8 @@ class EndlessRows(IterableDataset):
     last row of each batch has the `position` behind that batch, from which another `EndlessRows` continues.
 
     Args:
-        dataset: Map-style (with a length and rows by number), a `datasets.IterableDataset`, or a [`Mixture`] of either;
-            each member of a mixture passes over its own rows in its own epochs.
+        dataset: Map-style (with a length and rows by number), a `datasets.IterableDataset`, or a [`Mixture`] of
+            either; each member of a mixture passes over its own rows in its own epochs.
         batch_size (`int`): Rows of one batch of one rank.
         seed (`int`): Fixes the order together with the epoch.
         rank (`int`, *optional*, defaults to 0): This process.
@@ -82,7 +82,7 @@ class EndlessRows(IterableDataset):
     ) -> None:
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.image_column, self.shuffle_buffer_size, self.max_retries = image_column, shuffle_buffer_size, max_retries
-        self.members = dataset.datasets if isinstance(dataset, Mixture) else [dataset]
+        self.members: list[Any] = dataset.datasets if isinstance(dataset, Mixture) else [dataset]
         self.weights = dataset.weights if isinstance(dataset, Mixture) else [1.0]
         self.streams = is_stream(dataset)
         if self.streams:

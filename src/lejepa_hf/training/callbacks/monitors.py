@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from ...evaluation.rank import rank_and_spread
-from ...training_args import cores_of_this_process
+from ...system.devices import cores_of_this_process
 from .health import HealthWatch
 from .online_probe import OnlineProbe
 
