@@ -31,9 +31,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from lejepa_hf import MultiCropCollator, MultiCropTransform
-from lejepa_hf.data.loader_workers import prepare_worker
+from lejepa_hf.data.reader_state import Progress, ReaderPosition
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.data.streaming import EndlessRows
+from lejepa_hf.data.streaming import EndlessRows, prepare_worker
 
 RESULTS = Path(__file__).parent / "results" / "data.csv"
 COLUMNS = ["date", "what", "way", "images_per_second", "ratio", "to", "peak_mib", "images", "torch", "torchvision"]
@@ -148,7 +148,7 @@ def reading_benchmark(shards: Path, rounds: int) -> list[dict]:
                 rates.setdefault(("rows, undecoded", way), []).append(rate_of(dataset, True, 2 * BATCH * 16))
                 rates.setdefault(("rows to views, one worker", way), []).append(rate_of(dataset, False, BATCH * 16))
             skipped = 3000
-            start = [[{"lane": 0, "batches": 0, "passes": [[0, skipped]]}]]
+            start = [[ReaderPosition(0, 0, [Progress(0, skipped)])]]
             begin = time.perf_counter()
             next(iter(loader(sources["stream"], True, start)))
             rates.setdefault(("replay after a resume", "stream"), []).append(skipped / (time.perf_counter() - begin))
@@ -181,7 +181,7 @@ def epoch_benchmark(shards: Path) -> list[dict]:
 
 def resident_mib(process: int) -> float:
     """Most memory the process ever had resident; of Linux."""
-    status = Path(f"/proc/{process}/status").read_text()
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 

@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 import regex  # that of transformers: it knows what a text may be the beginning of
 import torch
+from digit_scenes import save_digit_scenes
 from doc_blocks import LANGUAGES, PAGES, ROOT, blocks_of, check_bash, check_yaml, commands_of, run_command, run_python
 from hub_client import TOKEN, connect
 from hub_server import HubServer
@@ -38,7 +39,7 @@ def test_languages(page):
     """A block of another language, or of none, would be run by nobody."""
     odd = {f"{block.page}:{block.line}": block.language for block in blocks_of(page)}
     assert not {where: language for where, language in odd.items() if language not in LANGUAGES}
-    fences = re.findall(r"^ *```", (ROOT / page).read_text(), re.MULTILINE)
+    fences = re.findall(r"^ *```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
     assert len(fences) == 2 * len(blocks_of(page)), "a fence without its end, or a kind of block not found here"
 
 
@@ -72,6 +73,7 @@ def place(tmp_path_factory):
             pixels = torch.randint(256, (12, 16, 3), generator=torch.Generator().manual_seed(number))
             Image.fromarray(pixels.byte().numpy()).resize((320, 240)).save(path)
     shutil.copy(folder / "photos/cats/0.jpg", folder / "photo.jpg")
+    save_digit_scenes(folder / "scenes")
     # One thread for scikit-learn too: on shared cores threads wait for each other.
     hub = HubServer(folder / "hub", tokens={TOKEN: "me"})
     with hub as server, pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
@@ -124,7 +126,7 @@ def messages_of_the_package() -> list[tuple[regex.Pattern, list[str]]]:
     """Every longer text of the sources: as a pattern in which anything stands for what is filled in, and its parts."""
     found = []
     for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             texts = [part.value if isinstance(part, ast.Constant) else None for part in parts]
             fixed = [text for text in texts if isinstance(text, str) and len(text) >= _TELLING]

@@ -15,14 +15,14 @@ from transformers import TrainerState
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
+from .data.batch import BROKEN, GLOBAL_VIEWS, PHOTOMETRIC_KEYS, POSITION, PROBE_LABELS
 from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
+from .data.dataset_kinds import count_classes, count_rows
 from .data.errors import StreamInterrupted
-from .data.labels import count_classes
-from .data.loader_workers import prepare_worker
 from .data.photometric import apply_photometric
-from .data.reader_state import advance, read_positions, write_position
-from .data.streaming import EndlessRows, count_rows
+from .data.reader_state import RankState, ReaderPosition, advance, read_positions, write_position
+from .data.streaming import EndlessRows, prepare_worker
 from .model.architecture import is_convolutional
 from .model.repeated_layers import find_blocks
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
@@ -119,8 +119,8 @@ class LeJEPATrainer(CheckpointingTrainer):
             self.add_callback(self.encoder_average)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar)
-        self._start: list[dict] | None = None
-        self._lanes: list[dict] = []
+        self._start: list[RankState] | None = None
+        self._readers: list[ReaderPosition] = []
         self._broken = BrokenImages(args.max_bad_fraction)
         self._exact = ExactAccumulation(model) if args.exact_accumulation else None
         self._add_monitors(model)
@@ -180,18 +180,18 @@ class LeJEPATrainer(CheckpointingTrainer):
             seed=args.data_seed if args.data_seed is not None else args.seed,
             rank=args.process_index,
             world_size=args.world_size,
-            num_lanes=max(1, args.dataloader_num_workers),
-            start=self._start and [rank["lanes"] for rank in self._start],
+            num_readers=max(1, args.dataloader_num_workers),
+            start=[rank.readers for rank in self._start] if self._start else None,
             image_column=getattr(self.data_collator, "image_column", "image"),
             shuffle_buffer_size=args.shuffle_buffer_size,
             max_retries=args.max_network_retries,
         )
-        self._lanes = rows.lanes
+        self._readers = rows.readers
         num_workers = rows.num_workers(args.dataloader_num_workers)
         if num_workers != args.dataloader_num_workers:
             logger.warning(
                 f"{num_workers} data workers instead of `dataloader_num_workers` {args.dataloader_num_workers}: the "
-                f"run began with {len(rows.lanes)}, and its order of images is kept."
+                f"run began with {len(rows.readers)}, and its order of images is kept."
             )
         return DataLoader(
             rows,
@@ -216,10 +216,10 @@ class LeJEPATrainer(CheckpointingTrainer):
             self._save_before_leaving()
             raise
         for batch in batches[0]:
-            if "position" in batch:
-                self._lanes = advance(self._lanes, batch.pop("position"))
-            self._broken.count(self.args.per_device_train_batch_size, batch.pop("broken", []))
-        self._labels = [batch.pop("probe_labels", None) for batch in batches[0]]
+            if POSITION in batch:
+                self._readers = advance(self._readers, batch.pop(POSITION))
+            self._broken.count(self.args.per_device_train_batch_size, batch.pop(BROKEN, []))
+        self._labels = [batch.pop(PROBE_LABELS, None) for batch in batches[0]]
         self._waited += time.perf_counter() - begin
         if self._exact is not None:
             self._exact.collect(batches[0], self._forward)
@@ -234,7 +234,7 @@ class LeJEPATrainer(CheckpointingTrainer):
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         # The random numbers stay on the host, where they become parameters: reading them back would stall the device.
         # Views come from pinned memory; the base class would wait for their copies.
-        drawn = {name: value for name, value in inputs.items() if name.endswith("_photometric")}
+        drawn = {name: value for name, value in inputs.items() if name in PHOTOMETRIC_KEYS}
         views = {name: value for name, value in inputs.items() if name not in drawn}
         views = {name: value.to(self.args.device, non_blocking=True) for name, value in views.items()}
         return apply_photometric(views | drawn, self.data_collator.transform) if drawn else views
@@ -253,7 +253,7 @@ class LeJEPATrainer(CheckpointingTrainer):
         if model.training:
             self._parts += torch.stack([part.detach() for part in parts.values()])
             self._micro_batches += 1
-            self._images += len(inputs["global_views"])
+            self._images += len(inputs[GLOBAL_VIEWS])
             with self._cost:
                 labels = self._labels.pop(0) if self._labels else None
                 for monitor in self._monitors():
@@ -415,7 +415,7 @@ class LeJEPATrainer(CheckpointingTrainer):
             self._start = read_positions(resume_from_checkpoint)
             if len(self._start) == self.args.world_size:
                 own = self._start[self.args.process_index]
-                self._broken.num_images, self._broken.num_broken = own["num_images"], own["num_broken"]
+                self._broken.num_images, self._broken.num_broken = own.num_images, own.num_broken
         logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")
         self._begin_window()
         self._cost = MonitorCost()
@@ -463,7 +463,7 @@ class LeJEPATrainer(CheckpointingTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         counts = self._broken.num_images, self._broken.num_broken
-        write_position(output_dir, self.args.process_index, self._lanes, *counts)
+        write_position(output_dir, self.args.process_index, self._readers, *counts)
         if self.is_world_process_zero():
             write_settings(output_dir, *self._settings(), self.args.world_size)
         super()._save_rng_state(output_dir)

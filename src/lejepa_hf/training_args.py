@@ -1,6 +1,5 @@
 """LeJEPATrainingArguments: the Trainer's arguments with the method's defaults."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,9 @@ import torch
 from transformers import TrainingArguments
 
 from .data.network import MAX_RETRIES
+from .system.devices import cores_of_this_process
 
 MONITORS = ("embeddings", "probe", "knn", "health")
-
-
-def cores_of_this_process() -> int:
-    """CPU cores that this process may use, those of the machine shared with the other processes on it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 @dataclass

@@ -183,7 +183,7 @@ def test_position_and_broken_images_come_out_of_a_worker(tmp_path):
     write_shard(tmp_path / "0.parquet", images)
     stream = EndlessRows(open_shards(str(tmp_path / "*.parquet")), 4, seed=0)
     batches = list(islice(DataLoader(stream, 4, collate_fn=MultiCropCollator(TRANSFORM), num_workers=1), 4))
-    assert [batch["position"]["passes"] for batch in batches] == [[[0, 4]], [[0, 8]], [[1, 4]], [[1, 8]]]
+    assert [batch["position"].passes for batch in batches] == [[(0, 4)], [(0, 8)], [(1, 4)], [(1, 8)]]
     assert all(batch["global_views"].shape == (4, 2, 3, 24, 24) for batch in batches)
     for epoch in (batches[:2], batches[2:]):
         messages = sorted(message for batch in epoch for message in batch.get("broken", []))

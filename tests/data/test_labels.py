@@ -1,7 +1,7 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from lejepa_hf.data.labels import count_classes
+from lejepa_hf.data.dataset_kinds import count_classes
 from lejepa_hf.data.sources import load_source
 
 

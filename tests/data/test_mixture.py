@@ -1,13 +1,13 @@
 import itertools
-import json
 from collections import Counter
 
 import datasets
 import pytest
+from kept_positions import written_and_read
 from parquet_shards import number, shards
 from torch.utils.data import DataLoader
 
-from lejepa_hf.data.mixture import Mixture
+from lejepa_hf.data.dataset_kinds import Mixture
 from lejepa_hf.data.reader_state import advance
 from lejepa_hf.data.streaming import EndlessRows
 
@@ -30,12 +30,12 @@ def renumbered(row: dict) -> dict:
 
 def run(dataset, num_batches: int, num_workers: int = 0, **settings) -> tuple[list[list[dict]], list[dict]]:
     """Batches of the Trainer's loader and where the rank stands behind them, as a checkpoint keeps it."""
-    rows = EndlessRows(dataset, BATCH, **{"seed": 0, "shuffle_buffer_size": 5, "num_lanes": 2, **settings})
+    rows = EndlessRows(dataset, BATCH, **{"seed": 0, "shuffle_buffer_size": 5, "num_readers": 2, **settings})
     loader = DataLoader(rows, BATCH, num_workers=num_workers, collate_fn=list)
-    batches, lanes = list(itertools.islice(loader, num_batches)), rows.lanes
+    batches, readers = list(itertools.islice(loader, num_batches)), rows.readers
     for batch in batches:
-        lanes = advance(lanes, batch[-1]["position"])
-    return batches, json.loads(json.dumps(lanes))
+        readers = advance(readers, batch[-1]["position"])
+    return batches, written_and_read(readers)
 
 
 def keys(batches: list[list[dict]]) -> list[tuple[int, int]]:
@@ -46,7 +46,7 @@ def assert_each_once_an_epoch(rows: list[tuple[int, int]]):
     assert set(Counter(rows).values()) == {1}
     for first, size in ((0, 30), (100, 10)):
         epochs = Counter(epoch for epoch, row in rows if first <= row < first + size)
-        # Lanes draw by themselves, and one that is alone on its rank is due more often than two that share one.
+        # Readers draw by themselves, and one that is alone on its rank is due more often than two that share one.
         over = max(epochs) // 3
         assert over >= 2 and [epochs[epoch] for epoch in range(over)] == [size] * over
 
@@ -90,7 +90,7 @@ def test_resume_continues_the_run(mixture, stop, world_size):
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 3)])
 def test_resume_with_another_number_of_ranks(mixture, before, after):
     first = [run(mixture, 15, rank=rank, world_size=before) for rank in range(before)]
-    start = [lanes for _, lanes in first]
+    start = [readers for _, readers in first]
     rows = list(itertools.chain(*(keys(batches) for batches, _ in first)))
     for rank in range(after):
         rows += keys(run(mixture, 240 // after, rank=rank, world_size=after, start=start)[0])

@@ -3,7 +3,7 @@ import pytest
 from datasets import Dataset, IterableDataset
 from pictures import number_of, save, table
 
-from lejepa_hf.data.mixture import Mixture
+from lejepa_hf.data.dataset_kinds import Mixture
 from lejepa_hf.data.sources import load_mixture
 
 
@@ -38,7 +38,7 @@ def test_members_of_a_mixture(entries, streaming):
 
 
 def test_a_mixture_of_streams_knows_its_length(entries):
-    from lejepa_hf.data.streaming import count_rows
+    from lejepa_hf.data.dataset_kinds import count_rows
 
     assert count_rows(load_mixture(entries, streaming=True)) == 9
 

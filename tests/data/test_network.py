@@ -21,7 +21,7 @@ from lejepa_hf.data import network
 from lejepa_hf.data.errors import DataError, StreamInterrupted
 from lejepa_hf.data.network import is_network_error, read_through
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.data.stream_readers import Lane
+from lejepa_hf.data.stream_readers import StreamReader
 from lejepa_hf.data.streaming import EndlessRows
 
 SIZES = [20, 30, 10]
@@ -112,12 +112,12 @@ def log(caplog):
     return lambda: [record.getMessage() for record in caplog.records if record.name == "lejepa_hf"]
 
 
-def lane(stream, max_retries: int = 1) -> Lane:
-    return Lane(stream, 0, 1, [0], 5, max_retries=max_retries)
+def reader(stream, max_retries: int = 1) -> StreamReader:
+    return StreamReader(stream, 0, 1, [0], 5, max_retries=max_retries)
 
 
 def test_rows_come_over_http(stream, log):
-    assert [[number(row) for row in lane(stream).read(shard)] for shard in range(3)] == [
+    assert [[number(row) for row in reader(stream).read(shard)] for shard in range(3)] == [
         list(range(20)),
         list(range(20, 50)),
         list(range(50, 60)),
@@ -125,9 +125,9 @@ def test_rows_come_over_http(stream, log):
     assert log() == []
 
 
-def test_lanes_ask_for_their_own_shards_only(server, stream):
+def test_readers_ask_for_their_own_shards_only(server, stream):
     asked = []
-    for own in (Lane(stream, i, 2, [0], 5) for i in range(2)):
+    for own in (StreamReader(stream, i, 2, [0], 5) for i in range(2)):
         server.asked.clear()
         shards = {row["where"][-10:] for epoch, _, row in itertools.islice(own.rows(), SIZES[2])}
         asked.append({name for name, _ in server.asked})
@@ -137,14 +137,14 @@ def test_lanes_ask_for_their_own_shards_only(server, stream):
 @pytest.mark.parametrize("number_of_faults", [2, 4])  # opening the file asks twice
 def test_busy_server(server, stream, log, number_of_faults):
     server.faults = iter([503] * number_of_faults)
-    assert [number(row) for row in lane(stream, 2).read(1)] == list(range(20, 50))
+    assert [number(row) for row in reader(stream, 2).read(1)] == list(range(20, 50))
     assert len(log()) == number_of_faults // 2
     assert log()[0].startswith("shard 1 of 3: ") and log()[0].endswith("; retry 1 of 2 in 0.01 s")
 
 
 def test_dropped_connections(server, stream, log):
     server.faults = (("drop" if i in (1, 4) else None) for i in itertools.count())
-    assert [number(row) for row in lane(stream).read(1)] == list(range(20, 50))
+    assert [number(row) for row in reader(stream).read(1)] == list(range(20, 50))
     assert 1 <= len(log()) <= 2
     assert all(message.endswith("; retry 1 of 1 in 0.01 s") for message in log())
 
@@ -152,7 +152,7 @@ def test_dropped_connections(server, stream, log):
 def test_dead_server(server, stream, log):
     server.faults = itertools.repeat(503)
     with pytest.raises(StreamInterrupted) as error:
-        list(lane(stream).read(2))
+        list(reader(stream).read(2))
     for part in ("shard 2 of 3", "1 retries", "--resume", "02.parquet"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
@@ -162,19 +162,19 @@ def test_dead_server(server, stream, log):
 def test_server_that_hangs_up(server, stream):
     server.faults = itertools.repeat("gone")
     with pytest.raises(StreamInterrupted, match="^shard 0 of 3: the connection was lost and 0 retries"):
-        list(lane(stream, 0).read(0))
+        list(reader(stream, 0).read(0))
 
 
 def test_missing_file_is_not_waited_for(server, stream, log):
     (server.folder / "01.parquet").unlink()
     with pytest.raises(DataError, match="^shard 1 of 3 cannot be read on after 0 rows: FileNotFoundError") as error:
-        list(lane(stream, 8).read(1))
+        list(reader(stream, 8).read(1))
     assert not isinstance(error.value, StreamInterrupted)
     assert log() == []
 
 
 def test_a_workers_message_arrives_as_one_line(server, stream):
-    rows = EndlessRows(stream, 4, seed=0, num_lanes=1, max_retries=0)
+    rows = EndlessRows(stream, 4, seed=0, num_readers=1, max_retries=0)
     server.faults = itertools.repeat(503)
     batches = iter(DataLoader(rows, 4, num_workers=1, collate_fn=list))
     with pytest.raises(StreamInterrupted) as error:

@@ -1,6 +1,6 @@
 import pytest
 
-from lejepa_hf.data.sampling import some_rows
+from lejepa_hf.data.image_source import some_rows
 from lejepa_hf.data.sources import load_source
 
 

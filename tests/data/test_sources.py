@@ -292,7 +292,7 @@ def test_tars_reach_the_loaders_workers(tmp_path):
     stream = load_source(f"{tmp_path}/*.tar", streaming=True).dataset
     arrived = pickle.loads(pickle.dumps(stream))  # as a spawned worker gets it
     assert [row["jpg"]["bytes"] is not None for row in arrived] == [True] * 8
-    rows = EndlessRows(stream, 4, seed=0, image_column="jpg", num_lanes=2, shuffle_buffer_size=1)
+    rows = EndlessRows(stream, 4, seed=0, image_column="jpg", num_readers=2, shuffle_buffer_size=1)
     loaded = itertools.islice(DataLoader(rows, 4, num_workers=2, collate_fn=list), 2)
     assert sorted(row["__key__"] for batch in loaded for row in batch) == [f"{i:03}" for i in range(8)]
 

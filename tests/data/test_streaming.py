@@ -1,5 +1,4 @@
 import itertools
-import json
 import logging
 import math
 import pickle
@@ -10,27 +9,28 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from kept_positions import written_and_read
 from parquet_shards import number, shards
 from torch.utils.data import DataLoader
 
+from lejepa_hf.data.dataset_kinds import Mixture, count_rows
 from lejepa_hf.data.errors import DataError
-from lejepa_hf.data.mixture import Mixture
 from lejepa_hf.data.reader_state import advance
-from lejepa_hf.data.streaming import EndlessRows, count_rows
+from lejepa_hf.data.streaming import EndlessRows
 
 BATCH = 4
 
 
 def run(dataset, num_batches: int, num_workers: int = 0, **settings) -> tuple[list[list[dict]], list[list[dict]]]:
-    """Batches as the Trainer's loader gives them, and the lanes before the first and behind each of them."""
+    """Batches as the Trainer's loader gives them, and the readers before the first and behind each of them."""
     rows = EndlessRows(dataset, **{"batch_size": BATCH, "seed": 0, "shuffle_buffer_size": 5, **settings})
     loader = DataLoader(rows, rows.batch_size, num_workers=num_workers, collate_fn=list)
-    batches, lanes = list(itertools.islice(loader, num_batches)), [rows.lanes]
+    batches, readers = list(itertools.islice(loader, num_batches)), [rows.readers]
     assert [len(batch) for batch in batches] == [rows.batch_size] * num_batches
     for batch in batches:
         assert ["position" in row for row in batch] == [False] * (rows.batch_size - 1) + [True]
-        lanes.append(advance(lanes[-1], batch[-1]["position"]))
-    return batches, json.loads(json.dumps(lanes))  # as a checkpoint keeps them
+        readers.append(advance(readers[-1], batch[-1]["position"]))
+    return batches, [written_and_read(of_batch) for of_batch in readers]
 
 
 def take(dataset, num_batches: int, num_workers: int = 0, **settings) -> list[list[dict]]:
@@ -108,9 +108,9 @@ def test_rows_say_where_they_stand():
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_resume_continues_the_run(world_size, num_workers):
     settings = {"rank": world_size - 1, "world_size": world_size}
-    uninterrupted, lanes = run(ROWS, 20, num_workers, **settings)
+    uninterrupted, readers = run(ROWS, 20, num_workers, **settings)
     for stop in (1, 5, 16):
-        start = [lanes[stop]] * world_size
+        start = [readers[stop]] * world_size
         assert keys(take(ROWS, 4, num_workers, start=start, **settings)) == keys(uninterrupted[stop : stop + 4])
 
 
@@ -118,7 +118,7 @@ def test_resume_continues_the_run(world_size, num_workers):
 @pytest.mark.parametrize("stop", [1, 6, 11])
 def test_resume_with_another_number_of_ranks(before, after, stop):
     first = [run(ROWS, stop, rank=rank, world_size=before) for rank in range(before)]
-    start = [lanes[-1] for _, lanes in first]
+    start = [readers[-1] for _, readers in first]
     batches = list(itertools.chain(*(batches for batches, _ in first)))
     for rank in range(after):
         batches += take(ROWS, 20, rank=rank, world_size=after, start=start)
@@ -156,10 +156,10 @@ def test_stream_gives_every_row_once_an_epoch(tmp_path, num_shards, world_size, 
     sizes = SIZES[:num_shards]
     by_row = num_workers == 2  # else shards that are too few are shared by row groups
     stream = shards(tmp_path, sizes, None if by_row else 3)
-    num_lanes = max(1, num_workers)
-    longest = sum(sorted(sizes)[-math.ceil(num_shards / (world_size * num_lanes)) :])  # share of a lane, at most
-    num_batches = num_lanes * math.ceil(2 * longest / BATCH)
-    settings = {"world_size": world_size, "num_lanes": num_lanes}
+    num_readers = max(1, num_workers)
+    longest = sum(sorted(sizes)[-math.ceil(num_shards / (world_size * num_readers)) :])  # share of a reader, at most
+    num_batches = num_readers * math.ceil(2 * longest / BATCH)
+    settings = {"world_size": world_size, "num_readers": num_readers}
     # All ranks go on equally long: each has as many batches as wanted.
     ranks = [take(stream, num_batches, num_workers, rank=rank, **settings) for rank in range(world_size)]
     epochs = by_epoch(itertools.chain(*ranks), number)
@@ -180,16 +180,16 @@ def test_stream_order_follows_from_seed_and_epoch(stream):
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
-def test_number_of_workers_leaves_the_order_of_the_lanes(stream, num_workers):
-    assert keys(take(stream, 20, num_workers, num_lanes=4)) == keys(take(stream, 20, num_lanes=4))
+def test_number_of_workers_leaves_the_order_of_the_readers(stream, num_workers):
+    assert keys(take(stream, 20, num_workers, num_readers=4)) == keys(take(stream, 20, num_readers=4))
 
 
-def test_number_of_lanes_is_part_of_the_order(stream):
-    assert keys(take(stream, 6, num_lanes=2)) != keys(take(stream, 6, num_lanes=4))
+def test_number_of_readers_is_part_of_the_order(stream):
+    assert keys(take(stream, 6, num_readers=2)) != keys(take(stream, 6, num_readers=4))
 
 
-def test_num_workers_divides_the_lanes(stream):
-    rows = EndlessRows(stream, BATCH, seed=0, num_lanes=6)
+def test_num_workers_divides_the_readers(stream):
+    rows = EndlessRows(stream, BATCH, seed=0, num_readers=6)
     assert [rows.num_workers(wanted) for wanted in range(8)] == [0, 1, 2, 3, 3, 3, 6, 6]
 
 
@@ -230,9 +230,9 @@ def test_classes_of_sorted_shards_are_mixed(tmp_path):
 def test_stream_resume_continues_the_run(tmp_path, world_size, num_workers):
     stream = shards(tmp_path, SIZES, 3)
     settings = {"rank": world_size - 1, "world_size": world_size}
-    uninterrupted, lanes = run(stream, 35, num_workers, num_lanes=max(1, num_workers), **settings)
+    uninterrupted, readers = run(stream, 35, num_workers, num_readers=max(1, num_workers), **settings)
     for stop in (1, 5, 30):  # at the last one the epoch is another
-        start = [lanes[stop]] * world_size  # a rank looks at its own only
+        start = [readers[stop]] * world_size  # a rank looks at its own only
         continued = take(stream, 5, num_workers, start=start, **settings)
         assert keys(continued) == keys(uninterrupted[stop : stop + 5])
     assert uninterrupted[30][0]["epoch"] > 1
@@ -242,28 +242,28 @@ def test_stream_resume_continues_the_run(tmp_path, world_size, num_workers):
 @pytest.mark.parametrize("row_group_size", [None, 3])
 def test_stream_resumes_at_every_batch(tmp_path, shuffle_buffer_size, row_group_size):
     stream = shards(tmp_path, [7, 0, 5, 2], row_group_size)
-    settings = {"shuffle_buffer_size": shuffle_buffer_size, "num_lanes": 3, "world_size": 2}
-    uninterrupted, lanes = run(stream, 18, **settings)
+    settings = {"shuffle_buffer_size": shuffle_buffer_size, "num_readers": 3, "world_size": 2}
+    uninterrupted, readers = run(stream, 18, **settings)
     for stop in range(16):
-        assert keys(take(stream, 2, start=[lanes[stop]] * 2, **settings)) == keys(uninterrupted[stop : stop + 2])
+        assert keys(take(stream, 2, start=[readers[stop]] * 2, **settings)) == keys(uninterrupted[stop : stop + 2])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 4])
 def test_stream_resume_with_another_number_of_workers(stream, num_workers):
-    uninterrupted, lanes = run(stream, 22, num_lanes=4, num_workers=4)
-    start = [lanes[13]]
-    assert keys(take(stream, 9, num_workers, start=start, num_lanes=1)) == keys(uninterrupted[13:])
+    uninterrupted, readers = run(stream, 22, num_readers=4, num_workers=4)
+    start = [readers[13]]
+    assert keys(take(stream, 9, num_workers, start=start, num_readers=1)) == keys(uninterrupted[13:])
 
 
 @pytest.mark.parametrize(
-    ("before", "num_lanes", "after"), [(1, 2, 2), (2, 1, 1), (2, 2, 4), (4, 1, 3), (1, 5, 2), (2, 2, 3)]
+    ("before", "num_readers", "after"), [(1, 2, 2), (2, 1, 1), (2, 2, 4), (4, 1, 3), (1, 5, 2), (2, 2, 3)]
 )
 @pytest.mark.parametrize("stop", [1, 16])
-def test_stream_resume_with_another_number_of_ranks(tmp_path, caplog, before, num_lanes, after, stop):
+def test_stream_resume_with_another_number_of_ranks(tmp_path, caplog, before, num_readers, after, stop):
     stream = shards(tmp_path, SIZES, 3)
-    first = [run(stream, stop, rank=rank, world_size=before, num_lanes=num_lanes) for rank in range(before)]
+    first = [run(stream, stop, rank=rank, world_size=before, num_readers=num_readers) for rank in range(before)]
     batches = list(itertools.chain(*(batches for batches, _ in first)))
-    start = [lanes[-1] for _, lanes in first]
+    start = [readers[-1] for _, readers in first]
     for rank in range(after):
         batches += take(stream, 50, rank=rank, world_size=after, start=start)
     epochs = by_epoch(batches, number)
@@ -272,24 +272,24 @@ def test_stream_resume_with_another_number_of_ranks(tmp_path, caplog, before, nu
     assert not caplog.records
 
 
-def test_too_few_lanes_for_the_ranks_begin_a_new_epoch(tmp_path, caplog):
+def test_too_few_readers_for_the_ranks_begin_a_new_epoch(tmp_path, caplog):
     stream = shards(tmp_path, SIZES, 3)
     first = [run(stream, 20, rank=rank, world_size=2) for rank in range(2)]
     reached = max(row["epoch"] for batches, _ in first for row in batches[-1])
-    start = [lanes[-1] for _, lanes in first]
+    start = [readers[-1] for _, readers in first]
     with caplog.at_level(logging.WARNING, "lejepa_hf"):
         batches = list(
-            itertools.chain(*(take(stream, 20, rank=r, world_size=4, num_lanes=2, start=start) for r in range(4)))
+            itertools.chain(*(take(stream, 20, rank=r, world_size=4, num_readers=2, start=start) for r in range(4)))
         )
     epochs = by_epoch(batches, number)
     assert min(epochs) == reached + 1
     assert sorted(epochs[reached + 1]) == list(range(sum(SIZES)))
     assert "2 processes with 2 readers in all, too few for 4" in caplog.text
-    assert f"goes on with epoch {reached + 1}" in caplog.text
+    assert f"training continues with epoch {reached + 1}" in caplog.text
 
 
 def test_workers_do_not_change_each_others_epoch(tmp_path):
-    epochs = by_epoch(take(shards(tmp_path, [2] * 4), 120, 2, num_lanes=2), number)
+    epochs = by_epoch(take(shards(tmp_path, [2] * 4), 120, 2, num_readers=2), number)
     assert [epoch for epoch in range(55) if sorted(epochs[epoch]) != list(range(8))] == []
 
 

@@ -8,10 +8,10 @@ def test_those_of_the_paper_are_there():
         "imagenet-1k imagenette imagenet-100 food101 cifar10 cifar100 stl10 flowers102 dtd fgvc-aircraft "
         "stanford-cars oxford-pets galaxy10 digits"
     )
-    assert set(PRESETS) == set(wanted.split()) | {"digit-scenes", "ade20k", "voc2012"}
+    assert set(PRESETS) == set(wanted.split()) | {"ade20k", "voc2012"}
 
 
-@pytest.mark.parametrize("name", ["digit-scenes", "ade20k", "voc2012"])
+@pytest.mark.parametrize("name", ["ade20k", "voc2012"])
 def test_those_of_masks_name_their_columns(name):
     preset = find_preset(name)
     assert preset.image_column == "image" and preset.label_column in ("mask", "annotation")

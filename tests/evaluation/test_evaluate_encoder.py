@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from digit_scenes import save_digit_scenes
 from transformers import AutoConfig, AutoModel
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
@@ -19,6 +20,7 @@ from lejepa_hf.evaluation.evaluate_encoder import (
     run_protocols,
 )
 from lejepa_hf.evaluation.intervals import is_spread
+from lejepa_hf.evaluation.labelled_sources import labelled_sources
 from lejepa_hf.evaluation.protocols.knn import knn
 from lejepa_hf.hub.export import build_processor
 
@@ -90,10 +92,11 @@ def test_protocols_on_images(resnet_folder, few_digits):
 
 
 @pytest.mark.slow
-def test_segmentation_of_a_preset(resnet_folder):
-    results = evaluate_encoder(resnet_folder, "digit-scenes", ["segmentation"], resolution=32)
+def test_segmentation(resnet_folder, tmp_path):
+    scenes = labelled_sources(str(save_digit_scenes(tmp_path / "scenes")), image_column="image", label_column="mask")
+    results = evaluate_encoder(resnet_folder, scenes, ["segmentation"], resolution=32)
     assert 1 / 11 / 2 < results["eval_segmentation_miou"] < 1
-    ignored = evaluate_encoder(resnet_folder, "digit-scenes", ["segmentation"], ignore_labels=[0, *range(2, 11)])
+    ignored = evaluate_encoder(resnet_folder, scenes, ["segmentation"], ignore_labels=[0, *range(2, 11)])
     assert ignored["eval_segmentation_miou"] == 1  # nothing but ones
 
 

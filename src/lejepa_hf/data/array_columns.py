@@ -1,28 +1,35 @@
-"""Columns of `datasets.Array2D` and `Array3D` as images that no row turns into nested lists."""
+"""Columns of `datasets.Array2D` and `Array3D` as images, without turning rows into nested lists."""
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-_ROWS = 32  # at a time; more only cost memory
+from .dataset_kinds import is_stream
+
+if TYPE_CHECKING:
+    import pyarrow
+    from datasets import Dataset, IterableDataset
+
+_ROWS = 32  # rows encoded at a time; more only cost memory
 
 
-def is_array(feature) -> bool:
+def is_array(feature: object) -> bool:
     """Whether a feature of `datasets` holds an array of two or three axes."""
     from datasets import Array2D, Array3D
 
     return isinstance(feature, Array2D | Array3D)
 
 
-def with_arrays(dataset, column: str, name: str):
+def with_arrays(dataset: "Dataset | IterableDataset", column: str, name: str) -> "Dataset | IterableDataset":
     """
-    A dataset whose rows hold arrays of the type the column was declared with, quickly and without lists of Python
-    numbers: of 13 x 64 x 64 values these take ten times as long and twenty times the memory.
+    Read a column of arrays as arrays of its declared type, not as lists of Python numbers: for 13 x 64 x 64 values
+    lists take ten times as long and twenty times the memory.
 
     Args:
         dataset (`datasets.Dataset` or `datasets.IterableDataset`): Undecoded.
-        column (`str`): Of `Array2D` or `Array3D`.
-        name (`str`): What the user asked for.
+        column (`str`): A column of type `Array2D` or `Array3D`.
+        name (`str`): The name that the user gave, for messages.
 
     Returns:
         The dataset: map-style with arrays in that column; a stream with the `.npy` bytes of each, as an image column.
@@ -31,7 +38,7 @@ def with_arrays(dataset, column: str, name: str):
         ValueError: If a map-style dataset has rows without an array, which would look like black images.
     """
     dtype = dataset.features[column].dtype
-    if not hasattr(dataset, "__len__"):
+    if is_stream(dataset):
         return _as_npy_bytes(dataset, column, dtype)
     missing = dataset.data.column(column).null_count
     if missing:
@@ -42,13 +49,13 @@ def with_arrays(dataset, column: str, name: str):
     return dataset.with_format("numpy", columns=[column], output_all_columns=True, dtype=dtype)
 
 
-def _as_npy_bytes(stream, column: str, dtype: str):
+def _as_npy_bytes(stream: "IterableDataset", column: str, dtype: str) -> "IterableDataset":
     from datasets import Image as ImageFeature
 
     features = stream.features.copy()
     features[column] = ImageFeature(decode=False)
 
-    def encode(table):
+    def encode(table: "pyarrow.Table") -> "pyarrow.Table":
         import pyarrow as pa
 
         rows = [row for chunk in table[column].chunks for row in _npy_rows(chunk, dtype)]
@@ -59,12 +66,12 @@ def _as_npy_bytes(stream, column: str, dtype: str):
     return encoded.with_format(None)
 
 
-def _npy_rows(chunk, dtype: str) -> list[dict]:
-    """The rows of an Arrow column as images of `datasets` are stored."""
+def _npy_rows(chunk: "pyarrow.Array", dtype: str) -> list[dict[str, bytes | None]]:
+    """The rows of an Arrow column, stored as `datasets` stores images."""
     import pyarrow as pa
 
     present = chunk.is_valid().to_pylist()
-    # A generator's arrays come as lists within lists, those of files as a type of `datasets`, which is quicker.
+    # The arrays of a generator come as nested lists, those of files as a type of `datasets`, which is quicker.
     is_typed = isinstance(chunk.type, pa.ExtensionType)
     values = chunk.to_numpy(zero_copy_only=False) if is_typed else chunk.to_pylist()
     return [

@@ -1,4 +1,4 @@
-"""BrokenImages: how many images of a run could not be decoded, and when that is too many."""
+"""BrokenImages: counts the images that cannot be decoded, and stops a run that has too many."""
 
 import logging
 
@@ -6,26 +6,29 @@ from .errors import TooManyBrokenImages
 
 logger = logging.getLogger("lejepa_hf")
 
-_NAMED = 20
-_FEWEST = 1000  # images; before, one broken image of a first small batch would stop the run
+_NAMED = 20  # broken images that are logged one by one
+_FEWEST = 1000  # images; otherwise a single broken image in the first small batch would stop the run
 
 
 class BrokenImages:
     """
-    Counts and names broken images of one process.
+    Counts and logs the broken images of one process.
 
     Args:
-        max_fraction (`float`): Largest share of all images seen so far, and of at least a thousand, in [0, 1].
+        max_fraction (`float`): Largest share of broken images, in [0, 1], among all images seen so far; among a
+            thousand while there are fewer.
     """
 
-    def __init__(self, max_fraction: float):
+    def __init__(self, max_fraction: float) -> None:
         self.max_fraction, self.num_images, self.num_broken = max_fraction, 0, 0
 
     def count(self, num_images: int, broken: list[str]) -> None:
         """
+        Count the images of a batch.
+
         Args:
-            num_images (`int`): Images of a batch, broken ones included.
-            broken (`list[str]`): Where each broken one stands, and why it cannot be decoded.
+            num_images (`int`): Images of the batch, broken ones included.
+            broken (`list[str]`): Place and error of each broken image.
 
         Raises:
             TooManyBrokenImages: If the share is too large.

@@ -1,24 +1,29 @@
 """MultiCropCollator: dataset rows -> a batch of views."""
 
+from typing import Any, TypeAlias, cast
+
 import torch
 
+from .batch import BROKEN, GLOBAL_VIEWS, POSITION, PROBE_LABELS, Batch, tensors_of_views
 from .decoding import DECODING_ERRORS
 from .errors import DataError
 from .multi_crop import MultiCropTransform
 
+Example: TypeAlias = dict[str, Any]
 
-def _place(example: dict) -> str:
+
+def _place(example: Example) -> str:
     return example.get("where", f"row {example.get('index', 0)}")
 
 
 class MultiCropCollator:
     """
-    Cuts the views of every row and stacks them. Runs in the loader's workers: rows arrive undecoded.
+    Cuts the views of each row and stacks them. Runs in the loader's workers, where rows arrive undecoded.
 
     Args:
         transform ([`MultiCropTransform`], *optional*): Cuts the views; the published ImageNet settings if missing.
-        image_column (`str`, *optional*, defaults to `"image"`): Where a row holds its image.
-        label_column (`str`, *optional*): Where a row holds its class number, for the monitors.
+        image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
+        label_column (`str`, *optional*): Column of the class numbers, which monitors use.
     """
 
     def __init__(
@@ -26,67 +31,66 @@ class MultiCropCollator:
         transform: MultiCropTransform | None = None,
         image_column: str = "image",
         label_column: str | None = None,
-    ):
+    ) -> None:
         self.transform = transform or MultiCropTransform()
         self.image_column, self.label_column = image_column, label_column
 
-    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, examples: list[Example]) -> Batch:
         """
+        Make a batch of rows.
+
         Args:
             examples (`list[dict]`): Rows with an image, and optionally `epoch` and `index`, which fix its views, and
                 `where`, which names it; or what the transform returned already.
 
         Returns:
-            `dict[str, torch.Tensor]`: `global_views` uint8 `(B, V_g, C, H, W)`, `local_views` uint8
-            `(B, V_l, C, h, w)` and their `*_photometric` random numbers. With `label_column` also `probe_labels`
-            `(B,)`, -1 where there is none, which the Trainer takes out before it calls the model. With rows of
-            [`~data.streaming.EndlessRows`] also their `position`. A row whose image cannot be decoded gets views and
-            label of the next good one in the batch, and `broken`, a list of `str`, says which and why.
+            [`~data.batch.Batch`]: Views and their random numbers. With `label_column` also `probe_labels`, which the
+            Trainer takes out before it calls the model. With rows of [`~data.streaming.EndlessRows`] also their
+            `position`. A row whose image cannot be decoded gets views and label of the next good one in the batch, and
+            is named in `broken`.
 
         Raises:
             KeyError: If a row has no column of that name.
             DataError: If no image of the batch can be decoded.
         """
-        views = [self._try(example) for example in examples]
-        broken = {place: error for place, error in enumerate(views) if isinstance(error, str)}
-        good = [place for place in range(len(examples)) if place not in broken]
+        cut = [self._try(example) for example in examples]
+        good = [place for place, views in enumerate(cut) if not isinstance(views, str)]
+        broken = [error for error in cut if isinstance(error, str)]
         if not good:
-            raise DataError(f"None of the {len(examples)} images of a batch can be decoded. {views[0]}")
-        shown = list(examples)  # whose image is in each place
-        for place in broken:
-            following = next((other for other in good if other > place), good[0])
-            # With its own epoch and index: other views than the good row has, and the same ones after a resume.
-            views[place] = self._cut(examples[following], examples[place])
-            shown[place] = examples[following]
-        # A row that was transformed earlier still has its other columns, and its epoch and index.
-        names = [name for name in views[0] if name.endswith(("_views", "_photometric"))]
-        batch = {name: torch.stack([view[name] for view in views]) for name in names}
+            raise DataError(f"None of the {len(examples)} images of a batch can be decoded. {broken[0]}")
+        # The row whose image is in each place: its own, or the next good one.
+        source = [next((other for other in good if other >= place), good[0]) for place in range(len(examples))]
+        # With its own epoch and index: other views than the good row has, and the same ones after a resume.
+        views = [
+            tensors_of_views(self._cut(examples[source[place]], examples[place]) if isinstance(own, str) else own)
+            for place, own in enumerate(cut)
+        ]
+        batch: Batch = {name: torch.stack([view[name] for view in views]) for name in views[0]}  # type: ignore[assignment] # its keys are those of a Batch
         if self.label_column is not None:
-            # Not under `labels`, a key with which the Trainer changes how it scales the loss.
-            batch["probe_labels"] = torch.tensor([self._label(example) for example in shown])
-        if "position" in examples[-1]:
-            batch["position"] = examples[-1]["position"]
+            batch[PROBE_LABELS] = torch.tensor([self._label(examples[place]) for place in source])
+        if POSITION in examples[-1]:
+            batch[POSITION] = examples[-1][POSITION]
         if broken:
-            batch["broken"] = list(broken.values())
+            batch[BROKEN] = broken
         return batch
 
-    def _label(self, example: dict) -> int:
+    def _label(self, example: Example) -> int:
         if self.label_column not in example:
             raise KeyError(f"`label_column` {self.label_column!r} is not in the row, which has {sorted(example)}.")
         label = example[self.label_column]
         return label if isinstance(label, int) else -1
 
-    def _try(self, example: dict) -> dict[str, torch.Tensor] | str:
+    def _try(self, example: Example) -> Batch | str:
         """Views of a row, or why there are none."""
         try:
             return self._cut(example, example)
         except DECODING_ERRORS as error:
             return f"{_place(example)}: {type(error).__name__}: {error}"
 
-    def _cut(self, example: dict, identity: dict) -> dict[str, torch.Tensor]:
+    def _cut(self, example: Example, identity: Example) -> Batch:
         """Views of an image, drawn for the row `identity`."""
-        if "global_views" in example:
-            return example
+        if GLOBAL_VIEWS in example:  # a row that was transformed earlier, with its other columns
+            return cast("Batch", example)
         if self.image_column not in example:
             raise KeyError(f"`image_column` {self.image_column!r} is not in the row, which has {sorted(example)}.")
         return self.transform(

@@ -1,64 +1,85 @@
-"""Names -> datasets: files and the Hub. Errors say what was found instead."""
+"""Parquet and tar files, and datasets of the Hub -> datasets."""
 
-import difflib
 import glob
 import os
 import re
-import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from .network import is_network_error
+from .dataset_kinds import is_stream
+from .opening_errors import nearby, unknown_split
 
-# How `datasets` calls the builders of files, and by which endings they are recognised.
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset, ReadInstruction
+
+Opened: TypeAlias = "Dataset | IterableDataset"
+
+# Names of the file readers in `datasets`, and the endings by which their files are recognised.
 FILE_KINDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
-_MAX_SHARDS = 64  # of a map-style dataset read as a stream
+_MAX_SHARDS = 64  # shards of a map-style dataset that is read as a stream
 
 
 def kind_of_files(name: str) -> str | None:
-    """`"parquet"`, `"webdataset"`, or None for what is no such file, glob or url."""
+    """`"parquet"`, `"webdataset"`, or None for a name that is not such a file, glob or url."""
     path = name.split("?")[0] if "://" in name else name
     return next((kind for kind, endings in FILE_KINDS.items() if path.endswith(endings)), None)
 
 
-def open_files(kind: str, patterns: str | list[str], name: str, split: str, streaming: bool):
+def open_files(kind: str, patterns: str | list[str], name: str, split: str, streaming: bool) -> Opened:
     """
-    Parquet or WebDataset tar files as one split, whatever they are called.
+    Open Parquet or WebDataset tar files as one split, whatever they are called.
 
     Args:
         kind (`str`): `"parquet"` or `"webdataset"`.
         patterns (`str` or `list[str]`): Paths, globs, urls; `{000..123}` stands for that range of numbers.
-        name (`str`): What the user asked for.
-        split (`str`): `"train"`, or in map-style a slice of it. Another one must not pass silently: an encoder would
-            be measured on the rows that fitted its probe.
-        streaming (`bool`): Read on the way instead of copied first.
+        name (`str`): The name that the user gave, for messages.
+        split (`str`): `"train"`, or without streaming a slice of it. Another split is refused: an encoder would be
+            evaluated on the rows that fitted its probe.
+        streaming (`bool`): Read while training instead of copying first.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`
 
     Raises:
-        ValueError: If a pattern meets no file, or the files cannot be read.
+        ValueError: If a pattern matches no file, or the files cannot be read.
     """
+    from .dataset_builders import load_split
+
     patterns = [patterns] if isinstance(patterns, str | Path) else patterns
-    # A file that two patterns meet is read once.
+    # A file that two patterns match is read once.
     files = list(dict.fromkeys(file for pattern in patterns for file in _resolve(os.fspath(pattern))))
-    dataset = _load(name, split, streaming, kind, data_files={"train": [_literal(file) for file in files]})
+    data_files = {"train": [_literal(file) for file in files]}
+    dataset = load_split(kind, name, split, streaming, on_hub=False, data_files=data_files)
     return _by_row_groups(dataset, files, name) if streaming and kind == "parquet" else dataset
 
 
-def open_shards(name: str, split: str, streaming: bool):
+def open_shards(name: str, split: str, streaming: bool) -> Opened:
     """
-    A folder of Parquet or tar files, where their names tell the splits, as in a dataset repository of the Hub.
+    Open a folder of Parquet or tar files whose names tell the splits, as in a dataset repository of the Hub.
+
+    Args:
+        name (`str`): The folder.
+        split (`str`): Name of the split, or without streaming a slice of it.
+        streaming (`bool`): Read while training instead of copying first.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`
 
     Raises:
         ValueError: If there is no such split, or the files cannot be read.
     """
     import datasets
 
-    dataset = _load(name, split, streaming, name, data_files=None)
+    from .dataset_builders import load_split
+
+    dataset = load_split(name, name, split, streaming)
     files = datasets.load_dataset_builder(name).config.data_files.get(split, [])
     is_parquet = bool(files) and kind_of_files(files[0]) == "parquet"
     return _by_row_groups(dataset, files, name) if streaming and is_parquet else dataset
 
 
-def _by_row_groups(stream, files: list[str], name: str):
-    """Local Parquet has its footers at hand: so split, readers get equal shares and hold little in memory."""
+def _by_row_groups(stream: "IterableDataset", files: list[str], name: str) -> "IterableDataset":
+    """Split local Parquet files by row groups: readers get equal shares and need little memory."""
     if any("://" in file for file in files):
         return stream
     rows = _count(files, name)
@@ -66,7 +87,7 @@ def _by_row_groups(stream, files: list[str], name: str):
 
 
 def _resolve(pattern: str) -> list[str]:
-    """Files a pattern means; `datasets` resolves those of urls."""
+    """The files that match a pattern; `datasets` resolves patterns in urls."""
     pattern = os.path.expanduser(pattern)
     spread = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if spread:
@@ -82,17 +103,17 @@ def _resolve(pattern: str) -> list[str]:
         return [pattern]
     files = sorted(glob.glob(pattern, recursive=True))
     if not files:
-        raise ValueError(f"`dataset` {pattern!r}: no such file. {_nearby(pattern)}")
+        raise ValueError(f"`dataset` {pattern!r}: no such file. {nearby(pattern)}")
     return files
 
 
 def _literal(file: str) -> str:
-    """A found file whose name has a bracket is no pattern."""
+    """A found file as a pattern that matches it alone, also if its name has a bracket."""
     return file if "://" in file else glob.escape(file)
 
 
 def _count(files: list[str], name: str) -> int:
-    """Rows of local Parquet files, which their footers tell; a stream of them does not."""
+    """Number of rows of local Parquet files, from their footers: a stream does not know it."""
     import pyarrow.parquet as parquet
 
     rows, file = 0, ""
@@ -106,8 +127,8 @@ def _count(files: list[str], name: str) -> int:
     return rows
 
 
-def _with_length(stream, rows: int):
-    """A stream does not know its length but where its split says so, which need not have a name."""
+def _with_length(stream: "IterableDataset", rows: int) -> "IterableDataset":
+    """Write the number of rows into the description of the stream's split, which may have no name."""
     import datasets
 
     split = str(stream.split)
@@ -115,107 +136,54 @@ def _with_length(stream, rows: int):
     return stream
 
 
-def open_hub(name: str, split: str, streaming: bool, config: str | None, revision: str | None, data_files):
+def open_hub(
+    name: str,
+    split: str,
+    streaming: bool,
+    config: str | None,
+    revision: str | None,
+    data_files: str | list[str] | None,
+) -> Opened:
     """
-    A dataset of the Hub.
+    Open a dataset of the Hub.
+
+    Args:
+        name (`str`): Dataset id.
+        split (`str`): Name of the split, or without streaming a slice of it.
+        streaming (`bool`): Read while training instead of downloading first.
+        config (`str`, *optional*): Configuration.
+        revision (`str`, *optional*): Branch, tag or commit.
+        data_files (`str` or `list[str]`, *optional*): Files of the repository, as paths or globs.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`
 
     Raises:
-        ValueError: If it cannot be found, reached or read with this login, or has no such config or split.
+        ValueError: If it cannot be found, reached or read with this login, or has no such configuration or split.
     """
-    return _load(name, split, streaming, name, config, revision=revision, data_files=data_files)
+    from .dataset_builders import load_split
+
+    return load_split(name, name, split, streaming, config=config, revision=revision, data_files=data_files)
 
 
-def _load(name: str, split: str, streaming: bool, path: str, config: str | None = None, **settings):
-    import datasets
-
-    try:
-        if path == "webdataset":
-            from .image_tars import ImageTars
-
-            builder = ImageTars(**settings)
-        else:
-            builder = datasets.load_dataset_builder(path, config, **settings)
-        if not streaming:
-            builder.download_and_prepare()
-            return builder.as_dataset(split=split)
-        if hasattr(builder.config, "fragment_scan_options"):
-            import pyarrow.dataset
-
-            # Arrow's default holds what it has read of a Parquet file until the file ends: gigabytes a worker.
-            builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
-        return builder.as_streaming_dataset(split=split)
-    except Exception as error:
-        files = settings["data_files"]
-        files = str(files["train"] if isinstance(files, dict) else files)
-        explained = _explained(error, name, split, path, files)
-        if explained is None:
-            raise
-        raise explained from error
-
-
-def _explained(error: Exception, name: str, split: str, path: str, files: str) -> ValueError | None:
-    """What `datasets`, the Hub's client, a web client or a reader raised -> what to do about it."""
-    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, DatasetsError
-    from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-
-    if isinstance(error, DatasetGenerationError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    what = f"`dataset` {name!r}"
-    reason = without_secrets(" ".join(str(error).split())).rstrip(".")
-    repository = re.search(r"hf://datasets/([^/@]+/[^/@]+)", files)
-    on_hub = repository is not None or path not in FILE_KINDS
-    page = f"{constants.ENDPOINT}/datasets/{repository[1] if repository else path}"
-    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
-    denied = isinstance(error, HfHubHTTPError) and status in (401, 403)
-    if isinstance(error, GatedRepoError) or denied or re.search(r"gated (dataset|repo)\b", reason):
-        return ValueError(f"{what} is gated: accept its terms on {page}, then log in with `hf auth login`.")
-    if isinstance(error, DatasetNotFoundError) and reason.startswith("Revision"):
-        return ValueError(f"{what} cannot be opened, check `revision`: {reason}.")
-    if isinstance(error, DatasetNotFoundError):
-        return ValueError(
-            f"{what} was not found: it is neither 'digits', a folder here, nor a dataset of the Hub that can be "
-            "reached with this login. Check the spelling; for a private set log in with `hf auth login`, for a gated "
-            f"one also accept its terms on {page}."
-        )
-    if isinstance(status, int):
-        return ValueError(f"{what}: the {'Hub' if on_hub else 'server'} answered with status {status}.")
-    # The latter if another part of the set was opened before: `datasets` then looks for this one in its cache.
-    nothing = "all the data_files are invalid" in reason or "Couldn't find cache" in reason and files != "None"
-    if isinstance(error, FileNotFoundError) or nothing:
-        reason = without_secrets(f"no file meets {files}") if nothing else reason
-        if not on_hub:
-            return ValueError(f"{what} was not found, or its server does not answer: {reason}")
-        login = f" For a private or gated set, see {page} and log in with `hf auth login`." if repository else ""
-        return ValueError(f"{what} has no images: {reason}.{login}")
-    if is_network_error(error):
-        where = "is not a folder here, and the Hub " if on_hub and not repository else ""
-        return ValueError(f"{what} {where}cannot be reached: {reason}")
-    known = isinstance(error, OSError | ValueError | DatasetsError | tarfile.TarError)
-    return unknown_split(name, split, reason) if known else None
-
-
-def without_secrets(text: str) -> str:
-    """Signatures and passwords in urls are nobody's business."""
-    return re.sub(r"(://[^\s'\"?]+)\?[^\s'\"]+", r"\1?...", re.sub(r"://[^/@\s]+@", "://...@", text))
-
-
-def as_stream(dataset, streaming: bool):
-    """A map-style dataset as a stream, if that is wanted."""
-    if not streaming or not hasattr(dataset, "__len__") or not len(dataset):
+def as_stream(dataset: Opened, streaming: bool) -> Opened:
+    """A map-style dataset as a stream of up to 64 shards, if `streaming` is set; a stream or an empty one as it is."""
+    if not streaming or is_stream(dataset) or not len(dataset):
         return dataset
     return _with_length(dataset.to_iterable_dataset(num_shards=min(_MAX_SHARDS, len(dataset))), len(dataset))
 
 
-def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> list:
+def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> "list[ReadInstruction]":
     """
+    Resolve what a user wrote as split.
+
     Args:
-        name (`str`): What the user asked for.
+        name (`str`): The name that the user gave, for messages.
         split (`str`): A split, a slice like `"train[:1000]"`, or several joined by `+`.
-        lengths (`dict[str, int]`): Of the splits that there are.
+        lengths (`dict[str, int]`): Number of rows of each split that there is.
 
     Returns:
-        `list`: Of each part `splitname`, `from_` and `to`.
+        `list`: Parts with `splitname`, `from_` and `to`.
 
     Raises:
         ValueError: If there is no such split, or nothing in it.
@@ -229,28 +197,3 @@ def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> list:
     if not any(part.to > part.from_ for part in parts):
         raise ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
     return parts
-
-
-def unknown_split(name: str, split: str, reason: object) -> ValueError:
-    """`datasets` knows which splits or configs there are, and says so in its message."""
-    if "corresponds to no data" in str(reason):
-        return ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
-    if "config name is missing" in str(reason).lower() or "builderconfig" in str(reason).lower():
-        return ValueError(f"`dataset` {name!r} has other configurations, set `config` to one of them: {reason}")
-    if "split" not in str(reason).lower():
-        return ValueError(f"`dataset` {name!r} cannot be read: {reason}")
-    return ValueError(f"`dataset` {name!r} has no split {split!r}: {reason}")
-
-
-def no_such_folder(name: str) -> ValueError:
-    """The error for a path that does not exist, with what is near it."""
-    return ValueError(f"`dataset` {name!r}: no such folder. {_nearby(name)}")
-
-
-def _nearby(name: str) -> str:
-    parent = Path(name).parent
-    if not parent.is_dir():
-        return f"The folder {str(parent)!r} does not exist either."
-    entries = sorted(entry.name for entry in parent.iterdir())
-    close = difflib.get_close_matches(Path(name).name, entries) or entries[:8]
-    return f"{str(parent)!r} holds {', '.join(close) or 'nothing'}."

@@ -1,10 +1,12 @@
-"""From whatever a dataset row holds to an image of 8 bits a channel."""
+"""Whatever a dataset row holds -> an image with 8 bits a channel."""
 
 import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
@@ -31,23 +33,30 @@ _ORIENTATION = 0x0112  # EXIF
 _TURNED = (5, 6, 7, 8)  # width and height are exchanged
 
 
-def open_image(value, num_channels: int = 3, pixel_range: list[float] | None = None) -> Image.Image | np.ndarray:
+# What a row may hold as its image; `open_image` says what is in a dict.
+Encoded: TypeAlias = Image.Image | bytes | str | Path | np.ndarray | list | dict[str, Any]
+
+
+def open_image(
+    value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None
+) -> Image.Image | np.ndarray:
     """
     Open an image as `datasets` stores it, without decoding its pixels.
 
     Args:
         value: A `PIL.Image.Image`, encoded `bytes`, a path or url, an array or nested list of numbers, or
             `{"bytes": ..., "path": ...}`. Files are those PIL reads, and `.npy`.
-        num_channels (`int`, *optional*, defaults to 3): Wanted.
-        pixel_range (`list[float]`, *optional*): Of arrays, see [`~data.pixel_arrays.to_eight_bit_array`].
+        num_channels (`int`, *optional*, defaults to 3): Number of channels that the image should have.
+        pixel_range (`list[float]`, *optional*): Values of arrays that become black and white, see
+            [`~data.pixel_arrays.to_eight_bit_array`].
 
     Returns:
-        `PIL.Image.Image`, as the file has it, not loaded; or, where an array has neither 1 nor 3 channels,
+        `PIL.Image.Image`, as it is in the file, not loaded; or, for an array if neither 1 nor 3 channels are wanted,
         `np.ndarray` of shape `(H, W, num_channels)`, uint8.
 
     Raises:
         TypeError: If `value` is none of these.
-        OSError: If the bytes are no image.
+        OSError: If the bytes are not an image.
         ValueError: If an array has another number of channels.
         PIL.Image.DecompressionBombError: If the image has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
@@ -57,12 +66,10 @@ def open_image(value, num_channels: int = 3, pixel_range: list[float] | None = N
         value = _fetch(value)
     if is_npy(value):
         value = read_npy(value)
-    if isinstance(value, bytes):
-        value = io.BytesIO(value)
-    if isinstance(value, str | Path | io.BytesIO):
+    if isinstance(value, str | Path | bytes):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, not warned about
-            value = Image.open(value)
+            value = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
     elif isinstance(value, np.ndarray | list):
         value = eight_bit_channels_last(value, num_channels, pixel_range)
         if num_channels in (1, 3):
@@ -79,10 +86,10 @@ def open_image(value, num_channels: int = 3, pixel_range: list[float] | None = N
 
 
 def _fetch(url: str) -> bytes:
-    """The bytes behind a url; rows of a streamed folder on the Hub name files instead of holding them."""
+    """The bytes of a url: rows of a streamed folder on the Hub name their files instead of holding them."""
     import fsspec
 
-    def read():
+    def read() -> Iterator[bytes]:
         with fsspec.open(url, "rb") as file:
             yield file.read()
 
@@ -90,16 +97,17 @@ def _fetch(url: str) -> bytes:
 
 
 def stored_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
-    """Width and height as they are now."""
+    """Width and height before the image is turned upright."""
     return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
 
 
 def upright_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
-    """Width and height as [`load_upright`] will have them, from the header alone."""
+    """Width and height that the image has after [`load_upright`], from the header alone."""
     width, height = stored_size(image)
     # PIL turns TIFFs itself, and has their size upright from the beginning.
-    has_tag = isinstance(image, Image.Image) and image.format != "TIFF"
-    return (height, width) if has_tag and image.getexif().get(_ORIENTATION) in _TURNED else (width, height)
+    if isinstance(image, np.ndarray) or image.format == "TIFF":
+        return width, height
+    return (height, width) if image.getexif().get(_ORIENTATION, 1) in _TURNED else (width, height)
 
 
 def load_upright(
@@ -112,16 +120,17 @@ def load_upright(
     Decode what [`open_image`] opened for the same `num_channels` and `pixel_range`.
 
     Args:
-        image (`PIL.Image.Image` or `np.ndarray`): Not loaded; a loaded one is not reduced.
-        reduction (`int`, *optional*, defaults to 1): How many times smaller width and height may become. For JPEGs
-            the next power of two below, up to 8, is taken and the work on the rest is spared; others ignore it.
-        num_channels (`int`, *optional*, defaults to 3): Wanted. Colours become their luminance for 1, greyscale stays
-            greyscale for 3; nothing else is converted.
-        pixel_range (`list[float]`, *optional*): Of 16-bit and float images, see [`to_eight_bit`].
+        image (`PIL.Image.Image` or `np.ndarray`): The opened image. One that is loaded already is not reduced.
+        reduction (`int`, *optional*, defaults to 1): How many times smaller width and height may become. JPEGs are
+            decoded at the next power of two below it, up to 8, which saves work; other formats ignore it.
+        num_channels (`int`, *optional*, defaults to 3): Number of channels that the image should have. Colours become
+            their luminance for 1, greyscale stays greyscale for 3; nothing else is converted.
+        pixel_range (`list[float]`, *optional*): Values of 16-bit and float images that become black and white, see
+            [`to_eight_bit`].
 
     Returns:
         `PIL.Image.Image`, loaded, upright, of mode `"L"` or `"RGB"` for 3 channels, see [`to_eight_bit`], `"L"` for 1;
-        for others `np.ndarray` of shape `(H, W, num_channels)`, uint8: the bands of the image, or the pages of a TIFF.
+        otherwise `np.ndarray` of shape `(H, W, num_channels)`, uint8: the bands of the image, or the pages of a TIFF.
 
     Raises:
         OSError: If the image is truncated.
@@ -143,7 +152,7 @@ def load_upright(
 
 
 def _channels(image: Image.Image, num_channels: int, pixel_range: list[float] | None) -> np.ndarray:
-    """The bands of all pages side by side; the order of the pages is that of the channels."""
+    """The bands of all pages, one after the other, as channels."""
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     pages = image.n_frames if isinstance(image, TiffImageFile) else 1
@@ -155,7 +164,9 @@ def _channels(image: Image.Image, num_channels: int, pixel_range: list[float] | 
     )
 
 
-def decode_image(value, num_channels: int = 3, pixel_range: list[float] | None = None) -> Image.Image | np.ndarray:
+def decode_image(
+    value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None
+) -> Image.Image | np.ndarray:
     """[`open_image`] and [`load_upright`] in one: whatever a row holds -> an upright image, 8 bits a channel."""
     return load_upright(
         open_image(value, num_channels, pixel_range), num_channels=num_channels, pixel_range=pixel_range
@@ -164,15 +175,15 @@ def decode_image(value, num_channels: int = 3, pixel_range: list[float] | None =
 
 def to_eight_bit(image: Image.Image, pixel_range: list[float] | None = None) -> Image.Image:
     """
-    The same picture with 8 bits a channel: greyscale stays one channel, every other mode becomes RGB.
+    Convert an image to 8 bits a channel: greyscale stays one channel, every other mode becomes RGB.
 
-    16-bit images are scaled (PIL's own conversion saturates them to white); transparency is dropped as
-    transformers' image processors do.
+    16-bit images are scaled (PIL's own conversion saturates them to white); transparency is dropped, as in
+    transformers' image processors.
 
     Args:
         image (`PIL.Image.Image`): Any mode, CMYK, palette, alpha and 16-bit included.
-        pixel_range (`list[float]`, *optional*): What becomes black and white in 16-bit and float images. If missing,
-            0 and 65535; for floats 0 and, where none is larger than 1, 1, else 255.
+        pixel_range (`list[float]`, *optional*): Values that become black and white in 16-bit and float images. If
+            missing, 0 and 65535; for floats 0 and 1, or 0 and 255 if a value is above 1.
 
     Returns:
         `PIL.Image.Image`: Mode `"L"` or `"RGB"`.

@@ -1,15 +1,20 @@
 """The digits that come with scikit-learn, as a dataset with undecoded images."""
 
 import io
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _TEST_SHARE = 0.25
 
 
-def load_digits_split(split: str):
+def load_digits_split(split: str) -> "Dataset":
     """
-    scikit-learn's 8x8 scans, a stratified quarter held out as test.
+    Load scikit-learn's 8x8 scans; a stratified quarter is held out as test.
 
     Args:
         split (`str`): `train` or `test`.
@@ -37,8 +42,8 @@ def load_digits_split(split: str):
     )
 
 
-def png_bytes(pixels) -> bytes:
-    """An array as an encoded image."""
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """A uint8 array as PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,24 +1,24 @@
-"""What stops a run because of its data, with a message of one line."""
+"""Errors of the data that end a run, with a message of one line."""
 
 
 class DataError(Exception):
     """
-    The data cannot be read on.
+    The data cannot be read any further.
 
     Args:
-        message (`str`): One line: what happened, where, and the way out. A loader's worker hands over a whole
-            traceback instead; its last line is kept, which holds the message.
+        message (`str`): What happened, where, and the way out, in one line. A loader's worker passes a whole traceback
+            instead; only its last line is kept, which has the message.
     """
 
-    def __init__(self, message: str):
+    def __init__(self, message: str) -> None:
         if "Traceback" in message:
             message = message.rstrip().splitlines()[-1].partition(": ")[2]
         super().__init__(" ".join(message.split()))
 
 
 class StreamInterrupted(DataError):
-    """A remote source did not come back within all retries."""
+    """The connection to a remote source was lost, and the last retry failed."""
 
 
 class TooManyBrokenImages(DataError):
-    """More images than `max_bad_fraction` allows cannot be decoded."""
+    """The share of images that cannot be decoded is above `max_bad_fraction`."""

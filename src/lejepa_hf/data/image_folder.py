@@ -3,11 +3,15 @@
 import logging
 import os
 from collections import Counter
+from typing import TYPE_CHECKING, NoReturn
 
 from PIL import Image
 
-from .dataset_files import as_stream, kind_of_files, open_shards, parts_of_split
+from .dataset_files import Opened, as_stream, kind_of_files, open_shards, parts_of_split
 from .pixel_arrays import NPY_ENDING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -19,22 +23,25 @@ _SPLIT_FOLDERS = {
 _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has no decoder
 
 
-def open_folder(name: str, split: str, streaming: bool):
+def open_folder(name: str, split: str, streaming: bool) -> Opened:
     """
-    A folder of images, nested or flat, in any format PIL reads or as `.npy` arrays. Hidden files and folders are left
-    out. One of Parquet or tar files instead is read as those, see [`~data.dataset_files.open_shards`].
+    Open a folder of images, nested or flat, in any format PIL reads or as `.npy` arrays. Hidden files and folders are
+    left out. A folder of Parquet or tar files is opened by [`~data.dataset_files.open_shards`] instead.
 
     Folders called train, val or test (or training, valid, validation, dev, testing, eval, evaluation) are splits, if
-    there are at least two of them or nothing else; without such folders everything is `train`. Folders of one image
-    class each become labels: what the folder right above an image is called, where all images lie equally deep.
+    there are at least two of them or nothing else; without such folders everything is `train`. If all images lie
+    equally deep, the name of the folder right above an image is its label.
 
-    `datasets` has an imagefolder of its own. It takes every file for another split whose name has train or test in
-    it, leaves the others out without a word, and looks at each file several times.
+    The imagefolder of `datasets` is not used: it assigns every file whose name contains train or test to that split,
+    silently leaves out the others, and looks at each file several times.
 
     Args:
         name (`str`): The folder.
         split (`str`): `train`, `validation` or `test`, or a slice of it like `"train[:1000]"`.
-        streaming (`bool`): As a stream of up to 64 shards.
+        streaming (`bool`): Return a stream of up to 64 shards.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`
 
     Raises:
         ValueError: If it holds no images, cannot be listed, or has no such split.
@@ -78,7 +85,7 @@ def _list_images(name: str) -> tuple[list[str], Counter]:
     images: list[str] = []
     others: Counter = Counter()
 
-    def refuse(error: OSError):
+    def refuse(error: OSError) -> NoReturn:
         raise ValueError(f"`dataset` {name!r} cannot be listed: {error}") from error
 
     for folder, subfolders, files in os.walk(name, onerror=refuse, followlinks=True):
@@ -94,13 +101,13 @@ def _list_images(name: str) -> tuple[list[str], Counter]:
 
 
 def _leads_up(folder: str, sub: str) -> bool:
-    """Whether a subfolder is a link to a folder it lies in: links are followed, this one would be for ever."""
+    """Whether a subfolder is a link to a folder that contains it, which would be followed for ever."""
     path = os.path.join(folder, sub)
     return os.path.islink(path) and f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(path)}/")
 
 
 def _classes(splits: dict[str, list[str]]) -> list[str] | None:
-    """Names of the classes, if folders tell them."""
+    """Names of the classes, if the images are in a folder for each class."""
     images = [image for part in splits.values() for image in part]
     depths = {image.count(os.sep) for image in images}
     names = sorted({_folder_above(image) for image in images})
@@ -112,7 +119,7 @@ def _folder_above(image: str) -> str:
     return os.path.basename(os.path.dirname(image))
 
 
-def _dataset(root: str, images: list[str], classes: list[str] | None):
+def _dataset(root: str, images: list[str], classes: list[str] | None) -> "Dataset":
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature
 

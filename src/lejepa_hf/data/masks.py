@@ -1,16 +1,18 @@
-"""Masks of segmentation: whatever a row holds -> a class number a pixel."""
+"""Masks for segmentation: whatever a row holds -> a class number for each pixel."""
 
 import numpy as np
 from PIL import Image
 
-from .decoding import open_image
+from .decoding import Encoded, open_image
 
 
-def decode_mask(value) -> np.ndarray:
+def decode_mask(value: Encoded) -> np.ndarray:
     """
+    Decode a mask.
+
     Args:
-        value: As [`~data.decoding.open_image`] takes it: an image of one channel or with a palette, whose numbers are
-            the classes; a coloured image in the colours of PASCAL VOC; or an array of two axes.
+        value: Anything that [`~data.decoding.open_image`] takes: an image of one channel or with a palette, whose
+            numbers are the classes; an image in the colours of PASCAL VOC; or an array of two axes.
 
     Returns:
         `np.ndarray` of shape `(height, width)`: int64.
@@ -22,7 +24,9 @@ def decode_mask(value) -> np.ndarray:
         mask = np.asarray(value)
     else:
         opened = open_image(value)
-        mask = np.asarray(opened.convert("RGB") if opened.mode in ("RGB", "RGBA") else opened)
+        if isinstance(opened, Image.Image) and opened.mode == "RGBA":
+            opened = opened.convert("RGB")
+        mask = np.asarray(opened)
     if mask.ndim == 3 and mask.shape[2] == 3:
         return _classes_of_colours(mask)
     if mask.ndim != 2:
@@ -31,7 +35,7 @@ def decode_mask(value) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask at another size: each pixel gets the class of the nearest one."""
+    """Resize a mask: each pixel gets the class of the nearest one."""
     if mask.shape == (height, width):
         return mask
     image = Image.fromarray(mask.astype(np.int32))

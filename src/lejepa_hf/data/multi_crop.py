@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import islice
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from .decoding import load_upright, open_image, stored_size, upright_size
+from .batch import GLOBAL_PHOTOMETRIC, GLOBAL_VIEWS, LOCAL_PHOTOMETRIC, LOCAL_VIEWS, Batch
+from .decoding import Encoded, load_upright, open_image, stored_size, upright_size
 from .photometric import NUM_UNIFORMS
 from .view_settings import ViewSettings
 
 _EXACT_BELOW = 64  # pixels; in smaller images a box rounded to whole pixels is another box
 _FAST_CHANNELS = 4
-_ATTEMPTS = 10  # as torchvision's RandomResizedCrop: then the largest centred region of an allowed aspect ratio
+_ATTEMPTS = 10  # as in torchvision's RandomResizedCrop; then the largest centred region of an allowed aspect ratio
 
 
 def random_boxes(
@@ -26,12 +28,12 @@ def random_boxes(
     aspect_ratio: list[float],
 ) -> np.ndarray:
     """
-    Regions to cut, distributed as torchvision's `RandomResizedCrop` but not rounded to whole pixels, which matters
-    where images are tiny.
+    Draw regions to cut, distributed as in torchvision's `RandomResizedCrop` but not rounded to whole pixels, which
+    matters for tiny images.
 
     Args:
         rng (`np.random.Generator`): Source of randomness.
-        num_boxes (`int`): How many.
+        num_boxes (`int`): Number of regions.
         width (`int`): Image width in pixels.
         height (`int`): Image height in pixels.
         scale (`list[float]` or `np.ndarray` of shape `(num_boxes, 2)`): Smallest and largest share of the image area,
@@ -49,7 +51,7 @@ def random_boxes(
     first = fits.argmax(1)
     rows = np.arange(num_boxes)
     widths, heights, found = widths[rows, first], heights[rows, first], fits[rows, first]
-    fallback = np.clip(width / height, *aspect_ratio)
+    fallback = np.clip(width / height, aspect_ratio[0], aspect_ratio[1])
     whole_width, whole_height = min(width, height * fallback), min(height, width / fallback)
     widths, heights = np.where(found, widths, whole_width), np.where(found, heights, whole_height)
     place = np.where(found[:, None], rng.uniform(size=(num_boxes, 2)), 0.5)
@@ -62,8 +64,8 @@ class MultiCropTransform(ViewSettings):
     """
     Cuts the views of an image. Everything random follows from `(seed, epoch, index)` alone.
 
-    Crops come out as uint8; what is left to do, flip, colours, blur, solarise and normalise, gets its random numbers
-    here and is done by [`~data.photometric.apply_photometric`] for the whole batch on the device.
+    Crops are uint8. Their random numbers for flip, colours, blur and solarisation are drawn here; these operations and
+    the normalisation are applied to the batch on the device, by [`~data.photometric.apply_photometric`].
 
     Args:
         seed (`int`, *optional*, defaults to 0): Seed of the run; the other fields are those of [`ViewSettings`].
@@ -84,29 +86,31 @@ class MultiCropTransform(ViewSettings):
 
     @classmethod
     def from_settings(cls, settings: ViewSettings, seed: int) -> "MultiCropTransform":
-        """The transform with these settings."""
-        return cls(**{item.name: getattr(settings, item.name) for item in fields(ViewSettings)}, seed=seed)
+        """A transform with these settings."""
+        values = vars(settings)
+        return cls(**{item.name: values[item.name] for item in fields(ViewSettings)}, seed=seed)
 
-    def __call__(self, image, epoch: int = 0, index: int = 0) -> dict[str, torch.Tensor]:
+    def __call__(self, image: Encoded, epoch: int = 0, index: int = 0) -> Batch:
         """
+        Cut the views of an image.
+
         Args:
-            image: Anything [`~data.decoding.decode_image`] takes.
+            image: Anything that [`~data.decoding.open_image`] takes.
             epoch (`int`, *optional*, defaults to 0): Pass over the data; the next one gives other views.
             index (`int`, *optional*, defaults to 0): The image's number in the dataset, or a hash of its bytes.
 
         Returns:
             `dict[str, torch.Tensor]`: `global_views` uint8 `(num_global_views, C, H, W)`, `local_views` uint8
-            `(num_local_views, C, h, w)`, and for each kind `*_photometric`, fp32 `(num_views, NUM_UNIFORMS)`. C is the
-            length of `image_mean`.
+            `(num_local_views, C, h, w)`, and for each kind its `*_photometric` random numbers, fp32 `(num_views,
+            NUM_UNIFORMS)`. C is the length of `image_mean`.
 
         Raises:
-            One of [`~data.decoding.DECODING_ERRORS`]: If the image cannot be decoded, or not to C channels.
+            One of [`~data.decoding.DECODING_ERRORS`]: If the image cannot be decoded, or has not C channels.
         """
-        image = open_image(image, self.num_channels, self.pixel_range)
-        width, height = upright_size(image)
+        opened = open_image(image, self.num_channels, self.pixel_range)
+        width, height = upright_size(opened)
         rng = np.random.Generator(np.random.Philox(key=[self.seed << 32 | epoch, index]))
-        kinds = [("global", self.num_global_views), ("local", self.num_local_views)]
-        numbers = [number for _, number in kinds]
+        numbers = [self.num_global_views, self.num_local_views]
         # One call for all views: for tiny images the calls cost more than the pixels.
         scale = np.repeat([self.global_crop_scale, self.local_crop_scale], numbers, axis=0)
         boxes = random_boxes(rng, sum(numbers), width, height, scale, self.crop_aspect_ratio)
@@ -114,15 +118,16 @@ class MultiCropTransform(ViewSettings):
         sides = np.repeat([self.global_crop_size, self.local_crop_size], numbers)
         # The boxes are known before the pixels: decode no finer than the crop that shrinks least.
         reduction = int((np.minimum(*(boxes[:, 2:] - boxes[:, :2]).T) / sides).min())
-        image = load_upright(image, reduction, self.num_channels, self.pixel_range)
-        loaded_width, loaded_height = stored_size(image)
+        loaded = load_upright(opened, reduction, self.num_channels, self.pixel_range)
+        loaded_width, loaded_height = stored_size(loaded)
         boxes *= np.tile([loaded_width / width, loaded_height / height], 2)
-        crops = (crop.expand(self.num_channels, -1, -1) for crop in _cut(image, boxes, sides))
-        views = {}
-        for (kind, number), of_kind in zip(kinds, uniforms, strict=True):
-            if number:
-                views[f"{kind}_views"] = stack_channels_last([next(crops) for _ in range(number)])
-                views[f"{kind}_photometric"] = of_kind
+        crops = (crop.expand(self.num_channels, -1, -1) for crop in _cut(loaded, boxes, sides))
+        views: Batch = {
+            GLOBAL_VIEWS: stack_channels_last(list(islice(crops, numbers[0]))),
+            GLOBAL_PHOTOMETRIC: uniforms[0],
+        }
+        if self.num_local_views:
+            views |= {LOCAL_VIEWS: stack_channels_last(list(crops)), LOCAL_PHOTOMETRIC: uniforms[1]}
         return views
 
 
@@ -142,9 +147,12 @@ def _cut(image: Image.Image | np.ndarray, boxes: np.ndarray, sides: np.ndarray) 
             else [Image.fromarray(band) for band in np.moveaxis(image, -1, 0)]
         )
         for side, box in zip(sides.tolist(), boxes.tolist(), strict=True):
-            cut = [np.array(band.resize((side, side), Image.Resampling.BICUBIC, box=box)) for band in bands]
-            cut = cut[0] if len(cut) == 1 else np.dstack(cut)
-            yield torch.from_numpy(cut).reshape(side, side, -1).permute(2, 0, 1)
+            small = [np.array(band.resize((side, side), Image.Resampling.BICUBIC, box=box)) for band in bands]
+            yield (
+                torch.from_numpy(small[0] if len(small) == 1 else np.dstack(small))
+                .reshape(side, side, -1)
+                .permute(2, 0, 1)
+            )
         return
     # Torch resizes 8-bit images that lie channels last four to five times as fast as PIL, to the same values within
     # rounding, but only from whole pixels on.

@@ -1,4 +1,4 @@
-"""Reading on after a dropped connection."""
+"""Reading a remote source through lost connections."""
 
 import errno
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger("lejepa_hf")
 
 MAX_RETRIES = 8  # four minutes
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds
-# Their classes come from libraries that need not be there; what they have in common is where they are defined.
+# Errors are recognised by the library that defines their classes, since none of these libraries must be installed.
 _NETWORK_LIBRARIES = ("aiohttp", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3")
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _NETWORK_ERRNO = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)
@@ -23,17 +23,25 @@ Item = TypeVar("Item")
 
 
 def is_network_error(error: BaseException | None) -> bool:
-    """Whether trying again may help: connections lost, timeouts, servers that are busy; not a missing file."""
+    """Whether trying again may help: lost connections, timeouts, busy servers, but not a missing file."""
     while error is not None:
-        status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(status, int) and status >= 400:
+        status = status_of(error)
+        if status is not None and status >= 400:
             return status in _PASSING_STATUS
-        if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in _NETWORK_ERRNO:
+        if isinstance(error, ConnectionError | TimeoutError):
+            return True
+        if isinstance(error, OSError) and error.errno in _NETWORK_ERRNO:
             return True
         if any(kind.__module__.split(".")[0] in _NETWORK_LIBRARIES for kind in type(error).__mro__):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an error of any web client carries, of the Hub's or of aiohttp."""
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
 
 
 def read_through(
@@ -43,20 +51,20 @@ def read_through(
     way_out: str = "Continue with `--resume` when the network is back.",
 ) -> Iterator[Item]:
     """
-    Items of a remote source, read on where a lost connection broke off.
+    Read the items of a remote source, after a lost connection from the item on where it broke.
 
     Args:
         open_items (`Callable`): Opens the source at its beginning; called again after each loss.
-        name (`str`): What is read, for the messages.
-        max_retries (`int`, *optional*, defaults to 8): In a row without one item between them; they wait 1, 2, 4, ...
-            at most 60 seconds.
-        way_out (`str`, *optional*): What to do when they were in vain; that of training if missing.
+        name (`str`): Name of the source, for messages.
+        max_retries (`int`, *optional*, defaults to 8): Retries without a single item between them; they wait 1, 2, 4,
+            ... at most 60 seconds.
+        way_out (`str`, *optional*): What the user can do after the last retry; the advice for training if missing.
 
     Returns:
         `Iterator`: Each item once.
 
     Raises:
-        StreamInterrupted: If the source did not come back. Errors that no retry mends come through as they are.
+        StreamInterrupted: If the last retry fails too. Errors that a retry cannot mend are raised as they are.
     """
     done = retries = 0
     while True:
@@ -68,7 +76,7 @@ def read_through(
         except Exception as error:  # noqa: PERF203, entered once a connection, not once an item
             if not is_network_error(error):
                 raise
-            # Addresses of a storage behind the Hub carry a signature, which is nobody's business.
+            # Addresses of a storage behind the Hub carry a signature, which is a secret.
             reason = re.sub(r"\?[^\s'\"]+", "?...", " ".join(f"{type(error).__name__} {error}".split()))
             if retries == max_retries:
                 raise StreamInterrupted(

@@ -6,12 +6,14 @@ Written here because on one CPU thread torchvision v2 took 3.7 to 4.8 times as l
 224 and 98 px: `python benchmarks/benchmark_photometric.py`.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import permutations
 
 import torch
 from torch.nn import functional as F
 
+from .batch import VIEW_KEYS, tensors_of_views
 from .view_settings import ViewSettings
 
 # Columns of a view's parameters. The value in brackets leaves the view as it is.
@@ -253,19 +255,20 @@ def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSetti
     return result.unflatten(0, views.shape[:2])
 
 
-def apply_photometric(batch: dict[str, torch.Tensor], settings: ViewSettings) -> dict[str, torch.Tensor]:
+def apply_photometric(batch: Mapping[str, object], settings: ViewSettings) -> dict[str, torch.Tensor]:
     """
     A batch from [`MultiCropCollator`] -> the arguments of [`LeJEPAForPreTraining`].
 
     Args:
-        batch (`dict[str, torch.Tensor]`): `global_views`, `local_views` and their `*_photometric`.
+        batch ([`~data.batch.Batch`]): Views and their random numbers.
         settings ([`ViewSettings`]): Probabilities and ranges of the operations.
 
     Returns:
         `dict[str, torch.Tensor]`: `global_views` and, if there are any, `local_views`, fp32 and normalised.
     """
+    tensors = tensors_of_views(batch)
     return {
-        f"{kind}_views": photometric(batch[f"{kind}_views"], batch[f"{kind}_photometric"], settings)
-        for kind in ("global", "local")
-        if f"{kind}_views" in batch
+        views: photometric(tensors[views], tensors[uniforms], settings)
+        for views, uniforms in VIEW_KEYS.values()
+        if views in tensors
     }

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 from tokenize import TokenError
+from typing import TypeGuard
 
 import numpy as np
 
@@ -11,8 +12,8 @@ _NPY_MAGIC = b"\x93NUMPY"
 _PIL_BANDS = (1, 2, 3, 4)  # of arrays that PIL turns into greyscale or RGB
 
 
-def is_npy(value) -> bool:
-    """Whether bytes or a path are those of an array that `np.save` wrote."""
+def is_npy(value: object) -> TypeGuard[bytes | str | Path]:
+    """Whether a value is the content or the path of a file that `np.save` wrote."""
     if isinstance(value, bytes):
         return value.startswith(_NPY_MAGIC)
     return isinstance(value, str | Path) and Path(value).suffix.lower() == NPY_ENDING

@@ -1,42 +1,142 @@
-"""Where a run stands in its data: one file a rank in each checkpoint."""
+"""Where a run stands in its data: the positions of its readers, one file for each rank in a checkpoint."""
 
 import json
+import logging
+from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
+
+logger = logging.getLogger("lejepa_hf")
+
+
+class Progress(NamedTuple):
+    """
+    How far one dataset has been read.
+
+    Args:
+        epoch (`int`): Number of the pass over the dataset, counted from 0.
+        taken (`int`): Rows of that pass which have been read.
+    """
+
+    epoch: int
+    taken: int
+
+
+class ReaderPosition(NamedTuple):
+    """
+    The position of one reader, from which another one continues.
+
+    Args:
+        reader (`int`): Number of the reader among those of all ranks; 0 for map-style datasets, which have one.
+        batches (`int`): Batches that it has made.
+        passes (`list[Progress]`): Progress in each of the mixed datasets, a single one without a mixture.
+    """
+
+    reader: int
+    batches: int
+    passes: list[Progress]
+
+    @classmethod
+    def at_start(cls, reader: int, num_datasets: int, epoch: int = 0) -> "ReaderPosition":
+        """The position of a reader that has read nothing since that epoch began."""
+        return cls(reader, 0, [Progress(epoch, 0)] * num_datasets)
+
+
+class RankState(NamedTuple):
+    """
+    What a checkpoint keeps about the data of one rank.
+
+    Args:
+        readers (`list[ReaderPosition]`): Positions of the rank's readers, the next one to make a batch first.
+        num_images (`int`): Images that the rank has consumed since the run began.
+        num_broken (`int`): How many of them could not be decoded.
+    """
+
+    readers: list[ReaderPosition]
+    num_images: int
+    num_broken: int
 
 
 def position_file(rank: int) -> str:
-    """Its name for a rank."""
+    """Name of the file of a rank in a checkpoint."""
     return f"data_position_{rank}.json"
 
 
-def advance(lanes: list[dict], position: dict) -> list[dict]:
-    """The lanes of a rank in the order they are due, after a batch of one of them was consumed."""
-    return [lane for lane in lanes if lane["lane"] != position["lane"]] + [position]
+def advance(readers: list[ReaderPosition], position: ReaderPosition) -> list[ReaderPosition]:
+    """The readers of a rank after a batch of one of them was consumed: that one comes last."""
+    return [other for other in readers if other.reader != position.reader] + [position]
 
 
-def write_position(checkpoint: str | Path, rank: int, lanes: list[dict], num_images: int, num_broken: int) -> None:
+def deal_readers(
+    start: list[list[ReaderPosition]] | None, rank: int, world_size: int, num_readers: int, num_datasets: int
+) -> tuple[list[ReaderPosition], int]:
     """
+    Choose the readers of a rank.
+
     Args:
-        checkpoint (`str` or `Path`): Existing folder.
+        start (`list[list[ReaderPosition]]`, *optional*): Positions to continue from, for each rank of that run those
+            of its readers.
         rank (`int`): This process.
-        lanes (`list[dict]`): Positions of its lanes, see [`~data.streaming.EndlessRows`], in the order they are due.
-        num_images (`int`): How many it has consumed since the run began.
+        world_size (`int`): Number of processes.
+        num_readers (`int`): Readers of each rank of a new run.
+        num_datasets (`int`): Datasets that are mixed.
+
+    Returns:
+        `tuple[list[ReaderPosition], int]`: The readers of the rank, the next one to make a batch first, and the number
+        of readers over all ranks.
+    """
+    total = world_size * num_readers
+    if start is None:
+        return [ReaderPosition.at_start(reader, num_datasets) for reader in range(rank, total, world_size)], total
+    if len(start) == world_size:
+        return start[rank], sum(map(len, start))
+    readers = sorted(chain(*start))
+    if len(readers) >= world_size:
+        logger.info(
+            f"The stream was read by {len(start)} processes, now by {world_size}: each row still once an epoch."
+        )
+        return readers[rank::world_size], len(readers)
+    epoch = 1 + max(progress.epoch for position in readers for progress in position.passes)
+    logger.warning(
+        f"The stream was read by {len(start)} processes with {len(readers)} readers in all, too few for {world_size}: "
+        f"training continues with epoch {epoch}, and the rest of the epoch before is skipped."
+    )
+    return [ReaderPosition.at_start(reader, num_datasets, epoch) for reader in range(rank, total, world_size)], total
+
+
+def write_position(
+    checkpoint: str | Path, rank: int, readers: list[ReaderPosition], num_images: int, num_broken: int
+) -> None:
+    """
+    Write the file of a rank.
+
+    Args:
+        checkpoint (`str` or `Path`): An existing folder.
+        rank (`int`): This process.
+        readers (`list[ReaderPosition]`): Positions of its readers, the next one to make a batch first.
+        num_images (`int`): Images that it has consumed since the run began.
         num_broken (`int`): How many of them could not be decoded.
     """
-    content = {"lanes": lanes, "num_images": num_images, "num_broken": num_broken}
-    (Path(checkpoint) / position_file(rank)).write_text(json.dumps(content) + "\n")
+    content = {
+        "readers": [position._asdict() for position in readers],
+        "num_images": num_images,
+        "num_broken": num_broken,
+    }
+    (Path(checkpoint) / position_file(rank)).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def read_positions(checkpoint: str | Path) -> list[dict]:
+def read_positions(checkpoint: str | Path) -> list[RankState]:
     """
+    Read the files of all ranks, also of a checkpoint that an earlier version wrote.
+
     Args:
         checkpoint (`str` or `Path`): A checkpoint folder.
 
     Returns:
-        `list[dict]`: What [`write_position`] wrote, by rank.
+        `list[RankState]`: What [`write_position`] wrote, in the order of ranks.
 
     Raises:
-        ValueError: If a rank's file is missing.
+        ValueError: If the file of a rank is missing.
     """
     paths = list(Path(checkpoint).glob("data_position_*.json"))
     ranks = [Path(checkpoint) / position_file(rank) for rank in range(max(1, len(paths)))]
@@ -46,4 +146,14 @@ def read_positions(checkpoint: str | Path) -> list[dict]:
             f"`resume` {str(checkpoint)!r} does not say where the run stood in its data: {missing[0]} is missing. "
             "Resume from another checkpoint."
         )
-    return [json.loads(path.read_text()) for path in ranks]
+    return [_rank_state(json.loads(path.read_text(encoding="utf-8"))) for path in ranks]
+
+
+def _rank_state(content: dict[str, Any]) -> RankState:
+    readers = content["readers"] if "readers" in content else content["lanes"]  # as version 0.1.0 called them
+    return RankState([_reader_position(entry) for entry in readers], content["num_images"], content["num_broken"])
+
+
+def _reader_position(entry: dict[str, Any]) -> ReaderPosition:
+    reader = entry["reader"] if "reader" in entry else entry["lane"]
+    return ReaderPosition(reader, entry["batches"], [Progress(*progress) for progress in entry["passes"]])

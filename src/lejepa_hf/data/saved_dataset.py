@@ -3,7 +3,7 @@
 import os
 import re
 
-from .dataset_files import as_stream, parts_of_split
+from .dataset_files import Opened, as_stream, parts_of_split
 
 _MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of several splits, of one
 
@@ -13,15 +13,18 @@ def is_saved_dataset(folder: str) -> bool:
     return any(all(os.path.isfile(os.path.join(folder, mark)) for mark in marks) for marks in _MARKS)
 
 
-def open_saved_dataset(name: str, split: str, streaming: bool):
+def open_saved_dataset(name: str, split: str, streaming: bool) -> Opened:
     """
-    Read in place, without a copy in the cache.
+    Open a folder that `save_to_disk` wrote, in place, without a copy in the cache.
 
     Args:
         name (`str`): The folder.
-        split (`str`): One of its splits, or a slice like `"train[:1000]"`. A folder of one dataset that has no name is
+        split (`str`): One of its splits, or a slice like `"train[:1000]"`. A single dataset without a split name is
             `train`.
-        streaming (`bool`): As a stream of up to 64 shards.
+        streaming (`bool`): Return a stream of up to 64 shards.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`
 
     Raises:
         ValueError: If files of it are missing or damaged, or there is no such split.

@@ -1,86 +1,93 @@
-"""Lane: one reader's endless, shuffled share of a stream, which can be taken up again at any row."""
+"""StreamReader: one reader's endless, shuffled share of a stream, which can be resumed at any row."""
 
 import math
 from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import DataError
 from .network import MAX_RETRIES, read_through
 
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
 _OPEN_UNITS = 4  # read side by side, so that shards sorted by class mix
-_READ_ROWS = 32  # rows a read; larger ones only cost memory
+_READ_ROWS = 32  # rows a read; larger reads only cost memory
 
 
-class Lane:
+class StreamReader:
     """
-    A share of a stream's rows in each epoch, no row in two lanes.
+    A share of a stream's rows in each epoch; no row is in the shares of two readers.
 
-    What is dealt are units: shards, or every n-th row of a shard where there are fewer shards than lanes. The units of
-    an epoch are put in an order that follows from (key, epoch) and dealt like cards, the next epoch going on where the
-    last one stopped: at any time lanes differ by one unit, however many epochs have passed. A lane reads a few of its
-    units side by side through a shuffle buffer.
+    Readers share units: shards, or every n-th row of a shard where there are fewer shards than readers. The units of
+    an epoch are put in an order that follows from (key, epoch) and dealt like cards, and the next epoch continues
+    where the last one stopped: at any time readers differ by at most one unit, however many epochs have passed. A
+    reader reads a few of its units side by side through a shuffle buffer.
 
     Args:
         dataset (`datasets.IterableDataset`): Undecoded rows.
-        lane (`int`): Number of this lane.
-        num_lanes (`int`): How many there are over all processes.
+        number (`int`): Number of this reader, counted from 0.
+        num_readers (`int`): Number of readers over all processes.
         key (`list[int]`): Fixes the order together with the epoch.
-        buffer_size (`int`): Rows shuffled among.
-        name (`str`, *optional*, defaults to `""`): Said behind the place of a row.
-        max_retries (`int`, *optional*, defaults to 8): After a lost connection, see [`~data.network.read_through`].
+        buffer_size (`int`): Rows in the shuffle buffer.
+        name (`str`, *optional*, defaults to `""`): Follows the place of a row in messages.
+        max_retries (`int`, *optional*, defaults to 8): Retries after a lost connection, see
+            [`~data.network.read_through`].
     """
 
     def __init__(
         self,
-        dataset,
-        lane: int,
-        num_lanes: int,
+        dataset: "IterableDataset",
+        number: int,
+        num_readers: int,
         key: list[int],
         buffer_size: int,
         name: str = "",
         max_retries: int = MAX_RETRIES,
-    ):
-        self.dataset, self.lane, self.num_lanes = dataset, lane, num_lanes
+    ) -> None:
+        self.dataset, self.number, self.num_readers = dataset, number, num_readers
         self.key, self.buffer_size, self.name, self.max_retries = key, buffer_size, name, max_retries
-        self.num_shards = dataset.num_shards
-        self.parts = math.ceil(num_lanes / self.num_shards)
+        self.num_shards: int = dataset.num_shards
+        self.parts = math.ceil(num_readers / self.num_shards)
 
-    def rows(self, epoch: int = 0, taken: int = 0) -> Iterator[tuple[int, int, dict]]:
+    def rows(self, epoch: int = 0, taken: int = 0) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """
+        Read rows without end.
+
         Args:
-            epoch (`int`, *optional*, defaults to 0): Where to begin.
-            taken (`int`, *optional*, defaults to 0): Rows of that epoch to leave out; they are read, not decoded.
+            epoch (`int`, *optional*, defaults to 0): First epoch.
+            taken (`int`, *optional*, defaults to 0): Rows of that epoch to skip; they are read, not decoded.
 
         Returns:
-            `Iterator`: (epoch, number of this row within the epoch's share, counted from 1, row) without end. A row
-            has its place added as `where`.
+            `Iterator`: (epoch, number of this row within the epoch's share, counted from 1, row). A row also has its
+            place, as `where`.
 
         Raises:
-            DataError: If the stream has no rows, cannot be read or does not come back.
+            DataError: If the stream has no rows, cannot be read, or its connection stays lost.
         """
         current = _Pass(self, epoch)
         while True:
             upcoming, number = _Pass(self, epoch + 1), 0
             for number, row in enumerate(current, 1):
                 if current.exhausted:
-                    upcoming.fill_one()  # while this epoch's buffer runs empty: no pause where two epochs meet
+                    upcoming.fill_one()  # while this epoch's buffer runs empty: no pause between two epochs
                 if number > taken:
                     yield epoch, number, row
-            # A lane whose own units are empty goes on: other epochs deal it others.
+            # A reader whose own units are empty continues: other epochs deal it other units.
             if not number and not any(True for unit in range(self.num_shards * self.parts) for _ in self.read(unit)):
                 raise DataError(f"The stream{self.name} has no rows.")
             current, taken, epoch = upcoming, 0, epoch + 1
 
     def units(self, epoch: int) -> list[int]:
-        """Numbers of the units of this lane in an epoch, in reading order: shard times parts plus part."""
+        """Numbers of the units of this reader in an epoch, in reading order: shard times parts plus part."""
         num_units = self.num_shards * self.parts
         order = np.random.default_rng([*self.key, epoch]).permutation(num_units)
-        return order[(self.lane - epoch * num_units) % self.num_lanes :: self.num_lanes].tolist()
+        return order[(self.number - epoch * num_units) % self.num_readers :: self.num_readers].tolist()
 
-    def read(self, unit: int) -> Iterator[dict]:
-        """Rows of a unit, as they stand in the shard."""
+    def read(self, unit: int) -> Iterator[dict[str, Any]]:
+        """Rows of a unit, in the order of the shard."""
         shard, part = divmod(unit, self.parts)
         name = f"shard {shard} of {self.num_shards}{self.name}"
         number = 0
@@ -96,7 +103,7 @@ class Lane:
                 "or leave it out of `dataset`."
             ) from error
 
-    def _open(self, shard: int) -> Iterator[dict]:
+    def _open(self, shard: int) -> Iterator[dict[str, Any]]:
         # `iter`, since iterating a dataset splits it over the loader's workers, which is done here.
         for batch in self.dataset.shard(self.num_shards, shard).iter(_READ_ROWS):
             for values in zip(*batch.values(), strict=True):
@@ -104,16 +111,17 @@ class Lane:
 
 
 class _Pass:
-    """One epoch's share of a lane, through the shuffle buffer."""
+    """The share of a reader in one epoch, through the shuffle buffer."""
 
-    def __init__(self, lane: Lane, epoch: int):
-        self._lane, self._epoch, self._size = lane, epoch, lane.buffer_size
-        self._random = np.random.default_rng([*lane.key, epoch, 1 + lane.lane])
-        self._source, self._buffer, self.exhausted = self._interleaved(), [], False
+    def __init__(self, reader: StreamReader, epoch: int) -> None:
+        self._reader, self._epoch, self._size = reader, epoch, reader.buffer_size
+        self._random = np.random.default_rng([*reader.key, epoch, 1 + reader.number])
+        self._source, self.exhausted = self._interleaved(), False
+        self._buffer: list[dict[str, Any]] = []
 
-    def _interleaved(self) -> Iterator[dict]:
+    def _interleaved(self) -> Iterator[dict[str, Any]]:
         """A row from one of the open units, then from another."""
-        waiting = map(self._lane.read, self._lane.units(self._epoch))
+        waiting = map(self._reader.read, self._reader.units(self._epoch))
         units = list(islice(waiting, _OPEN_UNITS))
         while units:
             place = int(self._random.integers(len(units)))
@@ -127,7 +135,7 @@ class _Pass:
         """Read a row ahead, in the place of one that left the buffer of the epoch before."""
         self._buffer += islice(self._source, 1)
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         self._buffer += islice(self._source, max(0, self._size - len(self._buffer)))
         for row in self._source:
             place = int(self._random.integers(self._size))

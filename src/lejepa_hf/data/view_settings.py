@@ -72,7 +72,7 @@ class ViewSettings:
     image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     pixel_range: list[float] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_global_views < 1 or self.num_local_views < 0:
             raise ValueError(
                 "`num_global_views` must be at least 1 and `num_local_views` at least 0, got "

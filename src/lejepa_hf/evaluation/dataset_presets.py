@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from ..data.dataset_files import kind_of_files
-from ..data.sources import DIGIT_SCENES, DIGITS
+from ..data.sources import DIGITS
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ PRESETS = {
     "oxford-pets": DatasetPreset("timm/oxford-iiit-pet", label_column="label"),
     "galaxy10": DatasetPreset("matthieulel/galaxy10_decals"),
     # Of masks, for segmentation. Ids and columns of the latter two are those of public pages and code; not run yet.
-    DIGIT_SCENES: DatasetPreset(DIGIT_SCENES, image_column="image", label_column="mask"),
     # A script too. 0 is whatever is none of the 150 classes.
     "ade20k": DatasetPreset(
         "zhoubolei/scene_parse_150",

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..data.array_columns import is_array
-from ..data.sources import ImageSource, is_image, load_source
+from ..data.image_source import ImageSource, is_image
+from ..data.sources import load_source
 from .dataset_presets import find_preset
 
 
@@ -42,7 +43,7 @@ def check_pair(train: ImageSource, test: ImageSource) -> None:
     Raises:
         ValueError: If both are the same images, or number their classes differently.
     """
-    fingerprints = [getattr(source.dataset, "_fingerprint", None) for source in (train, test)]
+    fingerprints = [source.fingerprint for source in (train, test)]
     if train.dataset is test.dataset or (fingerprints[0] is not None and fingerprints[0] == fingerprints[1]):
         raise ValueError(
             f"`dataset` {test.name!r}: what fits the protocols and what measures them are the same images. Name two "
@@ -64,7 +65,7 @@ def check_labels(source: ImageSource) -> None:
     """
     if source.label_column is None:
         raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled one.")
-    features = getattr(source.dataset, "features", None)
+    features = source.features
     feature = features[source.label_column] if features else None
     if feature is not None and is_image(feature):
         raise ValueError(
@@ -124,6 +125,6 @@ def check_masks(source: ImageSource) -> None:
 
 def labels_of(source: ImageSource) -> np.ndarray | None:
     """Class numbers of all its images, without reading an image; None for a stream."""
-    if not hasattr(source.dataset, "select"):
+    if source.is_stream:
         return None
     return np.asarray(source.dataset[source.label_column])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..data.collator import MultiCropCollator
 from ..data.decoding import DECODING_ERRORS
+from ..data.image_source import some_rows
 from ..data.multi_crop import MultiCropTransform
-from ..data.sampling import some_rows
 from ..data.sources import ImageSource
 from ..evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
 from ..evaluation.embeddings.extraction import LabelledEmbeddings, extract_projections
@@ -97,7 +97,7 @@ def _evaluate(recipe: Recipe, facts: dict, held_out: ImageSource, averaged: Path
     content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": facts}
     if averaged is not None:
         content["averaged_encoder"] = results[AVERAGED]
-    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     draw_few_shot(folder, results)
     draw_embeddings(folder, embedded.embeddings, embedded.labels, held_out.class_names)
     draw_confusion(folder, embedded.labels, nearest_vote(bank, embedded), held_out.class_names)
@@ -160,7 +160,7 @@ def picture_neighbours(
         `Path`: The picture, None for streams, whose images cannot be read again.
     """
     (bank_source, bank_embedded), (source, embedded) = bank, held_out
-    if not all(hasattr(one.dataset, "select") for one in (bank_source, source)):
+    if bank_source.is_stream or source.is_stream:
         logger.info("pictures/neighbours.png is left out: a stream's images cannot be read again by number.")
         return None
     extractor = FeatureExtractor(*load_encoder(run / "encoder"))
@@ -219,7 +219,7 @@ def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) 
     projections = extract_projections(model, rows, collator, batch_size)
     statistics = embedding_statistics(projections, num_knots=model.config.num_knots, t_max=model.config.t_max)
     numbers = {"num_images": statistics.num_images, **statistics.metrics()}
-    (run / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    (run / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     draw_gaussianity(run, statistics)
     return statistics
 

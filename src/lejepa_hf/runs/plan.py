@@ -1,7 +1,6 @@
 """What a recipe will cost, before any training."""
 
 import logging
-import os
 import time
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..modeling_lejepa import LeJEPAForPreTraining
+from ..system.devices import memory_of
 from .continuing import find_start
 from .dry_run import peak_resident_bytes, rehearse
 from .pretraining import build_config
@@ -177,7 +177,7 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         activation_bytes=activations * batch,
         view_bytes=view_bytes * batch,
         device=training.device.type,
-        device_bytes=_memory_of(training.device),
+        device_bytes=memory_of(training.device),
         workers=training.dataloader_num_workers,
         **measured,
     )
@@ -186,7 +186,7 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
 def _measure(recipe: Recipe, seconds: float, flops: float, states: int, bytes_per_image: int) -> dict:
     """Speed and memory of a process, from a rehearsal if one can be made, else from what was counted."""
     training = recipe.training
-    device, batch, memory = training.device, training.per_device_train_batch_size, _memory_of(training.device)
+    device, batch, memory = training.device, training.per_device_train_batch_size, memory_of(training.device)
     dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
     expected = flops / (_USUAL_SHARE * _matmul_rate(device, dtype))  # seconds an image
 
@@ -310,14 +310,6 @@ def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 def _finish(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def _memory_of(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    if device.type == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
 
 
 def format_plan(plan: Plan) -> str:

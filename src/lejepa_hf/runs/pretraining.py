@@ -22,11 +22,12 @@ from ..hub.export import build_processor
 from ..hub.push import push_run
 from ..model.backbone import pretrained_config
 from ..modeling_lejepa import LeJEPAForPreTraining
+from ..system.devices import cores_of_this_process
 from ..system.run_folder import check_free, write_run_facts
 from ..trainer import LeJEPATrainer
 from ..training.checkpoints import CheckpointNotWritten, resolve_resume
 from ..training.preemption import EXIT_STATUS
-from ..training_args import LeJEPATrainingArguments, cores_of_this_process
+from ..training_args import LeJEPATrainingArguments
 from .continuing import continue_model, find_start
 from .finishing import write_outcome
 from .recipe_sources import held_out_source, open_split, training_source

@@ -1,25 +1,30 @@
-"""Where work is done that nobody gave a place."""
+"""The device, cores and memory that this process may use."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 _WORTH_A_THREAD = 2**24  # multiplications: with fewer, threads mostly wait for each other, for ever on a busy machine
+_ROOT = Path("/")
 
 
 def default_device() -> torch.device:
-    """The accelerator of this process if there is one, or the CPU."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    """The accelerator of this process if there is one, otherwise the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 @contextmanager
 def threads_for(multiplications: int) -> Iterator[None]:
     """
-    One thread on the CPU for steps that are too small to be shared out.
+    Compute with one CPU thread where steps are too small to be shared among several.
 
     Args:
-        multiplications (`int`): Of the largest single operation.
+        multiplications (`int`): Multiplications of the largest single operation.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1 if multiplications < _WORTH_A_THREAD else before)
@@ -27,3 +32,75 @@ def threads_for(multiplications: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def cores_of_this_process(root: Path = _ROOT) -> int:
+    """
+    Count the CPU cores that this process may use, within its affinity and the quota of its control group.
+
+    Args:
+        root (`Path`, *optional*): Folder that has `proc/` and `sys/`, the root of the file system if missing.
+
+    Returns:
+        `int`: Number of cores, at least 1; the processes that a launcher started on this machine share them equally.
+    """
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    quotas = [_read_quota(folder) for folder in _control_groups("cpu", root)]
+    cores = min([cores, *(int(quota) for quota in quotas if quota is not None)])
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def memory_of(device: torch.device, root: Path = _ROOT) -> int | None:
+    """
+    Look up the memory that this process may use on a device.
+
+    Args:
+        device (`torch.device`): The CPU means the memory of the machine, within the limit of the control group.
+        root (`Path`, *optional*): Folder that has `proc/` and `sys/`, the root of the file system if missing.
+
+    Returns:
+        `int`: Memory in bytes, None where it is not known.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type != "cpu" or sys.platform == "win32":
+        return None
+    limits = [
+        _read_number(folder, "memory.max", "memory.limit_in_bytes") for folder in _control_groups("memory", root)
+    ]
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *(limit for limit in limits if limit is not None)])
+
+
+def _control_groups(controller: str, root: Path) -> list[Path]:
+    """The folders of the control groups of this process, and of the groups above them, whose limits hold as well."""
+    own = root / "proc/self/cgroup"
+    folders = []
+    for line in own.read_text(encoding="utf-8").splitlines() if own.is_file() else []:
+        _, controllers, group = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        # A container sees its own group as the root, also where version 1 names the group by its path on the host.
+        mount = root / "sys/fs/cgroup" / (controller if controllers else "")
+        inside = Path(group.lstrip("/"))
+        folders += [mount / part for part in (inside, *inside.parents)]
+    return folders
+
+
+def _read_quota(folder: Path) -> float | None:
+    """Cores of a CPU quota, None without one; version 2 writes quota and period into one file, version 1 into two."""
+    both = folder / "cpu.max"
+    if both.is_file():
+        quota, period = both.read_text(encoding="utf-8").split()
+        return int(quota) / int(period) if quota != "max" else None
+    quota_us, period_us = _read_number(folder, "cpu.cfs_quota_us"), _read_number(folder, "cpu.cfs_period_us")
+    return quota_us / period_us if quota_us and period_us and quota_us > 0 else None
+
+
+def _read_number(folder: Path, *names: str) -> int | None:
+    """The number in the first of these files that exists, None if it says `max`."""
+    for name in names:
+        if (folder / name).is_file():
+            text = (folder / name).read_text(encoding="utf-8").strip()
+            return None if text == "max" else int(text)
+    return None

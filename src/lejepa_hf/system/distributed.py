@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
+from torch.autograd.function import FunctionCtx
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def world_size() -> int:
@@ -19,7 +24,7 @@ def world_size() -> int:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that writes what all have in common."""
+    """Whether this process writes what all ranks have in common."""
     return world_size() == 1 or dist.get_rank() == 0
 
 
@@ -30,8 +35,8 @@ def process_index() -> int:
 
 def join_processes() -> None:
     """
-    Form the process group of what a launcher has started; nothing for a process alone. They wait for each other for
-    days: the first one may work alone for hours, and a launcher ends all when one of them has died.
+    Form the process group of the processes that a launcher has started; a single process needs none. They wait for
+    each other for up to seven days: the first one may work alone for hours, and a launcher ends all when one has died.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
@@ -40,15 +45,15 @@ def join_processes() -> None:
 
 
 def wait_for_all() -> None:
-    """Return when every rank has come here."""
+    """Return when every rank has called this function."""
     if world_size() > 1:
         dist.barrier()
 
 
 @contextmanager
 def shared_temporary_folder() -> Iterator[Path]:
-    """A folder that all ranks of a machine, or of a shared file system, see; gone when the last one has left."""
-    path = [tempfile.mkdtemp(prefix="lejepa-") if is_first_rank() else None]
+    """A temporary folder for all ranks of a machine or of a shared file system; deleted when the last one is done."""
+    path = [tempfile.mkdtemp(prefix="lejepa-") if is_first_rank() else ""]
     if world_size() > 1:
         dist.broadcast_object_list(path)
     try:
@@ -61,11 +66,11 @@ def shared_temporary_folder() -> Iterator[Path]:
 
 class _LossSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: FunctionCtx, tensor: torch.Tensor) -> torch.Tensor:
         return total_over_ranks(tensor)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
         return grad * world_size()
 
 
@@ -86,28 +91,32 @@ def sum_for_loss(tensor: torch.Tensor) -> torch.Tensor:
     return _LossSum.apply(tensor) if world_size() > 1 else tensor
 
 
+class _CountsParts(FunctionCtx):
+    num_parts: int
+
+
 class _LossSumOfParts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
+    def forward(ctx: _CountsParts, part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
         ctx.num_parts = num_parts
         return total.clone()
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor):
+    def backward(ctx: _CountsParts, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return grad * (world_size() * ctx.num_parts), None, None
 
 
 def sum_of_parts_for_loss(part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
     """
-    As [`sum_for_loss`], of a sum over ranks and micro-batches that is known already.
+    As [`sum_for_loss`], for a sum over ranks and micro-batches that is known already.
 
-    Where gradients are averaged over W ranks and `num_parts` micro-batches, every part has to pass back that many
-    times the incoming gradient to make the sum of all parts' gradients.
+    If gradients are averaged over W ranks and `num_parts` micro-batches, each part must pass back W times `num_parts`
+    times the incoming gradient, so that the average is the sum of all parts' gradients.
 
     Args:
-        part (`torch.Tensor`): What this rank's micro-batch contributes.
+        part (`torch.Tensor`): The contribution of this rank's micro-batch.
         total (`torch.Tensor`): The sum over all ranks and micro-batches, of the same shape.
-        num_parts (`int`): Micro-batches of one rank.
+        num_parts (`int`): Number of micro-batches of one rank.
 
     Returns:
         `torch.Tensor`: `total`, with the gradient of `part`.
@@ -117,7 +126,7 @@ def sum_of_parts_for_loss(part: torch.Tensor, total: torch.Tensor, num_parts: in
 
 def total_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """
-    Sum over ranks, without a gradient.
+    Sum a tensor over ranks, without a gradient.
 
     Args:
         tensor (`torch.Tensor`): The local part; the same shape and dtype on every rank.
@@ -133,7 +142,7 @@ def total_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
 def stack_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """
-    The tensors of all ranks, without a gradient.
+    Stack the tensors of all ranks, without a gradient.
 
     Args:
         tensor (`torch.Tensor`): The local part; the same shape and dtype on every rank.
@@ -148,9 +157,13 @@ def stack_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return torch.stack(parts)
 
 
+class _KnowsOwnRows(FunctionCtx):
+    own: slice
+
+
 class _GatheredForLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: _KnowsOwnRows, tensor: torch.Tensor) -> torch.Tensor:
         sizes = stack_over_ranks(torch.tensor(tensor.shape[1], device=tensor.device)).tolist()
         padded = tensor.new_zeros(tensor.shape[0], max(sizes), *tensor.shape[2:])
         padded[:, : tensor.shape[1]] = tensor
@@ -160,15 +173,14 @@ class _GatheredForLoss(torch.autograd.Function):
         return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: _KnowsOwnRows, grad: torch.Tensor) -> torch.Tensor:
         return grad[:, ctx.own] * world_size()
 
 
 def gather_for_loss(tensor: torch.Tensor) -> torch.Tensor:
     """
-    All ranks' images in one tensor, for a loss that is no function of sums; gradients as in [`sum_for_loss`].
-
-    Waits for the sizes of the other ranks on the host.
+    Gather all ranks' images in one tensor, for a loss that is not a function of sums; gradients as in
+    [`sum_for_loss`]. The host waits for the sizes of the other ranks.
 
     Args:
         tensor (`torch.Tensor` of shape `(V, B, ...)`): This rank's images; B may differ between ranks.
@@ -181,36 +193,40 @@ def gather_for_loss(tensor: torch.Tensor) -> torch.Tensor:
 
 class AnyRank:
     """
-    Lets all ranks learn, at the same call, that one of them has something to say.
+    Tells all ranks, at the same call, that the condition holds on any of them.
 
-    The word travels between hosts while the devices work, and arrives a call later; nothing waits for a device.
+    The flag is exchanged between hosts while the devices work, and arrives one call later; nothing waits for a device.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         # A group of its own: the default one may belong to the devices, and its queue to the gradients.
         self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
-        self._sent: tuple[dist.Work, torch.Tensor] | None = None
+        self._sent: tuple[dist.Work | None, torch.Tensor] | None = None
 
-    def __call__(self, word: bool) -> bool:
+    def __call__(self, holds: bool) -> bool:
         """
+        Exchange the condition of this call. All ranks must call equally often.
+
         Args:
-            word (`bool`): What this rank has to say. All ranks must call equally often.
+            holds (`bool`): Whether the condition holds on this rank.
 
         Returns:
-            `bool`: Whether any rank said yes at the call before; with one rank, `word` itself.
+            `bool`: Whether it held on any rank at the previous call; with one rank, `holds` itself.
         """
-        if self._group is None:
-            return word
+        if not isinstance(self._group, dist.ProcessGroup):
+            return holds
         before = self._sent
-        flag = torch.tensor([word], dtype=torch.uint8)
+        flag = torch.tensor([holds], dtype=torch.uint8)
         self._sent = dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True), flag
         if before is None:
             return False
-        before[0].wait()
-        return bool(before[1])
+        work, flag = before
+        if work is not None:
+            work.wait()
+        return bool(flag)
 
 
-def _is_sharded(tensor: torch.Tensor) -> bool:
+def _is_sharded(tensor: torch.Tensor) -> "TypeGuard[DTensor]":
     if not (dist.is_available() and dist.is_initialized()):
         return False
     from torch.distributed.tensor import DTensor  # half a second that one process does not need
@@ -219,12 +235,12 @@ def _is_sharded(tensor: torch.Tensor) -> bool:
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """What this rank holds of a parameter that FSDP2 has sharded, without a copy; other tensors as they are."""
+    """This rank's part of a parameter that FSDP2 has sharded, without a copy; other tensors as they are."""
     return tensor.to_local() if _is_sharded(tensor) else tensor
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A sharded parameter put together, on every rank; other tensors as they are."""
+    """The full tensor of a sharded parameter, on every rank; other tensors as they are."""
     return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
@@ -233,8 +249,8 @@ def copy_whole_(tensor: torch.Tensor, value: torch.Tensor) -> None:
     Fill a tensor that may be sharded.
 
     Args:
-        tensor (`torch.Tensor`): Where to; of a sharded one every rank fills its part.
-        value (`torch.Tensor`): The whole, the same on every rank.
+        tensor (`torch.Tensor`): The tensor to fill; if it is sharded, every rank fills its part.
+        value (`torch.Tensor`): The full tensor, the same on every rank.
     """
     value = value.to(tensor.device)
     if _is_sharded(tensor):
@@ -246,14 +262,15 @@ def copy_whole_(tensor: torch.Tensor, value: torch.Tensor) -> None:
 
 def read_shards_(weights: dict[str, torch.Tensor], folder: Path) -> None:
     """
-    Fill tensors from the shards of a model that FSDP left, in this process alone.
+    Fill tensors from the shards that FSDP saved of a model, in a single process.
 
     Args:
-        weights (`dict[str, torch.Tensor]`): Whole tensors by the model's names, on the CPU; every one is filled.
+        weights (`dict[str, torch.Tensor]`): Full tensors by the model's names, on the CPU; every one is filled.
         folder (`Path`): The `pytorch_model_fsdp_0/` of a checkpoint.
 
     Raises:
-        RuntimeError: If tensors or files are missing, or within several processes, which would wait for each other.
+        RuntimeError: If tensors or files are missing, or if there are several processes, which would wait for each
+            other.
     """
     if world_size() > 1:
         raise RuntimeError("Shards are read by one process: end the others first, `accelerator.end_training()`.")

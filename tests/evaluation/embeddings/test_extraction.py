@@ -42,7 +42,7 @@ def test_broken_images_are_left_out_with_their_labels(digits, processor, tiny_re
     rows = list(digits.dataset)
     rows[4]["image"] = {"bytes": rows[4]["image"]["bytes"][:40], "path": None}
     rows[22]["image"] = {"bytes": b"", "path": None}
-    damaged = replace(digits, dataset=rows)
+    damaged = replace(digits, dataset=datasets.Dataset.from_list(rows, digits.dataset.features))
     labels = [label for number, label in enumerate(digits.dataset["label"]) if number not in (4, 22)]
     encoder = build(tiny_resnet)
     whole, embedded = (extract_embeddings(encoder, processor, source, 5) for source in (digits, damaged))

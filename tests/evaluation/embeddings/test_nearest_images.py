@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
-from lejepa_hf.data.sampling import some_rows
+from lejepa_hf.data.image_source import some_rows
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embeddings.nearest_images import NearestImages
 from lejepa_hf.evaluation.feature_extractor import FeatureExtractor

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from digit_scenes import digit_scenes
 
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.protocols.registry import ON_EMBEDDINGS, ON_IMAGES, check_protocols, check_source
@@ -20,7 +21,7 @@ def test_what_needs_images_is_for_later():
 
 def test_masks_and_classes_are_not_taken_for_each_other():
     digits = load_source("digits", "test")
-    scenes = load_source("digit-scenes", "test", image_column="image", label_column="mask")
+    scenes = load_source(digit_scenes("test", 10), image_column="image", label_column="mask")
     check_source(["knn", "fine-tune"], digits)
     check_source(["segmentation"], scenes)
     with pytest.raises(
@@ -30,7 +31,7 @@ def test_masks_and_classes_are_not_taken_for_each_other():
     with pytest.raises(ValueError, match="'digits' has no labels; segmentation needs masks: .* one of label"):
         check_source(["segmentation"], replace(digits, label_column=None))
     for protocol in ("knn", "fine-tune"):
-        with pytest.raises(ValueError, match="'mask' of `dataset` 'digit-scenes' holds masks: only .* `segmentation`"):
+        with pytest.raises(ValueError, match="'mask' of `dataset` '.*' holds masks: only .* `segmentation`"):
             check_source([protocol], scenes)
 
 

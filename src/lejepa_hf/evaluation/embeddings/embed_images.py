@@ -6,7 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...data.dataset_files import kind_of_files, without_secrets
+from ...data.dataset_files import kind_of_files
+from ...data.opening_errors import without_secrets
 from ...data.sources import ImageSource, load_source
 from ..evaluate_encoder import find_encoder, load_encoder
 from ..feature_extractor import POOLINGS, FeatureExtractor

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...data.batch import tensors_of_views
 from ...data.collator import MultiCropCollator
 from ...data.decoding import decode_image, stored_size
 from ...data.errors import DataError
@@ -135,7 +136,7 @@ def _fill(store: EmbeddingStore, extractor: FeatureExtractor, source: ImageSourc
 def part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
     """Consecutive images for each process; of a stream its share of the shards."""
     dataset = source.dataset
-    if hasattr(dataset, "select"):
+    if not source.is_stream:
         number = len(dataset)
         return replace(source, dataset=dataset.select(range(rank * number // ranks, (rank + 1) * number // ranks)))
     from datasets.distributed import split_dataset_by_node
@@ -145,8 +146,8 @@ def part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
 
 def _name_in_cache(extractor: FeatureExtractor, source: ImageSource) -> str | None:
     """None where nothing tells one set of images from another."""
-    data = getattr(source.dataset, "_fingerprint", None)
-    if data is None or not hasattr(source.dataset, "select"):
+    data = source.fingerprint
+    if data is None:
         return None
     columns = [source.image_column, source.label_column]
     return store_name(
@@ -236,7 +237,7 @@ def extract_projections(
     with batch_statistics(model):
         for numbers in np.array_split(np.arange(len(rows)), max(1, len(rows) // batch_size)):
             batch = collator([rows[number] for number in numbers])
-            views = {name: value.to(model.device) for name, value in batch.items() if torch.is_tensor(value)}
+            views = {name: value.to(model.device) for name, value in tensors_of_views(batch).items()}
             views = apply_photometric(views, collator.transform)
             pixels = [of_size.transpose(0, 1).to(model.dtype) for of_size in views.values()]  # (V, B, C, H, W)
             embeddings = [model.encoder(of_size.flatten(0, 1)).pooler_output for of_size in pixels]

@@ -106,11 +106,10 @@ def rows_from(source: ImageSource, start: int) -> Iterator[dict]:
     """
     wanted = [column for column in (source.image_column, source.label_column) if column is not None]
     dataset = source.dataset
-    if hasattr(dataset, "select_columns"):
-        dataset = dataset.select_columns(wanted)
-    if hasattr(dataset, "__len__") and start >= len(dataset):
+    dataset = dataset.select_columns(wanted)
+    if not source.is_stream and start >= len(dataset):
         return  # killed between the last part and the end: a map-style dataset does not skip all it has
     if start:
-        dataset = dataset.skip(start) if hasattr(dataset, "skip") else dataset[start:]
+        dataset = dataset.skip(start)
     way_out = "Repeat the command when the network is back: it goes on there."
     yield from read_through(lambda: iter(dataset), source.name, way_out=way_out)

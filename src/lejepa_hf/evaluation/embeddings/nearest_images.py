@@ -31,7 +31,7 @@ class NearestImages:
     Args:
         extractor ([`FeatureExtractor`]): Embeds them, and the images whose neighbours are asked for.
         source ([`ImageSource`]): Where they come from.
-        rows (`list[dict]`): Some of the source's, see [`~data.sampling.some_rows`].
+        rows (`list[dict]`): Some of the source's, see [`~data.image_source.some_rows`].
         batch_size (`int`, *optional*, defaults to 64): Images a forward.
 
     Raises:

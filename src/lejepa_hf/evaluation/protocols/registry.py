@@ -55,7 +55,7 @@ def check_source(protocols: Sequence[str], source: ImageSource) -> None:
             than once.
     """
     for protocol in protocols:
-        if protocol in ON_IMAGES and not hasattr(source.dataset, "select"):
+        if protocol in ON_IMAGES and source.is_stream:
             raise ValueError(
                 f"`protocols` {protocol}: `dataset` {source.name!r} is a stream, and this protocol reads images "
                 "several times in any order: leave `streaming` out."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ...data.decoding import DECODING_ERRORS
-from ...data.sampling import some_rows
+from ...data.image_source import some_rows
 from ...data.sources import ImageSource
 from ...evaluation.attention_maps import class_attention, feature_norms
 from ...evaluation.embeddings.embed_images import public_model

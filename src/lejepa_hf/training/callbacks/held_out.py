@@ -8,6 +8,7 @@ from itertools import islice, takewhile
 import torch
 from torch import nn
 
+from ...data.batch import GLOBAL_VIEWS, tensors_of_views
 from ...data.collator import MultiCropCollator
 from ...data.decoding import DECODING_ERRORS, decode_image
 from ...data.streaming import EndlessRows
@@ -100,14 +101,14 @@ class HeldOutImages:
 
     def _view_batches(self, held_out, num_images: int) -> list[dict[str, torch.Tensor]]:
         parts = [self._collator(chunk) for chunk in self._chunks(held_out, num_images)]
-        number = self._fewest(sum(len(part["global_views"]) for part in parts))
+        number = self._fewest(sum(len(part[GLOBAL_VIEWS]) for part in parts))
         if number * self._world_size < 2:
             raise ValueError(
                 f"The held-out images are fewer than 2 or than the {self._world_size} processes: give more, or set "
                 "`eval_strategy: 'no'`."
             )
-        names = [name for name in parts[0] if name.endswith(("_views", "_photometric"))]
-        views = {name: torch.cat([part[name] for part in parts])[:number] for name in names}
+        cut = [tensors_of_views(part) for part in parts]
+        views = {name: torch.cat([part[name] for part in cut])[:number] for name in cut[0]}
         # Whole batches where there is one: SIGReg's scale follows the batch.
         size = min(number, self.batch_size)
         return [{name: of[i : i + size] for name, of in views.items()} for i in range(0, number - size + 1, size)]
@@ -157,7 +158,7 @@ class HeldOutImages:
             for batch in self.batches:
                 output = forward(prepare(batch))
                 losses.append(torch.stack([output.loss, output.prediction_loss, output.sigreg_loss]).float())
-                embeddings.append(output.embeddings[: batch["global_views"].shape[1]].float())
+                embeddings.append(output.embeddings[: batch[GLOBAL_VIEWS].shape[1]].float())
         names = ("loss", "prediction_loss", "sigreg_loss")
         numbers = dict(zip(names, torch.stack(losses).mean(0).tolist(), strict=True))
         over_ranks = stack_over_ranks(torch.cat(embeddings, dim=1))  # (ranks, views, images, dimensions)
@@ -186,5 +187,5 @@ class HeldOutImages:
         # model, as one global view: FSDP gathers weights in its forward pass only.
         for part in images.pixels.tensor_split(max(1, number // self.batch_size)):
             pixels = (part.to(self.device).float() * self.processor.rescale_factor - mean) / std
-            embeddings.append(forward({"global_views": pixels[:, None]}).embeddings[0].float())
+            embeddings.append(forward({GLOBAL_VIEWS: pixels[:, None]}).embeddings[0].float())
         return LabelledEmbeddings(torch.cat(embeddings), images.labels)

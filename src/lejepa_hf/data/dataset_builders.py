@@ -1,0 +1,79 @@
+"""The builders of `datasets` -> one split; works around faults of its readers. Imported where first needed."""
+
+from typing import Any
+
+import datasets
+import pyarrow.dataset
+from datasets.packaged_modules.parquet.parquet import ParquetConfig
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+from .opening_errors import explained
+
+
+class ImageTars(WebDataset):
+    """
+    The reader of WebDataset tar files for sets in which one sample is a jpg and another a png: where a sample has a
+    single image, it goes into the column of the first sample's image, whatever its own ending.
+
+    The reader of `datasets` refuses such a set if it notices at once, otherwise it drops the images of other formats.
+    """
+
+    _image_column: str | None = None  # known from the first tar on, before a stream is handed to workers
+
+    def _get_pipeline_from_tar(self, tar_path: object, tar_iterator: object) -> Any:  # noqa: ANN401, that of `datasets`
+        for sample in super()._get_pipeline_from_tar(tar_path, tar_iterator):
+            images = [field for field in sample if field.lower() in self.IMAGE_EXTENSIONS]
+            if len(images) == 1:
+                self._image_column = self._image_column or images[0]
+                if images[0] != self._image_column:
+                    sample[self._image_column] = sample.pop(images[0])
+            yield sample
+
+
+def load_split(
+    path: str,
+    name: str,
+    split: str,
+    streaming: bool,
+    on_hub: bool = True,
+    config: str | None = None,
+    data_files: str | list[str] | dict[str, list[str]] | None = None,
+    revision: str | None = None,
+) -> datasets.Dataset | datasets.IterableDataset:
+    """
+    Load one split with the builder that `datasets` has for it.
+
+    Args:
+        path (`str`): A dataset id, a folder, `"parquet"` or `"webdataset"`.
+        name (`str`): The name that the user gave, for messages.
+        split (`str`): Name of the split, or without streaming a slice of it.
+        streaming (`bool`): Read while training instead of copying first.
+        on_hub (`bool`, *optional*, defaults to `True`): Whether messages may speak of the Hub.
+        config (`str`, *optional*): Configuration of a Hub dataset.
+        data_files (`str`, `list[str]` or `dict[str, list[str]]`, *optional*): The files to read, as paths or globs.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`
+
+    Raises:
+        ValueError: If the split cannot be loaded; the message says what to do about it.
+    """
+    files = str(data_files["train"] if isinstance(data_files, dict) else data_files)
+    try:
+        if path == "webdataset":
+            builder = ImageTars(data_files=data_files)
+        else:
+            builder = datasets.load_dataset_builder(path, config, data_files=data_files, revision=revision)
+        if not streaming:
+            builder.download_and_prepare()
+            return builder.as_dataset(split=split)
+        if isinstance(builder.config, ParquetConfig):
+            # By default Arrow keeps what it has read of a Parquet file until the file ends: gigabytes a worker.
+            builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
+        return builder.as_streaming_dataset(split=split)
+    except Exception as error:
+        message = explained(error, name, split, path, files, on_hub)
+        if message is None:
+            raise
+        raise message from error

@@ -1,0 +1,91 @@
+"""What a dataset of rows is: map-style, a stream or a mixture; how many rows and classes it has."""
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from math import inf
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+
+class MapStyle(Protocol):
+    """Rows with numbers from 0 on: `datasets.Dataset`, a `torch.utils.data.Dataset` with a length, or a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+@dataclass
+class Mixture:
+    """
+    Several datasets whose rows are mixed.
+
+    Args:
+        datasets (`list`): All map-style or all streams; rows have one column, `image`, undecoded.
+        weights (`list[float]`): Share of each dataset in the rows that are drawn; normalised to sum 1.
+
+    Raises:
+        ValueError: If there are no datasets, or not one positive weight for each.
+    """
+
+    datasets: "list[MapStyle | IterableDataset]"
+    weights: list[float]
+
+    def __post_init__(self) -> None:
+        if len(self.datasets) != len(self.weights) or not self.datasets:
+            raise ValueError(
+                f"`weights` must have one number for each of the {len(self.datasets)} datasets, got {self.weights}."
+            )
+        if not all(isinstance(weight, Real) and 0 < weight < inf for weight in self.weights):
+            raise ValueError(f"`weights` must be positive numbers, got {self.weights}.")
+        total = sum(self.weights)
+        self.weights = [weight / total for weight in self.weights]
+
+
+Rows: TypeAlias = "MapStyle | IterableDataset | Mixture"
+
+
+def is_stream(dataset: Rows) -> bool:
+    """Whether rows can only be read one after the other: the dataset has neither a length nor row numbers."""
+    if isinstance(dataset, Mixture):
+        return any(is_stream(member) for member in dataset.datasets)
+    return not isinstance(dataset, Sized)
+
+
+def count_rows(dataset: Rows) -> int | None:
+    """Number of rows, None for a stream that does not say."""
+    if isinstance(dataset, Mixture):
+        counts = [count_rows(member) for member in dataset.datasets]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+    if isinstance(dataset, Sized):
+        return len(dataset)
+    split = (dataset.info.splits or {}).get(str(dataset.split))
+    return (split.num_examples or None) if split is not None else None
+
+
+def count_classes(dataset: Rows, label_column: str) -> int | None:
+    """
+    Count the classes that the labels of a dataset distinguish.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): Others say nothing about their columns.
+        label_column (`str`): Column of the labels.
+
+    Returns:
+        `int`: Number of classes, None if labels are not class numbers or a stream does not say how many there are.
+    """
+    from datasets import ClassLabel, Dataset, IterableDataset, Value
+
+    if not isinstance(dataset, Dataset | IterableDataset):
+        return None
+    feature = (dataset.features or {}).get(label_column)
+    if isinstance(feature, ClassLabel) and feature.names:
+        return len(feature.names)
+    is_number = isinstance(feature, ClassLabel | Value) and feature.dtype.startswith(("int", "uint"))
+    if not isinstance(dataset, Dataset) or not is_number:
+        return None
+    return max(2, 1 + max((label for label in dataset[label_column] if label is not None), default=0))

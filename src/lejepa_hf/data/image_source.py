@@ -1,0 +1,165 @@
+"""ImageSource: a dataset, with the columns of its images and labels."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, Any
+
+from .array_columns import is_array, with_arrays
+from .dataset_kinds import Mixture, count_rows, is_stream
+from .streaming import EndlessRows
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+logger = logging.getLogger("lejepa_hf")
+
+_ENCODED = ("binary", "large_binary", "string", "large_string")  # types that `datasets` can take for images
+
+
+@dataclass
+class ImageSource:
+    """
+    A dataset, with the columns of its images and labels.
+
+    Args:
+        dataset: `datasets.Dataset` or `datasets.IterableDataset` with undecoded images, or a [`Mixture`] of them.
+        name (`str`): The name that the user gave, for messages.
+        image_column (`str`): Column of the images.
+        label_column (`str`, *optional*): Column of integer labels, or of masks for segmentation.
+        class_names (`list[str]`, *optional*): Names of the labels, if known.
+        split, config, revision (`str`, *optional*): Split, configuration and commit of the dataset, where it has them.
+
+    Attributes:
+        is_stream (`bool`): Whether its images can only be read one after the other, not by number.
+    """
+
+    dataset: "Dataset | IterableDataset"
+    name: str
+    image_column: str
+    label_column: str | None = None
+    class_names: list[str] | None = None
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    is_stream: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_stream = is_stream(self.dataset)
+
+    @property
+    def num_images(self) -> int | None:
+        """Number of images, None for a stream that does not say."""
+        return count_rows(self.dataset)
+
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """The columns and their types, empty if they are not known."""
+        return {} if isinstance(self.dataset, Mixture) else self.dataset.features or {}
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What tells these images from others, None for a stream or a mixture."""
+        return None if self.is_stream or isinstance(self.dataset, Mixture) else self.dataset._fingerprint
+
+
+def some_rows(source: ImageSource, num_images: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """
+    Draw a random sample of a source: folders and shards come class by class.
+
+    Args:
+        source ([`ImageSource`]): Map-style or a stream, which fills a buffer no larger than needed.
+        num_images (`int`): Size of the sample; fewer if the source has fewer.
+        seed (`int`, *optional*, defaults to 0): The same seed gives the same rows.
+
+    Returns:
+        `Iterator`: Undecoded rows of the first epoch of [`~data.streaming.EndlessRows`].
+    """
+    rows = EndlessRows(
+        source.dataset, batch_size=1, seed=seed, image_column=source.image_column, shuffle_buffer_size=num_images
+    )
+    return islice(takewhile(lambda row: row["epoch"] == 0, rows), num_images)
+
+
+def find_columns(
+    dataset: "Dataset | IterableDataset", name: str, image_column: str | None, label_column: str | None
+) -> ImageSource:
+    """
+    Find the images and labels among the columns of a dataset, by their types.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): As it was opened.
+        name (`str`): The name that the user gave, for messages.
+        image_column (`str`, *optional*): Column of the images; found if missing.
+        label_column (`str`, *optional*): Column of the labels; found if missing.
+
+    Returns:
+        [`ImageSource`]: Its images are not decoded.
+
+    Raises:
+        ValueError: If the column of the images is not clear, a given column is missing or holds something else, or the
+            dataset is empty.
+    """
+    from datasets import ClassLabel, Value
+    from datasets import Image as ImageFeature
+
+    if dataset.features is None:  # a stream without a schema: its first row tells
+        dataset = dataset._resolve_features()
+    features = dataset.features
+    images = [column for column, feature in features.items() if is_image(feature)]
+    arrays = [column for column, feature in features.items() if is_array(feature)]
+    labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+    described = ", ".join(f"{column}: {_kind(feature)}" for column, feature in features.items())
+    if image_column is None:
+        candidates = images or arrays  # beside images, arrays are masks or depths
+        if len(candidates) != 1:
+            found = f"{len(candidates)} image columns ({', '.join(candidates)})" if candidates else "no image column"
+            raise ValueError(f"`dataset` {name!r} has {found}; set `image_column` to one of its columns: {described}.")
+        image_column = candidates[0]
+    for setting, column in (("image_column", image_column), ("label_column", label_column)):
+        if column is not None and column not in features:
+            raise ValueError(f"`{setting}` {column!r} is not in `dataset` {name!r}; its columns are: {described}.")
+    feature = features[image_column]
+    if image_column in arrays:
+        dataset = with_arrays(dataset, image_column, name)
+    elif image_column in images or (isinstance(feature, Value) and feature.dtype in _ENCODED):
+        dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
+    else:
+        raise ValueError(
+            f"`image_column` {image_column!r} of `dataset` {name!r} holds neither images, their bytes nor paths, nor "
+            f"arrays of 2 or 3 axes; its columns are: {described}."
+        )
+    if "cls" in features and isinstance(features["cls"], Value) and features["cls"].dtype.startswith("int"):
+        labels.append("cls")  # the name of labels in WebDataset
+    label_column = label_column or (labels[0] if labels else None)
+    if label_column in images:  # masks
+        dataset = dataset.cast_column(label_column, ImageFeature(decode=False))
+    label = features[label_column] if label_column is not None else None
+    source = ImageSource(
+        dataset, name, image_column, label_column, label.names if isinstance(label, ClassLabel) else None
+    )
+    if not source.is_stream and not len(dataset):
+        raise ValueError(f"`dataset` {name!r} has no images: it is empty.")
+    _log_once(f"{name}: images in column {image_column!r}, labels in {label_column and repr(label_column)}")
+    return source
+
+
+def is_image(feature: object) -> bool:
+    """Whether a column holds images, also where the schema lost their type."""
+    from datasets import Image as ImageFeature
+
+    return isinstance(feature, ImageFeature) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
+
+
+def _kind(feature: object) -> str:
+    from datasets import Value
+
+    return f"Value({feature.dtype})" if isinstance(feature, Value) else type(feature).__name__
+
+
+@cache
+def _log_once(message: str) -> None:
+    """Log a message the first time: a source is opened several times in a run."""
+    logger.info(message)

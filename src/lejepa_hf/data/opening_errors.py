@@ -1,0 +1,94 @@
+"""What opening a dataset raised -> one line that says what to do about it."""
+
+import difflib
+import re
+import tarfile
+from pathlib import Path
+
+from .network import is_network_error, status_of
+
+
+def explained(error: Exception, name: str, split: str, path: str, files: str, on_hub: bool) -> ValueError | None:
+    """
+    Say in one line what to do about an error of `datasets`, the Hub's client, a web client or a reader of files.
+
+    Args:
+        error (`Exception`): What was raised.
+        name (`str`): The name that the user gave.
+        split (`str`): The split that was asked for.
+        path (`str`): The dataset id, or what `datasets` calls the reader of the files.
+        files (`str`): The files, for messages; `"None"` if none were named.
+        on_hub (`bool`): Whether `path` is a dataset id.
+
+    Returns:
+        `ValueError`: None for errors of other causes, which are not the user's.
+    """
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, DatasetsError
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    if isinstance(error, DatasetGenerationError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    what = f"`dataset` {name!r}"
+    reason = without_secrets(" ".join(str(error).split())).rstrip(".")
+    repository = re.search(r"hf://datasets/([^/@]+/[^/@]+)", files)
+    on_hub = on_hub or repository is not None
+    page = f"{constants.ENDPOINT}/datasets/{repository[1] if repository else path}"
+    status = status_of(error)
+    denied = isinstance(error, HfHubHTTPError) and status in (401, 403)
+    if isinstance(error, GatedRepoError) or denied or re.search(r"gated (dataset|repo)\b", reason):
+        return ValueError(f"{what} is gated: accept its terms on {page}, then log in with `hf auth login`.")
+    if isinstance(error, DatasetNotFoundError) and reason.startswith("Revision"):
+        return ValueError(f"{what} cannot be opened, check `revision`: {reason}.")
+    if isinstance(error, DatasetNotFoundError):
+        return ValueError(
+            f"{what} was not found: it is neither 'digits', a folder here, nor a dataset of the Hub that can be "
+            "reached with this login. Check the spelling; for a private set log in with `hf auth login`, for a gated "
+            f"one also accept its terms on {page}."
+        )
+    if status is not None:
+        return ValueError(f"{what}: the {'Hub' if on_hub else 'server'} answered with status {status}.")
+    # The latter if another part of the set was opened before: `datasets` then looks for this one in its cache.
+    nothing = "all the data_files are invalid" in reason or "Couldn't find cache" in reason and files != "None"
+    if isinstance(error, FileNotFoundError) or nothing:
+        reason = without_secrets(f"no file meets {files}") if nothing else reason
+        if not on_hub:
+            return ValueError(f"{what} was not found, or its server does not answer: {reason}")
+        login = f" For a private or gated set, see {page} and log in with `hf auth login`." if repository else ""
+        return ValueError(f"{what} has no images: {reason}.{login}")
+    if is_network_error(error):
+        where = "is not a folder here, and the Hub " if on_hub and not repository else ""
+        return ValueError(f"{what} {where}cannot be reached: {reason}")
+    known = isinstance(error, OSError | ValueError | DatasetsError | tarfile.TarError)
+    return unknown_split(name, split, reason) if known else None
+
+
+def without_secrets(text: str) -> str:
+    """A text without the signatures and passwords of its urls."""
+    return re.sub(r"(://[^\s'\"?]+)\?[^\s'\"]+", r"\1?...", re.sub(r"://[^/@\s]+@", "://...@", text))
+
+
+def unknown_split(name: str, split: str, reason: object) -> ValueError:
+    """The error for a split or configuration that does not exist; the message of `datasets` names those that do."""
+    if "corresponds to no data" in str(reason):
+        return ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
+    if "config name is missing" in str(reason).lower() or "builderconfig" in str(reason).lower():
+        return ValueError(f"`dataset` {name!r} has other configurations, set `config` to one of them: {reason}")
+    if "split" not in str(reason).lower():
+        return ValueError(f"`dataset` {name!r} cannot be read: {reason}")
+    return ValueError(f"`dataset` {name!r} has no split {split!r}: {reason}")
+
+
+def no_such_folder(name: str) -> ValueError:
+    """The error for a folder that does not exist, with the names nearest to it."""
+    return ValueError(f"`dataset` {name!r}: no such folder. {nearby(name)}")
+
+
+def nearby(name: str) -> str:
+    """A sentence that says which files there are beside a path that does not exist."""
+    parent = Path(name).parent
+    if not parent.is_dir():
+        return f"The folder {str(parent)!r} does not exist either."
+    entries = sorted(entry.name for entry in parent.iterdir())
+    close = difflib.get_close_matches(Path(name).name, entries) or entries[:8]
+    return f"{str(parent)!r} holds {', '.join(close) or 'nothing'}."
