@@ -64,7 +64,7 @@ fitted on split `train` \(5,000 images\)\.
 8 processes, the first on one CPU thread; 1,234,567 parameters in the encoder\.
 At the end: prediction loss 0\.1250, SIGReg 1\.500 \(1\.05 for a perfect Gaussian\)\.
 Projections of 512 training images, with batch norm as in training: effective rank 7\.5, SIGReg 2\.25 to 3\.50 over
-2 views\. The same number of Gaussian samples gives 1\.06 ± 0\.12; for other distributions it grows with the number of images\.
+2 views\. The same number of Gaussian samples gives 1\.06 ± 0\.12; other distributions give more with more images\.
 
 ## Pictures
 
