@@ -1,13 +1,13 @@
 """
-What the data path delivers: views of JPEGs against torchvision's own pipeline, streams against map-style datasets,
-replay after a resume, and the memory of a worker over an epoch.
+Speed of the data path: views of JPEGs compared with torchvision's own pipeline, streams compared with map-style
+datasets, replay after a resume, and the memory of a worker over an epoch.
 
     python benchmarks/make_shards.py SHARDS --images 4000 --distinct 1000
     python benchmarks/benchmark_data.py SHARDS [--rounds 5] [--only views reading epoch]
 
-Everything runs on one core (where the system can pin a process to it), torch with one thread. Ways of doing the same
-take turns within one run; rates are medians over the rounds, ratios are of these medians. `epoch` reads all
-shards once through one worker and is only done when asked for. Writes results/data.csv.
+Everything runs on one core (if the system can pin a process to a core), with torch on one thread. The compared
+variants alternate within one run; rates are medians over the rounds, and ratios are those of the medians. `epoch`
+reads all shards once through one worker, and only runs on request. Writes results/data.csv.
 """
 
 import argparse
@@ -42,7 +42,7 @@ BATCH = 64
 
 
 def torchvision_view(size: int, scale: list[float], photometric: bool) -> v2.Compose:
-    """The published recipe from torchvision's own operations, on a uint8 tensor."""
+    """The published recipe built from torchvision's own operations, on a uint8 tensor."""
     colour = [
         v2.RandomHorizontalFlip(0.5),
         v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8),
@@ -81,7 +81,7 @@ def files(shards: Path) -> list[str]:
 
 
 def compare(ways: dict, rounds: int, images: int) -> dict[str, float]:
-    """Images a second of CPU time, of each way the median over rounds in turns."""
+    """Images per second of CPU time for each variant: medians over rounds in which the variants alternate."""
     times = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
@@ -126,7 +126,7 @@ def loader(dataset, rows_only: bool, start=None) -> DataLoader:
 
 
 def rate_of(dataset, rows_only: bool, images: int) -> float:
-    """Images a second once the first batch is there."""
+    """Images per second, counted after the first batch."""
     batches = iter(loader(dataset, rows_only))
     next(batches)
     begin = time.perf_counter()
@@ -163,7 +163,7 @@ def reading_benchmark(shards: Path, rounds: int) -> list[dict]:
 
 
 def epoch_benchmark(shards: Path) -> list[dict]:
-    """One worker over all rows once: does its memory stay bounded?"""
+    """One worker reads all rows once: its speed and its peak memory."""
     source = load_source("parquet", data_files=files(shards), streaming=True)
     number = source.num_images
     batches = iter(loader(source.dataset, rows_only=False))
@@ -180,7 +180,7 @@ def epoch_benchmark(shards: Path) -> list[dict]:
 
 
 def resident_mib(process: int) -> float:
-    """Most memory the process ever had resident; of Linux."""
+    """Peak resident memory of the process; Linux only."""
     status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -204,7 +204,7 @@ def row(
 
 
 def save(rows: list[dict]) -> None:
-    """New rows replace old ones of the same measurement."""
+    """New rows replace earlier rows of the same measurement."""
     measured = {(new["what"], new["way"]) for new in rows}
     kept = []
     if RESULTS.exists():

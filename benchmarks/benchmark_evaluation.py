@@ -1,10 +1,10 @@
 """
-What protocols cost at the size of ImageNet-1k: k-NN by time, extrapolated from a part; the linear probe by memory, on
-embeddings in a file.
+Cost of the protocols at the size of ImageNet-1k: the time of k-NN, extrapolated from a part, and the memory of the
+linear probe on embeddings in a file.
 
     OMP_NUM_THREADS=2 python benchmarks/benchmark_evaluation.py
 
-Embeddings are drawn at random: neither protocol's cost depends on what they say. Rows go to
+The embeddings are random numbers, because the cost of neither protocol depends on their values. Rows go to
 benchmarks/results/evaluation.csv.
 """
 
@@ -35,7 +35,7 @@ def images(embeddings: torch.Tensor) -> LabelledEmbeddings:
 
 
 def own_mib() -> float:
-    """Resident memory without what is mapped from files, which the system takes back at will."""
+    """Resident memory without pages mapped from files, which the system can reclaim at any time."""
     resident, shared = map(int, Path("/proc/self/statm").read_text(encoding="utf-8").split()[1:3])
     return (resident - shared) * resource.getpagesize() / 2**20
 

@@ -1,15 +1,15 @@
 """
-What flip, jitter, gray, blur, solarise and normalise cost a view: torchvision v2 on one view after the other, kornia
-on a batch where that package is installed, and ours, side by side in one run.
+Cost per view of flip, jitter, gray, blur, solarise and normalise: torchvision v2 on one view after the other, kornia
+on a batch if that package is installed, and ours, in one run.
 
     python benchmarks/benchmark_photometric.py [--device cuda] [--rounds 7] [--images 32]
 
-The published settings on batches of 2 views of 224 px and 6 of 98 px an image. Ours gets uint8 crops that lie channels
-last, as the data side ships them; the others get them channels first, which suits them better. torchvision takes every
-view as a tensor of its own, once as bytes and once to be computed in floats as ours are, and is spared joining the
-results. Implementations take turns, so that whatever else the machine does falls on all alike; times are medians over
-rounds, with 20% and 80% quantiles. On one CPU thread, as in a worker of a loader. Writes
-results/photometric.csv; on a GPU rows of the CPU stay, and the other way round.
+The published settings, on batches of 2 views of 224 px and 6 of 98 px per image. Ours gets uint8 crops in
+channels-last order, as the data loader delivers them; the others get channels-first crops, which suit them better.
+torchvision takes each view as a separate tensor, once as bytes and once in floats (as ours computes), and does not
+have to join the results. The implementations alternate, so that other load on the machine affects all of them alike;
+times are medians over rounds, with 20% and 80% quantiles. On a CPU, one thread is used, as in a loader's worker.
+Writes results/photometric.csv; a run on a GPU keeps the CPU rows, and vice versa.
 """
 
 import argparse

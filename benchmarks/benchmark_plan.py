@@ -1,13 +1,14 @@
 """
-What `lejepa plan` says beside what a run then shows: images a second, and the most memory a process takes.
+Compares the predictions of `lejepa plan` with the run that follows: images per second and peak memory of a process.
 
     python benchmarks/make_shards.py SHARDS --images 4000 --distinct 1000
     python benchmarks/benchmark_plan.py [SHARDS] [--rounds 3] [--device cuda]
 
-Plans and runs take turns, so that whatever else the machine does falls on both alike; figures are medians over the
-rounds. A run is that of train.py without the evaluation after it, in a process of its own: its speed is the median of
-what it logs, its memory what is resident (CPU) or reserved on the device (GPU) at most. With SHARDS also ViT-S/16 as
-for ImageNet, a few images a step. Writes results/plan.csv; on a GPU rows of the CPU stay, and the other way round.
+Plans and runs alternate, so that other load on the machine affects both alike; figures are medians over the rounds. A
+run is a run of train.py without the final evaluation, in a separate process: its speed is the median of the logged
+values, and its memory is the peak of resident memory (CPU) or of memory reserved on the device (GPU). With SHARDS,
+ViT-S/16 with the ImageNet settings is measured too, with a few images per step. Writes results/plan.csv; a run on a
+GPU keeps the CPU rows, and vice versa.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def cases(shards: Path | None, device: str) -> list[tuple[str, list[str]]]:
 
 
 def real_run(recipe: str, arguments: list[str]) -> tuple[float, int]:
-    """Images a second and bytes of a short training."""
+    """Images per second and peak bytes of a short training run."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [*arguments, "--output_dir", f"{folder}/run", "--save_strategy", "no", "--disable_tqdm", "true"]
         trainer, _ = build(parse_recipe(recipe, settings))
@@ -92,7 +93,7 @@ def compare(recipe: str, arguments: list[str], device: str, rounds: int) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", nargs="?", type=Path, help="folder from make_shards.py")
-    parser.add_argument("--rounds", type=int, default=3, help="the median of so many plans and runs")
+    parser.add_argument("--rounds", type=int, default=3, help="number of plans and runs to take the median of")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
     rows = []

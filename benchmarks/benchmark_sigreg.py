@@ -1,12 +1,12 @@
 """
-What SIGReg costs: the reference formula, the eager operator, the Triton kernels on a GPU, and lightly's SIGReg where
-that package is installed, side by side in one run.
+Cost of SIGReg: the reference formula, the eager operator, the Triton kernels on a GPU, and lightly's SIGReg if that
+package is installed, in one run.
 
     python benchmarks/benchmark_sigreg.py [--device cuda] [--rounds 3]
 
-One thing is varied at a time around 8 views x 512 images, dimension 64, 1024 slices, 17 knots. Implementations take
-turns, so that whatever else the machine does falls on all alike; times are medians. Writes results/sigreg.csv and
-docs/sigreg_cost.png and prints straight-line fits. On a GPU rows of the CPU stay, and the other way round.
+One quantity is varied at a time around 8 views x 512 images, dimension 64, 1024 slices, 17 knots. The implementations
+alternate, so that other load on the machine affects all of them alike; times are medians. Writes results/sigreg.csv
+and docs/sigreg_cost.png, and prints straight-line fits. A run on a GPU keeps the CPU rows, and vice versa.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def synchronize(device: str) -> None:
 
 
 def step(module, projections, device) -> tuple[float, float]:
-    """Seconds of forward, and of forward and backward."""
+    """Seconds of the forward pass, and of forward and backward together."""
     leaf = projections.clone().requires_grad_()
     synchronize(device)
     begin = time.perf_counter()
@@ -95,7 +95,7 @@ def kept_bytes(module, projections) -> int:
 
 
 def peak_bytes(module, projections, device) -> int:
-    """Added by forward and backward; on a CPU the resident memory, looked at every half millisecond."""
+    """Peak memory added by forward and backward; on a CPU the resident memory, sampled every half millisecond."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

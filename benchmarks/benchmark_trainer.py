@@ -1,10 +1,11 @@
 """
-What LeJEPATrainer costs over a bare loop of the same steps: same model, rows, views, photometrics, optimiser.
+Overhead of LeJEPATrainer over a bare loop of the same steps: same model, rows, views, photometric operations,
+optimiser.
 
     python benchmarks/benchmark_trainer.py [--recipe recipes/digits/resnet_tiny.yaml] [--steps 150]
 
-The bare loop takes one step after each of the Trainer's, so that whatever else the machine does falls on both alike:
-over whole runs one after the other its speed varies by more than the difference looked for.
+The bare loop takes one step after each step of the Trainer, so that other load on the machine affects both alike. If
+whole runs were timed one after the other, the machine's speed would vary by more than the difference to be measured.
 """
 
 import argparse
@@ -33,7 +34,7 @@ WARMUP = 10
 
 
 class BareLoop(transformers.TrainerCallback):
-    """Takes its own step when the Trainer has taken one, and times both."""
+    """Takes a step of the bare loop after each step of the Trainer, and times both."""
 
     def __init__(self, recipe, source):
         self.model = build_model(recipe.model).train()

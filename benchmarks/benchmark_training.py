@@ -1,18 +1,20 @@
 """
-Where the time of a training step goes: LeJEPATrainer's own step; a bare loop with plain torch parts, in which
-torchvision cuts and colours one view after the other and SIGReg holds slices x knots; and the same loop with lightly's
-transform and loss where that package is installed. Same network, number and sizes of views, batch and optimiser.
+Time of the parts of a training step, for three implementations: LeJEPATrainer's own step; a bare loop with plain
+torch parts, in which torchvision cuts and colours one view after the other and SIGReg stores slices x knots; and the
+same loop with lightly's transform and loss, if that package is installed. Network, number and sizes of views, batch
+and optimiser are the same.
 
     python benchmarks/benchmark_training.py [--recipe recipes/digits/resnet_tiny.yaml] [--steps 60]
     python benchmarks/benchmark_training.py --model vit_s16 --batch_size 4 --steps 6 --dataset "SHARDS/train-*.parquet"
     python benchmarks/benchmark_training.py --model vit_s16 --batch_size 256 --device cuda --views_in_memory --compile
 
-Further `--key value` pairs are the recipe's. The ways take turns step by step, so that whatever else the machine does
-falls on all alike. By default each cuts its views in its own process, or its workers would be at work while another
-one is timed. Times are medians over the steps after a warm-up; on a GPU in bf16, from events on its stream. Memory is
-that of each way alone in a process of its own. Rows are added to results/training.csv; all times are milliseconds:
-`data` waiting for the batch, `photometric` colours and blur on the device (for the others the copy to it), `forward`
-and `backward` backbone and projector, `objective` SIGReg and prediction in both directions, `rest` logs and schedule.
+Further `--key value` pairs override the recipe. The implementations alternate step by step, so that other load on the
+machine affects all of them alike. By default, each one cuts its views in its own process; otherwise its workers would
+be busy while another implementation is timed. Times are medians over the steps after a warm-up, in milliseconds; on a
+GPU the steps run in bf16 and times come from events on its stream. Memory is measured with each implementation alone
+in a separate process. Rows are added to results/training.csv: `data` is the wait for the batch, `photometric` colours
+and blur on the device (for the others, the copy to the device), `forward` and `backward` backbone and projector,
+`objective` SIGReg and prediction in both directions, `rest` logging and the schedule.
 """
 
 import argparse
@@ -54,8 +56,8 @@ PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312}  # dense bf16 of the SXM c
 
 class Clock:
     """
-    Time between the marks of a step, summed by the name of the mark that ends it. On a GPU marks are events, for which
-    nothing waits but the end of the step.
+    Time between the marks of a step, summed by the mark that ends the interval. On a GPU, marks are events, and
+    only the end of the step waits for them.
     """
 
     def __init__(self, device: torch.device):
@@ -83,7 +85,7 @@ class Clock:
         self.steps.append(step | {"total": 1e3 * (time.perf_counter() - self.start)})
 
     def watch(self, projector: torch.nn.Module) -> None:
-        """Marks where projections leave the network, and where their gradient comes back."""
+        """Set marks where projections leave the network and where their gradient returns."""
 
         def projected(module, inputs, projections):
             self.mark("forward")
@@ -93,7 +95,7 @@ class Clock:
 
 
 class TimedTrainer(LeJEPATrainer):
-    """Marks the parts of its own steps."""
+    """A Trainer that marks the parts of its own steps."""
 
     clock: Clock
 
@@ -120,7 +122,7 @@ class TimedTrainer(LeJEPATrainer):
 
 
 class Turns(transformers.TrainerCallback):
-    """The other loops take a step when the Trainer has taken one."""
+    """Takes a step of each other loop after each step of the Trainer."""
 
     def __init__(self, clock: Clock, others: list):
         self.clock, self.others = clock, others
@@ -174,7 +176,7 @@ class BareLoop:
 
 
 class PlainLoss:
-    """Prediction and SIGReg as the formulas stand, cosine and sine of every slice and knot kept for the gradient."""
+    """Prediction and SIGReg as the formulas are written, storing cosine and sine of each slice and knot."""
 
     def __init__(self, config: LeJEPAConfig):
         self.config = config
@@ -190,7 +192,7 @@ class PlainLoss:
 
 
 def has_lightly() -> bool:
-    """Whether it is installed with all that it imports."""
+    """Whether lightly is installed with everything it imports."""
     try:
         import lightly.loss
         import lightly.transforms  # noqa: F401
@@ -251,7 +253,7 @@ def lightly_transform(data):
 
 
 class Transformed(torch.utils.data.Dataset):
-    """Map-style rows -> views."""
+    """Map-style dataset that turns rows into views."""
 
     def __init__(self, rows, column: str, transform):
         self.rows, self.column, self.transform = rows, column, transform
@@ -269,7 +271,7 @@ def endless(loader: DataLoader):
 
 
 def in_memory(recipe: Recipe) -> tuple[list, list]:
-    """Views that are there already: as bytes for ours, as normalised floats for the others."""
+    """Views made in advance: bytes for ours, normalised floats for the others."""
     data, number = recipe.data, 2 * recipe.training.per_device_train_batch_size
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
     transform = MultiCropTransform.from_settings(data, 0)
@@ -279,7 +281,7 @@ def in_memory(recipe: Recipe) -> tuple[list, list]:
 
 
 def sources(recipe: Recipe, views_in_memory: bool) -> dict:
-    """What each way's loader reads."""
+    """The dataset that each implementation's loader reads."""
     if views_in_memory:
         own, floats = in_memory(recipe)
         found, column = {"bare loop": floats, "lightly": floats}, "image"
@@ -318,7 +320,7 @@ def parse(options: argparse.Namespace, folder: str, steps: int) -> Recipe:
 
 
 def train(options: argparse.Namespace, steps: int, ways: tuple[str, ...]) -> dict[str, Clock]:
-    """Steps of these ways in turns."""
+    """Steps of these implementations, alternating."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = parse(options, f"{folder}/run", steps)
         found = sources(recipe, options.views_in_memory)
@@ -352,13 +354,13 @@ def train(options: argparse.Namespace, steps: int, ways: tuple[str, ...]) -> dic
 
 
 def peak_alone(options: argparse.Namespace, way: str) -> float:
-    """Most memory of a way in a process of its own, in MiB."""
+    """Peak memory of one implementation in a separate process, in MiB."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(peak_mib, options, way).result()
 
 
 def peak_mib(options: argparse.Namespace, way: str) -> float:
-    """Of this process: allocated on a GPU, on a CPU resident; of Linux."""
+    """Peak memory of this process: allocated on a GPU, resident on a CPU (Linux only)."""
     train(options, 3, (way,))
     if options.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
@@ -366,7 +368,7 @@ def peak_mib(options: argparse.Namespace, way: str) -> float:
 
 
 def flops_per_image(recipe: Recipe) -> int:
-    """Of backbone and projector over all views, forward and, twice as much, backward."""
+    """Operations of backbone and projector over all views: forward, and twice as many backward."""
     data = recipe.data
     with torch.device("meta"):
         model = build_model(recipe, compiled=False).eval()
@@ -426,22 +428,22 @@ def measure(options: argparse.Namespace) -> list[dict]:
 
 
 def commit() -> str:
-    """Of the code measured, empty without git."""
+    """Commit of the measured code; empty without git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", help="recipes/digits/resnet_tiny.yaml, with --model the one for ImageNet")
-    parser.add_argument("--model", choices=list(MODELS), help="in place of the recipe's network")
+    parser.add_argument("--recipe", help="default: recipes/digits/resnet_tiny.yaml; with --model, the ImageNet recipe")
+    parser.add_argument("--model", choices=list(MODELS), help="network that replaces the recipe's")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--batch_size", type=int, help="the recipe's if missing")
+    parser.add_argument("--batch_size", type=int, help="default: the recipe's")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--views_in_memory", action="store_true", help="spare all ways the decoding and cutting")
-    parser.add_argument("--workers", type=int, default=0, help="of each way's loader")
-    parser.add_argument("--compile", action="store_true", help="the encoder, for all ways")
-    parser.add_argument("--peak_tflops", type=float, help="of the GPU in bf16, known for some")
+    parser.add_argument("--views_in_memory", action="store_true", help="make all views before the timing")
+    parser.add_argument("--workers", type=int, default=0, help="data workers of each implementation's loader")
+    parser.add_argument("--compile", action="store_true", help="compile the encoder, for all implementations")
+    parser.add_argument("--peak_tflops", type=float, help="peak TFLOPS of the GPU in bf16; known for some GPUs")
     options, options.overrides = parser.parse_known_args(arguments)
     if options.recipe is None:
         options.recipe = f"recipes/{'imagenet1k/vit_s16' if options.model else 'digits/resnet_tiny'}.yaml"

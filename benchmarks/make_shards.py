@@ -1,15 +1,17 @@
 """
-Stand-in for ImageNet-1k: Parquet shards of its schema with generated, photo-like JPEGs, to run and measure offline.
+Substitute for ImageNet-1k: Parquet shards with its schema and generated, photo-like JPEGs, to run and measure
+offline.
 
     python benchmarks/make_shards.py SHARDS --images 50000 [--distinct 1000] [--validation_images 1000]
     accelerate launch train.py recipes/imagenet1k/vit_s16.yaml --dataset "SHARDS/train-*.parquet" --eval_split null
 
-Pictures are "dead leaves": shapes of all sizes, large ones first, that hide each other and cast shadows, each with a
-texture of amplitude about 1/f and lit from one side; then sensor noise. Sizes vary as ImageNet's do around 500 x 375,
-a few pictures are grey, JPEGs have about 100 kB. A class has a palette, a shape and textures of its own, so that there
-is something to learn. All follows from (seed, number of the picture), whatever the number of processes. With
-`--distinct` fewer pictures are made and used again under another comment: making them is the slow part. Shards that
-are there are kept, so the same command goes on with what a killed run left; a torn one is never taken for whole.
+The images are "dead leaves": shapes of all sizes, the large ones drawn first, that cover each other and cast shadows.
+Each shape has a texture with an amplitude of about 1/f and is lit from one side; sensor noise is added at the end.
+Sizes vary like ImageNet's around 500 x 375, a few images are grey, and a JPEG has about 100 kB. Each class has its
+own palette, shape and textures, so that there is something to learn. Everything follows from (seed, number of the
+image), whatever the number of processes. With `--distinct`, fewer images are generated and reused with a different
+comment, because generating them is the slow part. Shards that exist already are kept, so the same command continues
+after a killed run; an incomplete shard is never mistaken for a complete one.
 """
 
 import argparse
@@ -41,7 +43,7 @@ LEVELS = np.linspace(-3, 3, 256)[:, None]  # standard deviations that the bytes 
 
 @functools.cache
 def noise_fields(seed: int) -> list[Image.Image]:
-    """Fields around amplitude 1 / f, what photographs have on average: rough and smooth, half of them with a grain."""
+    """Noise with an amplitude of about 1 / f, as in photos: rough and smooth fields, half of them with a grain."""
     rng = np.random.default_rng([seed, 1])
     down, across = np.meshgrid(np.fft.fftfreq(FIELD), np.fft.rfftfreq(FIELD), indexing="ij")
     fields = []
@@ -83,7 +85,7 @@ def shape_mask(rng, shape: dict, size: tuple[int, int]) -> Image.Image:
 
 
 def look_of(rng) -> dict:
-    """What the pictures of a class share."""
+    """Palette, shape and textures that the pictures of a class share."""
     return {
         "hues": rng.choice(HUES, 3) + rng.normal(0, 0.03, 3),
         "saturation": rng.uniform(0.1, 0.6),
@@ -97,7 +99,7 @@ def look_of(rng) -> dict:
 
 
 def make_picture(number: int, label: int, seed: int) -> Image.Image:
-    """The picture of this number; `label` gives its palette, shapes and textures."""
+    """The picture with this number; `label` determines its palette, shapes and textures."""
     fields, rng = noise_fields(seed), np.random.default_rng([seed, 3, number])
     own = look_of(np.random.default_rng([seed, 2, label]))
     width, height = list(SIZES)[rng.choice(len(SIZES), p=np.array(list(SIZES.values())) / sum(SIZES.values()))]
@@ -143,20 +145,20 @@ def make_jpeg(job: tuple[int, int, int]) -> bytes:
 
 
 def with_comment(jpeg: bytes, number: int) -> bytes:
-    """The same picture, other bytes; the comment comes after the JFIF header, which has to be first."""
+    """The same picture with different bytes: a comment is added after the JFIF header, which has to be first."""
     comment = f"picture {number}".encode()
     header = 4 + int.from_bytes(jpeg[4:6], "big")
     return jpeg[:header] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[header:]
 
 
 def label_of(number: int, classes: int, seed: int) -> int:
-    """A class for this number; every block of `classes` numbers has each class once, in an order of its own."""
+    """Class of the picture with this number; each block of `classes` numbers has each class once, in random order."""
     block, place = divmod(number, classes)
     return int(np.random.default_rng([seed, 4, block]).permutation(classes)[place])
 
 
 def check_folder(folder: Path, split: str, bounds: list[int]) -> list[Path]:
-    """The shards of this split to be; what is there of them has the rows this command would write."""
+    """Paths of the shards of this split. A shard that exists already has the rows this command would write."""
     paths = [folder / f"{split}-{shard:05d}-of-{len(bounds) - 1:05d}.parquet" for shard in range(len(bounds) - 1)]
     for path in sorted(folder.glob(f"{split}-*.parquet")):
         if path not in paths:
@@ -169,7 +171,7 @@ def check_folder(folder: Path, split: str, bounds: list[int]) -> list[Path]:
 
 
 def write_split(folder: Path, split: str, first: int, images: int, num_shards: int, options, pool) -> None:
-    """All shards of a split that are not there yet; pictures `first` to `first + images`."""
+    """Write the missing shards of a split, which contain pictures `first` to `first + images`."""
     names = [f"n{label:08d}" for label in range(options.classes)]
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
     bounds = np.linspace(first, first + images, num_shards + 1).astype(int).tolist()
@@ -212,12 +214,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--validation_images", type=int, default=0)
-    parser.add_argument("--shards", type=int, help="of the train split; as many images each as on the Hub if missing")
-    parser.add_argument("--distinct", type=int, help="make only so many pictures")
+    parser.add_argument(
+        "--shards", type=int, help="shards of the train split; default: with as many images as on the Hub"
+    )
+    parser.add_argument("--distinct", type=int, help="number of different pictures to generate; the others reuse them")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--row_group_size", type=int, default=100, help="rows; 100 as on the Hub")
+    parser.add_argument("--row_group_size", type=int, default=100, help="rows per row group; 100 as on the Hub")
     options = parser.parse_args()
     for name in ("images", "shards", "distinct", "classes", "workers", "row_group_size"):
         value = getattr(options, name)

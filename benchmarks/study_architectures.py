@@ -1,10 +1,10 @@
 """
-Do five architectures learn with one and the same setting?
+Do five architectures learn with the same setting?
 
     python benchmarks/study_architectures.py
 
-Each beside itself untrained, and trained with one batch norm of the projector for all views. Claim of arXiv
-2511.08544: about 50 architectures of 8 families learn with one setting (91.5 to 95 % linear on ImageNet-10).
+Each is compared with the same network untrained, and with a projector that has one batch norm for all views. Claim of
+arXiv 2511.08544: about 50 architectures of 8 families learn with one setting (91.5 to 95 % linear on ImageNet-10).
 """
 
 from study_runs import draw_groups, export, print_table, run_study, write_rows
@@ -35,7 +35,7 @@ SETTINGS = {name: {} if backbone is None else {"backbone_config": backbone} for 
 
 
 def train_nothing(recipe: Recipe) -> None:
-    """The encoder as it is drawn."""
+    """Export the encoder with its initial weights."""
     trainer, _ = build(recipe)
     export(trainer, recipe)
 

@@ -3,8 +3,8 @@ How large should the batch be?
 
     python benchmarks/study_batch.py
 
-All see the same number of images, with one learning rate. Claim of arXiv 2511.08544: batches of 128 to 1024 differ
-little (72.2, 74.2, 74.7, 74.1 with a ViT-L on ImageNet-1k).
+All settings see the same number of images, with the same learning rate. Claim of arXiv 2511.08544: batches of 128 to
+1024 differ little (72.2, 74.2, 74.7, 74.1 with a ViT-L on ImageNet-1k).
 """
 
 from study_runs import STEPS, draw_panels, print_table, run_study, write_rows

@@ -1,8 +1,8 @@
 """
 Which features of a trained run classify best: projector or encoder, class token or patches, one layer or two.
 
-`python benchmarks/study_features.py RUN [RUN ...]`, each the folder of a finished run; judged by linear probe and k-NN
-on held-out digits. Rows go to benchmarks/results/features.csv.
+`python benchmarks/study_features.py RUN [RUN ...]`, where each RUN is the folder of a finished run. The features are
+evaluated by linear probe and k-NN on held-out digits. Rows go to benchmarks/results/features.csv.
 """
 
 import argparse
@@ -27,7 +27,7 @@ BATCH_SIZE = 256
 
 @dataclass
 class Projections:
-    """What the projector makes of the trained embedding; during training the loss sees nothing else."""
+    """The projector's output for the trained embedding, which is all that the loss sees during training."""
 
     embedding: FeatureExtractor
     projector: torch.nn.Module
@@ -44,7 +44,7 @@ class Projections:
 
 
 def extractors(run: Path) -> dict:
-    """All kinds of features that a run offers, by name."""
+    """All kinds of features that a run can provide, by name."""
     encoder, processor = load_encoder(run)
     embedding = FeatureExtractor(encoder, processor)
     pretraining = LeJEPAForPreTraining.from_pretrained(run / "pretraining").eval().to(encoder.device)

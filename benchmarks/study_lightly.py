@@ -4,10 +4,10 @@ lightly's LeJEPA and ours with the same network, views, optimizer settings and s
     pip install --no-deps lightly==1.6.0
     python benchmarks/study_lightly.py
 
-lightly's loss and projection head in a plain loop, on our views, for its transforms are made for photographs. As in
-its reference benchmark the head sees global and local views one after the other, as ours does with `projector_norm:
-batch_per_size`. Wanted: ours at least equal. With one norm for all views it was not, nor with the projector's weights
-drawn by He's rule, as both once were.
+lightly's loss and projection head run in a plain loop on our views, because lightly's transforms are made for
+photographs. As in its reference benchmark, the head gets global and local views one after the other, as ours does
+with `projector_norm: batch_per_size`. The goal: ours is at least as good. It was not with one norm for all views, nor
+with projector weights drawn by He's rule; both were our defaults in earlier versions.
 """
 
 from itertools import islice
@@ -45,7 +45,7 @@ def train_lightly(recipe: Recipe) -> None:
         embeddings = encoder(views.transpose(0, 1).flatten(0, 1)).pooler_output
         return head(embeddings).unflatten(0, (views.shape[1], views.shape[0]))
 
-    for batch in islice(trainer.get_train_dataloader(), args.max_steps):  # which goes on for ever
+    for batch in islice(trainer.get_train_dataloader(), args.max_steps):  # the loader never ends
         views = apply_photometric(batch, trainer.data_collator.transform)
         loss = criterion(global_proj=project(views["global_views"]), local_proj=project(views["local_views"]))
         optimizer.zero_grad()

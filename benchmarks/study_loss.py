@@ -1,12 +1,12 @@
 """
-Does the loss tell, without labels, which run is best?
+Does the loss show, without labels, which run is best?
 
     python benchmarks/study_loss.py
 
-Runs with weights and learning rates of a grid are ranked by loss / weight^alpha, and the rank correlation with their
-accuracies is measured: for the training loss, as in the paper; for that of held-out images with batch norm as in
-training, which is `eval_loss` and what `lejepa select` uses; and for that of held-out images in plain evaluation mode.
-The runs of study_sigreg_weight.py, of one rate and weights far apart, are ranked too. Claim of arXiv 2511.08544:
+Runs over a grid of weights and learning rates are ranked by loss / weight^alpha, and the rank correlation with their
+accuracies is measured for three losses: the training loss, as in the paper; the held-out loss with batch norm as in
+training, which is `eval_loss` and what `lejepa select` uses; and the held-out loss in plain evaluation mode. The runs
+of study_sigreg_weight.py, with one learning rate and weights far apart, are ranked too. Claim of arXiv 2511.08544:
 Spearman's correlation is 0.94 to 0.99 at the best alpha, about 0.4.
 """
 
@@ -46,7 +46,7 @@ LOSSES = {
 
 @torch.no_grad()
 def held_out_losses(run: Path, batches: dict[int, tuple]) -> dict[str, float]:
-    """Of the views that `eval_loss` is measured on; `batches` keeps those of each seed."""
+    """Losses on the views that `eval_loss` is measured on; `batches` caches the views of each seed."""
     content = yaml.safe_load((run / "recipe.yaml").read_text())
     if content["seed"] not in batches:
         with tempfile.TemporaryDirectory() as folder:

@@ -3,8 +3,8 @@ How wide and how deep should the projector be?
 
     python benchmarks/study_projector.py
 
-Claims of arXiv 2511.08544: a narrow output is better or equal (64 of 64 to 1024), and three layers are better than
-one, by 4 points and more on ImageNet-100.
+Claims of arXiv 2511.08544: a narrow output is better or equal (64 compared with up to 1024), and three layers are
+better than one, by 4 points and more on ImageNet-100.
 """
 
 from study_runs import draw_panels, print_table, run_study, write_rows

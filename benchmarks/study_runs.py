@@ -1,7 +1,7 @@
 """
-What all studies share: each setting is trained with each seed, a run a core, and its frozen encoder judged on
-held-out digits; rows go into a CSV, means and ranges of the seeds into a picture. A stopped study goes on with the
-runs it lacks, and studies share the runs of settings that they have in common.
+Code shared by all studies. Each setting is trained with each seed, one run per core, and its frozen encoder is
+evaluated on held-out digits. Rows go into a CSV file, means and ranges over the seeds into a picture. A stopped study
+continues with the runs it still needs, and studies share the runs of settings they have in common.
 """
 
 import csv
@@ -41,14 +41,14 @@ _LAST = 5  # logged rows, of 10 steps each, that the training loss is averaged o
 
 
 def train_ours(recipe: Recipe) -> None:
-    """As `train.py` does, without evaluation, pictures and card."""
+    """Train like `train.py`, without evaluation, pictures and card."""
     trainer, _ = build(recipe)
     trainer.train()
     export(trainer, recipe)
 
 
 def export(trainer: LeJEPATrainer, recipe: Recipe) -> None:
-    """The trained encoder into the folder of the recipe."""
+    """Export the trained encoder to the recipe's output folder."""
     folder = Path(recipe.training.output_dir)
     write_run_facts(folder, recipe.resolved())
     trainer.save_model(str(folder / "pretraining"))
@@ -57,12 +57,12 @@ def export(trainer: LeJEPATrainer, recipe: Recipe) -> None:
 
 def run_study(settings: dict[str, dict], train: Callable[[Recipe], None] = train_ours) -> list[dict]:
     """
-    Train and judge what is not there yet.
+    Train and evaluate the settings that have no results yet.
 
     Args:
-        settings (`dict[str, dict]`): By label: keys of a recipe that differ from [`RECIPE`]'s and from [`STEPS`].
-        train (`Callable`, *optional*): Trains a recipe and leaves `encoder/` in its folder; a function of a module,
-            for other processes import it.
+        settings (`dict[str, dict]`): For each label, the recipe keys that differ from [`RECIPE`] and [`STEPS`].
+        train (`Callable`, *optional*): Function that trains a recipe and writes `encoder/` to its folder. It must be
+            importable from a module, because other processes import it.
 
     Returns:
         `list[dict]`: A row for each setting and seed: `label`, `folder`, the setting, `seed`, accuracies in %, losses.
@@ -82,7 +82,7 @@ def run_study(settings: dict[str, dict], train: Callable[[Recipe], None] = train
         for core in cores:
             free.put(core)
         with ProcessPoolExecutor(len(cores), context, _take_core, (free,)) as pool:
-            futures = [pool.submit(_train_and_judge, row, train) for row in missing.values()]
+            futures = [pool.submit(_train_and_evaluate, row, train) for row in missing.values()]
             try:
                 for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
                     future.result()
@@ -96,7 +96,7 @@ def _wanted(row: dict) -> dict:
 
 
 def _is_there(row: dict) -> bool:
-    """Whether it is judged and of the recipe as it is now: the folder's name tells only what differs from that."""
+    """Whether results exist and belong to the current recipe; the folder's name only contains what differs from it."""
     if read_results(row["folder"]) is None:
         return False
     kept = yaml.safe_load((row["folder"] / "recipe.yaml").read_text())
@@ -104,7 +104,7 @@ def _is_there(row: dict) -> bool:
 
 
 def _holds(kept: dict, wanted: dict) -> bool:
-    """Whether all wanted settings are among those kept, which have their defaults spelled out."""
+    """Whether the saved recipe, which includes all defaults, contains all wanted settings."""
     return all(
         _holds(kept.get(key, {}), value) if isinstance(value, dict) else kept.get(key) == value
         for key, value in wanted.items()
@@ -112,13 +112,13 @@ def _holds(kept: dict, wanted: dict) -> bool:
 
 
 def run_folder(setting: dict, seed: int, train: Callable = train_ours) -> Path:
-    """Named by what differs from the recipe: studies find each other's runs by it."""
+    """Folder named after what differs from the recipe, so that studies find each other's runs."""
     parts = [f"{key}={_short(value)}" for key, value in sorted(setting.items())]
     return RUNS / ",".join([train.__name__.removeprefix("train_"), *parts, f"seed={seed}"])
 
 
 def write_rows(name: str, rows: list[dict]) -> None:
-    """`results/study_NAME.csv`, with the torch and the commit of each run."""
+    """Write `results/study_NAME.csv`, with the torch version and the commit of each run."""
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "folder"]
     with (RESULTS / f"study_{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -130,7 +130,7 @@ def write_rows(name: str, rows: list[dict]) -> None:
 
 
 def print_table(rows: list[dict]) -> None:
-    """Means and ranges of the seeds by label, as Markdown."""
+    """Means and ranges over the seeds for each label, as a Markdown table."""
     print(f"\n| setting | {' | '.join(ACCURACIES.values())} |\n|---|---|---|---|")
     for label in dict.fromkeys(row["label"] for row in rows):
         of_label = [values_of(rows, label, name) for name in ACCURACIES]
@@ -139,18 +139,18 @@ def print_table(rows: list[dict]) -> None:
 
 
 def values_of(rows: list[dict], label: str, name: str) -> list[float]:
-    """One figure of all seeds of a setting."""
+    """Values of one metric for all seeds of a setting."""
     return [row[name] for row in rows if row["label"] == label]
 
 
 def draw_panels(name: str, rows: list[dict], panels: dict[str, Sequence[str]]) -> None:
     """
-    `docs/study_NAME.png`: accuracies by setting.
+    Draw `docs/study_NAME.png`: accuracies by setting.
 
     Args:
-        name (`str`): Of the study.
-        rows (`list[dict]`): Of [`run_study`].
-        panels (`dict[str, Sequence[str]]`): By title: labels, in the order of the axis.
+        name (`str`): Name of the study.
+        rows (`list[dict]`): Rows returned by [`run_study`].
+        panels (`dict[str, Sequence[str]]`): For each panel's title, its labels in the order of the axis.
     """
     figure = Figure(figsize=(max(5, 4 * len(panels)), 3.6), layout="constrained")
     drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -167,14 +167,14 @@ def draw_panels(name: str, rows: list[dict], panels: dict[str, Sequence[str]]) -
 
 def draw_groups(name: str, rows: list[dict], groups: dict[str, dict], xlabel: str = "") -> None:
     """
-    `docs/study_NAME.png`: a panel for each accuracy, a line for each group.
+    Draw `docs/study_NAME.png`: one panel for each accuracy, one line for each group.
 
     Args:
-        name (`str`): Of the study.
-        rows (`list[dict]`): Of [`run_study`].
-        groups (`dict[str, dict]`): By the line's label: labels by place on the axis, numbers for a logarithmic one or
-            names, which are not joined by lines.
-        xlabel (`str`, *optional*): Of the axis.
+        name (`str`): Name of the study.
+        rows (`list[dict]`): Rows returned by [`run_study`].
+        groups (`dict[str, dict]`): For each line's label, the settings' labels by place on the axis: numbers for a
+            logarithmic axis, or names, which are not joined by lines.
+        xlabel (`str`, *optional*): Label of the axis.
     """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (accuracy, text) in zip(figure.subplots(1, len(ACCURACIES)), ACCURACIES.items(), strict=True):
@@ -198,7 +198,7 @@ def draw_groups(name: str, rows: list[dict], groups: dict[str, dict], xlabel: st
 
 
 def draw_ranges(axes, places: Sequence[float], values: list[list[float]], style: tuple, label: str) -> None:
-    """Mean and range of the seeds at each place."""
+    """Draw the mean and range over the seeds at each place."""
     colour, marker, line = style
     middle = [statistics.fmean(one) for one in values]
     reach = [[abs(end(one) - mean) for one, mean in zip(values, middle, strict=True)] for end in (min, max)]
@@ -228,7 +228,7 @@ def _take_core(free) -> None:
     os.dup2(log, 2)
 
 
-def _train_and_judge(row: dict, train: Callable[[Recipe], None]) -> None:
+def _train_and_evaluate(row: dict, train: Callable[[Recipe], None]) -> None:
     folder = row["folder"]
     shutil.rmtree(folder, ignore_errors=True)  # a stopped run's
     content = _wanted(row)

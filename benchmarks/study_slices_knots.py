@@ -1,10 +1,10 @@
 """
-How many slices and knots, and how far do the knots reach?
+How many slices and knots are needed, and how far should the knots reach?
 
     python benchmarks/study_slices_knots.py
 
-Claims of arXiv 2511.08544: more slices are slightly better (half a point to one from 512 to 2048), the number of knots
-makes no difference, and a domain of [-3, 3] is best or equal.
+Claims of arXiv 2511.08544: more slices are slightly better (half a point to one from 512 to 2048), the number of
+knots makes no difference, and a domain of [-3, 3] is best or equal.
 """
 
 from study_runs import draw_panels, print_table, run_study, write_rows

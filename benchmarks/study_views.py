@@ -3,8 +3,8 @@ How many views, and with how much SIGReg?
 
     python benchmarks/study_views.py
 
-Claims of arXiv 2511.08544 (ResNet-50 on ImageNet-100): the more views the more weight is best, 0.01 with 2 views, 0.02
-with 4, 0.05 with 8; and 4 or 8 views are better than 2.
+Claims of arXiv 2511.08544 (ResNet-50 on ImageNet-100): the best weight grows with the number of views, 0.01 with 2
+views, 0.02 with 4, 0.05 with 8; and 4 or 8 views are better than 2.
 """
 
 from study_runs import draw_groups, print_table, run_study, write_rows

@@ -33,7 +33,7 @@ model-index:
 
 # lejepa-resnet-mnist
 
-A frozen-feature image encoder of class `ResNetModel`, pretrained without labels by
+An image encoder of class `ResNetModel`, pretrained without labels with
 \[LeJEPA\]\(https://arxiv\.org/abs/2511\.08544\): (?:.*\n)+
 ## Use
 
@@ -50,7 +50,7 @@ Its licence is not stated here: see its page\.
 
 ## Results
 
-Images: ylecun/mnist, split `test` \(1,000 images\), which pretraining did not use; probes are
+Measured on ylecun/mnist, split `test` \(1,000 images\), which pretraining did not use; probes were
 fitted on split `train` \(5,000 images\)\.
 
 \| frozen, held-out top-1 in % \| knn top1 \|
@@ -63,8 +63,8 @@ fitted on split `train` \(5,000 images\)\.
 300 steps of 64 images \(3\.8 passes over them\) in 12 s on
 8 processes, the first on one CPU thread; 1,234,567 parameters in the encoder\.
 At the end: prediction loss 0\.1250, SIGReg 1\.500 \(1\.05 for a perfect Gaussian\)\.
-Projections of 512 training images, batch norm as in training: SIGReg, which grows with their number, 2\.25 to
-3\.50 over 2 views, for as many Gaussian samples 1\.06 ± 0\.12; effective rank 7\.5\.
+Projections of 512 training images, with batch norm as in training: effective rank 7\.5, SIGReg 2\.25 to 3\.50 over
+2 views\. The same number of Gaussian samples gives 1\.06 ± 0\.12; other distributions give more with more images\.
 
 ## Pictures
 
@@ -85,7 +85,7 @@ Every setting, resolved:
 accelerate launch --num_processes 8 train\.py recipe\.yaml --output_dir runs/again
 ```
 
-with the recipe above as `recipe\.yaml` and lejepa-hf as named below\.
+Here `recipe\.yaml` is the recipe above and lejepa-hf has the version below\.
 
 ## Versions
 
@@ -181,7 +181,7 @@ def test_an_average_says_so_and_has_its_own_row(encoder, run):
     write_run(run, "ylecun/mnist")  # results from before there was an average
     card = ModelCard.load(write_model_card(encoder, run, ema_decay=0.999))
     assert card.data.eval_results is None and "the row" not in card.text
-    assert "## Results" not in card.text and "Nothing was measured with these weights." in card.text
+    assert "## Results" not in card.text and "These weights have not been evaluated." in card.text
 
 
 @pytest.mark.parametrize("arguments", [(), ("--deepspeed", "/home/someone/zero.json")])
@@ -196,7 +196,7 @@ def test_says_nothing_about_the_machine(encoder, run, arguments):
     for private in (str(run), str(images), "images/", "/home", "/tmp", "hf_secret", "hub_token"):
         assert private not in text
     assert "dataset: <local>" in text
-    assert "Images: local images, split `test`" in text
+    assert "Measured on local images, split `test`" in text
     assert "images of local images, split `train`.\nTheir licence is not stated here." in text
     assert "\n# lejepa-resnet\n" in text
     assert not ModelCard(text).data.datasets
