@@ -1,7 +1,6 @@
 """The configuration that rebuilds a LeJEPA network and its objective."""
 
 import math
-from collections.abc import Collection
 from dataclasses import field
 from typing import Any
 
@@ -21,18 +20,13 @@ def _require(condition: bool, field_name: str, requirement: str, value: object) 
         raise ValueError(f"`{field_name}` must be {requirement}, got {value!r}.")
 
 
-def _require_one_of(known: Collection[str], field_name: str, value: str) -> None:
-    _require(value in known, field_name, f"one of {', '.join(known)}", value)
-
-
-def _check_statistic(value: str) -> None:
+def _refuse_former(value: str) -> None:
     if value in _FORMER_STATISTICS:
         raise ValueError(
             f"`statistic` must be one of {', '.join(STATISTICS)}; {value!r} is no longer a setting. No weight depends "
             "on it: write another one into the `config.json` or the recipe that holds it. For studies the function "
             f"`lejepa_hf.losses.univariate_statistics.{value}` remains."
         )
-    _require_one_of(STATISTICS, "statistic", value)
 
 
 @strict
@@ -103,12 +97,16 @@ class LeJEPAConfig(PreTrainedConfig):
         # The base class passes the model's attention on to its parts; only the backbone has attention.
         kwargs.setdefault("attn_implementation", backbone_config._attn_implementation)
         super().__post_init__(**kwargs)
-        _require_one_of(POOLINGS, "pooling", self.pooling)
-        _require_one_of(PROJECTOR_NORMS, "projector_norm", self.projector_norm)
+        _refuse_former(self.statistic)
+        for name, value, known in (
+            ("pooling", self.pooling, POOLINGS),
+            ("projector_norm", self.projector_norm, PROJECTOR_NORMS),
+            ("token_drop_views", self.token_drop_views, TOKEN_DROP_VIEWS),
+            ("sigreg_views", self.sigreg_views, SIGREG_VIEWS),
+            ("statistic", self.statistic, STATISTICS),
+        ):
+            _require(value in known, name, f"one of {', '.join(known)}", value)
         _require(0 <= self.token_drop_rate < 1, "token_drop_rate", "in [0, 1)", self.token_drop_rate)
-        _require_one_of(TOKEN_DROP_VIEWS, "token_drop_views", self.token_drop_views)
-        _require_one_of(SIGREG_VIEWS, "sigreg_views", self.sigreg_views)
-        _check_statistic(self.statistic)
         positive = len(self.projector_dims) > 0 and min(self.projector_dims) > 0
         _require(positive, "projector_dims", "a list of positive widths", self.projector_dims)
         _require(0 <= self.sigreg_weight <= 1, "sigreg_weight", "in [0, 1]", self.sigreg_weight)

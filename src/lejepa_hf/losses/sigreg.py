@@ -83,33 +83,15 @@ def _check_shapes(projections: torch.Tensor, directions: torch.Tensor) -> None:
         )
 
 
-def epps_pulley_sums(
+def _deviation_sums(
     projections: torch.Tensor,
     directions: torch.Tensor,
-    num_knots: int = 17,
-    t_max: float = 3.0,
-    backend: str = "auto",
+    rule: Quadrature,
+    backend: str,
     redraw: Callable[[], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """
-    The sums over this rank's images from which the Epps-Pulley statistic is computed.
-
-    Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): This rank's images.
-        directions (`torch.Tensor` of shape `(K, M)`): Unit columns, the same on every rank.
-        num_knots (`int`, *optional*, defaults to 17): Number of quadrature points on `[0, t_max]`, at least 2.
-        t_max (`float`, *optional*, defaults to 3.0): Largest frequency, positive.
-        backend (`str`, *optional*, defaults to `"auto"`): Implementation, see [`~ops.dispatch.operators`].
-        redraw (`Callable`, *optional*): Returns the directions again, so that they are not kept for backward.
-
-    Returns:
-        `torch.Tensor` of shape `(2, V, M, num_knots)`: fp32, see [`~ops.epps_pulley_reference.deviation_sums`].
-
-    Raises:
-        ValueError: If shapes do not fit, `num_knots` or `t_max` is out of range, or the backend cannot run.
-    """
+    """[`~ops.epps_pulley_reference.deviation_sums`] of the chosen backend, in fp32."""
     _check_shapes(projections, directions)
-    rule = quadrature(num_knots, t_max, projections.device)
     operator = dispatch.operators(backend, projections.device).deviation_sums
     # Autocast would run the matrix product in bf16, whatever the dtype of its inputs.
     with torch.autocast(projections.device.type, enabled=False):
@@ -146,9 +128,9 @@ def epps_pulley(
     """
     _check_shapes(projections, directions)
     check_batch(projections.shape[1])
-    sums = epps_pulley_sums(projections, directions, num_knots, t_max, backend)
-    sums, num_images = _over_ranks(sums, projections.shape[1])
-    return statistic_from_sums(sums, num_images, quadrature(num_knots, t_max, projections.device))
+    rule = quadrature(num_knots, t_max, projections.device)
+    sums, num_images = _over_ranks(_deviation_sums(projections, directions, rule, backend), projections.shape[1])
+    return statistic_from_sums(sums, num_images, rule)
 
 
 def _over_ranks(sums: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -213,10 +195,8 @@ class SIGReg(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings, as `print(model)` shows them."""
-        return (
-            f"num_slices={self.num_slices}, num_knots={self.num_knots}, t_max={self.t_max}, views={self.views}, "
-            f"statistic={self.statistic}"
-        )
+        names = ("num_slices", "num_knots", "t_max", "views", "statistic")
+        return ", ".join(f"{name}={vars(self)[name]}" for name in names)
 
     @property
     def null_mean(self) -> float | None:
@@ -288,7 +268,8 @@ class SIGReg(nn.Module):
         """
         samples = self._samples(projections)
         draw = self._draw(samples, step)
-        return epps_pulley_sums(samples, draw(), self.num_knots, self.t_max, self.backend, redraw=draw)
+        rule = quadrature(self.num_knots, self.t_max, samples.device)
+        return _deviation_sums(samples, draw(), rule, self.backend, redraw=draw)
 
     def from_sums(self, sums: torch.Tensor, num_images: torch.Tensor, num_views: int) -> torch.Tensor:
         """

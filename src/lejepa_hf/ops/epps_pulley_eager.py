@@ -201,18 +201,20 @@ class _Pass:
             grad_rows += grad[part].T @ directions[part]
 
 
-class SumsContext(FunctionCtx):
-    """What the forward pass of deviation sums leaves for backward."""
+class Context(FunctionCtx):
+    """Attributes of the contexts of all autograd functions for SIGReg."""
 
     saved_tensors: tuple[torch.Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
     rule: Quadrature
     redraw: Callable[[], torch.Tensor] | None
+    num_knots: int
 
 
 class _DeviationSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: SumsContext,
+        ctx: Context,
         projections: torch.Tensor,
         directions: torch.Tensor,
         rule: Quadrature,
@@ -228,7 +230,7 @@ class _DeviationSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: SumsContext, grad_sums: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Context, grad_sums: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         projections = ctx.saved_tensors[0]
         directions = ctx.redraw() if ctx.redraw else ctx.saved_tensors[1]
         work = _Pass(projections, directions, ctx.rule)
@@ -238,16 +240,9 @@ class _DeviationSums(torch.autograd.Function):
         return grad_rows.view_as(projections), None, None, None
 
 
-class _MeanContext(FunctionCtx):
-    needs_input_grad: tuple[bool, ...]
-    saved_tensors: tuple[torch.Tensor, ...]
-
-
 class _MeanStatistic(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: _MeanContext, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature
-    ) -> torch.Tensor:
+    def forward(ctx: Context, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> torch.Tensor:
         work = _Pass(projections, directions, rule)
         count = work.num_views * work.num_slices * work.num_images
         weights = rule.weights / count
@@ -264,7 +259,7 @@ class _MeanStatistic(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _MeanContext, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Context, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return ctx.saved_tensors[0] * grad, None, None
 
 
@@ -309,16 +304,9 @@ def deviation_sums(
     return _DeviationSums.apply(projections, directions, rule, redraw)
 
 
-class _StatisticContext(FunctionCtx):
-    saved_tensors: tuple[torch.Tensor, ...]
-    num_knots: int
-
-
 class _Statistic(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: _StatisticContext, sums: torch.Tensor, num_images: torch.Tensor | int, rule: Quadrature
-    ) -> torch.Tensor:
+    def forward(ctx: Context, sums: torch.Tensor, num_images: torch.Tensor | int, rule: Quadrature) -> torch.Tensor:
         ctx.num_knots = sums.shape[-1]
         sums = sums[..., 1:]  # at knot 0 every characteristic function is 1
         rates = sums * (rule.weights[1:] / num_images)
@@ -328,7 +316,7 @@ class _Statistic(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _StatisticContext, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Context, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (rates,) = ctx.saved_tensors
         grad_sums = rates.new_zeros(*rates.shape[:-1], ctx.num_knots)
         torch.mul(rates, grad[..., None], out=grad_sums[..., 1:])

@@ -107,19 +107,3 @@ def statistic_from_sums(sums: torch.Tensor, num_images: torch.Tensor | int, rule
     Source: arXiv 2511.08544, algorithm 1, with the window of its code, `exp(-t^2 / 2)`.
     """
     return sums.square().sum(0) @ rule.weights / num_images
-
-
-def closed_form(sample: torch.Tensor) -> torch.Tensor:
-    """
-    The same statistic with the integral over the whole line done exactly.
-
-    Args:
-        sample (`torch.Tensor` of shape `(N,)`): One slice.
-
-    Returns:
-        `torch.Tensor`: A scalar.
-    """
-    pairs = torch.exp(-(sample[:, None] - sample[None, :]).square() / 2).sum()
-    singles = torch.exp(-sample.square() / 4).sum()
-    n = len(sample)
-    return math.sqrt(2 * math.pi) / n * pairs - 2 * math.sqrt(math.pi) * singles + n * math.sqrt(2 * math.pi / 3)

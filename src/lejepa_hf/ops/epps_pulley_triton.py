@@ -20,7 +20,7 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from .epps_pulley_eager import SumsContext
+from .epps_pulley_eager import Context
 from .epps_pulley_reference import Quadrature
 
 # Triton reads this variable when a kernel is declared. Kernels then run on the CPU, slowly, for tests.
@@ -249,7 +249,7 @@ class _Launch:
 class _DeviationSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: SumsContext,
+        ctx: Context,
         projections: torch.Tensor,
         directions: torch.Tensor,
         rule: Quadrature,
@@ -268,7 +268,7 @@ class _DeviationSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: SumsContext, grad_sums: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Context, grad_sums: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         projections = ctx.saved_tensors[0]
         directions = ctx.redraw() if ctx.redraw else ctx.saved_tensors[1]
         launch = _Launch(projections, directions, ctx.rule)

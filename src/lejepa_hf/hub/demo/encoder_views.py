@@ -1,7 +1,7 @@
 """EncoderViews: the pictures of an image that the page shows, without the page."""
 
 import logging
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,8 +27,7 @@ _EXAMPLES = 9
 _COLOURED_BY = 32  # images of the bank whose patches determine the colours
 
 
-@dataclass
-class View:
+class View(NamedTuple):
     """
     The pictures of one image.
 

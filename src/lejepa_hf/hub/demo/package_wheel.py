@@ -25,20 +25,16 @@ def build_wheel() -> tuple[str, bytes]:
     distribution = importlib.metadata.distribution(_DISTRIBUTION)
     stem = f"lejepa_hf-{distribution.version}"
     information = {name: distribution.read_text(name) for name in _METADATA} | {"WHEEL": _TAG}
-    files = {f"lejepa_hf/{path.relative_to(_PACKAGE).as_posix()}": path.read_bytes() for path in _package_files()}
+    paths = (path for path in sorted(_PACKAGE.rglob("*")) if path.is_file() and path.suffix != ".pyc")
+    files = {f"lejepa_hf/{path.relative_to(_PACKAGE).as_posix()}": path.read_bytes() for path in paths}
     files |= {f"{stem}.dist-info/{name}": text.encode() for name, text in information.items() if text is not None}
     record = f"{stem}.dist-info/RECORD"
     files[record] = "".join([*map(_record_line, files, files.values()), f"{record},,\n"]).encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as wheel:
         for name, content in files.items():
-            # A `ZipInfo` has a fixed date; one made from a name does not inherit the compression.
-            wheel.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+            wheel.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # with a fixed date
     return f"{stem}-py3-none-any.whl", buffer.getvalue()
-
-
-def _package_files() -> list[Path]:
-    return sorted(path for path in _PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc")
 
 
 def _record_line(name: str, content: bytes) -> str:

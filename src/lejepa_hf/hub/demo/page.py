@@ -126,10 +126,10 @@ def build_page(views: EncoderViews) -> "gr.Blocks":
                     columns=6, height="auto", object_fit="contain", buttons=[], visible=views.bank is not None,
                     elem_id="neighbours", **quiet,
                 )  # fmt: skip
-        shown = [seen, patches, heat, neighbours, note]
+        shown = [seen, patches, heat, neighbours, note]  # in the order of a `View`
 
         def look(chosen: str | int, enlarge: float) -> tuple:
-            return _outputs(_look(views, chosen, enlarge))
+            return _look(views, chosen, enlarge)
 
         def look_at_upload(file: dict[str, str], enlarge: float) -> tuple:
             return file["path"], *look(file["path"], enlarge)
@@ -189,10 +189,6 @@ def _look(views: EncoderViews, chosen: str | int, enlarge: float) -> View:
         reason = str(error).replace(f"{Path(str(chosen)).parent}{os.sep}", "")  # the folder is Gradio's
         raise gr.Error(f"This file cannot be read as an image: {reason}", print_exception=False) from error
     return views.look(image, int(enlarge))
-
-
-def _outputs(view: View) -> tuple:
-    return view.seen, view.patches, view.heat, view.neighbours, view.note
 
 
 def _check_port(host: str, port: int) -> None:
