@@ -24,7 +24,7 @@ from study_sigreg_weight import SETTINGS as SWEEP
 from tqdm.auto import tqdm
 
 from lejepa_hf import LeJEPAForPreTraining
-from lejepa_hf.model.batch_statistics import batch_statistics
+from lejepa_hf.model.batch_norm import batch_statistics
 from lejepa_hf.runs.pretraining import build
 from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.runs.selection import ALPHA

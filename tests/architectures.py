@@ -129,7 +129,7 @@ ARCHITECTURES = [
     _timm("swin_tiny_patch4_window7_224", "Swin", embed_dim=24, depths=[1, 1, 2, 1]),
     _timm("swinv2_tiny_window8_256", "Swin", embed_dim=24, depths=[1, 1, 2, 1]),
     _timm("maxvit_pico_rw_256", "MaxViT", img_size=64),
-    _timm("maxvit_rmlp_pico_rw_256", "MaxViT", img_size=64, in_sample=True),
+    _timm("maxvit_rmlp_pico_rw_256", "MaxViT", img_size=64, depths=[1, 1, 1, 1], in_sample=True),
     _timm("maxxvit_rmlp_nano_rw_256", "MaxViT", img_size=64),
     _timm("convnext_atto", "ConvNeXt"),
     _timm("convnextv2_atto", "ConvNeXt"),

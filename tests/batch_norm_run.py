@@ -1,11 +1,11 @@
 """
-Run by two ranks from tests/test_batch_statistics.py: batch norm in evaluation mode that judges by the batch of both.
+Run by two ranks from tests/model/test_batch_norm.py: batch norm in evaluation mode normalises by the batch of both.
 """
 
 import torch
 import torch.distributed as dist
 
-from lejepa_hf.model.batch_statistics import batch_statistics
+from lejepa_hf.model.batch_norm import batch_statistics
 from lejepa_hf.model.projector import Projector
 
 
@@ -23,8 +23,8 @@ def main() -> None:
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(projector.eval()(own), expected, atol=0.1)
     # Of this rank's rows alone it would be another one.
-    alone = torch.nn.functional.batch_norm(projector.hidden[0]["linear"](own), None, None, training=True)
-    both = torch.nn.functional.batch_norm(projector.hidden[0]["linear"](rows), None, None, training=True)
+    alone = torch.nn.functional.batch_norm(projector.hidden[0].linear(own), None, None, training=True)
+    both = torch.nn.functional.batch_norm(projector.hidden[0].linear(rows), None, None, training=True)
     assert not torch.allclose(alone, both[:3] if rank == 0 else both[3:], atol=0.1)
     if rank == 0:
         print("agree")

@@ -1,3 +1,6 @@
+import importlib
+import re
+
 import pytest
 from transformers import AutoConfig, ResNetConfig
 
@@ -44,6 +47,7 @@ def test_registered(tmp_path, tiny_vit):
         ("pooling", "max"),
         ("projector_norm", "group"),
         ("sigreg_views", "each"),
+        ("statistic", "epps"),
         ("token_drop_rate", 1.0),
         ("token_drop_rate", -0.1),
         ("token_drop_views", "both"),
@@ -55,6 +59,20 @@ def test_out_of_range_names_field_and_value(field, value):
     with pytest.raises(ValueError, match=f"`{field}`") as caught:
         LeJEPAConfig(**{field: value})
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("former", ["entropy", "moments", "shapiro_wilk", "watson"])
+def test_a_statistic_of_version_0_1_is_refused_with_the_way_out(tmp_path, tiny_vit, former):
+    LeJEPAConfig(backbone_config=tiny_vit).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"epps_pulley"', f'"{former}"'), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=f"`statistic` must be one of epps_pulley, .*; '{former}' is no longer"
+    ) as caught:
+        LeJEPAConfig.from_pretrained(tmp_path)
+    assert "config.json" in str(caught.value)
+    module, _, name = re.search(r"`(lejepa_hf\S+)`", str(caught.value))[1].rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_wrong_type_is_an_error():

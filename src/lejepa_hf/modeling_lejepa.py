@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .configuration_lejepa import LeJEPAConfig
+from .configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from .losses.objective import objective, objective_sums
 from .losses.sigreg import SIGReg
 from .model.architecture import forward_kwargs
@@ -30,9 +31,11 @@ class LeJEPAOutput(ModelOutput):
         loss (`torch.Tensor`): `(1 - sigreg_weight) * prediction_loss + sigreg_weight * sigreg_loss`, fp32 scalar.
         prediction_loss (`torch.Tensor`): Mean squared distance of the views from their centre, fp32 scalar.
         sigreg_loss (`torch.Tensor`): Mean statistic, about 1.05 for normal projections, fp32 scalar.
-        embeddings (`torch.Tensor` of shape `(num_views, batch_size, embedding_dim)`): Global views first.
-        projections (`torch.Tensor` of shape `(num_views, batch_size, projector_dims[-1])`): What the losses see.
-        sums (`torch.Tensor`): Only with `sums_only`, and then alone: [`~losses.objective.objective_sums`].
+        embeddings (`torch.Tensor` of shape `(num_views, batch_size, embedding_dim)`): Output of the encoder, global
+            views first.
+        projections (`torch.Tensor` of shape `(num_views, batch_size, projector_dims[-1])`): Output of the projector,
+            the input of both losses.
+        sums (`torch.Tensor`): [`~losses.objective.objective_sums`], the only output with `sums_only`.
     """
 
     loss: torch.Tensor | None = None
@@ -52,12 +55,13 @@ class LeJEPAPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-    # The loss is a mean already; the Trainer must neither count items nor rescale it.
+    # The loss is a mean already: the Trainer must neither count items nor rescale it.
     accepts_loss_kwargs = False
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Reached for our own modules only, a backbone initialises itself. PyTorch's own rule for linear layers, which
-        # other implementations have, too: He's, 2.4 times as large, was worse by k-NN and few shots.
+        # Called for our own modules only, because a backbone initialises itself. This is PyTorch's rule for linear
+        # layers, which other implementations use as well. He's rule, 2.4 times as large, had worse k-NN and few-shot
+        # accuracies.
         if isinstance(module, nn.Linear):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
@@ -66,16 +70,19 @@ class LeJEPAPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def get_input_embeddings(self) -> None:
+    def get_input_embeddings(self) -> None:  # type: ignore[override]  # the base class tests for None
         """None: there is no token table. The inherited lookup fails for CNNs and misleads FSDP2 for ViTs."""
         return
 
-    def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
+    def save_pretrained(self, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:  # noqa: ANN401
         """
-        As the base class, but with the names of our modules in the file: `Trainer` resumes by plain
-        `load_state_dict`, which does not know the older published names and would skip the weights silently.
+        Like the base class, but write the names of our modules into the file by default.
+
+        `Trainer` resumes by plain `load_state_dict`, which does not know the older published names and would skip the
+        weights silently.
         """
-        return super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+        kwargs["save_original_format"] = save_original_format
+        super().save_pretrained(*args, **kwargs)
 
 
 class LeJEPAModel(LeJEPAPreTrainedModel):
@@ -86,38 +93,43 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         config ([`LeJEPAConfig`]): Its `backbone_config`, `pooling` and `token_drop_rate` are used.
 
     Raises:
-        ValueError: If the backbone yields no such embedding, or its tokens cannot be dropped.
+        ValueError: If the backbone offers no embedding of that pooling, or its tokens cannot be dropped.
     """
 
     main_input_name = "pixel_values"
     _keys_to_ignore_on_load_unexpected = [r"^projector\."]  # an encoder read from a pretraining checkpoint
 
-    def __init__(self, config: LeJEPAConfig):
+    def __init__(self, config: LeJEPAConfig) -> None:
         super().__init__(config)
-        prepare_config(config.backbone_config)
-        traits = describe_backbone(config.backbone_config, config.pooling)
+        backbone_config = resolve_backbone_config(config.backbone_config)
+        prepare_config(backbone_config)
+        traits = describe_backbone(backbone_config, config.pooling)
         self.pooling, self.embedding_dim = traits.pooling, traits.embedding_dim
-        self.backbone = build_backbone(config.backbone_config, traits.idle_parameters)
-        self._backbone_kwargs = forward_kwargs(self.backbone)
+        self.backbone: PreTrainedModel = build_backbone(backbone_config, traits.idle_parameters)
+        self._backbone_kwargs: dict[str, object] = {**forward_kwargs(self.backbone)}
         self._memory_format = torch.contiguous_format
         self._token_dropping = None
         if config.token_drop_rate:
-            prefix = check_token_dropping(config.backbone_config, config.token_drop_rate, self.pooling)
+            prefix = check_token_dropping(backbone_config, config.token_drop_rate, self.pooling)
             self._token_dropping = TokenDropping(self.backbone, config.token_drop_rate, prefix)
         self.post_init()
 
     def use_channels_last(self) -> None:
-        """Keep weights and pixels with their channels innermost, in which order convolutions are faster."""
+        """Store weights and pixels with channels last, which makes convolutions faster."""
         self._memory_format = torch.channels_last
-        self.backbone.to(memory_format=torch.channels_last)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # their decorator hides `self`
 
-    def forward(self, pixel_values: torch.Tensor, drop_tokens: bool = False, **kwargs) -> BaseModelOutputWithPooling:
+    def forward(
+        self, pixel_values: torch.Tensor, drop_tokens: bool = False, **kwargs: object
+    ) -> BaseModelOutputWithPooling:
         """
+        Embed images.
+
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Normalised pixels.
-            drop_tokens (`bool`, *optional*, defaults to `False`): In training mode, drop the share
-                `token_drop_rate` of the patches.
-            kwargs: Passed on to the backbone.
+            drop_tokens (`bool`, *optional*, defaults to `False`): Whether to drop the share `token_drop_rate` of the
+                patches in training mode.
+            kwargs: Further arguments of the backbone's forward pass.
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, embedding_dim)` is the embedding,
@@ -130,8 +142,8 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         return BaseModelOutputWithPooling(
             last_hidden_state=final_states(outputs),
             pooler_output=pool(outputs, self.pooling),
-            hidden_states=getattr(outputs, "hidden_states", None),
-            attentions=getattr(outputs, "attentions", None),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
         )
 
 
@@ -140,12 +152,12 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
     Encoder, projector and the LeJEPA objective.
 
     Args:
-        config ([`LeJEPAConfig`]): Everything that rebuilds it.
+        config ([`LeJEPAConfig`]): Rebuilds the network and its objective.
     """
 
     main_input_name = "global_views"
 
-    def __init__(self, config: LeJEPAConfig):
+    def __init__(self, config: LeJEPAConfig) -> None:
         super().__init__(config)
         self.encoder = LeJEPAModel(config)
         self.projector = Projector(self.encoder.embedding_dim, config.projector_dims, config.projector_norm)
@@ -161,16 +173,16 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained_backbone(cls, name_or_path: str, **config_kwargs) -> "LeJEPAForPreTraining":
+    def from_pretrained_backbone(cls, name_or_path: str, **config_kwargs: Any) -> "LeJEPAForPreTraining":  # noqa: ANN401
         """
-        A warm start: the backbone's weights come from a checkpoint, the projector is new.
+        Warm start: a model with the backbone's weights from a checkpoint and a new projector.
 
         Args:
             name_or_path (`str`): Hub id or folder of any vision model that `AutoModel` loads.
             config_kwargs: Further fields of [`LeJEPAConfig`].
 
         Returns:
-            [`LeJEPAForPreTraining`]: In training mode's default, fp32.
+            [`LeJEPAForPreTraining`]: In training mode, with fp32 weights.
         """
         backbone = load_pretrained_backbone(name_or_path)
         model = cls(LeJEPAConfig(backbone_config=backbone.config, **config_kwargs))
@@ -187,24 +199,27 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         num_parts: int = 1,
     ) -> LeJEPAOutput:
         """
+        Embed and project all views of a batch, and compute both losses.
+
         Args:
             global_views (`torch.Tensor` of shape `(batch_size, num_global_views, channels, height, width)`):
                 Normalised pixels of the large crops.
             local_views (`torch.Tensor` of shape `(batch_size, num_local_views, channels, h, w)`, *optional*):
-                Normalised pixels of the small crops, of the same images.
-            step (`int`, *optional*): Optimiser step, which fixes SIGReg's directions. Without it forwards in training
-                mode are counted from 0 in this process; give it where a resumed run has to repeat itself.
-            sums_only (`bool`, *optional*, defaults to `False`): Return what the losses need to know of these images,
-                to be added up over micro-batches and ranks, instead of losses.
-            batch_sums (`torch.Tensor`, *optional*): Such sums of a batch of which these images are a part: the losses
-                are those of that batch, and the gradients of all its parts average to its gradient.
-            num_parts (`int`, *optional*, defaults to 1): Micro-batches on each rank that `batch_sums` covers.
+                Normalised pixels of the small crops of the same images.
+            step (`int`, *optional*): Optimiser step, which fixes SIGReg's directions. If missing, this process counts
+                its forward passes in training mode from 0. A run that has to repeat itself after a resume needs it.
+            sums_only (`bool`, *optional*, defaults to `False`): Whether to return sums over these images instead of
+                losses. Added up over micro-batches and ranks they are the `batch_sums` of the batch.
+            batch_sums (`torch.Tensor`, *optional*): Sums over a larger batch that contains these images. The losses
+                are then those of that batch, and the gradients of its parts average to its gradient.
+            num_parts (`int`, *optional*, defaults to 1): Number of micro-batches on each rank in `batch_sums`.
 
         Returns:
             [`LeJEPAOutput`]
 
         Raises:
-            ValueError: If there is no view, views are not normalised pixels, or images do not agree.
+            ValueError: If there is no global view, views are not normalised floats, or the number of images differs
+                between the sizes.
         """
         sizes = {"global": global_views}
         if local_views is not None and local_views.shape[1] > 0:

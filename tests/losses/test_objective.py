@@ -42,5 +42,5 @@ def test_a_batch_needs_two_images():
 
 
 def test_parts_need_a_function_of_sums():
-    with pytest.raises(ValueError, match="'watson'"):
-        objective(projections(), 2, SIGReg(statistic="watson"), 0, batch_sums=torch.zeros(3))
+    with pytest.raises(ValueError, match="'vcreg' cannot be computed from sums"):
+        objective(projections(), 2, SIGReg(statistic="vcreg"), 0, batch_sums=torch.zeros(3))

@@ -61,5 +61,5 @@ def test_nor_where_nothing_is_seen_of_it_behind():
 
 
 def test_windows_want_multiples():
-    config = {"architecture": "maxvit_rmlp_pico_rw_256", "model_args": {"img_size": 64}}
+    config = {"architecture": "maxvit_rmlp_pico_rw_256", "model_args": {"img_size": 64, "depths": [1] * 4}}
     assert accepted(AutoConfig.for_model("timm_wrapper", **config), 100) == 128

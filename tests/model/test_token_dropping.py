@@ -27,11 +27,11 @@ REFUSED = {
     "mlcd_vision_model": (WIDE, "needs all tokens"),
     "swin": (
         {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "image_size": 32, "patch_size": 2, "window_size": 4},
-        "no sequence of tokens",
+        "not a sequence of tokens",
     ),
-    "vit_mae": (WIDE, "no sequence of tokens"),
+    "vit_mae": (WIDE, "not a sequence of tokens"),
     "resnet": ({"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}, "no embeddings"),
-    "convnextv2": ({"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}, "no sequence of tokens"),
+    "convnextv2": ({"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}, "not a sequence of tokens"),
     "timm_wrapper": ({"architecture": "vit_small_patch16_dinov3"}, "no embeddings"),
 }
 

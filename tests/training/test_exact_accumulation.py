@@ -114,8 +114,8 @@ def test_says_that_batch_norm_is_not_exact(tmp_path, tiny_resnet, caplog):
 
 
 def test_statistics_that_are_no_sums_are_refused(tmp_path, backbone):
-    with pytest.raises(ValueError, match="`exact_accumulation`.*'watson'"):
-        train(tmp_path, backbone, batch=4, accumulation=2, exact=True, statistic="watson")
+    with pytest.raises(ValueError, match="`exact_accumulation`.*'cramer_von_mises'"):
+        train(tmp_path, backbone, batch=4, accumulation=2, exact=True, statistic="cramer_von_mises")
 
 
 def test_composes_with_data_parallelism(two_processes):

@@ -8,7 +8,7 @@ from ..data.sources import ImageSource
 from ..model.architecture import num_channels
 from ..model.backbone import build_backbone
 from ..model.loading_errors import explained, refuse_unfilled
-from ..model.native_class import as_standalone
+from ..model.native_class import as_native_class
 from ..system.devices import default_device
 from ..system.distributed import is_first_rank
 from .dataset_presets import ignored_labels
@@ -139,7 +139,7 @@ def evaluate_with_baselines(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         # Built and pooled as in training: `AutoModel.from_config` would put a random pooler behind the first token.
-        untrained = as_standalone(build_backbone(model.config), model.config.embedding_pooling).to(model.device)
+        untrained = as_native_class(build_backbone(model.config), model.config.embedding_pooling).to(model.device)
     channels, pixel_range = num_channels(model.config), getattr(processor, "pixel_range", None)
     embedded = {ENCODER: [extract_embeddings(model, processor, source) for source in (train, test)]}
     if averaged is not None:

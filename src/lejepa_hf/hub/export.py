@@ -8,7 +8,7 @@ from transformers import AutoImageProcessor, BitImageProcessor
 from transformers.utils import logging
 
 from ..model.architecture import is_timm, native_image_size, num_channels
-from ..model.native_class import as_standalone
+from ..model.native_class import as_native_class
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from ..system.atomic_writes import written_aside
 from ..training.encoder_average import load_average
@@ -117,7 +117,7 @@ def export_encoder(
     run = source.parent if source is not None else None
     is_final = source is not None and source.name == "pretraining"
     with written_aside(folder, _OF_OTHER_WEIGHTS) as aside:
-        standalone = as_standalone(model.backbone, model.pooling)
+        standalone = as_native_class(model.backbone, model.pooling)
         # Under timm's own names, as in its repositories: timm reads them without the wrapper, the wrapper does too.
         weights = standalone.timm_model.state_dict() if is_timm(standalone.config) else None
         standalone.save_pretrained(aside, state_dict=weights)

@@ -1,4 +1,4 @@
-"""Both losses from one set of sums over images, reduced over ranks once."""
+"""Both losses from sums over images that are reduced over ranks once."""
 
 import torch
 
@@ -9,13 +9,14 @@ from .sigreg import SIGReg, check_batch
 
 def objective_sums(projections: torch.Tensor, num_global_views: int, sigreg: SIGReg, step: int) -> torch.Tensor:
     """
-    All that both losses need to know of these images. Additive: the sums of a batch are the sum of those of its parts,
-    be they on other ranks or in other micro-batches.
+    The sums over images from which both losses are computed.
+
+    The sums of a batch are the sums of its parts added up, whether these are on other ranks or in other micro-batches.
 
     Args:
         projections (`torch.Tensor` of shape `(V, B, K)`): Global views first.
-        num_global_views (`int`): How many of the views make the centre.
-        sigreg ([`SIGReg`]): With the Epps-Pulley statistic.
+        num_global_views (`int`): Number of views whose mean is the centre.
+        sigreg ([`SIGReg`]): SIGReg with the Epps-Pulley statistic.
         step (`int`): Optimiser step, which fixes the directions.
 
     Returns:
@@ -39,24 +40,27 @@ def objective(
 
     Args:
         projections (`torch.Tensor` of shape `(V, B, K)`): This rank's images, global views first.
-        num_global_views (`int`): How many of the views make the centre.
-        sigreg ([`SIGReg`]): Its statistic decides what is exchanged.
+        num_global_views (`int`): Number of views whose mean is the centre.
+        sigreg ([`SIGReg`]): SIGReg; its statistic decides what ranks exchange.
         step (`int`): Optimiser step, which fixes the directions.
-        batch_sums (`torch.Tensor`, *optional*): [`objective_sums`] of a larger batch over all ranks and micro-batches,
-            of which these images are a part: the losses are those of that batch, nothing is exchanged.
-        num_parts (`int`, *optional*, defaults to 1): Micro-batches that batch consists of.
+        batch_sums (`torch.Tensor`, *optional*): [`objective_sums`] of a larger batch over all ranks and micro-batches
+            that contains these images. The losses are then those of that batch, and ranks exchange nothing.
+        num_parts (`int`, *optional*, defaults to 1): Number of micro-batches in that batch.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: prediction loss and SIGReg, fp32 scalars, the same on every rank.
+        `tuple[torch.Tensor, torch.Tensor]`: Prediction loss and SIGReg, fp32 scalars, the same on every rank.
 
     Raises:
-        ValueError: If shapes do not fit, the batch has fewer than two images, or `batch_sums` came with a statistic
-            that is no function of sums.
+        ValueError: If shapes do not fit, the batch has fewer than two images, or `batch_sums` is given for a statistic
+            that cannot be computed from sums.
     """
     if batch_sums is None and sigreg.needs_no_sums(projections.device):
         return prediction_loss(projections, num_global_views), sigreg(projections, step)
     if sigreg.statistic != "epps_pulley":
-        raise ValueError(f"`statistic` {sigreg.statistic!r} is no function of sums over images.")
+        raise ValueError(
+            f"`statistic` {sigreg.statistic!r} cannot be computed from sums over images: use 'epps_pulley' or "
+            "projections of the complete batch."
+        )
     sums = objective_sums(projections, num_global_views, sigreg, step)
     if batch_sums is None:
         check_batch(projections.shape[1])

@@ -1,4 +1,4 @@
-"""Distance of every view's projection from its image's centre."""
+"""Prediction loss: distance of the projections of all views from the centre of their image."""
 
 import torch
 
@@ -7,14 +7,14 @@ from ..system.distributed import sum_for_loss
 
 def squared_distances(projections: torch.Tensor, num_global_views: int) -> torch.Tensor:
     """
-    Squared distances of all views from the mean of their image's global views, summed over everything.
+    Sum of squared distances of all views from the mean of the global views of their image.
 
     Args:
         projections (`torch.Tensor` of shape `(num_views, batch_size, dim)`): Global views first.
-        num_global_views (`int`): How many of the views make the centre; all of them when there are no local views.
+        num_global_views (`int`): Number of views whose mean is the centre; all views if there are no local ones.
 
     Returns:
-        `torch.Tensor`: fp32 scalar, of this rank's images.
+        `torch.Tensor`: fp32 scalar, over this rank's images.
 
     Raises:
         ValueError: If `projections` is not 3-D or `num_global_views` is not in `[1, num_views]`.
@@ -28,20 +28,20 @@ def squared_distances(projections: torch.Tensor, num_global_views: int) -> torch
 
 
 def prediction_from_sum(total: torch.Tensor, num_images: torch.Tensor, num_views: int, dim: int) -> torch.Tensor:
-    """The mean of which `total` is the sum: over views, `num_images` of the global batch and dimensions."""
+    """The mean over views, images of the global batch and dimensions, from the sum of squared distances."""
     return total / (num_images * num_views * dim)
 
 
 def prediction_loss(projections: torch.Tensor, num_global_views: int) -> torch.Tensor:
     """
-    Mean squared distance of all views from the mean of the image's global views.
+    Mean squared distance of all views from the mean of the global views of their image.
 
-    The mean runs over views, images of the global batch and dimensions. Gradient flows through both sides: there is
+    The mean is over views, images of the global batch and dimensions. The gradient flows through both sides: there is
     no stop-gradient on the centre.
 
     Args:
         projections (`torch.Tensor` of shape `(num_views, batch_size, dim)`): Global views first.
-        num_global_views (`int`): How many of the views make the centre; all of them when there are no local views.
+        num_global_views (`int`): Number of views whose mean is the centre; all views if there are no local ones.
 
     Returns:
         `torch.Tensor`: fp32 scalar, the same on every rank.

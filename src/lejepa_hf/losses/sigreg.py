@@ -1,4 +1,4 @@
-"""SIGReg: random slices of the projections are pushed towards N(0, 1)."""
+"""SIGReg: pushes random slices of the projections towards N(0, 1)."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,17 @@ from ..ops import dispatch
 from ..ops.epps_pulley_eager import statistic_from_sums
 from ..ops.epps_pulley_reference import Quadrature, quadrature
 from ..system.distributed import gather_for_loss, sum_for_loss, world_size
-from .univariate_statistics import STATISTICS
+from .univariate_statistics import anderson_darling, cramer_von_mises, extended_jarque_bera, vcreg
 
+# What the paper compares Epps-Pulley with: tests on distribution functions and on moments.
+COMPARED_STATISTICS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    statistic.__name__: statistic for statistic in (anderson_darling, cramer_von_mises, extended_jarque_bera, vcreg)
+}
 _MASK = (1 << 64) - 1
 
 
 def _mix(seed: int, step: int) -> int:
-    """One 63-bit seed from two numbers (splitmix64), so that neighbouring steps share nothing."""
+    """One 63-bit seed from two numbers (splitmix64), so that the seeds of neighbouring steps are unrelated."""
     state = (seed * 0x9E3779B97F4A7C15 + step + 0x9E3779B97F4A7C15) & _MASK
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -26,15 +30,18 @@ def draw_directions(
     dim: int, num_slices: int, seed: int, step: int, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """
-    Random unit directions, fixed by `(seed, step)` alone: the same on every rank, after a resume, for any rank count.
+    Random unit directions, fixed by `(seed, step)` alone.
+
+    They are the same on every rank, after a resume and for any number of ranks. A private generator draws them, so
+    the global random state does not change.
 
     Args:
         dim (`int`): Dimension of the projections, K.
         num_slices (`int`): Number of directions, M, at least 1.
         seed (`int`): Seed of the run.
         step (`int`): Optimiser step.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Drawn there by a private generator; the
-            global one is untouched. Different kinds of device give different draws.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Device of the draw and of the result. Draws
+            differ between kinds of devices.
 
     Returns:
         `torch.Tensor` of shape `(dim, num_slices)`: unit columns, fp32.
@@ -51,8 +58,13 @@ def draw_directions(
 
 def check_batch(batch_size: int) -> None:
     """
+    Check that the batch of all ranks has at least two images, assuming equal batches on all ranks.
+
+    Args:
+        batch_size (`int`): Number of images on this rank.
+
     Raises:
-        ValueError: If the batch of all ranks has fewer than two images, as far as this rank can tell.
+        ValueError: If it has fewer.
     """
     if batch_size * world_size() < 2:
         raise ValueError(
@@ -71,29 +83,15 @@ def _check_shapes(projections: torch.Tensor, directions: torch.Tensor) -> None:
         )
 
 
-def epps_pulley_sums(
+def _deviation_sums(
     projections: torch.Tensor,
     directions: torch.Tensor,
-    num_knots: int = 17,
-    t_max: float = 3.0,
-    backend: str = "auto",
+    rule: Quadrature,
+    backend: str,
     redraw: Callable[[], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """
-    The sums over this rank's images that the Epps-Pulley statistic is a function of.
-
-    Args:
-        projections, directions, num_knots, t_max, backend: As in [`epps_pulley`].
-        redraw (`Callable`, *optional*): Returns the directions again, so that backward need not keep them.
-
-    Returns:
-        `torch.Tensor` of shape `(2, V, M, num_knots)`: fp32; see [`~ops.epps_pulley_reference.deviation_sums`].
-
-    Raises:
-        ValueError: If shapes do not fit, the quadrature is void or the backend cannot run.
-    """
+    """[`~ops.epps_pulley_reference.deviation_sums`] of the chosen backend, in fp32."""
     _check_shapes(projections, directions)
-    rule = quadrature(num_knots, t_max, projections.device)
     operator = dispatch.operators(backend, projections.device).deviation_sums
     # Autocast would run the matrix product in bf16, whatever the dtype of its inputs.
     with torch.autocast(projections.device.type, enabled=False):
@@ -111,9 +109,10 @@ def epps_pulley(
     Epps-Pulley normality statistic of every view along every direction, over the batch of all ranks.
 
     Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): This rank's images; computed in fp32 whatever comes in.
+        projections (`torch.Tensor` of shape `(V, B, K)`): This rank's images, in any floating-point dtype; the
+            statistic is computed in fp32.
         directions (`torch.Tensor` of shape `(K, M)`): Unit columns, the same on every rank.
-        num_knots (`int`, *optional*, defaults to 17): Quadrature points on `[0, t_max]`, at least 2.
+        num_knots (`int`, *optional*, defaults to 17): Number of quadrature points on `[0, t_max]`, at least 2.
         t_max (`float`, *optional*, defaults to 3.0): Largest frequency, positive.
         backend (`str`, *optional*, defaults to `"auto"`): `"auto"`, `"reference"`, `"eager"` or `"triton"`, see
             [`~ops.dispatch.operators`].
@@ -122,20 +121,20 @@ def epps_pulley(
         `torch.Tensor` of shape `(V, M)`: the statistic times the global batch size, fp32, the same on every rank.
 
     Raises:
-        ValueError: If shapes do not fit, the global batch has fewer than two images, the quadrature is void or the
-            backend cannot run.
+        ValueError: If shapes do not fit, the global batch has fewer than two images, `num_knots` or `t_max` is out of
+            range, or the backend cannot run.
 
-    Source: arXiv 2511.08544, algorithm 1. Differs: one-sided knots on [0, 3] as in its package.
+    Source: arXiv 2511.08544, algorithm 1. Differs: one-sided knots on [0, 3] as in the paper's package.
     """
     _check_shapes(projections, directions)
     check_batch(projections.shape[1])
-    sums = epps_pulley_sums(projections, directions, num_knots, t_max, backend)
-    sums, num_images = _over_ranks(sums, projections.shape[1])
-    return statistic_from_sums(sums, num_images, quadrature(num_knots, t_max, projections.device))
+    rule = quadrature(num_knots, t_max, projections.device)
+    sums, num_images = _over_ranks(_deviation_sums(projections, directions, rule, backend), projections.shape[1])
+    return statistic_from_sums(sums, num_images, rule)
 
 
 def _over_ranks(sums: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums and number of images of the batch of all ranks; the number is made on the device, a copy would wait."""
+    """Sums and number of images of the batch of all ranks. The number is made on the device: a copy would wait."""
     packed = sum_for_loss(torch.cat([sums.flatten(), sums.new_full((1,), batch_size)]))
     return packed[:-1].view_as(sums), packed[-1].detach()
 
@@ -144,21 +143,21 @@ class SIGReg(nn.Module):
     """
     Sketched isotropic Gaussian regularisation: the mean of [`epps_pulley`] over fresh random directions.
 
-    Has neither parameters nor buffers: everything follows from the arguments and the step.
+    It has neither parameters nor buffers: the value depends only on the arguments, the projections and the step.
 
     Args:
-        num_slices (`int`, *optional*, defaults to 1024): Directions drawn at each step, at least 1.
-        num_knots (`int`, *optional*, defaults to 17): Quadrature points on `[0, t_max]`, at least 2.
+        num_slices (`int`, *optional*, defaults to 1024): Number of random directions at each step, at least 1.
+        num_knots (`int`, *optional*, defaults to 17): Number of quadrature points on `[0, t_max]`, at least 2.
         t_max (`float`, *optional*, defaults to 3.0): Largest frequency, positive.
-        seed (`int`, *optional*, defaults to 0): With the step it fixes the directions.
+        seed (`int`, *optional*, defaults to 0): Seed that fixes the directions together with the step.
         views (`str`, *optional*, defaults to `"per_view"`): `"per_view"` or `"pooled"`, see [`LeJEPAConfig`].
-        statistic (`str`, *optional*, defaults to `"epps_pulley"`): Or one of
-            [`~losses.univariate_statistics.STATISTICS`], for comparison: they hold images x slices, and over several
-            ranks they gather all projections.
-        backend (`str`, *optional*, defaults to `"auto"`): See [`epps_pulley`].
+        statistic (`str`, *optional*, defaults to `"epps_pulley"`): `"epps_pulley"` or, for comparison,
+            `"anderson_darling"`, `"cramer_von_mises"`, `"extended_jarque_bera"` or `"vcreg"`. These hold images x
+            slices in memory, and with several ranks they gather all projections.
+        backend (`str`, *optional*, defaults to `"auto"`): Implementation, see [`epps_pulley`].
 
     Raises:
-        ValueError: If a value lies outside its range.
+        ValueError: If a value is outside its range.
 
     Example:
 
@@ -181,36 +180,37 @@ class SIGReg(nn.Module):
         views: str = "per_view",
         statistic: str = "epps_pulley",
         backend: str = "auto",
-    ):
+    ) -> None:
         super().__init__()
         if num_slices < 1:
             raise ValueError(f"`num_slices` must be at least 1, got {num_slices}.")
         if views not in ("per_view", "pooled"):
             raise ValueError(f"`views` must be per_view or pooled, got {views!r}.")
-        if statistic != "epps_pulley" and statistic not in STATISTICS:
-            raise ValueError(f"`statistic` must be one of epps_pulley, {', '.join(STATISTICS)}, got {statistic!r}.")
-        quadrature(num_knots, t_max)  # refuses what is none
+        if statistic != "epps_pulley" and statistic not in COMPARED_STATISTICS:
+            known = ", ".join(("epps_pulley", *COMPARED_STATISTICS))
+            raise ValueError(f"`statistic` must be one of {known}, got {statistic!r}.")
+        quadrature(num_knots, t_max)  # checks both
         self.num_slices, self.num_knots, self.t_max, self.seed, self.views = num_slices, num_knots, t_max, seed, views
         self.statistic, self.backend = statistic, backend
 
     def extra_repr(self) -> str:
-        return (
-            f"num_slices={self.num_slices}, num_knots={self.num_knots}, t_max={self.t_max}, views={self.views}, "
-            f"statistic={self.statistic}"
-        )
+        """The settings, as `print(model)` shows them."""
+        names = ("num_slices", "num_knots", "t_max", "views", "statistic")
+        return ", ".join(f"{name}={vars(self)[name]}" for name in names)
 
     @property
     def null_mean(self) -> float | None:
         """
-        Expected loss of standard normal projections, for any number of images; None for pooled views, which are no
-        independent sample, and for other statistics.
+        Expected loss of standard normal projections, for any number of images.
+
+        None for pooled views, which are not an independent sample, and for other statistics.
         """
         rule = self._closed_form_rule()
         return None if rule is None else (rule.weights * (1 - rule.normal.square())).sum().item()
 
     @property
     def collapsed_mean(self) -> float | None:
-        """Loss, for each image of the batch, where all projections are 0; None as for `null_mean`."""
+        """Loss per image of the batch if all projections are 0; None where `null_mean` is None."""
         rule = self._closed_form_rule()
         return None if rule is None else (rule.weights * (1 - rule.normal).square()).sum().item()
 
@@ -220,16 +220,19 @@ class SIGReg(nn.Module):
 
     def forward(self, projections: torch.Tensor, step: int) -> torch.Tensor:
         """
+        Compute the loss over the batch of all ranks.
+
         Args:
             projections (`torch.Tensor` of shape `(V, B, K)` or `(B, K)`): This rank's images.
-            step (`int`): Optimiser step, a host integer.
+            step (`int`): Optimiser step, a Python integer.
 
         Returns:
-            `torch.Tensor`: fp32 scalar, the same on every rank; about 1.05 where all projections are N(0, I).
+            `torch.Tensor`: fp32 scalar, the same on every rank; about 1.05 if the projections follow N(0, I).
         """
         if projections.ndim not in (2, 3):
             raise ValueError(
-                f"`projections` must be (images, dimensions), by view or not, got shape {tuple(projections.shape)}."
+                "`projections` must be (images, dimensions) or (views, images, dimensions), got shape "
+                f"{tuple(projections.shape)}."
             )
         num_views = 1 if projections.ndim == 2 else len(projections)
         batch_size = projections.shape[-2]
@@ -244,37 +247,38 @@ class SIGReg(nn.Module):
                 rule = quadrature(self.num_knots, self.t_max, samples.device)
                 operator = dispatch.operators(self.backend, samples.device).mean_statistic
                 return operator(samples.float(), directions, rule)
-            return STATISTICS[self.statistic](gather_for_loss(samples.float()) @ directions).mean()
+            return COMPARED_STATISTICS[self.statistic](gather_for_loss(samples.float()) @ directions).mean()
 
     def needs_no_sums(self, device: torch.device) -> bool:
-        """Whether the loss of a batch that is all here is had without its sums, which is faster."""
+        """Whether the loss is computed without sums: other statistics, and a faster operator for one process."""
         if self.statistic != "epps_pulley":
             return True
-        return world_size() == 1 and hasattr(dispatch.operators(self.backend, device), "mean_statistic")
+        return world_size() == 1 and dispatch.operators(self.backend, device).mean_statistic is not None
 
     def sums(self, projections: torch.Tensor, step: int) -> torch.Tensor:
         """
-        What the Epps-Pulley statistic needs to know of this rank's images; adds up over ranks and micro-batches.
+        The sums over this rank's images from which the loss is computed, to be added up over ranks and micro-batches.
 
         Args:
             projections (`torch.Tensor` of shape `(V, B, K)` or `(B, K)`): This rank's images.
-            step (`int`): Optimiser step, a host integer.
+            step (`int`): Optimiser step, a Python integer.
 
         Returns:
-            `torch.Tensor` of shape `(2, V, num_slices, num_knots)`: fp32; one view where views are pooled.
+            `torch.Tensor` of shape `(2, V, num_slices, num_knots)`: fp32; V is 1 if views are pooled.
         """
         samples = self._samples(projections)
         draw = self._draw(samples, step)
-        return epps_pulley_sums(samples, draw(), self.num_knots, self.t_max, self.backend, redraw=draw)
+        rule = quadrature(self.num_knots, self.t_max, samples.device)
+        return _deviation_sums(samples, draw(), rule, self.backend, redraw=draw)
 
     def from_sums(self, sums: torch.Tensor, num_images: torch.Tensor, num_views: int) -> torch.Tensor:
         """
-        The loss from [`sums`] over the whole batch.
+        The loss from [`sums`] over the batch of all ranks and micro-batches.
 
         Args:
-            sums (`torch.Tensor`): Any shape.
-            num_images (`torch.Tensor`): Images in the batch.
-            num_views (`int`): Views of each.
+            sums (`torch.Tensor`): The sums, in any shape.
+            num_images (`torch.Tensor`): Number of images in the batch.
+            num_views (`int`): Number of views of each image.
 
         Returns:
             `torch.Tensor`: fp32 scalar.
@@ -285,12 +289,12 @@ class SIGReg(nn.Module):
         return statistic_from_sums(sums, num_images * samples_per_image, rule).mean()
 
     def _samples(self, projections: torch.Tensor) -> torch.Tensor:
-        """(V, B, K), a sample for each V."""
+        """The samples to compare with N(0, I), `(V, B, K)`."""
         if projections.ndim == 2 or self.views == "pooled":
             return projections.reshape(1, -1, projections.shape[-1])
         return projections
 
     def _draw(self, samples: torch.Tensor, step: int) -> Callable[[], torch.Tensor]:
-        """Draws the directions of a step: twice the work is less than keeping them."""
+        """Draws the directions of a step. Drawing them twice costs less than keeping them for backward."""
         dim, device = samples.shape[-1], samples.device
         return lambda: draw_directions(dim, self.num_slices, self.seed, step, device)

@@ -1,15 +1,20 @@
 """
-Univariate normality statistics besides Epps-Pulley, for comparison with it (arXiv 2511.08544, section on its tests).
+Univariate normality statistics for comparison with Epps-Pulley (arXiv 2511.08544, section on its tests).
 
-Every function maps samples of shape `(V, N, M)`, floating point, N >= 2, to statistics of shape `(V, M)` of the same
-dtype: each column's N samples against N(0, 1) itself, without standardisation, since mean and variance are part of
-what SIGReg enforces. Small is good. Nothing is checked here; over several processes the caller gathers the samples.
-Values and gradients stay finite for constant and tied samples and for magnitudes up to about 1e4 in fp32.
+[`SIGReg`] can use what the paper compares Epps-Pulley with: `anderson_darling` and `cramer_von_mises` for distribution
+functions, `extended_jarque_bera` and `vcreg` for moments. The others are for studies:
+`watson(projections @ draw_directions(dim, num_slices, seed, step)).mean()` is the corresponding loss.
 
-Scale: like Epps-Pulley all carry a factor N: they stay O(1) for normal samples (`entropy` does not, `shapiro_wilk`
-creeps up) and grow as N for every other law they can tell from it, so that weights stay comparable.
+Every function maps floating-point samples of shape `(V, N, M)`, N >= 2, to statistics of shape `(V, M)` of the same
+dtype. The N samples of each column are compared with N(0, 1) itself, without standardisation, because mean and
+variance are part of what SIGReg enforces. Small is good. Arguments are not checked, and with several processes the
+caller gathers the samples. Values and gradients stay finite for constant and tied samples and for magnitudes up to
+about 1e4 in fp32.
 
-| statistic            | mean for normal samples                      | all samples 0 | tells from N(0, 1)          |
+Scale: like Epps-Pulley all have a factor N. They stay O(1) for normal samples (except `entropy`; `shapiro_wilk`
+increases slowly) and grow with N for every law that they distinguish from it, so that weights stay comparable.
+
+| statistic            | mean for normal samples                      | all samples 0 | distinguishes from N(0, 1)  |
 |----------------------|----------------------------------------------|---------------|-----------------------------|
 | anderson_darling     | 1                                            | 0.386 N       | every other law; sorts      |
 | cramer_von_mises     | 1/6                                          | N/12          | every other law; sorts      |
@@ -20,17 +25,17 @@ creeps up) and grow as N for every other law they can tell from it, so that weig
 | extended_jarque_bera | 4                                            | 0.875 N       | what differs in moments 1-4 |
 | vcreg                | 1.5                                          | N             | what differs in moments 1-2 |
 
-Those that sort need all samples in one place, and their gradient jumps where two samples swap. Those that see only a
-few moments are not recommended: finitely many moments do not identify a law, so embeddings can meet them without being
-normal (the paper's theorem 3).
+Those that sort need all samples in one place, and their gradient jumps where two samples swap. Those that use only a
+few moments are not recommended: finitely many moments do not identify a law, so embeddings can have these moments
+without being normal (the paper's theorem 3).
 """
 
 import math
-from collections.abc import Callable
 
 import torch
+from torch.autograd.function import FunctionCtx
 
-# Below this spread a slice counts as constant: it bounds the gradients of what divides by a spread or takes its log.
+# A slice with a smaller spread counts as constant, which bounds gradients of its log and of quotients by it.
 _SPREAD = 1e-4
 
 
@@ -41,16 +46,20 @@ def _order(samples: torch.Tensor, offset: float) -> tuple[torch.Tensor, torch.Te
     return samples.sort(1).values, (ranks - offset) / (num + 1 - 2 * offset)
 
 
+class _TensorsContext(FunctionCtx):
+    saved_tensors: tuple[torch.Tensor, ...]
+
+
 class _LogNdtr(torch.autograd.Function):
-    """`torch.special.log_ndtr`, but the gradient holds in the tail: PyTorch's is 5 % off at -1e3, 6 times at -1e4."""
+    """`torch.special.log_ndtr` with a right gradient in the tail: PyTorch's is 5 % off at -1e3, sixfold at -1e4."""
 
     @staticmethod
-    def forward(ctx, values):
+    def forward(ctx: _TensorsContext, values: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(values)
         return torch.special.log_ndtr(values)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: _TensorsContext, grad: torch.Tensor) -> torch.Tensor:
         (values,) = ctx.saved_tensors
         return grad * math.sqrt(2 / math.pi) / torch.special.erfcx(-values / math.sqrt(2))
 
@@ -59,13 +68,14 @@ def anderson_darling(samples: torch.Tensor) -> torch.Tensor:
     """
     Anderson-Darling A^2, `(V, N, M)` to `(V, M)`; mean exactly 1 for normal samples.
 
-    The one CDF distance here that does not saturate: a lone far outlier adds about x^2 / (2 N), so it is pulled back.
+    The only distance of distribution functions here that does not saturate: a single far outlier adds about
+    x^2 / (2 N), so it is pulled back.
 
     Source: Anderson and Darling, "A test of goodness of fit", JASA 49 (1954).
     """
     ordered, positions = _order(samples, 0.5)
     below, above = _LogNdtr.apply(ordered), _LogNdtr.apply(-ordered)
-    # The textbook's -N is spread over the terms, which costs fewer digits.
+    # The textbook's -N is spread over the terms, which loses fewer digits.
     return -(1 + 2 * (positions * below + (1 - positions) * above)).sum(1)
 
 
@@ -73,7 +83,7 @@ def cramer_von_mises(samples: torch.Tensor) -> torch.Tensor:
     """
     Cramér-von Mises W^2, `(V, N, M)` to `(V, M)`, at most about N/3; mean exactly 1/6 for normal samples.
 
-    Its gradient carries the normal density, so a sample far from 0 feels no pull.
+    Its gradient is proportional to the normal density, so it vanishes for samples far from 0.
 
     Source: Csörgő and Faraway, "The exact and asymptotic distributions of Cramér-von Mises statistics", JRSS B 58
     (1996).
@@ -86,8 +96,8 @@ def watson(samples: torch.Tensor) -> torch.Tensor:
     """
     Watson U^2, `(V, N, M)` to `(V, M)`, at most about N/12; mean exactly 1/12 for normal samples.
 
-    W^2 without what the mean of Phi(x) adds, hence weak against shifts: samples all at one place cost about N/12
-    wherever that is. Gradients vanish far out as for W^2.
+    W^2 without the contribution of the mean of Phi(x), hence weak against shifts: if all samples have the same value,
+    it is about N/12 for any value. Gradients vanish far from 0 as for W^2.
 
     Source: Watson, "Goodness-of-fit tests on a circle", Biometrika 48 (1961).
     """
@@ -99,8 +109,9 @@ def shapiro_wilk(samples: torch.Tensor) -> torch.Tensor:
     """
     N (1 - W'), `(V, N, M)` to `(V, M)` in [0, N], W' the squared correlation of sorted samples and Blom's scores.
 
-    Not recommended: free of location and scale, it lets embeddings drift or shrink, and its gradient grows as 1 / std
-    until, below a std of about 1e-4, the value jumps to N. Its mean for normal samples grows without limit, slowly.
+    Not recommended: it does not depend on location and scale, so embeddings may drift or shrink. Its gradient grows as
+    1 / std until the value jumps to N below a std of about 1e-4. Its mean for normal samples grows slowly without
+    limit.
 
     Source: Shapiro and Francia, "An approximate analysis of variance test for normality", JASA 67 (1972). Differs:
     scores of Blom, "Statistical estimates and transformed beta-variables" (1958), and a floor under the variance.
@@ -119,9 +130,9 @@ def entropy(samples: torch.Tensor) -> torch.Tensor:
 
     Cross entropy against N(0, 1) minus Vasicek's estimate of the entropy, from spacings m ranks up and m down with
     m = floor(sqrt(N) + 1/2), at least 1 and below N/2. The estimate is consistent but biased at finite N: too small in
-    the bulk, by about 1 / (4 m), of either sign at the ends. Times N that is no constant but the means in the module's
-    table, with a standard deviation of about 0.25 sqrt(N); the minimum is negative. Spacings below 1e-4 count as
-    1e-4 and have no gradient: nothing pushes a slice apart that has collapsed to less.
+    the bulk, by about 1 / (4 m), and of either sign at the ends. Times N this bias is not constant; the module's table
+    has the means, the standard deviation is about 0.25 sqrt(N), and the minimum is negative. Spacings below 1e-4 count
+    as 1e-4 and have no gradient, so a slice that has collapsed further is not pushed apart.
 
     Source: Vasicek, "A test for normality based on sample entropy", JRSS B 38 (1976).
     """
@@ -138,14 +149,14 @@ def moments(samples: torch.Tensor) -> torch.Tensor:
     """
     Mean over k = 1 to 4 of N (m_k - mu_k)^2 / Var(x^k), `(V, N, M)` to `(V, M)`; mean exactly 1 for normal samples.
 
-    m_k are raw moments, mu_k and Var(x^k) those of N(0, 1). The terms are correlated, hence not a chi^2. Not
-    recommended: see the module.
+    m_k are the raw moments of the sample, mu_k and Var(x^k) those of N(0, 1). The terms are correlated, so their sum
+    is not a chi^2. Not recommended, see the module.
 
     Source: the moment matching of arXiv 2511.08544, theorem 3. Differs: weights 1 / Var(x^k).
     """
     null = ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96))
     terms = [(samples.pow(k).mean(1) - mean).square() / variance for k, mean, variance in null]
-    return samples.shape[1] * sum(terms) / len(terms)
+    return samples.shape[1] * sum(terms, samples.new_zeros(())) / len(terms)
 
 
 def extended_jarque_bera(samples: torch.Tensor) -> torch.Tensor:
@@ -153,9 +164,10 @@ def extended_jarque_bera(samples: torch.Tensor) -> torch.Tensor:
     Sum over k = 1 to 4 of N mean(He_k(x))^2 / k!, `(V, N, M)` to `(V, M)`; mean exactly 4 for normal samples.
 
     Neyman's smooth test with Hermite polynomials He_k, in place of the textbook's N (mean^2 + (var - 1)^2 / 2 +
-    skewness^2 / 6 + (kurtosis - 3)^2 / 24). For normal samples their difference tends to 0 and both to a chi^2 with 4
-    degrees of freedom; far from N(0, 1) they differ: this one divides by no vanishing variance and its skewness and
-    kurtosis are about 0 and 1, not about the sample's mean and variance. Not recommended: see the module.
+    skewness^2 / 6 + (kurtosis - 3)^2 / 24). For normal samples their difference tends to 0, and both tend to a chi^2
+    with 4 degrees of freedom. Far from N(0, 1) they differ: this one does not divide by a vanishing variance, and its
+    skewness and kurtosis are taken about 0 and 1, not about the sample's mean and variance. Not recommended, see the
+    module.
 
     Source: Jarque and Bera, "A test for normality of observations and regression residuals", Int. Stat. Rev. 55
     (1987), extended as in arXiv 2511.08544; Rayner and Best, "Smooth tests of goodness of fit" (1989).
@@ -163,31 +175,17 @@ def extended_jarque_bera(samples: torch.Tensor) -> torch.Tensor:
     square = samples.square()
     hermite = (samples, square - 1, samples * (square - 3), square * (square - 6) + 3)
     terms = [values.mean(1).square() / math.factorial(k) for k, values in enumerate(hermite, 1)]
-    return samples.shape[1] * sum(terms)
+    return samples.shape[1] * sum(terms, samples.new_zeros(()))
 
 
 def vcreg(samples: torch.Tensor) -> torch.Tensor:
     """
     N (mean^2 + (std - 1)^2), `(V, N, M)` to `(V, M)`; mean 1.5 for normal samples as N grows.
 
-    VICReg's constraints in one dimension, std with N - 1 in its denominator. Not recommended: see the module.
+    VICReg's constraints in one dimension; the std has N - 1 in its denominator. Not recommended, see the module.
 
-    Source: arXiv 2105.04906 and, as a univariate statistic, arXiv 2511.08544. Differs: N, and no hinge on the std.
+    Source: arXiv 2105.04906 and, as a univariate statistic, arXiv 2511.08544. Differs: the factor N, and no hinge on
+    the std.
     """
     std = (samples.var(1) + _SPREAD**2).sqrt()
     return samples.shape[1] * (samples.mean(1).square() + (std - 1).square())
-
-
-STATISTICS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    statistic.__name__: statistic
-    for statistic in (
-        anderson_darling,
-        cramer_von_mises,
-        watson,
-        shapiro_wilk,
-        entropy,
-        moments,
-        extended_jarque_bera,
-        vcreg,
-    )
-}

@@ -1,4 +1,4 @@
-"""What a backbone's config and class say of themselves: channels, native size, patches, arguments, pooler."""
+"""What a backbone's config and class state: channels, native size, patches, arguments, pooler."""
 
 import inspect
 
@@ -8,23 +8,28 @@ from transformers import PreTrainedConfig, PreTrainedModel
 _IMAGENET_SIZE = 224
 
 
+def setting(config: PreTrainedConfig, name: str) -> object:
+    """The value of a setting that only some backbones have; None for the others."""
+    return getattr(config, name, None)
+
+
 def is_timm(config: PreTrainedConfig) -> bool:
     """Whether timm builds the network, inside of transformers' wrapper."""
     return config.model_type == "timm_wrapper"
 
 
 def has_learned_pooler(config: PreTrainedConfig) -> bool:
-    """A dense layer with activation on the first token, as in ViT: LeJEPA trains the token itself instead."""
-    return hasattr(config, "pooler_act")
+    """Whether a dense layer with activation follows on the first token, as in ViT. LeJEPA trains without it."""
+    return setting(config, "pooler_act") is not None
 
 
 def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    """Arguments that leave a learned pooler out of the class."""
+    """Arguments that make the class leave out a learned pooler."""
     return {"add_pooling_layer": False} if has_learned_pooler(config) else {}
 
 
 def is_convolutional(backbone: PreTrainedModel) -> bool:
-    """Whether it convolves feature maps, and not only cuts pixels into patches."""
+    """Whether it convolves feature maps, besides cutting pixels into patches."""
     pixels = num_channels(backbone.config)
     convolutions = (module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     return any(module.in_channels > pixels and module.kernel_size != (1, 1) for module in convolutions)
@@ -37,46 +42,45 @@ def forward_kwargs(backbone: PreTrainedModel | type[PreTrainedModel]) -> dict[st
 
 
 def native_image_size(config: PreTrainedConfig) -> int:
-    """Side in pixels of the images the config was made for; 224 where nothing says it."""
-    size = _timm_argument(config, "img_size") if is_timm(config) else getattr(config, "image_size", None)
+    """Side in pixels of the images the config was made for; 224 where nothing states it."""
+    size = _timm_argument(config, "img_size") if is_timm(config) else setting(config, "image_size")
     if size is None and is_timm(config):
-        size = _timm_pretrained_cfg(config).get("input_size", (3, _IMAGENET_SIZE))[-1]
-    return _side(size) or _IMAGENET_SIZE
+        size = _timm_pretrained_cfg(config).get("input_size")
+        size = size[-1] if size is not None else None
+    size = size[0] if isinstance(size, list | tuple) else size  # images are square here
+    return size if isinstance(size, int) and size else _IMAGENET_SIZE
 
 
 def num_channels(config: PreTrainedConfig) -> int:
-    """Image channels the backbone takes; 3 where its config does not say."""
-    found = _timm_argument(config, "in_chans") if is_timm(config) else getattr(config, "num_channels", None)
-    return found or 3
+    """Image channels the backbone takes; 3 where its config does not state it."""
+    found = _timm_argument(config, "in_chans") if is_timm(config) else setting(config, "num_channels")
+    return found if isinstance(found, int) and found else 3
 
 
 def patch_size(backbone: PreTrainedModel) -> int | None:
     """
-    Side in pixels of the patches that images are cut into, without overlap, by the convolution that sees the pixels;
-    None where there is no such one. Configs call the width of overlapping filters a patch size, too.
+    Side in pixels of the patches that the first convolution cuts images into without overlap.
+
+    None where the first convolution overlaps: configs call the width of overlapping filters a patch size, too.
     """
     channels = num_channels(backbone.config)
     convolutions = (module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     first = next((module for module in convolutions if module.in_channels == channels), None)
-    is_cutting = first is not None and first.stride == first.kernel_size and first.stride[0] > 1
-    return first.stride[0] if is_cutting else None
+    if first is None or first.stride != first.kernel_size or first.stride[0] == 1:
+        return None
+    return first.stride[0]
 
 
-def _side(size):
-    """The first of several sides: images and patches are square here."""
-    return size[0] if isinstance(size, list | tuple) else size
-
-
-def _timm_argument(config: PreTrainedConfig, name: str):
+def _timm_argument(config: PreTrainedConfig, name: str) -> object:
     return (config.model_args or {}).get(name)
 
 
 def _timm_pretrained_cfg(config: PreTrainedConfig) -> dict:
-    """What the checkpoint says of its weights, otherwise what timm says of the architecture."""
-    found = getattr(config, "pretrained_cfg", None)
-    if found is None:
-        import timm
+    """What the checkpoint states about its weights, otherwise what timm states about the architecture."""
+    found = setting(config, "pretrained_cfg")
+    if isinstance(found, dict):
+        return found
+    import timm
 
-        known = timm.models.get_pretrained_cfg(config.architecture)
-        found = known.to_dict() if known is not None else {}
-    return found
+    known = timm.models.get_pretrained_cfg(config.architecture)
+    return known.to_dict() if known is not None else {}

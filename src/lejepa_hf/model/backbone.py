@@ -6,25 +6,27 @@ from collections.abc import Iterable
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .architecture import is_timm, without_pooler
+from .architecture import is_timm, setting, without_pooler
 from .loading_errors import explained, refuse_unfilled
 from .tracing import without_weights
 
 
 def prepare_config(config: PreTrainedConfig) -> None:
     """
-    Settings that training on crops needs, made in the config itself, so that they are exported with it: timm's
-    transformers take other sizes than their own only when told so, and a masking encoder has to see whole images.
+    Make the settings that training on crops needs in the config itself, so that they are exported with it.
+
+    timm's transformers take other sizes than their own only with `dynamic_img_size`, and a masking encoder has to see
+    all of the image.
 
     Args:
-        config (`PreTrainedConfig`): A backbone's; changed in place where nothing was set.
+        config (`PreTrainedConfig`): The backbone's config. Changed in place where nothing was set.
     """
     if is_timm(config) and "dynamic_img_size" not in (config.model_args or {}):
         wrapper, _ = without_weights(config)
         if "dynamic_img_size" in inspect.signature(type(wrapper.timm_model).__init__).parameters:
             config.model_args = {**(config.model_args or {}), "dynamic_img_size": True}
-    if hasattr(config, "mask_ratio"):
-        config.mask_ratio = 0.0
+    if setting(config, "mask_ratio") is not None:
+        config.update({"mask_ratio": 0.0})
 
 
 def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()) -> PreTrainedModel:
@@ -33,15 +35,15 @@ def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()
 
     Args:
         config (`PreTrainedConfig`): Any vision config that `AutoModel` builds.
-        idle_parameters (`Iterable[str]`, *optional*): Names of parameters to be frozen, from
-            [`~model.tracing.describe_backbone`]: without a gradient they would stop DDP in the second step.
+        idle_parameters (`Iterable[str]`, *optional*): Names of the parameters to freeze, from
+            [`~model.tracing.describe_backbone`]: because they get no gradient, they would stop DDP in the second step.
 
     Returns:
         `PreTrainedModel`: The backbone's native class.
     """
     backbone = AutoModel.from_config(config, **without_pooler(config))
     if is_timm(config) and not next(backbone.parameters()).is_meta:
-        # The wrapper draws every layer anew from normal(0, 0.02); timm's own initialisation is what its models need.
+        # The wrapper draws all layers again from normal(0, 0.02), but timm's models need timm's own initialisation.
         import timm
 
         fresh = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
@@ -52,9 +54,10 @@ def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()
 
 
 def pretrained_config(name_or_path: str) -> PreTrainedConfig:
-    """The config of what [`load_pretrained_backbone`] loads, from the same argument, with the same errors."""
+    """The config of the backbone that [`load_pretrained_backbone`] loads from the same argument; same errors."""
     config = _config_of(name_or_path)
-    config = config.backbone_config if config.model_type == "lejepa" else getattr(config, "vision_config", config)
+    part = setting(config, "backbone_config" if config.model_type == "lejepa" else "vision_config")
+    config = part if isinstance(part, PreTrainedConfig) else config
     prepare_config(config)
     return config
 
@@ -64,14 +67,15 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
     A pretrained backbone for a warm start, without its learned pooler if it has one.
 
     Args:
-        name_or_path (`str`): Hub id or folder that `AutoModel.from_pretrained` accepts. Of a model with text and
+        name_or_path (`str`): Hub id or folder that `AutoModel.from_pretrained` accepts. From a model of text and
             images (CLIP, SigLIP) the vision part is taken.
 
     Returns:
         `PreTrainedModel`: The backbone's native class, fp32.
 
     Raises:
-        ValueError: If it cannot be found, read with this login or stored, or leaves weights of the backbone unfilled.
+        ValueError: If the checkpoint cannot be found, read with this login or stored here, or if it does not contain
+            all weights of the backbone.
     """
     if _config_of(name_or_path).model_type == "lejepa":
         with explained("pretrained_backbone", name_or_path):

@@ -1,4 +1,4 @@
-"""Which crops a backbone takes, and the nearest one to what was asked for."""
+"""The crop sizes that a backbone takes, and the nearest one to a requested size."""
 
 import copy
 
@@ -8,21 +8,23 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .architecture import native_image_size, patch_size
 from .tracing import TRACING_ERRORS, trace, without_weights
 
-_STEP = 8  # pixels between the sizes that are tried where nothing is known of patches
+_STEP = 8  # pixels between the sizes that are tried where the patch size is unknown
 
 
 @torch.no_grad()  # tables that a network keeps from a pass with gradients cannot be copied
 def accepted_crop_sizes(config: PreTrainedConfig, requested: dict[str, int]) -> dict[str, int]:
     """
-    The sizes that a backbone takes, found by trying: what was asked for, else the nearest multiple of its patch size
-    (pixels that fill no patch would be dropped silently), else the size it was made for.
+    Find by trial the sizes nearest to the requested ones that a backbone takes.
+
+    Only multiples of its patch size are tried, because pixels that do not fill a patch would be dropped silently. If
+    the backbone takes none of them, its native size is used.
 
     Args:
         config (`PreTrainedConfig`): The backbone's config.
         requested (`dict[str, int]`): Side in pixels by the name of its field, e.g. `{"local_crop_size": 98}`.
 
     Returns:
-        `dict[str, int]`: The same fields.
+        `dict[str, int]`: An accepted side for each of these fields.
     """
     backbone, _ = without_weights(config)
     native = native_image_size(config)
@@ -35,19 +37,18 @@ def accepted_crop_sizes(config: PreTrainedConfig, requested: dict[str, int]) -> 
 
 
 def _takes(backbone: PreTrainedModel, size: int, native: int) -> bool:
-    # Twice the size as well: a single patch is added to any table of positions by broadcasting, and then stands at all
-    # of them at once.
+    # Twice the size is tried as well: a single patch is broadcast over any table of positions without an error.
     larger = 2 * size if 2 * size != native else 3 * size
     try:
         for tried in (size, larger):
-            trace(copy.deepcopy(backbone), tried)  # Swin's windows shrink for good where an image is small
+            trace(copy.deepcopy(backbone), tried)  # a small image shrinks Swin's windows permanently
     except TRACING_ERRORS:
         return False
     return True
 
 
 def _candidates(requested: int, patch: int | None) -> list[int]:
-    """Sizes to try, the nearest first; half and double of what was asked for are as far as it goes."""
+    """Sizes to try between half and double the requested one, the nearest first."""
     step = patch or _STEP
     multiples = range(max(step, requested // 2 // step * step), 2 * requested + 1, step)
     others = sorted(multiples, key=lambda size: (abs(size - requested), size))

@@ -6,35 +6,38 @@ from contextlib import ExitStack
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
-from .architecture import forward_kwargs
+from .architecture import forward_kwargs, is_timm, setting
 from .pooling import final_states
 from .repeated_layers import find_blocks
 
-_MOST_PREFIX_TOKENS = 32  # more in front of the patches are no class and register tokens, but a finer grid
+_MOST_PREFIX_TOKENS = 32  # more tokens than that in front are not class and register tokens, but a finer grid
 
 
-def forward_layers(backbone: PreTrainedModel, pixel_values: torch.Tensor, num_layers: int) -> tuple:
+def forward_layers(
+    backbone: PreTrainedModel, pixel_values: torch.Tensor, num_layers: int
+) -> tuple[ModelOutput, list[torch.Tensor]]:
     """
     A forward pass that keeps the outputs of the last blocks.
 
-    The last layer is the backbone's own `last_hidden_state`. Earlier ones are what their block puts out, through the
-    backbone's final norm where it has one of that width, so that layers joined are on one scale.
+    The last layer is the backbone's own `last_hidden_state`. Earlier ones are the outputs of their blocks, passed
+    through the backbone's final norm where it has one of that width, so that joined layers have the same scale.
 
     Args:
         backbone (`PreTrainedModel`): Any vision backbone of transformers, timm's included.
         pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Preprocessed images.
-        num_layers (`int`): At least 1, at most [`count_layers`].
+        num_layers (`int`): Number of layers to return, at least 1 and at most [`count_layers`].
 
     Returns:
-        `tuple`: The backbone's outputs, and a `list[torch.Tensor]` of `num_layers` states, deepest last: tokens
+        `tuple[ModelOutput, list[torch.Tensor]]`: The backbone's outputs, and `num_layers` states, deepest last: tokens
         `(batch_size, num_tokens, width)` or feature maps `(batch_size, width, height, width)`.
 
     Raises:
         ValueError: If the backbone has fewer blocks, returns neither tokens nor a feature map, or has earlier blocks
-            that see images in pieces.
+            that process images in pieces.
 
-    Source: the joined layers are the linear protocol of DINO, arXiv 2104.14294, there 4 blocks; LeJEPA's are 2.
+    Source: joined layers are the linear protocol of DINO, arXiv 2104.14294, with 4 blocks; LeJEPA joins 2.
     """
     if num_layers == 1:
         outputs = backbone(pixel_values, **forward_kwargs(backbone))
@@ -46,7 +49,7 @@ def forward_layers(backbone: PreTrainedModel, pixel_values: torch.Tensor, num_la
         )
     kept: dict[nn.Module, torch.Tensor] = {}
 
-    def keep(module: nn.Module, inputs: tuple, output) -> None:
+    def keep(module: nn.Module, inputs: tuple, output: torch.Tensor | list | tuple) -> None:
         kept[module] = output[0] if isinstance(output, list | tuple) else output
 
     norms = _norms_outside(backbone, blocks)
@@ -58,29 +61,32 @@ def forward_layers(backbone: PreTrainedModel, pixel_values: torch.Tensor, num_la
     final = next((norm for norm in norms if kept.get(norm) is last), None)
     states = [_normed(kept[block], last, final) for block in blocks[-num_layers:-1]]
     if any(state.shape[0] != pixel_values.shape[0] for state in states):  # windows, or pixels within patches
-        raise ValueError(f"`layers`: the blocks of this {backbone.config.model_type} encoder cut images up: take 1.")
+        raise ValueError(
+            f"`layers` {num_layers} cannot be used with this {backbone.config.model_type} encoder, whose blocks "
+            "process an image in pieces: set it to 1."
+        )
     return outputs, [_channels_first(backbone, state, pixel_values) for state in [*states, last]]
 
 
-def _last_state(outputs) -> torch.Tensor:
+def _last_state(outputs: ModelOutput) -> torch.Tensor:
     states = final_states(outputs)
     if states is None:
-        raise ValueError("It returns neither tokens nor a feature map.")
+        raise ValueError("The encoder returns neither tokens nor a feature map: choose another one.")
     return states
 
 
 def count_layers(backbone: PreTrainedModel) -> int:
-    """How many layers [`forward_layers`] can return: one even where nothing repeats."""
+    """How many layers [`forward_layers`] can return, at least one."""
     return max(1, len(_layers(backbone)))
 
 
 def _layers(backbone: nn.Module) -> list[nn.Module]:
-    """Its blocks, without norms that stand between stages in the same list as they do in ConvNeXt."""
+    """The blocks, without the norms between stages that ConvNeXt keeps in the same list."""
     return [block for block in find_blocks(backbone) if not isinstance(block, nn.LayerNorm)]
 
 
 def _norms_outside(backbone: nn.Module, blocks: list[nn.Module]) -> list[nn.Module]:
-    """Norms that belong to no block, one of which may be the final one."""
+    """The norms outside of all blocks, one of which may be the final one."""
     inside = {module for block in blocks for module in block.modules()}
     return [
         module
@@ -98,25 +104,30 @@ def _normed(state: torch.Tensor, last: torch.Tensor, norm: nn.Module | None) -> 
 
 
 def _channels_first(backbone: PreTrainedModel, state: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Feature maps as PyTorch has them. Some timm models, Swin for one, have their channels last; not all say so."""
-    said = getattr(getattr(backbone, "timm_model", None), "output_fmt", None) == "NHWC"
+    """Feature maps with channels first. Some timm models have them last, such as Swin; not all of them state it."""
+    stated = _timm_attribute(backbone, "output_fmt") == "NHWC"
     is_square = pixel_values.shape[-1] == pixel_values.shape[-2]
     seen = state.ndim == 4 and is_square and state.shape[1] == state.shape[2] != state.shape[3]
-    return state.permute(0, 3, 1, 2) if state.ndim == 4 and (said or seen) else state
+    return state.permute(0, 3, 1, 2) if state.ndim == 4 and (stated or seen) else state
+
+
+def _timm_attribute(backbone: PreTrainedModel, name: str) -> object:
+    """An attribute of timm's network; None where it has none of that name, or where the backbone is not timm's."""
+    return getattr(backbone.timm_model, name, None) if is_timm(backbone.config) else None
 
 
 def patch_tokens(backbone: PreTrainedModel, state: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
     """
-    The tokens of the patches alone.
+    The tokens of the patches, without class and register tokens.
 
     Args:
-        backbone (`PreTrainedModel`): Where the state comes from.
-        state (`torch.Tensor`): One of [`forward_layers`].
-        image_size (`tuple[int, int]`): Height and width in pixels of what went in.
+        backbone (`PreTrainedModel`): The backbone that returned the state.
+        state (`torch.Tensor`): A state from [`forward_layers`].
+        image_size (`tuple[int, int]`): Height and width of the input in pixels.
 
     Returns:
-        `torch.Tensor` of shape `(batch_size, num_patches, width)`: Row by row of the image, without class and
-        register tokens; the places of a feature map in the same order.
+        `torch.Tensor` of shape `(batch_size, num_patches, width)`: In the order of the image's rows; a feature map
+        is flattened in the same order.
 
     Raises:
         ValueError: If there are no patches among the tokens.
@@ -128,13 +139,18 @@ def patch_tokens(backbone: PreTrainedModel, state: torch.Tensor, image_size: tup
 
 def feature_map(backbone: PreTrainedModel, state: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
     """
-    [`patch_tokens`] where they lie in the image.
+    Arrange [`patch_tokens`] as they lie in the image.
+
+    Args:
+        backbone (`PreTrainedModel`): The backbone that returned the state.
+        state (`torch.Tensor`): A state from [`forward_layers`].
+        image_size (`tuple[int, int]`): Height and width of the input in pixels.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, width, rows, columns)`.
 
     Raises:
-        ValueError: If the patches form no grid of the image's shape.
+        ValueError: If the patches do not form a grid of the image's shape.
     """
     if state.ndim == 4:
         return state
@@ -145,23 +161,23 @@ def feature_map(backbone: PreTrainedModel, state: torch.Tensor, image_size: tupl
     if rows * columns != patches.shape[1]:
         raise ValueError(
             f"{patches.shape[1]} patch tokens of a {backbone.config.model_type} encoder form no grid for images of "
-            f"{image_size[0]} x {image_size[1]} pixels."
+            f"{image_size[0]} x {image_size[1]} pixels: use images of its native size."
         )
     return patches.transpose(1, 2).unflatten(2, (rows, columns))
 
 
 def count_prefix_tokens(backbone: PreTrainedModel, num_tokens: int, image_size: tuple[int, int]) -> int:
     """
-    How many class and register tokens stand before the patches.
+    Count the class and register tokens in front of the patches.
 
-    timm's models say so. Else the patches are as many as the config's patch size cuts from the image, if that leaves
-    a plausible number; where stages have merged patches since (Swin), or no patch size is known, they are the largest
-    grid of the image's shape that the tokens can fill.
+    timm's models state the number. For others, the number of patches follows from the patch size in the config, if
+    that leaves a plausible number of other tokens. Where later stages merge patches (Swin), or the patch size is
+    unknown, the patches are the largest grid of the image's shape that the tokens can fill.
 
     Args:
-        backbone (`PreTrainedModel`): Where the tokens come from.
-        num_tokens (`int`): All of them.
-        image_size (`tuple[int, int]`): Height and width in pixels of what went in.
+        backbone (`PreTrainedModel`): The backbone that returned the tokens.
+        num_tokens (`int`): Number of all tokens of an image.
+        image_size (`tuple[int, int]`): Height and width of the input in pixels.
 
     Returns:
         `int`: At least 0, less than `num_tokens`.
@@ -169,11 +185,11 @@ def count_prefix_tokens(backbone: PreTrainedModel, num_tokens: int, image_size: 
     Raises:
         ValueError: If there are no patches among the tokens.
     """
-    said = getattr(getattr(backbone, "timm_model", None), "num_prefix_tokens", None)
-    if said is not None:
-        if said >= num_tokens:
+    stated = _timm_attribute(backbone, "num_prefix_tokens")
+    if isinstance(stated, int):
+        if stated >= num_tokens:
             raise ValueError(f"A {backbone.config.model_type} block yields {num_tokens} class tokens and no patches.")
-        return said
+        return stated
     rows, columns = _patch_grid(backbone, image_size) or (0, 0)
     prefix = num_tokens - rows * columns
     if not rows * columns or not 0 <= prefix <= _MOST_PREFIX_TOKENS:
@@ -183,23 +199,24 @@ def count_prefix_tokens(backbone: PreTrainedModel, num_tokens: int, image_size: 
 
 
 def has_class_token(backbone: PreTrainedModel, state: torch.Tensor, image_size: tuple[int, int]) -> bool:
-    """Whether the first token of a state stands for the whole image."""
-    network = getattr(backbone, "timm_model", backbone)
-    registers = getattr(network, "num_reg_tokens", 0)  # of timm, whose models may have these alone
-    return state.ndim == 3 and count_prefix_tokens(backbone, state.shape[1], image_size) > registers
+    """Whether the first token of a state is a class token. timm's models may have registers without one."""
+    registers = _timm_attribute(backbone, "num_reg_tokens")
+    others = registers if isinstance(registers, int) else 0
+    return state.ndim == 3 and count_prefix_tokens(backbone, state.shape[1], image_size) > others
 
 
 def _patch_grid(backbone: PreTrainedModel, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns that the config's patch size makes of an image, None where it has none."""
-    # Patches that overlap (Hiera) are as many as their stride says.
-    sides = getattr(backbone.config, "patch_stride", None) or getattr(backbone.config, "patch_size", None)
-    if sides is None:
-        return None
-    sides = tuple(sides) if isinstance(sides, list | tuple) else (sides, sides)
-    return image_size[0] // sides[0], image_size[1] // sides[-1]
+    """Rows and columns of patches by the config's patch size; None where it has none."""
+    # The stride decides how many patches there are where they overlap (Hiera).
+    side = setting(backbone.config, "patch_stride") or setting(backbone.config, "patch_size")
+    if isinstance(side, int):
+        return image_size[0] // side, image_size[1] // side
+    if isinstance(side, list | tuple):
+        return image_size[0] // side[0], image_size[1] // side[-1]
+    return None
 
 
 def _largest_grid(num_tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the image's shape, at most as many as there are tokens."""
+    """Rows and columns of the largest grid of the image's shape with at most `num_tokens` places."""
     height, width = image_size
     return math.isqrt(num_tokens * height // width), math.isqrt(num_tokens * width // height)

@@ -1,4 +1,4 @@
-"""Why a model could not be loaded from a folder or the Hub, as one line with the way out."""
+"""Errors of loading a model from a folder or the Hub, as one line with the way out."""
 
 import errno
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -20,14 +21,17 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def refuse_unfilled(field: str, name: str | Path, model_type: str, loaded: dict, may_miss: str | None = None) -> None:
     """
+    Refuse a checkpoint that does not contain all weights of the model.
+
     Args:
-        field, name: As of [`explained`].
-        model_type (`str`): Of the model that was loaded.
-        loaded (`dict`): What `from_pretrained` says with `output_loading_info`.
-        may_miss (`str`, *optional*): Weights whose names begin so may be missing.
+        field (`str`): The argument that named the checkpoint, see [`explained`].
+        name (`str` or `Path`): Its value.
+        model_type (`str`): Model type of the model that was loaded.
+        loaded (`dict`): What `from_pretrained` returns with `output_loading_info`.
+        may_miss (`str`, *optional*): Weights whose names begin with this prefix may be missing.
 
     Raises:
-        ValueError: If the checkpoint left others at random.
+        ValueError: If other weights are missing, which were left random.
     """
     missing = sorted(key for key in loaded["missing_keys"] if may_miss is None or not key.startswith(may_miss))
     unfilled = missing + sorted(str(key) for key in loaded["mismatched_keys"])
@@ -41,20 +45,20 @@ def refuse_unfilled(field: str, name: str | Path, model_type: str, loaded: dict,
 @contextmanager
 def explained(field: str, name: str | Path) -> Iterator[None]:
     """
-    A block that loads a model, whose errors say what to do instead of how it came about.
+    Turn errors of a block that loads a model into ones that name the field, the value and the way out.
 
     Args:
-        field (`str`): What the user calls it: `pretrained_backbone`, `encoder` and so on.
-        name (`str` or `Path`): What they gave for it: a folder or an id of the Hub, with `@revision` or without.
+        field (`str`): The argument that names the model: `pretrained_backbone`, `encoder` and so on.
+        name (`str` or `Path`): Its value: a folder or an id on the Hub, with or without `@revision`.
 
     Raises:
-        ValueError: In place of every `OSError`, and of names that cannot be one of a repository.
+        ValueError: In place of every `OSError`, and for names that cannot be those of a repository.
     """
     try:
         yield
     except (OSError, HFValidationError, RuntimeError) as error:
         causes = list(_causes(error))
-        if isinstance(error, RuntimeError) and not _is_no_room(error):  # hf_xet's; others are none of ours
+        if isinstance(error, RuntimeError) and not _is_no_room(error):  # hf_xet raises it for a full disk
             raise
         raise ValueError(f"`{field}` {str(name)!r} {_way_out(causes, str(name))}") from error
 
@@ -66,7 +70,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_no_room(error: BaseException) -> bool:
-    return getattr(error, "errno", None) in _NO_ROOM or "(os error 28)" in str(error)  # as Rust says ENOSPC
+    is_code = isinstance(error, OSError) and error.errno in _NO_ROOM
+    return is_code or "(os error 28)" in str(error)  # ENOSPC in Rust's words
 
 
 def _way_out(causes: list[BaseException], name: str) -> str:
@@ -99,7 +104,7 @@ def _way_out(causes: list[BaseException], name: str) -> str:
         )
     if has(RevisionNotFoundError):
         return f"has no branch, tag or commit {revision!r}: see {where}/{repo_id}/tree/main."
-    if any(getattr(getattr(cause, "response", None), "status_code", None) == 401 for cause in causes):
+    if any(isinstance(cause, HfHubHTTPError) and cause.response.status_code == 401 for cause in causes):
         return (
             f"cannot be read: {where} does not accept this login. Make a new token at {where}/settings/tokens, then "
             "`hf auth login`, or set HF_TOKEN; or log out to read what is public."

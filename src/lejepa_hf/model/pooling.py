@@ -1,25 +1,28 @@
 """One embedding per image from what a backbone returns."""
 
 import torch
+from transformers.utils import ModelOutput
 
 
-def final_states(outputs) -> torch.Tensor | None:
+def final_states(outputs: ModelOutput) -> torch.Tensor | None:
     """
+    The tokens or the feature map that a backbone ends with.
+
+    Classes made for detectors have no `last_hidden_state` but one feature map for each stage; a network of several
+    branches may return a list as its `last_hidden_state`.
+
     Args:
         outputs (`ModelOutput`): What a backbone returned.
 
     Returns:
-        `torch.Tensor` of shape `(B, N, C)` (tokens) or `(B, C, h, w)` (feature map), None if there is nothing of the
-        kind. Classes that are made to serve detectors have no `last_hidden_state` but a map of each stage; a network
-        of several branches may have a list of them.
+        `torch.Tensor` of shape `(B, N, C)` (tokens) or `(B, C, h, w)` (feature map), or None if there is neither.
     """
-    states = getattr(outputs, "last_hidden_state", None)
-    maps = getattr(outputs, "feature_maps", None)
+    states, maps = outputs.get("last_hidden_state"), outputs.get("feature_maps")
     states = maps[-1] if states is None and maps else states
     return states if isinstance(states, torch.Tensor) else None
 
 
-def pool(outputs, pooling: str) -> torch.Tensor:
+def pool(outputs: ModelOutput, pooling: str) -> torch.Tensor:
     """
     One embedding per image.
 
@@ -29,10 +32,15 @@ def pool(outputs, pooling: str) -> torch.Tensor:
 
     Returns:
         `torch.Tensor` of shape `(batch_size, embedding_dim)`.
+
+    Raises:
+        ValueError: If the backbone returned neither tokens nor a feature map.
     """
     if pooling == "pooler":
-        return outputs.pooler_output.flatten(1)
+        return outputs["pooler_output"].flatten(1)
     states = final_states(outputs)
+    if states is None:
+        raise ValueError(f"`pooling` {pooling!r} needs tokens or a feature map, and the backbone returned neither.")
     if pooling == "cls":
         return states[:, 0]
     return states.mean(1) if states.ndim == 3 else states.flatten(2).mean(2)

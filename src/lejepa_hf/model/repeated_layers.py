@@ -1,20 +1,21 @@
-"""The repeated blocks of a backbone: what FSDP shards and `torch.compile` compiles one by one."""
+"""The repeated blocks of a backbone, which FSDP shards and `torch.compile` compiles one by one."""
 
 from torch import nn
 
-_MOST_STAGES = 6  # as many list elements as that, with lists in them, are stages and not blocks
+_MOST_STAGES = 6  # at most so many list elements that contain lists themselves are stages, not blocks
 
 
 def find_blocks(backbone: nn.Module) -> list[nn.Module]:
     """
-    The blocks, from the structure alone: modules that stand in lists, or in the lists inside of them where these are
-    a few stages.
+    Find the blocks of a network from its structure.
+
+    They are the modules in its module lists or, where these hold a few stages, in the lists inside the stages.
 
     Args:
         backbone (`nn.Module`): Any network.
 
     Returns:
-        `list[nn.Module]`: In the order of the network; empty if nothing in it repeats.
+        `list[nn.Module]`: In the order of the network; empty if it has no repeated blocks.
     """
     outer = _in_lists(backbone)
     inner = [block for module in outer for block in _in_lists(module)]
@@ -22,8 +23,8 @@ def find_blocks(backbone: nn.Module) -> list[nn.Module]:
 
 
 def _in_lists(module: nn.Module) -> list[nn.Module]:
-    """The outermost modules in lists below `module` that have weights and are no single layers of torch."""
-    found = []
+    """The outermost modules in lists below `module` that have weights and are not single layers of torch."""
+    found: list[nn.Module] = []
     for child in module.children():
         if isinstance(child, nn.ModuleList | nn.Sequential):
             found += [block for block in _elements(child) if not type(block).__module__.startswith("torch.nn.")]
@@ -32,7 +33,7 @@ def _in_lists(module: nn.Module) -> list[nn.Module]:
     return [block for block in found if any(True for _ in block.parameters())]
 
 
-def _elements(container: nn.Module) -> list[nn.Module]:
-    """What a list holds, the lists in it opened."""
-    opened = (_elements(child) if isinstance(child, nn.ModuleList | nn.Sequential) else [child] for child in container)
-    return [element for elements in opened for element in elements]
+def _elements(container: nn.ModuleList | nn.Sequential) -> list[nn.Module]:
+    """The elements of a list, with those of the lists in it."""
+    nested = (_elements(child) if isinstance(child, nn.ModuleList | nn.Sequential) else [child] for child in container)
+    return [element for elements in nested for element in elements]

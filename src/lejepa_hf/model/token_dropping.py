@@ -1,4 +1,4 @@
-"""Training on a random subset of an image's patches, for backbones that treat their tokens as a set."""
+"""Token dropping: training on a random subset of the patches, for backbones that treat their tokens as a set."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -7,36 +7,38 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
-from .architecture import forward_kwargs, is_timm, native_image_size, num_channels
+from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, setting
 from .backbone import build_backbone
 from .pooling import pool
 from .tracing import TRACING_ERRORS, reason_of
 
 _TRIED_LAYERS, _TRIED_PATCHES_A_SIDE = 2, 4
-_TOLERANCE = 1e-3  # of outputs of order one; rounding is at 1e-6
+_TOLERANCE = 1e-3  # the outputs are of order one and rounding is at 1e-6
 
 
 class TokenDropping:
     """
-    Keeps a random subset of the patch tokens between a backbone's embeddings and its blocks, in training mode.
+    Keep a random subset of the patch tokens between a backbone's embeddings and its blocks, in training mode.
 
-    Every image draws its own subset, from the device's default generator; all images of a size keep equally many, at
-    least one. Class and register tokens stay.
+    Every image draws its own subset, from the default generator of the device. All images of a size keep the same
+    number of patches, at least one. Class and register tokens are always kept.
 
     Args:
-        backbone (`PreTrainedModel`): Its forward passes drop tokens while `is_on` is true; nothing is added to its
-            weights.
-        rate (`float`): Share of the patches that is dropped, in [0, 1).
-        num_prefix_tokens (`int`): Tokens in front that are no patches, from [`check_token_dropping`].
+        backbone (`PreTrainedModel`): Drops tokens in its forward passes while `is_on` is true. Its weights do not
+            change.
+        rate (`float`): Share of the patches to drop, in [0, 1).
+        num_prefix_tokens (`int`): Number of class and register tokens in front, from [`check_token_dropping`].
     """
 
-    def __init__(self, backbone: PreTrainedModel, rate: float, num_prefix_tokens: int):
+    def __init__(self, backbone: PreTrainedModel, rate: float, num_prefix_tokens: int) -> None:
         self.rate, self.num_prefix_tokens = rate, num_prefix_tokens
         self.is_on = False
         _token_module(backbone).register_forward_hook(self)
 
     def __call__(self, module: nn.Module, inputs: tuple, tokens: torch.Tensor) -> torch.Tensor:
+        """Forward hook of the embeddings: the class and register tokens, and a random subset of the patches."""
         if not (self.is_on and module.training):
             return tokens
         batch_size, num_tokens, width = tokens.shape
@@ -49,19 +51,19 @@ class TokenDropping:
 
 def check_token_dropping(config: PreTrainedConfig, rate: float, pooling: str) -> int:
     """
-    Whether this backbone knows no order of its tokens behind its embeddings, found by trying.
+    Check by two trials that the layers behind a backbone's embeddings do not depend on the order of its tokens.
 
-    Fewer tokens go through it as shapes alone; then, as numbers, all of them in another order through its first
-    layers: the same tokens must come out in that order. Positions that are looked up later (rotary, relative,
-    windows) fail one of the two.
+    First, half of the tokens pass through the backbone on the meta device. Then all tokens pass through its first
+    layers in another order, and the same tokens must come out in that order. Backbones that look up positions later
+    (rotary, relative, windows) fail one of the two.
 
     Args:
         config (`PreTrainedConfig`): The backbone's config.
-        rate (`float`): For the message.
+        rate (`float`): The requested `token_drop_rate`, for the error message.
         pooling (`str`): `"pooler"`, `"cls"` or `"mean"`: the embedding must not depend on the order either.
 
     Returns:
-        `int`: Tokens in front that no pixel changes: class and register tokens.
+        `int`: Number of tokens in front that do not depend on the pixels: class and register tokens.
 
     Raises:
         ValueError: If tokens of this backbone cannot be dropped.
@@ -80,7 +82,7 @@ def check_token_dropping(config: PreTrainedConfig, rate: float, pooling: str) ->
 
 
 def _token_module(backbone: nn.Module) -> nn.Module:
-    """What yields all tokens with their positions; in timm's models that is `patch_drop`, the identity by default."""
+    """The module that yields all tokens with their positions; `patch_drop` in timm, the identity by default."""
     for name, module in backbone.named_modules():
         if name.rpartition(".")[2] in ("embeddings", "patch_drop"):
             return module
@@ -89,9 +91,9 @@ def _token_module(backbone: nn.Module) -> nn.Module:
 
 @contextmanager
 def _changed_tokens(backbone: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    def hook(module: nn.Module, inputs: tuple, tokens) -> torch.Tensor:
-        if not torch.is_tensor(tokens) or tokens.ndim != 3:
-            raise ValueError("its embeddings are no sequence of tokens")
+    def hook(module: nn.Module, inputs: tuple, tokens: object) -> torch.Tensor:
+        if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3:
+            raise ValueError("its embeddings are not a sequence of tokens")
         return change(tokens)
 
     handle = _token_module(backbone).register_forward_hook(hook)
@@ -102,7 +104,7 @@ def _changed_tokens(backbone: nn.Module, change: Callable[[torch.Tensor], torch.
 
 
 def _try_fewer_tokens(config: PreTrainedConfig) -> None:
-    numbers = []
+    numbers: list[int] = []
 
     def half(tokens: torch.Tensor) -> torch.Tensor:
         numbers.append(-(-tokens.shape[1] // 2))
@@ -112,35 +114,33 @@ def _try_fewer_tokens(config: PreTrainedConfig) -> None:
     with torch.device("meta"):
         backbone, pixels = build_backbone(config).eval(), torch.empty(1, num_channels(config), size, size)
     with torch.no_grad(), _changed_tokens(backbone, half):
-        states = backbone(pixels, **forward_kwargs(backbone))
-    if states.last_hidden_state.ndim != 3 or states.last_hidden_state.shape[1] != numbers[0]:
+        states = backbone(pixels, **forward_kwargs(backbone)).last_hidden_state
+    if states.ndim != 3 or states.shape[1] != numbers[0]:
         raise ValueError("it needs all tokens")
 
 
 def _try_another_order(config: PreTrainedConfig, pooling: str) -> int:
     config = _reduced(config)
-    # Neither the caller's random numbers nor its default device may matter.
+    # The result must not depend on the caller's random state or default device.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         torch.manual_seed(0)
         backbone = build_backbone(config).eval().float()
-        # As drawn for training some positions start at zero and would go unnoticed.
+        # Positions that start at zero in training would have no effect.
         for parameter in backbone.parameters():
             parameter.normal_(std=parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0)
         size = native_image_size(config)
         pixels = torch.randn(2, num_channels(config), size, size)
-        seen = []
-        with _changed_tokens(backbone, lambda tokens: seen.append(tokens) or tokens):
-            expected = backbone(pixels, **forward_kwargs(backbone))
-        is_prefix = (seen[0][0] == seen[0][1]).all(-1)
+        tokens, expected = _tokens_and_outputs(backbone, pixels)
+        is_prefix = (tokens[0] == tokens[1]).all(-1)
         num_prefix_tokens = int(is_prefix.sum())
         if is_prefix[num_prefix_tokens:].any():
-            raise ValueError("its class and register tokens do not stand in front")
+            raise ValueError("its class and register tokens are not in front")
         patches = num_prefix_tokens + torch.randperm(len(is_prefix) - num_prefix_tokens)
         order = torch.cat([torch.arange(num_prefix_tokens), patches])
         with _changed_tokens(backbone, lambda tokens: tokens[:, order]):
             found = backbone(pixels, **forward_kwargs(backbone))
         pairs = (
-            (found.last_hidden_state, expected.last_hidden_state[:, order]),
+            (found["last_hidden_state"], expected["last_hidden_state"][:, order]),
             (pool(found, pooling), pool(expected, pooling)),
         )
         if not all(torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE) for one, other in pairs):
@@ -148,15 +148,29 @@ def _try_another_order(config: PreTrainedConfig, pooling: str) -> int:
     return num_prefix_tokens
 
 
+def _tokens_and_outputs(backbone: PreTrainedModel, pixels: torch.Tensor) -> tuple[torch.Tensor, ModelOutput]:
+    """The tokens between embeddings and blocks, and the outputs."""
+    seen: list[torch.Tensor] = []
+
+    def keep(tokens: torch.Tensor) -> torch.Tensor:
+        seen.append(tokens)
+        return tokens
+
+    with _changed_tokens(backbone, keep):
+        outputs = backbone(pixels, **forward_kwargs(backbone))
+    return seen[0], outputs
+
+
 def _reduced(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Enough of the backbone to see what its layers do, where its config says how: the whole may take a minute."""
+    """A config with few layers and patches, where the backbone has such settings: the full one may take a minute."""
     config = copy.deepcopy(config)
     if is_timm(config):
         config.model_args = {**(config.model_args or {}), "depth": _TRIED_LAYERS}
         return config
-    if hasattr(config, "num_hidden_layers"):
-        config.num_hidden_layers = min(_TRIED_LAYERS, config.num_hidden_layers)
-    size, patch_size = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    num_layers = setting(config, "num_hidden_layers")
+    if isinstance(num_layers, int):
+        config.update({"num_hidden_layers": min(_TRIED_LAYERS, num_layers)})
+    size, patch_size = setting(config, "image_size"), setting(config, "patch_size")
     if isinstance(size, int) and isinstance(patch_size, int):
-        config.image_size = min(size, _TRIED_PATCHES_A_SIDE * patch_size)
+        config.update({"image_size": min(size, _TRIED_PATCHES_A_SIDE * patch_size)})
     return config

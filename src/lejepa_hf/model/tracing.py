@@ -1,26 +1,29 @@
-"""What a backbone does with images, found by passes over shapes alone: no memory, no arithmetic."""
+"""What a backbone does with images, found by forward passes on the meta device: no memory, no arithmetic."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
-from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, without_pooler
+from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, setting, without_pooler
 from .pooling import final_states, pool
 
-# What a network raises for images that it cannot take, or for what are no images to it.
+# What a network raises for images of a size that it does not take, or for inputs that are not images to it.
 TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError)
 
 
 @dataclass(frozen=True)
 class BackboneTraits:
     """
+    How a backbone's embedding is made.
+
     Args:
         pooling (`str`): `"pooler"`, `"cls"` or `"mean"`.
         embedding_dim (`int`): Width of the embedding.
-        idle_parameters (`frozenset[str]`): Names of those that this embedding does not depend on: mask tokens, a norm
-            that only serves another pooling.
+        idle_parameters (`frozenset[str]`): Names of the parameters that this embedding does not depend on: mask
+            tokens, a norm that only serves another pooling.
     """
 
     pooling: str
@@ -28,16 +31,16 @@ class BackboneTraits:
     idle_parameters: frozenset[str]
 
 
-def without_weights(config: PreTrainedConfig):
+def without_weights(config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOutput]:
     """
-    The backbone as shapes alone, and what it returns for an image of its own size.
+    Build the backbone with shapes but without values, and pass an image of its native size through it.
 
     Args:
-        config (`PreTrainedConfig`): The backbone's.
+        config (`PreTrainedConfig`): The backbone's config.
 
     Returns:
-        `tuple[PreTrainedModel, ModelOutput]`: On the meta device. A few of timm's networks compute while they are
-        built, or ask where they are, and are tried on the CPU.
+        `tuple[PreTrainedModel, ModelOutput]`: The backbone and its outputs on the meta device; on the CPU for the few
+        networks of timm that compute while they are built or depend on their device.
 
     Raises:
         ValueError: If the network needs a package that is not installed, or does not turn pixels into embeddings.
@@ -55,29 +58,37 @@ def without_weights(config: PreTrainedConfig):
         raise ValueError(
             f"`backbone_config`: a {config.model_type} model does not turn pixels into embeddings "
             f"({reason_of(error)}); choose a vision backbone such as vit, dinov2, resnet, convnextv2 or timm_wrapper, "
-            "or mend its settings."
+            "or correct its settings."
         ) from error
 
 
-def _trace_on(device: str, config: PreTrainedConfig):
+def _trace_on(device: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOutput]:
     with torch.device(device):
         backbone = AutoModel.from_config(config, **without_pooler(config)).eval()
     return backbone, trace(backbone, native_image_size(config))
 
 
-def trace(backbone: PreTrainedModel, size: int):
+def trace(backbone: PreTrainedModel, size: int) -> ModelOutput:
     """
+    Pass one image through a backbone without values.
+
     Args:
         backbone (`PreTrainedModel`): From [`without_weights`].
-        size (`int`): Side in pixels of the image.
+        size (`int`): Side of the image in pixels.
 
     Returns:
-        `ModelOutput`: For one image; tensors have shapes and no values.
+        `ModelOutput`: Its tensors have shapes and no values.
+
+    Raises:
+        TypeError: If the backbone returns something else.
     """
     pixels = torch.zeros(1, num_channels(backbone.config), size, size, device=backbone.device)
     # Not under `torch.device("meta")`: tables that a class computes once for all its models (BEiT's positions) would
     # stay empty.
-    return backbone(pixels, **forward_kwargs(backbone))
+    outputs = backbone(pixels, **forward_kwargs(backbone))
+    if not isinstance(outputs, ModelOutput):
+        raise TypeError(f"its outputs are a {type(outputs).__name__}, not a ModelOutput")
+    return outputs
 
 
 def reason_of(error: Exception) -> str:
@@ -87,14 +98,14 @@ def reason_of(error: Exception) -> str:
 
 
 @torch.inference_mode(False)
-@torch.enable_grad()  # models may be loaded where gradients are off
+@torch.enable_grad()  # the caller may have switched gradients off
 def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
     """
-    How this backbone's embedding is made, how wide it is, and which parameters take part.
+    Find how the embedding of a backbone is made, how wide it is, and which parameters take part.
 
     Args:
         config (`PreTrainedConfig`): The backbone's config.
-        pooling (`str`): As in [`LeJEPAConfig`].
+        pooling (`str`): `"auto"`, `"pooler"`, `"cls"` or `"mean"`, see [`LeJEPAConfig`].
 
     Returns:
         [`BackboneTraits`]
@@ -104,9 +115,9 @@ def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
     """
     backbone, outputs = without_weights(config)
     _check_can_be_saved(backbone)
-    states, pooled = final_states(outputs), getattr(outputs, "pooler_output", None)
+    states, pooled = final_states(outputs), outputs.get("pooler_output")
     tokens = states is not None and states.ndim == 3
-    # Some of timm's have their channels last, which no reader of the exported config could know.
+    # Some feature maps of timm have their channels last, which readers of the exported config could not know.
     feature_map = states is not None and states.ndim == 4 and states.shape[2] == states.shape[3]
     possible = {
         "pooler": pooled is not None and pooled.numel() > 0,
@@ -116,8 +127,8 @@ def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
     available = [name for name, yes in possible.items() if yes]
     chosen = pooling
     if pooling == "auto" and available:
-        before = getattr(config, "embedding_pooling", None)  # of an exported encoder, from which this one starts
-        chosen = before if before in available else available[0]
+        before = setting(config, "embedding_pooling")  # in the config of an exported encoder that this one starts from
+        chosen = before if isinstance(before, str) and before in available else available[0]
     if chosen not in available:
         raise ValueError(
             f"`pooling` {pooling!r} cannot be made from a {config.model_type} backbone, which offers "
@@ -130,7 +141,7 @@ def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
 
 
 def _check_can_be_saved(backbone: PreTrainedModel) -> None:
-    """Layers that share weights are refused when a checkpoint is written, hours later."""
+    """Refuse layers that share weights now, not when the first checkpoint is written hours later."""
     names: dict[int, list[str]] = {}
     for name, parameter in backbone.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -143,5 +154,5 @@ def _check_can_be_saved(backbone: PreTrainedModel) -> None:
 
 
 def _tokens(backbone: nn.Module) -> list[str]:
-    """Names of parameters that stand for single tokens: no weight matrix has a leading dimension of one."""
+    """Names of the parameters that hold a single token: weight matrices have no leading dimension of one."""
     return [name for name, p in backbone.named_parameters() if p.ndim == 1 or p.shape[0] == 1]

@@ -1,4 +1,4 @@
-"""Picks the implementation of the operators, once for each kind of device, and says which and why."""
+"""Picks an implementation of the operators, once for each kind of device, and logs which one and why."""
 
 import functools
 import importlib
@@ -17,18 +17,19 @@ BACKENDS = ("auto", "reference", "eager", "triton")
 
 def operators(backend: str = "auto", device: torch.device | str = "cpu") -> ModuleType:
     """
-    The implementation to use: a module with `deviation_sums`, and `mean_statistic` where that beats going by sums.
+    The implementation to use: a module with `deviation_sums` and `mean_statistic`, None where sums are faster.
 
     Args:
-        backend (`str`, *optional*, defaults to `"auto"`): `"reference"`, `"eager"`, `"triton"`, or `"auto"`: what the
-            environment variable `LEJEPA_OPS` names, else Triton on CUDA where it runs and agrees, else eager.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Of the projections.
+        backend (`str`, *optional*, defaults to `"auto"`): `"reference"`, `"eager"`, `"triton"` or `"auto"`. The last
+            one takes the backend in the environment variable `LEJEPA_OPS`; if that is not set, Triton on CUDA where
+            it runs and agrees with eager, else eager.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Device of the projections.
 
     Returns:
         `ModuleType`: See [`~ops.epps_pulley_reference.deviation_sums`] and [`~ops.epps_pulley_eager.mean_statistic`].
 
     Raises:
-        ValueError: If `backend` or `LEJEPA_OPS` is not one of these, or Triton is asked for where it cannot run.
+        ValueError: If `backend` or `LEJEPA_OPS` is not one of these, or is `"triton"` where Triton cannot run.
     """
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
@@ -74,7 +75,11 @@ def _why_not_triton(device_type: str) -> str | None:
 
 
 def _trial(device_type: str) -> str | None:
-    """A kernel compiled for hardware or a compiler it never saw is believed only once it has agreed on a sample."""
+    """
+    Why the fused kernels cannot be used here, or None if they agree with the eager operator on a sample.
+
+    They may be compiled by a version of Triton or for hardware that they were never tested with.
+    """
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(2, 70, 20, generator=generator).to(device_type)
     directions = torch.randn(20, 40, generator=generator).to(device_type)
@@ -89,6 +94,6 @@ def _trial(device_type: str) -> str | None:
                 found.append((sums.detach(), leaf.grad))
         for expected, other in zip(*found, strict=True):
             torch.testing.assert_close(other, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
-    except Exception as error:  # noqa: BLE001, whatever a compiler raises, the run goes on with the eager operator
+    except Exception as error:  # noqa: BLE001, whatever the compiler raises, the run continues with the eager operator
         return f"the fused kernels failed their trial ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
     return None

@@ -1,11 +1,11 @@
 """
-Deviation sums on any device at about the cost of the projection, without ever holding images x slices.
+Deviation sums on any device at about the cost of the projection, without holding images x slices in memory.
 
 V views, B images, K projection dimensions, M slices, T knots. The knots are multiples of one spacing, so with
-`z = exp(i * spacing * x)` the sums wanted are those of the powers z^k, k < T. Every power is one of a few small ones,
-`|a| <= inner`, times one of a few multiples of `stride = 2 * inner + 1`: cos and sin of only those are evaluated, and
-the sums of all products over images are small matrix products, one for each view and slice. The gradient of a sample
-is bilinear in the same values. Slices go through in chunks that fit the cache; backward evaluates them again.
+`z = exp(i * spacing * x)` the required sums are those of the powers z^k, k < T. Every exponent is the sum of a small
+one, `|a| <= inner`, and a multiple of `stride = 2 * inner + 1`. Only cos and sin of these few are evaluated; the sums
+of all products over images are small matrix products, one for each view and slice. The gradient of a sample is
+bilinear in the same values. Slices are processed in chunks that fit the cache; backward evaluates them again.
 """
 
 import functools
@@ -14,29 +14,29 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .epps_pulley_reference import Quadrature
 
-# Samples (slices x views x images) of one chunk; about 20 planes of so many numbers are alive with 17 knots. On a CPU
-# they are to stay in its cache, elsewhere each operation has to be worth its launch.
+# Samples (slices x views x images) of one chunk; with 17 knots about 20 planes of that size are alive. On a CPU they
+# should stay in its cache; elsewhere each operation has to be worth its launch.
 _CHUNK_SAMPLES_CPU, _CHUNK_SAMPLES = 1 << 17, 1 << 19
-# Slices added up by one matrix product in backward: a product over thousands loses a digit to rounding.
+# Slices added up by one matrix product in backward; a product over thousands loses a digit to rounding.
 _SLICES_PER_PRODUCT = 32
 
 
 class _Harmonics(NamedTuple):
     """
-    Which multiples of the base angle are evaluated, and how all T follow.
+    Which multiples of the base angle are evaluated, and how all T multiples follow from them.
 
     Args:
         inner (`int`): Multiples 1 .. inner are evaluated.
         stride (`int`): `2 * inner + 1`.
         outer (`int`): Multiples stride, 2 * stride .. outer * stride are evaluated.
         ladder (`tuple[tuple[int, int, int], ...]`): `(multiple, high, low)` with `high + low == multiple`, in the
-            order of evaluation; both are evaluated before.
-        combine (`torch.Tensor` of shape `((1 + 2 * inner) * (1 + 2 * outer), 2 * T)`): From the products of the inner
-            with the outer `(1, cos, sin, cos, ..)` to cos and sin of all T multiples.
+            order of evaluation: high and low are evaluated before their sum.
+        combine (`torch.Tensor` of shape `((1 + 2 * inner) * (1 + 2 * outer), 2 * T)`): Maps the products of the inner
+            and the outer `(1, cos, sin, cos, ..)` to cos and sin of all T multiples.
     """
 
     inner: int
@@ -59,7 +59,7 @@ def _harmonics(num_knots: int, device: torch.device, dtype: torch.dtype) -> _Har
             block = min((knot + inner) // stride, outer)
             offset = knot - stride * block
             cos_a, sin_a, cos_b, sin_b = 2 * abs(offset) - 1, 2 * abs(offset), 2 * block - 1, 2 * block
-            cos_a, cos_b = max(cos_a, 0), max(cos_b, 0)  # plane 0 is the constant 1, the cosine of nothing
+            cos_a, cos_b = max(cos_a, 0), max(cos_b, 0)  # plane 0 is the constant 1, the cosine of 0
             sign = 1 if offset > 0 else -1
             combine[cos_a, cos_b, 0, knot] = 1  # cos(a + b) = cos a cos b - sin a sin b
             if offset and block:
@@ -72,15 +72,15 @@ def _harmonics(num_knots: int, device: torch.device, dtype: torch.dtype) -> _Har
 
 
 def _two_parts(number: float, dtype: torch.dtype) -> tuple[float, float]:
-    """A number of `dtype` and what is missing to `number`."""
+    """`number` rounded to `dtype`, and the remainder."""
     high = torch.tensor(number, dtype=dtype, device="cpu").item()
     return high, number - high
 
 
 class _Planes:
-    """Buffers for one chunk of slices, reused from chunk to chunk; rows are (slice, view), columns images."""
+    """Buffers for one chunk of slices, reused for the next chunk; rows are (slice, view), columns are images."""
 
-    def __init__(self, projections: torch.Tensor, num_slices: int, harmonics: _Harmonics, spacing: float):
+    def __init__(self, projections: torch.Tensor, num_slices: int, harmonics: _Harmonics, spacing: float) -> None:
         num_views, num_images, _ = projections.shape
         inner, stride, outer = harmonics.inner, harmonics.stride, harmonics.outer
         self.projected = projections.new_empty(num_slices, num_views * num_images)
@@ -102,35 +102,37 @@ class _Planes:
 
     def fill(self, rows: torch.Tensor, directions: torch.Tensor) -> None:
         """
+        Evaluate cos and sin for a chunk.
+
         Args:
             rows (`torch.Tensor` of shape `(V * B, K)`): Projections.
-            directions (`torch.Tensor` of shape `(K, slices)`): Those of the chunk.
+            directions (`torch.Tensor` of shape `(K, slices)`): Directions of the chunk.
         """
         torch.mm(directions.T, rows.T, out=self.projected)
         projected = self.projected.view(self.planes.shape[1:])
         for high, low, cos, sin in self.direct:
-            # A factor rounded to fp32 would turn all images the same way; the second product restores its last digits.
+            # A factor rounded to fp32 would bias all images alike; the second product restores its last digits.
             torch.mul(projected, low or high, out=cos)
             if low:
                 cos.add_(projected, alpha=high)
             torch.sin(cos, out=sin)
             torch.cos(cos, out=cos)
-        # cos(h + l) = cos(h - l) - 2 sin h sin l and sin(h + l) = sin(h - l) + 2 cos h sin l: unlike complex products
-        # they keep small angles to the last digit.
+        # cos(h + l) = cos(h - l) - 2 sin h sin l and sin(h + l) = sin(h - l) + 2 cos h sin l keep small angles to the
+        # last digit, unlike complex products.
         for cos, sin, cos_high, sin_high, _, sin_low, cos_gap, sin_gap in self.steps:
             torch.addcmul(cos_gap, sin_high, sin_low, value=-2, out=cos)
             torch.addcmul(sin_gap, cos_high, sin_low, value=2, out=sin)
 
 
 def _exact_dtype(projections: torch.Tensor) -> torch.dtype:
-    """For the few numbers a slice whose rounding all images would share: there double precision costs nothing."""
+    """Dtype of the few numbers per slice whose rounding affects all images: double precision costs nothing there."""
     return torch.float32 if projections.device.type == "mps" else torch.float64
 
 
 class _Pass:
-    """One pass over all slices of a batch, chunk by chunk: what forward and backward have in common."""
+    """One pass over all slices of a batch, chunk by chunk; shared by forward and backward."""
 
-    def __init__(self, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature):
+    def __init__(self, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> None:
         self.num_views, self.num_images, _ = projections.shape
         self.num_slices, self.num_knots = directions.shape[1], len(rule.knots)
         self.projections, self.directions, self.rule = projections, directions, rule
@@ -138,34 +140,38 @@ class _Pass:
         self.exact = _exact_dtype(projections)
         self.harmonics = _harmonics(self.num_knots, projections.device, self.exact)
         self.num_inner, self.num_outer = 2 * self.harmonics.inner, 2 * self.harmonics.outer
-        self.planes: _Planes | None = None
-        # Of the cosines the gradients of the sines and the other way round: d cos(t x) / dx = -t sin(t x).
+        # The gradient of a cosine is a sine and the other way round: d cos(t x) / dx = -t sin(t x).
         self.rates = torch.stack([rule.knots, -rule.knots])
         self.spread = self.harmonics.combine.T.to(projections.dtype)
+        samples = _CHUNK_SAMPLES_CPU if self.rows.device.type == "cpu" else _CHUNK_SAMPLES
+        largest = max(1, samples // max(1, self.num_views * self.num_images))
+        self.chunk_slices = min(largest, self.num_slices)
+        self.planes = self._make_planes(self.chunk_slices)
+
+    def _make_planes(self, num_slices: int) -> _Planes:
+        return _Planes(self.projections, num_slices, self.harmonics, self.rule.spacing)
 
     def chunks(self) -> Iterator[slice]:
-        """Slices of each chunk, its planes filled."""
-        samples = _CHUNK_SAMPLES_CPU if self.rows.device.type == "cpu" else _CHUNK_SAMPLES
-        longest = max(1, samples // max(1, self.num_views * self.num_images))
-        for start in range(0, self.num_slices, longest):
-            chunk = slice(start, min(start + longest, self.num_slices))
+        """Slices of each chunk, after its planes were filled."""
+        for start in range(0, self.num_slices, self.chunk_slices):
+            chunk = slice(start, min(start + self.chunk_slices, self.num_slices))
             size = chunk.stop - start
-            if self.planes is None or len(self.planes.projected) != size:
-                self.planes = None  # before the next ones are made
-                self.planes = _Planes(self.projections, size, self.harmonics, self.rule.spacing)
+            if len(self.planes.projected) != size:  # the last chunk
+                del self.planes  # frees its memory before the next one is made
+                self.planes = self._make_planes(size)
             self.planes.fill(self.rows, self.directions[:, chunk])
             yield chunk
 
     def sums(self) -> torch.Tensor:
-        """Deviation sums of the chunk, (slices, V, 2, T) in the exact dtype."""
+        """Deviation sums of the chunk, (slices, V, 2, T), in the exact dtype."""
         planes = self.planes.planes
-        # Centred before they are multiplied: sums over thousands of images of numbers near 1 lose two digits. The
-        # centre has few digits, or subtracting it would round all images of a slice the same way.
+        # The values are centred before they are multiplied, because sums of numbers near 1 over thousands of images
+        # lose two digits. The centre has few digits, so that subtracting it does not round all images alike.
         centre = planes.mean(-1).bfloat16().to(planes.dtype)
         planes.sub_(centre[..., None])
         rest = planes.mean(-1).to(self.exact).T
         mean = rest + centre.T
-        # The means over images of all products of an inner with an outer value.
+        # Means over images of all products of an inner and an outer value.
         means = mean.new_ones(len(mean), 1 + self.num_inner, 1 + self.num_outer)
         means[:, 1:, 0], means[:, 0, 1:] = mean[:, : self.num_inner], mean[:, self.num_inner + 1 :]
         if self.num_outer:
@@ -180,12 +186,12 @@ class _Pass:
         return sums.mul_(self.num_images)
 
     def add_gradient(self, grad_sums: torch.Tensor, chunk: slice, grad_rows: torch.Tensor) -> None:
-        """Adds to (V * B, K) what `grad_sums` of the chunk, (slices, V, 2, T), makes of its samples."""
+        """Carries `grad_sums` of the chunk, (slices, V, 2, T), back to its samples and adds it to (V * B, K)."""
         coefficients = (grad_sums.flip(2) * self.rates).flatten(2).flatten(0, 1) @ self.spread
         coefficients = coefficients.unflatten(1, (1 + self.num_inner, -1))
         by_inner = self.planes.by_inner
         torch.bmm(coefficients, self.planes.outer_and_one.transpose(0, 1), out=by_inner)
-        grad = self.planes.projected.view(-1, self.num_images)  # free by now
+        grad = self.planes.projected.view(-1, self.num_images)  # no longer needed
         torch.addcmul(by_inner[:, 0], by_inner[:, 1], self.planes.inner[0], out=grad)
         for plane in range(1, self.num_inner):
             grad.addcmul_(by_inner[:, plane + 1], self.planes.inner[plane])
@@ -195,10 +201,20 @@ class _Pass:
             grad_rows += grad[part].T @ directions[part]
 
 
+class Context(FunctionCtx):
+    """Attributes of the contexts of all autograd functions for SIGReg."""
+
+    saved_tensors: tuple[torch.Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+    rule: Quadrature
+    redraw: Callable[[], torch.Tensor] | None
+    num_knots: int
+
+
 class _DeviationSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx,
+        ctx: Context,
         projections: torch.Tensor,
         directions: torch.Tensor,
         rule: Quadrature,
@@ -214,7 +230,7 @@ class _DeviationSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_sums: torch.Tensor):
+    def backward(ctx: Context, grad_sums: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         projections = ctx.saved_tensors[0]
         directions = ctx.redraw() if ctx.redraw else ctx.saved_tensors[1]
         work = _Pass(projections, directions, ctx.rule)
@@ -226,7 +242,7 @@ class _DeviationSums(torch.autograd.Function):
 
 class _MeanStatistic(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> torch.Tensor:
+    def forward(ctx: Context, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> torch.Tensor:
         work = _Pass(projections, directions, rule)
         count = work.num_views * work.num_slices * work.num_images
         weights = rule.weights / count
@@ -243,22 +259,22 @@ class _MeanStatistic(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: torch.Tensor):
+    def backward(ctx: Context, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return ctx.saved_tensors[0] * grad, None, None
 
 
 @torch.compiler.disable
 def mean_statistic(projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> torch.Tensor:
     """
-    The mean of the statistic over views and slices, for a batch that is all here.
+    The mean of the statistic over views and slices, for a batch that is complete on this process.
 
-    Where nothing has to be exchanged between the sums and their statistic, the gradient is made in the same pass:
-    a third faster than [`deviation_sums`] with its backward, and only that gradient is kept.
+    Because nothing is exchanged between the sums and their statistic, the gradient is computed in the same pass. That
+    is a third faster than [`deviation_sums`] with its backward, and only the gradient is kept.
 
     Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): fp32; the only input that receives a gradient.
+        projections (`torch.Tensor` of shape `(V, B, K)`): fp32. The only input that receives a gradient.
         directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
-        rule ([`Quadrature`]): On the same device.
+        rule ([`Quadrature`]): Quadrature on the same device.
 
     Returns:
         `torch.Tensor`: A scalar.
@@ -274,13 +290,13 @@ def deviation_sums(
     redraw: Callable[[], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """
-    [`~ops.epps_pulley_reference.deviation_sums`] in small, bounded memory; only its inputs are kept for backward.
+    [`~ops.epps_pulley_reference.deviation_sums`] in small, bounded memory; only the inputs are kept for backward.
 
     Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): fp32; the only input that receives a gradient.
+        projections (`torch.Tensor` of shape `(V, B, K)`): fp32. The only input that receives a gradient.
         directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
-        rule ([`Quadrature`]): On the same device.
-        redraw (`Callable`, *optional*): Returns the directions again, which then are not kept for backward.
+        rule ([`Quadrature`]): Quadrature on the same device.
+        redraw (`Callable`, *optional*): Returns the directions again, so that they are not kept for backward.
 
     Returns:
         `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x) - exp(-t^2 / 2)` and of `sin(t x)`.
@@ -290,17 +306,17 @@ def deviation_sums(
 
 class _Statistic(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, sums: torch.Tensor, num_images: torch.Tensor, rule: Quadrature) -> torch.Tensor:
+    def forward(ctx: Context, sums: torch.Tensor, num_images: torch.Tensor | int, rule: Quadrature) -> torch.Tensor:
         ctx.num_knots = sums.shape[-1]
-        sums = sums[..., 1:]  # at the knot 0 every characteristic function is 1
+        sums = sums[..., 1:]  # at knot 0 every characteristic function is 1
         rates = sums * (rule.weights[1:] / num_images)
-        value = sum((part * rate).sum(-1) for part, rate in zip(sums, rates, strict=True))
+        value = (sums[0] * rates[0]).sum(-1) + (sums[1] * rates[1]).sum(-1)
         ctx.save_for_backward(rates.mul_(2))
         return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: torch.Tensor):
+    def backward(ctx: Context, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (rates,) = ctx.saved_tensors
         grad_sums = rates.new_zeros(*rates.shape[:-1], ctx.num_knots)
         torch.mul(rates, grad[..., None], out=grad_sums[..., 1:])
@@ -309,11 +325,12 @@ class _Statistic(torch.autograd.Function):
 
 def statistic_from_sums(sums: torch.Tensor, num_images: torch.Tensor | int, rule: Quadrature) -> torch.Tensor:
     """
-    [`~ops.epps_pulley_reference.statistic_from_sums`], keeping for backward no more than its gradient.
+    [`~ops.epps_pulley_reference.statistic_from_sums`] that keeps only its gradient for backward.
 
     Args:
-        sums (`torch.Tensor` of shape `(2, V, M, T)`): Over the whole global batch; the only input with a gradient.
-        num_images (`torch.Tensor` or `int`): Images in the global batch.
+        sums (`torch.Tensor` of shape `(2, V, M, T)`): Sums over the global batch. The only input that receives a
+            gradient.
+        num_images (`torch.Tensor` or `int`): Number of images in the global batch.
         rule ([`Quadrature`]): Its weights are used.
 
     Returns:

@@ -17,9 +17,9 @@ class Quadrature(NamedTuple):
     Rule for the integral over frequencies t.
 
     Args:
-        spacing (`float`): Distance of two knots.
+        spacing (`float`): Distance between neighbouring knots.
         knots (`torch.Tensor` of shape `(T,)`): Equispaced frequencies from 0.
-        normal (`torch.Tensor` of shape `(T,)`): Characteristic function of N(0, 1) there, `exp(-t^2 / 2)`.
+        normal (`torch.Tensor` of shape `(T,)`): Characteristic function of N(0, 1) at the knots, `exp(-t^2 / 2)`.
         weights (`torch.Tensor` of shape `(T,)`): Trapezoid weights times the window `exp(-t^2 / 2)`.
     """
 
@@ -36,14 +36,15 @@ def quadrature(
     """
     The trapezoid rule on `[0, t_max]`, doubled.
 
-    The integrand is even in t, so this is the rule with `2 * num_knots - 1` knots on `[-t_max, t_max]`. Made once for
-    each device: a copy to a GPU at every step would wait for it.
+    The integrand is even in t, so this equals the rule with `2 * num_knots - 1` knots on `[-t_max, t_max]`. The result
+    is cached for each device, because a copy to a GPU at every step would wait for the GPU.
 
     Args:
         num_knots (`int`): Number of equispaced knots, at least 2.
         t_max (`float`): The last knot, positive.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where the tensors go.
-        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Theirs; computed in double precision.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Device of the tensors.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Dtype of the tensors, which are computed in
+            double precision.
 
     Returns:
         [`Quadrature`]
@@ -56,14 +57,17 @@ def quadrature(
     if not 0 < t_max < math.inf:
         raise ValueError(f"`t_max` must be positive and finite, got {t_max}.")
     spacing = t_max / (num_knots - 1)
-    # Explicit device and dtype: inside `from_pretrained` the default device is meta. The first call may come from an
-    # evaluation, whose inference tensors no later backward could keep.
+    # Device and dtype are given, because the default device is meta inside `from_pretrained`. Inference mode is off,
+    # because the first call may come from an evaluation and backward cannot save inference tensors.
     with torch.inference_mode(False):
         knots = torch.arange(num_knots, device="cpu", dtype=torch.float64) * spacing
         normal = torch.exp(-knots.square() / 2)
         weights = 2 * spacing * normal
         weights[[0, -1]] /= 2
         return Quadrature(spacing, *(table.to(device, dtype) for table in (knots, normal, weights)))
+
+
+mean_statistic = None  # this implementation always goes by sums
 
 
 def deviation_sums(
@@ -79,7 +83,7 @@ def deviation_sums(
         projections (`torch.Tensor` of shape `(V, B, K)`): fp32.
         directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
         rule ([`Quadrature`]): Its knots and normal values are used.
-        redraw (`Callable`, *optional*): Not used: here everything is kept for backward.
+        redraw (`Callable`, *optional*): Not used here, because everything is kept for backward.
 
     Returns:
         `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x) - exp(-t^2 / 2)` and of `sin(t x)`.
@@ -94,7 +98,7 @@ def statistic_from_sums(sums: torch.Tensor, num_images: torch.Tensor | int, rule
 
     Args:
         sums (`torch.Tensor` of shape `(2, V, M, T)`): [`deviation_sums`] over the whole global batch.
-        num_images (`torch.Tensor` or `int`): Images in the global batch, N.
+        num_images (`torch.Tensor` or `int`): Number of images in the global batch, N.
         rule ([`Quadrature`]): Its weights are used.
 
     Returns:
@@ -103,19 +107,3 @@ def statistic_from_sums(sums: torch.Tensor, num_images: torch.Tensor | int, rule
     Source: arXiv 2511.08544, algorithm 1, with the window of its code, `exp(-t^2 / 2)`.
     """
     return sums.square().sum(0) @ rule.weights / num_images
-
-
-def closed_form(sample: torch.Tensor) -> torch.Tensor:
-    """
-    The same statistic with the integral over the whole line done exactly.
-
-    Args:
-        sample (`torch.Tensor` of shape `(N,)`): One slice.
-
-    Returns:
-        `torch.Tensor`: A scalar.
-    """
-    pairs = torch.exp(-(sample[:, None] - sample[None, :]).square() / 2).sum()
-    singles = torch.exp(-sample.square() / 4).sum()
-    n = len(sample)
-    return math.sqrt(2 * math.pi) / n * pairs - 2 * math.sqrt(math.pi) * singles + n * math.sqrt(2 * math.pi / 3)

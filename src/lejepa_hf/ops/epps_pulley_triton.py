@@ -1,13 +1,13 @@
 """
-Deviation sums on a GPU: one kernel each way, without ever holding images x slices x knots.
+Deviation sums on a GPU: one kernel each way, which never holds images x slices x knots.
 
 V views, B images, K projection dimensions, M slices, T knots. The library for matrix products projects onto a bounded
 chunk of slices; a kernel keeps one tile of that chunk in registers and goes through all knots. Backward overwrites the
 chunk with its gradient, which a second matrix product carries back to the projections.
 
-Angles are counted in turns of 2 pi, so that whole turns are dropped without rounding and no argument is too large. cos
-and sin come from polynomials, since what `tl.sin` compiles to is Triton's choice, at every third knot; its two
-neighbours are one rotation away, so errors never pile up.
+Angles are counted in turns of 2 pi, so that whole turns are dropped without rounding and no argument is too large. At
+every third knot cos and sin come from polynomials, because the precision of `tl.sin` is Triton's choice; its two
+neighbours are one rotation away, so errors do not accumulate.
 """
 
 import math
@@ -20,21 +20,24 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from .epps_pulley_eager import Context
 from .epps_pulley_reference import Quadrature
 
-# Triton's own switch, which it reads when a kernel is declared: then the kernels run on the CPU, slowly, for tests.
+# Triton reads this variable when a kernel is declared. Kernels then run on the CPU, slowly, for tests.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-# fp32 numbers alive for one chunk of slices: 64 MiB.
+# Number of fp32 values alive for one chunk of slices: 64 MiB.
 _CHUNK_NUMBERS = 1 << 24
-# Samples of one program, 8 a thread: six values of each are alive besides temporaries.
+# Samples of one program, 8 per thread: six values of each are alive besides temporaries.
 _TILE_SAMPLES = 1024
-_TILE_IMAGES = 128  # at most; one warp then has whole slices and sums without shared memory
+_TILE_IMAGES = 128  # at most; a warp then has complete slices and sums them without shared memory
 _NUM_WARPS = 4
+
+mean_statistic = None  # this implementation always goes by sums
 
 
 @triton.jit
-def _cos_sin(turns):
+def _cos_sin(turns: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     quarters = tl.floor(4.0 * turns + 0.5)
     rest = turns - 0.25 * quarters  # exact, at most 1/8
     square = rest * rest
@@ -51,14 +54,16 @@ def _cos_sin(turns):
 
 
 @triton.jit
-def _one_step(turns):
+def _one_step(turns: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """1 - cos and sin of the rotation from one knot to the next: unlike cos, 1 - cos keeps its digits when small."""
     cos_half, sin_half = _cos_sin(0.5 * turns)
     return 2.0 * sin_half * sin_half, 2.0 * sin_half * cos_half
 
 
 @triton.jit
-def _three_knots(turns, versine, sine, middle):
+def _three_knots(
+    turns: tl.tensor, versine: tl.tensor, sine: tl.tensor, middle: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """Cos and sin at knots middle - 1, middle, middle + 1."""
     cos, sin = _cos_sin(middle * turns)
     cos_common, cos_apart = cos - cos * versine, sin * sine
@@ -67,8 +72,16 @@ def _three_knots(turns, versine, sine, middle):
 
 
 @triton.jit
-def _tile(x_ptr, turn, rest_of_turn, num_slices, num_images, BLOCK_SLICES: tl.constexpr, BLOCK_IMAGES: tl.constexpr):
-    """This program's samples, whole turns dropped: pointers, masks, values and the offsets of its slices."""
+def _tile(
+    x_ptr: tl.tensor,
+    turn: tl.tensor,
+    rest_of_turn: tl.tensor,
+    num_slices: tl.tensor,
+    num_images: tl.tensor,
+    BLOCK_SLICES: tl.constexpr,
+    BLOCK_IMAGES: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """The samples of this program without whole turns: pointers, masks, values and the offsets of its slices."""
     slices = tl.program_id(0) * BLOCK_SLICES + tl.arange(0, BLOCK_SLICES)
     images = tl.program_id(1) * BLOCK_IMAGES + tl.arange(0, BLOCK_IMAGES)
     in_slices, in_images = slices < num_slices, images < num_images
@@ -76,7 +89,7 @@ def _tile(x_ptr, turn, rest_of_turn, num_slices, num_images, BLOCK_SLICES: tl.co
     pointers = x_ptr + rows[:, None] + images[None, :]
     inside = in_slices[:, None] & in_images[None, :]
     x = tl.load(pointers, mask=inside, other=0.0)
-    # The product of two leading halves is exact, so that many whole turns can be dropped before anything is rounded.
+    # The product of two leading halves is exact, so whole turns are dropped before anything is rounded.
     leading = (x.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
     turns = leading * turn
     turns = turns - tl.floor(turns + 0.5) + ((x - leading) * turn + x * rest_of_turn)
@@ -84,9 +97,19 @@ def _tile(x_ptr, turn, rest_of_turn, num_slices, num_images, BLOCK_SLICES: tl.co
 
 
 @triton.jit
-def _store_sums(cos, sin, knot, normal_ptr, sums_ptrs, knot_stride, part_stride, in_slices, in_images):
+def _store_sums(
+    cos: tl.tensor,
+    sin: tl.tensor,
+    knot: tl.tensor,
+    normal_ptr: tl.tensor,
+    sums_ptrs: tl.tensor,
+    knot_stride: tl.tensor,
+    part_stride: tl.tensor,
+    in_slices: tl.tensor,
+    in_images: tl.tensor,
+) -> None:
     normal = tl.load(normal_ptr + knot)
-    # Subtracted from each sample: the sum then keeps the digits that a sum of numbers near 1 would lose.
+    # Subtracting from each sample keeps the digits that a sum of numbers near 1 would lose.
     deviations = tl.where(in_images[None, :], cos - normal, 0.0)
     pointers = sums_ptrs + knot * knot_stride
     tl.store(pointers, tl.sum(deviations, axis=1), mask=in_slices)
@@ -95,17 +118,17 @@ def _store_sums(cos, sin, knot, normal_ptr, sums_ptrs, knot_stride, part_stride,
 
 @triton.jit
 def _sums_kernel(
-    x_ptr,  # (M, V, B)
-    normal_ptr,  # (P,): knots 1, 2, .., up to a multiple of three
-    sums_ptr,  # (splits of B, 2, P, V, M)
-    turn,  # knot spacing / (2 pi), its leading 12 bits
-    rest_of_turn,  # and the others
-    num_slices,
-    num_images,
-    num_knots,  # P
+    x_ptr: tl.tensor,  # (M, V, B)
+    normal_ptr: tl.tensor,  # (P,): knots 1, 2, .., up to a multiple of three
+    sums_ptr: tl.tensor,  # (splits of B, 2, P, V, M)
+    turn: tl.tensor,  # knot spacing / (2 pi), its leading 12 bits
+    rest_of_turn: tl.tensor,  # the remaining bits
+    num_slices: tl.tensor,
+    num_images: tl.tensor,
+    num_knots: tl.tensor,  # P
     BLOCK_SLICES: tl.constexpr,
     BLOCK_IMAGES: tl.constexpr,
-):
+) -> None:
     _, _, turns, slices, in_slices, in_images = _tile(
         x_ptr, turn, rest_of_turn, num_slices, num_images, BLOCK_SLICES, BLOCK_IMAGES
     )
@@ -121,8 +144,16 @@ def _sums_kernel(
 
 
 @triton.jit
-def _slope(cos, sin, knot, grads_ptrs, knot_stride, part_stride, in_slices):
-    """One knot's part in the gradient: d cos(t x) / dx = -t sin(t x) and d sin(t x) / dx = t cos(t x)."""
+def _slope(
+    cos: tl.tensor,
+    sin: tl.tensor,
+    knot: tl.tensor,
+    grads_ptrs: tl.tensor,
+    knot_stride: tl.tensor,
+    part_stride: tl.tensor,
+    in_slices: tl.tensor,
+) -> tl.tensor:
+    """The gradient from one knot: d cos(t x) / dx = -t sin(t x) and d sin(t x) / dx = t cos(t x)."""
     pointers = grads_ptrs + knot * knot_stride
     grad_cos = tl.load(pointers, mask=in_slices, other=0.0)
     grad_sin = tl.load(pointers + part_stride, mask=in_slices, other=0.0)
@@ -131,16 +162,16 @@ def _slope(cos, sin, knot, grads_ptrs, knot_stride, part_stride, in_slices):
 
 @triton.jit
 def _gradient_kernel(
-    x_ptr,  # (M, V, B), overwritten with the gradient of x
-    grads_ptr,  # (2, P, V, M), of the sums, times t
-    turn,  # knot spacing / (2 pi), its leading 12 bits
-    rest_of_turn,  # and the others
-    num_slices,
-    num_images,
-    num_knots,  # P
+    x_ptr: tl.tensor,  # (M, V, B), overwritten with the gradient of x
+    grads_ptr: tl.tensor,  # (2, P, V, M), gradients of the sums, times t
+    turn: tl.tensor,  # knot spacing / (2 pi), its leading 12 bits
+    rest_of_turn: tl.tensor,  # the remaining bits
+    num_slices: tl.tensor,
+    num_images: tl.tensor,
+    num_knots: tl.tensor,  # P
     BLOCK_SLICES: tl.constexpr,
     BLOCK_IMAGES: tl.constexpr,
-):
+) -> None:
     pointers, inside, turns, slices, in_slices, _ = _tile(
         x_ptr, turn, rest_of_turn, num_slices, num_images, BLOCK_SLICES, BLOCK_IMAGES
     )
@@ -162,26 +193,26 @@ class _Launch:
     Grid, block sizes and chunks for one batch.
 
     Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): Any supported dtype.
+        projections (`torch.Tensor` of shape `(V, B, K)`): fp32, bf16 or fp16.
         directions (`torch.Tensor` of shape `(K, M)`): fp32.
         rule ([`Quadrature`]): On the same device.
     """
 
-    def __init__(self, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature):
+    def __init__(self, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> None:
         self.num_views, self.num_images, _ = projections.shape
         self.rows, self.directions, self.rule = projections.float().flatten(0, 1), directions, rule
         mantissa, exponent = math.frexp(rule.spacing / (2 * math.pi))
         self.turn = math.ldexp(round(math.ldexp(mantissa, 12)), exponent - 12)
         self.rest_of_turn = rule.spacing / (2 * math.pi) - self.turn
-        # Small batches get more slices a tile; powers of two, so that few kernels are compiled.
+        # Small batches get more slices per tile; powers of two, so that few kernels are compiled.
         self.block_images = min(_TILE_IMAGES, max(8, triton.next_power_of_2(self.num_images)))
         self.block_slices = _TILE_SAMPLES // self.block_images
         self.splits = triton.cdiv(self.num_images, self.block_images)
-        # The kernels know knots 1, 2, ..: at knot 0 there is neither deviation nor gradient.
+        # The kernels start at knot 1: at knot 0 there is neither deviation nor gradient.
         self.padding = -(len(rule.knots) - 1) % 3
         self.num_knots = len(rule.knots) - 1 + self.padding
 
-    def __call__(self, kernel, samples: torch.Tensor, *tensors: torch.Tensor) -> None:
+    def __call__(self, kernel: triton.JITFunction, samples: torch.Tensor, *tensors: torch.Tensor) -> None:
         with torch.cuda.device_of(samples):  # Triton launches on the current device
             kernel[(triton.cdiv(len(samples), self.block_slices), self.splits, self.num_views)](
                 samples,
@@ -194,15 +225,15 @@ class _Launch:
                 BLOCK_SLICES=self.block_slices,
                 BLOCK_IMAGES=self.block_images,
                 num_warps=_NUM_WARPS,
-                enable_fp_fusion=True,  # the default differs between versions; without it 2x the instructions
+                enable_fp_fusion=True,  # halves the instructions; the default differs between versions
             )
 
     def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """
-        The slices of a chunk and the samples x there, of shape `(slices, V * B)`; each overwrites the last.
+        The slices of a chunk and their samples x, of shape `(slices, V * B)`. Each chunk overwrites the previous one.
 
-        This product and the one in backward write into given memory: autocast leaves such products alone, others it
-        would do in half precision. TensorFloat-32 is for the user to allow, here as everywhere.
+        This product and the one in backward write into given memory, because autocast would run other products in half
+        precision. TensorFloat-32 is used if the user allows it.
         """
         numbers = self.num_views * (self.num_images + 2 * self.num_knots * self.splits)
         num_slices = self.directions.shape[1]
@@ -218,7 +249,7 @@ class _Launch:
 class _DeviationSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx,
+        ctx: Context,
         projections: torch.Tensor,
         directions: torch.Tensor,
         rule: Quadrature,
@@ -237,7 +268,7 @@ class _DeviationSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_sums: torch.Tensor):
+    def backward(ctx: Context, grad_sums: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         projections = ctx.saved_tensors[0]
         directions = ctx.redraw() if ctx.redraw else ctx.saved_tensors[1]
         launch = _Launch(projections, directions, ctx.rule)
@@ -260,11 +291,11 @@ def deviation_sums(
     [`~ops.epps_pulley_reference.deviation_sums`] on a GPU in bounded memory; only the inputs are kept for backward.
 
     Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): fp32, bf16 or fp16, projected in fp32; the only input that
+        projections (`torch.Tensor` of shape `(V, B, K)`): fp32, bf16 or fp16, projected in fp32. The only input that
             receives a gradient, in its own dtype.
         directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
-        rule ([`Quadrature`]): On the same device.
-        redraw (`Callable`, *optional*): Returns the directions again, which then are not kept for backward.
+        rule ([`Quadrature`]): Quadrature on the same device.
+        redraw (`Callable`, *optional*): Returns the directions again, so that they are not kept for backward.
 
     Returns:
         `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x) - exp(-t^2 / 2)` and of `sin(t x)`, fp32.

@@ -1,5 +1,6 @@
 """Pages pushed to a Hub on loopback, and started from what lies there."""
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -16,15 +17,16 @@ from lejepa_hf.hub.demo.settings import DemoSettings
 from lejepa_hf.hub.demo.space import push_space
 from lejepa_hf.hub.push import push_run
 
+WHEEL = f"lejepa_hf-{importlib.metadata.version('lejepa-hf')}-py3-none-any.whl"
+
 pytest.importorskip("gradio", reason="gradio is an extra")
 
 # A Space: the package is not installed, and can only be found beside app.py.
 SPACE = """
-import os, runpy, sys
+import atexit, os, runpy, sys
 sys.meta_path = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
 sys.path = [os.getcwd()] + [p for p in sys.path if p and not os.path.isdir(os.path.join(p, "lejepa_hf"))]
-import lejepa_hf
-print(lejepa_hf.__file__, flush=True)
+atexit.register(lambda: print(sys.modules["lejepa_hf"].__file__, flush=True))
 runpy.run_path("app.py", run_name="__main__")
 """
 
@@ -56,12 +58,13 @@ def test_an_encoder_of_this_machine_goes_with_it(server, tiny_vit, tmp_path, cap
     assert {name for name in files if name.startswith("encoder/")} == {
         "encoder/config.json", "encoder/model.safetensors", "encoder/preprocessor_config.json",
     }  # fmt: skip
-    assert "lejepa_hf/hub/demo/page.py" in files and "lejepa_hf/__init__.py" in files
+    assert [name for name in files if "lejepa_hf" in name] == [WHEEL] and WHEEL in files["README.md"].decode()
     for content in files.values():
         assert TOKEN.encode() not in content and str(tmp_path).encode() not in content
 
     # Again, after something was renamed: what others put there stays.
-    more = {name: server.store(b"old") for name in ("lejepa_hf/old.py", "encoder/old.json", "notes.md")}
+    old = ("lejepa_hf/old.py", "lejepa_hf-0.0.9-py3-none-any.whl", "encoder/old.json")
+    more = {name: server.store(b"old") for name in (*old, "notes.md")}
     content = server.read("spaces/me/look")
     server.commit("spaces/me/look", content, "main", content["commits"][content["refs"]["main"]] | more)
     assert main(arguments) == 0
@@ -123,5 +126,5 @@ def test_what_was_pushed_runs_alone(server, tiny_vit, tmp_path):
     command = [sys.executable, "-c", SPACE]
     with running_demo(command, port, output, cwd=tmp_path / "space", env=env) as url:
         assert b"mine: look at an encoder" in urllib.request.urlopen(url).read()
-    imported = output.read_text().splitlines()[0]
-    assert imported == os.path.realpath(tmp_path / "space" / "lejepa_hf" / "__init__.py")
+    imported = output.read_text(encoding="utf-8").splitlines()[-1]
+    assert imported == os.path.join(WHEEL, "lejepa_hf", "__init__.py")

@@ -18,7 +18,7 @@ from ...data.decoding import decode_image, stored_size
 from ...data.errors import DataError
 from ...data.photometric import apply_photometric
 from ...data.sources import ImageSource
-from ...model.batch_statistics import batch_statistics
+from ...model.batch_norm import batch_statistics
 from ...system.distributed import is_first_rank, process_index, shared_temporary_folder, wait_for_all, world_size
 from ...system.package_versions import installed_versions
 from ..feature_extractor import FeatureExtractor
@@ -215,7 +215,7 @@ def extract_projections(
 ) -> torch.Tensor:
     """
     Views of images through encoder and projector, as SIGReg sees them in training: batch norm by batches, see
-    [`~model.batch_statistics.batch_statistics`], but no dropout; without the losses, which would wait for other
+    [`~model.batch_norm.batch_statistics`], but no dropout; without the losses, which would wait for other
     processes.
 
     Args:

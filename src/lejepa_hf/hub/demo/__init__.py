@@ -1,1 +1,1 @@
-"""The page of `lejepa demo`, and the Space it becomes."""
+"""The page of `lejepa demo`, and the Space that it is pushed to."""

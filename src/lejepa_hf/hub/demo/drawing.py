@@ -1,20 +1,21 @@
-"""Arrays -> pictures for the page."""
+"""Draws arrays as pictures for the page."""
 
 import numpy as np
 import torch
 from PIL import Image
 
-_SIDE = 448  # of pictures, in pixels; patches stay squares with sharp edges
+_SIDE = 448  # pixels on the longer side of pictures
 _THUMBNAIL = 160
-_HEAT = 0.6  # the rest is the picture below
+_HEAT = 0.6  # opacity of the heat map over the picture
 
 
 def draw_pixels(pixels: torch.Tensor) -> Image.Image:
     """
-    What an encoder sees, stretched from black to white.
+    Draw the input of an encoder, stretched from black to white.
 
     Args:
-        pixels (`torch.Tensor` of shape `(channels, height, width)`): Of other than three channels the mean is shown.
+        pixels (`torch.Tensor` of shape `(channels, height, width)`): Unless there are three channels, their mean is
+            drawn.
     """
     pixels = pixels.float()
     pixels = pixels if len(pixels) == 3 else pixels.mean(0, keepdim=True).expand(3, -1, -1)
@@ -22,17 +23,17 @@ def draw_pixels(pixels: torch.Tensor) -> Image.Image:
 
 
 def draw_colours(colours: torch.Tensor) -> Image.Image:
-    """Colours of patches, `(rows, columns, 3)`, in [0, 1]."""
+    """Draw colours of patches, `(rows, columns, 3)`, in [0, 1]."""
     return _enlarged(colours)
 
 
 def draw_heat(heat: torch.Tensor, picture: Image.Image) -> Image.Image:
     """
-    Numbers of patches as light from dark violet to yellow, over the grey picture.
+    Draw one number per patch as a colour from dark violet to yellow, over the picture in grey.
 
     Args:
-        heat (`torch.Tensor` of shape `(rows, columns)`): The smallest becomes dark, the largest bright.
-        picture (`PIL.Image.Image`): From [`draw_pixels`].
+        heat (`torch.Tensor` of shape `(rows, columns)`): The smallest number is dark, the largest bright.
+        picture (`PIL.Image.Image`): A picture from [`draw_pixels`].
     """
     from matplotlib import colormaps
 
@@ -44,29 +45,29 @@ def draw_heat(heat: torch.Tensor, picture: Image.Image) -> Image.Image:
 
 def draw_thumbnail(image: Image.Image | np.ndarray) -> Image.Image:
     """
-    A small picture of an image.
+    Draw a small picture of an image.
 
     Args:
-        image (`PIL.Image.Image` or `np.ndarray`): From [`~data.decoding.decode_image`]; an array of many channels is
-            shown as their mean.
+        image (`PIL.Image.Image` or `np.ndarray`): An image from [`~data.decoding.decode_image`]. The channels of an
+            array are averaged.
     """
     if isinstance(image, np.ndarray):
         image = Image.fromarray((_unit(torch.from_numpy(image.mean(-1))).numpy() * 255).astype(np.uint8))
     image = image.convert("RGB")
     scale = _THUMBNAIL / max(image.size)
-    # A scan of 8 x 8 pixels is to look like one; photographs are made smaller without jagged lines.
+    # Tiny images keep sharp pixels; photographs are resized smoothly.
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     return image.resize([max(1, round(side * scale)) for side in image.size], method)
 
 
 def _unit(values: torch.Tensor) -> torch.Tensor:
-    """From 0 to 1; zeros where all are the same."""
+    """Values stretched to [0, 1]; zeros if all are equal."""
     values = values - values.min()
     return values / values.max().clamp_min(1e-12)
 
 
 def _enlarged(colours: torch.Tensor) -> Image.Image:
-    """`(rows, columns, 3)` in [0, 1] -> a picture, `_SIDE` pixels on its longer side at least."""
+    """A picture of `(rows, columns, 3)` in [0, 1] with sharp edges, at least `_SIDE` pixels on its longer side."""
     picture = Image.fromarray((colours.numpy() * 255).round().astype(np.uint8))
     scale = _SIDE / max(picture.size)
     if scale <= 1:

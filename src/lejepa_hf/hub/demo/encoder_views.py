@@ -1,8 +1,9 @@
-"""EncoderViews: what there is to see of an encoder, without a page."""
+"""EncoderViews: the pictures of an image that the page shows, without the page."""
 
 import logging
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from ...data.decoding import DECODING_ERRORS
@@ -21,18 +22,21 @@ from .settings import DemoSettings
 
 logger = logging.getLogger("lejepa_hf")
 
+_Image = Image.Image | np.ndarray
 _EXAMPLES = 9
-_COLOURED_BY = 32  # images of the bank whose patches fix the colours
+_COLOURED_BY = 32  # images of the bank whose patches determine the colours
 
 
-@dataclass
-class View:
+class View(NamedTuple):
     """
+    The pictures of one image.
+
     Args:
-        seen, patches, heat (`PIL.Image.Image`): What the processor left of the image; components of its patch
-            features; where the class token looks, or how long the features are.
+        seen (`PIL.Image.Image`): The image as the processor passes it to the encoder.
+        patches (`PIL.Image.Image`): Principal components of its patch features as colours.
+        heat (`PIL.Image.Image`): Attention of the class token, or norms of the patch features.
         neighbours (`list`): Pictures with their captions, the nearest first.
-        note (`str`): Sizes and ranges, and what could not be done as asked.
+        note (`str`): Sizes and ranges, and a warning if the requested size could not be used.
     """
 
     seen: Image.Image
@@ -44,24 +48,25 @@ class View:
 
 class EncoderViews:
     """
-    An encoder and, where a dataset is given, its embedded images.
+    An encoder and, if a dataset is given, its embedded images.
 
     Args:
-        settings ([`DemoSettings`]): Which.
+        settings ([`DemoSettings`]): The encoder and the dataset.
 
     Attributes:
-        title, facts (`str`): What the encoder is called, and is.
-        bank ([`~evaluation.embeddings.nearest_images.NearestImages`], *optional*): Where neighbours come from.
+        title (`str`): Name of the encoder.
+        description (`str`): Its model type, size and pooling.
+        bank ([`~evaluation.embeddings.nearest_images.NearestImages`], *optional*): Images searched for neighbours.
         examples (`list`): Images that are not in the bank, with the names of their classes.
-        enlarge (`int`): What [`look`] should begin with.
-        has_attention (`bool`): Whether a class token's attention can be seen, and not only how long features are.
+        enlarge (`int`): Initial value for [`look`].
+        has_attention (`bool`): Whether the attention of a class token can be shown, instead of feature norms.
 
     Raises:
-        ValueError: If dataset or encoder cannot be loaded, or the encoder has no patches.
+        ValueError: If the dataset or the encoder cannot be loaded, or the encoder has no patches.
     """
 
-    def __init__(self, settings: DemoSettings):
-        # What may be missing is looked for before the work begins.
+    def __init__(self, settings: DemoSettings) -> None:
+        # A missing dataset is an error before the encoder is loaded.
         source = settings.open_dataset()
         self.extractor = FeatureExtractor(*load_encoder(settings.encoder))
         pooling, dim = self.extractor.try_one()
@@ -69,37 +74,41 @@ class EncoderViews:
         self.channels = num_channels(config)
         self.title = settings.title or public_model(settings.encoder).removesuffix("/encoder")
         parameters = sum(parameter.numel() for parameter in self.extractor.encoder.parameters())
-        self.facts = f"{config.model_type}, {parameters / 1e6:.2f} million parameters, embeddings of {dim} numbers"
-        self.facts += f" ({pooling})"
-        self.bank, self.examples, images = None, [], [self.extractor.grey_image()]
-        if source is not None:
-            images = self._fill_bank(settings, source)
+        self.description = (
+            f"{config.model_type}, {parameters / 1e6:.2f} million parameters, embeddings of {dim} numbers"
+        )
+        self.description += f" ({pooling})"
+        self.bank: NearestImages | None = None
+        self.examples: list[tuple[_Image, str | None]] = []
+        images = [self.extractor.grey_image()] if source is None else self._fill_bank(settings, source)
         maps, self.enlarge = legible_patch_maps(self.extractor, images)
-        # One colour then means the same in all images.
+        # A colour then means the same in all images.
         self._colours = PrincipalColours(maps) if self.bank is not None else None
         self.has_attention = class_attention(self.extractor, images[:1]) is not None
 
-    def _fill_bank(self, settings: DemoSettings, source: ImageSource) -> list:
+    def _fill_bank(self, settings: DemoSettings, source: ImageSource) -> list[_Image]:
         rows = list(some_rows(source, settings.images + _EXAMPLES))
         if not rows:
             raise ValueError(f"`dataset` {source.name!r} has no images in split {settings.split!r}.")
-        num_examples = min(_EXAMPLES, len(rows) // 2)  # no neighbours of themselves
-        self.bank = NearestImages(self.extractor, source, rows[num_examples:])
+        num_examples = min(_EXAMPLES, len(rows) // 2)  # they are not in the bank, or each were its own neighbour
+        bank = self.bank = NearestImages(self.extractor, source, rows[num_examples:])
         for row in rows[:num_examples]:
             try:
                 image = self.extractor.decode(row[source.image_column])
             except DECODING_ERRORS as error:
                 logger.warning(f"{source.name}: an example cannot be read and is left out: {error}")
                 continue
-            self.examples.append((image, self.bank.label_of(row)))
-        return [self.extractor.decode(value) for value in self.bank.values(_COLOURED_BY)]
+            self.examples.append((image, bank.label_of(row)))
+        return [self.extractor.decode(value) for value in bank.values(_COLOURED_BY)]
 
-    def look(self, image, enlarge: int) -> View:
+    def look(self, image: _Image, enlarge: int) -> View:
         """
+        Make the pictures of an image.
+
         Args:
-            image: From the extractor's `decode`.
-            enlarge (`int`): Times the side of the processor's crop; an encoder that takes
-                one size only gets that, and the note says so.
+            image (`PIL.Image.Image` or `np.ndarray`): An image from the extractor's `decode`.
+            enlarge (`int`): Factor of the side of the processor's crop. An encoder that takes only one size gets that
+                size, and the note says so.
         """
         note = ""
         try:
@@ -121,7 +130,7 @@ class EncoderViews:
             note += f"A patch has {heat.min():.2%} to {heat.max():.2%} of the class token's attention."
         return View(seen, draw_colours(colours), draw_heat(heat, seen), self._neighbours(image), note)
 
-    def _neighbours(self, image) -> list[tuple[Image.Image, str]]:
+    def _neighbours(self, image: _Image) -> list[tuple[Image.Image, str]]:
         if self.bank is None:
             return []
         return [

@@ -1,10 +1,11 @@
-"""The page itself, in Gradio."""
+"""The page of `lejepa demo`, in Gradio."""
 
 import logging
 import os
 import socket
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...data.decoding import DECODING_ERRORS
 from ...evaluation.patch_maps import MOST_ENLARGED
@@ -12,21 +13,27 @@ from .drawing import draw_thumbnail
 from .encoder_views import EncoderViews, View
 from .settings import DemoSettings
 
+if TYPE_CHECKING:
+    import gradio as gr
+
 logger = logging.getLogger("lejepa_hf")
 
-# Galleries as high as their pictures, and no wider than the column.
+# Galleries are as high as their pictures, and not wider than their column.
 _STYLE = """
 #examples .grid-wrap, #neighbours .grid-wrap { height: auto; min-height: 0; max-height: none; overflow: visible; }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 #neighbours .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)); }
 """
-_AT_A_TIME = {"concurrency_id": "encoder", "concurrency_limit": 1, "api_visibility": "private"}
+# All events share the encoder: one runs at a time.
+_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "encoder", "concurrency_limit": 1, "api_visibility": "private"}
 
 
 def check_gradio() -> None:
     """
+    Check that gradio is installed.
+
     Raises:
-        ImportError: Without gradio.
+        ImportError: If it is not.
     """
     if find_spec("gradio") is None:
         raise ImportError('A demo needs gradio: `pip install "lejepa-hf[demo]"`.')
@@ -34,16 +41,17 @@ def check_gradio() -> None:
 
 def serve(settings: DemoSettings, host: str | None = None, port: int | None = None) -> None:
     """
-    Show the page until the process is interrupted.
+    Serve the page until the process is interrupted.
 
     Args:
-        settings ([`DemoSettings`]): What it shows.
-        host (`str`, *optional*): Address to listen at; where a Space wants it, this machine alone elsewhere.
-        port (`int`, *optional*): If missing, the first free one from 7860 on.
+        settings ([`DemoSettings`]): What the page shows.
+        host (`str`, *optional*): Address to listen on. If missing, this machine only; in a Space, the address that
+            the Space requires.
+        port (`int`, *optional*): Port to listen on. If missing, the first free one from 7860 on.
 
     Raises:
-        ImportError: Without gradio.
-        ValueError: If the port is taken, or dataset or encoder do not do.
+        ImportError: If gradio is not installed.
+        ValueError: If the port is not free, or the dataset or the encoder cannot be used.
     """
     check_gradio()
     if port is not None:
@@ -60,29 +68,32 @@ def serve(settings: DemoSettings, host: str | None = None, port: int | None = No
         footer_links=[],
         show_error=True,
         css=_STYLE,
-        # Fonts of the reader's system: others would be fetched from Google.
+        # Fonts of the reader's system, because others would be loaded from Google.
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )
     logger.info(f"The demo is at {url} until Ctrl+C.")
     page.block_thread()
 
 
-def build_page(views: EncoderViews):
+def build_page(views: EncoderViews) -> "gr.Blocks":
     """
+    Lay out the page and connect its parts.
+
     Args:
         views ([`EncoderViews`]): The encoder to look at.
 
     Returns:
-        `gradio.Blocks`: Not launched.
+        `gradio.Blocks`: The page, not launched.
     """
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when it is imported
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
     import gradio as gr
 
     takes_pictures = views.channels in (1, 3)
-    quiet = {"show_label": False, "interactive": False, "format": "png"}
+    quiet: dict[str, Any] = {"show_label": False, "interactive": False, "format": "png"}
+    upload: gr.Image | gr.File
     with gr.Blocks(title=f"{views.title}: look at an encoder") as page:
-        gr.Markdown(f"# {views.title}\n{views.facts}")
-        chosen = gr.State(None)  # a path or the number of an example
+        gr.Markdown(f"# {views.title}\n{views.description}")
+        chosen = gr.State(None)  # the path of a file or the number of an example
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
                 if takes_pictures:
@@ -110,49 +121,49 @@ def build_page(views: EncoderViews):
                         _titled_picture(name, title, what, quiet) for name, title, what in _titles(views)
                     )
                 note = gr.Markdown(elem_id="note")
-                gr.Markdown(f"### Nearest images\n{_told_of_bank(views)}")
+                gr.Markdown(f"### Nearest images\n{_bank_description(views)}")
                 neighbours = gr.Gallery(
                     columns=6, height="auto", object_fit="contain", buttons=[], visible=views.bank is not None,
                     elem_id="neighbours", **quiet,
                 )  # fmt: skip
-        shown = [seen, patches, heat, neighbours, note]
+        shown = [seen, patches, heat, neighbours, note]  # in the order of a `View`
 
-        def look(chosen, enlarge):
-            return _outputs(_look(views, chosen, enlarge))
+        def look(chosen: str | int, enlarge: float) -> tuple:
+            return _look(views, chosen, enlarge)
 
-        def look_at_upload(file, enlarge):
+        def look_at_upload(file: dict[str, str], enlarge: float) -> tuple:
             return file["path"], *look(file["path"], enlarge)
 
-        def look_at_example(enlarge, picked: gr.SelectData):
+        def look_at_example(enlarge: float, picked: gr.SelectData) -> tuple:
             picture = draw_thumbnail(views.examples[picked.index][0]) if takes_pictures else None
             return picked.index, picture, *look(picked.index, enlarge)
 
-        def look_again(chosen, enlarge):
-            return look(chosen, enlarge) if chosen is not None else [gr.skip()] * len(shown)
+        def look_again(chosen: str | int | None, enlarge: float) -> tuple:
+            return look(chosen, enlarge) if chosen is not None else (gr.skip(),) * len(shown)
 
-        # The file as it is: Gradio's own decoding would lose 16 bits, and what it says of broken files.
-        upload.upload(look_at_upload, [upload, enlarge], [chosen, *shown], preprocess=False, **_AT_A_TIME)
-        examples.select(look_at_example, [enlarge], [chosen, upload, *shown], **_AT_A_TIME)
-        enlarge.change(look_again, [chosen, enlarge], shown, trigger_mode="always_last", **_AT_A_TIME)
+        # The file is passed as it is: Gradio would reduce 16 bits to 8, and would hide why a file is broken.
+        upload.upload(look_at_upload, [upload, enlarge], [chosen, *shown], preprocess=False, **_ONE_AT_A_TIME)
+        examples.select(look_at_example, [enlarge], [chosen, upload, *shown], **_ONE_AT_A_TIME)
+        enlarge.change(look_again, [chosen, enlarge], shown, trigger_mode="always_last", **_ONE_AT_A_TIME)
         if views.examples:
-            page.load(lambda enlarge: (0, *look(0, enlarge)), [enlarge], [chosen, *shown], **_AT_A_TIME)
+            page.load(lambda enlarge: (0, *look(0, enlarge)), [enlarge], [chosen, *shown], **_ONE_AT_A_TIME)
     return page
 
 
 def _titles(views: EncoderViews) -> list[tuple[str, str, str]]:
-    """Of the three pictures: id, title, and what it is."""
+    """Id, title and explanation of each of the three pictures."""
     of = "images of the dataset" if views.bank is not None else "this image"
-    heat = ("Attention", "of the class token in the last block, mean over heads")
+    heat = ("Attention", "attention of the class token in the last block, mean over heads")
     if not views.has_attention:
-        heat = ("Feature norm", "length of each patch feature; there is no attention of a class token to see")
+        heat = ("Feature norm", "norm of each patch feature; this encoder has no attention of a class token to show")
     return [
-        ("seen", "The image", "as the encoder gets it"),
-        ("patches", "Patch features", f"three principal components, found in {of}"),
+        ("seen", "The image", "as the encoder receives it"),
+        ("patches", "Patch features", f"three principal components, computed from {of}"),
         ("heat", *heat),
     ]
 
 
-def _titled_picture(name: str, title: str, what: str, settings: dict):
+def _titled_picture(name: str, title: str, what: str, settings: dict[str, Any]) -> "gr.Image":
     import gradio as gr
 
     with gr.Column(min_width=200):
@@ -162,14 +173,14 @@ def _titled_picture(name: str, title: str, what: str, settings: dict):
     return picture
 
 
-def _told_of_bank(views: EncoderViews) -> str:
+def _bank_description(views: EncoderViews) -> str:
     if views.bank is None:
-        return "None to find: this page was started without `--dataset`."
-    return f"of {len(views.bank):,} of the dataset, with the cosine of both embeddings"
+        return "None, because this page was started without `--dataset`."
+    return f"among {len(views.bank):,} of the dataset, with the cosine similarity of the embeddings"
 
 
-def _look(views: EncoderViews, chosen: str | int, enlarge: int) -> View:
-    """The views of an example or a file; what is wrong with the file is told on the page."""
+def _look(views: EncoderViews, chosen: str | int, enlarge: float) -> View:
+    """The pictures of an example or a file. The page shows why a file cannot be read."""
     import gradio as gr
 
     try:
@@ -180,12 +191,8 @@ def _look(views: EncoderViews, chosen: str | int, enlarge: int) -> View:
     return views.look(image, int(enlarge))
 
 
-def _outputs(view: View) -> tuple:
-    return view.seen, view.patches, view.heat, view.neighbours, view.note
-
-
 def _check_port(host: str, port: int) -> None:
-    """Before the work: Gradio would find out behind it."""
+    """Refuse a port that is not free before the encoder is loaded; Gradio checks it afterwards."""
     if not 1 <= port <= 65535:
         raise ValueError(f"`port` must be 1 to 65535, got {port}; leave it out for the first free one.")
     try:

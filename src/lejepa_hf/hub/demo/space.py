@@ -1,4 +1,4 @@
-"""The page -> a Space of the Hub: its settings, and this package as it is installed here."""
+"""The page as a Space of the Hub: its settings, and this package as it is installed here."""
 
 import importlib.metadata
 import os
@@ -15,14 +15,18 @@ from ...evaluation.evaluate_encoder import find_encoder, load_encoder
 from ...model.architecture import is_timm
 from ..public_files import public_files
 from ..push import ConnectionTrouble, Target
+from .package_wheel import build_wheel
 from .settings import DemoSettings, is_on_hub
 
-_PACKAGE = Path(__file__).parents[2]
 _SETTINGS = "demo.json"
-_APP = f'''"""A page to look at an encoder: what `lejepa demo` shows, with the settings in {_SETTINGS}."""
+_APP = f'''"""A page to look at an encoder: `lejepa demo` with the settings in {_SETTINGS}."""
 
 import logging
+import sys
 from pathlib import Path
+
+# Spaces install `requirements.txt` before this folder is there, so it cannot name the wheel.
+sys.path.insert(0, str(Path(__file__).with_name("{{wheel}}")))
 
 from lejepa_hf.hub.demo.page import serve
 from lejepa_hf.hub.demo.settings import DemoSettings
@@ -40,33 +44,33 @@ _README = """---
 What a vision encoder makes of an image: principal components of its patch features, where it looks, and the images it
 finds most similar. The encoder is {encoder}{dataset}.
 
-Made by `lejepa demo --push`. `lejepa_hf/` is the package lejepa-hf {version} of
+Made by `lejepa demo --push`. `{wheel}` is the package lejepa-hf {version} under the
 [Apache License 2.0](https://www.apache.org/licenses/LICENSE-2.0).
 """
 
 
 def push_space(settings: DemoSettings, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
     """
-    Publish a page as a Space. An encoder of this machine goes with it, into `encoder/`; one of the Hub is named.
+    Publish a page as a Space. A local encoder is pushed with it, into `encoder/`; one of the Hub is named.
 
     Args:
         settings ([`DemoSettings`]): What the page shows.
-        repo_id (`str`): `user/name`; made if missing, brought up to date if not.
-        private (`bool`, *optional*): Whether others must not see it. If missing, the account's default.
-        token (`str`, *optional*): If missing, that of `HF_TOKEN` or `hf auth login`.
+        repo_id (`str`): `user/name` of the Space, which is created if missing and updated otherwise.
+        private (`bool`, *optional*): Whether only the owner can see the Space. If missing, the account's default.
+        token (`str`, *optional*): Token of the Hub. If missing, that of `HF_TOKEN` or `hf auth login`.
 
     Returns:
         `str`: Address of the Space.
 
     Raises:
-        ValueError: If a Space could not show it: a dataset of this machine, an encoder that others may not read. Or if
-            the id, the token or its rights do not do. Nothing was sent then.
-        OSError: If the Hub cannot be reached, or not long enough.
+        ValueError: If a Space could not show the page (a local dataset, an encoder that is not public), or if the id,
+            the token or its rights are not sufficient. Nothing is sent then.
+        OSError: If the Hub cannot be reached, or if the connection breaks.
     """
     if settings.dataset not in (None, DIGITS) and not is_on_hub(settings.dataset):
         raise ValueError(
             f"`dataset` {settings.dataset!r} is not where a Space could read it: push it to the Hub (`hf upload "
-            "USER/NAME FOLDER --repo-type dataset`) and give its id, or take 'digits', or none."
+            "USER/NAME FOLDER --repo-type dataset`) and give its id, use 'digits', or leave it out."
         )
     target = Target(repo_id, private, token=token, is_space=True)
     files = space_files(settings)
@@ -76,16 +80,16 @@ def push_space(settings: DemoSettings, repo_id: str, private: bool | None = None
 
 def space_files(settings: DemoSettings) -> dict[str, Path | bytes]:
     """
-    What a Space needs, which has the packages of `requirements.txt` and not this one.
+    The files of a Space: the app, its settings and requirements, this package as a wheel, and a local encoder.
 
     Args:
-        settings ([`DemoSettings`]): With an encoder and a dataset that can be read here.
+        settings ([`DemoSettings`]): What the page shows.
 
     Returns:
-        `dict[str, Path | bytes]`: Name in the repository -> file or content.
+        `dict[str, Path | bytes]`: File or content by its name in the repository.
 
     Raises:
-        ValueError: If encoder or dataset cannot be read, or one of the Hub not by everybody.
+        ValueError: If the encoder or the dataset cannot be read, or is on the Hub and not public.
     """
     settings.open_dataset()
     if settings.dataset not in (None, DIGITS):
@@ -102,25 +106,24 @@ def space_files(settings: DemoSettings) -> dict[str, Path | bytes]:
         files = {f"encoder/{name}": file for name, file in of_encoder.items() if not name.endswith(".md")}
     title = settings.title or public_model(settings.encoder).removesuffix("/encoder")
     shown = replace(settings, encoder=settings.encoder if on_hub else "encoder", title=title)
+    wheel, content = build_wheel()
     files |= {
-        "app.py": _APP.encode(),
+        "app.py": _APP.format(wheel=wheel).encode(),
+        wheel: content,
         _SETTINGS: shown.to_json().encode(),
         "requirements.txt": _requirements(is_timm(config)).encode(),
-        "README.md": _readme(shown, on_hub).encode(),
+        "README.md": _readme(shown, on_hub, wheel).encode(),
     }
-    for path in sorted(_PACKAGE.rglob("*")):
-        if path.suffix in (".py", ".md"):
-            files[f"lejepa_hf/{path.relative_to(_PACKAGE).as_posix()}"] = path
     return files
 
 
 def _requirements(needs_timm: bool) -> str:
-    """Those of this package; Gradio is the Space's own affair, in the version that README.md names."""
+    """The requirements of this package. Spaces install Gradio themselves, in the version that README.md names."""
     needed = [line for line in importlib.metadata.requires("lejepa-hf") or [] if "extra ==" not in line]
     return "\n".join([*needed, *(["timm"] if needs_timm else [])]) + "\n"
 
 
-def _readme(settings: DemoSettings, on_hub: bool) -> str:
+def _readme(settings: DemoSettings, on_hub: bool, wheel: str) -> str:
     dataset = settings.dataset if settings.dataset not in (None, DIGITS) else None
     card = SpaceCardData(
         title=settings.title,
@@ -135,15 +138,21 @@ def _readme(settings: DemoSettings, on_hub: bool) -> str:
     hub = "https://huggingface.co"
     encoder = f"[{settings.encoder}]({hub}/{settings.encoder})" if on_hub else "in `encoder/`"
     images = {None: "", DIGITS: ", the images are scikit-learn's digits"}
-    told = images.get(settings.dataset, f", the images are of [{dataset}]({hub}/datasets/{dataset})")
-    version = importlib.metadata.version("lejepa-hf")
-    return _README.format(card=card.to_yaml(), title=settings.title, encoder=encoder, dataset=told, version=version)
+    described = images.get(settings.dataset, f", the images are from [{dataset}]({hub}/datasets/{dataset})")
+    return _README.format(
+        card=card.to_yaml(),
+        title=settings.title,
+        encoder=encoder,
+        dataset=described,
+        wheel=wheel,
+        version=importlib.metadata.version("lejepa-hf"),
+    )
 
 
 def _check_public(repo_id: str, kind: str) -> None:
-    """A Space reads without a token."""
+    """Refuse a repository that a Space could not read, because it has no token."""
     field = "encoder" if kind == "model" else kind
-    instead = "give the encoder's folder, which is pushed with the Space" if kind == "model" else "take 'digits'"
+    instead = "give the encoder's folder, which is pushed with the Space" if kind == "model" else "use 'digits'"
     try:
         gated = HfApi().repo_info(repo_id, repo_type=kind, token=False).gated
     except HFValidationError as error:
@@ -154,10 +163,12 @@ def _check_public(repo_id: str, kind: str) -> None:
             f"or {instead}."
         ) from error
     except ConnectionTrouble as error:
-        raise OSError(f"`{field}` {repo_id!r}: the Hub cannot be asked for it ({error}).") from error
+        raise OSError(f"`{field}` {repo_id!r}: the Hub cannot be reached ({error}); try again later.") from error
     if gated:
-        raise ValueError(f"`{field}` {repo_id!r} is gated, and a Space was not let in: {instead}.")
+        raise ValueError(f"`{field}` {repo_id!r} is gated, and a Space could not read it: {instead}.")
 
 
 def _is_of_a_push(name: str) -> bool:
-    return name.startswith(("lejepa_hf/", "encoder/"))
+    """Whether a file comes from a push; those of an older push that are no longer needed are removed."""
+    is_wheel = name.startswith("lejepa_hf-") and name.endswith(".whl")
+    return is_wheel or name.startswith(("lejepa_hf/", "encoder/"))  # Spaces of version 0.1.0 have sources

@@ -16,7 +16,7 @@ from ...evaluation.embeddings.extraction import LabelledEmbeddings
 from ...evaluation.pixel_values import to_pixel_values
 from ...evaluation.protocols.knn import nearest_vote
 from ...evaluation.rank import rank_and_spread
-from ...model.batch_statistics import batch_statistics
+from ...model.batch_norm import batch_statistics
 from ...system.distributed import stack_over_ranks, total_over_ranks
 
 logger = logging.getLogger("lejepa_hf")

@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from lejepa_hf.model.batch_statistics import batch_statistics
-from lejepa_hf.model.projector import SynchronizedBatchNorm
+from lejepa_hf.model.batch_norm import SynchronizedBatchNorm, batch_statistics
+
+
+def test_is_torchs_in_one_process():
+    ours, theirs = SynchronizedBatchNorm(7), nn.BatchNorm1d(7)
+    rows = torch.randn(10, 7) * 3 + 2
+    torch.testing.assert_close(ours(rows), theirs(rows))
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+    torch.testing.assert_close(ours.eval()(rows), theirs.eval()(rows))
 
 
 @pytest.fixture
