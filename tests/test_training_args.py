@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from lejepa_hf import LeJEPATrainingArguments
-from lejepa_hf.training_args import cores_of_this_process
 
 
 def test_defaults_are_the_methods(tmp_path):
@@ -50,13 +49,6 @@ def test_workers_follow_from_the_cores_unless_given(tmp_path, monkeypatch):
 
     assert [workers(cores) for cores in (1, 2, 8, 96)] == [0, 1, 2, 16]
     assert workers(8, dataloader_num_workers=0) == 0 and workers(1, dataloader_num_workers=3) == 3
-
-
-def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
-    assert cores_of_this_process() == 16
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert cores_of_this_process() == 2
 
 
 @pytest.mark.parametrize(("field", "value"), [("max_bad_fraction", 1.5), ("max_network_retries", -1)])

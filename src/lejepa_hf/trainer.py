@@ -1,17 +1,18 @@
 """LeJEPATrainer: the Hugging Face Trainer for a loss over views."""
 
-import dataclasses
 import logging
 import math
 import time
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from accelerate.utils import DynamoBackend
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin
+from torch import nn
 from torch.utils.data import DataLoader
-from transformers import TrainerState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
@@ -26,26 +27,32 @@ from .data.streaming import EndlessRows, count_rows
 from .model.architecture import is_convolutional
 from .model.repeated_layers import find_blocks
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
+from .system.distributed import whole
 from .system.energy import EnergyMeter
+from .training.argument_table import CONSTRUCTOR, refuse_arguments
 from .training.callbacks.held_out import HeldOutImages
-from .training.callbacks.monitors import (
-    DataHint,
-    EmbeddingMonitor,
-    HealthWatch,
-    MetricsFile,
-    MonitorCost,
-    OnlineProbe,
-    ProgressBar,
-)
+from .training.callbacks.metrics_file import MetricsFile
+from .training.callbacks.monitor import Monitor, MonitorCost, MonitoredRun
+from .training.callbacks.monitor_registry import build_monitors
+from .training.callbacks.progress import DataHint, ProgressBar
 from .training.checkpointing_trainer import CheckpointingTrainer
-from .training.checkpoints import last_finite_checkpoint
-from .training.compilation import compile_backbone, without_compiled_graphs
+from .training.compilation import compile_backbone, left_to_us, without_compiled_graphs
+from .training.construction_checks import (
+    check_collator,
+    check_held_out,
+    check_model,
+    check_one_dataset,
+    check_push,
+    check_training_images,
+)
 from .training.encoder_average import EncoderAverage
 from .training.exact_accumulation import ExactAccumulation
-from .training.finite_guard import FiniteGuard, NotFinite
+from .training.finite_guard import FiniteGuard
 from .training.launch_checks import check_backend, check_launch, check_shared_folder, describe_launch
+from .training.log_window import LogWindow
+from .training.own_arguments import own_arguments
 from .training.preemption import Preemption
-from .training.resume_settings import compare_settings, flat_config, write_settings
+from .training.resume_settings import compare_settings, run_settings, write_settings
 from .training_args import LeJEPATrainingArguments
 
 logger = logging.getLogger("lejepa_hf")
@@ -64,19 +71,25 @@ class LeJEPATrainer(CheckpointingTrainer):
 
     Args:
         model ([`LeJEPAForPreTraining`]): The model.
-        args ([`LeJEPATrainingArguments`]): How to train.
+        args ([`LeJEPATrainingArguments`]): How to train. The Trainer works with a copy.
         train_dataset: Map-style (length and integer index) or a `datasets.IterableDataset`, rows with an image.
         data_collator ([`MultiCropCollator`], *optional*): Cuts the views; the published settings if missing. With its
             `label_column` monitors may use labels; the model never sees them.
-        kwargs: As in `Trainer`. `eval_dataset` is one dataset of held-out images with the columns of the training
-            set; k-NN on it needs `processing_class`, an image processor.
+        eval_dataset (*optional*): One dataset of held-out images with the columns of the training set.
+        processing_class (*optional*): An image processor, which k-NN on the held-out images needs.
+        callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
+        kwargs: `optimizers` and `optimizer_cls_and_kwargs`, as in `Trainer`; others are refused.
 
     Raises:
-        ValueError: If the dataset is empty or smaller than one global batch, a stream has no `max_steps`,
-            `exact_accumulation` meets a statistic that is no function of sums, the launcher started something else
-            than it was told, the processes do not share `output_dir`, or the backbone cannot recompute activations.
+        TypeError: If model, arguments, collator or processor are of another kind.
+        ValueError: If the dataset is missing, empty or smaller than one global batch, a stream has no `max_steps`,
+            the held-out images cannot be evaluated, an argument would have no effect, nobody pushes what
+            `push_to_hub` promises, `exact_accumulation` meets a statistic that is not a function of sums, the launcher
+            started something else than it was told, the processes do not share `output_dir`, or the backbone cannot
+            recompute activations.
     """
 
+    args: LeJEPATrainingArguments
     # Both say the same to different versions: the loss is a mean over the micro-batch, divide it by their number.
     loss_is_scaled_for_ga = False
 
@@ -84,90 +97,98 @@ class LeJEPATrainer(CheckpointingTrainer):
         self,
         model: LeJEPAForPreTraining,
         args: LeJEPATrainingArguments,
-        train_dataset=None,
+        train_dataset: Any = None,
         data_collator: MultiCropCollator | None = None,
-        **kwargs,
-    ):
+        *,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(args, LeJEPATrainingArguments):
+            raise TypeError(
+                f"`args` must be LeJEPATrainingArguments, got {type(args).__name__}: they take the same arguments, "
+                "with LeJEPA's defaults."
+            )
+        refuse_arguments(kwargs, CONSTRUCTOR)
+        check_model(model, args.recomputes_activations)
+        collator = MultiCropCollator() if data_collator is None else data_collator
+        check_collator(collator)
+        check_push(args, callbacks or [])
         check_launch(args)
-        collator = data_collator or MultiCropCollator()
-        self._num_images = count_rows(train_dataset) if train_dataset is not None else None
+        if train_dataset is None:
+            raise ValueError("`train_dataset` is missing: pass rows with an image, see `lejepa_hf.data.sources`.")
+        self._num_images = count_rows(train_dataset)
         self.global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        self._check_dataset(args, train_dataset)
-        self._check_recomputing(args, model)
+        check_training_images(self._num_images, self.global_batch)
+        check_held_out(eval_dataset, args, collator, processing_class, args.monitors)
         # What FSDP shards: the backbone's blocks, where the classes' own lists name parts of blocks or nothing at all.
         model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
-        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collator, **kwargs)
+        super().__init__(
+            model=model,
+            args=own_arguments(args, self._num_images, self.global_batch),
+            data_collator=collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks and list(callbacks),
+            **kwargs,
+        )
+        self._labels: list[torch.Tensor | None] = []
+        self._held_out: HeldOutImages | None = None
+        self._start: list[dict] | None = None
+        self._lanes: list[dict] = []
+        self._broken = BrokenImages(args.max_bad_fraction)
+        self._guard = FiniteGuard(str(args.output_dir))
+        self._preemption = Preemption()
+        self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
+        self._prepare_model(model)
+        self._exact = ExactAccumulation(model) if args.exact_accumulation else None
+        self._add_callbacks(model, collator)
+        self._begin_measuring()
+
+    def _prepare_model(self, model: LeJEPAForPreTraining) -> None:
+        args = self.args
         check_backend(args, self.accelerator)
-        check_shared_folder(args.output_dir, args.process_index, args.world_size)
+        check_shared_folder(str(args.output_dir), args.process_index, args.world_size)
         if is_convolutional(model.encoder.backbone) and args.device.type != "mps" and not self.is_fsdp_enabled:
             model.encoder.use_channels_last()
-        if self.is_fsdp_enabled:  # it warns in every step that outputs must not be changed in place; nobody does
-            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-        plugin = self.accelerator.state.dynamo_plugin
-        if plugin.backend != DynamoBackend.NO:
-            # Accelerate would compile all of the model, with the objective and its directions, which change each step.
-            mode = args.torch_compile_mode
-            compile_backbone(model.encoder.backbone, plugin.backend.value.lower(), mode, self.is_fsdp_enabled)
-            plugin.backend = DynamoBackend.NO
-        self._guard = FiniteGuard()
-        self._preemption = Preemption()
+        # Made anew, with what the launcher asks for: Accelerate's own belongs to all Trainers of the process.
+        compiler = TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+        if compiler.backend != DynamoBackend.NO:
+            backend = compiler.backend.value.lower()
+            compile_backbone(model.encoder.backbone, backend, args.torch_compile_mode, self.is_fsdp_enabled)
+
+    def _add_callbacks(self, model: LeJEPAForPreTraining, collator: MultiCropCollator) -> None:
+        args, label_column = self.args, collator.label_column
+        self._null_mean = model.sigreg.null_mean
+        run = MonitoredRun(
+            model,
+            num_global_views=collator.transform.num_global_views,
+            num_classes=None if label_column is None else count_classes(self.train_dataset, label_column),
+            images_per_statistic=self._images_per_statistic(),
+            device=args.device,
+        )
         self.add_callback(self._preemption)
-        self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
+        self.add_callback(MetricsFile(Path(str(args.output_dir)) / "metrics.jsonl"))
         self.add_callback(DataHint)
-        self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
         if self.encoder_average is not None:
             self.add_callback(self.encoder_average)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar)
-        self._start: list[dict] | None = None
-        self._lanes: list[dict] = []
-        self._broken = BrokenImages(args.max_bad_fraction)
-        self._exact = ExactAccumulation(model) if args.exact_accumulation else None
-        self._add_monitors(model)
-        self._begin_window()
+        for callback in build_monitors(args.monitors, run):
+            self.add_callback(callback)
 
-    def _add_monitors(self, model: LeJEPAForPreTraining) -> None:
-        args, collator = self.args, self.data_collator
-        self._cost, self._held_out, self._labels = MonitorCost(), None, []
-        self.energy = EnergyMeter(args.device, args.local_process_index == 0)
-        self._null_mean = model.sigreg.null_mean
-        if "embeddings" in args.monitors:
-            self.add_callback(EmbeddingMonitor(collator.transform.num_global_views))
-        label_column = getattr(collator, "label_column", None)
-        num_classes = count_classes(self.train_dataset, label_column) if label_column is not None else None
-        if "probe" in args.monitors and num_classes is not None:
-            self.add_callback(OnlineProbe(model.encoder.embedding_dim, num_classes, device=args.device))
-        if "health" in args.monitors:
-            parts = args.gradient_accumulation_steps if args.exact_accumulation else 1
-            num_images = args.per_device_train_batch_size * args.world_size * parts
-            point = model.sigreg.collapsed_mean
-            self.add_callback(HealthWatch(point and point * num_images))
+    def _images_per_statistic(self) -> int:
+        parts = 1 if self.args.exact_accumulation else self.args.gradient_accumulation_steps
+        return self.global_batch // parts
 
-    def _monitors(self) -> list:
-        return [callback for callback in self.callback_handler.callbacks if hasattr(callback, "observe")]
+    def _begin_measuring(self) -> None:
+        self._window, self._cost = LogWindow(self.args.device), MonitorCost()
+        self.energy = EnergyMeter(self.args.device, self.args.local_process_index == 0)
 
-    def _check_dataset(self, args: LeJEPATrainingArguments, dataset) -> None:
-        if dataset is None:
-            return
-        if self._num_images is not None:
-            if self._num_images < self.global_batch:
-                raise ValueError(
-                    f"The dataset has {self._num_images} images, fewer than one global batch of {self.global_batch}: "
-                    "lower `per_device_train_batch_size`."
-                )
-            if args.max_steps <= 0:
-                args.max_steps = math.ceil(args.num_train_epochs * self._num_images / self.global_batch)
-        elif args.max_steps <= 0:
-            raise ValueError("`max_steps` is needed: the stream does not say how many images it has.")
-
-    @staticmethod
-    def _check_recomputing(args: LeJEPATrainingArguments, model: LeJEPAForPreTraining) -> None:
-        backbone = model.encoder.backbone
-        if args.recomputes_activations and not any(hasattr(m, "gradient_checkpointing") for m in backbone.modules()):
-            raise ValueError(
-                f"`activation_checkpointing` is not possible with a {backbone.config.model_type} backbone: leave it "
-                "out, and lower `per_device_train_batch_size` if memory is short."
-            )
+    def _monitors(self) -> list[Monitor]:
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, Monitor)]
 
     # Data
 
@@ -182,7 +203,7 @@ class LeJEPATrainer(CheckpointingTrainer):
             world_size=args.world_size,
             num_lanes=max(1, args.dataloader_num_workers),
             start=self._start and [rank["lanes"] for rank in self._start],
-            image_column=getattr(self.data_collator, "image_column", "image"),
+            image_column=self.data_collator.image_column,
             shuffle_buffer_size=args.shuffle_buffer_size,
             max_retries=args.max_network_retries,
         )
@@ -200,6 +221,7 @@ class LeJEPATrainer(CheckpointingTrainer):
             num_workers=num_workers,
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
             prefetch_factor=args.dataloader_prefetch_factor if num_workers else None,
+            multiprocessing_context=args.dataloader_multiprocessing_context if num_workers else None,
             drop_last=True,
             worker_init_fn=prepare_worker,
             # The loader draws a seed when it starts; from the global generator a resumed run would draw once more
@@ -207,7 +229,7 @@ class LeJEPATrainer(CheckpointingTrainer):
             generator=torch.Generator().manual_seed(args.seed),
         )
 
-    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+    def get_batch_samples(self, epoch_iterator: Iterable[Any], num_batches: int, device: torch.device) -> Any:
         """As the base class; keeps account of the data, and measures how long the step waited for it."""
         begin = time.perf_counter()
         try:
@@ -220,7 +242,7 @@ class LeJEPATrainer(CheckpointingTrainer):
                 self._lanes = advance(self._lanes, batch.pop("position"))
             self._broken.count(self.args.per_device_train_batch_size, batch.pop("broken", []))
         self._labels = [batch.pop("probe_labels", None) for batch in batches[0]]
-        self._waited += time.perf_counter() - begin
+        self._window.add_waiting(time.perf_counter() - begin)
         if self._exact is not None:
             self._exact.collect(batches[0], self._forward)
         return batches
@@ -241,7 +263,9 @@ class LeJEPATrainer(CheckpointingTrainer):
 
     # Loss
 
-    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The objective of one micro-batch, with the directions of the current optimiser step."""
         kwargs = {"step": self.state.global_step}
         if self._exact is not None and model.training:
@@ -249,64 +273,51 @@ class LeJEPATrainer(CheckpointingTrainer):
         outputs: LeJEPAOutput = model(**inputs, **kwargs)
         parts = {"prediction_loss": outputs.prediction_loss, "sigreg_loss": outputs.sigreg_loss}
         self._guard.watch(self.state.global_step, **parts)
-        self._check_guard()
+        self._guard.check()
         if model.training:
-            self._parts += torch.stack([part.detach() for part in parts.values()])
-            self._micro_batches += 1
-            self._images += len(inputs["global_views"])
+            self._window.add_losses(**parts, num_images=len(inputs["global_views"]))
             with self._cost:
                 labels = self._labels.pop(0) if self._labels else None
                 for monitor in self._monitors():
                     monitor.observe(outputs.embeddings.detach(), labels)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-    def _forward(self, batch: dict[str, torch.Tensor], **kwargs) -> LeJEPAOutput:
+    def _forward(self, batch: dict[str, torch.Tensor], **kwargs: Any) -> LeJEPAOutput:
         """As the training step does it, without the step."""
         self.model_wrapped.train()
         with self.compute_loss_context_manager():
             return self.model_wrapped(**self._prepare_inputs(batch), step=self.state.global_step, **kwargs)
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        """As the base class, which measures it in every step; before the optimiser uses the gradient it is judged."""
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As the base class, which measures it in every step; it is looked at before the optimizer uses the gradient."""
         norm = super()._get_grad_norm(model, grad_norm)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # under FSDP a rank holds its part
+        norm = whole(norm) if torch.is_tensor(norm) else norm  # under FSDP a rank holds its part
         if self.accelerator.scaler is None and torch.is_tensor(norm):  # with fp16 overflow is the scaler's business
             self._guard.watch(self.state.global_step, grad_norm=norm)
-            self._check_guard()
+            self._guard.check()
         return norm
 
-    def _check_guard(self, wait: bool = False) -> None:
-        try:
-            self._guard.check(wait)
-        except NotFinite as error:
-            good = last_finite_checkpoint(self.args.output_dir)
-            way_out = f"continue from the last good checkpoint, `--resume {good}`" if good else "start anew"
-            found = ", ".join(f"`{name}` is {value}" for name, value in error.values.items())
-            raise FloatingPointError(
-                f"Step {error.step}: {found}. Stopped, and nothing of it was saved: {way_out}, and lower the "
-                "`learning_rate`, or use bf16 instead of fp16."
-            ) from error
-
-    def get_decay_parameter_names(self, model) -> list[str]:
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices and filters decay; norms, biases and other vectors do not."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     # Evaluation while training
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """
-        Judge the model on a fixed sample of held-out images, in evaluation mode, batch norm as [`HeldOutImages`] has
-        it; training is not touched.
+        Evaluate the model on a fixed sample of held-out images, in evaluation mode, with batch norm as described in
+        [`~training.callbacks.held_out.HeldOutImages`]; training is not touched.
 
         Args:
             eval_dataset (*optional*): Another dataset than the Trainer's.
-            ignore_keys: Without meaning here.
-            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Of the names.
+            ignore_keys: Has no meaning here.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Beginning of the names.
 
         Returns:
             `dict[str, float]`: `eval_loss`, `eval_prediction_loss`, `eval_sigreg_loss`, `eval_effective_rank`,
-            `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds. See
-            [`~training.callbacks.held_out.HeldOutImages`].
+            `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds.
 
         Raises:
             ValueError: If there is no such dataset, several, or too few images.
@@ -319,27 +330,32 @@ class LeJEPATrainer(CheckpointingTrainer):
                 found = images.measure(model, self._forward_held_out, self._prepare_inputs)
         finally:
             model.train(was_training)
-        self._window_start += self._cost.last  # speed is that of training
+        self._window.leave_out(self._cost.last)  # speed is that of training
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(self._cost.last, 4)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: pretraining has no predictions."""
+        raise NotImplementedError(
+            "`predict` has no meaning in pretraining: export the encoder by `export_encoder`, then `lejepa embed` or "
+            "`evaluate_encoder` use it."
+        )
+
     def _forward_held_out(self, inputs: dict[str, torch.Tensor]) -> LeJEPAOutput:
         # Always the same directions: evaluations of a run are compared with each other.
         with self.compute_loss_context_manager():
             return self.model_wrapped(**inputs, step=0)
 
-    def _held_out_images(self, dataset=None) -> HeldOutImages:
+    def _held_out_images(self, dataset: Any = None) -> HeldOutImages:
         if dataset is None and self._held_out is not None:
             return self._held_out
-        chosen = self.eval_dataset if dataset is None else dataset
-        if chosen is None or isinstance(chosen, dict):
-            raise ValueError(
-                "`eval_dataset` must be one dataset of held-out images" + (", got several." if chosen else ".")
-            )
-        args = self.args
+        args, chosen = self.args, self.eval_dataset if dataset is None else dataset
+        if chosen is None:
+            raise ValueError("`eval_dataset` is missing: pass held-out images to the Trainer, or to `evaluate`.")
+        check_one_dataset(chosen, args.world_size, self.data_collator.image_column)
         images = HeldOutImages(
             chosen,
             self.train_dataset,
@@ -358,33 +374,12 @@ class LeJEPATrainer(CheckpointingTrainer):
 
     # Logs
 
-    def _begin_window(self) -> None:
-        self._parts = torch.zeros(2, device=self.args.device)
-        self._micro_batches, self._images, self._waited = 0, 0, 0.0
-        self._window_start = time.perf_counter()
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the loss parts, speed and waiting time, averaged over the steps since the last log and over ranks."""
-        self._check_guard(wait=True)
-        if "loss" in logs and self._micro_batches:
-            elapsed = time.perf_counter() - self._window_start
-            local = [*(self._parts / self._micro_batches).tolist(), self._images / elapsed, self._waited / elapsed]
-            local += [float(self._broken.num_broken), self.energy.joules()]
-            with self._cost:
-                measured = {name: value for monitor in self._monitors() for name, value in monitor.measure().items()}
-            local += measured.values()
-            mean = self.accelerator.reduce(torch.tensor(local, device=self.args.device), "mean").tolist()
-            logs["prediction_loss"], logs["sigreg_loss"] = mean[0], mean[1]
-            logs["images_per_second"] = mean[2] * self.args.world_size
-            logs["data_wait_fraction"] = mean[3]
-            if mean[4]:
-                logs["broken_images"] = round(mean[4] * self.args.world_size)
-            if not math.isnan(mean[5]):
-                logs["energy_kwh"] = mean[5] * self.args.world_size / 3.6e6
-            logs |= dict(zip(measured, mean[6:], strict=True))
-            if self._null_mean is not None:
-                logs["sigreg_over_null"] = logs["sigreg_loss"] / self._null_mean
-            self._begin_window()
+        self._guard.check(wait=True)
+        if "loss" in logs and not self._window.is_empty:
+            logs |= self._measure()
+            self._window.begin()
         if "loss" in logs or "train_runtime" in logs:
             logs |= self._cost.measure()
         if self._num_images and self.state.epoch is not None:
@@ -392,36 +387,59 @@ class LeJEPATrainer(CheckpointingTrainer):
             self.state.epoch = self.state.global_step * self.global_batch / self._num_images
         super().log(logs, start_time)
 
+    def _measure(self) -> dict[str, float]:
+        local = self._window.measure()
+        local |= {"broken_images": float(self._broken.num_broken), "energy_kwh": self.energy.joules() / 3.6e6}
+        with self._cost:
+            local |= {name: value for monitor in self._monitors() for name, value in monitor.measure().items()}
+        mean = self.accelerator.reduce(torch.tensor(list(local.values()), device=self.args.device), "mean")
+        row = dict(zip(local, mean.tolist(), strict=True))
+        for name in ("images_per_second", "broken_images", "energy_kwh"):
+            row[name] *= self.args.world_size
+        row["broken_images"] = round(row["broken_images"])
+        if not row["broken_images"]:
+            del row["broken_images"]
+        if math.isnan(row["energy_kwh"]):
+            del row["energy_kwh"]
+        if self._null_mean is not None:
+            row["sigreg_over_null"] = row["sigreg_loss"] / self._null_mean
+        return row
+
     # Resume
 
-    def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> TrainOutput:
         """
         Args:
             resume_from_checkpoint (`str` or `Path`, *optional*): A complete checkpoint folder.
             kwargs: As in `Trainer.train`.
         """
         self._start = None
-        if resume_from_checkpoint is not None:
-            resume_from_checkpoint = str(resume_from_checkpoint)
-            self.check_resume(resume_from_checkpoint)
-            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+        checkpoint = resume_from_checkpoint and str(resume_from_checkpoint)
+        if checkpoint:
+            self.check_resume(checkpoint)
+            state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
             if state.global_step >= self.args.max_steps:  # the base class would take one step more
-                self._load_from_checkpoint(resume_from_checkpoint)
-                self._load_callbacks(resume_from_checkpoint)
-                self.state = state
-                if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
-                    self._load_best_model()
-                return TrainOutput(state.global_step, float("nan"), {})
-            self._start = read_positions(resume_from_checkpoint)
+                return self._load_finished(checkpoint, state)
+            self._start = read_positions(checkpoint)
             if len(self._start) == self.args.world_size:
                 own = self._start[self.args.process_index]
                 self._broken.num_images, self._broken.num_broken = own["num_images"], own["num_broken"]
+        self._states.checkpoint = checkpoint or None
         logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")
-        self._begin_window()
-        self._cost = MonitorCost()
-        self.energy = EnergyMeter(self.args.device, self.args.local_process_index == 0)
-        with self._preemption.listening():
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self._begin_measuring()
+        with self._preemption.listening(), left_to_us(self.accelerator), warnings.catch_warnings():
+            # FSDP warns in every step that outputs must not be changed in place, which nobody does.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+            return super().train(resume_from_checkpoint=checkpoint or None, **kwargs)
+
+    def _load_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
+        self._load_from_checkpoint(checkpoint)
+        self._states.load(checkpoint)
+        self.state = state
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+            self._states.load(state.best_model_checkpoint)
+        return TrainOutput(state.global_step, float("nan"), {})
 
     @property
     def preempted(self) -> bool:
@@ -431,7 +449,7 @@ class LeJEPATrainer(CheckpointingTrainer):
     def check_resume(self, checkpoint: str | Path) -> None:
         """
         Args:
-            checkpoint (`str` or `Path`): To be resumed from.
+            checkpoint (`str` or `Path`): The checkpoint to resume from.
 
         Raises:
             ValueError: If it belongs to a run with another model, seed, batch or views; all differing keys are named.
@@ -439,42 +457,33 @@ class LeJEPATrainer(CheckpointingTrainer):
         compare_settings(checkpoint, *self._settings())
 
     def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What must not and what may change in a resumed run."""
-        args = self.args
-        parts = args.gradient_accumulation_steps
-        fixed = {
-            **flat_config(self.model.config.to_dict()),
-            **dataclasses.asdict(self.data_collator.transform),
-            "seed": args.seed,
-            "data_seed": args.data_seed,
-            "global_batch": self.global_batch,
-            "images SIGReg judges at once": self.global_batch // (1 if args.exact_accumulation else parts),
-            "images of the dataset": self._num_images,
-            "optim": str(getattr(args.optim, "value", args.optim)),
-        }
-        names = ("learning_rate", "weight_decay", "max_steps", "warmup_steps", "lr_scheduler_type", "max_grad_norm")
-        free = {name: getattr(args, name) for name in (*names, "lr_scheduler_kwargs", "bf16", "fp16")}
-        return fixed, free | {"processes": args.world_size}
+        return run_settings(
+            self.args,
+            self.model.config.to_dict(),
+            self.data_collator.transform,
+            self.global_batch,
+            self._images_per_statistic(),
+            self._num_images,
+        )
 
-    def _save_checkpoint(self, model, trial) -> None:
-        self._check_guard(wait=True)
-        super()._save_checkpoint(model, trial)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As [`CheckpointingTrainer`], once it is known that no loss or gradient was NaN or infinite."""
+        self._guard.check(wait=True)
+        super().save_model(output_dir, _internal_call)
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    def _write_parts(self, checkpoint: Path) -> None:
+        super()._write_parts(checkpoint)
         counts = self._broken.num_images, self._broken.num_broken
-        write_position(output_dir, self.args.process_index, self._lanes, *counts)
+        write_position(checkpoint, self.args.process_index, self._lanes, *counts)
         if self.is_world_process_zero():
-            write_settings(output_dir, *self._settings(), self.args.world_size)
-        super()._save_rng_state(output_dir)
+            write_settings(checkpoint, *self._settings(), self.args.world_size)
 
     # Hub
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Nothing: whoever builds the run makes the repository, see [`~hub.checkpoint_push.prepare_repository`]."""
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Not as the base class, which pushes what is in training, and a card that says little."""
-
-    def push_to_hub(self, *args, **kwargs) -> None:
-        """Nothing: a run is published by [`~hub.push.push_run`] when it is finished."""
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: what is in training is no encoder that others could load."""
+        raise NotImplementedError(
+            "`push_to_hub` of the Trainer would publish a model in training: publish the finished run by "
+            "`lejepa_hf.hub.push.push_run(folder, repo_id)` or `lejepa push RUN REPO`, and checkpoints by "
+            "`lejepa_hf.hub.checkpoint_push.CheckpointPush` among the `callbacks`."
+        )

@@ -1,6 +1,6 @@
 import torch
 
-from lejepa_hf.system.devices import default_device, threads_for
+from lejepa_hf.system.devices import cores_of_this_process, default_device, threads_for
 
 
 def test_something_can_be_computed_there():
@@ -15,3 +15,10 @@ def test_small_steps_get_one_thread():
     assert torch.get_num_threads() == 2
     with threads_for(2**30):
         assert torch.get_num_threads() == 2
+
+
+def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert cores_of_this_process() == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert cores_of_this_process() == 2

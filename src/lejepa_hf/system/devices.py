@@ -1,5 +1,6 @@
 """Where work is done that nobody gave a place."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,12 @@ _WORTH_A_THREAD = 2**24  # multiplications: with fewer, threads mostly wait for 
 def default_device() -> torch.device:
     """The accelerator of this process if there is one, or the CPU."""
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
+def cores_of_this_process() -> int:
+    """CPU cores that this process may use, those of the machine shared with the other processes on it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 @contextmanager
