@@ -1,10 +1,9 @@
 """LeJEPATrainer: the Hugging Face Trainer for a loss over views."""
 
 import logging
-import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,30 +12,28 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerState
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
-from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
 from .data.errors import StreamInterrupted
 from .data.labels import count_classes
 from .data.loader_workers import prepare_worker
 from .data.photometric import apply_photometric
 from .data.reader_state import advance, read_positions, write_position
-from .data.streaming import EndlessRows, count_rows
+from .data.streaming import EndlessRows
 from .model.architecture import is_convolutional
 from .model.repeated_layers import find_blocks
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
-from .system.distributed import whole
-from .system.energy import EnergyMeter
 from .training.argument_table import CONSTRUCTOR, refuse_arguments
 from .training.callbacks.held_out import HeldOutImages
 from .training.callbacks.metrics_file import MetricsFile
-from .training.callbacks.monitor import Monitor, MonitorCost, MonitoredRun
+from .training.callbacks.monitor import MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
 from .training.callbacks.progress import DataHint, ProgressBar
-from .training.checkpointing_trainer import CheckpointingTrainer
-from .training.compilation import compile_backbone, left_to_us, without_compiled_graphs
+from .training.checkpoints import complete_checkpoints
+from .training.compilation import compile_backbone, left_to_us
 from .training.construction_checks import (
     check_collator,
     check_held_out,
@@ -47,9 +44,8 @@ from .training.construction_checks import (
 )
 from .training.encoder_average import EncoderAverage
 from .training.exact_accumulation import ExactAccumulation
-from .training.finite_guard import FiniteGuard
 from .training.launch_checks import check_backend, check_launch, check_shared_folder, describe_launch
-from .training.log_window import LogWindow
+from .training.measuring_trainer import MeasuringTrainer
 from .training.own_arguments import own_arguments
 from .training.preemption import Preemption
 from .training.resume_settings import compare_settings, run_settings, write_settings
@@ -58,7 +54,7 @@ from .training_args import LeJEPATrainingArguments
 logger = logging.getLogger("lejepa_hf")
 
 
-class LeJEPATrainer(CheckpointingTrainer):
+class LeJEPATrainer(MeasuringTrainer):
     """
     Trains [`LeJEPAForPreTraining`] on rows with an image.
 
@@ -90,6 +86,9 @@ class LeJEPATrainer(CheckpointingTrainer):
     """
 
     args: LeJEPATrainingArguments
+    model: LeJEPAForPreTraining
+    data_collator: MultiCropCollator
+    processing_class: BaseImageProcessor | None
     # Both say the same to different versions: the loss is a mean over the micro-batch, divide it by their number.
     loss_is_scaled_for_ga = False
 
@@ -97,13 +96,13 @@ class LeJEPATrainer(CheckpointingTrainer):
         self,
         model: LeJEPAForPreTraining,
         args: LeJEPATrainingArguments,
-        train_dataset: Any = None,
+        train_dataset: object = None,
         data_collator: MultiCropCollator | None = None,
         *,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
+        eval_dataset: object = None,
+        processing_class: BaseImageProcessor | None = None,
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if not isinstance(args, LeJEPATrainingArguments):
             raise TypeError(
@@ -116,36 +115,33 @@ class LeJEPATrainer(CheckpointingTrainer):
         check_collator(collator)
         check_push(args, callbacks or [])
         check_launch(args)
-        if train_dataset is None:
-            raise ValueError("`train_dataset` is missing: pass rows with an image, see `lejepa_hf.data.sources`.")
-        self._num_images = count_rows(train_dataset)
-        self.global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        check_training_images(self._num_images, self.global_batch)
+        global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        num_images = check_training_images(train_dataset, global_batch)
         check_held_out(eval_dataset, args, collator, processing_class, args.monitors)
         # What FSDP shards: the backbone's blocks, where the classes' own lists name parts of blocks or nothing at all.
         model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
         super().__init__(
             model=model,
-            args=own_arguments(args, self._num_images, self.global_batch),
+            args=own_arguments(args, num_images, global_batch),
             data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             callbacks=callbacks and list(callbacks),
+            num_images=num_images,
+            global_batch=global_batch,
+            max_bad_fraction=args.max_bad_fraction,
+            null_mean=model.sigreg.null_mean,
             **kwargs,
         )
         self._labels: list[torch.Tensor | None] = []
-        self._held_out: HeldOutImages | None = None
         self._start: list[dict] | None = None
         self._lanes: list[dict] = []
-        self._broken = BrokenImages(args.max_bad_fraction)
-        self._guard = FiniteGuard(str(args.output_dir))
-        self._preemption = Preemption()
-        self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
         self._prepare_model(model)
         self._exact = ExactAccumulation(model) if args.exact_accumulation else None
-        self._add_callbacks(model, collator)
-        self._begin_measuring()
+        self._preemption = Preemption()
+        self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
+        self._add_callbacks()
 
     def _prepare_model(self, model: LeJEPAForPreTraining) -> None:
         args = self.args
@@ -159,36 +155,25 @@ class LeJEPATrainer(CheckpointingTrainer):
             backend = compiler.backend.value.lower()
             compile_backbone(model.encoder.backbone, backend, args.torch_compile_mode, self.is_fsdp_enabled)
 
-    def _add_callbacks(self, model: LeJEPAForPreTraining, collator: MultiCropCollator) -> None:
-        args, label_column = self.args, collator.label_column
-        self._null_mean = model.sigreg.null_mean
+    def _add_callbacks(self) -> None:
+        args, collator = self.args, self.data_collator
+        label_column = collator.label_column
         run = MonitoredRun(
-            model,
+            self.model,
             num_global_views=collator.transform.num_global_views,
             num_classes=None if label_column is None else count_classes(self.train_dataset, label_column),
             images_per_statistic=self._images_per_statistic(),
             device=args.device,
         )
-        self.add_callback(self._preemption)
-        self.add_callback(MetricsFile(Path(str(args.output_dir)) / "metrics.jsonl"))
-        self.add_callback(DataHint)
-        if self.encoder_average is not None:
-            self.add_callback(self.encoder_average)
-        if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(ProgressBar)
-        for callback in build_monitors(args.monitors, run):
+        own = [self._preemption, MetricsFile(Path(str(args.output_dir)) / "metrics.jsonl"), DataHint()]
+        own += [] if self.encoder_average is None else [self.encoder_average]
+        own += [] if self.pop_callback(ProgressCallback) is None else [ProgressBar()]
+        for callback in [*own, *build_monitors(args.monitors, run)]:
             self.add_callback(callback)
 
     def _images_per_statistic(self) -> int:
         parts = 1 if self.args.exact_accumulation else self.args.gradient_accumulation_steps
         return self.global_batch // parts
-
-    def _begin_measuring(self) -> None:
-        self._window, self._cost = LogWindow(self.args.device), MonitorCost()
-        self.energy = EnergyMeter(self.args.device, self.args.local_process_index == 0)
-
-    def _monitors(self) -> list[Monitor]:
-        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, Monitor)]
 
     # Data
 
@@ -201,14 +186,14 @@ class LeJEPATrainer(CheckpointingTrainer):
             seed=args.data_seed if args.data_seed is not None else args.seed,
             rank=args.process_index,
             world_size=args.world_size,
-            num_lanes=max(1, args.dataloader_num_workers),
-            start=self._start and [rank["lanes"] for rank in self._start],
+            num_lanes=max(1, args.dataloader_num_workers or 0),
+            start=None if self._start is None else [rank["lanes"] for rank in self._start],
             image_column=self.data_collator.image_column,
             shuffle_buffer_size=args.shuffle_buffer_size,
             max_retries=args.max_network_retries,
         )
         self._lanes = rows.lanes
-        num_workers = rows.num_workers(args.dataloader_num_workers)
+        num_workers = rows.num_workers(args.dataloader_num_workers or 0)
         if num_workers != args.dataloader_num_workers:
             logger.warning(
                 f"{num_workers} data workers instead of `dataloader_num_workers` {args.dataloader_num_workers}: the "
@@ -229,7 +214,9 @@ class LeJEPATrainer(CheckpointingTrainer):
             generator=torch.Generator().manual_seed(args.seed),
         )
 
-    def get_batch_samples(self, epoch_iterator: Iterable[Any], num_batches: int, device: torch.device) -> Any:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
         """As the base class; keeps account of the data, and measures how long the step waited for it."""
         begin = time.perf_counter()
         try:
@@ -264,13 +251,19 @@ class LeJEPATrainer(CheckpointingTrainer):
     # Loss
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, LeJEPAOutput]:
         """The objective of one micro-batch, with the directions of the current optimiser step."""
         kwargs = {"step": self.state.global_step}
         if self._exact is not None and model.training:
             kwargs |= self._exact.next_part(self.args.device)
         outputs: LeJEPAOutput = model(**inputs, **kwargs)
+        assert outputs.loss is not None and outputs.embeddings is not None
+        assert outputs.prediction_loss is not None and outputs.sigreg_loss is not None
         parts = {"prediction_loss": outputs.prediction_loss, "sigreg_loss": outputs.sigreg_loss}
         self._guard.watch(self.state.global_step, **parts)
         self._guard.check()
@@ -282,82 +275,23 @@ class LeJEPATrainer(CheckpointingTrainer):
                     monitor.observe(outputs.embeddings.detach(), labels)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-    def _forward(self, batch: dict[str, torch.Tensor], **kwargs: Any) -> LeJEPAOutput:
+    def _forward(self, batch: dict[str, torch.Tensor], **kwargs: object) -> LeJEPAOutput:
         """As the training step does it, without the step."""
         self.model_wrapped.train()
         with self.compute_loss_context_manager():
             return self.model_wrapped(**self._prepare_inputs(batch), step=self.state.global_step, **kwargs)
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """As the base class, which measures it in every step; it is looked at before the optimizer uses the gradient."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        norm = whole(norm) if torch.is_tensor(norm) else norm  # under FSDP a rank holds its part
-        if self.accelerator.scaler is None and torch.is_tensor(norm):  # with fp16 overflow is the scaler's business
-            self._guard.watch(self.state.global_step, grad_norm=norm)
-            self._guard.check()
-        return norm
-
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices and filters decay; norms, biases and other vectors do not."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
-    # Evaluation while training
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """
-        Evaluate the model on a fixed sample of held-out images, in evaluation mode, with batch norm as described in
-        [`~training.callbacks.held_out.HeldOutImages`]; training is not touched.
-
-        Args:
-            eval_dataset (*optional*): Another dataset than the Trainer's.
-            ignore_keys: Has no meaning here.
-            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Beginning of the names.
-
-        Returns:
-            `dict[str, float]`: `eval_loss`, `eval_prediction_loss`, `eval_sigreg_loss`, `eval_effective_rank`,
-            `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds.
-
-        Raises:
-            ValueError: If there is no such dataset, several, or too few images.
-        """
-        model, was_training = self.model_wrapped, self.model_wrapped.training
-        model.eval()
-        try:
-            with self._cost, torch.no_grad(), without_compiled_graphs():
-                images = self._held_out_images(eval_dataset)
-                found = images.measure(model, self._forward_held_out, self._prepare_inputs)
-        finally:
-            model.train(was_training)
-        self._window.leave_out(self._cost.last)  # speed is that of training
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        metrics[f"{metric_key_prefix}_runtime"] = round(self._cost.last, 4)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: pretraining has no predictions."""
-        raise NotImplementedError(
-            "`predict` has no meaning in pretraining: export the encoder by `export_encoder`, then `lejepa embed` or "
-            "`evaluate_encoder` use it."
-        )
-
-    def _forward_held_out(self, inputs: dict[str, torch.Tensor]) -> LeJEPAOutput:
-        # Always the same directions: evaluations of a run are compared with each other.
-        with self.compute_loss_context_manager():
-            return self.model_wrapped(**inputs, step=0)
-
-    def _held_out_images(self, dataset: Any = None) -> HeldOutImages:
-        if dataset is None and self._held_out is not None:
-            return self._held_out
-        args, chosen = self.args, self.eval_dataset if dataset is None else dataset
-        if chosen is None:
+    def _open_held_out(self, dataset: object) -> HeldOutImages:
+        args = self.args
+        if dataset is None:
             raise ValueError("`eval_dataset` is missing: pass held-out images to the Trainer, or to `evaluate`.")
-        check_one_dataset(chosen, args.world_size, self.data_collator.image_column)
-        images = HeldOutImages(
-            chosen,
+        check_one_dataset(dataset, args.world_size, self.data_collator.image_column)
+        return HeldOutImages(
+            dataset,
             self.train_dataset,
             self.data_collator,
             self.processing_class if "knn" in args.monitors else None,
@@ -368,54 +302,25 @@ class LeJEPATrainer(CheckpointingTrainer):
             world_size=args.world_size,
             device=args.device,
         )
-        if dataset is None:
-            self._held_out = images
-        return images
-
-    # Logs
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the loss parts, speed and waiting time, averaged over the steps since the last log and over ranks."""
-        self._guard.check(wait=True)
-        if "loss" in logs and not self._window.is_empty:
-            logs |= self._measure()
-            self._window.begin()
-        if "loss" in logs or "train_runtime" in logs:
-            logs |= self._cost.measure()
-        if self._num_images and self.state.epoch is not None:
-            # The Trainer counts the endless loader as one epoch; users mean passes over the images.
-            self.state.epoch = self.state.global_step * self.global_batch / self._num_images
-        super().log(logs, start_time)
-
-    def _measure(self) -> dict[str, float]:
-        local = self._window.measure()
-        local |= {"broken_images": float(self._broken.num_broken), "energy_kwh": self.energy.joules() / 3.6e6}
-        with self._cost:
-            local |= {name: value for monitor in self._monitors() for name, value in monitor.measure().items()}
-        mean = self.accelerator.reduce(torch.tensor(list(local.values()), device=self.args.device), "mean")
-        row = dict(zip(local, mean.tolist(), strict=True))
-        for name in ("images_per_second", "broken_images", "energy_kwh"):
-            row[name] *= self.args.world_size
-        row["broken_images"] = round(row["broken_images"])
-        if not row["broken_images"]:
-            del row["broken_images"]
-        if math.isnan(row["energy_kwh"]):
-            del row["energy_kwh"]
-        if self._null_mean is not None:
-            row["sigreg_over_null"] = row["sigreg_loss"] / self._null_mean
-        return row
 
     # Resume
 
-    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> TrainOutput:
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: object = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """
         Args:
-            resume_from_checkpoint (`str` or `Path`, *optional*): A complete checkpoint folder.
-            kwargs: As in `Trainer.train`.
+            resume_from_checkpoint (`str` or `Path`, *optional*): A complete checkpoint folder; `True` for the newest
+                in `output_dir`.
+            trial: Not used: a search for hyperparameters is refused.
+            ignore_keys_for_eval: Has no meaning here.
         """
         self._start = None
-        checkpoint = resume_from_checkpoint and str(resume_from_checkpoint)
-        if checkpoint:
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        if checkpoint is not None:
             self.check_resume(checkpoint)
             state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
             if state.global_step >= self.args.max_steps:  # the base class would take one step more
@@ -424,13 +329,21 @@ class LeJEPATrainer(CheckpointingTrainer):
             if len(self._start) == self.args.world_size:
                 own = self._start[self.args.process_index]
                 self._broken.num_images, self._broken.num_broken = own["num_images"], own["num_broken"]
-        self._states.checkpoint = checkpoint or None
+        self._states.checkpoint = checkpoint
         logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")
         self._begin_measuring()
         with self._preemption.listening(), left_to_us(self.accelerator), warnings.catch_warnings():
             # FSDP warns in every step that outputs must not be changed in place, which nobody does.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-            return super().train(resume_from_checkpoint=checkpoint or None, **kwargs)
+            return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def _checkpoint_to_resume(self, given: str | Path | bool | None) -> str | None:
+        if given is True:
+            found = complete_checkpoints(str(self.args.output_dir))
+            if not found:
+                raise ValueError(f"`resume_from_checkpoint` is true, but {self.args.output_dir!r} has no checkpoint.")
+            return str(found[0])
+        return str(given) if given else None
 
     def _load_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
         self._load_from_checkpoint(checkpoint)
@@ -466,11 +379,6 @@ class LeJEPATrainer(CheckpointingTrainer):
             self._num_images,
         )
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As [`CheckpointingTrainer`], once it is known that no loss or gradient was NaN or infinite."""
-        self._guard.check(wait=True)
-        super().save_model(output_dir, _internal_call)
-
     def _write_parts(self, checkpoint: Path) -> None:
         super()._write_parts(checkpoint)
         counts = self._broken.num_images, self._broken.num_broken
@@ -480,7 +388,7 @@ class LeJEPATrainer(CheckpointingTrainer):
 
     # Hub
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def push_to_hub(self, *args: object, **kwargs: object) -> NoReturn:
         """Refused: what is in training is no encoder that others could load."""
         raise NotImplementedError(
             "`push_to_hub` of the Trainer would publish a model in training: publish the finished run by "

@@ -71,14 +71,14 @@ class LeJEPATrainingArguments(TrainingArguments):
     save_total_limit: int | None = 2
     exact_accumulation: bool = False
     ema_decay: float = 0.0
-    dataloader_num_workers: int | None = None
+    dataloader_num_workers: int | None = None  # type: ignore[assignment]  # None until it is decided below
     shuffle_buffer_size: int = 1000
     max_bad_fraction: float = 0.01
     max_network_retries: int = MAX_RETRIES
     monitors: list[str] = field(default_factory=lambda: list(MONITORS))
     monitor_images: int = 512
     resume: str | None = None
-    fsdp: bool | None = None  # the base class declares text, and means this
+    fsdp: bool | None = None  # type: ignore[assignment]  # the base class declares text, and means this
 
     def __post_init__(self) -> None:
         refuse_training_arguments(self)

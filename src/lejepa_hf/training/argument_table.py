@@ -6,6 +6,7 @@ from typing import Any
 
 from accelerate.utils import DataLoaderConfiguration
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from .callbacks.held_out import MEASURES
@@ -54,6 +55,7 @@ Decision = Honoured | Translated | Refused
 
 def _check_accelerator_config(args: TrainingArguments) -> None:
     config, plain = args.accelerator_config, DataLoaderConfiguration()
+    assert isinstance(config, AcceleratorConfig)  # transformers has made it one
     given = {
         "split_batches": config.split_batches, "dispatch_batches": config.dispatch_batches,
         "even_batches": config.even_batches, "use_seedable_sampler": config.use_seedable_sampler,
@@ -184,8 +186,8 @@ ARGUMENTS: dict[str, Decision] = {
     "ddp_find_unused_parameters": Translated("None becomes false: there are none"),
     "dataloader_persistent_workers": Translated("always: " + _ONE_LOADER),
     "auto_find_batch_size": Refused(
-        "SIGReg depends on the batch, and a run must not change it by itself. Find it with `lejepa plan RECIPE` or set "
-        "`per_device_train_batch_size`",
+        "SIGReg depends on the batch, so that a run does not change it by itself. Set `per_device_train_batch_size`; "
+        "`lejepa plan RECIPE` shows whether it fits",
         (False,),
     ),
     "average_tokens_across_devices": Refused(_NO_TEXT, (True,)),
@@ -248,7 +250,8 @@ def refuse_arguments(values: Mapping[str, Any], table: Mapping[str, Decision]) -
     """
     for name, decision in table.items():
         if isinstance(decision, Refused) and name in values and values[name] not in decision.accepted:
-            raise ValueError(f"`{name}` must be {decision.accepted[0]!r}, got {values[name]!r}: {decision.reason}.")
+            wanted, given = decision.accepted[0], values[name]
+            raise ValueError(f"`{name}` must be {wanted!r}, got {given!r}: {decision.reason}.")
 
 
 def refuse_training_arguments(args: TrainingArguments) -> None:

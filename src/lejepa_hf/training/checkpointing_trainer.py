@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.nn.modules.module import _IncompatibleKeys
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -30,9 +31,9 @@ class CheckpointingTrainer(Trainer):
     Callbacks that are a [`StatefulCallback`] are saved and loaded with the checkpoint, on every rank.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - those of Trainer
         self._rates = ResumedRates()
-        super().__init__(*args, **kwargs)
+        super().__init__(**kwargs)
         self._states = StateLoader(self._stateful_callbacks)
         self.add_callback(self._rates)
         self.add_callback(self._states)
@@ -50,8 +51,8 @@ class CheckpointingTrainer(Trainer):
 
     # Save
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        run, name = Path(str(self.args.output_dir)), f"checkpoint-{self.state.global_step}"
         aside = run / _ASIDE
         if self.args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
@@ -133,7 +134,7 @@ class CheckpointingTrainer(Trainer):
         self._rates.remember(optimizer)
         return optimizer
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
+    def _issue_warnings_after_load(self, load_result: _IncompatibleKeys) -> None:
         # The base class logs and trains on from random weights.
         if load_result.missing_keys or load_result.unexpected_keys:
             raise RuntimeError(

@@ -1,15 +1,23 @@
 """What a Trainer is built of, looked at before any long work."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import FunctionType
+from typing import Protocol, runtime_checkable
 
 from transformers import TrainerCallback, TrainingArguments
-from transformers.image_processing_utils import ImageProcessingMixin
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.collator import MultiCropCollator
 from ..data.streaming import count_rows
 from ..modeling_lejepa import LeJEPAForPreTraining
 from .callbacks.publishing import CheckpointPublisher
+
+
+@runtime_checkable
+class _HasColumns(Protocol):
+    """A dataset of `datasets`, which need not be installed."""
+
+    column_names: list[str] | None
 
 
 def check_model(model: object, recomputes_activations: bool) -> None:
@@ -47,16 +55,23 @@ def check_collator(collator: object) -> None:
         )
 
 
-def check_training_images(num_images: int | None, global_batch: int) -> None:
+def check_training_images(dataset: object, global_batch: int) -> int | None:
     """
+    Returns:
+        `int`: Number of images, None for a stream that does not say.
+
     Raises:
-        ValueError: If there are fewer images than one global batch.
+        ValueError: If there are none, or fewer than one global batch.
     """
+    if dataset is None:
+        raise ValueError("`train_dataset` is missing: pass rows with an image, see `lejepa_hf.data.sources`.")
+    num_images = count_rows(dataset)
     if num_images is not None and num_images < global_batch:
         raise ValueError(
             f"The dataset has {num_images} images, fewer than one global batch of {global_batch}: lower "
             "`per_device_train_batch_size`."
         )
+    return num_images
 
 
 def check_held_out(
@@ -77,7 +92,7 @@ def check_held_out(
         ValueError: If it is missing, several, too small, or has no image column; or if the best model would be chosen
             by a k-NN that is not measured.
     """
-    if processor is not None and not isinstance(processor, ImageProcessingMixin):
+    if processor is not None and not isinstance(processor, BaseImageProcessor):
         raise TypeError(
             f"`processing_class` must be an image processor, got {_name(processor)}: "
             "`lejepa_hf.hub.export.build_processor` makes one."
@@ -116,7 +131,7 @@ def check_one_dataset(dataset: object, num_processes: int, image_column: str) ->
             f"`eval_dataset` has {number} images: the held-out images are fewer than 2 or than the {num_processes} "
             "processes. Give more, or set `eval_strategy: 'no'`."
         )
-    columns = getattr(dataset, "column_names", None)  # of `datasets`; others do not say
+    columns = dataset.column_names if isinstance(dataset, _HasColumns) else None  # others do not say
     if columns and image_column not in columns:
         raise ValueError(
             f"`eval_dataset` has no column {image_column!r}, in which the training set holds its images, but "
@@ -134,8 +149,8 @@ def check_push(args: TrainingArguments, callbacks: Sequence[TrainerCallback | ty
     if not args.push_to_hub:
         return
     way_out = (
-        "train with `push_to_hub=False`, and publish the finished run by `lejepa_hf.hub.push.push_run(folder, repo_id)` "
-        "or `lejepa push RUN REPO`"
+        "train with `push_to_hub=False`, and publish the finished run by "
+        "`lejepa_hf.hub.push.push_run(folder, repo_id)` or `lejepa push RUN REPO`"
     )
     if args.hub_strategy == "end":
         raise ValueError(
@@ -148,6 +163,6 @@ def check_push(args: TrainingArguments, callbacks: Sequence[TrainerCallback | ty
         )
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     kind = value if isinstance(value, type) else type(value)
-    return f"the function {value.__name__}" if kind.__name__ == "function" else kind.__name__
+    return f"the function {value.__name__}" if isinstance(value, FunctionType) else kind.__name__

@@ -38,11 +38,11 @@ class EncoderAverage(StatefulCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        *,
-        model: LeJEPAForPreTraining,
+        model: LeJEPAForPreTraining | None = None,
         **kwargs: object,
     ) -> None:
         """Begin with the weights as they are."""
+        assert model is not None  # transformers passes it
         # FSDP's activation checkpointing puts its wrapper into the names; the saved average is read without it.
         self._average = {
             name.replace("_checkpoint_wrapped_module.", ""): parameter.detach().clone()
@@ -55,11 +55,11 @@ class EncoderAverage(StatefulCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        *,
-        model: LeJEPAForPreTraining,
+        model: LeJEPAForPreTraining | None = None,
         **kwargs: object,
     ) -> None:
         """Take in the weights of the step."""
+        assert model is not None
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         averages = [local_part(average) for average in self._average.values()]
         torch._foreach_lerp_(averages, [local_part(parameter) for parameter in model.encoder.parameters()], 1 - decay)

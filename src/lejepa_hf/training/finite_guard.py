@@ -61,6 +61,6 @@ def _explain(step: int, broken: dict[str, float], good: Path | None) -> str:
     way_out = f"continue from the last good checkpoint, `--resume {good}`" if good else "start anew"
     found = ", ".join(f"`{name}` is {value}" for name, value in broken.items())
     return (
-        f"Step {step}: {found}. Stopped, and nothing of it was saved: {way_out}, and lower the `learning_rate`, or use "
-        "bf16 instead of fp16."
+        f"Step {step}: {found}. Stopped, and nothing of it was saved: {way_out}, and lower the `learning_rate`, or "
+        "use bf16 instead of fp16."
     )

@@ -13,7 +13,12 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 
 PUBLISHED_KWARGS = {"min_lr_rate": 1e-3}
 _CONSTANT = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP)
-_BY_CLASS = {SchedulerType.REDUCE_ON_PLATEAU: ReduceLROnPlateau, SchedulerType.GREEDY: GreedyLR}
+# Two of the functions hand all their arguments on to a class.
+_MAKERS: dict[SchedulerType, Any] = {
+    **TYPE_TO_SCHEDULER_FUNCTION,
+    SchedulerType.REDUCE_ON_PLATEAU: ReduceLROnPlateau,
+    SchedulerType.GREEDY: GreedyLR,
+}
 _NOT_KWARGS = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -42,7 +47,7 @@ def fitting_kwargs(kind: SchedulerType | str, given: dict[str, Any] | str | None
         raise ValueError(
             f"`lr_scheduler_kwargs` must be names and values, as in '{{\"min_lr\": 1e-6}}', got {given!r}."
         )
-    taken = inspect.signature(_BY_CLASS.get(kind, TYPE_TO_SCHEDULER_FUNCTION[kind])).parameters
+    taken = inspect.signature(_MAKERS[kind]).parameters
     known = [name for name in taken if name not in _NOT_KWARGS]
     unknown = ", ".join(f"`{name}`" for name in given or {} if name not in known)
     if unknown:

@@ -24,7 +24,7 @@ _NOT_OF_THE_MODEL = ("transformers_version", "architectures", "dtype", "_name_or
 
 def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A model's config as `a.b: value` pairs, without what does not change the network."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if key in _NOT_OF_THE_MODEL:
             continue

@@ -1,6 +1,5 @@
 """ResumedRates: a changed learning rate or weight decay takes effect when a run is resumed."""
 
-
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -23,17 +22,16 @@ class ResumedRates(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        *,
-        optimizer: torch.optim.Optimizer,
-        lr_scheduler: LRScheduler,
+        optimizer: torch.optim.Optimizer | None = None,
+        lr_scheduler: LRScheduler | None = None,
         **kwargs: object,
     ) -> None:
         """Everything is loaded, and no step has been made."""
-        if state.global_step == 0 or not isinstance(lr_scheduler, LambdaLR):
+        if optimizer is None or state.global_step == 0 or not isinstance(lr_scheduler, LambdaLR):
             return
         for group, (_, weight_decay) in zip(optimizer.param_groups, self._asked, strict=True):
             group["weight_decay"] = weight_decay
-        rates = [rate for rate, _ in self._asked]
+        rates: list[float | torch.Tensor] = [rate for rate, _ in self._asked]
         if lr_scheduler.base_lrs == rates:
             return
         lr_scheduler.base_lrs = rates

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ...data.collator import MultiCropCollator
 from ...data.decoding import DECODING_ERRORS, decode_image
@@ -75,10 +76,10 @@ class HeldOutImages:
 
     def __init__(
         self,
-        held_out: Any,
-        train: Any,
+        held_out: object,
+        train: object,
         collator: MultiCropCollator,
-        processor: Any,
+        processor: BaseImageProcessor | None,
         num_images: int,
         batch_size: int,
         seed: int,
@@ -96,7 +97,7 @@ class HeldOutImages:
             if self.queries is None or self.bank is None:
                 logger.warning("`eval_knn_top1` is left out: too few images with a class number as label.")
 
-    def _chunks(self, dataset: Any, num_images: int) -> Iterator[list[dict[str, Any]]]:
+    def _chunks(self, dataset: object, num_images: int) -> Iterator[list[dict[str, Any]]]:
         """This rank's share of a sample of the first epoch, shuffled: folders and shards come class by class."""
         rows = EndlessRows(
             dataset,
@@ -116,7 +117,7 @@ class HeldOutImages:
         """What each rank has."""
         return [int(of_rank) for of_rank in stack_over_ranks(torch.tensor(number, device=self.device))]
 
-    def _view_batches(self, held_out: Any, num_images: int) -> list[_Batch]:
+    def _view_batches(self, held_out: object, num_images: int) -> list[_Batch]:
         parts = [self._collator(chunk) for chunk in self._chunks(held_out, num_images)]
         number = sum(len(part["global_views"]) for part in parts)
         numbers = self._numbers(number)
@@ -137,12 +138,12 @@ class HeldOutImages:
             )
         return batches
 
-    def _plain_images(self, dataset: Any, num_images: int) -> _PlainImages | None:
+    def _plain_images(self, dataset: object, num_images: int) -> _PlainImages | None:
         pixels, labels, views = [], [], self._collator.transform
         for chunk in self._chunks(dataset, num_images):
             images = []
             for row in chunk:
-                label = row.get(self._collator.label_column)
+                label = row.get(str(self._collator.label_column))
                 if not isinstance(label, int) or label < 0:
                     continue
                 try:
@@ -209,8 +210,9 @@ class HeldOutImages:
         return total / number
 
     def _embed(self, images: _PlainImages, forward: Callable[..., Any]) -> LabelledEmbeddings:
-        mean = torch.tensor(self.processor.image_mean, device=self.device)[:, None, None]
-        std = torch.tensor(self.processor.image_std, device=self.device)[:, None, None]
+        settings = {} if self.processor is None else self.processor.to_dict()
+        mean = torch.tensor(settings["image_mean"], device=self.device)[:, None, None]
+        std = torch.tensor(settings["image_std"], device=self.device)[:, None, None]
         number = len(images.labels)
         chosen = (
             torch.arange(images.most) % number
@@ -219,6 +221,6 @@ class HeldOutImages:
         # Parts of about a batch, none of a single image, for which the losses would be undefined. Through the whole
         # model, as one global view: FSDP gathers weights in its forward pass only.
         for part in chosen.tensor_split(max(1, images.most // self.batch_size)):
-            pixels = (images.pixels[part].to(self.device).float() * self.processor.rescale_factor - mean) / std
+            pixels = (images.pixels[part].to(self.device).float() * settings["rescale_factor"] - mean) / std
             embeddings.append(forward({"global_views": pixels[:, None]}).embeddings[0].float())
         return LabelledEmbeddings(torch.cat(embeddings)[:number], images.labels)

@@ -48,11 +48,10 @@ class OnlineProbe(Monitor, StatefulCallback):
         if num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
         # Drawing the linear layer's weights first would move the global RNG.
-        self.probe = nn.Sequential(
-            nn.LayerNorm(embedding_dim), nn.utils.skip_init(nn.Linear, embedding_dim, num_classes)
-        )
-        nn.init.zeros_(self.probe[1].weight)
-        nn.init.zeros_(self.probe[1].bias)
+        linear = nn.utils.skip_init(nn.Linear, embedding_dim, num_classes)
+        for parameter in linear.parameters():
+            nn.init.zeros_(parameter)
+        self.probe = nn.Sequential(nn.LayerNorm(embedding_dim), linear)
         self.probe.to(device)
         self.num_classes, self.device = num_classes, torch.device(device)
         self.optimizer = torch.optim.AdamW(self.probe.parameters(), lr=learning_rate, weight_decay=1e-7)
