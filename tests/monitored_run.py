@@ -21,6 +21,7 @@ from lejepa_hf import (
 )
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.hub.export import build_processor
+from lejepa_hf.training.callbacks.online_probe import OnlineProbe
 
 TRANSFORM = MultiCropTransform(num_local_views=2, global_crop_size=16, local_crop_size=8, blur_kernel_size=5)
 RESNET = {
@@ -69,7 +70,7 @@ def rows(trainer, name: str = "loss") -> list[dict]:
 
 
 def probe_of(trainer):
-    return next(callback for callback in trainer.callback_handler.callbacks if hasattr(callback, "probe"))
+    return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, OnlineProbe))
 
 
 def main() -> None:
@@ -92,6 +93,9 @@ def main() -> None:
         both = [None, None]
         dist.all_gather_object(both, (figures, torch.stack(weights).tolist()))
         assert both[0] == both[1], both
+        batches = trainer._held_out_images().batches  # 21 images: 11 and 10
+        assert sum(batch.num_new for batch in batches) == 11 - rank and sum(batch.weight for batch in batches) == 1
+        assert [len(batch.views["global_views"]) for batch in batches] == [8, 8]
         assert len(figures) == 9 and weights[2].abs() > 0
         dist.barrier()
         if rank == 0:

@@ -21,9 +21,9 @@ ALLOWED = {
     "configuration_lejepa": set(),
     "model": {"losses", "system"},
     "modeling_lejepa": {"configuration_lejepa", "losses", "model"},
-    "training_args": {"data", "system"},
     "evaluation": {"data", "losses", "model", "system"},
-    "training": {"data", "evaluation", "model", "modeling_lejepa", "system", "training_args"},
+    "training": {"data", "evaluation", "model", "modeling_lejepa", "system"},
+    "training_args": {"data", "system", "training"},
     "trainer": {"data", "model", "modeling_lejepa", "system", "training", "training_args"},
     "hub": {
         "configuration_lejepa", "data", "evaluation", "model", "modeling_lejepa", "system", "training",

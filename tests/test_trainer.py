@@ -204,7 +204,7 @@ def test_a_checkpoint_of_another_model_is_an_error(tmp_path, tiny_resnet):
         ({"per_device_train_batch_size": 4}, "`global_batch` was 8, is 4"),
         (
             {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
-            "settings: `images SIGReg judges at once` was 8, is 4. Set",
+            "settings: `images_per_statistic` was 8, is 4. Set",
         ),
     ],
 )

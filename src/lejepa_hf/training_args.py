@@ -9,8 +9,9 @@ from transformers import TrainingArguments
 
 from .data.network import MAX_RETRIES
 from .system.devices import cores_of_this_process
-
-MONITORS = ("embeddings", "probe", "knn", "health")
+from .training.argument_table import check_honoured, refuse_training_arguments
+from .training.callbacks.monitor_registry import MONITORS, check_monitors
+from .training.own_arguments import fitting_kwargs
 
 
 @dataclass
@@ -19,7 +20,8 @@ class LeJEPATrainingArguments(TrainingArguments):
     `TrainingArguments` with LeJEPA's published settings as defaults, and what this Trainer adds.
 
     AdamW, linear warmup, cosine to a thousandth of the peak, weight decay, no clipping. `num_train_epochs` counts
-    passes over the images when their number is known; streams of unknown length need `max_steps`.
+    passes over the images when their number is known; streams of unknown length need `max_steps`. Which arguments of
+    transformers are honoured, translated or refused: [`~training.argument_table.ARGUMENTS`].
 
     Args:
         warmup_steps (`float`, *optional*, defaults to 0.1): Below 1 a share of all steps, from 1 on their number.
@@ -58,7 +60,7 @@ class LeJEPATrainingArguments(TrainingArguments):
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
     lr_scheduler_type: str = "cosine_with_min_lr"
-    lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"min_lr_rate": 1e-3})
+    lr_scheduler_kwargs: dict[str, Any] | str | None = None  # with the default type {"min_lr_rate": 1e-3}
     warmup_steps: float = 0.1
     max_grad_norm: float = 0.0
     remove_unused_columns: bool = False
@@ -69,16 +71,17 @@ class LeJEPATrainingArguments(TrainingArguments):
     save_total_limit: int | None = 2
     exact_accumulation: bool = False
     ema_decay: float = 0.0
-    dataloader_num_workers: int | None = None
+    dataloader_num_workers: int | None = None  # type: ignore[assignment]  # None until it is decided below
     shuffle_buffer_size: int = 1000
     max_bad_fraction: float = 0.01
     max_network_retries: int = MAX_RETRIES
     monitors: list[str] = field(default_factory=lambda: list(MONITORS))
     monitor_images: int = 512
     resume: str | None = None
-    fsdp: bool | None = None  # the base class declares text, and means this
+    fsdp: bool | None = None  # type: ignore[assignment]  # the base class declares text, and means this
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        refuse_training_arguments(self)
         if not torch.accelerator.is_available():
             self.use_cpu = True  # otherwise several processes would not be joined
         if self.ddp_find_unused_parameters is None:
@@ -89,15 +92,13 @@ class LeJEPATrainingArguments(TrainingArguments):
             share = cores - 1 if accelerated else max(1, cores // 4)
             self.dataloader_num_workers = min(16, share) if cores > 1 else 0
         super().__post_init__()
-        if self.remove_unused_columns:
-            raise ValueError(
-                "`remove_unused_columns` must be false: the image column would be dropped before its use."
-            )
-        if self.save_on_each_node:
-            raise ValueError(
-                "`save_on_each_node` must be false: a checkpoint holds a part of every rank, in one folder that all "
-                "nodes share."
-            )
+        self.lr_scheduler_kwargs = fitting_kwargs(self.lr_scheduler_type, self.lr_scheduler_kwargs)
+        check_honoured(self)
+        self._check_hub()
+        self._check_ranges()
+        check_monitors(self.monitors)
+
+    def _check_hub(self) -> None:
         if self.push_to_hub and self.hub_model_id is None:
             raise ValueError("`push_to_hub` needs `hub_model_id`: 'user/name' of the repository.")
         if self.push_to_hub and self.hub_strategy == "checkpoint":
@@ -105,6 +106,8 @@ class LeJEPATrainingArguments(TrainingArguments):
                 "`hub_strategy` 'checkpoint' would push the optimizer's state, which stays in the run folder: choose "
                 "every_save, all_checkpoints or end."
             )
+
+    def _check_ranges(self) -> None:
         parts = self.gradient_accumulation_steps if self.exact_accumulation else 1
         if self.per_device_train_batch_size * self.world_size * parts < 2:
             raise ValueError(
@@ -121,9 +124,6 @@ class LeJEPATrainingArguments(TrainingArguments):
             raise ValueError(f"`max_bad_fraction` must be in [0, 1], got {self.max_bad_fraction}.")
         if self.max_network_retries < 0:
             raise ValueError(f"`max_network_retries` must be at least 0, got {self.max_network_retries}.")
-        unknown = [name for name in self.monitors if name not in MONITORS]
-        if unknown:
-            raise ValueError(f"`monitors`: {', '.join(unknown)} unknown; known are {', '.join(MONITORS)}.")
         if self.monitor_images < 2:
             raise ValueError(
                 f"`monitor_images` must be at least 2, got {self.monitor_images}; `eval_strategy: 'no'` does without."
@@ -131,8 +131,8 @@ class LeJEPATrainingArguments(TrainingArguments):
 
     @property
     def recomputes_activations(self) -> bool:
-        """`activation_checkpointing`, which earlier versions of transformers call `gradient_checkpointing`."""
-        return bool(getattr(self, "activation_checkpointing", False) or self.gradient_checkpointing)
+        """`activation_checkpointing`, which every version of transformers mirrors in `gradient_checkpointing`."""
+        return bool(self.gradient_checkpointing)
 
     def to_dict(self) -> dict[str, Any]:
         """What loggers of the Trainer are given: no token, and of a path its last part, which names no user."""

@@ -44,8 +44,9 @@ def test_a_real_recipe_is_written_without_secrets_and_repeats_the_run(tmp_path, 
     monkeypatch.setenv("HF_TOKEN", "hf_environmentsecret")
     (tmp_path / "recipe.yaml").write_text(
         "dataset: digits\nbackbone_config: {model_type: resnet}\nmax_steps: 3\nlearning_rate: 2e-3\n"
-        "accelerator_config: {split_batches: false}\nreport_to: [none]\nuse_cpu: true\n"
-    encoding="utf-8")
+        "accelerator_config: {split_batches: false}\nreport_to: [none]\nuse_cpu: true\n",
+        encoding="utf-8",
+    )
     arguments = ["--output_dir", str(tmp_path / "run"), "--hub_token", "hf_commandlinesecret"]
     recipe = parse_recipe(tmp_path / "recipe.yaml", arguments)
     write_run_facts(tmp_path / "run", recipe.resolved())

@@ -1,4 +1,5 @@
 import traceback
+import warnings
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,23 @@ def test_one_graph_for_each_crop_size(tmp_path, tiny_vit, tiny_resnet, family, c
     expected = [loss for _, loss in losses(plain)]
     assert [loss for _, loss in losses(compiled)] == pytest.approx(expected, rel=1e-3)
     assert set(compiled.model.state_dict()) == set(plain.model.state_dict())
+
+
+def test_each_of_two_trainers_is_compiled_and_nothing_is_left_behind(tmp_path, tiny_vit):
+    """The first one used to switch compilation off for all that follow in the process."""
+    torch._dynamo.reset()
+    settings = {"dataloader_num_workers": 0, "max_steps": 1, "save_strategy": "no"}
+    compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    for given in (compiled, compiled, {}):
+        filters = list(warnings.filters)
+        trainer = trainer_for(tmp_path, model_for(tiny_vit), **settings | given)
+        plugin = trainer.accelerator.state.dynamo_plugin
+        before = plugin.backend
+        trainer.train()
+        assert plugin.backend == before and warnings.filters == filters
+        assert trainer.model_wrapped is trainer.model  # not compiled as a whole
+        blocks = [module._compiled_call_impl for module in trainer.model.encoder.backbone.modules()]
+        assert any(block is not None for block in blocks) == bool(given)
 
 
 # Which views an operation falls on, and constants taken apart: both live on the host wherever the model is.

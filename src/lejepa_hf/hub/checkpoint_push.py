@@ -8,8 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import TrainerCallback
-
+from ..training.callbacks.publishing import CheckpointPublisher
 from ..training_args import LeJEPATrainingArguments
 from .export import export_encoder
 from .push import Target, push_run
@@ -47,7 +46,7 @@ class _Upload:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class CheckpointPush(TrainerCallback):
+class CheckpointPush(CheckpointPublisher):
     """
     Pushes every saved checkpoint to the branch `checkpoint-N`: as an encoder that `AutoModel` loads, and in
     `pretraining/` with its projector, from which `continue_from` goes on.

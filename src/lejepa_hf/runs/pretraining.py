@@ -1,5 +1,6 @@
 """The story of a run: recipe -> data, model, trainer -> encoder, evaluation, pictures, card."""
 
+import dataclasses
 import errno
 import logging
 import sys
@@ -121,7 +122,7 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     pushes_checkpoints = training.push_to_hub and training.hub_strategy != "end"
     trainer = LeJEPATrainer(
         model=model,
-        args=training,
+        args=training if pushes_checkpoints else dataclasses.replace(training, push_to_hub=False),
         train_dataset=source.dataset,
         eval_dataset=_with_columns_of(source, held_out) if held_out is not None else None,
         data_collator=MultiCropCollator(views, source.image_column, source.label_column),

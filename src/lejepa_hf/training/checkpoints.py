@@ -12,7 +12,7 @@ from ..data.reader_state import position_file
 from ..system.durable_files import flush
 from .resume_settings import saved_world_size
 
-_STATE = "trainer_state.json"
+STATE_FILE = "trainer_state.json"
 # The names of one process and DDP, then those of FSDP: whole, sharded.
 _WEIGHTS = ("model*.safetensors", "pytorch_model_fsdp.bin", "pytorch_model_fsdp_*")
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*")
@@ -44,7 +44,7 @@ def is_complete(checkpoint: Path) -> bool:
     process of the run must have left its part.
     """
     try:
-        TrainerState.load_from_json(str(checkpoint / _STATE))
+        TrainerState.load_from_json(str(checkpoint / STATE_FILE))
         for weights in checkpoint.glob("*.safetensors"):
             with safe_open(weights, framework="pt"):
                 pass

@@ -1,12 +1,19 @@
 """torch.compile for the backbone: one graph for each crop size, however deep it is."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import nn
 
 from ..model.repeated_layers import find_blocks
 
 
-def compile_backbone(backbone: nn.Module, backend: str = "inductor", mode: str | None = None, by_block=False) -> None:
+def compile_backbone(
+    backbone: nn.Module, backend: str = "inductor", mode: str | None = None, by_block: bool = False
+) -> None:
     """
     Compiles in place; names of modules and weights stay what they are.
 
@@ -27,6 +34,20 @@ def compile_backbone(backbone: nn.Module, backend: str = "inductor", mode: str |
         module.compile(backend=backend, mode=mode, dynamic=False)
 
 
-def without_compiled_graphs():
+@contextmanager
+def left_to_us(accelerator: Accelerator) -> Iterator[None]:
+    """
+    Keeps Accelerate from compiling the whole model, with the objective and its directions, which change in each step.
+    Its settings are shared by all Trainers of a process, and are what they were afterwards.
+    """
+    plugin = accelerator.state.dynamo_plugin
+    before, plugin.backend = plugin.backend, DynamoBackend.NO
+    try:
+        yield
+    finally:
+        plugin.backend = before
+
+
+def without_compiled_graphs() -> AbstractContextManager[None]:
     """A context in which compiled modules run as written: other batches and modes would each need a graph."""
     return torch.compiler.set_stance("force_eager")

@@ -6,17 +6,18 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from ..system.distributed import copy_whole_, is_first_rank, local_part, whole
+from .callbacks.stateful import StatefulCallback
 
 logger = logging.getLogger("lejepa_hf")
 
 _FILE = "encoder_average.safetensors"
 
 
-class EncoderAverage(TrainerCallback):
+class EncoderAverage(StatefulCallback):
     """
     Follows the encoder's parameters after every optimiser step. Sharded parameters (FSDP2) are averaged where they
     lie.
@@ -28,11 +29,20 @@ class EncoderAverage(TrainerCallback):
         decay (`float`): Weight of the past, in (0, 1).
     """
 
-    def __init__(self, decay: float):
+    def __init__(self, decay: float) -> None:
         self.decay = decay
         self._average: dict[str, torch.Tensor] = {}
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: LeJEPAForPreTraining | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Begin with the weights as they are."""
+        assert model is not None  # transformers passes it
         # FSDP's activation checkpointing puts its wrapper into the names; the saved average is read without it.
         self._average = {
             name.replace("_checkpoint_wrapped_module.", ""): parameter.detach().clone()
@@ -40,7 +50,16 @@ class EncoderAverage(TrainerCallback):
         }
 
     @torch.no_grad()
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: LeJEPAForPreTraining | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Take in the weights of the step."""
+        assert model is not None
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         averages = [local_part(average) for average in self._average.values()]
         torch._foreach_lerp_(averages, [local_part(parameter) for parameter in model.encoder.parameters()], 1 - decay)
@@ -70,7 +89,7 @@ class EncoderAverage(TrainerCallback):
 
 
 @torch.no_grad()
-def load_average(encoder: nn.Module, folder: str | Path) -> float:
+def load_average(encoder: LeJEPAModel, folder: str | Path) -> float:
     """
     Put averaged weights into an encoder.
 

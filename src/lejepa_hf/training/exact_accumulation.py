@@ -31,7 +31,7 @@ class ExactAccumulation:
         ValueError: If its statistic is no function of sums.
     """
 
-    def __init__(self, model: LeJEPAForPreTraining):
+    def __init__(self, model: LeJEPAForPreTraining) -> None:
         if model.sigreg.statistic != "epps_pulley":
             raise ValueError(
                 f"`exact_accumulation` needs `statistic` 'epps_pulley', got {model.sigreg.statistic!r}, which is no "

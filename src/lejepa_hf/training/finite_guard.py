@@ -2,31 +2,24 @@
 
 import math
 from collections import deque
+from pathlib import Path
 
 import torch
 
-
-class NotFinite(FloatingPointError):
-    """
-    A watched number was NaN or infinite.
-
-    Args:
-        step (`int`): Optimiser step it belongs to, from 0.
-        values (`dict[str, float]`): The numbers that were not finite, by name.
-    """
-
-    def __init__(self, step: int, values: dict[str, float]):
-        self.step, self.values = step, values
-        super().__init__(f"step {step}: {values}")
+from .checkpoints import last_finite_checkpoint
 
 
 class FiniteGuard:
     """
     Numbers of each step, copied to the host while the device goes on, and looked at when they have arrived: on the CPU
     at once, on an accelerator a step or so later. Before anything is saved or logged, all of them are waited for.
+
+    Args:
+        run (`str` or `Path`): The run folder, whose last good checkpoint an error names.
     """
 
-    def __init__(self):
+    def __init__(self, run: str | Path) -> None:
+        self._run = run
         self._pending: deque[tuple[int, tuple[str, ...], torch.Tensor, torch.Event | None]] = deque()
 
     def watch(self, step: int, **values: torch.Tensor) -> None:
@@ -49,7 +42,7 @@ class FiniteGuard:
             wait (`bool`, *optional*, defaults to `False`): Also for numbers that are still on their way.
 
         Raises:
-            NotFinite: If one that arrived is NaN or infinite.
+            FloatingPointError: If a number that arrived is NaN or infinite.
         """
         while self._pending:
             step, names, together, arrived = self._pending[0]
@@ -61,4 +54,13 @@ class FiniteGuard:
             broken = {name: x for name, x in zip(names, together.tolist(), strict=True) if not math.isfinite(x)}
             if broken:
                 self._pending.clear()
-                raise NotFinite(step, broken)
+                raise FloatingPointError(_explain(step, broken, last_finite_checkpoint(self._run)))
+
+
+def _explain(step: int, broken: dict[str, float], good: Path | None) -> str:
+    way_out = f"continue from the last good checkpoint, `--resume {good}`" if good else "start anew"
+    found = ", ".join(f"`{name}` is {value}" for name, value in broken.items())
+    return (
+        f"Step {step}: {found}. Stopped, and nothing of it was saved: {way_out}, and lower the `learning_rate`, or "
+        "use bf16 instead of fp16."
+    )

@@ -1,19 +1,30 @@
 """What a run must keep when it is resumed, written into its checkpoints and compared."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from ..data.multi_crop import MultiCropTransform
+
 logger = logging.getLogger("lejepa_hf")
 
 _FILE = "resume_settings.json"
+# Keys as checkpoints of version 0.1.0 have them.
+_RENAMED = {
+    "images SIGReg judges at once": "images_per_statistic",
+    "images of the dataset": "dataset_images",
+}
 _NOT_OF_THE_MODEL = ("transformers_version", "architectures", "dtype", "_name_or_path", "_attn_implementation")
 
 
 def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A model's config as `a.b: value` pairs, without what does not change the network."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if key in _NOT_OF_THE_MODEL:
             continue
@@ -22,6 +33,51 @@ def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def run_settings(
+    args: TrainingArguments,
+    model_config: dict[str, Any],
+    views: MultiCropTransform,
+    global_batch: int,
+    images_per_statistic: int,
+    num_images: int | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Args:
+        args (`TrainingArguments`): Arguments of the run.
+        model_config (`dict`): Its model's config.
+        views ([`MultiCropTransform`]): Its views.
+        global_batch (`int`): Images of an optimiser step over all processes.
+        images_per_statistic (`int`): Images of which one SIGReg statistic is computed.
+        num_images (`int`, *optional*): Images of the dataset, where that is known.
+
+    Returns:
+        `tuple`: what must not and what may change in a resumed run, by key.
+    """
+    fixed = {
+        **flat_config(model_config),
+        **dataclasses.asdict(views),
+        "seed": args.seed,
+        "data_seed": args.data_seed,
+        "global_batch": global_batch,
+        "images_per_statistic": images_per_statistic,
+        "dataset_images": num_images,
+        "optim": str(OptimizerNames(args.optim).value),
+    }
+    free = {
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "max_steps": args.max_steps,
+        "warmup_steps": args.warmup_steps,
+        "lr_scheduler_type": args.lr_scheduler_type,
+        "max_grad_norm": args.max_grad_norm,
+        "lr_scheduler_kwargs": args.lr_scheduler_kwargs,
+        "bf16": args.bf16,
+        "fp16": args.fp16,
+        "processes": args.world_size,
+    }
+    return fixed, free
 
 
 def write_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str, Any], world_size: int) -> None:
@@ -33,7 +89,8 @@ def write_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str
         world_size (`int`): Processes of this run, each of which leaves files of its own in the checkpoint.
     """
     content = {"world_size": world_size, "fixed": fixed, "free": free}
-    (Path(checkpoint) / _FILE).write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, default=str) + "\n"
+    (Path(checkpoint) / _FILE).write_text(text, encoding="utf-8")
 
 
 def saved_world_size(checkpoint: str | Path) -> int | None:
@@ -60,7 +117,7 @@ def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[s
     saved = json.loads(path.read_text(encoding="utf-8"))
     # Through JSON, as the saved ones went: tuples become lists, enumerations text.
     fixed, free = json.loads(json.dumps([fixed, free], default=str))
-    changed = _differences(saved["fixed"], fixed)
+    changed = _differences({_RENAMED.get(key, key): value for key, value in saved["fixed"].items()}, fixed)
     if changed:
         raise ValueError(
             f"`resume` {str(checkpoint)!r} belongs to a run with other settings: {'; '.join(changed)}. Set them back, "

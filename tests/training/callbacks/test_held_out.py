@@ -37,18 +37,19 @@ def test_the_loss_is_that_of_training_on_the_same_views(tmp_path, backbone):
     trainer.train()  # running statistics are what batches are not
     found = trainer.evaluate()
     held_out = load_source("digits", "test").dataset
-    chosen = np.random.default_rng([trainer.args.seed, 0, 0]).permutation(len(held_out))[:16].tolist()
+    chosen = np.random.default_rng([trainer.args.seed, 0, 0]).permutation(len(held_out))[:20].tolist()
     losses, embeddings = [], []
     model = copy.deepcopy(trainer.model).train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    for part in (chosen[:8], chosen[8:]):  # whole batches as in training
+    # Complete batches as in training: the last one is filled up with the first images, and weighs as its own four.
+    for part, new in ((chosen[:8], 8), (chosen[8:16], 8), (chosen[16:] + chosen[:4], 4)):
         batch = MultiCropCollator(TRANSFORM)([{**held_out[i], "epoch": 0, "index": i} for i in part])
         output = model(**trainer._prepare_inputs(batch), step=0)
-        losses.append(output.loss.item())
-        embeddings.append(output.embeddings[:2].detach())
-    assert found["eval_loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+        losses.append(new / 20 * output.loss.item())
+        embeddings.append(output.embeddings[:2, :new].detach())
+    assert found["eval_loss"] == pytest.approx(sum(losses), rel=1e-5)
     expected = rank_and_spread(torch.cat(embeddings, dim=1).flatten(0, 1))
     assert found["eval_effective_rank"] == pytest.approx(expected["effective_rank"], rel=1e-4)
     assert found["eval_embedding_spread"] == pytest.approx(expected["embedding_spread"], rel=1e-4)
@@ -116,6 +117,19 @@ def test_the_best_model_is_that_of_the_lowest_held_out_loss(tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
 
 
+@pytest.mark.parametrize(("number", "batches"), [(24, 3), (17, 3), (5, 1)])
+def test_every_image_is_evaluated_in_complete_batches(tmp_path, number, batches):
+    """The tail used to be dropped: 450 images in batches of 256 were 256."""
+    trainer = monitored(tmp_path, label_column=None, monitor_images=100)
+    held_out = load_source("digits", "test").dataset.select(range(number))
+    views = []
+    forward = trainer.model.forward
+    trainer.model.forward = lambda **inputs: views.append(inputs["global_views"]) or forward(**inputs)
+    trainer.evaluate(held_out)
+    assert [len(batch) for batch in views] == [min(8, number)] * batches
+    assert len(torch.cat(views)[:, 0].flatten(1).unique(dim=0)) == number
+
+
 def unlabelled(number: int) -> Dataset:
     dataset = load_source("digits", "test").dataset.select(range(number))
     return dataset.remove_columns("label").add_column("label", [-1] * number)
@@ -133,8 +147,12 @@ def test_fewer_images_than_asked_for(tmp_path, streaming):
     few = load_source("digits", "test").dataset.select(range(5))
     found = monitored(tmp_path, eval_dataset=few.to_iterable_dataset() if streaming else few).evaluate()
     assert math.isfinite(found["eval_loss"])
+    with pytest.raises(ValueError, match="`eval_dataset` has 1 images: .* fewer than 2"):
+        monitored(tmp_path, eval_dataset=few.select(range(1)))
+    generator = few.select(range(1)).to_iterable_dataset()  # does not say how many it has
+    generator.info.splits = None
     with pytest.raises(ValueError, match="held-out images are fewer than 2"):
-        monitored(tmp_path, eval_dataset=few.select(range(1))).evaluate()
+        monitored(tmp_path, eval_dataset=generator).evaluate()
 
 
 def test_broken_held_out_images_are_passed_over(tmp_path):

@@ -45,6 +45,24 @@ def test_a_step_is_that_of_plain_training():
         torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("images", [(40, 40, 40), (40, 2, 40)])
+def test_a_step_is_that_of_plain_training_with_large_weights_and_batches_of_any_size(images):
+    """Weight decay shows on large weights; what a batch is divided by shows among batches of other sizes."""
+    probe, plain = OnlineProbe(8, 3), nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 3))
+    with torch.no_grad():
+        plain[1].weight.copy_(5 * torch.randn(3, 8, generator=torch.Generator().manual_seed(0)))
+    probe.probe.load_state_dict(plain.state_dict())
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=1e-7)
+    for seed, number in enumerate(images):
+        embeddings, labels = batch(seed, num_images=number)
+        probe.observe(embeddings, labels)
+        optimizer.zero_grad()
+        F.cross_entropy(plain(embeddings.flatten(0, 1)), labels.repeat(3)).backward()
+        optimizer.step()
+    for own, expected in zip(probe.probe.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own, expected, rtol=0, atol=2e-5)
+
+
 def test_images_without_a_label_are_left_out():
     embeddings, labels = batch(0)
     probe, reference = OnlineProbe(8, 3), OnlineProbe(8, 3)

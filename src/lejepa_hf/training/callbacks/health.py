@@ -3,7 +3,9 @@
 import logging
 import math
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .monitor import MonitoredRun
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -33,7 +35,7 @@ class HealthWatch(TrainerCallback):
             a loss sees, with the default quadrature. Without it a point is not looked for.
     """
 
-    def __init__(self, collapsed_sigreg: float | None = None):
+    def __init__(self, collapsed_sigreg: float | None = None) -> None:
         self.collapsed_sigreg = collapsed_sigreg
         self._forget()
 
@@ -42,12 +44,29 @@ class HealthWatch(TrainerCallback):
         self._in_a_row = dict.fromkeys(_WINDOWS, 0)
         self._said: set[str] = set()
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    @classmethod
+    def for_run(cls, run: MonitoredRun) -> "HealthWatch":
+        """The watch of a run."""
+        point = run.model.sigreg.collapsed_mean
+        return cls(point and point * run.images_per_statistic)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Begin anew, with the rows that a resumed run already has."""
         self._forget()
         for row in state.log_history:  # not empty after a resume: what was said then is not said again
             self._judge(row, row["step"] > args.get_warmup_steps(state.max_steps))
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Look at the row, and warn."""
         for message in self._judge(logs or {}, state.global_step > args.get_warmup_steps(state.max_steps)):
             if state.is_world_process_zero:
                 logger.warning(f"Step {state.global_step}: {message}")

@@ -1,12 +1,14 @@
-"""HeldOutImages: a fixed sample on which a run is judged while it trains."""
+"""HeldOutImages: a fixed sample on which a run is evaluated while it trains."""
 
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ...data.batch import GLOBAL_VIEWS, tensors_of_views
 from ...data.collator import MultiCropCollator
@@ -21,16 +23,29 @@ from ...system.distributed import stack_over_ranks, total_over_ranks
 
 logger = logging.getLogger("lejepa_hf")
 
+# What an evaluation measures; the last one needs labels and an image processor.
+MEASURES = ("loss", "prediction_loss", "sigreg_loss", "effective_rank", "embedding_spread", "knn_top1")
+
 _BANK = 4  # training images for each held-out one, to find its neighbours among
 _CHUNK = 64  # rows cut at a time
 
 
 @dataclass
 class _PlainImages:
-    """Images as an evaluation sees them, without augmentation: `(N, C, H, W)` uint8, and their labels."""
+    """Images without augmentation, `(N, C, H, W)` uint8, their labels, and the largest N of all ranks."""
 
     pixels: torch.Tensor
     labels: torch.Tensor
+    most: int
+
+
+@dataclass
+class _Batch:
+    """Views of a complete batch: how many images of this rank are new in it, and its weight among all batches."""
+
+    views: dict[str, torch.Tensor]
+    num_new: int
+    weight: float
 
 
 class HeldOutImages:
@@ -38,18 +53,22 @@ class HeldOutImages:
     Held-out images and, where there are labels, training images, cut once and kept in memory as 8-bit pixels: at 224
     pixels 630 MB for 512 images, over all processes.
 
-    Each rank holds as many images as any other and takes part in every forward pass, whatever wraps the model.
+    Every image counts. SIGReg grows with the batch, so that each batch is complete and as large as all others: where
+    the images do not divide into batches, the last one is filled up with the first images, whose embeddings are not
+    counted twice, and its losses weigh as much as the images that are new in it. The ranks of a run may hold unequal
+    numbers; all make the same number of forward passes, whatever wraps the model.
 
     Args:
         held_out: Dataset with the columns of the training set, see [`~data.streaming.EndlessRows`].
         train: The training set, whose images vote in k-NN.
-        collator ([`MultiCropCollator`]): Cuts the views; its `label_column` is what k-NN judges by.
+        collator ([`MultiCropCollator`]): Cuts the views; its `label_column` holds the classes for k-NN.
         processor (`ImageProcessor`, *optional*): Makes the plain view of an image; without it there is no k-NN.
-        num_images (`int`): Held-out images over all ranks, at most; of the training set four times as many.
-        batch_size (`int`): Of a rank, at least 2. SIGReg is larger for larger batches: that of training makes the
-            losses comparable.
-        seed (`int`): Which images, where there are more; the same views at every call.
-        rank, world_size (`int`): This process, and their number.
+        num_images (`int`): Largest number of held-out images over all ranks; four times as many of the training set.
+        batch_size (`int`): Number of images in a batch of a rank, at least 2. That of training makes the losses
+            comparable.
+        seed (`int`): Chooses the images where there are more; the views are the same at every call.
+        rank (`int`): Number of this process.
+        world_size (`int`): Number of processes.
         device (`torch.device`): Where the model is.
 
     Raises:
@@ -58,17 +77,17 @@ class HeldOutImages:
 
     def __init__(
         self,
-        held_out,
-        train,
+        held_out: object,
+        train: object,
         collator: MultiCropCollator,
-        processor,
+        processor: BaseImageProcessor | None,
         num_images: int,
         batch_size: int,
         seed: int,
         rank: int,
         world_size: int,
         device: torch.device,
-    ):
+    ) -> None:
         self.batch_size, self.device, self.processor = max(2, batch_size), device, processor
         self._collator, self._seed, self._rank, self._world_size = collator, seed, rank, world_size
         self.batches = self._view_batches(held_out, num_images)
@@ -79,7 +98,7 @@ class HeldOutImages:
             if self.queries is None or self.bank is None:
                 logger.warning("`eval_knn_top1` is left out: too few images with a class number as label.")
 
-    def _chunks(self, dataset, num_images: int) -> Iterator[list[dict]]:
+    def _chunks(self, dataset: object, num_images: int) -> Iterator[list[dict[str, Any]]]:
         """This rank's share of a sample of the first epoch, shuffled: folders and shards come class by class."""
         rows = EndlessRows(
             dataset,
@@ -91,34 +110,41 @@ class HeldOutImages:
             shuffle_buffer_size=num_images,
         )
         first_epoch = takewhile(lambda row: row["epoch"] == 0, rows)
-        own = islice(first_epoch, num_images // self._world_size)
+        own = islice(first_epoch, len(range(self._rank, num_images, self._world_size)))
         while chunk := list(islice(own, _CHUNK)):
             yield chunk
 
-    def _fewest(self, number: int) -> int:
-        """As many as every rank has."""
-        return int(stack_over_ranks(torch.tensor(number, device=self.device)).min())
+    def _numbers(self, number: int) -> list[int]:
+        """What each rank has."""
+        return [int(of_rank) for of_rank in stack_over_ranks(torch.tensor(number, device=self.device))]
 
-    def _view_batches(self, held_out, num_images: int) -> list[dict[str, torch.Tensor]]:
+    def _view_batches(self, held_out: object, num_images: int) -> list[_Batch]:
         parts = [self._collator(chunk) for chunk in self._chunks(held_out, num_images)]
-        number = self._fewest(sum(len(part[GLOBAL_VIEWS]) for part in parts))
-        if number * self._world_size < 2:
+        number = sum(len(part[GLOBAL_VIEWS]) for part in parts)
+        numbers = self._numbers(number)
+        if min(numbers) == 0 or sum(numbers) < 2:
             raise ValueError(
                 f"The held-out images are fewer than 2 or than the {self._world_size} processes: give more, or set "
                 "`eval_strategy: 'no'`."
             )
         cut = [tensors_of_views(part) for part in parts]
-        views = {name: torch.cat([part[name] for part in cut])[:number] for name in cut[0]}
-        # Whole batches where there is one: SIGReg's scale follows the batch.
-        size = min(number, self.batch_size)
-        return [{name: of[i : i + size] for name, of in views.items()} for i in range(0, number - size + 1, size)]
+        views = {name: torch.cat([part[name] for part in cut]) for name in cut[0]}
+        size = min(*numbers, self.batch_size)
+        batches = []
+        for begin in range(0, max(numbers), size):
+            chosen = torch.arange(begin, begin + size) % number  # round to the first images behind the last one
+            new = [min(max(of_rank - begin, 0), size) for of_rank in numbers]
+            batches.append(
+                _Batch({name: of[chosen] for name, of in views.items()}, new[self._rank], sum(new) / sum(numbers))
+            )
+        return batches
 
-    def _plain_images(self, dataset, num_images: int) -> _PlainImages | None:
+    def _plain_images(self, dataset: object, num_images: int) -> _PlainImages | None:
         pixels, labels, views = [], [], self._collator.transform
         for chunk in self._chunks(dataset, num_images):
             images = []
             for row in chunk:
-                label = row.get(self._collator.label_column)
+                label = row.get(str(self._collator.label_column))
                 if not isinstance(label, int) or label < 0:
                     continue
                 try:
@@ -132,14 +158,14 @@ class HeldOutImages:
                 plain = {"do_rescale": False, "do_normalize": False}
                 cut = to_pixel_values(images, self.processor, views.num_channels, **plain)
                 pixels.append(cut.clamp(0, 255).round().to(torch.uint8))
-        number = self._fewest(len(labels))
-        if number * self._world_size < 2:
+        numbers = self._numbers(len(labels))
+        if min(numbers) == 0 or sum(numbers) < 2:
             return None
-        return _PlainImages(torch.cat(pixels)[:number], torch.tensor(labels[:number]))
+        return _PlainImages(torch.cat(pixels), torch.tensor(labels), max(2, *numbers))
 
-    def measure(self, model: nn.Module, forward: Callable, prepare: Callable) -> dict[str, float]:
+    def measure(self, model: nn.Module, forward: Callable[..., Any], prepare: Callable[..., Any]) -> dict[str, float]:
         """
-        Judge the model; call it in evaluation mode, without gradients, on all ranks.
+        Evaluate the model, in evaluation mode, without gradients, on all ranks.
 
         Views go through batch norm as in training, so that losses compare with its losses; images for k-NN do not.
 
@@ -156,36 +182,46 @@ class HeldOutImages:
         losses, embeddings = [], []
         with batch_statistics(model):
             for batch in self.batches:
-                output = forward(prepare(batch))
-                losses.append(torch.stack([output.loss, output.prediction_loss, output.sigreg_loss]).float())
-                embeddings.append(output.embeddings[: batch[GLOBAL_VIEWS].shape[1]].float())
-        names = ("loss", "prediction_loss", "sigreg_loss")
-        numbers = dict(zip(names, torch.stack(losses).mean(0).tolist(), strict=True))
-        over_ranks = stack_over_ranks(torch.cat(embeddings, dim=1))  # (ranks, views, images, dimensions)
-        found = rank_and_spread(over_ranks.transpose(0, 1).flatten(0, 2))
+                output = forward(prepare(batch.views))
+                parts = torch.stack([output.loss, output.prediction_loss, output.sigreg_loss]).float()
+                losses.append(batch.weight * parts)
+                num_global_views = batch.views[GLOBAL_VIEWS].shape[1]
+                embeddings.append(output.embeddings[:num_global_views, : batch.num_new].float().transpose(0, 1))
+        numbers = dict(zip(MEASURES[:3], torch.stack(losses).sum(0).tolist(), strict=True))
+        found = rank_and_spread(self._of_all_ranks(torch.cat(embeddings)).flatten(0, 1))
         numbers |= {name: found[name] for name in ("effective_rank", "embedding_spread")}
         if self.bank is not None and self.queries is not None:
-            numbers["knn_top1"] = self._knn(forward)
+            numbers["knn_top1"] = self._knn(self.bank, self.queries, forward)
         return numbers
 
-    def _knn(self, forward: Callable) -> float:
-        bank, queries = self._embed(self.bank, forward), self._embed(self.queries, forward)
+    def _of_all_ranks(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows of all ranks, of which each may have another number."""
+        numbers = self._numbers(len(rows))
+        padded = torch.cat([rows, rows.new_zeros(max(numbers) - len(rows), *rows.shape[1:])])
+        together = stack_over_ranks(padded)
+        return torch.cat([of_rank[:number] for of_rank, number in zip(together, numbers, strict=True)])
+
+    def _knn(self, bank_images: _PlainImages, query_images: _PlainImages, forward: Callable[..., Any]) -> float:
+        bank, queries = self._embed(bank_images, forward), self._embed(query_images, forward)
         everyone = LabelledEmbeddings(
-            stack_over_ranks(bank.embeddings).flatten(0, 1).cpu(),
-            stack_over_ranks(bank.labels.to(self.device)).flatten(0, 1).cpu(),
+            self._of_all_ranks(bank.embeddings).cpu(), self._of_all_ranks(bank.labels.to(self.device)).cpu()
         )
         hits = nearest_vote(everyone, LabelledEmbeddings(queries.embeddings.cpu(), queries.labels)) == queries.labels
         total, number = total_over_ranks(torch.tensor([hits.sum(), len(hits)], device=self.device)).tolist()
         return total / number
 
-    def _embed(self, images: _PlainImages, forward: Callable) -> LabelledEmbeddings:
-        mean = torch.tensor(self.processor.image_mean, device=self.device)[:, None, None]
-        std = torch.tensor(self.processor.image_std, device=self.device)[:, None, None]
+    def _embed(self, images: _PlainImages, forward: Callable[..., Any]) -> LabelledEmbeddings:
+        settings = {} if self.processor is None else self.processor.to_dict()
+        mean = torch.tensor(settings["image_mean"], device=self.device)[:, None, None]
+        std = torch.tensor(settings["image_std"], device=self.device)[:, None, None]
         number = len(images.labels)
+        chosen = (
+            torch.arange(images.most) % number
+        )  # as many as any rank has, so that all go through the model together
         embeddings = []
         # Parts of about a batch, none of a single image, for which the losses would be undefined. Through the whole
         # model, as one global view: FSDP gathers weights in its forward pass only.
-        for part in images.pixels.tensor_split(max(1, number // self.batch_size)):
-            pixels = (part.to(self.device).float() * self.processor.rescale_factor - mean) / std
+        for part in chosen.tensor_split(max(1, images.most // self.batch_size)):
+            pixels = (images.pixels[part].to(self.device).float() * settings["rescale_factor"] - mean) / std
             embeddings.append(forward({GLOBAL_VIEWS: pixels[:, None]}).embeddings[0].float())
-        return LabelledEmbeddings(torch.cat(embeddings), images.labels)
+        return LabelledEmbeddings(torch.cat(embeddings)[:number], images.labels)

@@ -7,16 +7,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import TrainerCallback
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ...system.distributed import total_over_ranks
+from .monitor import Monitor, MonitoredRun
+from .stateful import StatefulCallback
 
 logger = logging.getLogger("lejepa_hf")
 
 _FILE = "online_probe.safetensors"
 
 
-class OnlineProbe(TrainerCallback):
+class OnlineProbe(Monitor, StatefulCallback):
     """
     LayerNorm and one linear layer with its own AdamW, one step on each batch of views.
 
@@ -42,22 +44,31 @@ class OnlineProbe(TrainerCallback):
         num_classes: int,
         learning_rate: float = 1e-3,
         device: torch.device | str = "cpu",
-    ):
+    ) -> None:
         if num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
         # Drawing the linear layer's weights first would move the global RNG.
-        self.probe = nn.Sequential(
-            nn.LayerNorm(embedding_dim), nn.utils.skip_init(nn.Linear, embedding_dim, num_classes)
-        )
-        nn.init.zeros_(self.probe[1].weight)
-        nn.init.zeros_(self.probe[1].bias)
+        linear = nn.utils.skip_init(nn.Linear, embedding_dim, num_classes)
+        for parameter in linear.parameters():
+            nn.init.zeros_(parameter)
+        self.probe = nn.Sequential(nn.LayerNorm(embedding_dim), linear)
         self.probe.to(device)
         self.num_classes, self.device = num_classes, torch.device(device)
         self.optimizer = torch.optim.AdamW(self.probe.parameters(), lr=learning_rate, weight_decay=1e-7)
         self._window = torch.zeros(3, device=device)  # loss, hits, views, over ranks and batches since the last log
         self._writes = True
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    @classmethod
+    def for_run(cls, run: MonitoredRun) -> "OnlineProbe | None":
+        """The probe of a run, None without labels."""
+        if run.num_classes is None:
+            return None
+        return cls(run.model.encoder.embedding_dim, run.num_classes, device=run.device)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Remember whether this rank writes."""
         self._writes = state.is_world_process_zero
 
     def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:

@@ -1,0 +1,271 @@
+"""Which arguments of transformers are honoured, which are translated, and which are refused when they are given."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from accelerate.utils import DataLoaderConfiguration
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from .callbacks.held_out import MEASURES
+
+
+@dataclass(frozen=True)
+class Honoured:
+    """
+    The argument does what transformers documents.
+
+    Args:
+        check (`Callable`, *optional*): Raises `ValueError` for values that cannot be honoured.
+    """
+
+    check: Callable[[TrainingArguments], None] | None = None
+
+
+@dataclass(frozen=True)
+class Translated:
+    """
+    The argument takes effect by other means than in transformers.
+
+    Args:
+        how (`str`): What it becomes, and where.
+    """
+
+    how: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """
+    The argument would do nothing, or harm: any value but those accepted is an error.
+
+    Args:
+        reason (`str`): Why, and what to do instead.
+        accepted (`tuple`): Values that ask for nothing.
+    """
+
+    reason: str
+    accepted: tuple[Any, ...] = (None,)
+
+
+Decision = Honoured | Translated | Refused
+
+
+def _check_accelerator_config(args: TrainingArguments) -> None:
+    config, plain = args.accelerator_config, DataLoaderConfiguration()
+    assert isinstance(config, AcceleratorConfig)  # transformers has made it one
+    given = {
+        "split_batches": config.split_batches, "dispatch_batches": config.dispatch_batches,
+        "even_batches": config.even_batches, "use_seedable_sampler": config.use_seedable_sampler,
+        "non_blocking": config.non_blocking,
+    }  # fmt: skip
+    usual = {
+        "split_batches": plain.split_batches, "dispatch_batches": plain.dispatch_batches,
+        "even_batches": plain.even_batches, "use_seedable_sampler": True, "non_blocking": plain.non_blocking,
+    }  # fmt: skip
+    changed = [name for name in given if given[name] != usual[name]]
+    if changed:
+        raise ValueError(
+            f"`accelerator_config` sets {', '.join(changed)}, which would have no effect: images are split over "
+            "processes without Accelerate's loader. Leave them out."
+        )
+    if "num_steps" in (config.gradient_accumulation_kwargs or {}):
+        raise ValueError("`accelerator_config` sets `num_steps`: use `gradient_accumulation_steps`.")
+
+
+def _check_metric(args: TrainingArguments) -> None:
+    name = args.metric_for_best_model
+    if name is not None and name.removeprefix("eval_") not in MEASURES:
+        raise ValueError(
+            f"`metric_for_best_model` must be one of {', '.join(MEASURES)}, which evaluations during training give, "
+            f"got {name!r}."
+        )
+
+
+def _check_evaluates(args: TrainingArguments) -> None:
+    if args.eval_strategy != IntervalStrategy.NO:
+        return
+    if args.save_strategy == SaveStrategy.BEST:
+        raise ValueError("`save_strategy` 'best' needs evaluations: set `eval_strategy` to 'steps' or 'epoch'.")
+    if args.do_eval:
+        raise ValueError("`do_eval` is true but `eval_strategy` is 'no': set it to 'steps' or 'epoch'.")
+
+
+_NO_TEXT = "there are no tokens or labels in pretraining on images"
+_NO_LOOP = "evaluations during training measure `monitor_images` held-out images in batches of the training's size"
+_ONE_LOADER = "the loader never comes to an end, and its position is saved in checkpoints"
+
+_HONOURED = [
+    "output_dir",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+    "tf32",
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    "torch_empty_cache_steps",
+    "logging_steps",
+    "logging_first_step",
+    "log_on_each_node",
+    "log_level",
+    "log_level_replica",
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "project",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
+    "eval_steps",
+    "eval_on_start",
+    "save_steps",
+    "save_only_model",
+    "save_total_limit",
+    "load_best_model_at_end",
+    "greater_is_better",
+    "restore_callback_states_from_checkpoint",
+    "full_determinism",
+    "seed",
+    "data_seed",
+    "use_cpu",
+    "skip_memory_metrics",
+    "debug",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+    "ddp_bucket_cap_mb",
+    "ddp_broadcast_buffers",
+    "ddp_static_graph",
+    "ddp_backend",
+    "ddp_timeout",
+    "fsdp",
+    "fsdp_config",
+    "hub_token",
+    "hub_private_repo",
+    "hub_model_id",
+    "hub_always_push",
+    "hub_revision",
+    "do_train",
+    "local_rank",
+]  # `do_train` is for the caller's script, `local_rank` for its parser, as in transformers
+
+ARGUMENTS: dict[str, Decision] = {
+    **dict.fromkeys(_HONOURED, Honoured()),
+    "accelerator_config": Honoured(_check_accelerator_config),
+    "metric_for_best_model": Honoured(_check_metric),
+    "do_eval": Honoured(_check_evaluates),
+    "num_train_epochs": Translated("passes over the images, as `max_steps` of the Trainer's own arguments"),
+    "lr_scheduler_kwargs": Translated("the published end of the cosine for its type only, `fitting_kwargs`"),
+    "logging_strategy": Translated("'epoch' becomes as many `logging_steps`, `own_arguments`"),
+    "eval_strategy": Translated("'epoch' becomes as many `eval_steps`, `own_arguments`"),
+    "eval_delay": Translated("epochs become steps together with `eval_strategy`, `own_arguments`"),
+    "save_strategy": Translated("'epoch' becomes as many `save_steps`, `own_arguments`"),
+    "torch_compile": Translated("the backbone alone is compiled, `compile_backbone`"),
+    "torch_compile_backend": Translated("the backbone's"),
+    "torch_compile_mode": Translated("the backbone's"),
+    "push_to_hub": Translated("a callback pushes checkpoints, `CheckpointPush`"),
+    "hub_strategy": Translated("read by `CheckpointPush`; the Trainer itself refuses 'end'"),
+    "dataloader_num_workers": Translated("None becomes a share of the cores"),
+    "ddp_find_unused_parameters": Translated("None becomes false: there are none"),
+    "dataloader_persistent_workers": Translated("always: " + _ONE_LOADER),
+    "auto_find_batch_size": Refused(
+        "SIGReg depends on the batch, so that a run does not change it by itself. Set `per_device_train_batch_size`; "
+        "`lejepa plan RECIPE` shows whether it fits",
+        (False,),
+    ),
+    "average_tokens_across_devices": Refused(_NO_TEXT, (True,)),
+    "label_smoothing_factor": Refused(_NO_TEXT, (0.0,)),
+    "include_num_input_tokens_seen": Refused(_NO_TEXT, ("no", False)),
+    "label_names": Refused("name the column by `label_column` of the collator, for the monitors alone", (None, [])),
+    "neftune_noise_alpha": Refused(_NO_TEXT),
+    "use_liger_kernel": Refused("its kernels are those of language models", (False,)),
+    "liger_kernel_config": Refused("its kernels are those of language models"),
+    "use_cache": Refused("it is the cache of language models", (False,)),
+    "train_sampling_strategy": Refused("images are shuffled anew in every epoch", ("random",)),
+    "length_column_name": Refused("images are not grouped by length", ("length",)),
+    "bf16_full_eval": Refused("evaluations take the precision of the training, `bf16` or `fp16`", (False,)),
+    "fp16_full_eval": Refused("evaluations take the precision of the training, `bf16` or `fp16`", (False,)),
+    "per_device_eval_batch_size": Refused(
+        "evaluations during training take `per_device_train_batch_size`, so that their losses compare with its", (8,)
+    ),
+    "prediction_loss_only": Refused(_NO_LOOP, (False,)),
+    "eval_do_concat_batches": Refused(_NO_LOOP, (True,)),
+    "eval_use_gather_object": Refused(_NO_LOOP, (False,)),
+    "eval_accumulation_steps": Refused(_NO_LOOP),
+    "include_for_metrics": Refused(_NO_LOOP, ([],)),
+    "batch_eval_metrics": Refused(_NO_LOOP, (False,)),
+    "do_predict": Refused("`lejepa embed` gives what the encoder makes of images", (False,)),
+    "logging_nan_inf_filter": Refused("a loss that is NaN or infinite stops the run, and is never hidden", (False,)),
+    "remove_unused_columns": Refused("the image column would be dropped before its use", (False,)),
+    "save_on_each_node": Refused("a checkpoint holds a part of every rank, in one folder all nodes share", (False,)),
+    "enable_jit_checkpoint": Refused("SIGTERM always ends the run with a checkpoint", (False,)),
+    "ignore_data_skip": Refused("a resumed run continues at the saved position and reads nothing twice", (True,)),
+    "resume_from_checkpoint": Refused("use `resume`, or `trainer.train(resume_from_checkpoint=...)`"),
+    "dataloader_drop_last": Refused("every batch is complete: " + _ONE_LOADER, (True,)),
+    "dataloader_in_order": Refused("batches out of order could not be resumed", (True,)),
+    "deepspeed": Refused("DeepSpeed is not supported, use FSDP2: `--config_file recipes/accelerate/fsdp2.yaml`"),
+    "parallelism_config": Refused("only DDP and FSDP2 are supported"),
+}
+
+# Arguments of the Trainer's constructor.
+CONSTRUCTOR: dict[str, Decision] = {
+    **dict.fromkeys(("optimizers", "optimizer_cls_and_kwargs", "callbacks", "processing_class"), Honoured()),
+    **dict.fromkeys(("model", "args", "train_dataset", "eval_dataset", "data_collator"), Honoured()),
+    "model_init": Refused("a search must build a Trainer for each of its trials: give it a `model`"),
+    "compute_loss_func": Refused("the loss is LeJEPA's: `sigreg_weight` and others of `LeJEPAConfig` change it"),
+    "compute_metrics": Refused(
+        f"evaluations during training measure {', '.join(MEASURES)}; measure a finished encoder by `evaluate_encoder`"
+    ),
+    "preprocess_logits_for_metrics": Refused("there are no logits"),
+}
+
+
+def refuse_arguments(values: Mapping[str, Any], table: Mapping[str, Decision]) -> None:
+    """
+    Refuses values that would do nothing, or harm.
+
+    Args:
+        values (`Mapping`): Arguments by name, as they were given.
+        table (`Mapping`): [`ARGUMENTS`] or [`CONSTRUCTOR`].
+
+    Raises:
+        ValueError: If a refused argument has a value; the message says why, and what to do instead.
+    """
+    for name, decision in table.items():
+        if isinstance(decision, Refused) and name in values and values[name] not in decision.accepted:
+            wanted, given = decision.accepted[0], values[name]
+            raise ValueError(f"`{name}` must be {wanted!r}, got {given!r}: {decision.reason}.")
+
+
+def refuse_training_arguments(args: TrainingArguments) -> None:
+    """As [`refuse_arguments`], before transformers acts upon what it was given."""
+    refuse_arguments({field.name: vars(args)[field.name] for field in fields(args)}, ARGUMENTS)
+
+
+def check_honoured(args: TrainingArguments) -> None:
+    """
+    Refuses values that cannot be honoured, once transformers has put all of them in order.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for decision in ARGUMENTS.values():
+        if isinstance(decision, Honoured) and decision.check is not None:
+            decision.check(args)

@@ -1,0 +1,75 @@
+"""Monitor: what watches the embeddings of a run, and what that costs."""
+
+import time
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from transformers import TrainerCallback
+
+from ...modeling_lejepa import LeJEPAForPreTraining
+
+
+class MonitoredRun(NamedTuple):
+    """
+    What monitors are built from.
+
+    Args:
+        model ([`LeJEPAForPreTraining`]): The model, not wrapped.
+        num_global_views (`int`): Global views of an image; they come first among its embeddings.
+        num_classes (`int`, *optional*): Number of classes of the training images, None without labels.
+        images_per_statistic (`int`): Images over all processes of which one SIGReg statistic is computed.
+        device (`torch.device`): Where the embeddings are.
+    """
+
+    model: LeJEPAForPreTraining
+    num_global_views: int
+    num_classes: int | None
+    images_per_statistic: int
+    device: torch.device
+
+
+class Monitor(TrainerCallback, ABC):
+    """A callback that sees the embeddings of every training batch, and adds figures to the logged rows."""
+
+    @abstractmethod
+    def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:
+        """
+        Look at a batch. Called on every rank, in every step: it must not wait for the device.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(num_views, batch_size, dim)`): Embeddings of this rank's images,
+                detached, global views first.
+            labels (`torch.Tensor` of shape `(batch_size,)`, *optional*): Class numbers, -1 for an unknown one.
+        """
+
+    @abstractmethod
+    def measure(self) -> dict[str, float]:
+        """Figures since the last call, the same names on every rank; the logged row has their mean over ranks."""
+
+
+class MonitorCost:
+    """
+    Time that goes into monitors, as a context manager around them: `monitor_seconds`, since the last row, and
+    `monitor_fraction`, their share of the run since this process began to train, in [0, 1].
+    """
+
+    def __init__(self) -> None:
+        self._run_begin = time.perf_counter()
+        self._window, self._total, self.last = 0.0, 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.last = time.perf_counter() - self._begin
+        self._window += self.last
+
+    def measure(self) -> dict[str, float]:
+        """The figures; begins a new window."""
+        self._total += self._window
+        window, self._window = self._window, 0.0
+        return {
+            "monitor_seconds": window,
+            "monitor_fraction": self._total / (time.perf_counter() - self._run_begin),
+        }

@@ -1,0 +1,168 @@
+"""What a Trainer is built of, looked at before any long work."""
+
+from collections.abc import Mapping, Sequence
+from types import FunctionType
+from typing import Protocol, runtime_checkable
+
+from transformers import TrainerCallback, TrainingArguments
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..data.collator import MultiCropCollator
+from ..data.streaming import count_rows
+from ..modeling_lejepa import LeJEPAForPreTraining
+from .callbacks.publishing import CheckpointPublisher
+
+
+@runtime_checkable
+class _HasColumns(Protocol):
+    """A dataset of `datasets`, which need not be installed."""
+
+    column_names: list[str] | None
+
+
+def check_model(model: object, recomputes_activations: bool) -> None:
+    """
+    Refuses a model without LeJEPA's objective, and activations that the backbone cannot recompute.
+
+    Raises:
+        TypeError: If it is not a [`LeJEPAForPreTraining`].
+        ValueError: If `activation_checkpointing` is not possible with its backbone.
+    """
+    if not isinstance(model, LeJEPAForPreTraining):
+        raise TypeError(
+            f"`model` must be a LeJEPAForPreTraining, got {type(model).__name__}: put a backbone into one by "
+            "`LeJEPAForPreTraining.from_pretrained_backbone` or `LeJEPAConfig(backbone_config=...)`."
+        )
+    backbone = model.encoder.backbone
+    if recomputes_activations and not any(hasattr(m, "gradient_checkpointing") for m in backbone.modules()):
+        raise ValueError(
+            f"`activation_checkpointing` is not possible with a {backbone.config.model_type} backbone: leave it "
+            "out, and lower `per_device_train_batch_size` if memory is short."
+        )
+
+
+def check_collator(collator: object) -> None:
+    """
+    Refuses whatever else might make batches: views get their photometric part on the device, by its settings.
+
+    Raises:
+        TypeError: If it is not a [`MultiCropCollator`].
+    """
+    if not isinstance(collator, MultiCropCollator):
+        raise TypeError(
+            f"`data_collator` must be a MultiCropCollator, got {_name(collator)}: pass "
+            "`MultiCropCollator(MultiCropTransform(...))`, or a class derived from it."
+        )
+
+
+def check_training_images(dataset: object, global_batch: int) -> int | None:
+    """
+    Returns:
+        `int`: Number of images, None for a stream that does not say.
+
+    Raises:
+        ValueError: If there are none, or fewer than one global batch.
+    """
+    if dataset is None:
+        raise ValueError("`train_dataset` is missing: pass rows with an image, see `lejepa_hf.data.sources`.")
+    num_images = count_rows(dataset)
+    if num_images is not None and num_images < global_batch:
+        raise ValueError(
+            f"The dataset has {num_images} images, fewer than one global batch of {global_batch}: lower "
+            "`per_device_train_batch_size`."
+        )
+    return num_images
+
+
+def check_held_out(
+    dataset: object, args: TrainingArguments, collator: MultiCropCollator, processor: object, monitors: Sequence[str]
+) -> None:
+    """
+    Refuses held-out images on which no evaluation could be made.
+
+    Args:
+        dataset: `eval_dataset` of the Trainer.
+        args (`TrainingArguments`): Its arguments.
+        collator ([`MultiCropCollator`]): Names the columns.
+        processor: `processing_class` of the Trainer.
+        monitors (`Sequence[str]`): The monitors that were asked for.
+
+    Raises:
+        TypeError: If `processor` is not an image processor.
+        ValueError: If it is missing, several, too small, or has no image column; or if the best model would be chosen
+            by a k-NN that is not measured.
+    """
+    if processor is not None and not isinstance(processor, BaseImageProcessor):
+        raise TypeError(
+            f"`processing_class` must be an image processor, got {_name(processor)}: "
+            "`lejepa_hf.hub.export.build_processor` makes one."
+        )
+    if dataset is None:
+        if args.eval_on_start or args.eval_strategy != "no":
+            raise ValueError(
+                "`eval_dataset` is missing, but the arguments ask for evaluations: pass held-out images, or leave out "
+                "`eval_strategy` and `eval_on_start`."
+            )
+        return
+    check_one_dataset(dataset, args.world_size, collator.image_column)
+    has_knn = "knn" in monitors and collator.label_column is not None and processor is not None
+    if (args.metric_for_best_model or "").removeprefix("eval_") == "knn_top1" and not has_knn:
+        raise ValueError(
+            "`metric_for_best_model` 'knn_top1' is not measured: it needs 'knn' among `monitors`, a `label_column` of "
+            "the `data_collator`, and an image processor as `processing_class`."
+        )
+
+
+def check_one_dataset(dataset: object, num_processes: int, image_column: str) -> None:
+    """
+    Raises:
+        ValueError: If `eval_dataset` is several datasets, has too few images, or no image column.
+    """
+    if isinstance(dataset, Mapping | list | tuple | str):
+        raise ValueError(
+            f"`eval_dataset` must be one dataset of held-out images, got several ({type(dataset).__name__}): evaluate "
+            "each by `trainer.evaluate(dataset, metric_key_prefix=...)`."
+            if not isinstance(dataset, str)
+            else f"`eval_dataset` must be one dataset of held-out images, got {dataset!r}: open it first."
+        )
+    number = count_rows(dataset)
+    if number is not None and number < max(2, num_processes):
+        raise ValueError(
+            f"`eval_dataset` has {number} images: the held-out images are fewer than 2 or than the {num_processes} "
+            "processes. Give more, or set `eval_strategy: 'no'`."
+        )
+    columns = dataset.column_names if isinstance(dataset, _HasColumns) else None  # others do not say
+    if columns and image_column not in columns:
+        raise ValueError(
+            f"`eval_dataset` has no column {image_column!r}, in which the training set holds its images, but "
+            f"{', '.join(columns)}: rename its column."
+        )
+
+
+def check_push(args: TrainingArguments, callbacks: Sequence[TrainerCallback | type[TrainerCallback]]) -> None:
+    """
+    Refuses to train as if something were pushed.
+
+    Raises:
+        ValueError: If `push_to_hub` is set, and nobody pushes.
+    """
+    if not args.push_to_hub:
+        return
+    way_out = (
+        "train with `push_to_hub=False`, and publish the finished run by "
+        "`lejepa_hf.hub.push.push_run(folder, repo_id)` or `lejepa push RUN REPO`"
+    )
+    if args.hub_strategy == "end":
+        raise ValueError(
+            f"`hub_strategy` 'end' would push the finished run, which the Trainer by itself does not make: {way_out}."
+        )
+    if not any(isinstance(callback, CheckpointPublisher) for callback in callbacks):
+        raise ValueError(
+            "`push_to_hub` is true, but none of the Trainer's `callbacks` pushes: add "
+            f"`lejepa_hf.hub.checkpoint_push.CheckpointPush(args)` to them, or {way_out}."
+        )
+
+
+def _name(value: object) -> str:
+    kind = value if isinstance(value, type) else type(value)
+    return f"the function {value.__name__}" if isinstance(value, FunctionType) else kind.__name__

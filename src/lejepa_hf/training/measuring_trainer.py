@@ -1,0 +1,163 @@
+"""MeasuringTrainer: a Trainer that looks at its numbers: logged rows, held-out evaluations, NaN and infinity."""
+
+import math
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from ..data.broken_images import BrokenImages
+from ..modeling_lejepa import LeJEPAOutput
+from ..system.distributed import whole
+from ..system.energy import EnergyMeter
+from .callbacks.held_out import HeldOutImages
+from .callbacks.monitor import Monitor, MonitorCost
+from .checkpointing_trainer import CheckpointingTrainer
+from .compilation import without_compiled_graphs
+from .finite_guard import FiniteGuard
+from .log_window import LogWindow
+
+
+class MeasuringTrainer(CheckpointingTrainer):
+    """
+    What differs from the base class: rows say what the steps since the last one have cost; evaluations use a fixed
+    sample of held-out images; a NaN or infinite loss or gradient stops the run before it is used or saved.
+
+    Args:
+        num_images (`int`, *optional*): Images of the training set, where that is known.
+        global_batch (`int`): Images of an optimiser step over all processes.
+        max_bad_fraction (`float`): Share of images that may be broken.
+        null_mean (`float`, *optional*): What SIGReg is on average for samples of the normal law.
+        kwargs: As in `Trainer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_images: int | None,
+        global_batch: int,
+        max_bad_fraction: float,
+        null_mean: float | None,
+        **kwargs: Any,  # noqa: ANN401 - those of Trainer
+    ) -> None:
+        super().__init__(**kwargs)
+        self.global_batch = global_batch
+        self._num_images, self._null_mean = num_images, null_mean
+        self._broken = BrokenImages(max_bad_fraction)
+        self._guard = FiniteGuard(str(self.args.output_dir))
+        self._held_out: HeldOutImages | None = None
+        self._begin_measuring()
+
+    def _begin_measuring(self) -> None:
+        self._window, self._cost = LogWindow(self.args.device), MonitorCost()
+        self.energy = EnergyMeter(self.args.device, self.args.local_process_index == 0)
+
+    # Evaluation while training
+
+    def evaluate(
+        self, eval_dataset: object = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """
+        Evaluate the model on a fixed sample of held-out images, in evaluation mode, with batch norm as described in
+        [`~training.callbacks.held_out.HeldOutImages`]; training is not touched.
+
+        Args:
+            eval_dataset (*optional*): Another dataset than the Trainer's.
+            ignore_keys: Has no meaning here.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Beginning of the names.
+
+        Returns:
+            `dict[str, float]`: `eval_loss`, `eval_prediction_loss`, `eval_sigreg_loss`, `eval_effective_rank`,
+            `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds.
+
+        Raises:
+            ValueError: If there is no such dataset, several, or too few images.
+        """
+        model, was_training = self.model_wrapped, self.model_wrapped.training
+        model.eval()
+        try:
+            with self._cost, torch.no_grad(), without_compiled_graphs():
+                found = self._held_out_images(eval_dataset).measure(
+                    model, self._forward_held_out, self._prepare_inputs
+                )
+        finally:
+            model.train(was_training)
+        self._window.leave_out(self._cost.last)  # speed is that of training
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        metrics[f"{metric_key_prefix}_runtime"] = round(self._cost.last, 4)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refused: pretraining has no predictions."""
+        raise NotImplementedError(
+            "`predict` has no meaning in pretraining: export the encoder by `export_encoder`, then `lejepa embed` or "
+            "`evaluate_encoder` use it."
+        )
+
+    def _forward_held_out(self, inputs: dict[str, torch.Tensor]) -> LeJEPAOutput:
+        # Always the same directions: evaluations of a run are compared with each other.
+        with self.compute_loss_context_manager():
+            return self.model_wrapped(**inputs, step=0)
+
+    def _held_out_images(self, dataset: object = None) -> HeldOutImages:
+        """Cut once for the Trainer's own dataset."""
+        if dataset is not None:
+            return self._open_held_out(dataset)
+        if self._held_out is None:
+            self._held_out = self._open_held_out(self.eval_dataset)
+        return self._held_out
+
+    def _open_held_out(self, dataset: object) -> HeldOutImages:
+        raise NotImplementedError
+
+    # Logs
+
+    def _monitors(self) -> list[Monitor]:
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, Monitor)]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the loss parts, speed and waiting time, averaged over the steps since the last log and over ranks."""
+        self._guard.check(wait=True)
+        if "loss" in logs and not self._window.is_empty:
+            logs |= self._measure()
+            self._window.begin()
+        if "loss" in logs or "train_runtime" in logs:
+            logs |= self._cost.measure()
+        if self._num_images and self.state.epoch is not None:
+            # The Trainer counts the endless loader as one epoch; users mean passes over the images.
+            self.state.epoch = self.state.global_step * self.global_batch / self._num_images
+        super().log(logs, start_time)
+
+    def _measure(self) -> dict[str, float]:
+        """The mean over ranks, of speed and counts the sum."""
+        local = self._window.measure()
+        local |= {"broken_images": float(self._broken.num_broken), "energy_kwh": self.energy.joules() / 3.6e6}
+        with self._cost:
+            local |= {name: value for monitor in self._monitors() for name, value in monitor.measure().items()}
+        mean = self.accelerator.reduce(torch.tensor(list(local.values()), device=self.args.device), "mean")
+        row = dict(zip(local, mean.tolist(), strict=True))
+        for name in ("images_per_second", "broken_images", "energy_kwh"):
+            row[name] *= self.args.world_size
+        row["broken_images"] = round(row["broken_images"])
+        absent = {"broken_images": not row["broken_images"], "energy_kwh": math.isnan(row["energy_kwh"])}
+        row = {name: value for name, value in row.items() if not absent.get(name, False)}
+        if self._null_mean is not None:
+            row["sigreg_over_null"] = row["sigreg_loss"] / self._null_mean
+        return row
+
+    # NaN and infinity
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        """As the base class, which measures it in each step; looked at before the optimizer uses the gradient."""
+        norm = whole(super()._get_grad_norm(model, grad_norm))  # under FSDP a rank holds its part
+        if self.accelerator.scaler is None:  # with fp16 overflow is the scaler's business
+            self._guard.watch(self.state.global_step, grad_norm=norm)
+            self._guard.check()
+        return norm
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As [`CheckpointingTrainer`], once it is known that no loss or gradient was NaN or infinite."""
+        self._guard.check(wait=True)
+        super().save_model(output_dir, _internal_call)

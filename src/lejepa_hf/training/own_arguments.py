@@ -1,0 +1,117 @@
+"""Arguments as a run takes them: schedules that fit their type, epochs as steps, and a copy for each Trainer."""
+
+import copy
+import inspect
+import math
+from typing import Any, TypeVar
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers import TrainingArguments, get_scheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+
+PUBLISHED_KWARGS = {"min_lr_rate": 1e-3}
+_CONSTANT = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP)
+# Two of the functions hand all their arguments on to a class.
+_MAKERS: dict[SchedulerType, Any] = {
+    **TYPE_TO_SCHEDULER_FUNCTION,
+    SchedulerType.REDUCE_ON_PLATEAU: ReduceLROnPlateau,
+    SchedulerType.GREEDY: GreedyLR,
+}
+_NOT_KWARGS = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def fitting_kwargs(kind: SchedulerType | str, given: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    """
+    The arguments of a learning rate schedule.
+
+    Args:
+        kind (`SchedulerType`): Type of the schedule.
+        given (`dict`, *optional*): What the user chose; the published cosine ends at a thousandth of the peak.
+
+    Returns:
+        `dict`, or None where the schedule takes none.
+
+    Raises:
+        ValueError: If the schedule does not take one of them, or lacks one.
+    """
+    kind = SchedulerType(kind)
+    if given is None:
+        given = dict(PUBLISHED_KWARGS) if kind == SchedulerType.COSINE_WITH_MIN_LR else None
+    elif given == PUBLISHED_KWARGS and kind in _CONSTANT:
+        given = None  # recipes of version 0.1.0 hold the default of the cosine beside every type
+    if isinstance(given, str):
+        raise ValueError(
+            f"`lr_scheduler_kwargs` must be names and values, as in '{{\"min_lr\": 1e-6}}', got {given!r}."
+        )
+    taken = inspect.signature(_MAKERS[kind]).parameters
+    known = [name for name in taken if name not in _NOT_KWARGS]
+    unknown = ", ".join(f"`{name}`" for name in given or {} if name not in known)
+    if unknown:
+        raise ValueError(
+            f"`lr_scheduler_kwargs`: {unknown} does not fit `lr_scheduler_type` {kind.value!r}, which takes "
+            f"{', '.join(known) or 'none'}."
+        )
+    try:
+        get_scheduler(kind, torch.optim.SGD([torch.zeros(1, requires_grad=True)]), 1, 10, given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`lr_scheduler_kwargs` {given} do not make a schedule of `lr_scheduler_type` {kind.value!r}: {error}"
+        ) from error
+    return given
+
+
+def own_arguments(args: Arguments, num_images: int | None, global_batch: int) -> Arguments:
+    """
+    A Trainer's own copy of the arguments, with every number that follows from the size of the dataset.
+
+    The Trainer pushes nothing itself, a callback does; so that transformers does not, the copy says no.
+
+    Args:
+        args (`TrainingArguments`): The caller's, which stay as they are.
+        num_images (`int`, *optional*): Images of the dataset, where that is known.
+        global_batch (`int`): Images of an optimiser step over all processes.
+
+    Returns:
+        `TrainingArguments`: `max_steps` is set; strategies that say 'epoch' say 'steps', and after how many.
+
+    Raises:
+        ValueError: If there are epochs to count but the number of images is not known.
+    """
+    own = copy.copy(args)
+    own.accelerator_config = copy.deepcopy(args.accelerator_config)  # transformers writes into it
+    own.push_to_hub = False
+    if own.max_steps <= 0:
+        if num_images is None:
+            raise ValueError("`max_steps` is needed: the stream does not say how many images it has.")
+        own.max_steps = math.ceil(own.num_train_epochs * num_images / global_batch)
+    epochal = [
+        name
+        for name, strategy in (
+            ("logging_strategy", own.logging_strategy),
+            ("eval_strategy", own.eval_strategy),
+            ("save_strategy", own.save_strategy),
+        )
+        if strategy == "epoch"
+    ]
+    if epochal and num_images is None:
+        raise ValueError(
+            f"`{epochal[0]}` 'epoch' needs the number of images, which this stream does not say: use 'steps' with "
+            f"`{epochal[0].replace('strategy', 'steps')}`."
+        )
+    if epochal and num_images is not None:
+        _count_in_steps(own, math.ceil(num_images / global_batch))
+    return own
+
+
+def _count_in_steps(args: TrainingArguments, steps: int) -> None:
+    """A pass over the images is this many steps; the last one of a run always counts as its end."""
+    if args.logging_strategy == IntervalStrategy.EPOCH:
+        args.logging_strategy, args.logging_steps = IntervalStrategy.STEPS, steps
+    if args.eval_strategy == IntervalStrategy.EPOCH:
+        args.eval_strategy, args.eval_steps, args.eval_delay = IntervalStrategy.STEPS, steps, args.eval_delay * steps
+    if args.save_strategy == SaveStrategy.EPOCH:
+        args.save_strategy, args.save_steps = SaveStrategy.STEPS, steps

@@ -1,0 +1,64 @@
+"""Private methods of transformers' Trainer on which this package is built: the only list of them."""
+
+from typing import NamedTuple
+
+
+class PrivateMethod(NamedTuple):
+    """
+    Args:
+        parameters (`tuple[str, ...]`): Its parameters.
+        caller (`str`): Method of the Trainer that calls it.
+        reason (`str`): Why no public method does.
+    """
+
+    parameters: tuple[str, ...]
+    caller: str
+    reason: str
+
+
+OVERRIDDEN = {
+    "_save_checkpoint": PrivateMethod(
+        ("self", "model", "trial"),
+        "_maybe_log_save_evaluate",
+        "a checkpoint is written aside and renamed when all ranks are done: `on_save` comes too late",
+    ),
+    "_issue_warnings_after_load": PrivateMethod(
+        ("self", "load_result"),
+        "_load_from_checkpoint",
+        "weights that do not fit are an error; the base class logs a warning",
+    ),
+    "_prepare_inputs": PrivateMethod(
+        ("self", "inputs"),
+        "training_step",
+        "views get their photometric part on the device, from numbers that stay on the host",
+    ),
+    "_get_grad_norm": PrivateMethod(
+        ("self", "model", "grad_norm"),
+        "_run_epoch",
+        "the norm that was measured is looked at before the optimizer uses the gradient: no callback is given it",
+    ),
+}
+
+CALLED = {
+    "_load_from_checkpoint": "a finished run is loaded without a further step",
+    "_load_best_model": "the same, with `load_best_model_at_end`",
+}
+
+# Methods of the base class, and what they call in this order.
+ORDER = {
+    "_save_checkpoint": (
+        "_get_output_dir",
+        "save_model",
+        "_save_optimizer_and_scheduler",
+        "_save_scaler",
+        "_save_rng_state",
+        "save_to_json",
+        "rotate_checkpoints",
+    ),
+    "_maybe_log_save_evaluate": ("log", "_evaluate", "_determine_best_metric", "_save_checkpoint", "on_save"),
+    "_prepare_for_training": ("create_optimizer", "create_scheduler", "_load_optimizer_and_scheduler"),
+    "_inner_training_loop": ("_prepare_for_training", "on_train_begin", "on_epoch_begin", "_run_epoch"),
+    "_finalize_training": ("log", "_load_best_model", "on_train_end"),
+    "training_step": ("_prepare_inputs", "compute_loss", "backward"),
+    "_run_epoch": ("_load_rng_state", "get_batch_samples", "training_step", "_get_grad_norm", "step", "on_step_end"),
+}

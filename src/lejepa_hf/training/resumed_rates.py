@@ -1,0 +1,41 @@
+"""ResumedRates: a changed learning rate or weight decay takes effect when a run is resumed."""
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class ResumedRates(TrainerCallback):
+    """The base class restores the old rates with the states of optimizer and schedule, whatever was asked for now."""
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[float, float]] = []  # learning rate and weight decay of each group
+
+    def remember(self, optimizer: torch.optim.Optimizer) -> None:
+        """Note what was asked for, before a checkpoint is loaded."""
+        self._asked = [
+            (group.get("initial_lr", group["lr"]), group.get("weight_decay", 0.0)) for group in optimizer.param_groups
+        ]
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: torch.optim.Optimizer | None = None,
+        lr_scheduler: LRScheduler | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Everything is loaded, and no step has been made."""
+        if optimizer is None or state.global_step == 0 or not isinstance(lr_scheduler, LambdaLR):
+            return
+        for group, (_, weight_decay) in zip(optimizer.param_groups, self._asked, strict=True):
+            group["weight_decay"] = weight_decay
+        rates: list[float | torch.Tensor] = [rate for rate, _ in self._asked]
+        if lr_scheduler.base_lrs == rates:
+            return
+        lr_scheduler.base_lrs = rates
+        for group, rate, factor in zip(optimizer.param_groups, rates, lr_scheduler.lr_lambdas, strict=True):
+            group["initial_lr"] = rate
+            group["lr"] = rate * factor(lr_scheduler.last_epoch)
+        lr_scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]  # what is logged

@@ -1,0 +1,84 @@
+import re
+
+import pytest
+import torch
+from monitored_run import monitored
+from test_trainer import TRANSFORM, model_for
+from transformers import TrainingArguments
+
+from lejepa_hf import LeJEPATrainer, LeJEPATrainingArguments, MultiCropCollator
+from lejepa_hf.data.sources import load_source
+from lejepa_hf.hub.checkpoint_push import CheckpointPush
+
+DIGITS = load_source("digits", "test").dataset
+
+
+def build(folder, backbone, **given):
+    settings = {"output_dir": str(folder), "use_cpu": True, "max_steps": 1, **given.pop("args", {})}
+    values = {"model": model_for(backbone), "train_dataset": DIGITS, "data_collator": MultiCropCollator(TRANSFORM)}
+    return LeJEPATrainer(**values | {"args": LeJEPATrainingArguments(**settings)} | given)
+
+
+def collate(examples):
+    return {"global_views": torch.zeros(8, 1, 3, 16, 16)}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data_collator": collate}, "`data_collator` must be a MultiCropCollator, got the function collate: pass"),
+        (
+            {"args": TrainingArguments("a", use_cpu=True)},
+            "`args` must be LeJEPATrainingArguments, got TrainingArguments",
+        ),
+        ({"model": torch.nn.Linear(1, 1)}, "`model` must be a LeJEPAForPreTraining, got Linear: put a backbone"),
+        ({"processing_class": collate}, "`processing_class` must be an image processor, got the function collate"),
+    ],
+)
+def test_things_of_another_kind(tmp_path, tiny_resnet, given, message):
+    settings = {name: value for name, value in given.items() if name == "args"}
+    trainer = {name: value for name, value in given.items() if name != "args"}
+    with pytest.raises(TypeError, match=message):
+        if settings:
+            LeJEPATrainer(model_for(tiny_resnet), settings["args"], DIGITS)
+        else:
+            build(tmp_path, tiny_resnet, **trainer)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train_dataset": None}, "`train_dataset` is missing"),
+        ({"eval_dataset": {"a": DIGITS}}, "`eval_dataset` must be one dataset of held-out images, got several (dict)"),
+        ({"eval_dataset": DIGITS.select(range(1))}, "`eval_dataset` has 1 images"),
+        ({"eval_dataset": DIGITS.rename_column("image", "picture")}, "no column 'image', .* but picture, label"),
+        ({"args": {"eval_strategy": "steps"}}, "`eval_dataset` is missing, but the arguments ask for evaluations"),
+        ({"args": {"eval_on_start": True}}, "`eval_dataset` is missing, but the arguments ask for evaluations"),
+        (
+            {"args": {"metric_for_best_model": "knn_top1"}, "eval_dataset": DIGITS},
+            "`metric_for_best_model` 'knn_top1' is not measured",
+        ),
+    ],
+)
+def test_data_that_cannot_serve(tmp_path, tiny_resnet, given, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        build(tmp_path, tiny_resnet, **given)
+
+
+PUSH = {"push_to_hub": True, "hub_model_id": "me/encoder"}
+
+
+def test_a_push_that_nobody_makes_is_refused(tmp_path, tiny_resnet):
+    with pytest.raises(ValueError, match=r"none of the Trainer's `callbacks` pushes: add `.*CheckpointPush\(args\)`"):
+        build(tmp_path, tiny_resnet, args=PUSH)
+    args = LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=1, **PUSH)
+    trainer = build(tmp_path, tiny_resnet, callbacks=[CheckpointPush(args)], args=PUSH)
+    assert args.push_to_hub and not trainer.args.push_to_hub  # transformers itself pushes nothing
+    with pytest.raises(ValueError, match="`hub_strategy` 'end' would push the finished run.*push_run"):
+        build(tmp_path, tiny_resnet, callbacks=[CheckpointPush(args)], args=PUSH | {"hub_strategy": "end"})
+
+
+@pytest.mark.parametrize(("method", "way_out"), [("push_to_hub", "push_run"), ("predict", "lejepa embed")])
+def test_methods_without_an_effect_say_so(tmp_path, method, way_out):
+    with pytest.raises(NotImplementedError, match=f"`{method}` .*{re.escape(way_out)}"):
+        getattr(monitored(tmp_path), method)()

@@ -1,0 +1,37 @@
+import json
+
+import pytest
+from test_trainer import losses, model_for, trainer_for
+
+from lejepa_hf.training.resume_settings import compare_settings, flat_config, write_settings
+
+OLD = {"images_per_statistic": "images SIGReg judges at once", "dataset_images": "images of the dataset"}
+
+
+def test_what_does_not_change_the_network_is_left_out():
+    config = {"a": {"b": 1, "dtype": "float32"}, "c": [1], "transformers_version": "5", "d": {}}
+    assert flat_config(config) == {"a.b": 1, "c": [1], "d": {}}
+
+
+def test_all_that_differs_is_named_and_what_may_change_is_logged(tmp_path, caplog):
+    write_settings(tmp_path, {"seed": 0, "views": (1, 2), "gone": 1}, {"bf16": False}, 1)
+    compare_settings(tmp_path, {"seed": 0, "views": [1, 2], "new": 3}, {"bf16": True})
+    assert "`bf16` was False, is True" in caplog.text
+    with pytest.raises(ValueError, match=r"`seed` was 0, is 1; `views` was \[1, 2\], is \[2\]\. Set them back"):
+        compare_settings(tmp_path, {"seed": 1, "views": [2]}, {})
+
+
+def test_checkpoints_of_version_0_1_0_are_read(tmp_path, tiny_resnet):
+    whole = trainer_for(tmp_path, model_for(tiny_resnet))
+    whole.train()
+    path = tmp_path / "checkpoint-3" / "resume_settings.json"
+    content = json.loads(path.read_text())
+    content["fixed"] = {OLD.get(key, key): value for key, value in content["fixed"].items()}
+    assert set(OLD.values()) <= set(content["fixed"])
+    path.write_text(json.dumps(content))
+    again = trainer_for(tmp_path / "again", model_for(tiny_resnet))
+    again.train(resume_from_checkpoint=tmp_path / "checkpoint-3")
+    assert losses(again)[-3:] == losses(whole)[-3:]
+    halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    with pytest.raises(ValueError, match="settings: `images_per_statistic` was 8, is 4. Set"):
+        trainer_for(tmp_path, model_for(tiny_resnet), **halves).check_resume(tmp_path / "checkpoint-3")
