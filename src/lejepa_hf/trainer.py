@@ -18,7 +18,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .data.batch import BROKEN, GLOBAL_VIEWS, PHOTOMETRIC_KEYS, POSITION, PROBE_LABELS
 from .data.collator import MultiCropCollator
-from .data.dataset_kinds import count_classes, count_rows
+from .data.dataset_kinds import count_classes
 from .data.errors import StreamInterrupted
 from .data.photometric import apply_photometric
 from .data.reader_state import RankState, ReaderPosition, advance, read_positions, write_position

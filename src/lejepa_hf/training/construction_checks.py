@@ -8,7 +8,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.collator import MultiCropCollator
-from ..data.streaming import count_rows
+from ..data.dataset_kinds import count_rows
 from ..modeling_lejepa import LeJEPAForPreTraining
 from .callbacks.publishing import CheckpointPublisher
 
