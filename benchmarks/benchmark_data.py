@@ -181,7 +181,7 @@ def epoch_benchmark(shards: Path) -> list[dict]:
 
 def resident_mib(process: int) -> float:
     """Most memory the process ever had resident; of Linux."""
-    status = Path(f"/proc/{process}/status").read_text()
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 

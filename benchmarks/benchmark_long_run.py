@@ -42,7 +42,7 @@ class Memory(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % max(1, args.max_steps // 20) == 0:
-            status = Path("/proc/self/status").read_text()
+            status = Path("/proc/self/status").read_text(encoding="utf-8")
             resident = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
             self.points.append((state.global_step, int(resident) / 1024, time.perf_counter()))
 

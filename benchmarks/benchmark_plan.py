@@ -50,7 +50,7 @@ def real_run(recipe: str, arguments: list[str]) -> tuple[float, int]:
         settings = [*arguments, "--output_dir", f"{folder}/run", "--save_strategy", "no", "--disable_tqdm", "true"]
         trainer, _ = build(parse_recipe(recipe, settings))
         trainer.train()
-        rows = map(json.loads, Path(folder, "run", "metrics.jsonl").read_text().splitlines())
+        rows = map(json.loads, Path(folder, "run", "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
     memory = torch.cuda.max_memory_reserved() if trainer.args.device.type == "cuda" else peak_resident_bytes()
     return statistics.median(rates[1:]), memory  # the first steps wait for the workers to start

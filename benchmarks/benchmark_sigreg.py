@@ -104,7 +104,7 @@ def peak_bytes(module, projections, device) -> int:
     page, peak, done = os.sysconf("SC_PAGE_SIZE"), 0, threading.Event()
 
     def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * page
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * page
 
     def watch():
         nonlocal peak

@@ -362,7 +362,7 @@ def peak_mib(options: argparse.Namespace, way: str) -> float:
     train(options, 3, (way,))
     if options.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 1024
 
 
 def flops_per_image(recipe: Recipe) -> int:

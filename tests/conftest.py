@@ -76,4 +76,4 @@ def pytest_terminal_summary(terminalreporter, config):
     path = config.getoption("--backbone-table")
     if path:
         reports = (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, []))
-        Path(path).write_text(format_table([report for report in reports if report.when == "call"]))
+        Path(path).write_text(format_table([report for report in reports if report.when == "call"]), encoding="utf-8")

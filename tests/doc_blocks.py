@@ -74,7 +74,7 @@ class Block:
     @property
     def is_run(self) -> bool:
         """Whether its commands are for running here: it does not say otherwise, and is not `.ci/run`'s."""
-        lines = (ROOT / self.page).read_text().splitlines()
+        lines = (ROOT / self.page).read_text(encoding="utf-8").splitlines()
         return (
             not re.match(r"(#!.*\n)?# not run( yet)?: \S", self.code) and lines[self.line - 2] != "<!-- commands -->"
         )
@@ -82,7 +82,7 @@ class Block:
 
 def blocks_of(page: str, *languages: str) -> list[Block]:
     """The blocks of a page in their order; of these languages, or all."""
-    text = (ROOT / page).read_text()
+    text = (ROOT / page).read_text(encoding="utf-8")
     found = []
     for match in _FENCE.finditer(text):
         before = text[: match.start()]
@@ -142,7 +142,7 @@ def check_yaml(block: Block) -> None:
 def _parse_text(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "recipe.yaml"
-        recipe.write_text(text)
+        recipe.write_text(text, encoding="utf-8")
         parse_recipe(recipe, ["--use_cpu"])
 
 
@@ -188,7 +188,7 @@ def _check_torchrun(arguments: list[str]) -> None:
 def _check_script(script: str, arguments: list[str]) -> None:
     if script == "train.py":
         return _check_train(arguments)
-    text = (ROOT / script).read_text()
+    text = (ROOT / script).read_text(encoding="utf-8")
     for flag in (word for word in arguments if word.startswith("--")):
         assert f'"{flag}"' in text, f"{script} does not know {flag}"
     return None
@@ -252,12 +252,12 @@ def run_python(page: str, folder: Path, server: HubServer, *, installed: bool = 
         script += f"exec(compile({block.code!r}, {where!r}, 'exec'), {{'__name__': '__main__'}})\n"
     if installed:  # a process that has imported already: most of the time would go into that
         script = _CONNECT.format(url=server.url, folder=str(folder), tests=str(ROOT / "tests")) + script
-    (folder / "blocks.py").write_text(script)
+    (folder / "blocks.py").write_text(script, encoding="utf-8")
     if installed:
         output = folder / "blocks.txt"
         codes = run_script(folder / "blocks.py", [], output, 1, timeout=300)
-        assert codes == [0], output.read_text()[-4000:]
-        return output.read_text()
+        assert codes == [0], output.read_text(encoding="utf-8")[-4000:]
+        return output.read_text(encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "blocks.py"], cwd=folder, env=environment(server, folder / "hf-cache"),
         capture_output=True, text=True, timeout=300,
@@ -289,7 +289,7 @@ def run_command(words: tuple[str, ...], folder: Path, server: HubServer) -> None
         processes = int(options.nproc_per_node)
         arguments = _shortened(options.training_script_args, folder)
         codes = run_script(ROOT / "train.py", arguments, output, processes)
-        assert codes == [0] * processes, output.read_text()[-4000:]
+        assert codes == [0] * processes, output.read_text(encoding="utf-8")[-4000:]
         return
     if program == "accelerate":
         from accelerate.commands.launch import launch_command_parser

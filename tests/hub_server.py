@@ -105,10 +105,10 @@ class HubServer:
     def read(self, repo: str) -> dict | None:
         """A repository: `refs` (name -> commit) and `commits` (commit -> file -> blob)."""
         path = self._path(repo)
-        return json.loads(path.read_text()) if path.is_file() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def write(self, repo: str, content: dict) -> None:
-        self._path(repo).write_text(json.dumps(content))
+        self._path(repo).write_text(json.dumps(content), encoding="utf-8")
 
     def create(self, repo: str, private: bool = False, gated: bool = False, let_in: tuple[str, ...] = ()) -> None:
         """A repository as the Hub makes it, with one commit; `let_in` are users who may read a gated one."""

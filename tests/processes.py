@@ -42,7 +42,7 @@ def run_script(script: Path, arguments: list[str], output: Path, processes: int,
         free.bind(("localhost", 0))
         shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
     shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    output.write_text("")
+    output.write_text("", encoding="utf-8")
     ranks = []
     for rank in range(processes):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} | shared if processes > 1 else {}

@@ -79,7 +79,7 @@ def test_evaluate(run, tmp_path, capsys):
     ]
     names = ["knn10", "knn", "knn100", "knn200", "1shot", "allshot"]
     assert [row.split("|")[1].split()[0] for row in rows] == names
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert record["encoders"][encoder] == record["encoders"][str(copy)]
     assert len(record["encoders"][encoder]["fingerprint"]) == 8
     assert record["eval"].items() >= {"dataset": "digits", "split": "test", "images": 450}.items()
@@ -114,7 +114,7 @@ def test_several_processes_fine_tune_one_network(run, tmp_path):
     for start in ([], launcher):
         done = subprocess.run([sys.executable, *start, *command], capture_output=True, text=True, check=True)
         assert done.stdout.count("finetune top1") == 1
-        record = json.loads(out.read_text())
+        record = json.loads(out.read_text(encoding="utf-8"))
         found.append(record["encoders"][encoder]["results"])
     assert [list(one) for one in found] == [list(found[0])] * 2
     # All 450 test images count, and each step sees 64 images: one process or two learn about the same.
@@ -182,7 +182,7 @@ def test_results_before_a_failure_are_kept(run, tmp_path, monkeypatch, capsys):
     command = ["evaluate", first, second, "--dataset", "digits", "--protocol", "knn", "--no_cache", "--out", str(out)]
     assert main(command) == 2
     assert "knn: knn10 top1 " in capsys.readouterr().err
-    assert list(json.loads(out.read_text())["encoders"]) == [first]
+    assert list(json.loads(out.read_text(encoding="utf-8"))["encoders"]) == [first]
 
 
 def test_evaluate_without_the_encoder(tmp_path, capsys):
@@ -195,7 +195,7 @@ def measurable(run, tiny_resnet) -> Path:
     """A run whose images and views are known."""
     recipe = {"dataset": "digits", "backbone_config": tiny_resnet, "bf16": not torch.accelerator.is_available()}
     recipe |= {"global_crop_size": 16, "local_crop_size": 12, "num_local_views": 1, "blur_kernel_size": 5}
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return run
 
 
@@ -207,7 +207,7 @@ def test_statistics(measurable, capsys):
     assert " of 8, " in spectrum and len(worst.splitlines()) == 6
     assert picture == f"{measurable / 'pictures' / 'gaussianity.png'}\n"
     assert (measurable / "pictures" / "gaussianity.png").stat().st_size > 0
-    numbers = json.loads((measurable / "statistics.json").read_text())
+    numbers = json.loads((measurable / "statistics.json").read_text(encoding="utf-8"))
     assert numbers["num_images"] == 40 and 0 < numbers["effective_rank"] <= 8
 
 

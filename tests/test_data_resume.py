@@ -94,10 +94,10 @@ def test_other_numbers_of_workers_and_processes(shards, tmp_path):
 def test_a_stream_read_by_two_goes_on_with_one_and_leaves_nothing_out(shards, tmp_path):
     folder = tmp_path / "run"
     run(shards, folder, "--streaming", "--note", "--steps", "3", processes=2)
-    before = [Path(f"{folder}-rows-{rank}.jsonl").read_text().splitlines() for rank in range(2)]
+    before = [Path(f"{folder}-rows-{rank}.jsonl").read_text(encoding="utf-8").splitlines() for rank in range(2)]
     assert [len(rows) for rows in before] == [24, 24]
     said = run(shards, folder, "--streaming", "--note", "--steps", "8", "--batch", "16", "--resume")
-    after = Path(f"{folder}-rows-0.jsonl").read_text().splitlines()[24:]
+    after = Path(f"{folder}-rows-0.jsonl").read_text(encoding="utf-8").splitlines()[24:]
     assert "read by 2 processes" not in said or "too few" not in said
     rows = Counter(tuple(json.loads(row)) for row in [*before[0], *before[1], *after])
     assert set(rows.values()) == {1}

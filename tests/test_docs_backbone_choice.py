@@ -18,7 +18,7 @@ def test_the_page_has_blocks():
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_blocks(block, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(f"dataset: digits\nmax_steps: 1\n{block.code}")
+    (tmp_path / "recipe.yaml").write_text(f"dataset: digits\nmax_steps: 1\n{block.code}", encoding="utf-8")
     recipe = parse_recipe(tmp_path / "recipe.yaml", ["--use_cpu"])
     with torch.device("meta"):
         config = LeJEPAForPreTraining(build_config(recipe.model)).config.backbone_config

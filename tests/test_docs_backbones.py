@@ -5,7 +5,7 @@ from pathlib import Path
 
 from architectures import ARCHITECTURES
 
-PAGE = (Path(__file__).parent.parent / "docs" / "backbones.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "backbones.md").read_text(encoding="utf-8")
 TABLE, REFUSED = PAGE.split("## What cannot be trained, and why")
 FAMILIES = {"ResNet", "ViT", "Swin", "MaxViT", "ConvNeXt", "EfficientNet", "LeViT", "Inception-NeXt"}  # of the paper
 

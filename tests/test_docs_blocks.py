@@ -39,7 +39,7 @@ def test_languages(page):
     """A block of another language, or of none, would be run by nobody."""
     odd = {f"{block.page}:{block.line}": block.language for block in blocks_of(page)}
     assert not {where: language for where, language in odd.items() if language not in LANGUAGES}
-    fences = re.findall(r"^ *```", (ROOT / page).read_text(), re.MULTILINE)
+    fences = re.findall(r"^ *```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
     assert len(fences) == 2 * len(blocks_of(page)), "a fence without its end, or a kind of block not found here"
 
 
@@ -126,7 +126,7 @@ def messages_of_the_package() -> list[tuple[regex.Pattern, list[str]]]:
     """Every longer text of the sources: as a pattern in which anything stands for what is filled in, and its parts."""
     found = []
     for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             texts = [part.value if isinstance(part, ast.Constant) else None for part in parts]
             fixed = [text for text in texts if isinstance(text, str) and len(text) >= _TELLING]

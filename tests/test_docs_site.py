@@ -22,7 +22,7 @@ class Page(HTMLParser):
         self.loaded: list[str] = []
         self.links: list[str] = []
         self.anchors: set[str] = set()
-        self.feed(path.read_text())
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
@@ -56,7 +56,7 @@ def in_nav(entry) -> list[str]:
 
 @pytest.mark.slow
 def test_every_page_is_there(site):
-    pages = in_nav(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    pages = in_nav(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
     assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
     for page in pages:
         assert (site / page).with_suffix(".html").stat().st_size > 5000, page
@@ -68,7 +68,7 @@ def test_nothing_is_loaded_from_elsewhere(site):
         for address in Page(path).loaded:
             assert not urlsplit(address).netloc, f"{path.name} loads {address}"
     for path in site.rglob("*.css"):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert "@import" not in text and "url(http" not in text and "url(//" not in text, path.name
 
 
@@ -95,9 +95,9 @@ def test_links_and_anchors_lead_somewhere(site):
 def test_a_broken_link_ends_the_build(tmp_path):
     """The check is awake: an anchor that is not there."""
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "index.md").write_text("# One\n\n[nowhere](index.md#nothing)\n")
-    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    (tmp_path / "docs" / "index.md").write_text("# One\n\n[nowhere](index.md#nothing)\n", encoding="utf-8")
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     settings |= {"docs_dir": str(tmp_path / "docs"), "nav": [{"One": "index.md"}]}
-    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     done = build(tmp_path / "site", "--config-file", str(tmp_path / "mkdocs.yml"))
     assert done.returncode != 0 and "#nothing" in done.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "studies.md").read_text()
+PAGE = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 STUDIES = sorted(path.stem.removeprefix("study_") for path in (ROOT / "benchmarks").glob("study_*.py"))
 STUDIES.remove("runs")  # what they share
 STUDIES.remove("features")  # has a page of its own
@@ -13,7 +13,7 @@ ACCURACIES = ("linear_top1", "knn_top1", "1shot_top1")
 
 
 def read_rows(name: str) -> list[dict]:
-    with (ROOT / "benchmarks" / "results" / f"study_{name}.csv").open() as file:
+    with (ROOT / "benchmarks" / "results" / f"study_{name}.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -33,7 +33,7 @@ def test_tables_are_those_of_the_rows(name):
 
 
 def test_correlations_are_those_of_the_runs():
-    with (ROOT / "benchmarks" / "results" / "study_loss_correlations.csv").open() as file:
+    with (ROOT / "benchmarks" / "results" / "study_loss_correlations.csv").open(encoding="utf-8") as file:
         measured = {tuple(row.values()) for row in csv.DictReader(file)}
     lines = PAGE.split("| runs | loss | alpha | linear | k-NN | 1 shot |")[1].split("\n\n")[0].splitlines()[2:]
     assert len(lines) > 5

@@ -42,7 +42,7 @@ def own_imports(path: Path) -> set[str]:
     """Top-level parts of this package that a file imports, wherever in the file."""
     depth = len(path.relative_to(PACKAGE).parts)
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             inside = path.relative_to(PACKAGE).parts[: depth - node.level]
             parts = [*inside, *(node.module or "").split(".")]
@@ -75,7 +75,7 @@ def test_few_entries_stand_at_the_top():
 
 @pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()))
 def test_a_room_says_what_lives_there_and_what_it_may_import(room):
-    text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+    text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
     assert re.search(r"[Ii]mport", text)
 
 
@@ -88,7 +88,7 @@ def test_old_paths_are_the_modules_at_their_new_ones(old, new):
 
 
 def test_only_one_file_calls_torch_distributed():
-    callers = [path.name for path in PACKAGE.rglob("*.py") if "torch.distributed" in path.read_text()]
+    callers = [path.name for path in PACKAGE.rglob("*.py") if "torch.distributed" in path.read_text(encoding="utf-8")]
     assert callers == ["distributed.py"]
 
 

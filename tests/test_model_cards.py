@@ -31,7 +31,9 @@ def test_card(path, tmp_path):
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
 def test_recipe_is_that_of_this_repository(path, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(re.search(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL)[1])
+    (tmp_path / "recipe.yaml").write_text(
+        re.search(r"```yaml\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)[1], encoding="utf-8"
+    )
     told = parse_recipe(tmp_path / "recipe.yaml")
     here = parse_recipe(ROOT / "recipes" / f"{path.stem.replace('-', '/', 1)}.yaml")
     assert (told.model, told.data) == (here.model, here.data)

@@ -38,7 +38,7 @@ def test_the_committed_outputs():
 
 
 def test_nothing_of_a_machine_is_in_it():
-    text = NOTEBOOK.read_text()
+    text = NOTEBOOK.read_text(encoding="utf-8")
     assert not re.findall(r"(?:/home|/root|/Users|/tmp|/work|/usr|site-packages)\b", text)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}

@@ -122,7 +122,7 @@ def main(kind: str, output: str, *settings: str) -> None:
         folder = Path(output).parent / f"run-{setting}"
         found[setting] = train(kind, folder, accumulation, bool(checkpointing), world_size)
     if int(os.environ.get("RANK", 0)) == 0:
-        Path(output).write_text(json.dumps(found))
+        Path(output).write_text(json.dumps(found), encoding="utf-8")
     if world_size > 1:
         torch.distributed.destroy_process_group()
 

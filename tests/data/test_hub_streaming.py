@@ -42,7 +42,7 @@ def hub(tmp_path):
 
 
 def train(hub: HubServer, folder: Path, *arguments: str, token: str | None = TOKEN) -> subprocess.CompletedProcess:
-    (folder / "recipe.yaml").write_text(json.dumps(RECIPE))
+    (folder / "recipe.yaml").write_text(json.dumps(RECIPE), encoding="utf-8")
     login = {} if token is None else {"HF_TOKEN": token}
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), str(folder / "recipe.yaml"), *arguments], cwd=folder,
@@ -67,13 +67,13 @@ def test_a_private_dataset_over_a_bad_line(hub, tmp_path):
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         assert TOKEN not in done.stdout + done.stderr
         assert all(fault.times == 0 for fault in hub.faults), [fault.pattern for fault in hub.faults if fault.times]
-    rows = (tmp_path / "disturbed/run/metrics.jsonl").read_text().splitlines()
+    rows = (tmp_path / "disturbed/run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert {json.loads(row)["step"] for row in rows} == set(range(1, 13))
     calm, disturbed = (
         load_file(tmp_path / name / "run/pretraining/model.safetensors") for name in ("calm", "disturbed")
     )
     assert all((calm[name] == disturbed[name]).all() for name in calm)
-    card = (tmp_path / "calm/run/encoder/README.md").read_text()
+    card = (tmp_path / "calm/run/encoder/README.md").read_text(encoding="utf-8")
     assert f"[{ID}](https://huggingface.co/datasets/{ID}), split `train`, revision `v1`" in card
 
 

@@ -43,7 +43,7 @@ def test_classes_without_splits_are_train(tmp_path):
 def test_flat_folder_has_no_labels(tmp_path, streaming):
     for i in range(5):
         save(tmp_path / f"{i}.png", i)
-    (tmp_path / "notes.txt").write_text("harmless")
+    (tmp_path / "notes.txt").write_text("harmless", encoding="utf-8")
     source = load_source(str(tmp_path), streaming=streaming)
     assert (source.image_column, source.label_column, source.class_names) == ("image", None, None)
     assert contents(source) == list(range(5))
@@ -73,7 +73,7 @@ def test_missing_folder_names_its_neighbours(tmp_path):
 def test_folder_without_images(tmp_path, files, found):
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("no image")
+        (tmp_path / name).write_text("no image", encoding="utf-8")
     assert message(str(tmp_path)).endswith(found.format(tmp_path))
 
 

@@ -35,5 +35,5 @@ def test_a_saved_dataset_that_lost_a_file(tmp_path):
 
 def test_images_beside_some_state_are_a_folder_of_images(tmp_path):
     save(tmp_path / "0.png", 7)
-    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "state.json").write_text("{}", encoding="utf-8")
     assert contents(load_source(tmp_path)) == [7]

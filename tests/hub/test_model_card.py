@@ -105,7 +105,8 @@ def write_run(folder: Path, dataset: str, *arguments: str):
     """The files that train.py leaves in a run folder."""
     (folder / "given.yaml").write_text(
         f"dataset: {dataset}\nbackbone_config: {{model_type: resnet}}\neval_split: test\nmax_steps: 300\n"
-        f"output_dir: {folder}\nrun_name: {folder}/name\nuse_cpu: true\n"
+        f"output_dir: {folder}\nrun_name: {folder}/name\nuse_cpu: true\n",
+        encoding="utf-8",
     )
     recipe = parse_recipe(folder / "given.yaml", ["--hub_token", "hf_secret", *arguments])
     write_run_facts(folder, recipe.resolved())
@@ -114,15 +115,15 @@ def write_run(folder: Path, dataset: str, *arguments: str):
     facts |= {"encoder_parameters": 1234567}
     statistics = {"num_images": 512, "effective_rank": 7.5, "sigreg_view0": 2.25, "sigreg_view1": 3.5}
     statistics |= {"sigreg_null_mean": 1.06, "sigreg_null_std": 0.12}
-    (folder / "statistics.json").write_text(json.dumps(statistics))
+    (folder / "statistics.json").write_text(json.dumps(statistics), encoding="utf-8")
     (folder / "pictures").mkdir(exist_ok=True)
     for name in ("losses.png", "embeddings.png"):
         (folder / "pictures" / name).write_bytes(b"a picture")
     results = {"encoder": METRICS, "rows": {"LeJEPA encoder": METRICS}, "table": TABLE, "run": facts}
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     rows = [{"step": step, "prediction_loss": 12.5 / step, "sigreg_loss": 150 / step} for step in (10, 100)]
     lines = [json.dumps(row) for row in [*rows, {"step": 300, "train_runtime": 12.3}]]
-    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def export(backbone: dict, folder: Path, pooling: str = "auto", crop_size: int = 16) -> Path:
@@ -146,14 +147,14 @@ def test_whole_card(encoder, run):
     write_run(run, "ylecun/mnist")
     path = write_model_card(encoder, run)
     assert path == encoder / "README.md"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert re.fullmatch(CARD, text)
     headings = re.findall(r"^## (.*)", text, re.MULTILINE)
     assert headings == [
         "Use", "Data", "Results", "Training", "Pictures", "Recipe", "Reproduce", "Versions", "Limits", "Citation",
     ]  # fmt: skip
     (recipe,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    recipe, whole = yaml.safe_load(recipe), yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe, whole = yaml.safe_load(recipe), yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     assert recipe == {key: value for key, value in whole.items() if key not in ("output_dir", "run_name")}
 
 
@@ -170,9 +171,11 @@ def test_is_a_card_for_the_hub(encoder, run):
 
 def test_an_average_says_so_and_has_its_own_row(encoder, run):
     write_run(run, "ylecun/mnist")
-    given = json.loads((run / "results.json").read_text())
+    given = json.loads((run / "results.json").read_text(encoding="utf-8"))
     given["table"] += "\n| averaged encoder | 90.0 |"
-    (run / "results.json").write_text(json.dumps(given | {"averaged_encoder": {"eval_knn_top1": 0.9}}))
+    (run / "results.json").write_text(
+        json.dumps(given | {"averaged_encoder": {"eval_knn_top1": 0.9}}), encoding="utf-8"
+    )
     card = ModelCard.load(write_model_card(encoder, run, ema_decay=0.999))
     assert "exponential moving average, decay 0.999." in card.text and 'the column "averaged encoder"' in card.text
     assert [(result.metric_name, result.metric_value) for result in card.data.eval_results] == [("eval_knn_top1", 0.9)]
@@ -190,9 +193,9 @@ def test_says_nothing_about_the_machine(encoder, run, arguments):
     images.mkdir()
     write_run(run, str(images))
     if arguments:
-        text = (run / "recipe.yaml").read_text()
-        (run / "recipe.yaml").write_text(f"{text}deepspeed: {arguments[1]}\n")
-    text = write_model_card(encoder, run).read_text()
+        text = (run / "recipe.yaml").read_text(encoding="utf-8")
+        (run / "recipe.yaml").write_text(f"{text}deepspeed: {arguments[1]}\n", encoding="utf-8")
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
     for private in (str(run), str(images), "images/", "/home", "/tmp", "hf_secret", "hub_token"):
         assert private not in text
     assert "dataset: <local>" in text
@@ -205,12 +208,12 @@ def test_says_nothing_about_the_machine(encoder, run, arguments):
 @pytest.mark.parametrize("start", ["facebook/dinov2-small", "LOCAL"])
 def test_warm_start_is_told(encoder, run, start):
     write_run(run, "digits")
-    recipe = (run / "recipe.yaml").read_text()
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
     local = start == "LOCAL"
     start = str(encoder) if local else start
     lines = [line for line in recipe.splitlines() if not line.startswith("pretrained_backbone")]
-    (run / "recipe.yaml").write_text("\n".join([*lines, f"pretrained_backbone: {start}"]))
-    text = write_model_card(encoder, run).read_text()
+    (run / "recipe.yaml").write_text("\n".join([*lines, f"pretrained_backbone: {start}"]), encoding="utf-8")
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
     assert f"The weights started from {'a local checkpoint' if local else start}." in text
     assert ModelCard(text).data.base_model == (None if local else start)
     assert str(encoder) not in text
@@ -226,11 +229,11 @@ def test_warm_start_is_told(encoder, run, start):
 )
 def test_a_continued_run_is_told(encoder, run, start, told, base):
     write_run(run, "digits")
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text()) | {
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) | {
         "continue_from": start.replace("LOCAL", str(encoder))
     }
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    text = write_model_card(encoder, run).read_text()
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
     assert f"\nTraining went on from {told}, backbone and projector, with a new optimizer.\n" in text
     assert "The weights started from" not in text and str(encoder) not in text
     assert ModelCard(text).data.base_model == base
@@ -248,7 +251,7 @@ def test_a_continued_run_is_told(encoder, run, start, told, base):
 def test_what_is_missing_is_left_out(encoder, run, missing, gone, kept):
     write_run(run, "ylecun/mnist")
     (run / missing).unlink()
-    text = write_model_card(encoder, run).read_text()
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
     assert not [phrase for phrase in gone if phrase in text]
     assert not [phrase for phrase in kept if phrase not in text]
     assert "None" not in text
@@ -256,7 +259,10 @@ def test_what_is_missing_is_left_out(encoder, run, missing, gone, kept):
 
 
 def test_nothing_but_the_encoder(encoder, run):
-    for text in ((encoder / "README.md").read_text(), write_model_card(encoder, run).read_text()):
+    for text in (
+        (encoder / "README.md").read_text(encoding="utf-8"),
+        write_model_card(encoder, run).read_text(encoding="utf-8"),
+    ):
         headings = re.findall(r"^## (.*)", text, re.MULTILINE)
         assert headings == ["Use", "Limits", "Citation"]
         assert "None" not in text
@@ -266,7 +272,7 @@ def test_nothing_but_the_encoder(encoder, run):
 def test_facts_of_the_last_step_are_left_out_for_other_weights(encoder, run):
     write_run(run, "ylecun/mnist")
     card = write_model_card(encoder, run, is_final=False)
-    text = card.read_text()
+    text = card.read_text(encoding="utf-8")
     headings = re.findall(r"^## (.*)", text, re.MULTILINE)
     assert headings == ["Use", "Data", "Recipe", "Reproduce", "Versions", "Limits", "Citation"]
     assert ModelCard.load(card).data.eval_results is None
@@ -274,7 +280,9 @@ def test_facts_of_the_last_step_are_left_out_for_other_weights(encoder, run):
 
 def test_a_variable_that_nobody_fills_is_an_error(encoder, tmp_path, monkeypatch):
     template = tmp_path / "template.md"
-    template.write_text(model_card._TEMPLATE.read_text() + "{{ licence_of_the_images }}\n")
+    template.write_text(
+        model_card._TEMPLATE.read_text(encoding="utf-8") + "{{ licence_of_the_images }}\n", encoding="utf-8"
+    )
     monkeypatch.setattr(model_card, "_TEMPLATE", template)
     with pytest.raises(UndefinedError, match="licence_of_the_images"):
         write_model_card(encoder)
@@ -287,9 +295,9 @@ def test_sources_of_a_mixture_are_named_and_those_of_this_machine_are_not(encode
         {"dataset": "user/tars", "data_files": ["a/*.tar", "https://storage.example/x.tar?key=secret"], "weight": 0.1},
     ]
     write_run(run, "ylecun/mnist")
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"mixture": mixture}))
-    text = write_model_card(encoder, run).read_text()
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"mixture": mixture}), encoding="utf-8")
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
     assert ModelCard(text).data.datasets == ["ethz/food101", "user/tars"]
     assert "\n- 70 %: [ethz/food101]" in text and "\n- 20 %: local images, split `train`. Their licence" in text
     assert "\n# lejepa-resnet\n" in text and "which pretraining did not use" not in text
@@ -304,27 +312,32 @@ def pictures_in(text: str) -> list[str]:
 def test_pictures_are_those_there_are_of_these_weights(encoder, run, tmp_path, tiny_resnet):
     write_run(run, "digits")
     (run / "pictures" / "gaussianity.png").write_bytes(b"a picture")
-    found = pictures_in(write_model_card(encoder, run).read_text())
+    found = pictures_in(write_model_card(encoder, run).read_text(encoding="utf-8"))
     assert found == [f"../pictures/{name}.png" for name in ("losses", "gaussianity", "embeddings")]
     assert all((encoder / picture).is_file() for picture in found)
-    assert pictures_in(write_model_card(encoder, run, ema_decay=0.999).read_text()) == ["../pictures/losses.png"]
-    assert pictures_in(write_model_card(encoder, run, is_final=False).read_text()) == []
-    outside = write_model_card(export(tiny_resnet, tmp_path / "elsewhere"), run).read_text()
+    assert pictures_in(write_model_card(encoder, run, ema_decay=0.999).read_text(encoding="utf-8")) == [
+        "../pictures/losses.png"
+    ]
+    assert pictures_in(write_model_card(encoder, run, is_final=False).read_text(encoding="utf-8")) == []
+    outside = write_model_card(export(tiny_resnet, tmp_path / "elsewhere"), run).read_text(encoding="utf-8")
     assert pictures_in(outside) == [] and "## Pictures" not in outside
     deeper = export(tiny_resnet, run / "exports" / "one")
-    assert all((deeper / picture).is_file() for picture in pictures_in(write_model_card(deeper, run).read_text()))
+    assert all(
+        (deeper / picture).is_file()
+        for picture in pictures_in(write_model_card(deeper, run).read_text(encoding="utf-8"))
+    )
 
 
 def test_statistics_are_of_the_weights_in_training(encoder, run):
     write_run(run, "digits")
-    assert "effective rank 7.5" in write_model_card(encoder, run).read_text()
-    assert "effective rank" not in write_model_card(encoder, run, ema_decay=0.999).read_text()
-    assert "effective rank" not in write_model_card(encoder, run, is_final=False).read_text()
+    assert "effective rank 7.5" in write_model_card(encoder, run).read_text(encoding="utf-8")
+    assert "effective rank" not in write_model_card(encoder, run, ema_decay=0.999).read_text(encoding="utf-8")
+    assert "effective rank" not in write_model_card(encoder, run, is_final=False).read_text(encoding="utf-8")
 
 
 def test_card_at_the_root_of_a_repository(encoder, run):
     write_run(run, "digits")
-    text = write_model_card(encoder, run).read_text()
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
     moved = card_for_repository(text, has_pictures=True)
     assert pictures_in(moved) == ["pictures/losses.png", "pictures/embeddings.png"]
     bare = card_for_repository(text, has_pictures=False)
@@ -334,15 +347,15 @@ def test_card_at_the_root_of_a_repository(encoder, run):
 
 def test_evaluation_on_images_of_the_same_split_is_not_called_unseen(encoder, run):
     write_run(run, "digits", "--train_split", "train[:1000]", "--eval_split", "train[1000:]")
-    assert "which pretraining did not use" not in write_model_card(encoder, run).read_text()
+    assert "which pretraining did not use" not in write_model_card(encoder, run).read_text(encoding="utf-8")
 
 
 def test_a_stream_that_does_not_say_how_long_it_is(encoder, run):
     write_run(run, "user/stream")
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     results["run"] |= {"num_train_images": None, "num_eval_images": None, "epochs": None}
-    (run / "results.json").write_text(json.dumps(results))
-    text = write_model_card(encoder, run).read_text()
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
     assert "None" not in re.sub(r"```yaml\n.*?```", "", text, flags=re.DOTALL)
     assert "Pretrained without labels on [user/stream](" in text and "300 steps of 64 images in 12 s on" in text
 
@@ -350,9 +363,9 @@ def test_a_stream_that_does_not_say_how_long_it_is(encoder, run):
 @pytest.mark.parametrize(("processes", "command"), [(1, "lejepa train recipe"), (4, "--num_processes 4 train.py")])
 def test_the_recipe_of_the_card_repeats_the_run(encoder, run, processes, command):
     write_run(run, "digits", "--per_device_train_batch_size", str(64 // processes))
-    text = write_model_card(encoder, run).read_text()
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
     assert command in text.partition("## Reproduce")[2]
-    (run / "again.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    (run / "again.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1], encoding="utf-8")
     again, first = parse_recipe(run / "again.yaml"), parse_recipe(run / "recipe.yaml")
     assert (again.model, again.data) == (first.model, first.data)
     own = ("output_dir", "run_name")
@@ -363,7 +376,7 @@ def test_the_recipe_of_the_card_repeats_the_run(encoder, run, processes, command
 
 def test_results_name_the_configuration_and_revision_they_are_of(encoder, run):
     write_run(run, "ylecun/mnist", "--dataset_config", "small", "--dataset_revision", "v1")
-    text = write_model_card(encoder, run).read_text()
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
     for result in ModelCard(text).data.eval_results:
         assert (result.dataset_config, result.dataset_revision) == ("small", "v1")
     assert "/ylecun/mnist), configuration `small`, split `train`, revision `v1`." in text
@@ -385,10 +398,10 @@ def test_the_licence_of_the_weights(encoder, run):
 
 def test_energy_where_it_is_known(encoder, run):
     write_run(run, "digits")
-    assert "Energy" not in write_model_card(encoder, run).read_text()
-    results = json.loads((run / "results.json").read_text())
+    assert "Energy" not in write_model_card(encoder, run).read_text(encoding="utf-8")
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     results["run"] |= {"energy_kwh": 0.012345, "energy_source": "the GPUs, by their counters (NVML)"}
-    (run / "results.json").write_text(json.dumps(results))
-    assert (
-        "\nEnergy: 0.0123 kWh of the GPUs, by their counters (NVML).\n" in write_model_card(encoder, run).read_text()
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    assert "\nEnergy: 0.0123 kWh of the GPUs, by their counters (NVML).\n" in write_model_card(encoder, run).read_text(
+        encoding="utf-8"
     )

@@ -29,23 +29,25 @@ def result(accuracy: float) -> dict[str, float]:
 def finished(tmp_path) -> Path:
     run = tmp_path / "runs" / "mine"
     (run / "encoder").mkdir(parents=True)
-    (run / "encoder" / "config.json").write_text("{}")
+    (run / "encoder" / "config.json").write_text("{}", encoding="utf-8")
     recipe = RECIPE | {"output_dir": str(run), "hub_token": TOKEN, "pretrained_backbone": str(Path.home() / "warm")}
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     rows = {"LeJEPA encoder": result(0.9876), "same <encoder>, untrained": result(0.5), "raw pixels": result(0.7)}
     facts = {"train_split": "train", "eval_split": "test", "num_train_images": 1347, "num_eval_images": 450}
     facts |= {"steps": 20, "global_batch": 128, "epochs": 1.9, "device": "1 CPU threads", "encoder_parameters": 311200}
     facts |= {"energy_source": "the CPUs", "train_seconds": 18.3, "energy_kwh": 0.0123}
     results = {"encoder": rows["LeJEPA encoder"], "rows": rows, "table": "", "run": facts}
-    (run / "results.json").write_text(json.dumps(results))
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     metrics = [{"step": s, "prediction_loss": 1 / s, "sigreg_loss": 2.0, "sigreg_over_null": 1.9} for s in (10, 20)]
     held_out = {"step": 20, "eval_loss": 0.123, "eval_prediction_loss": 0.1, "eval_sigreg_loss": 2.5}
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*metrics, held_out]))
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*metrics, held_out]), encoding="utf-8"
+    )
     statistics = {"num_images": 512, "effective_rank": 15.31, "top_eigenvalue_share": 0.25, "mean_norm": 0.1}
     statistics |= {"sigreg_view0": 3.06, "sigreg_null_mean": 1.06, "sigreg_null_std": 0.1, "sigreg_z": 20.0}
-    (run / "statistics.json").write_text(json.dumps(statistics | {"worst_slice": 9.0}))
+    (run / "statistics.json").write_text(json.dumps(statistics | {"worst_slice": 9.0}), encoding="utf-8")
     versions = {"torch": "2.14.1", "transformers": f"from {Path.cwd()}/somewhere of {getpass.getuser()}"}
-    (run / "versions.json").write_text(json.dumps(versions))
+    (run / "versions.json").write_text(json.dumps(versions), encoding="utf-8")
     embeddings = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
     draw_embeddings(run, embeddings, torch.arange(20) % 2, None)
     return run
@@ -57,7 +59,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path):
         super().__init__()
         self.words, self.addresses, self.elements = [], [], []
-        self.feed(path.read_text())
+        self.feed(path.read_text(encoding="utf-8"))
         self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag, attributes):
@@ -88,13 +90,13 @@ def test_it_needs_nothing_else(finished):
     page = Page(write_report(finished))
     assert page.elements.count("img") == 2 and "script" not in page.elements
     assert all(address.startswith("data:") for address in page.addresses)
-    assert not re.search(r"url\(|@import", (finished / "report.html").read_text())
+    assert not re.search(r"url\(|@import", (finished / "report.html").read_text(encoding="utf-8"))
     pictures = [base64.b64decode(one.split(",")[1]) for one in page.addresses if one.startswith("data:image")]
     assert pictures == [(finished / "pictures" / f"{name}.png").read_bytes() for name in ("losses", "embeddings")]
 
 
 def test_nothing_private(finished):
-    text = write_report(finished).read_text()
+    text = write_report(finished).read_text(encoding="utf-8")
     for private in (TOKEN, str(finished), str(Path.home()) + "/", str(Path.cwd()), "output_dir:", "hub_token"):
         assert private not in text
     assert "pretrained_backbone: &lt;local&gt;" in text
@@ -102,28 +104,30 @@ def test_nothing_private(finished):
 
 def test_settings_are_text_not_elements(finished):
     recipe = RECIPE | {"label_column": "<script>alert(1)</script>"}
-    (finished / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (finished / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     page = Page(write_report(finished))
     assert "script" not in page.elements and "<script>alert(1)</script>" in page.text
 
 
 def test_an_unfinished_run_says_what_is_missing(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"eval_split": None}))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"eval_split": None}), encoding="utf-8")
     text = Page(write_report(tmp_path)).text
     for missing in ("Training curves: nothing", "this run is not finished", "names no eval_split"):
         assert missing in text
-    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "prediction_loss": 0.5, "sigreg_loss": 2.0}\n')
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 10, "prediction_loss": 0.5, "sigreg_loss": 2.0}\n', encoding="utf-8"
+    )
     page = Page(write_report(tmp_path))
     assert "Training curves" not in page.text and "Last logged, step 10: prediction loss 0.5000" in page.text
     assert page.elements.count("img") == 1
 
 
 def test_older_results_have_no_intervals(finished):
-    results = json.loads((finished / "results.json").read_text())
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     for row in results["rows"].values():
         del row["eval_linear_top1_ci95"]
     del results["run"]["energy_kwh"]
-    (finished / "results.json").write_text(json.dumps(results))
+    (finished / "results.json").write_text(json.dumps(results), encoding="utf-8")
     assert "linear top1 98.8 50.0 70.0" in Page(write_report(finished)).text
 
 

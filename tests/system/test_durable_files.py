@@ -4,7 +4,7 @@ from lejepa_hf.system.durable_files import flush
 
 
 def test_files_and_folders(tmp_path):
-    (tmp_path / "file").write_text("content")
+    (tmp_path / "file").write_text("content", encoding="utf-8")
     flush(tmp_path / "file")
     flush(tmp_path)
     with pytest.raises(FileNotFoundError):

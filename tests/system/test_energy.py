@@ -21,7 +21,7 @@ def zone(folder: Path, name: str, kind: str, microjoules: int, largest: int = 1_
     zone = folder / name
     zone.mkdir(parents=True, exist_ok=True)
     for file, content in (("name", kind), ("energy_uj", microjoules), ("max_energy_range_uj", largest)):
-        (zone / file).write_text(f"{content}\n")
+        (zone / file).write_text(f"{content}\n", encoding="utf-8")
     return zone
 
 
@@ -79,7 +79,9 @@ def test_a_run_and_its_continuation(tmp_path, tiny_resnet, monkeypatch):
         trainer.train(resume_from_checkpoint=tmp_path / "run" / "checkpoint-3" if steps == 6 else None)
         assert _energy_kwh(tmp_path / "run") == pytest.approx(steps / 1000)
     assert trainer.energy.source.startswith("the CPUs and what else ran on them")
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     known = [json.dumps({key: value for key, value in row.items() if key != "energy_kwh"}) for row in rows[2:]]
-    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join([*known, *map(json.dumps, rows[:2])]) + "\n")
+    (tmp_path / "run" / "metrics.jsonl").write_text(
+        "\n".join([*known, *map(json.dumps, rows[:2])]) + "\n", encoding="utf-8"
+    )
     assert _energy_kwh(tmp_path / "run") is None  # a part of it was made where nothing told

@@ -4,7 +4,7 @@ from lejepa_hf.system.logged_rows import read_held_out, read_metrics, read_rows
 
 
 def write_rows(run, rows: list[dict]):
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def test_rows_by_their_kind(tmp_path):
@@ -26,6 +26,6 @@ def test_a_step_repeated_after_a_kill_counts_once(tmp_path):
 
 def test_a_line_torn_by_a_kill_is_left_out(tmp_path):
     write_rows(tmp_path, [{"step": 10, "prediction_loss": 1.0}, {"step": 20, "prediction_loss": 1.0}])
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 30, "prediction_lo')
     assert [row["step"] for row in read_metrics(tmp_path)] == [10, 20]

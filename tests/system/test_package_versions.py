@@ -11,11 +11,11 @@ def test_commit_of_the_code(tmp_path):
 
     git("init")
     assert code_commit(tmp_path) is None  # of nothing yet
-    (tmp_path / "code.py").write_text("x = 1\n")
+    (tmp_path / "code.py").write_text("x = 1\n", encoding="utf-8")
     git("add", ".")
     git("commit", "-m", "Begin")
     assert git("rev-parse", "HEAD").startswith(code_commit(tmp_path))
-    (tmp_path / "code.py").write_text("x = 2\n")
+    (tmp_path / "code.py").write_text("x = 2\n", encoding="utf-8")
     assert code_commit(tmp_path).endswith("-dirty")
     (tmp_path / "site-packages").mkdir()
     assert code_commit(tmp_path / "site-packages") is None

@@ -34,8 +34,8 @@ def test_free_folders(tmp_path):
 def test_recipe_and_versions_can_be_read_back(tmp_path):
     recipe = {"dataset": "digits", "backbone_config": {"hidden_sizes": [8, 16]}, "learning_rate": 2e-5, "seed": None}
     write_run_facts(tmp_path / "new" / "run", recipe)
-    assert yaml.safe_load((tmp_path / "new" / "run" / "recipe.yaml").read_text()) == recipe
-    versions = json.loads((tmp_path / "new" / "run" / "versions.json").read_text())
+    assert yaml.safe_load((tmp_path / "new" / "run" / "recipe.yaml").read_text(encoding="utf-8")) == recipe
+    versions = json.loads((tmp_path / "new" / "run" / "versions.json").read_text(encoding="utf-8"))
     assert versions["torch"] == torch.__version__.partition("+")[0] or versions["torch"] == torch.__version__
     assert {"python", "transformers", "accelerate", "datasets", "lejepa-hf"} <= versions.keys()
 
@@ -44,14 +44,15 @@ def test_a_real_recipe_is_written_without_secrets_and_repeats_the_run(tmp_path, 
     monkeypatch.setenv("HF_TOKEN", "hf_environmentsecret")
     (tmp_path / "recipe.yaml").write_text(
         "dataset: digits\nbackbone_config: {model_type: resnet}\nmax_steps: 3\nlearning_rate: 2e-3\n"
-        "accelerator_config: {split_batches: false}\nreport_to: [none]\nuse_cpu: true\n"
+        "accelerator_config: {split_batches: false}\nreport_to: [none]\nuse_cpu: true\n",
+        encoding="utf-8",
     )
     arguments = ["--output_dir", str(tmp_path / "run"), "--hub_token", "hf_commandlinesecret"]
     recipe = parse_recipe(tmp_path / "recipe.yaml", arguments)
     write_run_facts(tmp_path / "run", recipe.resolved())
     for path in (tmp_path / "run").iterdir():
-        assert "secret" not in path.read_text()
-        assert not re.search(r"token\b", path.read_text())
+        assert "secret" not in path.read_text(encoding="utf-8")
+        assert not re.search(r"token\b", path.read_text(encoding="utf-8"))
     again = parse_recipe(tmp_path / "run" / "recipe.yaml")
     assert again.model == recipe.model
     assert again.data == recipe.data

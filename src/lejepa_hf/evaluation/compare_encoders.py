@@ -65,7 +65,7 @@ def compare_encoders(
         results = evaluate_encoder(loaded, splits, protocols, **settings)
         record["encoders"][str(encoder)] = identity | {"results": results}
         if out is not None and is_first_rank():
-            Path(out).write_text(json.dumps(record, indent=2) + "\n")
+            Path(out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
 
 

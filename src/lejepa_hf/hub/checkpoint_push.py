@@ -40,7 +40,7 @@ class _Upload:
 
     def last_words(self) -> str:
         log = self.folder / _LOG
-        text = log.read_text(errors="replace").strip() if log.is_file() else ""
+        text = log.read_text(errors="replace", encoding="utf-8").strip() if log.is_file() else ""
         return text.splitlines()[-1].removeprefix("error: ") if text else f"exit status {self.process.returncode}"
 
     def forget(self) -> None:
@@ -142,7 +142,7 @@ class CheckpointPush(TrainerCallback):
             environment["HF_TOKEN"] = args.hub_token  # not as an argument, which every user of a machine can read
         visibility = {True: "private", False: "public", None: "default"}[args.hub_private_repo]
         command = [sys.executable, "-m", __name__, str(upload.folder), args.hub_model_id, upload.branch, visibility]
-        with (upload.folder / _LOG).open("w") as log:
+        with (upload.folder / _LOG).open("w", encoding="utf-8") as log:
             return subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )

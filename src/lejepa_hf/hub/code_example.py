@@ -24,7 +24,7 @@ def usage_of(folder: str | Path) -> dict:
     config = AutoConfig.from_pretrained(folder)
     native = getattr(transformers, config.architectures[0])
     processor = folder / "preprocessor_config.json"
-    processor = json.loads(processor.read_text()) if processor.is_file() else {}
+    processor = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
     side = (processor.get("crop_size") or {}).get("height")
     own_side = getattr(config, "image_size", None)
     fits = side is None or own_side in (None, side, [side, side], (side, side))

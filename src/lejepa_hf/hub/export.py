@@ -139,5 +139,7 @@ def _default_folder(source: Path | None, averaged: bool) -> Path:
 
 def _refuse_training_state(folder: Path) -> None:
     config = folder / "config.json"
-    if (folder / "trainer_state.json").exists() or (config.exists() and '"lejepa"' in config.read_text()):
+    if (folder / "trainer_state.json").exists() or (
+        config.exists() and '"lejepa"' in config.read_text(encoding="utf-8")
+    ):
         raise ValueError(f"`folder` {str(folder)!r} holds a model in training, which would be lost: choose another.")

@@ -69,7 +69,7 @@ def write_model_card(
     base_model, _, revision = (public_name(warm_start) or "").partition("@")
     dataset = public_name(recipe.get("dataset"))
     data = training_data(recipe)
-    model_type = json.loads((folder / "config.json").read_text())["model_type"]
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     name = f"lejepa-{model_type}" + (f"-{dataset.split('/')[-1]}" if dataset and len(data) == 1 else "")
     card_data = ModelCardData(
         library_name="transformers",
@@ -82,7 +82,7 @@ def write_model_card(
         eval_results=_eval_results(own_results, results, recipe, dataset) if own_results else None,
     )
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    text = template.from_string(_TEMPLATE.read_text()).render(
+    text = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         **usage,
         card_data=card_data.to_yaml(),
         name=name,
@@ -158,7 +158,7 @@ def _start(base_model: str, revision: str) -> str:
 
 def _read(run: Path | None, name: str, parse):
     path = run / name if run is not None else None
-    return parse(path.read_text()) if path is not None and path.is_file() else None
+    return parse(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None
 
 
 def _is_held_out(recipe: dict) -> bool:

@@ -65,7 +65,7 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
         _compare(encoder, size, aside / path.name)
         card = path.parent / "README.md"
         if path.name == "model.onnx" and card.is_file():
-            (aside / card.name).write_text(with_onnx(card.read_text()))
+            (aside / card.name).write_text(with_onnx(card.read_text(encoding="utf-8")), encoding="utf-8")
     return path
 
 

@@ -75,7 +75,7 @@ def is_run(folder: Path) -> bool:
 
 
 def _without_private(path: Path, run: Path) -> bytes:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         text = json.dumps(_without_origin(json.loads(text)), indent=2, ensure_ascii=False) + "\n"
     elif path.name == "recipe.yaml":

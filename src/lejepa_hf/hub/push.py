@@ -242,7 +242,9 @@ def _finished(run: Path) -> Path:
     if not run.is_dir():
         raise ValueError(f"`run` {str(run)!r} is no folder: give that of a finished run, or an exported encoder.")
     config = run / "config.json"
-    if (run / "trainer_state.json").is_file() or (config.is_file() and '"lejepa"' in config.read_text()):
+    if (run / "trainer_state.json").is_file() or (
+        config.is_file() and '"lejepa"' in config.read_text(encoding="utf-8")
+    ):
         raise ValueError(
             f"`run` {str(run)!r} is a model in training: give the folder of its run, or write its encoder with "
             f"`lejepa export {run} FOLDER` and push that."

@@ -45,7 +45,7 @@ def write_report(run: str | Path) -> Path:
     results, statistics, versions = (_parsed(files, f"{name}.json") for name in ("results", "statistics", "versions"))
     metrics = read_metrics(run)
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    text = template.from_string(_TEMPLATE.read_text()).render(
+    text = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         name=run.resolve().name,
         model_type=_model_type(recipe),
         dataset="a mixture of sources"
@@ -67,7 +67,7 @@ def write_report(run: str | Path) -> Path:
         versions=versions or {},
     )
     path = run / "report.html"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 

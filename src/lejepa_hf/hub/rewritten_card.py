@@ -28,10 +28,10 @@ def remake_model_card(run: str | Path, encoder: str | Path | None = None) -> Pat
     folder = run / "encoder" if encoder is None else Path(encoder)
     if not (folder / "config.json").is_file() or not _weights(folder):
         raise ValueError(f"{str(folder)!r} holds no encoder: write it with `lejepa export {run}`.")
-    if '"lejepa"' in (folder / "config.json").read_text():
+    if '"lejepa"' in (folder / "config.json").read_text(encoding="utf-8"):
         raise ValueError(f"{str(folder)!r} holds a model in training: give an encoder that `lejepa export` wrote.")
     recipe = run / "recipe.yaml"
-    decay = yaml.safe_load(recipe.read_text()).get("ema_decay") if recipe.is_file() else None
+    decay = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("ema_decay") if recipe.is_file() else None
     if _same_weights(folder, run / "encoder"):
         return write_model_card(folder, run)
     if decay and _same_weights(folder, run / "encoder_averaged"):

@@ -96,7 +96,7 @@ def _folder_of(name: str) -> Path:
         with explained("continue_from", name):
             folder = Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=_FILES)) / "pretraining"
     config = folder / "config.json"
-    if not config.is_file() or json.loads(config.read_text()).get("model_type") != "lejepa":
+    if not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("model_type") != "lejepa":
         raise ValueError(
             f"`continue_from` {name!r} has no pretraining/, the backbone with its projector: start from its encoder "
             "alone, with `pretrained_backbone`."

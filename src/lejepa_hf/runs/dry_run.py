@@ -77,7 +77,7 @@ def rehearse(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> Rehearsa
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         result = Path(folder) / _RESULT
         if result.exists():
-            result = json.loads(result.read_text())
+            result = json.loads(result.read_text(encoding="utf-8"))
             if "error" in result:
                 raise ValueError(result["error"])
             return Rehearsal(**result) if result else None
@@ -132,7 +132,7 @@ def peak_resident_bytes(process: int | None = None) -> int:
     """The most memory a process had resident, this one if none is named; 0 for another one where there is no /proc."""
     status = Path(f"/proc/{process or os.getpid()}/status")
     if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+        return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) * 1024
     if process is not None:
         return 0
     import resource
@@ -163,4 +163,4 @@ def main(folder: str, batch_size: str, seconds: str) -> dict:
 
 if __name__ == "__main__":
     outcome = main(*sys.argv[1:])
-    (Path(sys.argv[1]) / _RESULT).write_text(json.dumps(outcome))
+    (Path(sys.argv[1]) / _RESULT).write_text(json.dumps(outcome), encoding="utf-8")

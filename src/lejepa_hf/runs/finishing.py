@@ -97,7 +97,7 @@ def _evaluate(recipe: Recipe, facts: dict, held_out: ImageSource, averaged: Path
     content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": facts}
     if averaged is not None:
         content["averaged_encoder"] = results[AVERAGED]
-    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     draw_few_shot(folder, results)
     draw_embeddings(folder, embedded.embeddings, embedded.labels, held_out.class_names)
     draw_confusion(folder, embedded.labels, nearest_vote(bank, embedded), held_out.class_names)
@@ -219,7 +219,7 @@ def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) 
     projections = extract_projections(model, rows, collator, batch_size)
     statistics = embedding_statistics(projections, num_knots=model.config.num_knots, t_max=model.config.t_max)
     numbers = {"num_images": statistics.num_images, **statistics.metrics()}
-    (run / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    (run / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     draw_gaussianity(run, statistics)
     return statistics
 

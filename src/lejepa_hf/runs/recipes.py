@@ -305,7 +305,7 @@ def parse_recipe(recipe: str | Path, arguments: list[str] | None = None) -> Reci
         close = difflib.get_close_matches(str(recipe), found, n=3, cutoff=0.3) or found
         raise ValueError(f"No recipe {str(recipe)!r}. Recipes here: {', '.join(close) or 'none'}.")
     try:
-        content = load_yaml(recipe.read_text()) or {}
+        content = load_yaml(recipe.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{recipe} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -153,7 +153,7 @@ def _read_recipe(folder: Path) -> dict:
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} is no run: no recipe.yaml there.")
-    recipe = yaml.safe_load(path.read_text()) or {}
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not recipe.get("sigreg_weight"):
         raise ValueError(
             f"{str(folder)!r} has `sigreg_weight` {recipe.get('sigreg_weight')!r}: without SIGReg there is no "

@@ -64,14 +64,14 @@ def _of_packages(powercap: Path) -> list[_Counter]:
         return [
             _Counter(lambda zone=zone: _micro(zone / "energy_uj"), _micro(zone / "max_energy_range_uj"))
             for zone in zones
-            if (zone / "name").read_text().startswith("package")
+            if (zone / "name").read_text(encoding="utf-8").startswith("package")
         ]
     except (OSError, ValueError):
         return []
 
 
 def _micro(path: Path) -> float:
-    return int(path.read_text()) / 1e6
+    return int(path.read_text(encoding="utf-8")) / 1e6
 
 
 def _of_gpu(device: torch.device) -> list[_Counter]:

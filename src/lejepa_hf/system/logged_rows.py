@@ -7,7 +7,7 @@ from pathlib import Path
 def read_rows(run: str | Path) -> list[dict[str, float]]:
     """All rows, in the order they were written; a line torn by a kill is left out."""
     path = Path(run) / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
@@ -24,4 +24,4 @@ def read_held_out(run: str | Path) -> list[dict[str, float]]:
 def read_results(run: str | Path) -> dict | None:
     """What `results.json` of a run holds, None where there was no evaluation."""
     path = Path(run) / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

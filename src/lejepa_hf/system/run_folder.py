@@ -36,5 +36,7 @@ def write_run_facts(folder: str | Path, recipe: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # The Trainer's arguments turn some of their dicts into objects.
     recipe = {key: value.to_dict() if hasattr(value, "to_dict") else value for key, value in recipe.items()}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=110))
-    (folder / "versions.json").write_text(json.dumps(package_versions(), indent=2) + "\n")
+    (folder / "recipe.yaml").write_text(
+        yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=110), encoding="utf-8"
+    )
+    (folder / "versions.json").write_text(json.dumps(package_versions(), indent=2) + "\n", encoding="utf-8")

@@ -33,13 +33,13 @@ def write_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str
         world_size (`int`): Processes of this run, each of which leaves files of its own in the checkpoint.
     """
     content = {"world_size": world_size, "fixed": fixed, "free": free}
-    (Path(checkpoint) / _FILE).write_text(json.dumps(content, indent=1, default=str) + "\n")
+    (Path(checkpoint) / _FILE).write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def saved_world_size(checkpoint: str | Path) -> int | None:
     """Processes of the run that wrote a checkpoint; None where it does not say."""
     path = Path(checkpoint) / _FILE
-    return json.loads(path.read_text())["world_size"] if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8"))["world_size"] if path.is_file() else None
 
 
 def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[s
     path = Path(checkpoint) / _FILE
     if not path.is_file():
         return
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text(encoding="utf-8"))
     # Through JSON, as the saved ones went: tuples become lists, enumerations text.
     fixed, free = json.loads(json.dumps([fixed, free], default=str))
     changed = _differences(saved["fixed"], fixed)

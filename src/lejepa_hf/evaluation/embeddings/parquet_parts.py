@@ -49,7 +49,7 @@ class EmbeddingFile:
     def _take_up(self, settings: dict, overwrite: bool) -> None:
         """Parts left by an earlier command, if they belong to this one."""
         file = self.folder / _SETTINGS
-        left = json.loads(file.read_text()) if file.is_file() else None
+        left = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         settings = json.loads(json.dumps(settings))  # as they come back
         keys = [key for key in {**left, **settings} if key != "model"] if left is not None else []
         changed = [key for key in keys if left.get(key) != settings.get(key)]
@@ -66,7 +66,7 @@ class EmbeddingFile:
             self.folder.mkdir(exist_ok=True)
             for unknown in self.folder.glob("part-*.parquet"):
                 unknown.unlink()
-            _publish(file, lambda unfinished: unfinished.write_text(json.dumps(settings)))
+            _publish(file, lambda unfinished: unfinished.write_text(json.dumps(settings), encoding="utf-8"))
 
     def _restore(self) -> int:
         """Counts of the parts that are there; the number of the first row that is missing."""

@@ -37,7 +37,7 @@ class EmbeddingStore:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         about = folder / _ABOUT
-        known = json.loads(about.read_text()) if about.is_file() else {}
+        known = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
         if known.get("is_complete") and not self._is_whole(known):
             logger.warning(f"{folder}: files were changed behind their record; the images are embedded anew")
             known = {}
@@ -98,7 +98,7 @@ class EmbeddingStore:
         try:
             flush(self.folder / _FEATURES)
             flush(self.folder / _LABELS)
-            unfinished.write_text(json.dumps(about))
+            unfinished.write_text(json.dumps(about), encoding="utf-8")
             flush(unfinished)
         except OSError as error:
             raise self._full(error) from error
@@ -161,7 +161,7 @@ def locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     about = folder / _ABOUT
-    if about.is_file() and json.loads(about.read_text()).get("is_complete"):
+    if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("is_complete"):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ class DemoSettings:
     @classmethod
     def read(cls, path: str | Path) -> "DemoSettings":
         """Those of a file; the encoder may lie in a folder beside it."""
-        settings = cls(**json.loads(Path(path).read_text()))
+        settings = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         beside = Path(path).parent / settings.encoder
         if beside.is_dir():
             settings.encoder = str(beside)

@@ -44,14 +44,16 @@ class MetricsFile(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero and self.path.exists():
-            rows = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+            rows = [
+                json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")
+            ]
             kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step and state.global_step]
-            self.path.write_text("".join(kept))
+            self.path.write_text("".join(kept), encoding="utf-8")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
