@@ -3,7 +3,6 @@ import pytest
 from datasets import Dataset, IterableDataset
 from pictures import number_of, save, table
 
-from lejepa_hf.data.dataset_kinds import Mixture
 from lejepa_hf.data.sources import load_mixture
 
 
@@ -81,7 +80,3 @@ def test_entries_without_a_dataset(entries):
 def test_an_empty_mixture():
     with pytest.raises(ValueError, match="`mixture` is empty"):
         load_mixture([])
-
-
-def test_weights_are_normalised_once():
-    assert Mixture([1, 2, 3], [1, 1, 2]).weights == [0.25, 0.25, 0.5]

@@ -1,6 +1,7 @@
 import itertools
 import logging
 import math
+import os
 import pickle
 import zlib
 from collections import defaultdict
@@ -13,10 +14,9 @@ from kept_positions import written_and_read
 from parquet_shards import number, shards
 from torch.utils.data import DataLoader
 
-from lejepa_hf.data.dataset_kinds import Mixture, count_rows
 from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.reader_state import advance
-from lejepa_hf.data.streaming import EndlessRows
+from lejepa_hf.data.streaming import EndlessRows, prepare_worker
 
 BATCH = 4
 
@@ -132,14 +132,6 @@ def test_resume_with_another_number_of_ranks(before, after, stop):
 def test_map_style_takes_any_number_of_workers():
     rows = EndlessRows(ROWS, BATCH, seed=0)
     assert [rows.num_workers(wanted) for wanted in (0, 1, 3, 8)] == [0, 1, 3, 8]
-
-
-def test_count_rows():
-    assert count_rows(ROWS) == 30
-    dataset = datasets.Dataset.from_list(ROWS)
-    assert count_rows(dataset) == 30
-    assert count_rows(dataset.to_iterable_dataset()) in (30, None)
-    assert count_rows(Mixture([ROWS, ROWS[:5]], [1, 1])) == 35
 
 
 # Streams
@@ -312,3 +304,16 @@ def test_global_random_state_stays(stream):
     next(iter(EndlessRows(stream, BATCH, seed=0))), next(iter(EndlessRows(ROWS, BATCH, seed=0)))
     np.testing.assert_array_equal(np.random.get_state()[1], states[0])
     assert torch.equal(torch.get_rng_state(), states[1])
+
+
+class Groups(torch.utils.data.IterableDataset):
+    """Tells from a worker which process group it is in."""
+
+    def __iter__(self):
+        yield os.getpid(), os.getpgid(0)
+
+
+def test_workers_stand_apart_from_the_signals_of_the_run():
+    (row,) = DataLoader(Groups(), 1, num_workers=1, worker_init_fn=prepare_worker, collate_fn=list)
+    ((worker, group),) = row
+    assert worker == group != os.getpgid(0)

@@ -105,8 +105,9 @@ def write_run(folder: Path, dataset: str, *arguments: str):
     """The files that train.py leaves in a run folder."""
     (folder / "given.yaml").write_text(
         f"dataset: {dataset}\nbackbone_config: {{model_type: resnet}}\neval_split: test\nmax_steps: 300\n"
-        f"output_dir: {folder}\nrun_name: {folder}/name\nuse_cpu: true\n"
-    encoding="utf-8")
+        f"output_dir: {folder}\nrun_name: {folder}/name\nuse_cpu: true\n",
+        encoding="utf-8",
+    )
     recipe = parse_recipe(folder / "given.yaml", ["--hub_token", "hf_secret", *arguments])
     write_run_facts(folder, recipe.resolved())
     facts = {"train_split": "train", "eval_split": "test", "num_train_images": 5000, "num_eval_images": 1000}
@@ -172,7 +173,9 @@ def test_an_average_says_so_and_has_its_own_row(encoder, run):
     write_run(run, "ylecun/mnist")
     given = json.loads((run / "results.json").read_text(encoding="utf-8"))
     given["table"] += "\n| averaged encoder | 90.0 |"
-    (run / "results.json").write_text(json.dumps(given | {"averaged_encoder": {"eval_knn_top1": 0.9}}), encoding="utf-8")
+    (run / "results.json").write_text(
+        json.dumps(given | {"averaged_encoder": {"eval_knn_top1": 0.9}}), encoding="utf-8"
+    )
     card = ModelCard.load(write_model_card(encoder, run, ema_decay=0.999))
     assert "exponential moving average, decay 0.999." in card.text and 'the column "averaged encoder"' in card.text
     assert [(result.metric_name, result.metric_value) for result in card.data.eval_results] == [("eval_knn_top1", 0.9)]
@@ -256,7 +259,10 @@ def test_what_is_missing_is_left_out(encoder, run, missing, gone, kept):
 
 
 def test_nothing_but_the_encoder(encoder, run):
-    for text in ((encoder / "README.md").read_text(encoding="utf-8"), write_model_card(encoder, run).read_text(encoding="utf-8")):
+    for text in (
+        (encoder / "README.md").read_text(encoding="utf-8"),
+        write_model_card(encoder, run).read_text(encoding="utf-8"),
+    ):
         headings = re.findall(r"^## (.*)", text, re.MULTILINE)
         assert headings == ["Use", "Limits", "Citation"]
         assert "None" not in text
@@ -274,7 +280,9 @@ def test_facts_of_the_last_step_are_left_out_for_other_weights(encoder, run):
 
 def test_a_variable_that_nobody_fills_is_an_error(encoder, tmp_path, monkeypatch):
     template = tmp_path / "template.md"
-    template.write_text(model_card._TEMPLATE.read_text(encoding="utf-8") + "{{ licence_of_the_images }}\n", encoding="utf-8")
+    template.write_text(
+        model_card._TEMPLATE.read_text(encoding="utf-8") + "{{ licence_of_the_images }}\n", encoding="utf-8"
+    )
     monkeypatch.setattr(model_card, "_TEMPLATE", template)
     with pytest.raises(UndefinedError, match="licence_of_the_images"):
         write_model_card(encoder)
@@ -307,12 +315,17 @@ def test_pictures_are_those_there_are_of_these_weights(encoder, run, tmp_path, t
     found = pictures_in(write_model_card(encoder, run).read_text(encoding="utf-8"))
     assert found == [f"../pictures/{name}.png" for name in ("losses", "gaussianity", "embeddings")]
     assert all((encoder / picture).is_file() for picture in found)
-    assert pictures_in(write_model_card(encoder, run, ema_decay=0.999).read_text(encoding="utf-8")) == ["../pictures/losses.png"]
+    assert pictures_in(write_model_card(encoder, run, ema_decay=0.999).read_text(encoding="utf-8")) == [
+        "../pictures/losses.png"
+    ]
     assert pictures_in(write_model_card(encoder, run, is_final=False).read_text(encoding="utf-8")) == []
     outside = write_model_card(export(tiny_resnet, tmp_path / "elsewhere"), run).read_text(encoding="utf-8")
     assert pictures_in(outside) == [] and "## Pictures" not in outside
     deeper = export(tiny_resnet, run / "exports" / "one")
-    assert all((deeper / picture).is_file() for picture in pictures_in(write_model_card(deeper, run).read_text(encoding="utf-8")))
+    assert all(
+        (deeper / picture).is_file()
+        for picture in pictures_in(write_model_card(deeper, run).read_text(encoding="utf-8"))
+    )
 
 
 def test_statistics_are_of_the_weights_in_training(encoder, run):
@@ -389,6 +402,6 @@ def test_energy_where_it_is_known(encoder, run):
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     results["run"] |= {"energy_kwh": 0.012345, "energy_source": "the GPUs, by their counters (NVML)"}
     (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    assert (
-        "\nEnergy: 0.0123 kWh of the GPUs, by their counters (NVML).\n" in write_model_card(encoder, run).read_text(encoding="utf-8")
+    assert "\nEnergy: 0.0123 kWh of the GPUs, by their counters (NVML).\n" in write_model_card(encoder, run).read_text(
+        encoding="utf-8"
     )

@@ -1,0 +1,87 @@
+import io
+import itertools
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+from pictures import contents, encoded, message
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from lejepa_hf.data.sources import load_source
+from lejepa_hf.data.streaming import EndlessRows
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def tar(path: Path, samples: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for name, data in samples.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return str(path)
+
+
+def samples(numbers, kind: str = "jpg") -> dict[str, bytes]:
+    pictures = {f"{i:03}.{kind}": encoded(i, {"jpg": "JPEG"}.get(kind, kind)) for i in numbers}
+    return dict(sorted({**pictures, **{f"{i:03}.cls": str(i % 2).encode() for i in numbers}}.items()))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+def test_tars(tmp_path, kind, streaming):
+    tar(tmp_path / "0.tar", samples(range(4), kind))
+    tar(tmp_path / "1.tar", samples(range(4, 7), kind))
+    tar(tmp_path / "2.tar.gz", samples([8], kind))
+    for name, count in ((f"{tmp_path}/*.tar", 7), (f"{tmp_path}/{{0..1}}.tar", 7), (f"{tmp_path}/2.tar.gz", 1)):
+        source = load_source(name, streaming=streaming)
+        assert (source.image_column, source.label_column, source.class_names) == (kind, "cls", None)
+        rows = list(source.dataset)
+        assert len(rows) == count
+        assert all(row["cls"] == int(row["__key__"]) % 2 for row in rows)
+        assert all(Image.open(io.BytesIO(row[kind]["bytes"])).size == (8, 6) for row in rows)
+    listed = load_source("webdataset", data_files=[f"{tmp_path}/1.tar", f"{tmp_path}/2.*"], streaming=streaming)
+    assert sorted(int(row["__key__"]) for row in listed.dataset) == [4, 5, 6, 8]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("png", [[1], [7], [10, 11]], ids=["noticed at once", "noticed late", "another tar"])
+def test_tars_of_mixed_formats(tmp_path, png, streaming):
+    jpg = [i for i in range(10) if i not in png]
+    first = {**samples(jpg), **samples([i for i in png if i < 10], "png")}
+    tar(tmp_path / "0.tar", dict(sorted(first.items())))
+    tar(tmp_path / "1.tar", samples([i for i in png if i >= 10] or [12], "png"))
+    source = load_source(f"{tmp_path}/*.tar", streaming=streaming)
+    assert source.image_column == "jpg"
+    images = {int(row["__key__"]): Image.open(io.BytesIO(row["jpg"]["bytes"])) for row in source.dataset}
+    assert {number for number, image in images.items() if image.format == "PNG"} == {*png, 12} - {12} | (
+        {12} if png[0] < 10 else set()
+    )
+    assert sorted(images) == sorted([*jpg, *png] + ([12] if png[0] < 10 else []))
+
+
+def test_tars_reach_the_loaders_workers(tmp_path):
+    tar(tmp_path / "0.tar", samples(range(4)))
+    tar(tmp_path / "1.tar", samples(range(4, 8), "png"))
+    stream = load_source(f"{tmp_path}/*.tar", streaming=True).dataset
+    arrived = pickle.loads(pickle.dumps(stream))  # as a spawned worker gets it
+    assert [row["jpg"]["bytes"] is not None for row in arrived] == [True] * 8
+    rows = EndlessRows(stream, 4, seed=0, image_column="jpg", num_readers=2, shuffle_buffer_size=1)
+    loaded = itertools.islice(DataLoader(rows, 4, num_workers=2, collate_fn=list), 2)
+    assert sorted(row["__key__"] for batch in loaded for row in batch) == [f"{i:03}" for i in range(8)]
+
+
+def test_tars_with_two_images_a_sample(tmp_path):
+    picture, mask = encoded(1), encoded(2)
+    name = tar(tmp_path / "a.tar", {"1.jpg": picture, "1.mask.png": mask, "1.txt": b"a cat"})
+    assert "2 image columns (jpg, mask.png)" in message(name)
+    assert contents(load_source(name, image_column="mask.png")) == [2]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tars_that_cannot_be_read(tmp_path, streaming):
+    (tmp_path / "a.tar").write_bytes(b"no archive" * 200)
+    assert "a.tar' cannot be read" in message(str(tmp_path / "a.tar"), streaming=streaming)
+    assert "no such file" in message(f"{tmp_path}/b*.tar", streaming=streaming)

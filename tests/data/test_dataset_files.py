@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+from pictures import contents, message, number_of, table
+
+from lejepa_hf.data.sources import load_source
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_finds_the_image_column(parquet, streaming):
+    source = load_source(parquet, streaming=streaming)
+    assert (source.image_column, source.label_column, source.class_names) == ("photo", "kind", ["cat", "dog"])
+    assert contents(source) == list(range(7))
+    assert hasattr(source.dataset, "__len__") != streaming
+    if not streaming:
+        assert source.num_images == 7
+
+
+def test_glob_chooses_the_files(parquet):
+    assert contents(load_source(parquet.replace("*", "validation*"))) == [4, 5, 6]
+    assert contents(load_source(parquet.replace("*", "train-0"), split="train[1:3]")) == [1, 2]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_other_splits_of_parquet_do_not_pass_as_train(parquet, streaming):
+    text = message(parquet, split="test", streaming=streaming)
+    assert "no split 'test'" in text and "train" in text
+
+
+def test_a_stream_of_parquet_files_says_its_length(parquet):
+    source = load_source(parquet, streaming=True)
+    assert source.num_images == 7
+    assert source.dataset.num_shards == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_data_files(parquet, streaming):
+    folder = Path(parquet).parent
+    both = [str(folder / "validation*"), f"{folder}/train-{{0..0}}.parquet", str(folder / "train-0.parquet")]
+    source = load_source("parquet", data_files=both, streaming=streaming)
+    assert [number_of(row["photo"]) for row in source.dataset] == [4, 5, 6, 0, 1, 2, 3]  # a file met twice: once
+    assert contents(load_source("parquet", data_files=both[0], streaming=streaming)) == [4, 5, 6]
+    assert "`data_files` is missing" in message("parquet", streaming=streaming)
+    assert "`data_files`" in message(parquet, data_files=both, streaming=streaming)
+
+
+def test_globs_are_sorted(tmp_path):
+    for number in (10, 2, 33, 1):
+        table([number]).to_parquet(tmp_path / f"{number:02}.parquet")
+    for streaming in (False, True):
+        rows = load_source(f"{tmp_path}/*.parquet", streaming=streaming).dataset
+        assert [number_of(row["photo"]) for row in rows] == [1, 2, 10, 33]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_with_a_bracket_in_its_name(tmp_path, streaming):
+    table([3]).to_parquet(tmp_path / "train[1].parquet")
+    assert contents(load_source(str(tmp_path / "train[1].parquet"), streaming=streaming)) == [3]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("broken", [0, 1])
+def test_broken_parquet(tmp_path, broken, streaming):
+    for number in range(2):
+        table([number]).to_parquet(tmp_path / f"{number}.parquet")
+    file = tmp_path / f"{broken}.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    text = message(f"{tmp_path}/*.parquet", streaming=streaming)
+    assert text.startswith(f"`dataset` '{tmp_path}/*.parquet' cannot be read:")
+
+
+def test_no_such_parquet(tmp_path):
+    table([1]).to_parquet(tmp_path / "shard-0.parquet")
+    text = message(str(tmp_path / "shard-1.parquet"))
+    assert "no such file" in text and "shard-0.parquet" in text
