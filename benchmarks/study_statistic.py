@@ -1,11 +1,11 @@
 """
-SIGReg against a degenerate statistic: mean and variance of each slice (VICReg's constraints), by which many laws pass
-for Gaussian.
+SIGReg against a degenerate statistic: mean and variance of each slice (VICReg's constraints), which many laws share
+with N(0, 1).
 
     python benchmarks/study_statistic.py
 
-Claim of arXiv 2511.08544: finitely many moments do not identify a law, losses made of them have shortcuts;
-Epps-Pulley does better. Each has its own weight, for their scales differ.
+Claim of arXiv 2511.08544: finitely many moments do not identify a law, so losses of moments have shortcuts, and
+Epps-Pulley does better. Each statistic is trained with several weights, because their scales differ.
 """
 
 import statistics
@@ -26,7 +26,7 @@ def main() -> None:
     for row in rows:
         measured = measure_projections(row["folder"], parse_recipe(row["folder"] / "recipe.yaml"))
         row["effective_rank"] = measured.metrics()["effective_rank"]
-        # By Epps-Pulley, whatever was trained with; 1 for Gaussian projections.
+        # Epps-Pulley, whichever statistic the run was trained with; 1 for Gaussian projections.
         row["epps_pulley_over_null"] = statistics.fmean(measured.sigreg) / measured.null_mean
     write_rows("statistic", rows)
     print_table(rows)

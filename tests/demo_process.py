@@ -46,16 +46,18 @@ def running_demo(command: list[str], port: int, output: Path, seconds: float = 1
         `Iterator[str]`: The page's address.
     """
     url, started = f"http://127.0.0.1:{port}", f"The demo is at http://127.0.0.1:{port}/"
-    with output.open("w") as file:
+    with output.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, **settings)
     try:
         end = time.monotonic() + seconds
-        while started not in output.read_text():  # it may answer before that, but not be interrupted in order
-            assert process.poll() is None and time.monotonic() < end, output.read_text()[-4000:]
+        while started not in output.read_text(
+            encoding="utf-8"
+        ):  # it may answer before that, but not be interrupted in order
+            assert process.poll() is None and time.monotonic() < end, output.read_text(encoding="utf-8")[-4000:]
             time.sleep(0.2)
         yield url
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0, output.read_text()[-4000:]
+        assert process.wait(20) == 0, output.read_text(encoding="utf-8")[-4000:]
     finally:
         process.kill()
         process.wait()
