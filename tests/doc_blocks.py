@@ -273,7 +273,8 @@ def run_command(words: tuple[str, ...], folder: Path, server: HubServer) -> None
     run in this process, which has imported what they need; the launchers have tests of their own.
     """
 
-    from lejepa_hf import cli, train
+    from lejepa_hf import cli
+    from lejepa_hf.runs import pretraining
 
     program, *arguments = words
     if program == "torchrun":
@@ -295,7 +296,7 @@ def run_command(words: tuple[str, ...], folder: Path, server: HubServer) -> None
         from accelerate.commands.launch import launch_command_parser
 
         options = launch_command_parser().parse_args(arguments[1:])
-        status = train.main(_shortened(options.training_script_args, folder))
+        status = pretraining.main(_shortened(options.training_script_args, folder))
     elif program == "lejepa" and arguments[0] in ("train", "plan"):
         seconds = ["--seconds", "0.2"] if arguments[0] == "plan" else []
         status = cli.main([arguments[0], *_shortened(arguments[1:], folder), *seconds])

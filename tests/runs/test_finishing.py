@@ -7,13 +7,14 @@ import torch
 from datasets import IterableDataset
 from PIL import Image
 
-from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator, MultiCropTransform, export_encoder, outcome
+from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator, MultiCropTransform, export_encoder
 from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.data.streaming import EndlessRows
 from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, extract_embeddings, extract_projections
 from lejepa_hf.evaluation.evaluate_encoder import load_encoder
 from lejepa_hf.hub.export import build_processor
+from lejepa_hf.runs import finishing
 from lejepa_hf.runs.finishing import measure_projections, picture_neighbours, picture_patches
 from lejepa_hf.runs.pretraining import build_model
 from lejepa_hf.runs.recipes import parse_recipe
@@ -55,7 +56,7 @@ def test_a_stream_is_read_no_further_than_needed(untrained, monkeypatch):
             yield {"image": scan}
 
     source = ImageSource(IterableDataset.from_generator(rows), "endless", "image")
-    monkeypatch.setattr(outcome, "training_source", lambda data: source)
+    monkeypatch.setattr(finishing, "training_source", lambda data: source)
     assert measure_projections(folder, recipe, num_images=20).num_images == 20
     assert len(read) <= 100  # rows are read 32 at a time
 
