@@ -1,6 +1,4 @@
-"""
-Small configs of many architectures, for tests/test_backbone_matrix.py and the table it writes.
-"""
+"""Small configs of many architectures, for tests/test_backbone_matrix.py and the table it writes."""
 
 from dataclasses import dataclass, field
 
@@ -9,12 +7,12 @@ from dataclasses import dataclass, field
 class Architecture:
     """
     Args:
-        name (`str`): As in the table.
+        name (`str`): Name in the table.
         family (`str`): One of the eight of the paper, or another.
         config (`dict`): `backbone_config`.
-        sizes (`tuple[int, int]`): Global and local crop size in pixels that a user asks for.
+        sizes (`tuple[int, int]`): Requested global and local crop size in pixels.
         in_sample (`bool`): Whether the default test run has it.
-        refused (`str`, *optional*): If it cannot be trained, a pattern of the reason that users are given.
+        refused (`str`, *optional*): If it cannot be trained, a pattern of the error message.
     """
 
     name: str

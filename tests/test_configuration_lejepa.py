@@ -88,9 +88,9 @@ def test_backbone_config_errors(given, message):
         LeJEPAConfig(backbone_config=given)
 
 
-def test_no_folder_of_this_machine_is_told(tmp_path, tiny_resnet):
+def test_no_folder_of_this_machine_is_written(tmp_path, tiny_resnet):
     LeJEPAConfig(backbone_config=tiny_resnet).backbone_config.save_pretrained(tmp_path)
     config = LeJEPAConfig(backbone_config=AutoConfig.from_pretrained(tmp_path))
     config.save_pretrained(tmp_path)
-    for told in (config, LeJEPAConfig.from_pretrained(tmp_path)):
-        assert str(tmp_path) not in told.to_json_string() and str(tmp_path) not in str(told.to_dict())
+    for made in (config, LeJEPAConfig.from_pretrained(tmp_path)):
+        assert str(tmp_path) not in made.to_json_string() and str(tmp_path) not in str(made.to_dict())

@@ -46,17 +46,17 @@ def test_one_patch_does_not_stand_at_all_positions(native):
     assert accepted(config, 16) == accepted(config, 48) == native
 
 
-def test_one_refusal_does_not_spoil_the_next_try():
-    """Swin's windows shrink on small images and stay so."""
+def test_a_refused_size_does_not_affect_the_next_one():
+    """Swin's windows shrink permanently on small images."""
     config = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4, "patch_size": 2}
     assert accepted(AutoConfig.for_model("swin", image_size=32, **config), 13) == 14
 
 
-def test_tables_that_are_kept_from_one_try_do_not_spoil_the_next():
+def test_tables_kept_from_one_size_do_not_affect_the_next_one():
     assert accepted(AutoConfig.for_model("timm_wrapper", architecture="tiny_vit_5m_224"), 32) == 32
 
 
-def test_nor_where_nothing_is_seen_of_it_behind():
+def test_a_size_that_fits_no_table_is_replaced_by_the_native_one():
     assert accepted(AutoConfig.for_model("timm_wrapper", architecture="pit_ti_224"), 32) == 224
 
 

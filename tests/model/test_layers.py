@@ -54,7 +54,7 @@ TIMM = {
 
 
 def build(family: str) -> tuple:
-    """A backbone with random weights, norms and class tokens included, and what there is to know about it."""
+    """A backbone with random weights, norms and class tokens, and its expected layers and tokens."""
     if family in FAMILIES:
         config, *known = FAMILIES[family]
         config = AutoConfig.for_model(family, **config)
@@ -192,7 +192,7 @@ def test_patches_that_form_no_grid_are_refused():
 
 
 def test_earlier_blocks_with_their_channels_last():
-    """TinyViT's maps have their channels first at the end and last before."""
+    """The last map of TinyViT has channels first, earlier ones have them last."""
     arguments = {"embed_dims": (8, 8, 16, 24), "num_heads": (1, 1, 2, 3), "depths": (1, 1, 1, 2)}
     arguments |= {"window_sizes": (2, 2, 2, 2)}
     config = {"architecture": "tiny_vit_5m_224", "num_classes": 0, "model_args": arguments}

@@ -1,4 +1,4 @@
-"""What is said when a model cannot be had from the Hub: repositories on loopback, real limits of the disk."""
+"""Errors when a model cannot be loaded from the Hub: repositories on loopback, real limits of the disk."""
 
 import json
 import resource
@@ -40,7 +40,7 @@ def encoder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch, encoder):
-    """`org` owns a public, a private and a gated repository; the user `me` was let in to the last one."""
+    """`org` owns a public, a private and a gated repository; the user `me` has access to the last one."""
     with HubServer(tmp_path / "hub", tokens={TOKEN: "me", OTHER: "somebody"}) as server:
         files = {path.name: path.read_bytes() for path in encoder.iterdir()}
         for name, settings in (
@@ -79,10 +79,12 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "token", "message"), REFUSED)
 def test_one_line_before_anything_long(hub, tmp_path, monkeypatch, capfd, name, token, message):
-    """Of each command, with the field as it is called there, and never the token."""
+    """The errors of each command name its own field, and never the token."""
     connect(hub, monkeypatch, token)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"dataset: digits\nuse_cpu: true\nprojector_dims: [8]\noutput_dir: {tmp_path}/run\n")
+    recipe.write_text(
+        f"dataset: digits\nuse_cpu: true\nprojector_dims: [8]\noutput_dir: {tmp_path}/run\n", encoding="utf-8"
+    )
     message = message.format(hub.url, hub.url)
     for call, field in (
         (lambda: train([str(recipe), "--pretrained_backbone", name]), "pretrained_backbone"),
@@ -139,7 +141,7 @@ COMMANDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_full_disk(hub, tmp_path, encoder, name):
-    """A limit of the system on every file: the download breaks off, nothing of it is used, and with room it goes."""
+    """The system limits the size of files: the download fails, nothing of it is used, and with room it succeeds."""
     run = tmp_path / "pushed"
     LeJEPAForPreTraining(LeJEPAConfig(backbone_config=BACKBONE, projector_dims=[8])).save_pretrained(
         run / "pretraining"
@@ -149,7 +151,9 @@ def test_a_full_disk(hub, tmp_path, encoder, name):
     push_run(run, "me/run")
     recipe = {"dataset": "digits", "use_cpu": True, "projector_dims": [8], "report_to": ["none"], "num_slices": 8}
     recipe |= {"global_crop_size": 16, "num_local_views": 0, "per_device_train_batch_size": 8, "monitors": []}
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe | {"dataloader_num_workers": 0, "blur_kernel_size": 5}))
+    (tmp_path / "recipe.yaml").write_text(
+        json.dumps(recipe | {"dataloader_num_workers": 0, "blur_kernel_size": 5}), encoding="utf-8"
+    )
     cache = tmp_path / "home"
 
     def call(room: int | None) -> subprocess.CompletedProcess:

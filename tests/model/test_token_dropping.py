@@ -43,7 +43,7 @@ def encoder_of(family, rate=0.5, **kwargs) -> LeJEPAModel:
 
 
 def tokens_between(encoder) -> list[torch.Tensor]:
-    """What the blocks are given from now on."""
+    """The tokens that the blocks receive from now on."""
     seen = []
     blocks = next(m for m in encoder.modules() if isinstance(m, torch.nn.ModuleList | torch.nn.Sequential) and len(m))
     blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
@@ -73,7 +73,7 @@ def test_blocks_see_a_subset_of_the_patches_and_all_other_tokens(family, size):
 
 @pytest.mark.parametrize("family", ALLOWED)
 def test_what_comes_out_is_what_attention_to_these_tokens_alone_makes(family, monkeypatch):
-    """All tokens go through the layers instead, in place, but attention does not get to see the dropped ones."""
+    """Keeps all tokens in place and masks the dropped ones in attention instead."""
     encoder = encoder_of(family).train()
     seen = tokens_between(encoder)
     found = encoder(images(1), drop_tokens=True).last_hidden_state[0]
@@ -112,7 +112,7 @@ def test_backbones_that_need_their_tokens_in_place_are_refused(family):
 
 
 def test_positions_that_fit_by_accident_do_not_pass():
-    """Relative biases are cut to the tokens there are, rotary tables when only few are missing: shapes say nothing."""
+    """Relative biases and rotary tables are cut to the number of tokens, so shapes show no error."""
     _try_fewer_tokens(AutoConfig.for_model("beit", **REFUSED["beit"][0]))
     for family in ("beit", "dinov3_vit", "mlcd_vision_model"):
         with pytest.raises(ValueError, match="looks up positions"):

@@ -18,7 +18,7 @@ def test_automatic_pooling_and_width(family):
 @pytest.mark.parametrize("pooling", ["auto", "mean"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_parameter_is_left_without_a_gradient(family, pooling):
-    """Neither in use nor after another choice of pooling, which leaves a last norm of some classes out."""
+    """Idle parameters depend on the pooling: some classes have a last norm that only one pooling uses."""
     model = LeJEPAModel(LeJEPAConfig(backbone_config=config_of(family), pooling=pooling))
     size = max(32, native_image_size(model.backbone.config) if "image_size" in FAMILIES[family][0] else 64)
     model(torch.randn(2, 3, size, size)).pooler_output.square().sum().backward()
@@ -54,7 +54,7 @@ def test_a_model_that_takes_no_pixels():
 
 
 def test_trying_shapes_leaves_nothing_behind():
-    """BEiT keeps tables for all its models; made while shapes are tried they would have shapes and no values."""
+    """BEiT shares tables between its models; made on the meta device they would have no values."""
     config = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config |= {"image_size": 24, "patch_size": 8, "use_relative_position_bias": True}
     describe_backbone(BeitConfig(**config), "auto")

@@ -67,7 +67,7 @@ def test_half_precision_inputs(dtype):
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("num_knots", [17, 33])
 def test_as_accurate_as_the_plain_formula(num_images, scale, constant, num_knots):
-    # Enough samples that the projection's own rounding, another in each product, is no matter of luck.
+    # Enough samples to average out the rounding of the projection, which differs between products.
     projections = sample(max(2, 16 // num_images), num_images, 16, scale=scale)
     if constant:
         projections = projections[:, :1].expand(-1, num_images, -1).contiguous()

@@ -101,13 +101,7 @@ class _Planes:
         self.steps = [(*pairs[k], *pairs[high], *pairs[low], *pairs[high - low]) for k, high, low in harmonics.ladder]
 
     def fill(self, rows: torch.Tensor, directions: torch.Tensor) -> None:
-        """
-        Evaluate cos and sin for a chunk.
-
-        Args:
-            rows (`torch.Tensor` of shape `(V * B, K)`): Projections.
-            directions (`torch.Tensor` of shape `(K, slices)`): Directions of the chunk.
-        """
+        """Evaluate cos and sin for projections `(V * B, K)` and the directions of a chunk, `(K, slices)`."""
         torch.mm(directions.T, rows.T, out=self.projected)
         projected = self.projected.view(self.planes.shape[1:])
         for high, low, cos, sin in self.direct:
@@ -290,16 +284,9 @@ def deviation_sums(
     redraw: Callable[[], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """
-    [`~ops.epps_pulley_reference.deviation_sums`] in small, bounded memory; only the inputs are kept for backward.
+    [`~ops.epps_pulley_reference.deviation_sums`] in small, bounded memory.
 
-    Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): fp32. The only input that receives a gradient.
-        directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
-        rule ([`Quadrature`]): Quadrature on the same device.
-        redraw (`Callable`, *optional*): Returns the directions again, so that they are not kept for backward.
-
-    Returns:
-        `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x) - exp(-t^2 / 2)` and of `sin(t x)`.
+    Only `projections` receives a gradient. Backward keeps the inputs; with `redraw` it does not keep the directions.
     """
     return _DeviationSums.apply(projections, directions, rule, redraw)
 
@@ -327,13 +314,6 @@ def statistic_from_sums(sums: torch.Tensor, num_images: torch.Tensor | int, rule
     """
     [`~ops.epps_pulley_reference.statistic_from_sums`] that keeps only its gradient for backward.
 
-    Args:
-        sums (`torch.Tensor` of shape `(2, V, M, T)`): Sums over the global batch. The only input that receives a
-            gradient.
-        num_images (`torch.Tensor` or `int`): Number of images in the global batch.
-        rule ([`Quadrature`]): Its weights are used.
-
-    Returns:
-        `torch.Tensor` of shape `(V, M)`.
+    Only `sums` receives a gradient.
     """
     return _Statistic.apply(sums, num_images, rule)

@@ -189,14 +189,7 @@ def _gradient_kernel(
 
 
 class _Launch:
-    """
-    Grid, block sizes and chunks for one batch.
-
-    Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): fp32, bf16 or fp16.
-        directions (`torch.Tensor` of shape `(K, M)`): fp32.
-        rule ([`Quadrature`]): On the same device.
-    """
+    """Grid, block sizes and chunks for one batch."""
 
     def __init__(self, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> None:
         self.num_views, self.num_images, _ = projections.shape
@@ -288,16 +281,9 @@ def deviation_sums(
     redraw: Callable[[], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """
-    [`~ops.epps_pulley_reference.deviation_sums`] on a GPU in bounded memory; only the inputs are kept for backward.
+    [`~ops.epps_pulley_reference.deviation_sums`] on a GPU in bounded memory, also for projections in bf16 or fp16.
 
-    Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): fp32, bf16 or fp16, projected in fp32. The only input that
-            receives a gradient, in its own dtype.
-        directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
-        rule ([`Quadrature`]): Quadrature on the same device.
-        redraw (`Callable`, *optional*): Returns the directions again, so that they are not kept for backward.
-
-    Returns:
-        `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x) - exp(-t^2 / 2)` and of `sin(t x)`, fp32.
+    Only `projections` receives a gradient, in its own dtype, and only the inputs are kept for backward; with `redraw`
+    not the directions.
     """
     return _DeviationSums.apply(projections, directions, rule, redraw)

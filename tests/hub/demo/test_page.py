@@ -1,4 +1,4 @@
-"""The page as people see it: a real `lejepa demo` in a real browser; and what it refuses before that."""
+"""The page of a real `lejepa demo` in a real browser, and what the command refuses."""
 
 import json
 import socket
@@ -53,11 +53,11 @@ def test_in_a_browser(tiny_vit, tmp_path):
             page.find("#upload input[type=file]").send_keys(str(tmp_path / "broken.png"))
             page.wait(page.errors)
             assert "cannot be read as an image" in page.errors()[0]
-    assert "Traceback" not in (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in (tmp_path / "output.txt").read_text(encoding="utf-8")
 
 
 class Page:
-    """What a reader does and sees."""
+    """Actions and contents of the page in a browser."""
 
     def __init__(self, browser):
         self.browser = browser
@@ -86,7 +86,7 @@ class Page:
         return all(one != other for one, other in zip(self.sources(), before, strict=True))
 
     def check_pictures(self) -> None:
-        """They have loaded, and are no empty areas."""
+        """Whether the pictures have loaded and are not empty."""
         self.wait(lambda: len(self.find_all("#neighbours img")) == 12)
         images = [self.find(f"#{name} img") for name in ("seen", "patches", "heat")] + self.find_all("#neighbours img")
         for image in images:
@@ -101,7 +101,7 @@ class Page:
         return [toast.text for toast in self.find_all(".toast-body.error")]
 
     def check_requests(self, url: str) -> None:
-        """Nobody else was asked for anything: no fonts, no scripts, no statistics."""
+        """No other server is contacted: no fonts, no scripts, no statistics."""
         messages = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
         sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
         asked = {one["request"]["url"] for one in sent if one.get("documentURL", "").startswith(url)}

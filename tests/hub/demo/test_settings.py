@@ -6,7 +6,7 @@ from lejepa_hf.hub.demo.settings import DemoSettings, is_on_hub
 def test_written_and_read(tmp_path):
     settings = DemoSettings("me/encoder", "me/photos", "test", 100, "Mine")
     path = tmp_path / "demo.json"
-    path.write_text(settings.to_json())
+    path.write_text(settings.to_json(), encoding="utf-8")
     assert DemoSettings.read(path) == settings
     (tmp_path / "me" / "encoder").mkdir(parents=True)
     assert DemoSettings.read(path).encoder == str(tmp_path / "me" / "encoder")

@@ -1,4 +1,4 @@
-"""Pages pushed to a Hub on loopback, and started from what lies there."""
+"""Pages pushed to a Hub on loopback, and started from the pushed files."""
 
 import importlib.metadata
 import json
@@ -121,7 +121,7 @@ def test_what_was_pushed_runs_alone(server, tiny_vit, tmp_path):
         path.write_bytes(content)
     (tmp_path / "mine").rename(tmp_path / "gone")
     port, output = free_port(), tmp_path / "output.txt"
-    # As Spaces tell Gradio where to listen.
+    # Spaces set the address by these variables.
     env = without("PYTHONPATH", "HF_TOKEN") | {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
     command = [sys.executable, "-c", SPACE]
     with running_demo(command, port, output, cwd=tmp_path / "space", env=env) as url:
