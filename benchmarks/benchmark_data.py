@@ -180,7 +180,7 @@ def epoch_benchmark(shards: Path) -> list[dict]:
 
 
 def resident_mib(process: int) -> float:
-    """Peak resident memory of the process; Linux only."""
+    """Most memory the process ever had resident; of Linux."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

@@ -35,7 +35,7 @@ def images(embeddings: torch.Tensor) -> LabelledEmbeddings:
 
 
 def own_mib() -> float:
-    """Resident memory without pages mapped from files, which the system can reclaim at any time."""
+    """Resident memory without what is mapped from files, which the system takes back at will."""
     resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
     return (resident - shared) * resource.getpagesize() / 2**20
 
