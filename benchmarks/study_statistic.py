@@ -1,11 +1,11 @@
 """
-SIGReg compared with a degenerate statistic, the mean and variance of each slice (VICReg's constraints), which many
-distributions other than a Gaussian satisfy.
+SIGReg against a degenerate statistic: mean and variance of each slice (VICReg's constraints), by which many laws pass
+for Gaussian.
 
     python benchmarks/study_statistic.py
 
-Claim of arXiv 2511.08544: finitely many moments do not identify a distribution, so losses made of them have
-shortcuts, and Epps-Pulley does better. Each statistic has its own weights, because their scales differ.
+Claim of arXiv 2511.08544: finitely many moments do not identify a law, losses made of them have shortcuts;
+Epps-Pulley does better. Each has its own weight, for their scales differ.
 """
 
 import statistics
@@ -26,7 +26,7 @@ def main() -> None:
     for row in rows:
         measured = measure_projections(row["folder"], parse_recipe(row["folder"] / "recipe.yaml"))
         row["effective_rank"] = measured.metrics()["effective_rank"]
-        # Measured by Epps-Pulley, whichever statistic the run was trained with; 1 for Gaussian projections.
+        # By Epps-Pulley, whatever was trained with; 1 for Gaussian projections.
         row["epps_pulley_over_null"] = statistics.fmean(measured.sigreg) / measured.null_mean
     write_rows("statistic", rows)
     print_table(rows)
