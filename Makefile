@@ -3,6 +3,7 @@
 quality:
 	ruff check .
 	ruff format --check .
+	mypy
 
 test:
 	pytest -n auto

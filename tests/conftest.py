@@ -24,6 +24,34 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
 
+# Files with tests that take many seconds. They are started first, so that no worker is left alone with one of them.
+LONG = (
+    "runs/test_pretraining.py",
+    "test_trajectory.py",
+    "test_trainer.py",
+    "training/test_launch_checks.py",
+    "test_data_resume.py",
+    "runs/test_dry_run.py",
+    "runs/test_plan.py",
+    "test_full_disk.py",
+    "training/test_preemption.py",
+    "hub/test_push.py",
+    "evaluation/protocols/test_linear_probe.py",
+    "test_fsdp_checkpoints.py",
+    "training/callbacks/test_held_out.py",
+    "training/test_compilation.py",
+    "data/test_streaming.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the tests of long files, and puts those files in front; the order inside a file stays."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    for item in items:
+        if item.path in places:
+            item.add_marker("long")
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
 
 @pytest.fixture(autouse=True)
 def few_threads():
@@ -61,8 +89,8 @@ def two_processes(tmp_path):
     def run(script: Path, *arguments: str, processes: int = 2) -> str:
         output = tmp_path / "output.txt"
         codes = run_script(script, arguments, output, processes)
-        assert codes == [0] * processes, (codes, output.read_text()[-8000:])
-        return output.read_text()
+        assert codes == [0] * processes, (codes, output.read_text(encoding="utf-8")[-8000:])
+        return output.read_text(encoding="utf-8")
 
     return run
 
@@ -76,4 +104,5 @@ def pytest_terminal_summary(terminalreporter, config):
     path = config.getoption("--backbone-table")
     if path:
         reports = (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, []))
-        Path(path).write_text(format_table([report for report in reports if report.when == "call"]), encoding="utf-8")
+        rows = [report for report in reports if report.when == "call"]
+        Path(path).write_text(format_table(rows), encoding="utf-8")

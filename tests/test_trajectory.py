@@ -1,20 +1,22 @@
 """Several processes must train exactly what one trains on the same global batches."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import trajectory_run
+from processes import run_script
 
+SCRIPT = trajectory_run.Path(trajectory_run.__file__)
 SETTINGS = ("1,0", "2,0", "1,1", "2,1")  # micro-batches, activation checkpointing
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     output = tmp_path_factory.mktemp("alone") / "losses.json"
-    subprocess.run([sys.executable, trajectory_run.__file__, "alone", str(output), "1,0", "2,0"], check=True)
-    return json.loads(output.read_text())
+    printed = output.with_name("output.txt")
+    codes = run_script(SCRIPT, ["alone", str(output), "1,0", "2,0"], printed, processes=1)
+    assert codes == [0], printed.read_text(encoding="utf-8")[-8000:]
+    return json.loads(output.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -27,9 +29,8 @@ def alone(tmp_path_factory):
     ],
 )
 def test_losses_are_those_of_one_process(two_processes, tmp_path, alone, kind, processes, settings):
-    script = trajectory_run.Path(trajectory_run.__file__)
-    two_processes(script, kind, str(tmp_path / "losses.json"), *settings, processes=processes)
-    together = json.loads((tmp_path / "losses.json").read_text())
+    two_processes(SCRIPT, kind, str(tmp_path / "losses.json"), *settings, processes=processes)
+    together = json.loads((tmp_path / "losses.json").read_text(encoding="utf-8"))
     assert list(together) == list(settings)
     for setting, rows in together.items():
         expected = alone[f"{setting[0]},0"]  # checkpointing changes what is kept, not what is computed

@@ -48,17 +48,10 @@ def test_refused_with_the_command_that_does_it(tmp_path, launcher, message):
     assert not list((tmp_path / "run").glob("*"))
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        pytest.param(["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"], id="torchrun"),
-        pytest.param(
-            [*ACCELERATE, "--config_file", "recipes/accelerate/cpu.yaml"], id="accelerate", marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_two_processes_train_together(tmp_path, launcher):
-    done = launch(tmp_path / "run", *launcher, *RUN)
+@pytest.mark.slow
+def test_two_processes_train_together(tmp_path):
+    """By accelerate; by torchrun in test_pretraining.py."""
+    done = launch(tmp_path / "run", *ACCELERATE, "--config_file", "recipes/accelerate/cpu.yaml", *RUN)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Training on 2 processes, DDP over gloo on cpu, fp32." in done.stdout
     assert done.stdout.count("Everything is in") == 1

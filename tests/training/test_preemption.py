@@ -10,21 +10,25 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import Script
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24
-RUN = ["train.py", "recipes/digits/resnet_tiny.yaml", "--max_steps", str(STEPS), "--save_steps", "1000"]
+RUN = ["recipes/digits/resnet_tiny.yaml", "--max_steps", str(STEPS), "--save_steps", "1000"]
 RUN += ["--logging_steps", "1", "--eval_strategy", "no", "--eval_split", "null", "--dataloader_num_workers", "1"]
 RUN += ["--use_cpu", "true"]
 
 
-def start(folder: Path, processes: int, *arguments: str) -> subprocess.Popen:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+def start(folder: Path, processes: int, *arguments: str) -> subprocess.Popen | Script:
+    """One process has imported already; several are started by torchrun, whose way with signals is tested as well."""
     batch = ["--per_device_train_batch_size", str(16 // processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), *RUN, *batch, "--output_dir", str(folder)]
+    command = [str(ROOT / RUN[0]), *RUN[1:], *batch, "--output_dir", str(folder), *arguments]
+    if processes == 1:
+        return Script(ROOT / "train.py", command, folder.with_suffix(".txt"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
     with folder.with_suffix(".txt").open("a") as output:
         return subprocess.Popen(
-            [*command, *arguments], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            [*launcher, "train.py", *command], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
 

@@ -2,8 +2,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from processes import Script
 from transformers import AutoImageProcessor, AutoModel
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
@@ -128,12 +127,12 @@ def test_streamed_parquet_gives_the_rows_in_order(encoder, shards, tmp_path):
 def test_a_kill_in_the_middle_and_the_same_command_again(encoder, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
     parts = tmp_path / "killed.parquet.parts"
-    run = subprocess.Popen([sys.executable, str(SLOW_RUN), str(encoder), str(out)], stderr=subprocess.DEVNULL)
+    run = Script(SLOW_RUN, [encoder, out], tmp_path / "output.txt")
     deadline = time.monotonic() + 120
     while len(list(parts.glob("part-*.parquet"))) < 5:
         assert run.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    run.send_signal(signal.SIGKILL)
+    run.kill()
     assert run.wait() == -signal.SIGKILL
     assert not out.exists()
     written = sum(pq.read_metadata(part).num_rows for part in parts.glob("part-*.parquet"))

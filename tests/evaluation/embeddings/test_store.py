@@ -1,5 +1,3 @@
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -8,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import Script
 from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.data.errors import DataError
@@ -210,18 +209,19 @@ def folder(tmp_path, encoder) -> Path:
 
 def test_a_killed_one_goes_on_where_it_was(tmp_path, folder):
     cache, out = tmp_path / "cache", tmp_path / "found"
-    command = [sys.executable, "-c", RUN, str(folder), str(cache)]
-    process = subprocess.Popen([*command, "0.2", str(out)], stderr=subprocess.DEVNULL)
+    script, output = tmp_path / "script.py", tmp_path / "output.txt"
+    script.write_text(RUN, encoding="utf-8")
+    process = Script(script, [folder, cache, "0.2", out], output)
     while not list(cache.glob("*/about.json")):
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(0.5)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     (store,) = cache.iterdir()
     done = EmbeddingStore(store).next_row
     assert 0 < done < 1347 and not EmbeddingStore(store).is_complete
-    subprocess.run([*command, "0", str(out)], check=True, stderr=subprocess.DEVNULL)
+    assert Script(script, [folder, cache, "0", out], output).wait() == 0, output.read_text(encoding="utf-8")
     expected = extract_embeddings(*_loaded(folder), load_source("digits"), 64)
     found = torch.load(f"{out}-0.pt", weights_only=True)
     assert torch.equal(found[1], expected.labels)
