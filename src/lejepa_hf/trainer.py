@@ -27,6 +27,7 @@ from .model.architecture import is_convolutional
 from .model.repeated_layers import find_blocks
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .system.energy import EnergyMeter
+from .system.run_folder import RunFolder
 from .training.callbacks.held_out import HeldOutImages
 from .training.callbacks.monitors import (
     DataHint,
@@ -112,7 +113,7 @@ class LeJEPATrainer(CheckpointingTrainer):
         self._guard = FiniteGuard()
         self._preemption = Preemption()
         self.add_callback(self._preemption)
-        self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
+        self.add_callback(MetricsFile(RunFolder(args.output_dir).metrics))
         self.add_callback(DataHint)
         self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
         if self.encoder_average is not None:
@@ -400,6 +401,8 @@ class LeJEPATrainer(CheckpointingTrainer):
             resume_from_checkpoint (`str` or `Path`, *optional*): A complete checkpoint folder.
             kwargs: As in `Trainer.train`.
         """
+        if self.state.global_step == 0:  # a trainer may train again in its own folder
+            RunFolder(self.args.output_dir).claim(resume_from_checkpoint, is_started=True)
         self._start = None
         if resume_from_checkpoint is not None:
             resume_from_checkpoint = str(resume_from_checkpoint)

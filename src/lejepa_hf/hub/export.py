@@ -1,6 +1,5 @@
 """A finished run or model -> an encoder folder of the backbone's native class, which loads without this package."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -10,9 +9,10 @@ from transformers.utils import logging
 from ..model.architecture import is_timm, native_image_size, num_channels
 from ..model.native_class import as_standalone
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
-from ..system.atomic_writes import written_aside
+from ..system.durable_files import complete_folder
+from ..system.run_folder import RunFolder, step_of
 from ..training.encoder_average import load_average
-from .model_card import write_model_card
+from .model_card import is_in_training, write_model_card
 from .trained_model import read_trained_model, trained_folder
 
 logger = logging.get_logger(__name__)
@@ -99,7 +99,8 @@ def export_encoder(
     elif averaged:
         raise ValueError("`averaged` needs a run folder or a checkpoint: a model has no average with it.")
     folder = _default_folder(source, averaged) if folder is None else Path(folder)
-    _refuse_training_state(folder)
+    if is_in_training(folder):
+        raise ValueError(f"`folder` {str(folder)!r} holds a model in training, which would be lost: choose another.")
     if source is not None:
         run_or_model = read_trained_model(source)
     model = run_or_model.encoder if isinstance(run_or_model, LeJEPAForPreTraining) else run_or_model
@@ -116,7 +117,7 @@ def export_encoder(
     # Results and losses of the run are those of its last step, not of a checkpoint on the way there.
     run = source.parent if source is not None else None
     is_final = source is not None and source.name == "pretraining"
-    with written_aside(folder, _OF_OTHER_WEIGHTS) as aside:
+    with complete_folder(folder, _OF_OTHER_WEIGHTS) as aside:
         standalone = as_standalone(model.backbone, model.pooling)
         # Under timm's own names, as in its repositories: timm reads them without the wrapper, the wrapper does too.
         weights = standalone.timm_model.state_dict() if is_timm(standalone.config) else None
@@ -129,15 +130,9 @@ def export_encoder(
 
 
 def _default_folder(source: Path | None, averaged: bool) -> Path:
-    # Not inside a checkpoint, which is deleted when newer ones come; not `encoder`, which is the end of the run.
-    checkpoint = re.fullmatch(r"checkpoint(-\d+)", source.name) if source is not None else None
-    if source is None or not (checkpoint or source.name == "pretraining"):
-        raise ValueError("`folder` is needed to export what is neither a run folder nor one of its checkpoints.")
-    name = "encoder_averaged" if averaged else "encoder"
-    return source.parent / (name + checkpoint[1] if checkpoint else name)
-
-
-def _refuse_training_state(folder: Path) -> None:
-    config = folder / "config.json"
-    if (folder / "trainer_state.json").exists() or (config.exists() and '"lejepa"' in config.read_text()):
-        raise ValueError(f"`folder` {str(folder)!r} holds a model in training, which would be lost: choose another.")
+    run = RunFolder(source.parent) if source is not None else None
+    if run is not None and source == run.pretraining:
+        return run.averaged_encoder if averaged else run.encoder
+    if run is not None and source is not None and step_of(source) is not None:
+        return run.exported(source, averaged)  # not inside a checkpoint, which is deleted when newer ones are saved
+    raise ValueError("`folder` is needed to export what is neither a run folder nor one of its checkpoints.")

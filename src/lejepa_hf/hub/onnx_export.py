@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 
 from ..model.architecture import forward_kwargs, is_timm, native_image_size, num_channels
 from ..model.pooling import final_states, pool
-from ..system.atomic_writes import written_aside
+from ..system.durable_files import complete_folder
 from .model_card import with_onnx
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -60,12 +60,12 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
     folder = Path(encoder_folder)
     path = folder / "model.onnx" if path is None else Path(path)
     encoder, size = _read(folder)
-    with written_aside(path.parent, stale=[f"{path.name}.data"]) as aside:
+    with complete_folder(path.parent, stale=[f"{path.name}.data"]) as aside:
         _translate(encoder, size, aside / path.name)
         _compare(encoder, size, aside / path.name)
         card = path.parent / "README.md"
         if path.name == "model.onnx" and card.is_file():
-            (aside / card.name).write_text(with_onnx(card.read_text()))
+            (aside / card.name).write_text(with_onnx(card.read_text(encoding="utf-8")), encoding="utf-8")
     return path
 
 

@@ -8,7 +8,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from .checkpoints import CheckpointNotWritten, complete_checkpoints, is_complete, publish
+from ..system.run_folder import RunFolder
+from .checkpoints import CheckpointNotWritten, complete_checkpoints, is_complete
 
 # Not `checkpoint-...`, which would be taken for one; the underscore keeps it from being pushed to the Hub.
 _ASIDE = "_checkpoint_being_written"
@@ -43,7 +44,7 @@ class CheckpointingTrainer(Trainer):
             if self.args.should_save:
                 if not self.args.save_only_model and not is_complete(aside / name):
                     raise CheckpointNotWritten(f"{name} misses files after it was written.")
-                publish(aside / name, run / name)
+                RunFolder(run).add_checkpoint(aside / name)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             if not _is_about_the_disk(error):

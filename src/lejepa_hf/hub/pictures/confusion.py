@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...system.run_folder import RunFolder
 from .figure import ORANGE, new_figure, save_figure
 
 _MOST_NUMBERED = 20
@@ -38,7 +39,7 @@ def draw_confusion(run: str | Path, labels, predictions, class_names: list[str] 
         axes.set_title("Darker is more, the diagonal is right", fontsize="medium")
         _list_largest(others[0], shares, names)
     figure.suptitle(f"Held-out images by k-NN: {100 * accuracy:.1f} % right. Percent of each true class")
-    return save_figure(figure, Path(run) / "pictures" / "confusion.png")
+    return save_figure(figure, RunFolder(run).picture("confusion"))
 
 
 def _shares(labels, predictions, classes: list[int]):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...system.run_folder import RunFolder
 from .figure import new_figure, save_figure
 
 
@@ -45,4 +46,4 @@ def draw_embeddings(run: str | Path, embeddings, labels, class_names: list[str] 
             )
     axes.set(title="Held-out images by t-SNE of their embeddings, coloured by label", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    return save_figure(figure, Path(run) / "pictures" / "embeddings.png")
+    return save_figure(figure, RunFolder(run).picture("embeddings"))

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from ...system.run_folder import RunFolder
 from .figure import STYLES, new_figure, save_figure
 
 
@@ -40,4 +41,4 @@ def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    return save_figure(figure, Path(run) / "pictures" / "few_shot.png")
+    return save_figure(figure, RunFolder(run).picture("few_shot"))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...system.run_folder import RunFolder
 from .figure import BLUE, ORANGE, new_figure, save_figure
 
 _MAX_LISTED_VIEWS = 8
@@ -35,7 +36,7 @@ def draw_gaussianity(run: str | Path, statistics) -> Path:
         f"{statistics.null_std:.2f}",
         fontsize="medium",
     )
-    return save_figure(figure, Path(run) / "pictures" / "gaussianity.png")
+    return save_figure(figure, RunFolder(run).picture("gaussianity"))
 
 
 def _draw_slices(axes, statistics) -> None:

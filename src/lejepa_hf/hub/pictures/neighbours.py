@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...system.run_folder import RunFolder
 from .figure import BLUE, ORANGE, as_colours, new_figure, save_figure
 
 _LONGEST_NAME = 14
@@ -43,7 +44,7 @@ def draw_neighbours(
         "Held-out image (left), its nearest training images; \N{BALLOT X} and a thick frame: another class",
         fontsize="medium",
     )
-    return save_figure(figure, Path(run) / "pictures" / "neighbours.png")
+    return save_figure(figure, RunFolder(run).picture("neighbours"))
 
 
 def _show(axes, pixels, title: str, colour: str, weight: str = "normal", frame: float = 1) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...system.run_folder import RunFolder
 from .figure import as_colours, new_figure, save_figure
 
 
@@ -33,4 +34,4 @@ def draw_patch_maps(run: str | Path, pixels, colours) -> Path:
         f"Patch features, {rows} x {columns} an image: three principal components over all of them as colours",
         fontsize="medium",
     )
-    return save_figure(figure, Path(run) / "pictures" / "pca_maps.png")
+    return save_figure(figure, RunFolder(run).picture("pca_maps"))

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from ...evaluation.rank import rank_and_spread
+from ...system.durable_files import write_text
 from ...training_args import cores_of_this_process
 from .health import HealthWatch
 from .online_probe import OnlineProbe
@@ -46,7 +47,7 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero and self.path.exists():
             rows = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
             kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step and state.global_step]
-            self.path.write_text("".join(kept))
+            write_text(self.path, "".join(kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:
