@@ -378,7 +378,7 @@ def test_folders_with_nothing_to_push(hub, finished, tmp_path, capfd):
     write_run(exported, seed=0)
     (exported / "encoder" / "model.safetensors").unlink()
     cases = {
-        tmp_path / "missing": "is no folder",
+        tmp_path / "missing": "is not a folder",
         tmp_path / "empty": "has no encoder/ and no pretraining/ to push: give the folder of a finished run",
         run: f"did not end. Continue it with `--resume`, or push a checkpoint of it: `lejepa export "
         f"{run}/checkpoint-100`, then `lejepa push {run}/encoder-100 REPO_ID`",

@@ -101,7 +101,7 @@ class Target:
         revision: str | None = None,
         token: str | None = None,
         is_space: bool = False,
-    ):
+    ) -> None:
         try:
             validate_repo_id(repo_id)
         except HFValidationError as error:

@@ -58,7 +58,7 @@ def finish_run(recipe: Recipe, facts: dict[str, Any], held_out: ImageSource | No
     for name, make in _parts(run, recipe, facts, held_out).items():
         try:
             make()
-        except Exception as error:  # whatever it is, hours of training are behind it and other parts before it
+        except Exception as error:  # noqa: PERF203, whatever it is, no part may cost a trained run the others
             logger.warning(f"{name} could not be made: {error}", exc_info=not isinstance(error, OSError | ValueError))
             failed[name] = error
     _log_contents(run)

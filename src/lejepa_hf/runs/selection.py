@@ -168,7 +168,9 @@ def _names(runs: list[RunFolder]) -> list[str]:
 
 
 def _check_comparable(first: RunFolder, first_recipe: dict, other: RunFolder, other_recipe: dict) -> None:
-    values = {key: (first_recipe.get(key), other_recipe.get(key)) for key in (*_OBJECTIVE, *_DATA, *_VIEWS)}
+    values: dict[str, tuple[Any, ...]] = {
+        key: (first_recipe.get(key), other_recipe.get(key)) for key in (*_OBJECTIVE, *_DATA, *_VIEWS)
+    }
     dims = tuple(recipe.get("projector_dims") for recipe in (first_recipe, other_recipe))
     if [(one or [None])[-1] for one in dims] != [(dims[0] or [None])[-1]] * 2:
         values["projector_dims"] = dims

@@ -32,7 +32,7 @@ class RunFolder:
     files and a folder of the same names.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.encoder = self.path / "encoder"
         self.averaged_encoder = self.path / "encoder_averaged"

@@ -5,13 +5,13 @@ from pathlib import Path
 from ...system.run_folder import Row, RunFolder
 from .figure import BLUE, GRAY, ORANGE, new_figure, save_figure
 
-_NULL_MEAN = 1.05  # SIGReg of normal projections, with the published statistic
+_NULL_MEAN = 1.05  # SIGReg of Gaussian projections, with the published statistic
 
 
 def draw_losses(run: str | Path) -> Path | None:
     """
-    Both parts of the loss over steps, of training batches and of held-out images, SIGReg beside its value for a
-    perfect normal.
+    Both parts of the loss over steps, of training batches and of held-out images; SIGReg beside its value for a
+    perfect Gaussian.
 
     Args:
         run (`str` or `Path`): Run folder with `metrics.jsonl`.
@@ -48,6 +48,6 @@ def draw_losses(run: str | Path) -> Path | None:
 
 
 def _null_mean(rows: list[Row]) -> float:
-    """Of the run's own statistic, where the monitors have measured it."""
-    told = [row["sigreg_loss"] / row["sigreg_over_null"] for row in rows if row.get("sigreg_over_null")]
-    return told[-1] if told else _NULL_MEAN
+    """Expected SIGReg of a Gaussian for the run's own statistic, where the monitors have measured it."""
+    measured = [row["sigreg_loss"] / row["sigreg_over_null"] for row in rows if row.get("sigreg_over_null")]
+    return measured[-1] if measured else _NULL_MEAN
