@@ -24,8 +24,7 @@ from lejepa_hf.hub.export import export_encoder
 from lejepa_hf.runs.pretraining import build
 from lejepa_hf.runs.recipe_sources import open_split
 from lejepa_hf.runs.recipes import Recipe, parse_recipe
-from lejepa_hf.system.logged_rows import read_metrics, read_results
-from lejepa_hf.system.run_folder import write_run_facts
+from lejepa_hf.system.run_folder import RunFolder
 from lejepa_hf.trainer import LeJEPATrainer
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +49,7 @@ def train_ours(recipe: Recipe) -> None:
 def export(trainer: LeJEPATrainer, recipe: Recipe) -> None:
     """The trained encoder into the folder of the recipe."""
     folder = Path(recipe.training.output_dir)
-    write_run_facts(folder, recipe.resolved())
+    RunFolder(folder).write_start(recipe.resolved())
     trainer.save_model(str(folder / "pretraining"))
     export_encoder(folder)
 
@@ -97,7 +96,7 @@ def _wanted(row: dict) -> dict:
 
 def _is_there(row: dict) -> bool:
     """Whether it is judged and of the recipe as it is now: the folder's name tells only what differs from that."""
-    if read_results(row["folder"]) is None:
+    if RunFolder(row["folder"]).read_results() is None:
         return False
     kept = yaml.safe_load((row["folder"] / "recipe.yaml").read_text())
     return _holds(kept, _wanted(row))
@@ -246,9 +245,9 @@ def _train_and_judge(row: dict, train: Callable[[Recipe], None]) -> None:
 
 
 def _measured(folder: Path) -> dict[str, float]:
-    results = read_results(folder)["encoder"]
+    results = RunFolder(folder).read_results()["encoder"]
     measured = {name: 100 * results[f"eval_{name}"] for name in ACCURACIES}
-    last = read_metrics(folder)[-_LAST:]
+    last = RunFolder(folder).read_metrics()[-_LAST:]
     for name in ("loss", "sigreg_loss") if last else ():
         measured[f"train_{name}"] = statistics.fmean(row[name] for row in last)
     return measured

@@ -118,9 +118,9 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _card(options: argparse.Namespace) -> int:
-    from .hub.rewritten_card import remake_model_card
+    from .hub.model_card import rewrite_model_card
 
-    sys.stdout.write(f"{remake_model_card(options.run, options.encoder)}\n")
+    sys.stdout.write(f"{rewrite_model_card(options.run, options.encoder)}\n")
     return 0
 
 

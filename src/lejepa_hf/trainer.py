@@ -26,6 +26,7 @@ from .data.streaming import EndlessRows, prepare_worker
 from .model.architecture import is_convolutional
 from .model.repeated_layers import find_blocks
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
+from .system.run_folder import RunFolder
 from .training.argument_table import CONSTRUCTOR, refuse_arguments
 from .training.callbacks.held_out import HeldOutImages
 from .training.callbacks.metrics_file import MetricsFile
@@ -165,7 +166,7 @@ class LeJEPATrainer(MeasuringTrainer):
             images_per_statistic=self._images_per_statistic(),
             device=args.device,
         )
-        own = [self._preemption, MetricsFile(Path(str(args.output_dir)) / "metrics.jsonl"), DataHint()]
+        own = [self._preemption, MetricsFile(RunFolder(args.output_dir).metrics), DataHint()]
         own += [] if self.encoder_average is None else [self.encoder_average]
         own += [] if self.pop_callback(ProgressCallback) is None else [ProgressBar()]
         for callback in [*own, *build_monitors(args.monitors, run)]:
@@ -318,6 +319,8 @@ class LeJEPATrainer(MeasuringTrainer):
             trial: Not used: a search for hyperparameters is refused.
             ignore_keys_for_eval: Has no meaning here.
         """
+        if self.state.global_step == 0:  # a trainer may train again in its own folder
+            RunFolder(self.args.output_dir).claim(resume_from_checkpoint, is_started=True)
         self._start = None
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         if checkpoint is not None:

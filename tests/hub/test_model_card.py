@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ from huggingface_hub import ModelCard
 from jinja2 import UndefinedError
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
+from lejepa_hf.cli import main
 from lejepa_hf.hub import model_card
 from lejepa_hf.hub.export import build_processor
-from lejepa_hf.hub.model_card import card_for_repository, write_model_card
+from lejepa_hf.hub.model_card import card_for_repository, rewrite_model_card, write_model_card
 from lejepa_hf.runs.recipes import parse_recipe
-from lejepa_hf.system.run_folder import write_run_facts
+from lejepa_hf.system.run_folder import RunFolder
 
 METRICS = {"eval_linear_top1": 0.912345, "eval_knn_top1": 0.875, "eval_5shot_top1": 0.5, "eval_5shot_top1_std": 0.02}
 TABLE = "| frozen, held-out top-1 in % | knn top1 |\n| --- | --- |\n| LeJEPA encoder | 87.5 |"
@@ -109,7 +111,7 @@ def write_run(folder: Path, dataset: str, *arguments: str):
         encoding="utf-8",
     )
     recipe = parse_recipe(folder / "given.yaml", ["--hub_token", "hf_secret", *arguments])
-    write_run_facts(folder, recipe.resolved())
+    RunFolder(folder).write_start(recipe.resolved())
     facts = {"train_split": "train", "eval_split": "test", "num_train_images": 5000, "num_eval_images": 1000}
     facts |= {"steps": 300, "global_batch": 64, "epochs": 3.84, "train_seconds": 12.3, "device": "1 CPU threads"}
     facts |= {"encoder_parameters": 1234567}
@@ -405,3 +407,92 @@ def test_energy_where_it_is_known(encoder, run):
     assert "\nEnergy: 0.0123 kWh of the GPUs, by their counters (NVML).\n" in write_model_card(encoder, run).read_text(
         encoding="utf-8"
     )
+
+
+KNN = {"encoder": 0.8, "averaged_encoder": 0.9}
+
+
+@pytest.fixture
+def weights(tmp_path, tiny_resnet):
+    """A finished run: the encoder it ended with, its average, and those of a checkpoint."""
+    folder = tmp_path / "run"
+    for number, name in enumerate(("encoder", "encoder_averaged", "encoder-100", "encoder_averaged-100")):
+        torch.manual_seed(number)
+        model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=tiny_resnet, projector_dims=[8]))
+        export_encoder(model, folder / name, build_processor(16))
+        (folder / name / "README.md").unlink()
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"dataset": "digits", "ema_decay": 0.99}))
+    facts = {"train_split": "train", "eval_split": "test", "num_train_images": 9, "num_eval_images": 9, "steps": 3}
+    facts |= {"global_batch": 8, "epochs": 2.0, "train_seconds": 1.0, "device": "1 CPU threads"}
+    results = {name: {"eval_knn_top1": value} for name, value in KNN.items()}
+    results |= {"table": "| a table |", "run": facts | {"encoder_parameters": 9}}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "top1", "is_average"),
+    [
+        (None, 0.8, False),
+        ("encoder", 0.8, False),
+        ("encoder_averaged", 0.9, True),
+        ("encoder-100", None, False),
+        ("encoder_averaged-100", None, True),
+    ],
+)
+def test_figures_are_those_of_the_weights(weights, name, top1, is_average):
+    path = rewrite_model_card(weights, None if name is None else weights / name)
+    assert path == weights / (name or "encoder") / "README.md"
+    card = ModelCard.load(path)
+    found = [result.metric_value for result in card.data.eval_results or []]
+    assert found == ([] if top1 is None else [top1])
+    assert ("exponential moving average, decay 0.99." in card.text) == is_average
+    assert ("| a table |" in card.text) == (top1 is not None)
+
+
+@pytest.mark.parametrize(("name", "top1"), [("encoder", 0.8), ("encoder_averaged", 0.9)])
+def test_a_copy_elsewhere_is_known_by_its_weights(weights, tmp_path, name, top1):
+    shutil.copytree(weights / name, tmp_path / "copy")
+    (result,) = ModelCard.load(rewrite_model_card(weights, tmp_path / "copy")).data.eval_results
+    assert result.metric_value == top1
+
+
+def test_command(weights, capsys):
+    assert main(["card", str(weights)]) == 0
+    assert capsys.readouterr().out == f"{weights / 'encoder' / 'README.md'}\n"
+    assert main(["card", str(weights), "--encoder", str(weights / "encoder-100")]) == 0
+    assert (weights / "encoder-100" / "README.md").is_file()
+
+
+def test_command_refuses_in_one_line(weights, tmp_path, capsys):
+    shutil.copytree(weights / "encoder-100", tmp_path / "other")
+    (weights / "encoder-100" / "config.json").write_text('{"model_type": "lejepa"}')
+    for arguments, message in (
+        ([str(tmp_path)], "encoder' holds no encoder: write it with `lejepa export"),
+        ([str(weights), "--encoder", str(weights / "nowhere")], "nowhere' holds no encoder"),
+        ([str(weights), "--encoder", str(weights / "encoder-100")], "holds a model in training"),
+        ([str(weights), "--encoder", str(tmp_path / "other")], "nor of a checkpoint exported there"),
+    ):
+        assert main(["card", *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and message in line
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_local_path_is_local_from_wherever_the_card_is_written(weights, tmp_path, monkeypatch, is_recorded):
+    """Written anew from another working folder, where `data/photos` is not."""
+    (tmp_path / "data" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    recipe = {"dataset": "data/photos", "pretrained_backbone": "data/vit", "train_split": "train"}
+    RunFolder(weights).write_start(recipe)
+    if not is_recorded:  # as by version 0.1.0
+        RunFolder(weights).record.unlink()
+    here = write_model_card(weights / "encoder", weights).read_text()
+    (tmp_path / "elsewhere" / "data" / "vit").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    card = ModelCard.load(rewrite_model_card(weights))
+    assert "local images, split `train`" in here and "datasets:" not in here
+    if is_recorded:
+        assert card.content == here
+        assert card.data.datasets is None and card.data.base_model == "data/vit"  # an id of the Hub then
+        assert "dataset: <local>" in card.text

@@ -96,8 +96,8 @@ def test_missing_packages(tmp_path, monkeypatch, capsys, missing):
 
 
 def test_what_is_no_exported_encoder(tmp_path):
-    with pytest.raises(ValueError, match="is no exported encoder: make one with `lejepa export RUN`"):
+    with pytest.raises(ValueError, match="is not an exported encoder: make one with `lejepa export RUN`"):
         export_onnx(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
-    with pytest.raises(ValueError, match="is no exported encoder"):
+    with pytest.raises(ValueError, match="is not an exported encoder"):
         export_onnx(tmp_path)

@@ -26,7 +26,7 @@ from lejepa_hf.hub import push
 from lejepa_hf.hub.export import build_processor
 from lejepa_hf.hub.model_card import card_for_repository
 from lejepa_hf.hub.push import push_run
-from lejepa_hf.system.run_folder import write_run_facts
+from lejepa_hf.system.run_folder import RunFolder
 
 OTHER = "hf_" + "b" * 30
 ID = "me/encoder"
@@ -88,7 +88,7 @@ def write_run(run: Path, seed: int, **recipe) -> LeJEPAForPreTraining:
     (run / "checkpoint-2" / "trainer_state.json").write_text("{}")
     torch.save({"state": {}}, run / "checkpoint-2" / "optimizer.pt")
     torch.save({}, run / "pretraining" / "training_args.bin")
-    write_run_facts(run, facts | recipe)
+    RunFolder(run).write_start(facts | recipe)
     (run / "statistics.json").write_text("{}")
     row = {"step": 4, "prediction_loss": 0.5, "sigreg_loss": 1.5, "images_per_second": 9.0}
     (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
@@ -301,7 +301,7 @@ def test_a_server_that_is_gone_half_way(hub, finished, tmp_path, monkeypatch, ca
     assert main(["push", str(finished), ID]) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: `repo_id` '{ID}': {hub.url} did not take it (")
-    assert error.endswith("the same command goes on from there.")
+    assert error.endswith("the same command continues from there.")
     assert hub.files(ID).keys() == {".gitattributes"}
     with HubServer(hub.folder, port=hub.port, tokens=hub.tokens) as again:
         connect(again, monkeypatch)
@@ -351,7 +351,7 @@ def test_gated_repositories_of_others(hub, finished, monkeypatch, capfd):
     hub.create(ID, gated=True)
     connect(hub, monkeypatch, OTHER)
     error = refused(capfd, str(finished), ID)
-    assert f"`repo_id` '{ID}': it is gated and this account was not let in: ask for it at {hub.url}/{ID}, or" in error
+    assert f"`repo_id` '{ID}': it is gated and this account has no access: request it at {hub.url}/{ID}, or" in error
 
 
 def test_what_should_be_private_is_not_pushed_to_a_public_place(hub, finished, capfd):
@@ -378,7 +378,7 @@ def test_folders_with_nothing_to_push(hub, finished, tmp_path, capfd):
     write_run(exported, seed=0)
     (exported / "encoder" / "model.safetensors").unlink()
     cases = {
-        tmp_path / "missing": "is no folder",
+        tmp_path / "missing": "is not a folder",
         tmp_path / "empty": "has no encoder/ and no pretraining/ to push: give the folder of a finished run",
         run: f"did not end. Continue it with `--resume`, or push a checkpoint of it: `lejepa export "
         f"{run}/checkpoint-100`, then `lejepa push {run}/encoder-100 REPO_ID`",

@@ -135,7 +135,7 @@ def test_command(finished, tmp_path, capsys):
     assert main(["report", str(finished)]) == 0
     assert capsys.readouterr().out == f"{finished / 'report.html'}\n"
     assert main(["report", str(tmp_path)]) == 2
-    assert "is no run folder: no recipe.yaml there" in capsys.readouterr().err
+    assert "is not a run folder: no recipe.yaml there" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -92,10 +92,10 @@ def test_what_nobody_gave_is_as_there(earlier, recipe, tiny_resnet, caplog):
 
 
 def write_resolved(recipe: Recipe) -> Path:
-    from lejepa_hf.system.run_folder import write_run_facts
+    from lejepa_hf.system.run_folder import RunFolder
 
     folder = Path(recipe.training.output_dir)
-    write_run_facts(folder, recipe.resolved())
+    RunFolder(folder).write_start(recipe.resolved())
     return folder / "recipe.yaml"
 
 

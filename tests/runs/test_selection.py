@@ -10,6 +10,8 @@ from PIL import Image
 
 from lejepa_hf.cli import main
 from lejepa_hf.runs.selection import Candidate, find_candidates, format_candidates, rank_correlation
+from lejepa_hf.system.run_folder import RunFolder
+from lejepa_hf.training_args import LeJEPATrainingArguments
 
 RECIPE = {"dataset": "digits", "eval_split": "test", "eval_strategy": "steps", "statistic": "epps_pulley"}
 RECIPE |= {"projector_dims": [64, 16], "num_global_views": 2, "sigreg_weight": 0.1, "backbone_config": {}}
@@ -79,7 +81,7 @@ def test_the_table_says_what_the_correlation_is_worth():
     assert header.startswith("| run | step")
     assert [cell.strip() for cell in first.split("|")[1:-1]] == ["0", "1 (last)", "1", "1.0000", "1.0000", "90.0", ""]
     assert table.endswith("1.00 over 3 candidates with labels.")
-    assert "2 candidates with labels; below 3 it means nothing" in format_candidates(candidates([1, 2], [0.9, 0.8]))
+    assert "2 candidates with labels; below 3 it is meaningless" in format_candidates(candidates([1, 2], [0.9, 0.8]))
     assert "over 1 candidate with labels, which do not differ" in format_candidates(candidates([1], [0.9]))
     assert "the score alone ranks" in format_candidates(candidates([1, 2], [None, None]))
 
@@ -103,7 +105,7 @@ def test_command_and_picture(tmp_path, capsys, accuracies):
         ({"projector_dims": [64, 32]}, r"`projector_dims` is \[64, 16\] there and \[64, 32\] here"),
         ({"num_global_views": 3}, "`num_global_views` is 2 there and 3 here"),
         ({"dataset": "me/photos"}, "`dataset` is 'digits' there and 'me/photos' here"),
-        ({"per_device_train_batch_size": 64}, "`per_device_train_batch_size` is None there and 64 here"),
+        ({"per_device_train_batch_size": 64}, "`per_device_train_batch_size` is 8 there and 64 here"),
         ({"sigreg_weight": 0.0}, "has `sigreg_weight` 0.0: without SIGReg there is no corrected loss"),
     ],
 )
@@ -111,6 +113,15 @@ def test_what_cannot_be_compared_is_named(tmp_path, recipe, message):
     runs = [write_run(tmp_path / "a", {10: 1.0}), write_run(tmp_path / "b", {10: 1.0}, **recipe)]
     with pytest.raises(ValueError, match=message):
         find_candidates(runs)
+
+
+def test_a_default_may_be_stated(tmp_path):
+    default = LeJEPATrainingArguments.per_device_train_batch_size
+    runs = [write_run(tmp_path / "a", {10: 1.0}), write_run(tmp_path / "b", {10: 1.0})]
+    runs.append(write_run(tmp_path / "stated", {10: 1.0}, per_device_train_batch_size=default))
+    recorded = write_run(tmp_path / "recorded", {10: 1.0})
+    RunFolder(recorded).record.write_text(json.dumps({"arguments": {"per_device_train_batch_size": default}}))
+    assert len(find_candidates([*runs, recorded])) == 4
 
 
 def test_what_may_differ(tmp_path):
@@ -121,7 +132,7 @@ def test_what_may_differ(tmp_path):
 
 def test_folders_that_cannot_be_ranked(tmp_path, capsys):
     assert main(["select", str(tmp_path)]) == 2
-    assert "is no run: no recipe.yaml there" in capsys.readouterr().err
+    assert "is not a run: no recipe.yaml there" in capsys.readouterr().err
     run = write_run(tmp_path / "a", {}, eval_split=None)
     assert main(["select", run]) == 2
     assert "train with `eval_split` set and `eval_strategy` not 'no' (they are None and 'steps')" in (

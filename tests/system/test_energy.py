@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from lejepa_hf import trainer as trainer_module
 from lejepa_hf.runs.finishing import _energy_kwh
 from lejepa_hf.system.energy import EnergyMeter
+from lejepa_hf.system.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 
@@ -77,11 +78,9 @@ def test_a_run_and_its_continuation(tmp_path, tiny_resnet, monkeypatch):
         trainer = trainer_for(tmp_path / "run", model_for(tiny_resnet), max_steps=steps, monitors=[], report_to=[])
         trainer.add_callback(Meter(tmp_path / "rapl"))
         trainer.train(resume_from_checkpoint=tmp_path / "run" / "checkpoint-3" if steps == 6 else None)
-        assert _energy_kwh(tmp_path / "run") == pytest.approx(steps / 1000)
+        assert _energy_kwh(RunFolder(tmp_path / "run")) == pytest.approx(steps / 1000)
     assert trainer.energy.source.startswith("the CPUs and what else ran on them")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     known = [json.dumps({key: value for key, value in row.items() if key != "energy_kwh"}) for row in rows[2:]]
-    (tmp_path / "run" / "metrics.jsonl").write_text(
-        "\n".join([*known, *map(json.dumps, rows[:2])]) + "\n", encoding="utf-8"
-    )
-    assert _energy_kwh(tmp_path / "run") is None  # a part of it was made where nothing told
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join([*known, *map(json.dumps, rows[:2])]) + "\n")
+    assert _energy_kwh(RunFolder(tmp_path / "run")) is None  # a part of it was made where nothing told

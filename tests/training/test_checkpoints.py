@@ -6,11 +6,11 @@ from safetensors.torch import save_file
 from transformers import TrainerState
 
 from lejepa_hf.data.reader_state import write_position
+from lejepa_hf.system.run_folder import RunFolder
 from lejepa_hf.training.checkpoints import (
     complete_checkpoints,
     is_complete,
     last_finite_checkpoint,
-    publish,
     resolve_resume,
 )
 from lejepa_hf.training.resume_settings import write_settings
@@ -146,5 +146,5 @@ def test_every_process_must_have_left_its_part(tmp_path):
 def test_published_in_place_of_what_was_there(tmp_path):
     torn, written = save(tmp_path, 100), save(tmp_path / "aside", 100, value=2.0)
     (torn / "optimizer.pt").unlink()
-    publish(written, torn)
+    RunFolder(tmp_path).add_checkpoint(written)
     assert is_complete(torn) and not written.exists()

@@ -1,4 +1,4 @@
-"""Checkpoints to branches of a repository, without their optimizer state, while the training goes on."""
+"""Pushes checkpoints to branches of a repository, without optimizer state, while training continues."""
 
 import logging
 import os
@@ -8,6 +8,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from ..system.run_folder import RunFolder
 from ..training.callbacks.publishing import CheckpointPublisher
 from ..training_args import LeJEPATrainingArguments
 from .export import export_encoder
@@ -16,7 +19,7 @@ from .trained_model import read_trained_model
 
 logger = logging.getLogger("lejepa_hf")
 
-# What an export reads of a checkpoint, as one process or FSDP left it; never the optimizer's.
+# Files of a checkpoint that an export reads, as one process or FSDP wrote them; never the optimizer's.
 _READ = (
     "config.json",
     "preprocessor_config.json",
@@ -37,10 +40,10 @@ class _Upload:
     def branch(self) -> str:
         return self.folder.name.removeprefix("_").removesuffix("_to_push")
 
-    def last_words(self) -> str:
+    def last_words(self, status: int) -> str:
         log = self.folder / _LOG
-        text = log.read_text(errors="replace", encoding="utf-8").strip() if log.is_file() else ""
-        return text.splitlines()[-1].removeprefix("error: ") if text else f"exit status {self.process.returncode}"
+        text = log.read_text(encoding="utf-8", errors="replace").strip() if log.is_file() else ""
+        return text.splitlines()[-1].removeprefix("error: ") if text else f"exit status {status}"
 
     def forget(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -49,51 +52,60 @@ class _Upload:
 class CheckpointPush(CheckpointPublisher):
     """
     Pushes every saved checkpoint to the branch `checkpoint-N`: as an encoder that `AutoModel` loads, and in
-    `pretraining/` with its projector, from which `continue_from` goes on.
+    `pretraining/` with its projector, which `continue_from` starts from.
 
-    A process of its own exports and uploads, on the CPU, one checkpoint after the other; training neither waits for it
-    nor stops when it fails: a failed upload is tried again behind the next save, and at the end. Where saves come
-    faster than uploads, only the newest waits, unless all are wanted. An upload outlives a training that is stopped;
-    what has not arrived when the training is resumed is pushed then. Only the first rank does anything.
+    A separate process on the CPU exports and uploads one checkpoint after the other. Training does not wait for it and
+    does not stop when it fails: a failed upload is retried after the next save, and at the end. Where saves are more
+    frequent than uploads can follow, only the newest one waits, unless all are wanted. An upload continues after the
+    training is stopped; what has not arrived when the training is resumed is pushed then. Only the first rank pushes.
 
     Args:
-        args ([`LeJEPATrainingArguments`]): `output_dir` and the settings that begin with `hub_`.
+        args ([`LeJEPATrainingArguments`]): Arguments of the training: `output_dir` and those that
+            begin with `hub_` are used.
     """
 
-    def __init__(self, args: LeJEPATrainingArguments):
+    def __init__(self, args: LeJEPATrainingArguments) -> None:
         self._args = args
         self._all = args.hub_always_push or args.hub_strategy == "all_checkpoints"
-        # What a run that was killed did not bring to its end comes first.
-        found = Path(args.output_dir).glob("_checkpoint-*_to_push") if args.process_index == 0 else ()
-        self._waiting = [_Upload(path) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+        self._run = RunFolder(args.output_dir or "")
+        # First what a killed run has not uploaded.
+        found = self._run.waiting_pushes() if args.process_index == 0 else []
+        self._waiting = [_Upload(path) for path in found]
         self._failed: list[_Upload] = []
         self._running: _Upload | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._go_on()
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Push what an earlier process has left."""
+        self._advance()
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Look after the running upload."""
+        self._advance()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Queue the new checkpoint."""
         if not state.is_world_process_zero:
             return
-        self._go_on()
+        self._advance()
         kept = self._failed + self._waiting if self._all else self._failed[-1:]
         for upload in self._failed + self._waiting:
             if upload not in kept:
-                logger.warning(f"{upload.branch} is not pushed, newer ones are. `hub_strategy` could say otherwise.")
+                logger.warning(
+                    f"{upload.branch} is not pushed, newer ones are; `hub_strategy: all_checkpoints` pushes all."
+                )
                 upload.forget()
         self._failed, self._waiting = [], kept
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        checkpoint = self._run.checkpoint(state.global_step)
         try:
-            self._waiting.append(_keep(checkpoint))
+            self._waiting.append(_Upload(_keep(checkpoint, self._run.waiting_push(checkpoint))))
         except OSError as error:  # no room for copies, where there are no links
             logger.warning(f"{checkpoint.name} is not pushed: {error}")
-        self._go_on()
-
-    def on_log(self, args, state, control, **kwargs):
-        self._go_on()
+        self._advance()
 
     def finish(self) -> None:
-        """Wait for what is under way, and try once more what failed."""
+        """Wait for the uploads, and retry once those that failed."""
         self._drain()
         self._waiting, self._failed = self._failed, []
         self._drain()
@@ -101,23 +113,25 @@ class CheckpointPush(CheckpointPublisher):
             upload.forget()
 
     def _drain(self) -> None:
-        self._go_on()
+        self._advance()
         while self._running is not None:
             logger.info(f"Waiting for {self._running.branch} to be pushed.")
-            self._running.process.wait()
-            self._go_on()
+            if self._running.process is not None:
+                self._running.process.wait()
+            self._advance()
 
-    def _go_on(self) -> None:
-        """Look after the upload that runs; start the next one when it has ended."""
-        if self._running is not None:
-            if self._running.process.poll() is None:
+    def _advance(self) -> None:
+        """Look after the running upload; start the next one when it has ended."""
+        if self._running is not None and self._running.process is not None:
+            status = self._running.process.poll()
+            if status is None:
                 return
             upload, self._running = self._running, None
-            if upload.process.returncode == 0:
+            if status == 0:
                 logger.info(f"{upload.branch} is pushed to {self._args.hub_model_id}.")
                 upload.forget()
             else:
-                logger.warning(f"{upload.branch} could not be pushed: {upload.last_words()}")
+                logger.warning(f"{upload.branch} could not be pushed: {upload.last_words(status)}")
                 self._failed.append(upload)
         while self._waiting and self._running is None:
             upload = self._waiting.pop(0)
@@ -130,7 +144,7 @@ class CheckpointPush(CheckpointPublisher):
 
     def _start(self, upload: _Upload) -> subprocess.Popen:
         args = self._args
-        # One core, no GPU: the rest belongs to the training.
+        # One core and no GPU: the others are for training.
         environment = {
             **os.environ,
             "CUDA_VISIBLE_DEVICES": "",
@@ -138,9 +152,9 @@ class CheckpointPush(CheckpointPublisher):
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         }
         if args.hub_token is not None:
-            environment["HF_TOKEN"] = args.hub_token  # not as an argument, which every user of a machine can read
+            environment["HF_TOKEN"] = args.hub_token  # not as an argument, which every user of the machine can read
         visibility = {True: "private", False: "public", None: "default"}[args.hub_private_repo]
-        command = [sys.executable, "-m", __name__, str(upload.folder), args.hub_model_id, upload.branch, visibility]
+        command = [sys.executable, "-m", __name__, str(upload.folder), _repository(args), upload.branch, visibility]
         with (upload.folder / _LOG).open("w", encoding="utf-8") as log:
             return subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -149,30 +163,34 @@ class CheckpointPush(CheckpointPublisher):
 
 def prepare_repository(args: LeJEPATrainingArguments) -> None:
     """
-    Make the repository of `hub_model_id`, before any long work.
+    Create the repository of `hub_model_id`, before any long work.
 
     Args:
-        args ([`LeJEPATrainingArguments`]): The settings that begin with `hub_`.
+        args ([`LeJEPATrainingArguments`]): Arguments of the training: those that begin with `hub_` are used.
 
     Raises:
-        ValueError: If it cannot be made or written.
+        ValueError: If it cannot be created or written.
     """
     try:
-        Target(args.hub_model_id, args.hub_private_repo, args.hub_revision, args.hub_token).prepare()
+        Target(_repository(args), args.hub_private_repo, args.hub_revision, args.hub_token).prepare()
     except OSError as error:
         raise ValueError(f"`push_to_hub`: {error}") from error
 
 
-def _keep(checkpoint: Path) -> _Upload:
-    """Second names for a checkpoint's files: they stay when newer checkpoints take its place, and cost no room."""
-    folder = checkpoint.with_name(f"_{checkpoint.name}_to_push")
+def _repository(args: LeJEPATrainingArguments) -> str:
+    assert args.hub_model_id is not None, "`push_to_hub` without it is refused"
+    return args.hub_model_id
+
+
+def _keep(checkpoint: Path, folder: Path) -> Path:
+    """Second names for a checkpoint's files, which need no room and remain when newer checkpoints replace it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for path in {path for pattern in _READ for path in checkpoint.glob(pattern)}:
         target = folder / path.relative_to(checkpoint)
         target.parent.mkdir(exist_ok=True)
         _link(path, target)
-    return _Upload(folder)
+    return folder
 
 
 def _link(path: Path, target: Path) -> None:
@@ -183,10 +201,10 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _exported(checkpoint: Path) -> Path:
-    """The encoder, and in its `pretraining/` the whole model; links where the checkpoint has whole weights."""
-    encoder = export_encoder(checkpoint, checkpoint / "encoder")
-    pretraining = encoder / "pretraining"
-    shutil.rmtree(pretraining, ignore_errors=True)  # of an upload that was killed
+    """The encoder, and the complete model in its `pretraining/`; links where the checkpoint is not in shards."""
+    encoder = export_encoder(checkpoint, RunFolder(checkpoint).encoder)
+    pretraining = RunFolder(encoder).pretraining
+    shutil.rmtree(pretraining, ignore_errors=True)  # left by an upload that was killed
     pretraining.mkdir()
     if not any(checkpoint.glob("model*.safetensors")):  # FSDP's
         read_trained_model(checkpoint).save_pretrained(pretraining)

@@ -1,7 +1,8 @@
-"""What the code on a card must know of the encoder beside it."""
+"""What the example code on a card depends on."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import AutoConfig
@@ -10,21 +11,21 @@ from transformers.backbone_utils import BackboneMixin
 from ..model.architecture import forward_kwargs, num_channels
 
 
-def usage_of(folder: str | Path) -> dict:
+def usage_of(folder: str | Path) -> dict[str, Any]:
     """
     Args:
         folder (`str` or `Path`): Exported encoder.
 
     Returns:
         `dict`: `class_name`; `channels`; `pooling`, how the trained embedding is made; `states`, the output that it is
-        made from; `interpolate`, whether the class wants to be told that images have another size than its positions;
-        `pixel_range`, two numbers or None; `crop_size` in pixels, None if the processor has none.
+        made from; `interpolate`, whether the class needs an argument for images of another size than its positions;
+        `pixel_range`, two numbers or None; `crop_size` in pixels, None if the processor does not crop.
     """
     folder = Path(folder)
     config = AutoConfig.from_pretrained(folder)
     native = getattr(transformers, config.architectures[0])
-    processor = folder / "preprocessor_config.json"
-    processor = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
+    file = folder / "preprocessor_config.json"
+    processor = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     side = (processor.get("crop_size") or {}).get("height")
     own_side = getattr(config, "image_size", None)
     fits = side is None or own_side in (None, side, [side, side], (side, side))

@@ -1,24 +1,24 @@
 """A finished run or model -> an encoder folder of the backbone's native class, which loads without this package."""
 
-import re
 import shutil
 from pathlib import Path
 
 from transformers import AutoImageProcessor, BitImageProcessor
+from transformers.image_processing_base import ImageProcessingMixin as BaseImageProcessor
 from transformers.utils import logging
 
 from ..model.architecture import is_timm, native_image_size, num_channels
-from ..model.native_class import as_native_class
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
-from ..system.atomic_writes import written_aside
+from ..system.durable_files import complete_folder
+from ..system.run_folder import RunFolder, step_of
 from ..training.encoder_average import load_average
-from .model_card import write_model_card
+from .model_card import is_in_training, write_model_card
 from .trained_model import read_trained_model, trained_folder
 
 logger = logging.get_logger(__name__)
 
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-# What an earlier export may have left, in more files than this one or as ONNX.
+# Files that an earlier export may have left: more parts of weights, or ONNX.
 _OF_OTHER_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "model.onnx*")
 
 
@@ -32,15 +32,16 @@ def build_processor(
     """
     The evaluation-time pipeline: shortest side to `crop_size / crop_ratio`, centre crop, normalise.
 
-    Takes 8-bit images of as many channels as `image_mean` is long; only for 3 are images converted to RGB. Arrays of
-    other than 1, 3 or 4 channels need `input_data_format="channels_last"` at each call.
+    Takes 8-bit images with as many channels as `image_mean` has numbers; images are converted to RGB only for 3.
+    Arrays whose channels are not 1, 3 or 4 need `input_data_format="channels_last"` at each call.
 
     Args:
-        crop_size (`int`): Side in pixels of what the encoder sees.
+        crop_size (`int`): Side in pixels of the image that the encoder sees.
         crop_ratio (`float`, *optional*, defaults to 0.875): Share of the resized side that is kept, in (0, 1].
-        image_mean (`list[float]`, *optional*): Per channel, ImageNet's if missing.
-        image_std (`list[float]`, *optional*): Per channel. If missing, ImageNet's for 3 channels and 0.5 for others.
-        pixel_range (`list[float]`, *optional*): Kept in the processor's file for evaluations and users, who bring
+        image_mean (`list[float]`, *optional*): Mean of each channel, ImageNet's if missing.
+        image_std (`list[float]`, *optional*): Standard deviation of each channel. If missing, ImageNet's for 3
+            channels and 0.5 for others.
+        pixel_range (`list[float]`, *optional*): Written into the processor's file for evaluations and users, who map
             arrays and 16-bit images from this range to 0 to 255; see [`~data.view_settings.ViewSettings`].
 
     Returns:
@@ -63,27 +64,26 @@ def build_processor(
 def export_encoder(
     run_or_model: str | Path | LeJEPAForPreTraining | LeJEPAModel,
     folder: str | Path | None = None,
-    processor=None,
+    processor: BaseImageProcessor | None = None,
     averaged: bool = False,
 ) -> Path:
     """
     Write the encoder as a model of its native transformers class, with processor and card.
 
-    Needs and changes no training state. `AutoModel.from_pretrained(folder)` gives the trained embedding as
-    `pooler_output`; where the native class cannot express the pooling, `config.embedding_pooling` says `"mean"` or
+    Training state is neither needed nor changed. `AutoModel.from_pretrained(folder)` returns the trained embedding as
+    `pooler_output`; where the native class cannot express the pooling, `config.embedding_pooling` is `"mean"` or
     `"cls"`: the mean of `last_hidden_state` or its first token.
 
-    The files are written aside and take their names when all are complete; other files in `folder` stay.
+    The files take their names when all of them are complete; other files in `folder` stay.
 
     Args:
         run_or_model (`str`, `Path` or model): A run folder, its `pretraining/`, one of its checkpoints (FSDP's, in
             shards, too), or a model.
-        folder (`str` or `Path`, *optional*): Where to write. If missing, beside what is read: `encoder/` in the run
-            folder for a run, `encoder-400/` for its `checkpoint-400`; `encoder_averaged/` and `encoder_averaged-400/`
-            for averages.
-        processor (`ImageProcessor`, *optional*): The one saved with the run if missing.
-        averaged (`bool`, *optional*, defaults to `False`): Instead of the weights themselves their moving average, of
-            a run with `ema_decay`.
+        folder (`str` or `Path`, *optional*): Where to write. If missing, `encoder/` in the run folder for a run and
+            `encoder-400/` for its `checkpoint-400`; `encoder_averaged/` and `encoder_averaged-400/` for averages.
+        processor (`ImageProcessor`, *optional*): Image processor; the one saved with the run if missing.
+        averaged (`bool`, *optional*, defaults to `False`): Export the moving average of the weights instead, for a
+            run with `ema_decay`.
 
     Returns:
         `Path`: `folder`.
@@ -91,55 +91,50 @@ def export_encoder(
     Raises:
         ValueError: If there is no readable model in the run folder, no average of it, no folder to write to, or
             training state in that folder.
-        OSError: If the files cannot be written; what was in `folder` is as it was.
+        OSError: If the files cannot be written; `folder` is then unchanged.
     """
-    source = None
-    if isinstance(run_or_model, str | Path):
-        source = trained_folder(run_or_model)
-    elif averaged:
-        raise ValueError("`averaged` needs a run folder or a checkpoint: a model has no average with it.")
+    source = trained_folder(run_or_model) if isinstance(run_or_model, str | Path) else None
+    if averaged and source is None:
+        raise ValueError("`averaged` needs a run folder or a checkpoint: a model alone has no average.")
     folder = _default_folder(source, averaged) if folder is None else Path(folder)
-    _refuse_training_state(folder)
-    if source is not None:
-        run_or_model = read_trained_model(source)
-    model = run_or_model.encoder if isinstance(run_or_model, LeJEPAForPreTraining) else run_or_model
-    ema_decay = load_average(model, source) if averaged else None
-    if processor is None and source is not None and (source / "preprocessor_config.json").is_file():
-        processor = AutoImageProcessor.from_pretrained(source)
+    if is_in_training(folder):
+        raise ValueError(f"`folder` {str(folder)!r} holds a model in training, which would be lost: choose another.")
+    if isinstance(run_or_model, str | Path):
+        run_or_model = read_trained_model(trained_folder(run_or_model))
+    encoder = run_or_model.encoder if isinstance(run_or_model, LeJEPAForPreTraining) else run_or_model
+    ema_decay = load_average(encoder, source) if averaged and source is not None else None
     if processor is None:
-        channels = num_channels(model.backbone.config)
-        mean, kind = (
-            (None, "ImageNet's") if channels == 3 else ([0.5] * channels, f"a plain one of {channels} channels")
-        )
-        processor = build_processor(native_image_size(model.backbone.config), image_mean=mean)
-        logger.warning(f"No processor came with the model; writing {kind} for {processor.crop_size['height']} pixels.")
-    # Results and losses of the run are those of its last step, not of a checkpoint on the way there.
+        processor = _processor_of(encoder, source)
+    # Results and losses of the run are those of its last step, not of an earlier checkpoint.
     run = source.parent if source is not None else None
-    is_final = source is not None and source.name == "pretraining"
-    with written_aside(folder, _OF_OTHER_WEIGHTS) as aside:
-        standalone = as_native_class(model.backbone, model.pooling)
+    is_final = source is not None and source == RunFolder(source.parent).pretraining
+    with complete_folder(folder, _OF_OTHER_WEIGHTS) as aside:
+        standalone = as_native_class(encoder.backbone, encoder.pooling)
         # Under timm's own names, as in its repositories: timm reads them without the wrapper, the wrapper does too.
-        weights = standalone.timm_model.state_dict() if is_timm(standalone.config) else None
-        standalone.save_pretrained(aside, state_dict=weights)
-        for file in aside.glob("*.safetensors"):  # safetensors lets nobody but their owner read them
+        network = standalone.get_submodule("timm_model") if is_timm(standalone.config) else None
+        standalone.save_pretrained(aside, state_dict=network.state_dict() if network is not None else None)
+        for file in aside.glob("*.safetensors"):  # safetensors makes them readable by their owner only
             shutil.copymode(aside / "config.json", file)
         processor.save_pretrained(aside)
         write_model_card(aside, run, is_final=is_final, ema_decay=ema_decay)
     return folder
 
 
+def _processor_of(encoder: LeJEPAModel, source: Path | None) -> BaseImageProcessor:
+    """The processor saved with a model, or one for its size and channels."""
+    if source is not None and (source / "preprocessor_config.json").is_file():
+        return AutoImageProcessor.from_pretrained(source)
+    config = encoder.backbone.config
+    channels, size = num_channels(config), native_image_size(config)
+    kind = "ImageNet's" if channels == 3 else f"a plain one of {channels} channels"
+    logger.warning(f"No processor came with the model; writing {kind} for {size} pixels.")
+    return build_processor(size, image_mean=None if channels == 3 else [0.5] * channels)
+
+
 def _default_folder(source: Path | None, averaged: bool) -> Path:
-    # Not inside a checkpoint, which is deleted when newer ones come; not `encoder`, which is the end of the run.
-    checkpoint = re.fullmatch(r"checkpoint(-\d+)", source.name) if source is not None else None
-    if source is None or not (checkpoint or source.name == "pretraining"):
-        raise ValueError("`folder` is needed to export what is neither a run folder nor one of its checkpoints.")
-    name = "encoder_averaged" if averaged else "encoder"
-    return source.parent / (name + checkpoint[1] if checkpoint else name)
-
-
-def _refuse_training_state(folder: Path) -> None:
-    config = folder / "config.json"
-    if (folder / "trainer_state.json").exists() or (
-        config.exists() and '"lejepa"' in config.read_text(encoding="utf-8")
-    ):
-        raise ValueError(f"`folder` {str(folder)!r} holds a model in training, which would be lost: choose another.")
+    run = RunFolder(source.parent) if source is not None else None
+    if run is not None and source == run.pretraining:
+        return run.averaged_encoder if averaged else run.encoder
+    if run is not None and source is not None and step_of(source) is not None:
+        return run.exported(source, averaged)  # not inside a checkpoint, which is deleted when newer ones are saved
+    raise ValueError("`folder` is needed to export what is neither a run folder nor one of its checkpoints.")

@@ -1,32 +1,36 @@
-"""A finished run -> the card beside its encoder. Nothing in it that was not measured."""
+"""A run -> the card beside its encoder, README.md. It states nothing that was not measured."""
 
+import filecmp
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from ..evaluation.intervals import is_spread
-from ..system.logged_rows import read_metrics
-from .training_data import public_name, training_data
+from ..system.durable_files import write_text
+from ..system.run_folder import PictureName, RunFolder
+from .training_data import TrainingData, public_name, training_data
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
-# Of this machine, not of the run: paths say who ran it and where.
+# Keys about this machine, not the run: paths tell who ran it and where.
 _PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_", "push_to_hub")
-# What is in `pictures/` of a run, and whether it says something about training or about the weights it ended with.
-PICTURES = {
-    "losses.png": ("Both parts of the loss while training", "training"),
-    "pca_maps.png": ("Images and their patch features, three principal components as colours", "weights"),
-    "gaussianity.png": ("How Gaussian the projections of training images are", "weights"),
-    "few_shot.png": ("Accuracy from few labelled images a class, beside the baselines", "weights"),
-    "neighbours.png": ("Held-out images and the training images nearest to them", "weights"),
-    "embeddings.png": ("Held-out images by t-SNE of their embeddings, coloured by label", "weights"),
+# Caption of each picture, and whether it shows the training or the weights that the run ended with.
+PICTURES: dict[PictureName, tuple[str, str]] = {
+    "losses": ("Both parts of the loss while training", "training"),
+    "pca_maps": ("Images and their patch features, three principal components as colours", "weights"),
+    "gaussianity": ("How Gaussian the projections of training images are", "weights"),
+    "few_shot": ("Accuracy from few labelled images a class, beside the baselines", "weights"),
+    "neighbours": ("Held-out images and the training images nearest to them", "weights"),
+    "embeddings": ("Held-out images by t-SNE of their embeddings, coloured by label", "weights"),
 }
-# Behind the code on how to use it; it is said where the file is there.
-_WITHOUT_MORE = "Plain transformers; no other package and no remote code is needed.\n"
+# The end of the section "Use", and what follows it where there is a model.onnx.
+_END_OF_USE = "Plain transformers; no other package and no remote code is needed.\n"
 _ONNX = (
     '\nWithout torch, for pixels as above: `onnxruntime.InferenceSession("model.onnx").run(["embedding"], '
     '{"pixel_values": pixels.numpy()})`.\n'
@@ -38,86 +42,85 @@ def write_model_card(
     folder: str | Path, run: str | Path | None = None, is_final: bool = True, ema_decay: float | None = None
 ) -> Path:
     """
-    Fill the card's template with a run's facts.
+    Fill the card's template with what the folder of a run holds.
 
-    Pictures are linked where they lie, for a folder inside the run's folder; [`card_for_repository`] gives the card as
-    it reads elsewhere.
+    Pictures are linked where they are stored, for an encoder inside the run's folder; [`card_for_repository`] changes
+    the links for a repository.
 
     Args:
         folder (`str` or `Path`): Exported encoder; the card becomes its README.md.
-        run (`str` or `Path`, *optional*): Run folder with `recipe.yaml`, `results.json`, `statistics.json`,
-            `metrics.jsonl`, `versions.json` and `pictures/`; what is missing there is left out of the card.
-        is_final (`bool`, *optional*, defaults to `True`): Whether the weights are those the run ended with; results
-            and losses of the run say nothing about others and are left out.
-        ema_decay (`float`, *optional*): If the weights are the moving average of those in training, its decay.
+        run (`str` or `Path`, *optional*): Run folder; files that are missing there are left out of the card.
+        is_final (`bool`, *optional*, defaults to `True`): Whether the weights are those the run ended with. If not,
+            the results and losses of the run are left out, since other weights were measured.
+        ema_decay (`float`, *optional*): Decay of the moving average, if the weights are one.
 
     Returns:
         `Path`: The card.
     """
-    from .code_example import usage_of  # imports torch, which a push of cards that are written has no use for
+    from .code_example import usage_of  # imports torch, which a push of existing cards does not need
 
-    folder, run = Path(folder), Path(run) if run is not None else None
-    usage = usage_of(folder)
-    recipe = _read(run, "recipe.yaml", yaml.safe_load) or {}
-    results = _read(run, "results.json", json.loads) if is_final else None
-    own_results = (results or {}).get("averaged_encoder" if ema_decay else "encoder")  # an average may be younger
-    statistics = _read(run, "statistics.json", json.loads) if is_final and not ema_decay else None
-    versions = _read(run, "versions.json", json.loads) or {}
-    metrics = read_metrics(run) if run is not None and is_final else []
-    continued = recipe.get("continue_from")
-    warm_start = continued or recipe.get("pretrained_backbone")
-    base_model, _, revision = (public_name(warm_start) or "").partition("@")
-    dataset = public_name(recipe.get("dataset"))
-    data = training_data(recipe)
-    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    name = f"lejepa-{model_type}" + (f"-{dataset.split('/')[-1]}" if dataset and len(data) == 1 else "")
-    card_data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-feature-extraction",
-        tags=["lejepa", "self-supervised-learning", "vision"],
-        datasets=[source.on_hub for source in data if source.on_hub] or None,
-        base_model=base_model or None,
-        license=recipe.get("license"),
-        model_name=name,
-        eval_results=_eval_results(own_results, results, recipe, dataset) if own_results else None,
-    )
+    folder, run_folder = Path(folder), RunFolder(run) if run is not None else None
+    context = _context_of_recipe(folder, run_folder, ema_decay) | usage_of(folder)
+    context |= _measurements(run_folder if is_final else None, ema_decay, context)
+    shown = _pictures(folder, run_folder, "training" if ema_decay else "weights") if run_folder and is_final else {}
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     text = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        **usage,
-        card_data=card_data.to_yaml(),
-        name=name,
+        **context,
         ema_decay=ema_decay,
-        warm_start=_start(base_model, revision) if warm_start else None,
-        is_continued=continued is not None,
-        license=recipe.get("license"),
-        data=data,
-        num_images=results["run"]["num_train_images"] if results and len(data) == 1 else None,
-        dataset=dataset or "local images",
-        held_out=_is_held_out(recipe),
-        table=results["table"] if own_results else None,
-        run=results["run"] if results else None,
-        processes=num_processes(recipe, results),
-        last=metrics[-1] if metrics else None,
-        is_plain_sigreg=[recipe.get(key) for key in ("statistic", "num_knots", "t_max")] == ["epps_pulley", 17, 3.0],
-        statistics=statistics,
-        sigreg=[value for key, value in (statistics or {}).items() if key.startswith("sigreg_view")],
-        pictures=_pictures(folder, run, "training" if ema_decay else "weights") if is_final else {},
-        recipe=public_recipe_text(recipe) if recipe else None,
-        versions=versions,
+        pictures=shown,
+        versions=run_folder.read_versions() if run_folder else {},
+        card_data=_metadata(context).to_yaml(),
+        recipe=context["public_recipe"],
     )
     path = folder / "README.md"
-    ModelCard(with_onnx(text) if (folder / "model.onnx").is_file() else text).save(path)
+    text = str(ModelCard(text))  # refuses a head that the Hub could not read
+    write_text(path, with_onnx(text) if (folder / "model.onnx").is_file() else text)
     return path
 
 
+def rewrite_model_card(run: str | Path, encoder: str | Path | None = None) -> Path:
+    """
+    Write the card anew, from what the folder of a run holds now.
+
+    Args:
+        run (`str` or `Path`): Run folder.
+        encoder (`str` or `Path`, *optional*): An exported encoder of this run; if missing, `encoder/` in its folder.
+            The run's results go into the card if these are the weights it ended with, or their average.
+
+    Returns:
+        `Path`: The card.
+
+    Raises:
+        ValueError: If there is no encoder, or it is not known which weights of the run it has.
+    """
+    run_folder = RunFolder(run)
+    folder = run_folder.encoder if encoder is None else Path(encoder)
+    if not (folder / "config.json").is_file() or not _weights(folder):
+        raise ValueError(f"{str(folder)!r} holds no encoder: write it with `lejepa export {run}`.")
+    if is_in_training(folder):
+        raise ValueError(f"{str(folder)!r} holds a model in training: give an encoder that `lejepa export` wrote.")
+    decay = run_folder.read_recipe().get("ema_decay")
+    if _same_weights(folder, run_folder.encoder):
+        return write_model_card(folder, run)
+    if decay and _same_weights(folder, run_folder.averaged_encoder):
+        return write_model_card(folder, run, ema_decay=decay)
+    of_checkpoint = re.fullmatch(r"encoder(_averaged)?-\d+", folder.name)
+    if of_checkpoint and folder.resolve().parent == run_folder.path.resolve() and (decay or not of_checkpoint[1]):
+        return write_model_card(folder, run, is_final=False, ema_decay=decay if of_checkpoint[1] else None)
+    raise ValueError(
+        f"The weights in {str(folder)!r} are neither those in encoder/ or encoder_averaged/ of {str(run)!r} nor of a "
+        "checkpoint exported there: `lejepa export` writes them with a card of their own."
+    )
+
+
 def with_onnx(text: str) -> str:
-    """A card that says how to run the `model.onnx` beside it, once."""
-    return text if _ONNX in text else text.replace(_WITHOUT_MORE, _WITHOUT_MORE + _ONNX)
+    """The text of a card with the use of the `model.onnx` beside it, added once."""
+    return text if _ONNX in text else text.replace(_END_OF_USE, _END_OF_USE + _ONNX)
 
 
 def card_for_repository(text: str, has_pictures: bool) -> str:
     """
-    The card of `encoder/` as it reads at the root of a repository, where `pictures/` lies beside it.
+    The card of `encoder/` for the root of a repository, which has `pictures/` beside it.
 
     Args:
         text (`str`): From [`write_model_card`].
@@ -129,24 +132,121 @@ def card_for_repository(text: str, has_pictures: bool) -> str:
     return text.replace("](../pictures/", "](pictures/") if has_pictures else _SECTION_OF_PICTURES.sub("", text)
 
 
-def public_recipe_text(recipe: dict) -> str:
-    """A recipe as YAML, without what says who ran it and where."""
+def public_recipe_text(recipe: dict[str, Any], local_paths: Collection[str] | None = None) -> str:
+    """A recipe as YAML, without what tells who ran it and where; `local_paths` as in [`public_name`]."""
     public = {key: value for key, value in recipe.items() if not key.startswith(_PRIVATE_KEYS)}
-    public = {key: _without_paths(key, value) for key, value in public.items()}
+    public = {key: _without_paths(key, value, local_paths) for key, value in public.items()}
     return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
 
 
-def _without_paths(key: str, value):
-    """A recipe's value with paths of this machine and addresses left out, in lists and in entries of `mixture` too."""
+def num_processes(run: RunFolder) -> int:
+    """Number of processes of a run, from the size of its batch; 1 where nothing is known."""
+    results, recipe = run.read_results(), run.read_recipe()
+    if results is None:
+        return 1
+    from transformers import TrainingArguments
+
+    default = TrainingArguments.per_device_train_batch_size
+    images = recipe.get("per_device_train_batch_size", default) * recipe.get("gradient_accumulation_steps", 1)
+    return max(1, results["run"]["global_batch"] // images)
+
+
+def is_in_training(folder: Path) -> bool:
+    """Whether a folder holds a model with its projector or a checkpoint, not an exported encoder."""
+    config = folder / "config.json"
+    of_this_package = config.is_file() and '"lejepa"' in config.read_text(encoding="utf-8")
+    return of_this_package or (folder / "trainer_state.json").is_file()
+
+
+def _context_of_recipe(folder: Path, run: RunFolder | None, ema_decay: float | None) -> dict[str, Any]:
+    """What the recipe of a run says, for the template and for the card's head."""
+    recipe, local_paths = (run.read_recipe(), run.read_local_paths()) if run else ({}, None)
+    warm_start = recipe.get("continue_from") or recipe.get("pretrained_backbone")
+    base_model, _, revision = (public_name(warm_start, local_paths) or "").partition("@")
+    dataset, data = public_name(recipe.get("dataset"), local_paths), training_data(recipe, local_paths)
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    plain = [recipe.get(key) for key in ("statistic", "num_knots", "t_max")] == ["epps_pulley", 17, 3.0]
+    return {
+        "name": f"lejepa-{model_type}" + (f"-{dataset.split('/')[-1]}" if dataset and len(data) == 1 else ""),
+        "data": data,
+        "dataset": dataset or "local images",
+        "dataset_on_hub": dataset if dataset and "/" in dataset else None,
+        "dataset_config": recipe.get("dataset_config"),
+        "dataset_revision": recipe.get("dataset_revision"),
+        "base_model": base_model or None,
+        "warm_start": _start(base_model, revision) if warm_start else None,
+        "is_continued": recipe.get("continue_from") is not None,
+        "license": recipe.get("license"),
+        "held_out": _is_held_out(recipe),
+        "is_plain_sigreg": plain,
+        "public_recipe": public_recipe_text(recipe, local_paths) if recipe else None,
+    }
+
+
+def _measurements(run: RunFolder | None, ema_decay: float | None, context: dict[str, Any]) -> dict[str, Any]:
+    """Results, statistics and losses of the weights of a card; nothing without a run."""
+    results = run.read_results() if run else None
+    own = (results or {}).get("averaged_encoder" if ema_decay else "encoder")  # an average may be younger
+    statistics = run.read_statistics() if run and not ema_decay else None
+    metrics = run.read_metrics() if run else []
+    return {
+        "own_results": own or {},
+        "table": results["table"] if results and own else None,
+        "run": results["run"] if results else None,
+        "num_images": results["run"]["num_train_images"] if results and len(context["data"]) == 1 else None,
+        "processes": num_processes(run) if run else 1,
+        "last": metrics[-1] if metrics else None,
+        "statistics": statistics,
+        "sigreg": [value for key, value in (statistics or {}).items() if key.startswith("sigreg_view")],
+    }
+
+
+def _metadata(context: dict[str, Any]) -> ModelCardData:
+    """The head of a card, which the Hub reads."""
+    data: list[TrainingData] = context["data"]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        tags=["lejepa", "self-supervised-learning", "vision"],
+        datasets=[source.on_hub for source in data if source.on_hub] or None,
+        base_model=context["base_model"],
+        license=context["license"],
+        model_name=context["name"],
+        eval_results=_eval_results(context) or None,
+    )
+
+
+def _eval_results(context: dict[str, Any]) -> list[EvalResult]:
+    on_hub = context["dataset_on_hub"] is not None
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name=f"frozen encoder, {metric.removeprefix('eval_').replace('_', ' ')}",
+            dataset_type="local" if context["dataset"] == "local images" else context["dataset"],
+            dataset_name=context["dataset"],
+            dataset_config=context["dataset_config"] if on_hub else None,
+            dataset_revision=context["dataset_revision"] if on_hub else None,
+            dataset_split=context["run"]["eval_split"],
+            metric_type="accuracy",
+            metric_name=metric,
+            metric_value=round(value, 4),
+        )
+        for metric, value in context["own_results"].items()
+        if not is_spread(metric)
+    ]
+
+
+def _without_paths(key: str, value: Any, local_paths: Collection[str] | None) -> Any:  # noqa: ANN401, any YAML value
+    """A recipe's value without paths of this machine and addresses, in lists and in entries of `mixture` too."""
     if isinstance(value, list):
-        return [_without_paths(key, item) for item in value]
+        return [_without_paths(key, item, local_paths) for item in value]
     if isinstance(value, dict):
-        return {inner: _without_paths(inner, item) for inner, item in value.items()}
+        return {inner: _without_paths(inner, item, local_paths) for inner, item in value.items()}
     if not isinstance(value, str) or not value:
         return value
     private = value.startswith(("/", "~", "../", "./")) or "://" in value
     if key in ("dataset", "pretrained_backbone", "continue_from"):
-        private = private or public_name(value) is None
+        private = private or public_name(value, local_paths) is None
     return "<local>" if private else value
 
 
@@ -156,52 +256,30 @@ def _start(base_model: str, revision: str) -> str:
     return base_model + (f" at revision {revision}" if revision else "")
 
 
-def _read(run: Path | None, name: str, parse):
-    path = run / name if run is not None else None
-    return parse(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None
-
-
-def _is_held_out(recipe: dict) -> bool:
-    """Whether the evaluation's images are of another split than those to train on; a mixture may hold any."""
+def _is_held_out(recipe: dict[str, Any]) -> bool:
+    """Whether the evaluation used another split than training; a mixture may contain any."""
     splits = [(recipe.get(key) or "").partition("[")[0] for key in ("train_split", "eval_split")]
     return bool(recipe) and not recipe.get("mixture") and splits[0] != splits[1]
 
 
-def num_processes(recipe: dict, results: dict | None) -> int:
-    """How many took part, by the size of the batch; 1 where nothing is known."""
-    if results is None:
-        return 1
-    from transformers import TrainingArguments
-
-    by_default = TrainingArguments.per_device_train_batch_size
-    images = recipe.get("per_device_train_batch_size", by_default) * recipe.get("gradient_accumulation_steps", 1)
-    return max(1, results["run"]["global_batch"] // images)
-
-
-def _pictures(folder: Path, run: Path | None, of: str) -> dict[str, str]:
-    """Address as seen from the card -> meaning. None from outside of the run's folder, which may move away alone."""
-    if run is None or run.resolve() not in folder.resolve().parents:
+def _pictures(folder: Path, run: RunFolder, kind: str) -> dict[str, str]:
+    """Caption by address as seen from the card; none for a card outside the run's folder, which may move alone."""
+    if run.path.resolve() not in folder.resolve().parents:
         return {}
-    way = Path(os.path.relpath(run.resolve() / "pictures", folder.resolve())).as_posix()
-    names = [name for name, (_, kind) in PICTURES.items() if kind in ("training", of)]
-    return {f"{way}/{name}": PICTURES[name][0] for name in names if (run / "pictures" / name).is_file()}
+    way = Path(os.path.relpath(run.pictures.resolve(), folder.resolve())).as_posix()
+    names = [name for name, (_, shows) in PICTURES.items() if shows in ("training", kind)]
+    return {f"{way}/{run.picture(name).name}": PICTURES[name][0] for name in names if run.picture(name).is_file()}
 
 
-def _eval_results(own: dict, results: dict, recipe: dict, dataset: str | None) -> list[EvalResult]:
-    on_hub = dataset is not None and "/" in dataset
-    return [
-        EvalResult(
-            task_type="image-classification",
-            task_name=f"frozen encoder, {metric.removeprefix('eval_').replace('_', ' ')}",
-            dataset_type=dataset or "local",
-            dataset_name=dataset or "local images",
-            dataset_config=recipe.get("dataset_config") if on_hub else None,
-            dataset_revision=recipe.get("dataset_revision") if on_hub else None,
-            dataset_split=results["run"]["eval_split"],
-            metric_type="accuracy",
-            metric_name=metric,
-            metric_value=round(value, 4),
-        )
-        for metric, value in own.items()
-        if not is_spread(metric)
-    ]
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def _same_weights(one: Path, other: Path) -> bool:
+    names = [path.name for path in _weights(one)]
+    same_names = bool(names) and names == [path.name for path in _weights(other)]
+    return same_names and all(_same_file(one / name, other / name) for name in names)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)

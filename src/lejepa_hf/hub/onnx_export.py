@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -9,27 +10,32 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 
 from ..model.architecture import forward_kwargs, is_timm, native_image_size, num_channels
 from ..model.pooling import final_states, pool
-from ..system.atomic_writes import written_aside
+from ..system.durable_files import complete_folder
 from .model_card import with_onnx
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _OUTPUTS = ["embedding", "last_hidden_state"]
 _TRACED_BATCH, _CHECKED_BATCHES = 2, (1, 3)
-_MAX_DIFFERENCE = 1e-3  # of the largest output; sums in another order make a thousandth of that
-_ONE_FILE = 1.5e9  # bytes of weights; protobuf ends at 2 GiB, beyond they go into a file of their own
+_MAX_DIFFERENCE = 1e-3  # as a share of the largest output; another order of sums makes a thousandth of that
+_ONE_FILE = 1.5e9  # bytes of weights; protobuf is limited to 2 GiB, larger ones go into a file of their own
 
 
 class _Encoder(nn.Module):
-    """Tensors in and out: ONNX knows no `ModelOutput`."""
+    """Tensors in and out: ONNX does not know `ModelOutput`."""
 
-    def __init__(self, encoder: PreTrainedModel, size: int):
+    def __init__(self, encoder: PreTrainedModel, size: int) -> None:
         super().__init__()
         self.encoder, self.pooling = encoder, encoder.config.embedding_pooling
         self.kwargs = forward_kwargs(encoder) if size != native_image_size(encoder.config) else {}
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         outputs = self.encoder(pixel_values, **self.kwargs)
-        return pool(outputs, self.pooling), final_states(outputs)
+        states = final_states(outputs)
+        assert states is not None, "every backbone that can be trained returns states"
+        return pool(outputs, self.pooling), states
 
 
 def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> Path:
@@ -42,15 +48,15 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
 
     Args:
         encoder_folder (`str` or `Path`): From [`export_encoder`].
-        path (`str` or `Path`, *optional*): The file; `model.onnx` in the folder if missing, of which the card there
-            then tells. Weights of more than 1.5 GB come beside it, in `<name>.data`.
+        path (`str` or `Path`, *optional*): The file; if missing, `model.onnx` in the folder, whose card then
+            describes its use. Weights of more than 1.5 GB are written beside it, to `<name>.data`.
 
     Returns:
         `Path`: The file.
 
     Raises:
-        ImportError: Without onnx, onnxscript and onnxruntime.
-        ValueError: If the folder holds no exported encoder, or PyTorch cannot translate its class.
+        ImportError: If onnx, onnxscript or onnxruntime is missing.
+        ValueError: If the folder contains no exported encoder, or PyTorch cannot translate its class.
         RuntimeError: If an output differs from the torch model's by more than a thousandth of the largest value.
         OSError: If the file cannot be written.
     """
@@ -60,7 +66,7 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
     folder = Path(encoder_folder)
     path = folder / "model.onnx" if path is None else Path(path)
     encoder, size = _read(folder)
-    with written_aside(path.parent, stale=[f"{path.name}.data"]) as aside:
+    with complete_folder(path.parent, stale=[f"{path.name}.data"]) as aside:
         _translate(encoder, size, aside / path.name)
         _compare(encoder, size, aside / path.name)
         card = path.parent / "README.md"
@@ -71,10 +77,10 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
 
 def _read(folder: Path) -> tuple[_Encoder, int]:
     config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
-    if not hasattr(config, "embedding_pooling"):
-        raise ValueError(f"{str(folder)!r} is no exported encoder: make one with `lejepa export RUN`.")
-    # PyTorch's fused attention does not translate for every class (Swin's windows), its plain form does. timm decides
-    # by itself.
+    if config is None or "embedding_pooling" not in config.to_dict():
+        raise ValueError(f"{str(folder)!r} is not an exported encoder: make one with `lejepa export RUN`.")
+    # PyTorch's fused attention cannot be translated for every class (Swin's windows), its plain form can. timm chooses
+    # for itself.
     attention = {} if is_timm(config) else {"attn_implementation": "eager"}
     encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **attention).eval()
     processor = AutoImageProcessor.from_pretrained(folder).to_dict()
@@ -99,15 +105,16 @@ def _translate(encoder: _Encoder, size: int, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-        _forget_origin(program.model)
+        assert program is not None, "with `dynamo` there is one"
+        _remove_stack_traces(program.model)
         program.save(path, external_data=weights > _ONE_FILE)
     except torch.onnx.OnnxExporterError as error:
         name, reason = type(encoder.encoder).__name__, str(error).strip().splitlines()[0]  # pages of advice follow
         raise ValueError(f"PyTorch {torch.__version__} does not translate {name} into ONNX ({reason}).") from error
 
 
-def _forget_origin(model) -> None:
-    """Of each node the stack is noted that made it, with paths of this machine."""
+def _remove_stack_traces(model: "onnx_ir.Model") -> None:
+    """PyTorch notes for each node the stack that made it, with paths of this machine."""
     for graph in (model.graph, *model.functions.values()):
         for node in graph:
             node.metadata_props.clear()

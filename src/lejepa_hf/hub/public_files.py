@@ -1,30 +1,34 @@
-"""What of a run may be seen by everybody, and under which name in a repository."""
+"""Which files of a run are published, under which names, and without what is private."""
 
 import getpass
 import json
 import mmap
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import get_token
 from transformers.utils import logging
 
+from ..system.run_folder import RunFolder
 from .model_card import card_for_repository, public_recipe_text
 
 logger = logging.get_logger(__name__)
 
 _MODEL = ("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
 _ENCODER = (*_MODEL, "model.onnx", "model.onnx.data", "README.md")
-# Folder of a run -> folder in the repository, and what is taken from it.
-_FOLDERS = {
-    "encoder": ("", _ENCODER),
-    "encoder_averaged": ("encoder_averaged/", _ENCODER),
-    "pretraining": ("pretraining/", _MODEL),
-    "pictures": ("pictures/", ("*.png",)),
-    "": ("", ("recipe.yaml", "versions.json", "results.json", "statistics.json", "metrics.jsonl")),
+_RUN = RunFolder("")  # names relative to the folder of a run
+_FILES = tuple(path.name for path in (_RUN.recipe, _RUN.versions, _RUN.results, _RUN.statistics, _RUN.metrics))
+# Folder of a run -> folder in the repository, and which files of it.
+_FOLDERS: dict[Path, tuple[str, tuple[str, ...]]] = {
+    _RUN.encoder: ("", _ENCODER),
+    _RUN.averaged_encoder: (f"{_RUN.averaged_encoder}/", _ENCODER),
+    _RUN.pretraining: (f"{_RUN.pretraining}/", _MODEL),
+    _RUN.pictures: (f"{_RUN.pictures}/", ("*.png",)),
+    _RUN.path: ("", _FILES),
 }
 _TEXT = (".json", ".jsonl", ".yaml", ".md")
 _HUB_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
@@ -33,35 +37,37 @@ _SECRET_NAMES = re.compile("TOKEN|SECRET|PASSWORD|API_KEY")
 
 def public_files(folder: str | Path) -> dict[str, Path | bytes]:
     """
-    What is published of a run, by a list of what may be: never optimizer state, checkpoints or pickles.
+    The files to publish, chosen from a list: never optimizer state, checkpoints or pickles.
 
     Args:
-        folder (`str` or `Path`): A run folder, or an exported encoder alone; with `pretraining/` in it, that too.
+        folder (`str` or `Path`): A run folder; or an exported encoder, with its `pretraining/` if it contains one.
 
     Returns:
-        `dict[str, Path | bytes]`: Name in the repository -> file, or its content where it may say who ran it and
-        where: of texts, paths of this machine, tokens and `_name_or_path` are left out.
+        `dict[str, Path | bytes]`: By name in the repository a file; or the content of a text, from which paths of
+        this machine, tokens and `_name_or_path` are removed.
     """
     folder = Path(folder)
-    folders = _FOLDERS if is_run(folder) else {"": _FOLDERS["encoder"], "pretraining": _FOLDERS["pretraining"]}
+    of_encoder = {_RUN.path: _FOLDERS[_RUN.encoder], _RUN.pretraining: _FOLDERS[_RUN.pretraining]}
+    folders = _FOLDERS if is_run(folder) else of_encoder
+    local_paths = RunFolder(folder).read_local_paths()
     found: dict[str, Path | bytes] = {}
     for part, (prefix, patterns) in folders.items():
         for path in sorted(path for pattern in patterns for path in (folder / part).glob(pattern)):
             if path.suffix == ".onnx" and _has_stack_traces(path):
                 logger.warning(f"{path} names files of this machine and is not pushed: make it with `lejepa export`.")
                 continue
-            found[prefix + path.name] = _without_private(path, folder) if path.suffix in _TEXT else path
+            found[prefix + path.name] = _without_private(path, folder, local_paths) if path.suffix in _TEXT else path
     return found
 
 
 def _has_stack_traces(path: Path) -> bool:
-    """As PyTorch writes them into ONNX by itself."""
+    """PyTorch writes them into ONNX unless they are removed."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(b'File "') >= 0
 
 
 def is_of_this_package(name: str) -> bool:
-    """Whether a push may have written a file of this name, which is stale if the next one does not."""
+    """Whether a push may have written a file of this name, so that the next one may delete it."""
     return any(
         Path(name).parent == Path(prefix) and Path(name).match(pattern)
         for prefix, patterns in _FOLDERS.values()
@@ -70,17 +76,17 @@ def is_of_this_package(name: str) -> bool:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether it is the folder of a run, not of an encoder."""
+    """Whether this is the folder of a run rather than of an encoder."""
     return not (folder / "config.json").is_file()
 
 
-def _without_private(path: Path, run: Path) -> bytes:
+def _without_private(path: Path, run: Path, local_paths: Collection[str] | None) -> bytes:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         text = json.dumps(_without_origin(json.loads(text)), indent=2, ensure_ascii=False) + "\n"
-    elif path.name == "recipe.yaml":
-        text = public_recipe_text(yaml.safe_load(text) or {})
-    elif path == run / "encoder" / "README.md":
+    elif path == RunFolder(run).recipe:
+        text = public_recipe_text(yaml.safe_load(text) or {}, local_paths)
+    elif path == RunFolder(run).encoder / "README.md":
         text = card_for_repository(text, has_pictures=True)
     elif path == run / "README.md":  # an encoder folder alone
         text = card_for_repository(text, has_pictures=False)
@@ -88,12 +94,12 @@ def _without_private(path: Path, run: Path) -> bytes:
     for replace in (_hide_paths(run), _hide_secrets):
         clean = replace(clean)
     if clean != text:
-        logger.warning(f"{path.name}: paths of this machine or tokens in it are left out of what is published.")
+        logger.warning(f"{path.name}: paths of this machine or tokens in it are not published.")
     return clean.encode()
 
 
-def _without_origin(value):
-    """Configs without where their weights were read from, which is a folder more often than not."""
+def _without_origin(value: Any) -> Any:  # noqa: ANN401, any JSON value
+    """A config without the place its weights were read from, usually a folder."""
     if isinstance(value, list):
         return [_without_origin(item) for item in value]
     if isinstance(value, dict):

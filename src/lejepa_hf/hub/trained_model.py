@@ -1,4 +1,4 @@
-"""Where the trained model of a run lies, and reading it in one process, whatever it was trained on."""
+"""Finds the trained model of a run and reads it in one process, whatever it was trained on."""
 
 import pickle
 from pathlib import Path
@@ -9,14 +9,15 @@ from safetensors import SafetensorError
 from ..configuration_lejepa import LeJEPAConfig
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.distributed import read_shards_
+from ..system.run_folder import RunFolder
 
-# FSDP's names of what it writes into a checkpoint: a folder of shards, or one file of all weights.
+# FSDP's names in a checkpoint: a folder of shards, or one file with all weights.
 _SHARDS, _WHOLE = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"
 
 
 def trained_folder(run: str | Path) -> Path:
     """
-    The folder that holds the model.
+    The folder that contains the model.
 
     Args:
         run (`str` or `Path`): A run folder, its `pretraining/` or one of its checkpoints.
@@ -27,21 +28,21 @@ def trained_folder(run: str | Path) -> Path:
     Raises:
         ValueError: If there is no model.
     """
-    run = Path(run)
-    folder = run / "pretraining" if (run / "pretraining").is_dir() else run
+    run_folder = RunFolder(run)
+    folder = run_folder.pretraining if run_folder.pretraining.is_dir() else run_folder.path
     if (folder / "config.json").is_file():
         return folder
-    checkpoints = sorted(path.name for path in run.glob("checkpoint-*"))
+    checkpoints = [path.name for path in run_folder.checkpoints()]
     hint = f" The run did not end; choose one of its checkpoints: {', '.join(checkpoints)}." if checkpoints else ""
     raise ValueError(f"{str(run)!r} holds neither pretraining/ nor a checkpoint: no config.json there.{hint}")
 
 
 def read_trained_model(folder: Path) -> LeJEPAForPreTraining:
     """
-    The model with its trained weights, on the CPU; also from checkpoints that FSDP wrote, without starting processes.
+    The model with its trained weights, on the CPU. Checkpoints of FSDP are read without starting processes.
 
     Args:
-        folder (`Path`): From [`trained_folder`].
+        folder (`Path`): A folder from [`trained_folder`].
 
     Returns:
         [`LeJEPAForPreTraining`]

@@ -1,7 +1,9 @@
-"""Which images a run was trained on, as far as its card may tell: public names, addresses, licences."""
+"""Which images a run was trained on, as its card may state it: public names, addresses, licences."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import DatasetCard, try_to_load_from_cache
@@ -19,10 +21,10 @@ class TrainingData:
     One source of images.
 
     Args:
-        text (`str`): What it is, in Markdown.
-        licence (`str`): A sentence.
-        on_hub (`str`, *optional*): Its id, if it is a dataset of the Hub.
-        weight (`float`, *optional*): Its share in a mixture, in [0, 1].
+        text (`str`): Description in Markdown.
+        licence (`str`): Sentence about the licence of the images.
+        on_hub (`str`, *optional*): Dataset id, if it is a dataset of the Hub.
+        weight (`float`, *optional*): Share of the images of a mixture, in [0, 1].
     """
 
     text: str
@@ -31,39 +33,53 @@ class TrainingData:
     weight: float | None = None
 
 
-def public_name(name: str | None) -> str | None:
-    """A Hub id or `digits`; None for anything that is a path of this machine or an address, which may hold a key."""
+def public_name(name: str | None, local_paths: Collection[str] | None = None) -> str | None:
+    """
+    The name of a dataset or model if everybody may read it.
+
+    Args:
+        name (`str`, *optional*): Value of a recipe.
+        local_paths (`Collection[str]`, *optional*): Names that were paths where the run was started, from
+            [`~system.run_folder.RunFolder.read_local_paths`]. If missing, names of folders here count as such.
+
+    Returns:
+        `str`: A Hub id or `digits`; None for a path of this machine, and for an address, which may hold a key.
+    """
     if not name or name.startswith((".", "/", "~")) or name.endswith((".parquet", ".tar")) or name.count("/") > 1:
         return None
-    return None if Path(name).is_dir() else name
+    is_local = name in local_paths if local_paths is not None else Path(name).is_dir()
+    return None if is_local else name
 
 
-def training_data(recipe: dict) -> list[TrainingData]:
+def training_data(recipe: dict[str, Any], local_paths: Collection[str] | None = None) -> list[TrainingData]:
     """
     The sources a recipe trains on.
 
     Args:
-        recipe (`dict`): Resolved; of a mixture the entries count, not what the evaluation is done on.
+        recipe (`dict`): Resolved recipe. Of a mixture the entries are described, not the dataset of the evaluation.
+        local_paths (`Collection[str]`, *optional*): See [`public_name`].
 
     Returns:
         `list[TrainingData]`: Empty for an empty recipe.
     """
     mixture = recipe.get("mixture")
     if not mixture:
-        keys = ("dataset_config", "train_split", "dataset_revision")
-        return [_describe(recipe["dataset"], *map(recipe.get, keys))] if recipe.get("dataset") else []
+        config, split, revision = map(recipe.get, ("dataset_config", "train_split", "dataset_revision"))
+        name = recipe.get("dataset")
+        return [_describe(public_name(name, local_paths), config, split, revision)] if name else []
     total = sum(entry.get("weight", 1.0) for entry in mixture)
     return [
         _describe(
-            entry["dataset"], entry.get("config"), entry.get("split", "train"), entry.get("revision"),
-            entry.get("weight", 1.0) / total,
+            public_name(entry["dataset"], local_paths), entry.get("config"), entry.get("split", "train"),
+            entry.get("revision"), entry.get("weight", 1.0) / total,
         )
         for entry in mixture
     ]  # fmt: skip
 
 
-def _describe(name: str, config: str | None, split: str | None, revision: str | None, weight: float | None = None):
-    public = public_name(name)
+def _describe(
+    public: str | None, config: str | None, split: str | None, revision: str | None, weight: float | None = None
+) -> TrainingData:
     details = f", split `{split}`" if split else ""
     if public is None or not (public == _DIGITS or "/" in public):
         return TrainingData(f"local images{details}", "Their licence is not stated here.", None, weight)
@@ -76,14 +92,14 @@ def _describe(name: str, config: str | None, split: str | None, revision: str | 
 
 
 def _licence_of(dataset: str, revision: str | None) -> str:
-    """By the dataset's page, which `datasets` left in the cache when it opened the images; nothing is downloaded."""
+    """From the dataset's page, which `datasets` left in the cache when it opened the images; nothing is downloaded."""
     unknown = "Its licence is not stated here: see its page."
     try:
         page = try_to_load_from_cache(dataset, "README.md", revision=revision, repo_type="dataset")
         if not isinstance(page, str):
             return unknown
         data = DatasetCard.load(page).data
-    except (ValueError, yaml.YAMLError):  # no id after all, or a page whose head cannot be read
+    except (ValueError, yaml.YAMLError):  # not an id after all, or a page whose head cannot be parsed
         return unknown
     given = data.get("license_name") or data.get("license")
     given = ", ".join(map(str, given)) if isinstance(given, list) else given

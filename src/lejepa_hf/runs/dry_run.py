@@ -16,7 +16,7 @@ import torch
 from transformers import TrainerCallback
 
 from ..data.errors import DataError
-from ..system.run_folder import write_run_facts
+from ..system.run_folder import RunFolder
 from .pretraining import build
 from .recipes import Recipe, parse_recipe
 
@@ -72,7 +72,7 @@ def rehearse(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> Rehearsa
         visible, number = os.environ.get("CUDA_VISIBLE_DEVICES"), recipe.training.local_process_index
         environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number] if visible else str(number)
     with tempfile.TemporaryDirectory() as folder:
-        write_run_facts(folder, recipe.resolved())
+        RunFolder(folder).write_start(recipe.resolved())
         command = [sys.executable, "-m", "lejepa_hf.runs.dry_run", folder, str(batch_size), str(seconds)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         result = Path(folder) / _RESULT

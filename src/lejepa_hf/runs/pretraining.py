@@ -24,13 +24,13 @@ from ..hub.push import push_run
 from ..model.backbone import pretrained_config
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.devices import cores_of_this_process
-from ..system.run_folder import check_free, write_run_facts
+from ..system.run_folder import RunFolder
 from ..trainer import LeJEPATrainer
 from ..training.checkpoints import CheckpointNotWritten, resolve_resume
 from ..training.preemption import EXIT_STATUS
 from ..training_args import LeJEPATrainingArguments
 from .continuing import continue_model, find_start
-from .finishing import write_outcome
+from .finishing import RunNotFinished, finish_run
 from .recipe_sources import held_out_source, open_split, training_source
 from .recipes import ModelArguments, Recipe, parse_recipe
 from .view_fitting import fit_views
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         return run(recipe, trainer, held_out)
-    except (FloatingPointError, DataError, CheckpointNotWritten) as error:
+    except (FloatingPointError, DataError, CheckpointNotWritten, RunNotFinished) as error:
         sys.stderr.write(f"\nerror: {error}\n")
     except OSError as error:
         if error.errno not in _NO_ROOM:
@@ -91,7 +91,7 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     """
     data, training = recipe.data, recipe.training
     if training.process_index == 0:  # later ranks may look when the first one writes already
-        check_free(training.output_dir, training.resume)
+        RunFolder(training.output_dir).claim(training.resume)
     if training.resume is not None:
         checkpoint = resolve_resume(training.resume, training.output_dir)
         training.resume = None if checkpoint is None else str(checkpoint)
@@ -190,7 +190,7 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
     """
     folder = Path(recipe.training.output_dir)
     if trainer.is_world_process_zero():
-        write_run_facts(folder, recipe.resolved())
+        RunFolder(folder).write_start(recipe.resolved(), recipe.training.to_dict(), recipe.training.resume)
     trainer.train(resume_from_checkpoint=recipe.training.resume)
     if trainer.preempted:
         trainer.accelerator.end_training()
@@ -205,7 +205,7 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
         return 0
-    write_outcome(recipe, _facts(trainer), held_out)
+    finish_run(recipe, _facts(trainer), held_out)
     return _push(recipe, trainer) if recipe.training.push_to_hub else 0
 
 

@@ -1,20 +1,20 @@
-"""Which run is best, told without labels: held-out losses corrected for the weight of SIGReg."""
+"""Which run is best, without labels: held-out losses corrected for the weight of SIGReg."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from ..data.view_settings import ViewSettings
-from ..system.logged_rows import read_held_out, read_results
+from ..system.run_folder import RunFolder, step_of
+from ..training_args import LeJEPATrainingArguments
 
 ALPHA = 0.4
-_FARTHEST = 10  # between weights, for which the correction was seen to work; over a factor of 500 it was not
-_FEWEST = 3  # candidates below which a rank correlation says nothing
-# What the loss measures, and on what: a loss under another one of these is another quantity. Which images of a split
-# and which crops of them (`seed`) and how many random slices (`num_slices`) only add noise.
+_FARTHEST = 10  # largest ratio of weights for which the correction worked; at a ratio of 500 it did not
+_FEWEST = 3  # a rank correlation of fewer candidates is meaningless
+# Settings that define what the loss measures. The sample of images and crops (`seed`) and the number of random slices
+# (`num_slices`) only add noise.
 _OBJECTIVE = ("statistic", "num_knots", "t_max", "sigreg_views", "per_device_train_batch_size")
 _DATA = ("dataset", "dataset_config", "dataset_revision", "data_files", "eval_split", "monitor_images")
 _VIEWS = tuple(ViewSettings.__dataclass_fields__)
@@ -23,16 +23,16 @@ _VIEWS = tuple(ViewSettings.__dataclass_fields__)
 @dataclass(frozen=True)
 class Candidate:
     """
-    A run as it was at a held-out evaluation.
+    A run at one of its held-out evaluations.
 
     Args:
         run (`str`): Name of the run.
-        step (`int`): Of the evaluation.
-        is_final (`bool`): Whether it is the last one of the run.
-        sigreg_weight (`float`): Of the run.
+        step (`int`): Step of the evaluation.
+        is_final (`bool`): Whether this is the last evaluation of the run.
+        sigreg_weight (`float`): Weight of SIGReg in the run.
         loss (`float`): The objective on held-out images.
-        knn_top1 (`float`, *optional*): Measured at the same step, in [0, 1].
-        linear_top1 (`float`, *optional*): Measured at the end of the run, in [0, 1].
+        knn_top1 (`float`, *optional*): k-NN accuracy at the same step, in [0, 1].
+        linear_top1 (`float`, *optional*): Linear accuracy at the end of the run, in [0, 1].
     """
 
     run: str
@@ -48,21 +48,20 @@ class Candidate:
         """
         Lower is better.
 
-        Source: arXiv 2511.08544, sections 6.1 and 6.2: loss / weight^alpha, alpha about 0.4. Differs: the held-out
-        loss, not that of training.
+        Source: arXiv 2511.08544, sections 6.1 and 6.2: loss / weight^alpha, alpha about 0.4. Differs: it uses the
+        held-out loss, not the training loss.
         """
         return self.loss / self.sigreg_weight**ALPHA
 
 
 def find_candidates(runs: Sequence[str | Path]) -> list[Candidate]:
     """
-    What can be chosen from: the last held-out evaluation of each run, and those at the steps of checkpoints that are
-    still there.
+    The candidates: the last held-out evaluation of each run, and those at the steps of checkpoints that still exist.
 
-    Losses are comparable where they measure the same thing on the same images. Backbone, optimizer, length, seed and
+    Losses are comparable if they measure the same quantity on the same images. Backbone, optimizer, length, seed and
     `sigreg_weight` may differ; images, views, statistic, batch (SIGReg grows with it) and the last of `projector_dims`
-    may not: ranking across them would rank the settings, not the encoders. Of processes, which a recipe does not tell,
-    all runs should have had the same number.
+    may not: ranking across them would rank the settings, not the encoders. All runs should have had the same number of
+    processes, which is not checked.
 
     Args:
         runs (`Sequence[str | Path]`): Run folders, finished or not.
@@ -71,10 +70,10 @@ def find_candidates(runs: Sequence[str | Path]) -> list[Candidate]:
         `list[Candidate]`: The best score first.
 
     Raises:
-        ValueError: If a folder is no run or has no held-out losses, its `sigreg_weight` is 0, or losses of two runs
+        ValueError: If a folder is not a run or has no held-out losses, its `sigreg_weight` is 0, or losses of two runs
             cannot be compared.
     """
-    folders = [Path(run) for run in runs]
+    folders = [RunFolder(run) for run in runs]
     recipes = [_read_recipe(folder) for folder in folders]
     names = _names(folders)
     for folder, recipe in zip(folders[1:], recipes[1:], strict=True):
@@ -90,23 +89,23 @@ def rank_correlation(candidates: Sequence[Candidate]) -> tuple[float, int]:
     Whether a better score goes with a higher k-NN accuracy.
 
     Args:
-        candidates (`Sequence[Candidate]`): Those without an accuracy are passed over.
+        candidates (`Sequence[Candidate]`): Those without an accuracy are skipped.
 
     Returns:
-        `tuple[float, int]`: Spearman's correlation, NaN where all scores or all accuracies are the same or there are
-        fewer than two; and the number of candidates it is over.
+        `tuple[float, int]`: Spearman's correlation, NaN where all scores or all accuracies are equal or there are
+        fewer than two; and the number of candidates it was computed over.
     """
     from scipy.stats import spearmanr
 
-    labelled = [candidate for candidate in candidates if candidate.knn_top1 is not None]
-    scores, accuracies = [-one.score for one in labelled], [one.knn_top1 for one in labelled]
+    scores = [-one.score for one in candidates if one.knn_top1 is not None]
+    accuracies = [one.knn_top1 for one in candidates if one.knn_top1 is not None]
     if len(set(scores)) < 2 or len(set(accuracies)) < 2:
-        return math.nan, len(labelled)
-    return float(spearmanr(scores, accuracies).statistic), len(labelled)
+        return math.nan, len(scores)
+    return float(spearmanr(scores, accuracies).statistic), len(scores)
 
 
 def format_candidates(candidates: Sequence[Candidate]) -> str:
-    """A Markdown table, the best first, and what the correlation is."""
+    """A Markdown table, the best candidate first, and the correlation."""
     rows = [["run", "step", "sigreg_weight", "held-out loss", f"loss / weight^{ALPHA}", "knn top1", "linear top1"]]
     rows += [
         [
@@ -124,15 +123,15 @@ def format_candidates(candidates: Sequence[Candidate]) -> str:
 
 
 def describe_correlation(candidates: Sequence[Candidate]) -> str:
-    """One sentence, which says when the figure means nothing."""
+    """One sentence, which says so when the figure is meaningless."""
     correlation, number = rank_correlation(candidates)
     if number == 0:
-        return "No labels, no accuracies: the score alone ranks."
+        return "No labels, so no accuracies: the score alone ranks."
     of = f"{number} candidate{'s' if number != 1 else ''} with labels"
     if math.isnan(correlation):
         return f"Rank correlation of score and k-NN top-1: none over {of}, which do not differ."
     sentence = f"Rank correlation (Spearman) of score and k-NN top-1: {correlation:.2f} over {of}"
-    return sentence + (f"; below {_FEWEST} it means nothing." if number < _FEWEST else ".")
+    return sentence + (f"; below {_FEWEST} it is meaningless." if number < _FEWEST else ".")
 
 
 def _warn_of_weights(candidates: Sequence[Candidate]) -> list[str]:
@@ -149,52 +148,50 @@ def _percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{100 * accuracy:.1f}"
 
 
-def _read_recipe(folder: Path) -> dict:
-    path = folder / "recipe.yaml"
-    if not path.is_file():
-        raise ValueError(f"{str(folder)!r} is no run: no recipe.yaml there.")
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+def _read_recipe(run: RunFolder) -> dict[str, Any]:
+    if not run.recipe.is_file():
+        raise ValueError(f"{str(run.path)!r} is not a run: no recipe.yaml there.")
+    recipe = {"per_device_train_batch_size": LeJEPATrainingArguments.per_device_train_batch_size}
+    recipe |= run.read_arguments() | run.read_recipe()
     if not recipe.get("sigreg_weight"):
         raise ValueError(
-            f"{str(folder)!r} has `sigreg_weight` {recipe.get('sigreg_weight')!r}: without SIGReg there is no "
+            f"{str(run.path)!r} has `sigreg_weight` {recipe.get('sigreg_weight')!r}: without SIGReg there is no "
             "corrected loss; leave this run out."
         )
     return recipe
 
 
-def _names(folders: list[Path]) -> list[str]:
+def _names(runs: list[RunFolder]) -> list[str]:
     """The folders' own names, or as they were given where two have the same."""
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    names = [run.path.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
 
 
-def _check_comparable(first: Path, first_recipe: dict, other: Path, other_recipe: dict) -> None:
-    for key in (*_OBJECTIVE, *_DATA, *_VIEWS):
-        values = [recipe.get(key) for recipe in (first_recipe, other_recipe)]
-        if values[0] != values[1]:
-            _refuse(key, first, values[0], other, values[1])
-    dims = [(recipe.get("projector_dims") or [None])[-1] for recipe in (first_recipe, other_recipe)]
-    if dims[0] != dims[1]:
-        _refuse("projector_dims", first, first_recipe["projector_dims"], other, other_recipe["projector_dims"])
+def _check_comparable(first: RunFolder, first_recipe: dict, other: RunFolder, other_recipe: dict) -> None:
+    values: dict[str, tuple[Any, ...]] = {
+        key: (first_recipe.get(key), other_recipe.get(key)) for key in (*_OBJECTIVE, *_DATA, *_VIEWS)
+    }
+    dims = tuple(recipe.get("projector_dims") for recipe in (first_recipe, other_recipe))
+    if [(one or [None])[-1] for one in dims] != [(dims[0] or [None])[-1]] * 2:
+        values["projector_dims"] = dims
+    for key, (there, here) in values.items():
+        if there != here:
+            raise ValueError(
+                f"Losses of {str(first.path)!r} and {str(other.path)!r} cannot be compared: `{key}` is {there!r} "
+                f"there and {here!r} here. Select among runs that share it."
+            )
 
 
-def _refuse(key: str, first: Path, value, other: Path, other_value) -> None:
-    raise ValueError(
-        f"Losses of {str(first)!r} and {str(other)!r} cannot be compared: `{key}` is {value!r} there and "
-        f"{other_value!r} here. Select among runs that share it."
-    )
-
-
-def _candidates_of(folder: Path, recipe: dict, name: str) -> list[Candidate]:
-    rows = read_held_out(folder)
+def _candidates_of(run: RunFolder, recipe: dict[str, Any], name: str) -> list[Candidate]:
+    rows = run.read_held_out()
     if not rows:
         raise ValueError(
-            f"{str(folder)!r} has no held-out losses in metrics.jsonl: train with `eval_split` set and "
+            f"{str(run.path)!r} has no held-out losses in metrics.jsonl: train with `eval_split` set and "
             f"`eval_strategy` not 'no' (they are {recipe.get('eval_split')!r} and {recipe.get('eval_strategy')!r})."
         )
     last = rows[-1]["step"]
-    steps = {int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*[0-9]")} | {last}
-    linear = ((read_results(folder) or {}).get("encoder") or {}).get("eval_linear_top1")
+    steps = {step_of(checkpoint) for checkpoint in run.checkpoints()} | {last}
+    linear = ((run.read_results() or {}).get("encoder") or {}).get("eval_linear_top1")
     return [
         Candidate(
             name,

@@ -1,9 +1,10 @@
-"""Energy that training takes, where a counter of the machine tells it."""
+"""Energy used by training, where the machine has a counter."""
 
 import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ class _Counter:
     wraps_at: float = math.inf
     last: float = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.last = self.read()
 
     def joules(self) -> float:
@@ -34,18 +35,19 @@ class _Counter:
 
 class EnergyMeter:
     """
-    Reads the counter of the GPU that a process trains on (NVML, if the package nvidia-ml-py is there), or of the CPU
-    packages of its machine (RAPL, if it may be read). Packages are shared: the first process of a machine counts them.
+    Reads the counter of the GPU that a process trains on (NVML, if the package nvidia-ml-py is installed), or of the
+    CPU packages of its machine (RAPL, if it is readable). Processes share the packages: the first one of a machine
+    counts them.
 
     Args:
-        device (`torch.device`): Of the process.
-        is_first_here (`bool`): Whether it is the first one of its machine.
+        device (`torch.device`): Device that the process trains on.
+        is_first_here (`bool`): Whether the process is the first one on its machine.
         powercap (`Path`, *optional*): Folder of RAPL's counters.
 
-    `source` says in words whose energy it is, None where there is no counter.
+    `source` describes in words what is measured, None where there is no counter.
     """
 
-    def __init__(self, device: torch.device, is_first_here: bool = True, powercap: Path = _POWERCAP):
+    def __init__(self, device: torch.device, is_first_here: bool = True, powercap: Path = _POWERCAP) -> None:
         self._counters: list[_Counter] = []
         if device.type == "cuda":
             self._counters = _of_gpu(device)
@@ -54,15 +56,15 @@ class EnergyMeter:
         self.source = _SOURCES[device.type] if self._counters else None
 
     def joules(self) -> float:
-        """Since the last call, or since the meter was made; NaN where nothing tells it."""
+        """Joules since the last call, or since the meter was made; NaN without a counter."""
         return sum(counter.joules() for counter in self._counters) if self._counters else math.nan
 
 
 def _of_packages(powercap: Path) -> list[_Counter]:
-    zones = [zone for zone in sorted(powercap.glob("intel-rapl:*")) if zone.name.count(":") == 1]  # no parts of others
+    zones = [zone for zone in sorted(powercap.glob("intel-rapl:*")) if zone.name.count(":") == 1]  # whole packages
     try:
         return [
-            _Counter(lambda zone=zone: _micro(zone / "energy_uj"), _micro(zone / "max_energy_range_uj"))
+            _Counter(partial(_micro, zone / "energy_uj"), _micro(zone / "max_energy_range_uj"))
             for zone in zones
             if (zone / "name").read_text(encoding="utf-8").startswith("package")
         ]
@@ -71,6 +73,7 @@ def _of_packages(powercap: Path) -> list[_Counter]:
 
 
 def _micro(path: Path) -> float:
+    """Joules from a file of microjoules."""
     return int(path.read_text(encoding="utf-8")) / 1e6
 
 

@@ -1,4 +1,4 @@
-"""What a figure was made with: versions of packages, and the commit of this one."""
+"""Versions of the packages that a result was made with, and the commit of this one."""
 
 import importlib.metadata
 import platform
@@ -9,14 +9,14 @@ _PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "
 
 
 def installed_versions() -> dict[str, str]:
-    """Version by name, of those that are installed."""
+    """Version by name, of the packages that are installed."""
     installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     versions = {package: installed[package] for package in _PACKAGES if package in installed}
     return {"python": platform.python_version(), **versions}
 
 
 def package_versions() -> dict[str, str]:
-    """[`installed_versions`], and `commit` where this package is a checkout."""
+    """[`installed_versions`], with `commit` where this package is a git checkout."""
     commit = code_commit()
     return installed_versions() | ({"commit": commit} if commit else {})
 
@@ -24,16 +24,19 @@ def package_versions() -> dict[str, str]:
 def code_commit(checkout: str | Path = Path(__file__).parents[3]) -> str | None:
     """
     Args:
-        checkout (`str` or `Path`, *optional*): Root of a checkout; that of this package if missing.
+        checkout (`str` or `Path`, *optional*): Root of a git checkout; that of this package if missing.
 
     Returns:
-        `str`: What `git describe` calls its commit, with `-dirty` for changed files; None for what is no checkout: an
-        installed package may lie inside of somebody else's.
+        `str`: The commit as `git describe` names it, with `-dirty` for changed files; None where the folder is not
+        the root of a checkout, since an installed package may be inside somebody else's.
     """
     if not (Path(checkout) / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip() or None
+        return (
+            subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=30).stdout.strip()
+            or None
+        )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,42 +1,216 @@
-"""The folder of a run: what lies where, and which run it belongs to."""
+"""The folder of a run: the name of every file in it, reading and writing them, and which run it belongs to."""
 
+import dataclasses
 import json
+import re
+import shutil
+import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from .durable_files import publish_folder, write_text
 from .package_versions import package_versions
 
-_MARKS = ("recipe.yaml", "metrics.jsonl", "encoder", "pretraining", "results.json")
+Row = dict[str, Any]  # of metrics.jsonl: `step`, and numbers by name
+PictureName = Literal["losses", "pca_maps", "gaussianity", "few_shot", "neighbours", "embeddings", "confusion"]
+
+_RECORD = "run.json"
 
 
-def check_free(folder: str | Path, resume: str | None) -> None:
+class RunFolder:
     """
+    Knows what is stored where in the folder of a run, and writes files so that a kill leaves none of them half.
+
     Args:
-        folder (`str` or `Path`): `output_dir`.
-        resume (`str`, *optional*): What the user asked to continue from.
+        path (`str` or `Path`): The folder; need not exist yet.
 
-    Raises:
-        ValueError: If the folder holds a run and this one does not continue it.
+    Attributes: `encoder`, `averaged_encoder` and `pretraining` are the exported encoders and the whole trained model;
+    `recipe` (recipe.yaml) repeats the run; `record` (run.json) holds its identity, every training argument, and which
+    names in the recipe were local paths; `versions`, `metrics`, `results`, `statistics`, `report` and `pictures` are
+    files and a folder of the same names.
     """
-    folder = Path(folder)
-    found = [name for name in _MARKS if (folder / name).exists()]
-    found += [path.name for path in sorted(folder.glob("checkpoint-*"))]
-    if found and resume is None:
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.encoder = self.path / "encoder"
+        self.averaged_encoder = self.path / "encoder_averaged"
+        self.pretraining = self.path / "pretraining"
+        self.pictures = self.path / "pictures"
+        self.recipe = self.path / "recipe.yaml"
+        self.record = self.path / _RECORD
+        self.versions = self.path / "versions.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.results = self.path / "results.json"
+        self.statistics = self.path / "statistics.json"
+        self.report = self.path / "report.html"
+
+    def picture(self, name: PictureName) -> Path:
+        """The file of a picture."""
+        return self.pictures / f"{name}.png"
+
+    # Checkpoints
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint of a step."""
+        return self.path / f"checkpoint-{step}"
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints that are there, complete or not, in the order of their steps."""
+        found = [path for path in self.path.glob("checkpoint-*") if step_of(path) is not None]
+        return sorted(found, key=lambda path: (len(path.name), path.name))
+
+    def exported(self, checkpoint: Path, averaged: bool = False) -> Path:
+        """Where the encoder of a checkpoint is exported to: `encoder-400` for `checkpoint-400`."""
+        encoder = self.averaged_encoder if averaged else self.encoder
+        return self.path / f"{encoder.name}-{step_of(checkpoint)}"
+
+    def waiting_push(self, checkpoint: Path) -> Path:
+        """Folder of what is to be pushed of a checkpoint, which may be deleted meanwhile."""
+        return self.path / f"_{checkpoint.name}_to_push"
+
+    def waiting_pushes(self) -> list[Path]:
+        """All folders of that kind, the oldest first."""
+        return sorted(self.path.glob("_checkpoint-*_to_push"), key=lambda path: path.stat().st_mtime)
+
+    def add_checkpoint(self, written: Path) -> None:
+        """
+        Move a complete checkpoint into the folder, with the identity of the run in it.
+
+        Args:
+            written (`Path`): On the same disk, under its final name in another folder.
+        """
+        if self.record.is_file():
+            shutil.copy(self.record, written / _RECORD)
+        publish_folder(written, self.path / written.name)
+
+    # The beginning of a run
+
+    def claim(self, resume: str | Path | None = None, is_started: bool = False) -> None:
+        """
+        Refuse to write over another run.
+
+        Args:
+            resume (`str` or `Path`, *optional*): What this run continues from: `"auto"` for its own newest checkpoint,
+                or a checkpoint folder.
+            is_started (`bool`, *optional*, defaults to `False`): Whether this run has written its recipe already.
+
+        Raises:
+            ValueError: If the folder holds a run and this one does not continue it.
+        """
+        lost = [self.encoder, self.pretraining, self.results]
+        begun = [] if is_started else [self.recipe, self.metrics]
+        found = [path.name for path in (*begun, *lost, *self.checkpoints()) if path.exists()]
+        if not found or resume == "auto" or (resume is not None and self._is_continued_from(Path(resume))):
+            return
+        other = f", and `resume` {str(resume)!r} is not one of its checkpoints" if resume is not None else ""
         raise ValueError(
-            f"`output_dir` {str(folder)!r} holds another run ({', '.join(found[:6])}). Continue it with "
-            "`--resume`, or give this one another name with `--output_dir`."
+            f"`output_dir` {str(self.path)!r} holds another run ({', '.join(found[:6])}){other}. Continue that run "
+            "with `--resume` (in Python `resume_from_checkpoint`), or give this one another `--output_dir`."
         )
 
+    def _is_continued_from(self, checkpoint: Path) -> bool:
+        """Whether the run wrote this checkpoint, wherever it is now, or began with it and has written none since."""
+        if checkpoint.resolve().parent == self.path.resolve():
+            return True
+        own, other = self._read_record(), RunFolder(checkpoint)._read_record()
+        if own.get("id") is None:
+            return False
+        is_unfinished = not self.checkpoints() and not self.pretraining.exists()
+        return own["id"] == other.get("id") or (is_unfinished and own.get("resumed_from") == str(checkpoint.resolve()))
 
-def write_run_facts(folder: str | Path, recipe: dict[str, Any]) -> None:
-    """Write `recipe.yaml` and `versions.json`, the latter with the commit of this package where it is a checkout."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # The Trainer's arguments turn some of their dicts into objects.
-    recipe = {key: value.to_dict() if hasattr(value, "to_dict") else value for key, value in recipe.items()}
-    (folder / "recipe.yaml").write_text(
-        yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=110), encoding="utf-8"
-    )
-    (folder / "versions.json").write_text(json.dumps(package_versions(), indent=2) + "\n", encoding="utf-8")
+    def write_start(
+        self, recipe: dict[str, Any], arguments: dict[str, Any] | None = None, resume: str | Path | None = None
+    ) -> None:
+        """
+        Write `recipe.yaml`, `versions.json` and `run.json`, which holds what only a run that begins knows.
+
+        Args:
+            recipe (`dict`): Resolved, so that it repeats the run.
+            arguments (`dict`, *optional*): Every training argument with its value, transformers' defaults included.
+                Tokens are left out.
+            resume (`str` or `Path`, *optional*): Checkpoint that the run continues from.
+        """
+        record = {
+            "id": self._read_record().get("id") or uuid.uuid4().hex,
+            "resumed_from": str(Path(resume).resolve()) if resume is not None else None,
+            "local_paths": [name for name in _names_of_sources(recipe) if Path(name).expanduser().exists()],
+            "arguments": {key: _plain(value) for key, value in (arguments or {}).items() if "token" not in key},
+        }
+        text = yaml.safe_dump(
+            {key: _plain(value) for key, value in recipe.items()}, sort_keys=False, default_flow_style=None, width=110
+        )
+        write_text(self.recipe, text)
+        write_json(self.record, record)
+        write_json(self.versions, package_versions())
+
+    # Reading
+
+    def read_recipe(self) -> dict[str, Any]:
+        """What `recipe.yaml` says; empty where there is none."""
+        text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
+        return yaml.safe_load(text) or {}
+
+    def read_arguments(self) -> dict[str, Any]:
+        """Every training argument of the run; empty for runs that did not record them."""
+        return self._read_record().get("arguments", {})
+
+    def read_local_paths(self) -> list[str] | None:
+        """Names of datasets and models in the recipe that were paths; None for runs that did not record them."""
+        return self._read_record().get("local_paths")
+
+    def read_versions(self) -> dict[str, str]:
+        """Version by package; empty where they are not known."""
+        return _read_json(self.versions) or {}
+
+    def read_results(self) -> dict[str, Any] | None:
+        """The evaluation at the end, None where there was none."""
+        return _read_json(self.results)
+
+    def read_statistics(self) -> dict[str, float] | None:
+        """How Gaussian the projections are, None where it was not measured."""
+        return _read_json(self.statistics)
+
+    def read_rows(self) -> list[Row]:
+        """All logged rows in the order they were written; a line torn by a kill is left out."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def read_metrics(self) -> list[Row]:
+        """Logged rows of training batches, which hold a loss, in the order of their steps."""
+        return [row for row in self.read_rows() if "prediction_loss" in row]
+
+    def read_held_out(self) -> list[Row]:
+        """Logged rows of held-out images, one a step: of a step repeated after a kill the last one counts."""
+        return list({row["step"]: row for row in self.read_rows() if "eval_loss" in row}.values())
+
+    def _read_record(self) -> dict[str, Any]:
+        return _read_json(self.record) or {}
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The step in the name of a checkpoint; None for any other name."""
+    match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    return int(match[1]) if match else None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file of a run."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _names_of_sources(recipe: dict[str, Any]) -> list[str]:
+    """Everything in a recipe that is a local path or an id of the Hub."""
+    names = [recipe.get(key) for key in ("dataset", "pretrained_backbone", "continue_from")]
+    names += [entry.get("dataset") for entry in recipe.get("mixture") or []]
+    return [name for name in names if name]
+
+
+def _plain(value: object) -> object:
+    """The Trainer's arguments turn some of their dicts into objects."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

@@ -14,8 +14,9 @@ from torch.nn.modules.module import _IncompatibleKeys
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from ..system.run_folder import RunFolder
 from .callbacks.stateful import StatefulCallback, StateLoader
-from .checkpoints import STATE_FILE, CheckpointNotWritten, complete_checkpoints, is_complete, publish
+from .checkpoints import STATE_FILE, CheckpointNotWritten, complete_checkpoints, is_complete
 from .resumed_rates import ResumedRates
 
 # Not `checkpoint-...`, which would be taken for one; the underscore keeps it from being pushed to the Hub.
@@ -66,7 +67,7 @@ class CheckpointingTrainer(Trainer):
             if self.args.should_save:
                 if not self.args.save_only_model and not is_complete(aside / name):
                     raise CheckpointNotWritten(f"{name} misses files after it was written.")
-                publish(aside / name, run / name)
+                RunFolder(run).add_checkpoint(aside / name)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             if not _is_about_the_disk(error):

@@ -1,7 +1,6 @@
 """Which checkpoints of a run can be trusted."""
 
 import re
-import shutil
 from pathlib import Path
 
 import torch
@@ -9,7 +8,6 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 from ..data.reader_state import position_file
-from ..system.durable_files import flush
 from .resume_settings import saved_world_size
 
 STATE_FILE = "trainer_state.json"
@@ -20,22 +18,6 @@ _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*")
 
 class CheckpointNotWritten(Exception):
     """A checkpoint could not be written, for want of room or rights; earlier ones are untouched."""
-
-
-def publish(written: Path, checkpoint: Path) -> None:
-    """
-    Give a folder its final name when all of it is on the disk, so that neither a kill nor a power cut leaves half.
-
-    Args:
-        written (`Path`): A finished checkpoint, in a folder on the same disk.
-        checkpoint (`Path`): Its name; what is there already is replaced.
-    """
-    for path in [*written.rglob("*"), written]:
-        flush(path)
-    if checkpoint.exists():
-        shutil.rmtree(checkpoint)
-    written.rename(checkpoint)
-    flush(checkpoint.parent)
 
 
 def is_complete(checkpoint: Path) -> bool:

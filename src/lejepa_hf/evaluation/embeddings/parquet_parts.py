@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...data.errors import DataError
-from ...system.durable_files import flush
+from ...system.durable_files import complete_file, write_text
 from .image_batches import ImageBatch
 
 logger = logging.getLogger("lejepa_hf")
@@ -66,7 +66,7 @@ class EmbeddingFile:
             self.folder.mkdir(exist_ok=True)
             for unknown in self.folder.glob("part-*.parquet"):
                 unknown.unlink()
-            _publish(file, lambda unfinished: unfinished.write_text(json.dumps(settings), encoding="utf-8"))
+            write_text(file, json.dumps(settings))
 
     def _restore(self) -> int:
         """Counts of the parts that are there; the number of the first row that is missing."""
@@ -190,31 +190,16 @@ class EmbeddingFile:
     def _write(self, file: Path, schema, fill) -> None:
         import pyarrow.parquet as parquet
 
-        def write(unfinished: Path) -> None:
-            texts = [name for name in schema.names if name != "embedding"]  # numbers do not repeat
-            with parquet.ParquetWriter(unfinished, schema, use_dictionary=texts) as writer:
-                fill(writer)
-
+        texts = [name for name in schema.names if name != "embedding"]  # numbers do not repeat
         try:
-            _publish(file, write)
+            with complete_file(file) as unfinished:
+                with parquet.ParquetWriter(unfinished, schema, use_dictionary=texts) as writer:
+                    fill(writer)
         except OSError as error:
             raise DataError(
                 f"{file} cannot be written: {error}. Mend that and repeat the command: it goes on with row "
                 f"{self.next_row}."
             ) from error
-
-
-def _publish(file: Path, write) -> None:
-    """A file under its name when all of it is on the disk, so that neither a kill nor a power cut leaves half."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    try:
-        write(unfinished)
-        flush(unfinished)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)  # a full disk needs the room
-        raise
-    unfinished.replace(file)
-    flush(file.parent)
 
 
 def check_out(out: str | Path, overwrite: bool) -> Path:

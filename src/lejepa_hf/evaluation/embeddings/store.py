@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ...data.errors import DataError
-from ...system.durable_files import flush
+from ...system.durable_files import flush, write_text
 from .image_batches import ImageBatch
 
 logger = logging.getLogger("lejepa_hf")
@@ -94,15 +94,12 @@ class EmbeddingStore:
         """Everything added so far, and where to go on, onto the disk."""
         about = {"dim": self.dim, "width": self.width, "num_images": self.num_images, "next_row": self.next_row}
         about |= {"broken": self.broken, "is_complete": is_complete}
-        unfinished = self.folder / f"{_ABOUT}.unfinished"
         try:
             flush(self.folder / _FEATURES)
             flush(self.folder / _LABELS)
-            unfinished.write_text(json.dumps(about), encoding="utf-8")
-            flush(unfinished)
+            write_text(self.folder / _ABOUT, json.dumps(about))
         except OSError as error:
             raise self._full(error) from error
-        unfinished.replace(self.folder / _ABOUT)
         self.is_complete, self._since_save = is_complete, 0
 
     def _full(self, error: OSError) -> DataError:

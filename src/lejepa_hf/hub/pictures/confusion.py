@@ -1,22 +1,31 @@
-"""Which classes are taken for which."""
+"""The confusion matrix of held-out images."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ...system.run_folder import RunFolder
 from .figure import ORANGE, new_figure, save_figure
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from matplotlib.axes import Axes
 
 _MOST_NUMBERED = 20
 _NUM_LISTED = 12
 
 
-def draw_confusion(run: str | Path, labels, predictions, class_names: list[str] | None) -> Path:
+def draw_confusion(
+    run: str | Path, labels: "torch.Tensor", predictions: "torch.Tensor", class_names: list[str] | None
+) -> Path:
     """
-    Confusion of held-out images in percent of each true class: a matrix with its numbers, for more than 20 classes
-    the matrix without them beside the largest confusions.
+    Confusion of held-out images in percent of each true class: a matrix with its numbers; for more than 20 classes
+    without numbers, beside a list of the largest confusions.
 
     Args:
         run (`str` or `Path`): Run folder.
         labels (`torch.Tensor` of shape `(num_images,)`): True class numbers.
-        predictions (`torch.Tensor` of shape `(num_images,)`): What they were taken for.
+        predictions (`torch.Tensor` of shape `(num_images,)`): Predicted class numbers.
         class_names (`list[str]`, *optional*): Names of the classes.
 
     Returns:
@@ -38,10 +47,10 @@ def draw_confusion(run: str | Path, labels, predictions, class_names: list[str] 
         axes.set_title("Darker is more, the diagonal is right", fontsize="medium")
         _list_largest(others[0], shares, names)
     figure.suptitle(f"Held-out images by k-NN: {100 * accuracy:.1f} % right. Percent of each true class")
-    return save_figure(figure, Path(run) / "pictures" / "confusion.png")
+    return save_figure(figure, RunFolder(run).picture("confusion"))
 
 
-def _shares(labels, predictions, classes: list[int]):
+def _shares(labels: "torch.Tensor", predictions: "torch.Tensor", classes: list[int]) -> "np.ndarray":
     """Rows that sum to 1, or to 0 for a class that is only predicted."""
     import numpy as np
 
@@ -51,7 +60,7 @@ def _shares(labels, predictions, classes: list[int]):
     return counts / counts.sum(1, keepdims=True).clip(min=1)
 
 
-def _write_numbers(axes, shares, names: list[str]) -> None:
+def _write_numbers(axes: "Axes", shares: "np.ndarray", names: list[str]) -> None:
     is_long = max(map(len, names)) > 3
     axes.set_xticks(range(len(names)), labels=names, rotation=90 if is_long else 0)
     axes.set_yticks(range(len(names)), labels=names)
@@ -63,7 +72,7 @@ def _write_numbers(axes, shares, names: list[str]) -> None:
                 axes.text(column, row, number, ha="center", va="center", color=colour, fontsize="medium")
 
 
-def _list_largest(axes, shares, names: list[str]) -> None:
+def _list_largest(axes: "Axes", shares: "np.ndarray", names: list[str]) -> None:
     import numpy as np
 
     off_diagonal = shares * (1 - np.eye(len(shares)))

@@ -1,19 +1,26 @@
 """Embeddings in two dimensions."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ...system.run_folder import RunFolder
 from .figure import new_figure, save_figure
 
+if TYPE_CHECKING:
+    import torch
 
-def draw_embeddings(run: str | Path, embeddings, labels, class_names: list[str] | None) -> Path:
+
+def draw_embeddings(
+    run: str | Path, embeddings: "torch.Tensor", labels: "torch.Tensor", class_names: list[str] | None
+) -> Path:
     """
     Held-out embeddings in two dimensions by t-SNE, coloured by labels that training never saw.
 
     Args:
         run (`str` or `Path`): Run folder.
-        embeddings (`torch.Tensor` of shape `(num_images, dim)`): The first 2,000 are shown.
+        embeddings (`torch.Tensor` of shape `(num_images, dim)`): Embeddings; the first 2,000 are shown.
         labels (`torch.Tensor` of shape `(num_images,)`): Class numbers.
-        class_names (`list[str]`, *optional*): Their names.
+        class_names (`list[str]`, *optional*): Names of the classes.
 
     Returns:
         `Path`: `pictures/embeddings.png` in the run folder.
@@ -21,19 +28,19 @@ def draw_embeddings(run: str | Path, embeddings, labels, class_names: list[str] 
     from matplotlib import colormaps
     from sklearn.manifold import TSNE
 
-    embeddings, labels = embeddings[:2000].numpy(), labels[:2000].numpy()
-    perplexity = min(30, (len(labels) - 1) / 3)
-    points = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(embeddings)
+    shown, numbers = embeddings[:2000].numpy(), labels[:2000].numpy()
+    perplexity = min(30, (len(numbers) - 1) / 3)
+    points = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(shown)
     figure = new_figure(7, 6)
     axes = figure.subplots()
-    classes = sorted(set(labels.tolist()))
+    classes = sorted(set(numbers.tolist()))
     colours = colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
     for number, label in enumerate(classes):
-        chosen = points[labels == label]
+        chosen = points[numbers == label]
         name = class_names[label] if class_names else str(label)
-        axes.scatter(*chosen.T, s=16, color=colours(number), label=name, linewidths=0)
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=16, color=colours(number), label=name, linewidths=0)
         if len(classes) <= 30:
-            # Among the class's own points: a mean would lie between its clusters.
+            # One of the class's own points: the mean would lie between its clusters.
             centre = min(chosen.tolist(), key=lambda point: (((chosen - point) ** 2).sum(1) ** 0.5).sum())
             axes.annotate(
                 name,
@@ -45,4 +52,4 @@ def draw_embeddings(run: str | Path, embeddings, labels, class_names: list[str] 
             )
     axes.set(title="Held-out images by t-SNE of their embeddings, coloured by label", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    return save_figure(figure, Path(run) / "pictures" / "embeddings.png")
+    return save_figure(figure, RunFolder(run).picture("embeddings"))

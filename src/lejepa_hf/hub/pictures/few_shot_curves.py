@@ -3,16 +3,18 @@
 import re
 from pathlib import Path
 
+from ...system.run_folder import RunFolder
 from .figure import STYLES, new_figure, save_figure
 
 
 def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path | None:
     """
-    Accuracy over the number of labelled images a class, with its 95 % interval, an encoder a curve.
+    Accuracy over the number of labelled images a class, with its 95 % interval, a curve for each encoder.
 
     Args:
         run (`str` or `Path`): Run folder.
-        results (`dict[str, dict[str, float]]`): Of [`few_shot`] by name of the encoder; other results are passed over.
+        results (`dict[str, dict[str, float]]`): Results of [`few_shot`] by name of the encoder; other results are
+            ignored.
 
     Returns:
         `Path`: `pictures/few_shot.png` in the run folder, None where there are results for fewer than two numbers.
@@ -40,4 +42,4 @@ def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    return save_figure(figure, Path(run) / "pictures" / "few_shot.png")
+    return save_figure(figure, RunFolder(run).picture("few_shot"))

@@ -1,10 +1,18 @@
-"""What all pictures of a run share: colours, a figure, a file."""
+"""What all pictures of a run share: colours, a new figure, saving it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# Told apart by colour-blind eyes.
+from ...system.durable_files import complete_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from matplotlib.figure import Figure
+
+# Distinguishable for colour-blind readers.
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#777777"
-# Told apart without colour as well.
+# Colour, line and marker: distinguishable without colour, too.
 STYLES = (
     (BLUE, "-", "o"),
     (ORANGE, "--", "s"),
@@ -15,29 +23,31 @@ STYLES = (
 )
 
 
-def new_figure(width: float, height: float):
-    """A figure of so many inches. Not pyplot's, which would choose a window system and keep it open in a notebook."""
+def new_figure(width: float, height: float) -> "Figure":
+    """A figure, its size in inches. Not pyplot's, which would choose a window system and stay open in a notebook."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure, path: Path) -> Path:
-    """Write it, and say where."""
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Write a figure as PNG and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with complete_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")
     return path
 
 
-def as_colours(pixels):
+def as_colours(pixels: "torch.Tensor") -> "np.ndarray":
     """
     What an encoder sees, stretched from black to white.
 
     Args:
-        pixels (`torch.Tensor` of shape `(channels, height, width)`): Of other than three channels the mean is shown.
+        pixels (`torch.Tensor` of shape `(channels, height, width)`): One image. The mean of its channels is shown
+            unless there are three.
 
     Returns:
-        `np.ndarray` of shape `(height, width, 3)`: In [0, 1].
+        `np.ndarray` of shape `(height, width, 3)`: Colours in [0, 1].
     """
     image = pixels.float() if len(pixels) == 3 else pixels.float().mean(0, keepdim=True).expand(3, -1, -1)
     image = image - image.min()

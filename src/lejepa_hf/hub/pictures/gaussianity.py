@@ -1,19 +1,26 @@
 """How Gaussian projections are."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ...system.run_folder import RunFolder
 from .figure import BLUE, ORANGE, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ...evaluation.embedding_statistics import EmbeddingStatistics
 
 _MAX_LISTED_VIEWS = 8
 
 
-def draw_gaussianity(run: str | Path, statistics) -> Path:
+def draw_gaussianity(run: str | Path, statistics: "EmbeddingStatistics") -> Path:
     """
-    How Gaussian projections or embeddings are: slices beside N(0, 1), their quantiles, the covariance spectrum.
+    Draw how Gaussian a sample is: slices beside N(0, 1), their quantiles, the covariance spectrum.
 
     Args:
         run (`str` or `Path`): Run folder.
-        statistics ([`EmbeddingStatistics`]): Of the projections.
+        statistics ([`EmbeddingStatistics`]): Statistics of projections or embeddings.
 
     Returns:
         `Path`: `pictures/gaussianity.png` in the run folder.
@@ -35,15 +42,15 @@ def draw_gaussianity(run: str | Path, statistics) -> Path:
         f"{statistics.null_std:.2f}",
         fontsize="medium",
     )
-    return save_figure(figure, Path(run) / "pictures" / "gaussianity.png")
+    return save_figure(figure, RunFolder(run).picture("gaussianity"))
 
 
-def _draw_slices(axes, statistics) -> None:
+def _draw_slices(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
     import numpy as np
 
     worst, others = statistics.worst_slices[0], statistics.random_slices.numpy()
     limit = max(4.0, float(np.abs(worst.sample.numpy()).max()), float(np.abs(others).max()))
-    bins = np.linspace(-limit, limit, 32)
+    bins = np.linspace(-limit, limit, 32).tolist()
     axes.hist(worst.sample.numpy(), bins, density=True, color=ORANGE, alpha=0.5, label="worst slice")
     for number, sample in enumerate(others):
         label = "random slices" if number == 0 else None
@@ -56,7 +63,7 @@ def _draw_slices(axes, statistics) -> None:
     axes.legend(frameon=False, fontsize="small", loc="upper left")
 
 
-def _draw_quantiles(axes, statistics) -> None:
+def _draw_quantiles(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
     import numpy as np
 
     levels = statistics.quantile_levels
@@ -71,12 +78,12 @@ def _draw_quantiles(axes, statistics) -> None:
     axes.legend(frameon=False, fontsize="small", loc="upper left")
 
 
-def _draw_spectrum(axes, statistics) -> None:
+def _draw_spectrum(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
     eigenvalues = statistics.eigenvalues.numpy()
     present = eigenvalues[eigenvalues > 0]
     axes.plot(range(1, len(present) + 1), present, color=BLUE, marker="o", markersize=3, linewidth=1)
     axes.axhline(1, color="black", linestyle="--", linewidth=1.5)
-    # Two decades at least: what a Gaussian sample's eigenvalues scatter should look small.
+    # At least two decades, so that the scatter of a Gaussian sample's eigenvalues looks small.
     low, high = (present.min(), present.max()) if len(present) else (1, 1)
     axes.set(
         title=f"Effective rank {statistics.effective_rank:.1f} of {len(eigenvalues)}",

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from ...system.logged_rows import read_held_out, read_metrics
+from ...system.run_folder import Row, RunFolder
 from .figure import BLUE, GRAY, ORANGE, new_figure, save_figure
 
-_NULL_MEAN = 1.05  # SIGReg of normal projections, with the published statistic
+_NULL_MEAN = 1.05  # SIGReg of Gaussian projections, with the published statistic
 
 
 def draw_losses(run: str | Path) -> Path | None:
     """
-    Both parts of the loss over steps, of training batches and of held-out images, SIGReg beside its value for a
-    perfect normal.
+    Both parts of the loss over steps, of training batches and of held-out images; SIGReg beside its value for a
+    perfect Gaussian.
 
     Args:
         run (`str` or `Path`): Run folder with `metrics.jsonl`.
@@ -19,7 +19,7 @@ def draw_losses(run: str | Path) -> Path | None:
     Returns:
         `Path`: `pictures/losses.png` in the run folder, None where nothing was logged.
     """
-    rows, held_out = read_metrics(run), read_held_out(run)
+    rows, held_out = RunFolder(run).read_metrics(), RunFolder(run).read_held_out()
     if not rows:
         return None
     figure = new_figure(10, 4)
@@ -44,10 +44,10 @@ def draw_losses(run: str | Path) -> Path | None:
     right.set_ylim(bottom=0.6 * min(null, *values))  # room below the line for what it is
     right.set_yticks(ticks, labels=[str(tick) for tick in ticks])
     right.minorticks_off()
-    return save_figure(figure, Path(run) / "pictures" / "losses.png")
+    return save_figure(figure, RunFolder(run).picture("losses"))
 
 
-def _null_mean(rows: list[dict[str, float]]) -> float:
-    """Of the run's own statistic, where the monitors have measured it."""
-    told = [row["sigreg_loss"] / row["sigreg_over_null"] for row in rows if row.get("sigreg_over_null")]
-    return told[-1] if told else _NULL_MEAN
+def _null_mean(rows: list[Row]) -> float:
+    """Expected SIGReg of a Gaussian for the run's own statistic, where the monitors have measured it."""
+    measured = [row["sigreg_loss"] / row["sigreg_over_null"] for row in rows if row.get("sigreg_over_null")]
+    return measured[-1] if measured else _NULL_MEAN

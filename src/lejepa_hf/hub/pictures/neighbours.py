@@ -1,26 +1,37 @@
 """Held-out images and the training images nearest to them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ...system.run_folder import RunFolder
 from .figure import BLUE, ORANGE, as_colours, new_figure, save_figure
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.axes import Axes
 
 _LONGEST_NAME = 14
 
 
 def draw_neighbours(
-    run: str | Path, queries, query_labels: list[int], neighbours, neighbour_labels, class_names: list[str] | None
+    run: str | Path,
+    queries: "torch.Tensor",
+    query_labels: list[int],
+    neighbours: "torch.Tensor",
+    neighbour_labels: list[list[int]],
+    class_names: list[str] | None,
 ) -> Path:
     """
-    A row for each query: the image, then its neighbours, nearest first. One of another class has a thick frame and a
-    cross before the name of its class.
+    A row for each query: the image, then its neighbours, the nearest first. A neighbour of another class has a thick
+    frame and a cross before the name of its class.
 
     Args:
         run (`str` or `Path`): Run folder.
         queries (`torch.Tensor` of shape `(num_queries, channels, height, width)`): Held-out images, as the encoder
             sees them, but not normalised.
-        query_labels (`list[int]`): Their classes.
+        query_labels (`list[int]`): Classes of the held-out images.
         neighbours (`torch.Tensor` of shape `(num_queries, num_neighbours, channels, height, width)`): Training images.
-        neighbour_labels (`list[list[int]]`): Their classes.
+        neighbour_labels (`list[list[int]]`): Classes of the training images.
         class_names (`list[str]`, *optional*): Names of the classes.
 
     Returns:
@@ -43,10 +54,12 @@ def draw_neighbours(
         "Held-out image (left), its nearest training images; \N{BALLOT X} and a thick frame: another class",
         fontsize="medium",
     )
-    return save_figure(figure, Path(run) / "pictures" / "neighbours.png")
+    return save_figure(figure, RunFolder(run).picture("neighbours"))
 
 
-def _show(axes, pixels, title: str, colour: str, weight: str = "normal", frame: float = 1) -> None:
+def _show(
+    axes: "Axes", pixels: "torch.Tensor", title: str, colour: str, weight: str = "normal", frame: float = 1
+) -> None:
     axes.imshow(as_colours(pixels))
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize="medium", color=colour, weight=weight, pad=3)

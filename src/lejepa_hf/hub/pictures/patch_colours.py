@@ -1,18 +1,23 @@
 """Patch features as colours."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ...system.run_folder import RunFolder
 from .figure import as_colours, new_figure, save_figure
 
+if TYPE_CHECKING:
+    import torch
 
-def draw_patch_maps(run: str | Path, pixels, colours) -> Path:
+
+def draw_patch_maps(run: str | Path, pixels: "torch.Tensor", colours: "torch.Tensor") -> Path:
     """
-    Images, and below each the principal components of its patch features as colours.
+    Images, and below each of them the principal components of its patch features as colours.
 
     Args:
         run (`str` or `Path`): Run folder.
         pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): What the encoder saw, not
-            normalised; each image is stretched from black to white. Of other than three channels their mean is shown.
+            normalised. Each image is stretched from black to white.
         colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): From
             [`~evaluation.patch_maps.principal_colours`].
 
@@ -33,4 +38,4 @@ def draw_patch_maps(run: str | Path, pixels, colours) -> Path:
         f"Patch features, {rows} x {columns} an image: three principal components over all of them as colours",
         fontsize="medium",
     )
-    return save_figure(figure, Path(run) / "pictures" / "pca_maps.png")
+    return save_figure(figure, RunFolder(run).picture("pca_maps"))

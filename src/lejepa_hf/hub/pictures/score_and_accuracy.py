@@ -1,4 +1,4 @@
-"""Scores that need no labels, beside accuracies that do."""
+"""Scores, which need no labels, beside accuracies, which do."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +9,13 @@ from .figure import STYLES, new_figure, save_figure
 
 def draw_scores(path: Path, candidates: Sequence, title: str) -> Path:
     """
-    A marker a candidate, a shape and colour a run, filled at the run's end: score and accuracy, or where nothing is
-    labelled the scores alone.
+    A marker for each candidate, with a shape and colour for each run, filled at the run's end: score and accuracy, or
+    the scores alone where nothing is labelled.
 
     Args:
         path (`Path`): File to write.
-        candidates (`Sequence`): Of [`~runs.selection.Candidate`].
-        title (`str`): Above it.
+        candidates (`Sequence[~runs.selection.Candidate]`): Candidates of one or more runs.
+        title (`str`): Title of the picture.
 
     Returns:
         `Path`: `path`.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ...system.durable_files import write_text
+
 
 class MetricsFile(TrainerCallback):
     """
@@ -27,7 +29,7 @@ class MetricsFile(TrainerCallback):
             lines = self.path.read_text(encoding="utf-8").splitlines()
             rows = [json.loads(line) for line in lines if line.endswith("}")]
             kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step and state.global_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            write_text(self.path, "".join(kept))
 
     def on_log(
         self,

@@ -1,0 +1,119 @@
+"""Pictures of a finished run that show images: patch features, and nearest neighbours."""
+
+import logging
+import random
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from ..data.decoding import DECODING_ERRORS
+from ..data.sampling import some_rows
+from ..data.sources import ImageSource
+from ..evaluation.embeddings.extraction import LabelledEmbeddings
+from ..evaluation.evaluate_encoder import load_encoder
+from ..evaluation.feature_extractor import FeatureExtractor
+from ..evaluation.patch_maps import enlarged_pixels, legible_patch_maps, principal_colours
+from ..evaluation.pixel_values import in_own_colours
+from ..evaluation.protocols.knn import nearest_neighbours
+from ..hub.pictures.neighbours import draw_neighbours
+from ..hub.pictures.patch_colours import draw_patch_maps
+from ..system.run_folder import RunFolder
+from .recipe_sources import held_out_source, training_source
+from .recipes import Recipe
+
+logger = logging.getLogger("lejepa_hf")
+
+
+def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Path | None:
+    """
+    Draw the patch features of some images into `pictures/pca_maps.png`: of held-out images, or of training images
+    where the recipe has no others. For one process.
+
+    Args:
+        run (`str` or `Path`): Run folder with `encoder/`.
+        recipe ([`Recipe`]): Recipe of the run.
+        num_images (`int`, *optional*, defaults to 8): Number of images, from the first epoch of a shuffled source.
+
+    Returns:
+        `Path`: The picture, None where no image could be read or the encoder has no patches.
+    """
+    extractor = FeatureExtractor(*load_encoder(RunFolder(run).encoder))
+    source = held_out_source(recipe.data) or training_source(recipe.data)
+    images = []
+    for row in some_rows(source, 4 * num_images, recipe.training.seed):
+        try:
+            images.append(extractor.decode(row[source.image_column]))
+        except DECODING_ERRORS:  # logged while training
+            continue
+        if len(images) == num_images:
+            break
+    if not images:
+        return None
+    try:
+        maps, enlarge = legible_patch_maps(extractor, images)
+    except ValueError as error:
+        logger.warning(f"pictures/pca_maps.png is left out: {error}")
+        return None
+    seen = in_own_colours(enlarged_pixels(extractor, images, enlarge), extractor.processor)
+    return draw_patch_maps(run, seen, principal_colours(maps))
+
+
+def picture_neighbours(
+    run: Path,
+    bank: tuple[ImageSource, LabelledEmbeddings],
+    held_out: tuple[ImageSource, LabelledEmbeddings],
+    num_queries: int = 6,
+    num_neighbours: int = 8,
+) -> Path | None:
+    """
+    Draw held-out images of as many classes as possible beside the training images nearest to them, into
+    `pictures/neighbours.png`. For one process.
+
+    Args:
+        run (`Path`): Run folder with `encoder/`.
+        bank (`tuple`): Labelled training images and their embeddings.
+        held_out (`tuple`): Held-out images and their embeddings; the same images are drawn in each call.
+        num_queries (`int`, *optional*, defaults to 6): Number of held-out images.
+        num_neighbours (`int`, *optional*, defaults to 8): Number of neighbours of each.
+
+    Returns:
+        `Path`: The picture, None for streams, whose images cannot be read again.
+    """
+    (bank_source, bank_embedded), (source, embedded) = bank, held_out
+    if not all(hasattr(one.dataset, "select") for one in (bank_source, source)):
+        logger.info("pictures/neighbours.png is left out: images of a stream cannot be read again by number.")
+        return None
+    extractor = FeatureExtractor(*load_encoder(RunFolder(run).encoder))
+    chosen = _one_of_each_class(embedded.labels.tolist(), num_queries)
+    number = min(num_neighbours, len(bank_embedded.labels))
+    nearest = nearest_neighbours(bank_embedded.embeddings, embedded.embeddings[chosen], number)[1]
+    shown = _pixels(extractor, bank_source, bank_embedded, nearest.flatten().tolist()).unflatten(0, nearest.shape)
+    return draw_neighbours(
+        run,
+        _pixels(extractor, source, embedded, chosen),
+        embedded.labels[chosen].tolist(),
+        shown,
+        bank_embedded.labels[nearest].tolist(),
+        source.class_names,
+    )
+
+
+def _pixels(
+    extractor: FeatureExtractor, source: ImageSource, embedded: LabelledEmbeddings, numbers: list[int]
+) -> torch.Tensor:
+    """Images by the number of their embedding, as the encoder sees them and not normalised."""
+    rows = embedded.rows()
+    images = [extractor.decode(source.dataset[rows[number]][source.image_column]) for number in numbers]
+    return in_own_colours(extractor.preprocess(images), extractor.processor)
+
+
+def _one_of_each_class(labels: list[int], number: int) -> list[int]:
+    """Indices of images, drawn at random with a fixed seed; no class comes twice before each class came once."""
+    order = random.Random(0).sample(range(len(labels)), len(labels))
+    seen: Counter[int] = Counter()
+    turn = {}
+    for index in order:
+        turn[index] = seen[labels[index]]
+        seen[labels[index]] += 1
+    return sorted(order, key=turn.__getitem__)[:number]
