@@ -9,12 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..modeling_lejepa import LeJEPAForPreTraining
-from .continuing import find_start
 from .dry_run import peak_resident_bytes, rehearse
-from .pretraining import build_config
+from .initial_model import build_config
 from .recipe_sources import training_source
 from .recipes import Recipe
-from .view_fitting import fit_views
+from .resolving import resolve
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -138,11 +137,10 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
     Raises:
         ValueError: If the recipe cannot be run: as in training.
     """
+    recipe = resolve(recipe)
     data, training = recipe.data, recipe.training
-    start = find_start(recipe)
     with torch.device("meta"):
-        model = LeJEPAForPreTraining(build_config(recipe.model, training.seed, start))
-    fit_views(model.config.backbone_config, recipe, start)
+        model = LeJEPAForPreTraining(build_config(recipe.model, training.seed, recipe.earlier))
     if training.recomputes_activations:
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable()

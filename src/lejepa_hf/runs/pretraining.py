@@ -1,37 +1,31 @@
-"""The story of a run: recipe -> data, model, trainer -> encoder, evaluation, pictures, card."""
+"""The story of a run: recipe -> data -> model -> trainer -> run folder with encoder, evaluation, pictures, card."""
 
 import errno
 import logging
 import sys
-from pathlib import Path
 
 import torch
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
-from ..configuration_lejepa import LeJEPAConfig
 from ..data.collator import MultiCropCollator
 from ..data.errors import DataError
 from ..data.multi_crop import MultiCropTransform
-from ..data.reader_state import read_positions
 from ..data.sources import ImageSource
-from ..evaluation.labelled_sources import check_labels
-from ..evaluation.protocols.registry import check_protocols
 from ..hub.checkpoint_push import CheckpointPush, prepare_repository
 from ..hub.export import build_processor
 from ..hub.push import push_run
-from ..model.backbone import pretrained_config
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.run_folder import check_free, write_run_facts
 from ..trainer import LeJEPATrainer
-from ..training.checkpoints import CheckpointNotWritten, resolve_resume
+from ..training.checkpoints import CheckpointNotWritten
 from ..training.preemption import EXIT_STATUS
 from ..training_args import LeJEPATrainingArguments, cores_of_this_process
-from .continuing import continue_model, find_start
 from .finishing import write_outcome
-from .recipe_sources import held_out_source, open_split, training_source
-from .recipes import ModelArguments, Recipe, parse_recipe
-from .view_fitting import fit_views
+from .initial_model import build_model
+from .recipe_sources import RunSources, open_sources
+from .recipes import Recipe, parse_recipe
+from .resolving import ResolvedRecipe, resolve
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -59,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         recipe = parse_recipe(arguments[0], arguments[1:])
         logger.setLevel(logging.INFO if recipe.training.process_index == 0 else logging.WARNING)
+        recipe = resolve(recipe)
         trainer, held_out = build(recipe)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -79,59 +74,50 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     Everything that can refuse a run, before any long work.
 
     Args:
-        recipe ([`Recipe`]): What to do.
+        recipe ([`Recipe`]): The run; stays as it is.
 
     Returns:
-        `tuple`: the trainer, and the held-out source if there is something to evaluate on.
+        `tuple`: The trainer, and the held-out source if there is something to evaluate on.
 
     Raises:
         ValueError: If the folder, the network, the crops or the data cannot be used; the message says what to change.
     """
-    data, training = recipe.data, recipe.training
+    training = recipe.training
     if training.process_index == 0:  # later ranks may look when the first one writes already
         check_free(training.output_dir, training.resume)
-    if training.resume is not None:
-        checkpoint = resolve_resume(training.resume, training.output_dir)
-        training.resume = None if checkpoint is None else str(checkpoint)
-    if training.resume is not None:
-        read_positions(training.resume)  # refuses a checkpoint that does not have them
-    check_protocols(data.eval_protocols, at_the_end_of_training=True)
+    resolved = resolve(recipe)
+    sources = open_sources(resolved.data)
     _share_cores(training)
     set_seed(training.seed)
-    start = find_start(recipe)
-    if recipe.model.continue_from is not None:
-        model = continue_model(recipe.model, start, training.seed)
-    else:
-        model = build_model(recipe.model, training.seed)
-    fit_views(model.config.backbone_config, recipe, start)
-    source = training_source(data)
-    held_out = held_out_source(data)
-    if held_out is not None:  # the evaluation at the end fits its protocols on labelled training images
-        for labelled in (held_out, source if data.mixture is None else open_split(data, data.train_split)):
-            check_labels(labelled)
+    model = build_model(resolved.model, training.seed, resolved.earlier)
+    trainer = _build_trainer(resolved, sources, model)
+    if resolved.checkpoint is not None:
+        trainer.check_resume(resolved.checkpoint)
+    return trainer, sources.held_out
+
+
+def _build_trainer(recipe: ResolvedRecipe, sources: RunSources, model: LeJEPAForPreTraining) -> LeJEPATrainer:
+    data, training, source = recipe.data, recipe.training, sources.train
     logger.info(
         f"{source.name}: {source.num_images or 'a stream of'} images; "
         f"{model.config.backbone_config.model_type} encoder with "
         f"{sum(p.numel() for p in model.encoder.parameters()):,} parameters"
     )
-    views = MultiCropTransform.from_settings(data, training.seed)
     if training.push_to_hub and training.process_index == 0:
         prepare_repository(training)
     pushes_checkpoints = training.push_to_hub and training.hub_strategy != "end"
-    trainer = LeJEPATrainer(
+    views = MultiCropTransform.from_settings(data, training.seed)
+    return LeJEPATrainer(
         model=model,
         args=training,
         train_dataset=source.dataset,
-        eval_dataset=_with_columns_of(source, held_out) if held_out is not None else None,
+        eval_dataset=sources.held_out_dataset(),
         data_collator=MultiCropCollator(views, source.image_column, source.label_column),
         processing_class=build_processor(
             data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std, data.pixel_range
         ),
         callbacks=[CheckpointPush(training)] if pushes_checkpoints else None,
     )
-    if training.resume is not None:
-        trainer.check_resume(training.resume)
-    return trainer, held_out
 
 
 def _share_cores(training: LeJEPATrainingArguments) -> None:
@@ -146,34 +132,6 @@ def _share_cores(training: LeJEPATrainingArguments) -> None:
         logger.info(f"{threads} of {cores_of_this_process()} cores train, instead of {before}.")
 
 
-def build_model(arguments: ModelArguments, seed: int = 0) -> LeJEPAForPreTraining:
-    """The model a recipe asks for, fresh or warm-started; `seed` fixes its directions."""
-    if arguments.pretrained_backbone is None:
-        return LeJEPAForPreTraining(build_config(arguments, seed))
-    return LeJEPAForPreTraining.from_pretrained_backbone(
-        arguments.pretrained_backbone, **arguments.config_kwargs(), directions_seed=seed
-    )
-
-
-def build_config(arguments: ModelArguments, seed: int = 0, start: str | Path | None = None) -> LeJEPAConfig:
-    """The config of a run's model, without its weights; `start` as [`find_start`] has it."""
-    if arguments.continue_from is not None:
-        backbone = LeJEPAConfig.from_pretrained(start).backbone_config
-    else:
-        backbone = arguments.backbone_config or pretrained_config(arguments.pretrained_backbone)
-    return LeJEPAConfig(backbone_config=backbone, **arguments.config_kwargs(), directions_seed=seed)
-
-
-def _with_columns_of(source: ImageSource, held_out: ImageSource):
-    """The held-out images under the names that those to train on have; a mixture has names of its own."""
-    dataset = held_out.dataset
-    pairs = ((held_out.image_column, source.image_column), (held_out.label_column, source.label_column))
-    for name, wanted in pairs:
-        if wanted is not None and name != wanted:
-            dataset = dataset.rename_column(name, wanted)
-    return dataset
-
-
 def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) -> int:
     """
     Train, save, export, evaluate, draw, and say where everything is.
@@ -186,10 +144,11 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
     Returns:
         `int`: 0, or 143 if SIGTERM ended the training.
     """
-    folder = Path(recipe.training.output_dir)
+    recipe = resolve(recipe)
+    folder = recipe.folder
     if trainer.is_world_process_zero():
         write_run_facts(folder, recipe.resolved())
-    trainer.train(resume_from_checkpoint=recipe.training.resume)
+    trainer.train(resume_from_checkpoint=recipe.checkpoint)
     if trainer.preempted:
         trainer.accelerator.end_training()
         logger.info(
