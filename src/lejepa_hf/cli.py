@@ -132,7 +132,8 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from .runs.plan import format_plan, make_plan
+    from .runs.plan import make_plan
+    from .runs.plan_text import format_plan
     from .runs.recipes import parse_recipe
 
     plan = make_plan(parse_recipe(options.recipe, options.overrides), options.seconds)

@@ -195,7 +195,7 @@ class Recipe:
         return {name: value for name, value in self.arguments().items() if name in repeated}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """An argument as YAML can write it."""
     if isinstance(value, Enum):
         return value.value

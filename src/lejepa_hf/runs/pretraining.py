@@ -3,6 +3,7 @@
 import errno
 import logging
 import sys
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         `int`: Exit status: 0; 2 with one line on stderr if the recipe, the data, the launch or the folder cannot be
-        used; 1 with one line if the loss became NaN or infinite, the data cannot be read on, a checkpoint cannot be
+        used; 1 with one line if the loss became NaN or infinite, reading the data failed, a checkpoint cannot be
         written, or the finished run cannot be pushed; 143 (128 + SIGTERM) if SIGTERM ended it, with a checkpoint.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -122,10 +123,10 @@ def _build_trainer(recipe: ResolvedRecipe, sources: RunSources, model: LeJEPAFor
 
 def _share_cores(training: LeJEPATrainingArguments) -> None:
     """
-    One core for each loader worker, the others for training: launchers give a CPU process one thread, however many
-    cores there are, PyTorch gives it all of them, and threads that wait for a worker's core cost ten times as much.
+    Reserve one core for each loader worker and use the others for training on a CPU. Launchers give a process one
+    thread, PyTorch gives it one for each core, and a step takes ten times as long if threads wait for a worker's core.
     """
-    threads = max(1, cores_of_this_process() - training.dataloader_num_workers)
+    threads = max(1, cores_of_this_process() - (training.dataloader_num_workers or 0))
     before = torch.get_num_threads()
     if training.device.type == "cpu" and (before == 1 or before > threads) and threads != before:
         torch.set_num_threads(threads)
@@ -134,10 +135,10 @@ def _share_cores(training: LeJEPATrainingArguments) -> None:
 
 def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) -> int:
     """
-    Train, save, export, evaluate, draw, and say where everything is.
+    Train, save, export, evaluate, draw, and log where everything is.
 
     Args:
-        recipe ([`Recipe`]): What to do.
+        recipe ([`Recipe`]): The run.
         trainer ([`LeJEPATrainer`]): From [`build`].
         held_out ([`ImageSource`], *optional*): Labelled images for the evaluation.
 
@@ -158,7 +159,7 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
     trainer.save_model(str(folder / "pretraining"))
     if trainer.encoder_average is not None:
         trainer.encoder_average.save_state(folder / "pretraining")
-    # The first rank goes on alone: from here on nothing may wait for the others, SIGReg's sums over ranks included.
+    # From here on the first rank works alone: nothing may wait for the others, SIGReg's sums over ranks included.
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
         return 0
@@ -166,8 +167,9 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
     return _push(recipe, trainer) if recipe.training.push_to_hub else 0
 
 
-def _facts(trainer: LeJEPATrainer) -> dict:
+def _facts(trainer: LeJEPATrainer) -> dict[str, Any]:
     device = trainer.args.device
+    assert isinstance(trainer.model, LeJEPAForPreTraining)
     return {
         "steps": trainer.state.global_step,
         "global_batch": trainer.global_batch,
@@ -181,23 +183,18 @@ def _facts(trainer: LeJEPATrainer) -> dict:
 
 
 def _push(recipe: Recipe, trainer: LeJEPATrainer) -> int:
-    """The checkpoints that are still under way, then the run. It is complete on disk, whatever the Hub says."""
-    training = recipe.training
+    """Push the checkpoints that are still waiting, then the run, which is complete on disk if that fails."""
+    training, folder, repo_id = recipe.training, str(recipe.folder), recipe.training.hub_model_id
+    assert repo_id is not None, "`push_to_hub` without it was refused"
     checkpoint_push = trainer.pop_callback(CheckpointPush)
-    if checkpoint_push is not None:
+    if isinstance(checkpoint_push, CheckpointPush):
         checkpoint_push.finish()
     enable_progress_bar()
     revision = ["--revision", training.hub_revision] if training.hub_revision else []
     try:
-        url = push_run(
-            training.output_dir,
-            training.hub_model_id,
-            training.hub_private_repo,
-            training.hub_revision,
-            training.hub_token,
-        )
+        url = push_run(folder, repo_id, training.hub_private_repo, training.hub_revision, training.hub_token)
     except (ValueError, OSError) as error:
-        command = " ".join(["lejepa push", training.output_dir, training.hub_model_id, *revision])
+        command = " ".join(["lejepa push", folder, repo_id, *revision])
         sys.stderr.write(f"\nerror: {error} The run is complete and only not pushed: `{command}`.\n")
         return 1
     logger.info(f"Pushed to {url}")

@@ -1,10 +1,13 @@
 """The images that a recipe names."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..data.sources import ImageSource, load_mixture, load_source
 from ..evaluation.labelled_sources import check_labels
 from .arguments import DataArguments
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 
 class RunSources(NamedTuple):
@@ -19,11 +22,11 @@ class RunSources(NamedTuple):
     train: ImageSource
     held_out: ImageSource | None
 
-    def held_out_dataset(self) -> object | None:
-        """The held-out images with the column names of the training images; those of a mixture are its own."""
+    def held_out_dataset(self) -> "Dataset | IterableDataset | None":
+        """The held-out images under the column names of the training images."""
         if self.held_out is None:
             return None
-        dataset = self.held_out.dataset
+        dataset = cast("Dataset | IterableDataset", self.held_out.dataset)  # only training images can be a mixture
         pairs = (
             (self.held_out.image_column, self.train.image_column),
             (self.held_out.label_column, self.train.label_column),

@@ -30,7 +30,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str) -> object:
     """Parse YAML with numbers as people write them."""
     return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
 
@@ -46,7 +46,7 @@ def known_keys() -> dict[str, type]:
     return keys
 
 
-def _check_type(key: str, value: Any, expected: Any, where: str) -> Any:
+def _check_type(key: str, value: object, expected: object, where: str) -> object:
     """The value, with integers made floats where the type is a float."""
     kinds = (
         get_args(expected) if get_origin(expected) is not None and get_origin(expected) is not list else (expected,)
@@ -87,7 +87,7 @@ def _parse_command_line(arguments: list[str], hints: dict[str, Any], keys: dict[
     return values
 
 
-def _command_line_value(key: str, given: list[str], expected: Any) -> Any:
+def _command_line_value(key: str, given: list[str], expected: object) -> object:
     if not given:
         return "auto" if key == "resume" else True
     is_list = get_origin(expected) is list

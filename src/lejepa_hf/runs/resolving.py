@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..configuration_lejepa import resolve_backbone_config
 from ..data.reader_state import read_positions
 from ..evaluation.protocols.registry import check_protocols
 from ..model.backbone import prepare_config
@@ -55,7 +56,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     if checkpoint is not None:
         read_positions(checkpoint)  # refuses a checkpoint without them
     model, earlier = find_earlier_run(recipe)
-    backbone = build_config(model, training.seed, earlier).backbone_config
+    backbone = resolve_backbone_config(build_config(model, training.seed, earlier).backbone_config)
     prepare_config(backbone)
     data = fit_views(recipe.data, recipe.given, backbone, earlier or model.pretrained_backbone)
     return ResolvedRecipe(model, data, training, recipe.given, earlier, checkpoint)
