@@ -66,7 +66,7 @@ def compare(recipe: str, arguments: list[str], device: str, rounds: int) -> dict
             runs.append(process.submit(real_run, recipe, arguments).result())
         print(f"  {plans[-1].images_per_second:.4g} images/s planned, {runs[-1][0]:.4g} in the run", flush=True)
     rate = statistics.median(plan.images_per_second for plan in plans)
-    memory = statistics.median(plan.used_bytes for plan in plans)
+    memory = statistics.median(plan.measured.used_bytes for plan in plans)
     real_rate, real_memory = map(statistics.median, zip(*runs, strict=True))
     images = plans[0].images
     return {
@@ -74,7 +74,7 @@ def compare(recipe: str, arguments: list[str], device: str, rounds: int) -> dict
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "recipe": recipe,
         "batch": str(plans[0].batch),
-        "rehearsed_batch": plans[-1].rehearsed_batch,
+        "rehearsed_batch": plans[-1].measured.batch,
         "rounds": rounds,
         "planned_images_per_second": round(rate, 3),
         "real_images_per_second": round(real_rate, 3),

@@ -26,7 +26,7 @@ from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
 from lejepa_hf.model.architecture import is_convolutional
-from lejepa_hf.runs.pretraining import build_model
+from lejepa_hf.runs.initial_model import build_model
 from lejepa_hf.runs.recipes import parse_recipe
 
 RESULTS = Path(__file__).parent / "results" / "trainer.csv"

@@ -24,6 +24,7 @@ from lejepa_hf.hub.export import export_encoder
 from lejepa_hf.runs.pretraining import build
 from lejepa_hf.runs.recipe_sources import open_split
 from lejepa_hf.runs.recipes import Recipe, parse_recipe
+from lejepa_hf.runs.resolving import resolve
 from lejepa_hf.system.run_folder import RunFolder
 from lejepa_hf.trainer import LeJEPATrainer
 
@@ -235,7 +236,7 @@ def _train_and_judge(row: dict, train: Callable[[Recipe], None]) -> None:
     content |= {"save_strategy": "no", "eval_strategy": "no", "monitors": []}
     file = folder.with_name(f"{folder.name}.yaml")
     file.write_text(yaml.safe_dump(content))
-    recipe = parse_recipe(file)
+    recipe = resolve(parse_recipe(file))
     file.unlink()
     train(recipe)
     data = recipe.data

@@ -217,7 +217,7 @@ def test_statistics(measurable, capsys):
         (None, "1", "images must be at least 2, got 1"),
         (None, "-3", "images must be at least 2, got -3"),
         ("recipe.yaml", "9", "No recipe"),
-        ("pretraining/config.json", "9", "is no finished run: no pretraining/ there"),
+        ("pretraining/config.json", "9", "is not a finished run: it has no pretraining/"),
     ],
 )
 def test_statistics_refuses_in_one_line(measurable, capsys, missing, images, message):

@@ -4,10 +4,9 @@ import pytest
 import torch
 from doc_blocks import blocks_of
 
-from lejepa_hf import LeJEPAForPreTraining
-from lejepa_hf.runs.pretraining import build_config
+from lejepa_hf.runs.initial_model import build_model
 from lejepa_hf.runs.recipes import parse_recipe
-from lejepa_hf.runs.view_fitting import fit_views
+from lejepa_hf.runs.resolving import resolve
 
 BLOCKS = blocks_of("docs/backbone_choice.md", "yaml")
 
@@ -21,7 +20,5 @@ def test_blocks(block, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"dataset: digits\nmax_steps: 1\n{block.code}", encoding="utf-8")
     recipe = parse_recipe(tmp_path / "recipe.yaml", ["--use_cpu"])
     with torch.device("meta"):
-        config = LeJEPAForPreTraining(build_config(recipe.model)).config.backbone_config
-    asked = recipe.data.global_crop_size
-    fit_views(config, recipe)
-    assert recipe.data.global_crop_size == asked
+        build_model(recipe.model)
+    assert resolve(recipe).data.global_crop_size == recipe.data.global_crop_size

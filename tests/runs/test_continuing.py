@@ -17,9 +17,11 @@ from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining
 from lejepa_hf.hub.checkpoint_push import _export_and_push, _keep
 from lejepa_hf.hub.export import build_processor, export_encoder
 from lejepa_hf.hub.push import push_run
-from lejepa_hf.runs.continuing import continue_model, find_start
+from lejepa_hf.runs.continuing import find_earlier_run
+from lejepa_hf.runs.initial_model import build_model
 from lejepa_hf.runs.pretraining import build, main
 from lejepa_hf.runs.recipes import Recipe, parse_recipe
+from lejepa_hf.runs.resolving import resolve
 
 ROOT = Path(__file__).parents[2]
 ID, OTHER = "me/encoder", "hf_" + "b" * 30
@@ -62,7 +64,8 @@ def recipe(tmp_path):
 
 def is_from(recipe: Recipe, folder: Path) -> bool:
     """Whether the model that the recipe starts with has the weights there, the projector's too."""
-    found = continue_model(recipe.model, find_start(recipe)).state_dict()
+    model, earlier = find_earlier_run(recipe)
+    found = build_model(model, earlier=earlier).state_dict()
     trained = load_file(folder / "model.safetensors")
     assert any(name.startswith("projector.") for name in trained)
     return all(torch.equal(found[name], value) for name, value in trained.items())
@@ -75,7 +78,7 @@ def test_folders(earlier, recipe):
 
 def test_what_nobody_gave_is_as_there(earlier, recipe, tiny_resnet, caplog):
     caplog.set_level(logging.INFO)
-    asked = recipe(str(earlier), seed=3, sigreg_weight=0.1, backbone_config=tiny_resnet)
+    asked = resolve(recipe(str(earlier), seed=3, sigreg_weight=0.1, backbone_config=tiny_resnet))
     trainer, _ = build(asked)
     config = trainer.model.config
     assert config.projector_dims == asked.model.projector_dims == [16, 8]
@@ -85,7 +88,7 @@ def test_what_nobody_gave_is_as_there(earlier, recipe, tiny_resnet, caplog):
     assert "`seed` 3 was that run's too: its crops and directions come again. Another `--seed`" in caplog.text
     assert trainer.state.global_step == 0
     caplog.clear()
-    find_start(recipe(str(earlier), seed=4))
+    find_earlier_run(recipe(str(earlier), seed=4))
     assert "directions come again" not in caplog.text
     again = parse_recipe(write_resolved(asked))
     assert is_from(again, earlier / "pretraining") and again.model == asked.model
@@ -116,7 +119,7 @@ def write_resolved(recipe: Recipe) -> Path:
 )
 def test_another_network_is_refused_by_name(earlier, recipe, keys, message):
     with pytest.raises(ValueError, match=rf"`continue_from` '{earlier}' is another network: .*{message}"):
-        find_start(recipe(str(earlier), **keys))
+        find_earlier_run(recipe(str(earlier), **keys))
 
 
 def test_a_private_repository_and_a_branch_of_it(hub, earlier, recipe, monkeypatch):
@@ -129,7 +132,7 @@ def test_a_private_repository_and_a_branch_of_it(hub, earlier, recipe, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert is_from(recipe(f"{ID}@checkpoint-2"), earlier / "checkpoint-2")  # from the cache
     with pytest.raises(ValueError, match="'me/other' is neither a folder here nor in the cache .* HF_HUB_OFFLINE is"):
-        find_start(recipe("me/other"))
+        find_earlier_run(recipe("me/other"))
 
 
 @pytest.mark.parametrize(
@@ -164,16 +167,16 @@ def test_what_the_hub_does_not_give(hub, earlier, recipe, monkeypatch, start, to
     hub.put("me/gated", {name: data for name, data in hub.files(ID).items() if name.startswith("pretraining/")})
     connect(hub, monkeypatch, token)
     with pytest.raises(ValueError, match=f"`continue_from` {message.format(url=hub.url)}") as error:
-        find_start(recipe(start))
+        find_earlier_run(recipe(start))
     assert "\n" not in str(error.value) and "hf_" not in str(error.value)
 
 
 def test_folders_without_a_network_in_training(earlier, recipe, tmp_path):
     with pytest.raises(ValueError, match=r"`continue_from` '.*encoder' has no pretraining/"):
-        find_start(recipe(str(earlier / "encoder")))
+        find_earlier_run(recipe(str(earlier / "encoder")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"`continue_from` '.*empty' holds neither pretraining/ nor a checkpoint"):
-        find_start(recipe(str(tmp_path / "empty")))
+        find_earlier_run(recipe(str(tmp_path / "empty")))
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -64,7 +65,7 @@ def test_images_that_a_stream_has_not_are_not_repeated(untrained):
     images.mkdir()
     for number in range(12):
         Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(images / f"{number}.png")
-    recipe.data.dataset, recipe.data.streaming = str(images), True
+    recipe = replace(recipe, data=replace(recipe.data, dataset=str(images), streaming=True))
     assert measure_projections(folder, recipe, num_images=100).num_images == 12
 
 
@@ -79,7 +80,7 @@ def test_what_fails_after_training_takes_nothing_else_with_it(untrained, monkeyp
     run = RunFolder(folder)
     run.write_start(recipe.resolved())
     run.metrics.write_text(json.dumps({"step": 1, "prediction_loss": 1.0, "sigreg_loss": 2.0}) + "\n")
-    recipe.data.eval_split = "test"
+    recipe = replace(recipe, data=replace(recipe.data, eval_split="test"))
     facts = {"steps": 1, "global_batch": 8}
     with pytest.raises(RunNotFinished) as error:
         finish_run(recipe, facts, load_source("digits", "test"))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_patches_of_training_images_and_of_held_out_ones(untrained):
     export_encoder(folder)
     first = picture_of(folder, recipe)
     assert picture_of(folder, recipe) == first
-    recipe.data.eval_split = "test"
+    recipe = replace(recipe, data=replace(recipe.data, eval_split="test"))
     assert picture_of(folder, recipe) != first
 
 
@@ -51,7 +52,7 @@ def test_broken_images_are_passed_over_in_the_picture(untrained):
     images.mkdir()
     for number in range(6):
         Image.new("RGB", (20, 20), (40 * number, 0, 0)).save(images / f"{number}.png")
-    recipe.data.dataset = str(images)
+    recipe = replace(recipe, data=replace(recipe.data, dataset=str(images)))
     whole = picture_of(folder, recipe)
     (images / "6.png").write_bytes(b"no image")
     assert len(picture_of(folder, recipe)) > 0.8 * len(whole)
@@ -98,11 +99,8 @@ def test_an_encoder_of_one_size_is_drawn_at_it(untrained, caplog):
     pytest.importorskip("timm")
     folder, recipe = untrained
     arguments = {"img_size": 64}
-    recipe.model.backbone_config = {
-        "model_type": "timm_wrapper",
-        "architecture": "mixer_s32_224",
-        "model_args": arguments,
-    }
-    export_encoder(build_model(recipe.model).encoder, folder / "encoder")
+    backbone = {"model_type": "timm_wrapper", "architecture": "mixer_s32_224", "model_args": arguments}
+    model = replace(recipe.model, backbone_config=backbone)
+    export_encoder(build_model(model).encoder, folder / "encoder")
     assert picture_of(folder, recipe)
     assert "left out" not in caplog.text

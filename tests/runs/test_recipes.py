@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
-from lejepa_hf.runs.pretraining import build_model
+from lejepa_hf.runs.initial_model import build_model
 from lejepa_hf.runs.recipes import SECTIONS, known_keys, load_yaml, parse_recipe
-from lejepa_hf.runs.view_fitting import fit_views
+from lejepa_hf.runs.resolving import resolve
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
@@ -30,10 +30,8 @@ def recipe(tmp_path):
 def test_every_recipe_parses_and_builds(path):
     parsed = parse_recipe(path, ["--use_cpu", "--bf16", "false"])
     with torch.device("meta"):
-        model = build_model(parsed.model)
-    sizes = parsed.data.global_crop_size, parsed.data.local_crop_size
-    fit_views(model.config.backbone_config, parsed)
-    assert sizes == (parsed.data.global_crop_size, parsed.data.local_crop_size), "a recipe asks for what is taken"
+        build_model(parsed.model)
+    assert resolve(parsed).data == parsed.data, "a recipe asks for what its backbone accepts"
     opening = path.read_text().splitlines()[0]
     assert opening.startswith("# ") and ("accelerate launch" in opening or "not run yet" in opening)
 
@@ -167,7 +165,7 @@ BAD = [
     ("dataset: ''", "`dataset` is missing"),
     ("pretrained_backbone: some/model", "`backbone_config`.*`pretrained_backbone`.*both"),
     ("continue_from: a/b\npretrained_backbone: c/d", "`continue_from` .* or `pretrained_backbone` .*got both"),
-    ("license: Apache 2.0", "`license` 'Apache 2.0' is no name .*Did you mean 'apache-2.0'"),
+    ("license: Apache 2.0", "`license` 'Apache 2.0' is not the Hub's name .*Did you mean 'apache-2.0'"),
     ("license: CC_BY_NC_4.0", "`license` .*Did you mean 'cc-by-nc-4.0'"),
     ("license: '???'", "`license` .*Some of them: apache-2.0, mit"),
     ("backbone_config: {model_type: vit, hidden_sise: 64}", "`hidden_sise` in `backbone_config`.*`hidden_size`"),

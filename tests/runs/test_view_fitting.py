@@ -1,13 +1,10 @@
 import logging
 
 import pytest
-import torch
 from transformers import AutoConfig, BitImageProcessor, ViTConfig, ViTModel
 
-from lejepa_hf import LeJEPAForPreTraining
-from lejepa_hf.runs.pretraining import build_config
 from lejepa_hf.runs.recipes import parse_recipe
-from lejepa_hf.runs.view_fitting import fit_views
+from lejepa_hf.runs.resolving import resolve
 
 TOKENS = "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32"
 VIT = f"model_type: vit, image_size: 64, patch_size: 16, {TOKENS}"
@@ -15,18 +12,16 @@ VIT = f"model_type: vit, image_size: 64, patch_size: 16, {TOKENS}"
 
 @pytest.fixture
 def fitted(tmp_path, caplog):
-    """Writes a recipe, fits its views to its model, and returns them with what was said."""
+    """Writes a recipe, resolves it, and returns the new one with what was logged."""
 
     def fit(text: str, *arguments: str):
         path = tmp_path / "recipe.yaml"
         path.write_text(f"dataset: digits\nmax_steps: 2\n{text}")
         recipe = parse_recipe(path, ["--use_cpu", *arguments])
         caplog.clear()
-        with caplog.at_level(logging.INFO, "lejepa_hf"), torch.device("meta"):
-            config = LeJEPAForPreTraining(build_config(recipe.model)).config.backbone_config
         with caplog.at_level(logging.INFO, "lejepa_hf"):
-            fit_views(config, recipe)
-        return recipe, " ".join(record.message for record in caplog.records)
+            resolved = resolve(recipe)
+        return resolved, " ".join(record.message for record in caplog.records)
 
     return fit
 

@@ -59,7 +59,7 @@ def random_boxes(
     return np.stack([left, upper, left + widths, upper + heights], 1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class MultiCropTransform(ViewSettings):
     """
     Cuts the views of an image. Everything random follows from `(seed, epoch, index)` alone.

@@ -9,7 +9,7 @@ def _in_unit(name: str, value: float) -> None:
         raise ValueError(f"`{name}` is a probability and must be in [0, 1], got {value}.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ViewSettings:
     """
     How views of an image are cut and coloured. The defaults are the published ImageNet settings.

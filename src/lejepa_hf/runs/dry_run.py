@@ -1,4 +1,4 @@
-"""A short run in a process of its own: how fast it is, how long it waits for views, how much memory it takes."""
+"""A dry run: a short training in a process of its own that measures speed, waiting for views, and memory."""
 
 import json
 import os
@@ -11,9 +11,10 @@ import time
 from dataclasses import asdict, dataclass
 from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.errors import DataError
 from ..system.run_folder import RunFolder
@@ -22,23 +23,23 @@ from .recipes import Recipe, parse_recipe
 
 _WARM_UP = 2  # steps: memory is laid out, workers start
 _LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_RESULT = "rehearsal.json"
+_RESULT = "dry_run.json"
 
 
-@dataclass
-class Rehearsal:
+@dataclass(frozen=True)
+class DryRun:
     """
-    What a process of a run showed.
+    Speed and memory of a training process, measured.
 
     Args:
-        steps (`int`): Measured, after the warm-up.
-        images_per_second (`float`): From the median of these steps' times and their mean waiting time: what else the
-            machine did for a moment does not count, batches that come late do.
-        data_wait_fraction (`float`): Share of their time in which training waited for views.
-        process_bytes (`int`): Most memory the process had resident, workers apart.
-        worker_bytes (`int`): The same of the largest of its workers, pages shared with the process included.
-        allocated_bytes (`int`): Most memory allocated on the GPU; 0 on a CPU.
-        reserved_bytes (`int`): Most that was reserved there for allocations.
+        steps (`int`): Steps that were measured, after the warm-up.
+        images_per_second (`float`): Derived from the median of these steps' times and their mean waiting time: what
+            else the machine did for a moment does not count, batches that come late do.
+        data_wait_fraction (`float`): Share of the time in which training waited for views.
+        process_bytes (`int`): Peak resident memory of the process without its workers.
+        worker_bytes (`int`): Peak resident memory of the largest worker, pages shared with the process included.
+        allocated_bytes (`int`): Peak memory allocated on the GPU; 0 on a CPU.
+        reserved_bytes (`int`): Peak memory reserved for allocations on the GPU; 0 on a CPU.
     """
 
     steps: int
@@ -50,23 +51,23 @@ class Rehearsal:
     reserved_bytes: int
 
 
-def rehearse(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> Rehearsal | None:
+def dry_run(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> DryRun | None:
     """
-    Train for a few seconds as the recipe says, in a new process, and forget the result: model, loader, workers and
-    optimiser are those of a run.
+    Train for a few seconds in a new process, with the model, loader, workers and optimiser of a run, and throw the
+    result away.
 
     Args:
         recipe ([`Recipe`]): The run.
         batch_size (`int`): Images of a process and step, in place of the recipe's.
-        seconds (`float`, *optional*, defaults to 10.0): Measured after the warm-up; a step more if they end in one.
+        seconds (`float`, *optional*, defaults to 10.0): Duration after the warm-up, rounded up to complete steps.
 
     Returns:
-        [`Rehearsal`], or None if the memory was not enough.
+        [`DryRun`], or None if there was not enough memory.
 
     Raises:
         ValueError: If the recipe cannot be run: as in training.
     """
-    # A launcher's process rehearses alone, on its own device.
+    # A process of a launcher does its dry run alone, on its own device.
     environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
     if recipe.training.device.type == "cuda":
         visible, number = os.environ.get("CUDA_VISIBLE_DEVICES"), recipe.training.local_process_index
@@ -75,36 +76,49 @@ def rehearse(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> Rehearsa
         RunFolder(folder).write_start(recipe.resolved())
         command = [sys.executable, "-m", "lejepa_hf.runs.dry_run", folder, str(batch_size), str(seconds)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        result = Path(folder) / _RESULT
-        if result.exists():
-            result = json.loads(result.read_text(encoding="utf-8"))
+        written = Path(folder) / _RESULT
+        if written.exists():
+            result = json.loads(written.read_text(encoding="utf-8"))
             if "error" in result:
                 raise ValueError(result["error"])
-            return Rehearsal(**result) if result else None
-    if done.returncode == -signal.SIGKILL:  # Linux does so when memory runs out
+            return DryRun(**result) if result else None
+    if done.returncode == -signal.SIGKILL:  # what Linux does when memory runs out
         return None
-    raise RuntimeError(f"The rehearsal broke off:\n{done.stderr[-4000:]}")
+    raise RuntimeError(f"The dry run broke off:\n{done.stderr[-4000:]}")
 
 
 class Stopwatch(TrainerCallback):
     """
-    Keeps the logged speed of every step after the warm-up, and ends the run when there is enough.
+    Collects the logged speed of every step after the warm-up, and ends the run when it has been measured long enough.
 
     Args:
-        seconds (`float`): To measure.
-        prefetched (`int`): Batches that workers lay up while the first steps are slow; they are used up first, within
+        seconds (`float`): Duration to measure.
+        prefetched (`int`): Batches that workers prepare while the first steps are slow; they are used up first, within
             the same number of seconds.
     """
 
-    def __init__(self, seconds: float, prefetched: int):
+    def __init__(self, seconds: float, prefetched: int) -> None:
         self.seconds, self.prefetched = seconds, prefetched
-        self.busy, self.waited, self.rehearsal = [], [], None
+        self.busy: list[float] = []
+        self.waited: list[float] = []
+        self.result: DryRun | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Start the clock."""
         self.begin = time.perf_counter()
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "images_per_second" not in logs or state.global_step <= _WARM_UP:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Take the times of the last step."""
+        if logs is None or "images_per_second" not in logs or state.global_step <= _WARM_UP:
             return
         images = args.per_device_train_batch_size * args.gradient_accumulation_steps
         if state.global_step <= _WARM_UP + self.prefetched and time.perf_counter() - self.begin < self.seconds:
@@ -117,7 +131,7 @@ class Stopwatch(TrainerCallback):
             waited = statistics.mean(self.waited)
             step = statistics.median(self.busy) + waited
             on_gpu = args.device.type == "cuda"
-            self.rehearsal = Rehearsal(
+            self.result = DryRun(
                 steps=len(self.busy),
                 images_per_second=images / step,
                 data_wait_fraction=waited / step,
@@ -129,7 +143,7 @@ class Stopwatch(TrainerCallback):
 
 
 def peak_resident_bytes(process: int | None = None) -> int:
-    """The most memory a process had resident, this one if none is named; 0 for another one where there is no /proc."""
+    """Peak resident memory of a process, this one if none is named; 0 for another one where there is no /proc."""
     status = Path(f"/proc/{process or os.getpid()}/status")
     if status.exists():
         return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) * 1024
@@ -141,8 +155,8 @@ def peak_resident_bytes(process: int | None = None) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def main(folder: str, batch_size: str, seconds: str) -> dict:
-    """The run itself; what comes of it goes no further than `folder`."""
+def main(folder: str, batch_size: str, seconds: str) -> dict[str, Any]:
+    """The training in the new process; it writes nothing outside of `folder`."""
     settings = {"output_dir": f"{folder}/run", "per_device_train_batch_size": batch_size, "max_steps": "1000000"}
     settings |= {"logging_steps": "1", "save_strategy": "no", "report_to": "none", "push_to_hub": "false"}
     settings |= {"eval_split": "null", "eval_strategy": "no", "load_best_model_at_end": "false"}
@@ -150,7 +164,7 @@ def main(folder: str, batch_size: str, seconds: str) -> dict:
     try:
         arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
         trainer, _ = build(parse_recipe(Path(folder) / "recipe.yaml", arguments))
-        workers, ahead = trainer.args.dataloader_num_workers, trainer.args.dataloader_prefetch_factor or 2
+        workers, ahead = trainer.args.dataloader_num_workers or 0, trainer.args.dataloader_prefetch_factor or 2
         stopwatch = Stopwatch(float(seconds), workers * ahead)
         trainer.add_callback(stopwatch)
         trainer.train()
@@ -158,9 +172,10 @@ def main(folder: str, batch_size: str, seconds: str) -> dict:
         return {}
     except (ValueError, DataError, FloatingPointError) as error:
         return {"error": str(error)}
-    return asdict(stopwatch.rehearsal)
+    assert stopwatch.result is not None, "training lasts until it is there"
+    return asdict(stopwatch.result)
 
 
 if __name__ == "__main__":
-    outcome = main(*sys.argv[1:])
-    (Path(sys.argv[1]) / _RESULT).write_text(json.dumps(outcome), encoding="utf-8")
+    found = main(*sys.argv[1:])
+    (Path(sys.argv[1]) / _RESULT).write_text(json.dumps(found), encoding="utf-8")

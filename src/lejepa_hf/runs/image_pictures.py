@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..data.decoding import DECODING_ERRORS
-from ..data.sampling import some_rows
+from ..data.image_source import some_rows
 from ..data.sources import ImageSource
 from ..evaluation.embeddings.extraction import LabelledEmbeddings
 from ..evaluation.evaluate_encoder import load_encoder

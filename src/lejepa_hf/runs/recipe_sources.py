@@ -1,12 +1,65 @@
 """The images that a recipe names."""
 
+from typing import TYPE_CHECKING, NamedTuple, cast
+
 from ..data.sources import ImageSource, load_mixture, load_source
-from .recipes import DataArguments
+from ..evaluation.labelled_sources import check_labels
+from .arguments import DataArguments
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+
+class RunSources(NamedTuple):
+    """
+    The images of a run.
+
+    Args:
+        train ([`ImageSource`]): Images to train on, one source or a mixture.
+        held_out ([`ImageSource`], *optional*): Labelled images for the evaluation.
+    """
+
+    train: ImageSource
+    held_out: ImageSource | None
+
+    def held_out_dataset(self) -> "Dataset | IterableDataset | None":
+        """The held-out images under the column names of the training images."""
+        if self.held_out is None:
+            return None
+        dataset = cast("Dataset | IterableDataset", self.held_out.dataset)  # only training images can be a mixture
+        pairs = (
+            (self.held_out.image_column, self.train.image_column),
+            (self.held_out.label_column, self.train.label_column),
+        )
+        for name, wanted in pairs:
+            if name is not None and wanted is not None and name != wanted:
+                dataset = dataset.rename_column(name, wanted)
+        return dataset
+
+
+def open_sources(data: DataArguments) -> RunSources:
+    """
+    Open all images of a run.
+
+    Args:
+        data ([`DataArguments`]): Names them.
+
+    Returns:
+        [`RunSources`]
+
+    Raises:
+        ValueError: If images cannot be opened, or those that the evaluation uses have no labels.
+    """
+    train, held_out = training_source(data), held_out_source(data)
+    if held_out is not None:  # the evaluation at the end fits its protocols on labelled training images
+        for labelled in (held_out, train if data.mixture is None else open_split(data, data.train_split)):
+            check_labels(labelled)
+    return RunSources(train, held_out)
 
 
 def training_source(data: DataArguments) -> ImageSource:
     """
-    The images a recipe trains on, one source or a mixture.
+    Open the images to train on, one source or a mixture.
 
     Raises:
         ValueError: If they cannot be opened.
@@ -18,7 +71,7 @@ def training_source(data: DataArguments) -> ImageSource:
 
 
 def open_split(data: DataArguments, split: str) -> ImageSource:
-    """One split of the recipe's `dataset`."""
+    """Open one split of the recipe's `dataset`."""
     return load_source(
         data.dataset,
         split,
@@ -33,7 +86,7 @@ def open_split(data: DataArguments, split: str) -> ImageSource:
 
 def held_out_source(data: DataArguments) -> ImageSource | None:
     """
-    The labelled images that a recipe's evaluation is done on, None where it has no `eval_split`.
+    Open the labelled images of the evaluation, None where the recipe has no `eval_split`.
 
     Raises:
         ValueError: If they cannot be opened, or have no labels.

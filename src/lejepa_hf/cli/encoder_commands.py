@@ -1,0 +1,175 @@
+"""Commands about encoders: evaluate, embed, demo, export, push."""
+
+import argparse
+import sys
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `lejepa evaluate`."""
+    add = parser.add_argument
+    add("encoder", nargs="+", help="folder or Hub id of any vision encoder; each is a column of the table")
+    add("--dataset", required=True, help="a preset (digits, imagenet-1k, food101, ...), a Hub id, a folder or files")
+    add(
+        "--protocol", nargs="+", default=["linear", "knn"],
+        help="any of linear, knn, few-shot, logistic, retrieval, fine-tune; segmentation for masks (linear knn)",
+    )  # fmt: skip
+    add("--train_split", help="split that the protocols are fitted on (that of the preset, or train)")
+    add("--eval_split", help="split that the encoder is measured on (that of the preset, or test)")
+    add("--shots", nargs="+", metavar="K", help="few-shot: images of each class (1 2 5 10 100 all)")
+    add("--resolution", type=int, help="segmentation: side of the images in pixels (that of the processor)")
+    add(
+        "--ignore_labels", nargs="+", type=int, metavar="N",
+        help="segmentation: labels in masks that are not a class (those of the preset, or 255)",
+    )  # fmt: skip
+    add("--learning_rate", type=float, help="fine-tune: learning rate, instead of the best of four")
+    add("--num_epochs", type=int, help="fine-tune: passes over the images (5, more for few images)")
+    add("--config", help="configuration of a Hub dataset")
+    add("--revision", help="branch, tag or commit of a Hub dataset")
+    add("--image_column", help="column of the images; found by its type if missing")
+    add("--label_column", help="column of the labels; found by its type if missing, required for masks")
+    add("--streaming", action="store_true", help="read images while embedding them; nothing is cached")
+    add("--batch_size", type=int, default=256, help="images in a forward pass (256)")
+    add("--cache_dir", metavar="FOLDER", help="folder for the cache of embeddings (in HF_HOME)")
+    add("--no_cache", action="store_true", help="do not cache embeddings")
+    add("--out", metavar="FILE", help="JSON file for metrics, intervals, data and settings")
+    parser.set_defaults(command=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from ..evaluation.compare_encoders import compare_encoders, format_conditions
+    from ..evaluation.dataset_presets import ignored_labels
+    from ..evaluation.embeddings.store import default_cache
+    from ..evaluation.evaluate_encoder import format_table
+    from ..evaluation.labelled_sources import labelled_sources
+    from ..evaluation.protocols.registry import check_protocols
+    from ..system.distributed import is_first_rank, join_processes
+
+    check_protocols(options.protocol)
+    shots = [int(k) if k.isdecimal() else k for k in options.shots] if options.shots else None
+    cache = None if options.no_cache else options.cache_dir or default_cache()
+    join_processes()
+    splits = labelled_sources(
+        options.dataset, options.train_split, options.eval_split, config=options.config, revision=options.revision,
+        image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
+    )  # fmt: skip
+    record = compare_encoders(
+        options.encoder, splits, options.protocol, options.out, batch_size=options.batch_size, shots=shots,
+        cache_dir=cache, resolution=options.resolution,
+        ignore_labels=options.ignore_labels or ignored_labels(options.dataset),
+        learning_rate=options.learning_rate, num_epochs=options.num_epochs,
+    )  # fmt: skip
+    if is_first_rank():
+        results = {name: found["results"] for name, found in record["encoders"].items()}
+        sys.stdout.write(f"{format_table(results)}\n\n{format_conditions(record)}\n")
+    return 0
+
+
+def add_embed(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `lejepa embed`."""
+    add = parser.add_argument
+    add("dataset", help="digits, a Hub dataset id, a folder or Parquet files")
+    add("--model", required=True, help="run folder, encoder folder or Hub id of any vision encoder")
+    add("--out", required=True, help="Parquet file to write; after an interruption the same command continues")
+    add("--pooling", default="auto", help="auto (as trained), pooler, cls or patches, their mean (auto)")
+    add("--layers", type=int, default=1, help="number of last layers whose cls or patches are concatenated (1)")
+    add("--dtype", default="float32", help="type of the stored numbers, float32 or float16 (float32)")
+    add("--split", default="train", help="split to embed; a slice like train[:1000] is read without streaming (train)")
+    add("--config", help="configuration of a Hub dataset")
+    add("--revision", help="branch, tag or commit of a Hub dataset")
+    add("--data_files", nargs="+", help="files of the dataset to read, as paths or globs")
+    add("--image_column", help="column of the images; found by its type if missing")
+    add("--label_column", help="column of the labels; found by its type if missing")
+    add("--streaming", action=argparse.BooleanOptionalAction, help="read while embedding (on, except for slices)")
+    add("--batch_size", type=int, default=64, help="images in a forward pass (64)")
+    add("--device", help="device of the model; the accelerator if there is one")
+    add("--bf16", action="store_true", help="run forward passes under bf16 autocast")
+    add("--overwrite", action="store_true", help="replace OUT, and delete parts that other settings left")
+    parser.set_defaults(command=_embed)
+
+
+def _embed(options: argparse.Namespace) -> int:
+    from ..evaluation.embeddings.embed_images import Features, embed_images
+
+    streaming = "[" not in options.split if options.streaming is None else options.streaming
+    embedded = embed_images(
+        options.model, options.dataset, options.out,
+        Features(options.pooling, options.layers, options.dtype, options.bf16),
+        options.batch_size, options.device, options.overwrite,
+        split=options.split, config=options.config, streaming=streaming, image_column=options.image_column,
+        label_column=options.label_column, revision=options.revision, data_files=options.data_files,
+    )  # fmt: skip
+    sys.stdout.write(
+        f"{embedded.out}: {embedded.num_images} embeddings of {embedded.dim} numbers, "
+        f"{embedded.images_per_second:.1f} images/s\n"
+    )
+    return 0
+
+
+def add_demo(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `lejepa demo`."""
+    add = parser.add_argument
+    add("encoder", help="run folder, encoder folder or Hub id of any vision encoder")
+    add("--dataset", help="digits, a Hub dataset id or a folder: examples, and images to search for neighbours")
+    add("--split", default="train", help="split of the dataset to use (train)")
+    add("--images", type=int, default=2000, help="number of images to search for neighbours (2000)")
+    add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1, this machine only)")
+    add("--port", type=int, help="port to listen on; the first free one from 7860 if missing")
+    add("--push", metavar="USER/NAME", help="push the page to the Hub as a Space instead of serving it")
+    add("--private", action="store_true", default=None, help="make the Space private, if it is created now")
+    parser.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from ..hub.demo.page import check_gradio, serve
+    from ..hub.demo.settings import DemoSettings
+
+    check_gradio()
+    settings = DemoSettings(options.encoder, options.dataset, options.split, options.images)
+    if options.push is None:
+        if options.private:
+            raise ValueError("`--private` makes a Space private: it needs `--push USER/NAME`.")
+        serve(settings, options.host, options.port)
+        return 0
+    from ..hub.demo.space import push_space
+
+    sys.stdout.write(f"{push_space(settings, options.push, options.private)}\n")
+    return 0
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `lejepa export`."""
+    add = parser.add_argument
+    add("run", help="run folder, or one of its checkpoints")
+    add("folder", nargs="?", help="folder to write (RUN/encoder, or RUN/encoder-N for checkpoint-N)")
+    add("--averaged", action="store_true", help="export the moving average of a run with `ema_decay`")
+    add("--onnx", action="store_true", help="also write model.onnx, beside the weights")
+    parser.set_defaults(command=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from ..hub.export import export_encoder
+
+    encoder = export_encoder(options.run, options.folder, averaged=options.averaged)
+    sys.stdout.write(f"{encoder}\n")
+    if options.onnx:
+        from ..hub.onnx_export import export_onnx
+
+        sys.stdout.write(f"{export_onnx(encoder)}\n")
+    return 0
+
+
+def add_push(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `lejepa push`."""
+    add = parser.add_argument
+    add("run", help="folder of a finished run, or an exported encoder")
+    add("repo_id", help="repository USER/NAME; after a failure the same command continues")
+    add("--private", action="store_true", default=None, help="make the repository private, if it is created now")
+    add("--revision", metavar="BRANCH", help="branch to write to, created if missing (main)")
+    parser.set_defaults(command=_push)
+
+
+def _push(options: argparse.Namespace) -> int:
+    from ..hub.push import push_run
+
+    sys.stdout.write(f"{push_run(options.run, options.repo_id, options.private, options.revision)}\n")
+    return 0

@@ -1,0 +1,204 @@
+"""The three groups of arguments that make a recipe, each with its checks."""
+
+import difflib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from ..configuration_lejepa import LeJEPAConfig, resolve_backbone_config
+from ..data.view_settings import ViewSettings
+from ..training_args import LeJEPATrainingArguments
+
+_LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "other")
+_NOT_OF_THE_CONFIG = ("backbone_config", "pretrained_backbone", "continue_from", "license")
+
+
+def check_key(key: str, where: str, known: Collection[str]) -> None:
+    """
+    Refuse a key that nothing reads.
+
+    Args:
+        key (`str`): What somebody wrote.
+        where (`str`): Place it was written at, for the message.
+        known (`Collection[str]`): The keys that are read.
+
+    Raises:
+        ValueError: If the key is not known; the message names the nearest one.
+    """
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        hint = f" Did you mean `{close[0]}`?" if close else ""
+        raise ValueError(f"`{key}` in {where} is not a known key.{hint}")
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """
+    The network and its objective.
+
+    Args:
+        backbone_config (`dict`, *optional*): Config of the backbone, see [`LeJEPAConfig`]; needs `model_type`.
+        pretrained_backbone (`str`, *optional*): Hub id or folder whose weights the backbone starts from.
+        continue_from (`str`, *optional*): Run folder or checkpoint whose backbone and projector are trained further,
+            with a new optimizer; or a run that was pushed to the Hub, `user/name` or `user/name@revision`.
+        license (`str`, *optional*): Licence of the trained weights for their card, as the Hub spells it
+            (`apache-2.0`).
+        pooling, projector_dims, projector_norm, token_drop_rate, token_drop_views, sigreg_weight, sigreg_views,
+            statistic, num_slices, num_knots, t_max: See [`LeJEPAConfig`].
+    """
+
+    backbone_config: dict[str, Any] | None = None
+    pretrained_backbone: str | None = None
+    continue_from: str | None = None
+    license: str | None = None
+    pooling: str = LeJEPAConfig.pooling
+    projector_dims: list[int] = field(default_factory=lambda: LeJEPAConfig().projector_dims)
+    projector_norm: str = LeJEPAConfig.projector_norm
+    token_drop_rate: float = LeJEPAConfig.token_drop_rate
+    token_drop_views: str = LeJEPAConfig.token_drop_views
+    sigreg_weight: float = LeJEPAConfig.sigreg_weight
+    sigreg_views: str = LeJEPAConfig.sigreg_views
+    statistic: str = LeJEPAConfig.statistic
+    num_slices: int = LeJEPAConfig.num_slices
+    num_knots: int = LeJEPAConfig.num_knots
+    t_max: float = LeJEPAConfig.t_max
+
+    def __post_init__(self) -> None:
+        if self.continue_from is not None and self.pretrained_backbone is not None:
+            raise ValueError(
+                "Set either `continue_from` (backbone and projector of an earlier run) or `pretrained_backbone` (a "
+                "backbone), got both."
+            )
+        if self.continue_from is None and (self.backbone_config is None) == (self.pretrained_backbone is None):
+            raise ValueError(
+                "Set either `backbone_config` (fresh weights) or `pretrained_backbone` (a warm start), got "
+                f"{'neither' if self.backbone_config is None else 'both'}."
+            )
+        _check_license(self.license)
+        if self.backbone_config is not None:
+            _check_backbone_keys(self.backbone_config)
+
+    def config_kwargs(self) -> dict[str, Any]:
+        """The fields that belong to [`LeJEPAConfig`], without the backbone."""
+        return {name: value for name, value in vars(self).items() if name not in _NOT_OF_THE_CONFIG}
+
+
+def _check_license(given: str | None) -> None:
+    """Check the form only: which names the Hub really knows is its own matter when the card is pushed."""
+    if given is None or re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", given):
+        return
+    close = difflib.get_close_matches(given.lower().replace(" ", "-"), _LICENSES, n=1, cutoff=0.4)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Some of them: {', '.join(_LICENSES)}."
+    raise ValueError(f"`license` {given!r} is not the Hub's name of a licence. {hint}")
+
+
+def _check_backbone_keys(given: dict[str, Any]) -> None:
+    """Transformers silently accepts unknown keys of a config, and the network would differ from what was meant."""
+    config_class = type(resolve_backbone_config(given))
+    known = {item.name for item in fields(config_class)} | set(config_class.attribute_map)
+    known |= {"model_type", "attn_implementation", "pretrained_cfg", "num_classes"}
+    for key in given:
+        check_key(key, f"`backbone_config` of model type {given['model_type']}", known)
+
+
+@dataclass(frozen=True)
+class DataArguments(ViewSettings):
+    """
+    Which images to use, and how views of them are made: the fields of [`ViewSettings`] and the following.
+
+    Args:
+        dataset (`str`): `"digits"`, a Hub dataset id, a folder of images, or Parquet or WebDataset tar files as a
+            path, a glob or a url. See [`~data.sources.load_source`].
+        dataset_config (`str`, *optional*): Configuration of a Hub dataset.
+        dataset_revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
+        data_files (`str` or `list[str]`, *optional*): Files of a Hub dataset to use, as paths or globs.
+        mixture (`list[dict]`, *optional*): Several sources to train on, drawn from with their `weight`; the other keys
+            of an entry are `dataset`, `config`, `split`, `revision`, `data_files`, `image_column`. The source of the
+            keys above then serves the evaluation only, and may be missing.
+        train_split (`str`): Split that the encoder is trained on; its labels are not used.
+        eval_split (`str`, *optional*): Held-out split with labels. It is used for the evaluation after training and,
+            with `eval_strategy`, during training: every tenth of the run by default, or at each checkpoint with
+            `load_best_model_at_end`. Without it nothing is evaluated.
+        streaming (`bool`): Read images during training instead of downloading them first.
+        image_column (`str`, *optional*): Column of the images; found by its type if missing.
+        label_column (`str`, *optional*): Column of the labels, which serve the evaluation only; found by its type if
+            missing.
+        eval_crop_ratio (`float`): Share of the resized side that the evaluation's centre crop keeps, in (0, 1].
+        eval_protocols (`list[str]`): Any of `linear`, `knn`, `few-shot`, `logistic`, `retrieval`.
+    """
+
+    dataset: str = ""
+    dataset_config: str | None = None
+    dataset_revision: str | None = None
+    data_files: str | list[str] | None = None
+    mixture: list[dict[str, Any]] | None = None
+    train_split: str = "train"
+    eval_split: str | None = None
+    streaming: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
+    eval_crop_ratio: float = 0.875
+    eval_protocols: list[str] = field(default_factory=lambda: ["linear", "knn", "few-shot"])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dataset and (self.mixture is None or self.eval_split is not None):
+            use = "" if self.mixture is None else " for `eval_split`"
+            raise ValueError(
+                f"`dataset` is missing{use}: 'digits', a Hub dataset id, a folder of images, Parquet or tar files."
+            )
+        if not 0 < self.eval_crop_ratio <= 1:
+            raise ValueError(f"`eval_crop_ratio` must be in (0, 1], got {self.eval_crop_ratio}.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    Everything a run is told. Nothing changes a recipe: [`~runs.resolving.resolve`] returns a new one.
+
+    Args:
+        model ([`ModelArguments`]): The network and its objective.
+        data ([`DataArguments`]): Images and views.
+        training ([`LeJEPATrainingArguments`]): Optimisation, logs, checkpoints.
+        given (`frozenset[str]`): Names of the keys that the file or the command line set.
+    """
+
+    model: ModelArguments
+    data: DataArguments
+    training: LeJEPATrainingArguments
+    given: frozenset[str]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        assert self.training.output_dir is not None, "the Trainer's arguments choose one where it is missing"
+        return Path(self.training.output_dir)
+
+    def arguments(self) -> dict[str, Any]:
+        """Every argument of the run, transformers' defaults included, as plain values. Never a token."""
+        names = [item.name for item in fields(self.training) if item.init and not item.name.endswith("_token")]
+        training = {name: _plain(vars(self.training)[name]) for name in names}
+        return {**vars(self.model), **vars(self.data), **training}
+
+    def resolved(self) -> dict[str, Any]:
+        """
+        The keys that repeat this run: all model and data keys, the training keys that were given, and those whose
+        default is the method's. Never a token, nor the checkpoint to resume from.
+        """
+        of_the_method = {*LeJEPATrainingArguments.__annotations__, "seed"}
+        repeated = {*vars(self.model), *vars(self.data), *of_the_method, *self.given} - {"resume"}
+        return {name: value for name, value in self.arguments().items() if name in repeated}
+
+
+def _plain(value: object) -> object:
+    """An argument as YAML can write it."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, AcceleratorConfig):
+        return value.to_dict()
+    return [_plain(item) for item in value] if isinstance(value, list) else value
