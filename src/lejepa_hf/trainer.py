@@ -5,10 +5,9 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerState
@@ -33,8 +32,7 @@ from .training.callbacks.metrics_file import MetricsFile
 from .training.callbacks.monitor import MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
 from .training.callbacks.progress import DataHint, ProgressBar
-from .training.checkpoints import complete_checkpoints
-from .training.compilation import compile_backbone, left_to_us
+from .training.compilation import compile_if_requested, left_to_us
 from .training.construction_checks import (
     check_collator,
     check_held_out,
@@ -59,12 +57,12 @@ class LeJEPATrainer(MeasuringTrainer):
     """
     Trains [`LeJEPAForPreTraining`] on rows with an image.
 
-    What differs from the base class: rows come from [`~data.streaming.EndlessRows`], split over ranks and workers and
-    resumed at the exact batch; views get their photometric part on the device; the loss is never rescaled; the
-    directions follow the global step; with `exact_accumulation` micro-batches make the loss of one large batch; a NaN
-    or infinite loss or gradient stops the run; SIGTERM ends it with a checkpoint (`preempted` says so); a launch that
-    would run something else than asked is refused; checkpoints are those of [`CheckpointingTrainer`]. The Trainer
-    itself pushes nothing to the Hub: [`~hub.checkpoint_push.CheckpointPush`] among its `callbacks` does.
+    Differences from the base class: rows come from [`~data.streaming.EndlessRows`], which splits them over ranks and
+    workers and resumes at the exact batch; the photometric part of the views is computed on the device; the loss is
+    never rescaled; the directions follow the global step; with `exact_accumulation` micro-batches give the loss of one
+    large batch; SIGTERM stops the run with a checkpoint (`preempted` is then true); a launch that would silently run
+    as something else is refused. Checkpoints are described in [`CheckpointingTrainer`], logged rows and evaluations in
+    [`MeasuringTrainer`]. To push checkpoints to the Hub, add [`~hub.checkpoint_push.CheckpointPush`] to `callbacks`.
 
     Args:
         model ([`LeJEPAForPreTraining`]): The model.
@@ -79,18 +77,15 @@ class LeJEPATrainer(MeasuringTrainer):
 
     Raises:
         TypeError: If model, arguments, collator or processor are of another kind.
-        ValueError: If the dataset is missing, empty or smaller than one global batch, a stream has no `max_steps`,
-            the held-out images cannot be evaluated, an argument would have no effect, nobody pushes what
-            `push_to_hub` promises, `exact_accumulation` meets a statistic that is not a function of sums, the launcher
-            started something else than it was told, the processes do not share `output_dir`, or the backbone cannot
-            recompute activations.
+        ValueError: If datasets or arguments cannot be used together, an argument would have no effect, or the launch
+            is not what was requested; the message says what to change.
     """
 
     args: LeJEPATrainingArguments
     model: LeJEPAForPreTraining
     data_collator: MultiCropCollator
     processing_class: BaseImageProcessor | None
-    # Both say the same to different versions: the loss is a mean over the micro-batch, divide it by their number.
+    # The loss is a mean over a micro-batch: the base class divides it by the number of micro-batches.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -150,11 +145,8 @@ class LeJEPATrainer(MeasuringTrainer):
         check_shared_folder(str(args.output_dir), args.process_index, args.world_size)
         if is_convolutional(model.encoder.backbone) and args.device.type != "mps" and not self.is_fsdp_enabled:
             model.encoder.use_channels_last()
-        # Made anew, with what the launcher asks for: Accelerate's own belongs to all Trainers of the process.
-        compiler = TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-        if compiler.backend != DynamoBackend.NO:
-            backend = compiler.backend.value.lower()
-            compile_backbone(model.encoder.backbone, backend, args.torch_compile_mode, self.is_fsdp_enabled)
+        backend, mode = args.torch_compile_backend, args.torch_compile_mode
+        compile_if_requested(model.encoder.backbone, backend, mode, by_block=self.is_fsdp_enabled)
 
     def _add_callbacks(self) -> None:
         args, collator = self.args, self.data_collator
@@ -210,15 +202,15 @@ class LeJEPATrainer(MeasuringTrainer):
             multiprocessing_context=args.dataloader_multiprocessing_context if num_workers else None,
             drop_last=True,
             worker_init_fn=prepare_worker,
-            # The loader draws a seed when it starts; from the global generator a resumed run would draw once more
-            # than the uninterrupted one, and dropout would differ from then on.
+            # The loader draws a seed when it starts. From the global generator a resumed run would draw one number
+            # more than an uninterrupted run, and dropout would differ from then on.
             generator=torch.Generator().manual_seed(args.seed),
         )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
-        """As the base class; keeps account of the data, and measures how long the step waited for it."""
+        """As the base class; follows the position in the data, and measures how long the step waited for it."""
         begin = time.perf_counter()
         try:
             batches = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -236,14 +228,14 @@ class LeJEPATrainer(MeasuringTrainer):
         return batches
 
     def _save_before_leaving(self) -> None:
-        """A checkpoint of the last step; with several processes the others wait in a step that will not come."""
+        """A checkpoint of the last step, with one process only: others would wait in a step that never comes."""
         if self.args.world_size == 1 and self.state.global_step > 0:
             self._save_checkpoint(self.model, trial=None)
             logger.warning(f"Step {self.state.global_step} is saved.")
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        # The random numbers stay on the host, where they become parameters: reading them back would stall the device.
-        # Views come from pinned memory; the base class would wait for their copies.
+        # Random numbers stay on the host, which turns them into parameters: reading them back would stall the device.
+        # Views are in pinned memory; the base class would wait until they are copied.
         drawn = {name: value for name, value in inputs.items() if name in PHOTOMETRIC_KEYS}
         views = {name: value for name, value in inputs.items() if name not in drawn}
         views = {name: value.to(self.args.device, non_blocking=True) for name, value in views.items()}
@@ -277,7 +269,7 @@ class LeJEPATrainer(MeasuringTrainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _forward(self, batch: dict[str, torch.Tensor], **kwargs: object) -> LeJEPAOutput:
-        """As the training step does it, without the step."""
+        """The forward pass of a training step."""
         self.model_wrapped.train()
         with self.compute_loss_context_manager():
             return self.model_wrapped(**self._prepare_inputs(batch), step=self.state.global_step, **kwargs)
@@ -340,23 +332,6 @@ class LeJEPATrainer(MeasuringTrainer):
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             return super().train(checkpoint, trial, ignore_keys_for_eval)
 
-    def _checkpoint_to_resume(self, given: str | Path | bool | None) -> str | None:
-        if given is True:
-            found = complete_checkpoints(str(self.args.output_dir))
-            if not found:
-                raise ValueError(f"`resume_from_checkpoint` is true, but {self.args.output_dir!r} has no checkpoint.")
-            return str(found[0])
-        return str(given) if given else None
-
-    def _load_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
-        self._load_from_checkpoint(checkpoint)
-        self._states.load(checkpoint)
-        self.state = state
-        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self._load_best_model()
-            self._states.load(state.best_model_checkpoint)
-        return TrainOutput(state.global_step, float("nan"), {})
-
     @property
     def preempted(self) -> bool:
         """Whether SIGTERM ended the last training before its last step."""
@@ -388,13 +363,3 @@ class LeJEPATrainer(MeasuringTrainer):
         write_position(checkpoint, self.args.process_index, self._readers, *counts)
         if self.is_world_process_zero():
             write_settings(checkpoint, *self._settings(), self.args.world_size)
-
-    # Hub
-
-    def push_to_hub(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refused: what is in training is no encoder that others could load."""
-        raise NotImplementedError(
-            "`push_to_hub` of the Trainer would publish a model in training: publish the finished run by "
-            "`lejepa_hf.hub.push.push_run(folder, repo_id)` or `lejepa push RUN REPO`, and checkpoints by "
-            "`lejepa_hf.hub.checkpoint_push.CheckpointPush` among the `callbacks`."
-        )

@@ -24,36 +24,39 @@ class LeJEPATrainingArguments(TrainingArguments):
     transformers are honoured, translated or refused: [`~training.argument_table.ARGUMENTS`].
 
     Args:
-        warmup_steps (`float`, *optional*, defaults to 0.1): Below 1 a share of all steps, from 1 on their number.
-        exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, give loss
-            and gradient of the one batch n times as large, at the price of a second forward pass. Without it SIGReg
-            judges each micro-batch by itself: its distance from the normal law counts for a n-th, and it is estimated
-            with a bias of order 1 / micro-batch.
-        ema_decay (`float`, *optional*, defaults to 0.0): If above 0, an exponential moving average of the encoder's
-            weights with this decay (0.999, say) is kept beside them, exported to `encoder_averaged/` and evaluated. It
-            takes the memory of one more encoder.
-        dataloader_num_workers (`int`, *optional*): Processes that decode and cut images. If missing, the cores of this
-            process less one when training on an accelerator, a quarter of them (at least one) when training on the CPU
-            itself, 16 at most; none where there is a single core.
-        shuffle_buffer_size (`int`, *optional*, defaults to 1000): Rows a streaming worker shuffles among; ImageNet's
-            have 110 kB each.
-        max_bad_fraction (`float`, *optional*, defaults to 0.01): Share of images that may be broken, of all seen so
-            far and at least a thousand, before the run stops. A broken image is replaced by the next good one.
-        max_network_retries (`int`, *optional*, defaults to 8): For a stream that lost its connection; they wait 1, 2,
-            4, ... at most 60 seconds.
-        monitors (`list[str]`, *optional*): What watches the run besides the losses, all by default: `embeddings`,
-            their rank and spread; `probe`, an online linear probe where training images have labels; `knn` of
-            held-out images, at evaluations; `health`, warnings of collapse and divergence.
-        monitor_images (`int`, *optional*, defaults to 512): Held-out images of an evaluation during training, at least
-            2; k-NN looks for neighbours among four times as many training images.
+        warmup_steps (`float`, *optional*, defaults to 0.1): Length of the linear warmup: a share of all steps if below
+            1, otherwise a number of steps.
+        exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, compute
+            loss and gradient of one batch that is n times as large, at the price of a second forward pass. Otherwise
+            SIGReg is computed for each micro-batch: the distance from the normal law counts for an n-th, and its
+            estimate has a bias of order 1 / micro-batch.
+        ema_decay (`float`, *optional*, defaults to 0.0): If above 0, decay (for example 0.999) of an exponential
+            moving average of the encoder's weights, which is kept beside them, exported to `encoder_averaged/` and
+            evaluated. It takes the memory of one more encoder.
+        dataloader_num_workers (`int`, *optional*): Number of processes that decode images and cut views. By
+            default one less than the cores of this process when training on an accelerator, a quarter of the cores (at
+            least one) when training on the CPU, at most 16, and none on a single core.
+        shuffle_buffer_size (`int`, *optional*, defaults to 1000): Size in rows of the shuffle buffer of each
+            streaming worker. A row of ImageNet takes 110 kB.
+        max_bad_fraction (`float`, *optional*, defaults to 0.01): Largest share of broken images, among all images
+            read so far but at least a thousand, before the run stops. The next good image replaces a broken one.
+        max_network_retries (`int`, *optional*, defaults to 8): Number of times a stream that lost its connection
+            tries again, after 1, 2, 4, ... at most 60 seconds.
+        monitors (`list[str]`, *optional*): Names of the monitors, all by default: `embeddings`, rank and spread of
+            the embeddings; `probe`, an online linear probe if training images have labels; `knn`, k-NN accuracy of
+            held-out images at evaluations; `health`, warnings of collapse and divergence.
+        monitor_images (`int`, *optional*, defaults to 512): Number of held-out images in an evaluation during
+            training, at least 2. k-NN searches for neighbours among four times as many training images.
         push_to_hub (`bool`, *optional*, defaults to `False`): Push the encoder of each checkpoint to the branch
             `checkpoint-N` of `hub_model_id` (`user/name`) while training goes on, and the finished run to
-            `hub_revision`, the main branch if missing. `hub_strategy` is `every_save` (where uploads are slower than
-            saves, some are left out), `all_checkpoints` or `end`. Made private with `hub_private_repo`.
-        resume (`str`, *optional*): `"auto"`, the newest complete checkpoint in `output_dir`, or a checkpoint folder.
+            `hub_revision`, the main branch if missing. `hub_strategy` is `every_save` (checkpoints are skipped if
+            uploads are slower than saves), `all_checkpoints` or `end`. `hub_private_repo` makes it private.
+            `train.py` does this; in Python, add [`~hub.checkpoint_push.CheckpointPush`] to the Trainer's callbacks.
+        resume (`str`, *optional*): Checkpoint folder to resume from, or `"auto"` for the newest complete
+            checkpoint in `output_dir`.
 
     Raises:
-        ValueError: If a setting would lose images or corrupt the loss silently.
+        ValueError: If a setting would have no effect, lose images or corrupt the loss.
     """
 
     output_dir: str | None = field(default=None, metadata={"help": "Run folder."})
@@ -126,7 +129,8 @@ class LeJEPATrainingArguments(TrainingArguments):
             raise ValueError(f"`max_network_retries` must be at least 0, got {self.max_network_retries}.")
         if self.monitor_images < 2:
             raise ValueError(
-                f"`monitor_images` must be at least 2, got {self.monitor_images}; `eval_strategy: 'no'` does without."
+                f"`monitor_images` must be at least 2, got {self.monitor_images}; "
+                "`eval_strategy: 'no'` switches evaluations off."
             )
 
     @property
@@ -135,7 +139,7 @@ class LeJEPATrainingArguments(TrainingArguments):
         return bool(self.gradient_checkpointing)
 
     def to_dict(self) -> dict[str, Any]:
-        """What loggers of the Trainer are given: no token, and of a path its last part, which names no user."""
+        """Values for loggers such as TensorBoard: no token, and of paths, which may name a user, the last part."""
         values = super().to_dict()
         paths = [name for name, value in values.items() if isinstance(value, str) and value.startswith(("/", "~"))]
         return values | {name: Path(values[name]).name for name in paths}

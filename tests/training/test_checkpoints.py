@@ -56,7 +56,7 @@ def test_a_torn_checkpoint_is_never_picked_up(tmp_path, tear):
     assert complete_checkpoints(tmp_path) == [good]
     assert last_finite_checkpoint(tmp_path) == good
     assert resolve_resume("auto", tmp_path) == good
-    with pytest.raises(ValueError, match=f"{torn.name}' is no complete checkpoint.*: checkpoint-100"):
+    with pytest.raises(ValueError, match=f"{torn.name}' is not a complete checkpoint.*: checkpoint-100"):
         resolve_resume(str(torn), tmp_path)
 
 
@@ -116,7 +116,7 @@ def test_resume_by_name(tmp_path):
 def test_auto_starts_where_there_is_nothing_yet(tmp_path, run):
     (tmp_path / "empty").mkdir()
     assert resolve_resume("auto", tmp_path / run) is None
-    with pytest.raises(ValueError, match="'runs/typo' is no complete checkpoint; .*: none"):
+    with pytest.raises(ValueError, match="'runs/typo' is not a complete checkpoint; .*: none"):
         resolve_resume("runs/typo", tmp_path / run)
 
 
@@ -128,10 +128,10 @@ def test_results_without_a_checkpoint_are_not_written_over(tmp_path):
 
 @pytest.mark.parametrize(("given", "is_told"), [("me/name", True), ("./me/name", False), ("/me/name", False)])
 def test_an_id_of_the_hub_is_no_checkpoint(tmp_path, given, is_told):
-    with pytest.raises(ValueError, match=f"`resume` '{given}' is no complete checkpoint; .*: none") as error:
+    with pytest.raises(ValueError, match=f"`resume` '{given}' is not a complete checkpoint; .*: none") as error:
         resolve_resume(given, tmp_path)
     assert ("optimizer state is never published" in str(error.value)) == is_told
-    assert str(error.value).endswith("by `--continue_from me/name`.") == is_told
+    assert str(error.value).endswith("with `--continue_from me/name`.") == is_told
 
 
 def test_every_process_must_have_left_its_part(tmp_path):

@@ -52,8 +52,8 @@ def test_things_of_another_kind(tmp_path, tiny_resnet, given, message):
         ({"eval_dataset": {"a": DIGITS}}, "`eval_dataset` must be one dataset of held-out images, got several (dict)"),
         ({"eval_dataset": DIGITS.select(range(1))}, "`eval_dataset` has 1 images"),
         ({"eval_dataset": DIGITS.rename_column("image", "picture")}, "no column 'image', .* but picture, label"),
-        ({"args": {"eval_strategy": "steps"}}, "`eval_dataset` is missing, but the arguments ask for evaluations"),
-        ({"args": {"eval_on_start": True}}, "`eval_dataset` is missing, but the arguments ask for evaluations"),
+        ({"args": {"eval_strategy": "steps"}}, "`eval_dataset` is missing, but the arguments request evaluations"),
+        ({"args": {"eval_on_start": True}}, "`eval_dataset` is missing, but the arguments request evaluations"),
         (
             {"args": {"metric_for_best_model": "knn_top1"}, "eval_dataset": DIGITS},
             "`metric_for_best_model` 'knn_top1' is not measured",

@@ -29,12 +29,12 @@ def launch(folder: Path, *command: str) -> subprocess.CompletedProcess:
     [
         pytest.param(
             ["--cpu", "--num_processes", "2", "--num_machines", "1"],
-            "was told several processes and started one",
+            "was set to several processes but started one",
             id="one process for two",
         ),
         pytest.param(
             ["--config_file", "recipes/accelerate/fsdp2.yaml", "--num_processes", "2"],
-            "FSDP was asked for, but",
+            "FSDP is requested, but",
             id="DDP for FSDP",
             marks=pytest.mark.slow,
         ),

@@ -30,7 +30,7 @@ class Translated:
     The argument takes effect by other means than in transformers.
 
     Args:
-        how (`str`): What it becomes, and where.
+        how (`str`): What becomes of it, and where.
     """
 
     how: str
@@ -39,11 +39,11 @@ class Translated:
 @dataclass(frozen=True)
 class Refused:
     """
-    The argument would do nothing, or harm: any value but those accepted is an error.
+    The argument would have no effect, or a harmful one: any value is an error, except those that are accepted.
 
     Args:
-        reason (`str`): Why, and what to do instead.
-        accepted (`tuple`): Values that ask for nothing.
+        reason (`str`): Reason, and what to do instead.
+        accepted (`tuple`): Values that request nothing, the default first.
     """
 
     reason: str
@@ -193,7 +193,9 @@ ARGUMENTS: dict[str, Decision] = {
     "average_tokens_across_devices": Refused(_NO_TEXT, (True,)),
     "label_smoothing_factor": Refused(_NO_TEXT, (0.0,)),
     "include_num_input_tokens_seen": Refused(_NO_TEXT, ("no", False)),
-    "label_names": Refused("name the column by `label_column` of the collator, for the monitors alone", (None, [])),
+    "label_names": Refused(
+        "name the column of class numbers with `label_column` of the collator; only monitors use it", (None, [])
+    ),
     "neftune_noise_alpha": Refused(_NO_TEXT),
     "use_liger_kernel": Refused("its kernels are those of language models", (False,)),
     "liger_kernel_config": Refused("its kernels are those of language models"),
@@ -211,7 +213,7 @@ ARGUMENTS: dict[str, Decision] = {
     "eval_accumulation_steps": Refused(_NO_LOOP),
     "include_for_metrics": Refused(_NO_LOOP, ([],)),
     "batch_eval_metrics": Refused(_NO_LOOP, (False,)),
-    "do_predict": Refused("`lejepa embed` gives what the encoder makes of images", (False,)),
+    "do_predict": Refused("use `lejepa embed` with the finished encoder", (False,)),
     "logging_nan_inf_filter": Refused("a loss that is NaN or infinite stops the run, and is never hidden", (False,)),
     "remove_unused_columns": Refused("the image column would be dropped before its use", (False,)),
     "save_on_each_node": Refused("a checkpoint holds a part of every rank, in one folder all nodes share", (False,)),
@@ -228,10 +230,12 @@ ARGUMENTS: dict[str, Decision] = {
 CONSTRUCTOR: dict[str, Decision] = {
     **dict.fromkeys(("optimizers", "optimizer_cls_and_kwargs", "callbacks", "processing_class"), Honoured()),
     **dict.fromkeys(("model", "args", "train_dataset", "eval_dataset", "data_collator"), Honoured()),
-    "model_init": Refused("a search must build a Trainer for each of its trials: give it a `model`"),
-    "compute_loss_func": Refused("the loss is LeJEPA's: `sigreg_weight` and others of `LeJEPAConfig` change it"),
+    "model_init": Refused("pass a `model`; a hyperparameter search builds a Trainer for each trial"),
+    "compute_loss_func": Refused(
+        "the loss is part of the model: change it with `LeJEPAConfig`, for example `sigreg_weight`"
+    ),
     "compute_metrics": Refused(
-        f"evaluations during training measure {', '.join(MEASURES)}; measure a finished encoder by `evaluate_encoder`"
+        f"evaluations during training measure {', '.join(MEASURES)}; use `evaluate_encoder` for a finished encoder"
     ),
     "preprocess_logits_for_metrics": Refused("there are no logits"),
 }
@@ -239,11 +243,11 @@ CONSTRUCTOR: dict[str, Decision] = {
 
 def refuse_arguments(values: Mapping[str, Any], table: Mapping[str, Decision]) -> None:
     """
-    Refuses values that would do nothing, or harm.
+    Refuse values that would have no effect, or a harmful one.
 
     Args:
-        values (`Mapping`): Arguments by name, as they were given.
-        table (`Mapping`): [`ARGUMENTS`] or [`CONSTRUCTOR`].
+        values (`Mapping`): Arguments by name, as given by the user.
+        table (`Mapping`): Either [`ARGUMENTS`] or [`CONSTRUCTOR`].
 
     Raises:
         ValueError: If a refused argument has a value; the message says why, and what to do instead.
@@ -255,13 +259,13 @@ def refuse_arguments(values: Mapping[str, Any], table: Mapping[str, Decision]) -
 
 
 def refuse_training_arguments(args: TrainingArguments) -> None:
-    """As [`refuse_arguments`], before transformers acts upon what it was given."""
+    """Refuse values of training arguments, before transformers acts on them."""
     refuse_arguments({field.name: vars(args)[field.name] for field in fields(args)}, ARGUMENTS)
 
 
 def check_honoured(args: TrainingArguments) -> None:
     """
-    Refuses values that cannot be honoured, once transformers has put all of them in order.
+    Refuse values that cannot be honoured, after transformers has converted all of them.
 
     Raises:
         ValueError: If there is one.

@@ -1,18 +1,18 @@
-"""CheckpointingTrainer: a Trainer whose checkpoints can be trusted, on whatever it runs."""
+"""CheckpointingTrainer: a Trainer whose checkpoints can be trusted, on one process, DDP and FSDP2."""
 
 import copy
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
-from transformers import Trainer
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from ..system.run_folder import RunFolder
 from .callbacks.stateful import StatefulCallback, StateLoader
@@ -25,11 +25,10 @@ _ASIDE = "_checkpoint_being_written"
 
 class CheckpointingTrainer(Trainer):
     """
-    What differs from the base class: a checkpoint is written aside and renamed when it is complete, on disk and on all
-    ranks; one that does not fit the model is an error; nothing is pickled that could hold a token; FSDP's shards are
-    saved as such and exported whole; a changed learning rate or weight decay takes effect on resume.
-
-    Callbacks that are a [`StatefulCallback`] are saved and loaded with the checkpoint, on every rank.
+    Differences from the base class: a checkpoint is written to another folder and renamed when it is complete, on disk
+    and on all ranks; a checkpoint that does not fit the model is an error; nothing is pickled that could hold a token;
+    FSDP's shards are saved as shards and exported as one file; a changed learning rate or weight decay takes effect on
+    resume. The state of each [`StatefulCallback`] is saved and loaded with the checkpoint, on every rank.
     """
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - those of Trainer
@@ -41,7 +40,7 @@ class CheckpointingTrainer(Trainer):
 
     @contextmanager
     def _changed_arguments(self, **changes: object) -> Iterator[None]:
-        """Other arguments for a while; the object itself stays as it is."""
+        """Replace `args` by a changed copy within this context."""
         before, self.args = self.args, copy.copy(self.args)
         for name, value in changes.items():
             setattr(self.args, name, value)
@@ -79,13 +78,13 @@ class CheckpointingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _write_parts(self, checkpoint: Path) -> None:
-        """What each rank adds to what transformers writes."""
-        checkpoint.mkdir(parents=True, exist_ok=True)  # by now, or soon, the first rank's
+        """Write this rank's files, beside those of transformers."""
+        checkpoint.mkdir(parents=True, exist_ok=True)  # the first rank may not have done so yet
         for callback in self._stateful_callbacks():
             callback.save_state(checkpoint)
 
     def _name_best(self, run: Path, written: Path) -> None:
-        """The base class looked for the best checkpoint where this one is being written."""
+        """Correct the best checkpoint, which the base class looked for in the folder of this one."""
         if not self.state.best_global_step:
             return
         best = run / f"checkpoint-{self.state.best_global_step}"
@@ -99,13 +98,13 @@ class CheckpointingTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """
-        The whole model in one folder, also where FSDP keeps it in shards: there the base class writes nothing.
+        Save the complete model in one folder, also under FSDP with shards, for which the base class writes nothing.
 
         Args:
-            output_dir (`str`, *optional*): Folder; that of the run if missing.
+            output_dir (`str`, *optional*): Folder to write to; by default the run folder.
         """
         folder = output_dir or str(self.args.output_dir)
-        # The base class adds a pickle of the arguments, a Hub token among them. Nothing reads it; the recipe is kept.
+        # The base class also pickles the arguments, with the Hub token. Nothing reads the pickle.
         with self._changed_arguments(hub_token=None):
             self._save_weights(folder, _internal_call)
         if self.args.should_save:
@@ -130,18 +129,45 @@ class CheckpointingTrainer(Trainer):
     # Load
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As the base class; notes which rates were asked for."""
+        """As the base class; remembers the rates, which a checkpoint would replace."""
         optimizer = super().create_optimizer(model)
         self._rates.remember(optimizer)
         return optimizer
 
+    def _checkpoint_to_resume(self, given: str | Path | bool | None) -> str | None:
+        if given is True:
+            found = complete_checkpoints(str(self.args.output_dir))
+            if not found:
+                raise ValueError(f"`resume_from_checkpoint` is true, but {self.args.output_dir!r} has no checkpoint.")
+            return str(found[0])
+        return str(given) if given else None
+
+    def _load_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
+        self._load_from_checkpoint(checkpoint)
+        self._states.load(checkpoint)
+        self.state = state
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+            self._states.load(state.best_model_checkpoint)
+        return TrainOutput(state.global_step, float("nan"), {})
+
     def _issue_warnings_after_load(self, load_result: _IncompatibleKeys) -> None:
-        # The base class logs and trains on from random weights.
+        # The base class only logs this, and would train from random weights.
         if load_result.missing_keys or load_result.unexpected_keys:
             raise RuntimeError(
                 f"The checkpoint does not fit the model; missing: {load_result.missing_keys}, unexpected: "
                 f"{load_result.unexpected_keys}. Resume with the recipe it was made with."
             )
+
+    # Hub
+
+    def push_to_hub(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refused: a model in training is not an encoder that others can load."""
+        raise NotImplementedError(
+            "`push_to_hub` of the Trainer would publish a model in training: publish the finished run by "
+            "`lejepa_hf.hub.push.push_run(folder, repo_id)` or `lejepa push RUN REPO`, and checkpoints by "
+            "`lejepa_hf.hub.checkpoint_push.CheckpointPush` among the `callbacks`."
+        )
 
 
 def _is_about_the_disk(error: Exception) -> bool:

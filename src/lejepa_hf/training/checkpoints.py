@@ -17,13 +17,13 @@ _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*")
 
 
 class CheckpointNotWritten(Exception):
-    """A checkpoint could not be written, for want of room or rights; earlier ones are untouched."""
+    """A checkpoint could not be written, for lack of space or rights; earlier ones are untouched."""
 
 
 def is_complete(checkpoint: Path) -> bool:
     """
-    Whether a save ran to its end: the Trainer writes its state last, weights must be as long as they claim, and every
-    process of the run must have left its part.
+    Whether a checkpoint was saved completely: the Trainer writes its state last, weight files must have the length
+    that their header states, and each process of the run must have written its part.
     """
     try:
         TrainerState.load_from_json(str(checkpoint / STATE_FILE))
@@ -60,18 +60,18 @@ def _is_finite(weights: Path) -> bool:
 
 def resolve_resume(resume: str, run: str | Path) -> Path | None:
     """
-    The checkpoint to continue from.
+    Find the checkpoint to resume from.
 
     Args:
-        resume (`str`): `"auto"` or a checkpoint folder.
-        run (`str` or `Path`): The run folder.
+        resume (`str`): Checkpoint folder, or `"auto"` for the newest complete checkpoint of the run.
+        run (`str` or `Path`): Run folder.
 
     Returns:
-        `Path`: A complete checkpoint. None with `"auto"` where a run has not come to its first one yet, so that one
-        command serves to start and to go on, as clusters repeat it.
+        `Path`: A complete checkpoint. None with `"auto"` if the run has no checkpoint yet, so that the same command
+        starts a run and restarts it, as clusters do.
 
     Raises:
-        ValueError: If the folder asked for is none, or the run left results but no checkpoint.
+        ValueError: If the folder is not a complete checkpoint, or the run has results but no checkpoint.
     """
     if resume == "auto":
         found = complete_checkpoints(run)
@@ -84,11 +84,11 @@ def resolve_resume(resume: str, run: str | Path) -> Path | None:
         return found[0] if found else None
     if not is_complete(Path(resume)):
         others = ", ".join(path.name for path in complete_checkpoints(run)) or "none"
-        message = f"`resume` {resume!r} is no complete checkpoint; complete ones in {str(run)!r}: {others}."
+        message = f"`resume` {resume!r} is not a complete checkpoint; complete ones in {str(run)!r}: {others}."
         if not Path(resume).exists() and resume.count("/") == 1 and resume[0] not in "./~":
             message += (
-                " If it is an id of the Hub: optimizer state is never published, so that no run is resumed from "
-                f"there; a new one goes on with its network by `--continue_from {resume}`."
+                " If it is an id of the Hub: optimizer state is never published, so a run cannot be resumed from "
+                f"there; a new run starts from its network with `--continue_from {resume}`."
             )
         raise ValueError(message)
     return Path(resume)

@@ -1,11 +1,11 @@
-"""torch.compile for the backbone: one graph for each crop size, however deep it is."""
+"""torch.compile for the backbone: one graph for each crop size, whatever its depth."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DynamoBackend
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 
 from ..model.repeated_layers import find_blocks
@@ -15,18 +15,18 @@ def compile_backbone(
     backbone: nn.Module, backend: str = "inductor", mode: str | None = None, by_block: bool = False
 ) -> None:
     """
-    Compiles in place; names of modules and weights stay what they are.
+    Compile a backbone in place; names of modules and weights do not change.
 
-    Where all blocks are alike, as in a ViT, one block is compiled and serves them all, which takes seconds at any
-    depth; otherwise the whole backbone. Shapes are fixed, so that each crop size has a graph of its own, and only one:
-    a graph for all sizes would be slower in every step.
+    If all blocks are alike, as in a ViT, one block is compiled and its graph is used for all of them, which takes
+    seconds at any depth; otherwise the entire backbone is compiled. Shapes are static, so that each crop size has one
+    graph of its own: a single graph for all sizes would be slower in every step.
 
     Args:
-        backbone (`nn.Module`): Called with crops of a few sizes.
-        backend (`str`, *optional*, defaults to `"inductor"`): Of `torch.compile`.
-        mode (`str`, *optional*): Of `torch.compile`.
-        by_block (`bool`, *optional*, defaults to `False`): Block by block in any case, as FSDP needs it, which shards
-            them one by one.
+        backbone (`nn.Module`): Network that is called with crops of a few sizes.
+        backend (`str`, *optional*, defaults to `"inductor"`): Backend of `torch.compile`.
+        mode (`str`, *optional*): Mode of `torch.compile`.
+        by_block (`bool`, *optional*, defaults to `False`): Compile each block by itself in any case. FSDP needs this
+            because it shards each block.
     """
     blocks = find_blocks(backbone)
     kinds = {tuple((name, p.shape) for name, p in block.named_parameters()) for block in blocks}
@@ -34,11 +34,27 @@ def compile_backbone(
         module.compile(backend=backend, mode=mode, dynamic=False)
 
 
+def compile_if_requested(backbone: nn.Module, backend: str | None, mode: str | None, by_block: bool) -> None:
+    """
+    Compile a backbone if the arguments or the launcher say so.
+
+    Args:
+        backbone (`nn.Module`): Network to compile in place.
+        backend (`str`, *optional*): `torch_compile_backend`; by default that of `accelerate launch`, if any.
+        mode (`str`, *optional*): `torch_compile_mode`.
+        by_block (`bool`): As in [`compile_backbone`].
+    """
+    # A plugin of our own reads what the launcher set; Accelerate's belongs to all Trainers of the process.
+    chosen = TorchDynamoPlugin(backend=backend, mode=mode).backend
+    if chosen != DynamoBackend.NO:
+        compile_backbone(backbone, chosen.value.lower(), mode, by_block)
+
+
 @contextmanager
 def left_to_us(accelerator: Accelerator) -> Iterator[None]:
     """
-    Keeps Accelerate from compiling the whole model, with the objective and its directions, which change in each step.
-    Its settings are shared by all Trainers of a process, and are what they were afterwards.
+    Keep Accelerate from compiling the entire model, with the objective and its directions, which change in each step.
+    All Trainers of a process share its settings, so they are restored afterwards.
     """
     plugin = accelerator.state.dynamo_plugin
     before, plugin.backend = plugin.backend, DynamoBackend.NO
@@ -49,5 +65,5 @@ def left_to_us(accelerator: Accelerator) -> Iterator[None]:
 
 
 def without_compiled_graphs() -> AbstractContextManager[None]:
-    """A context in which compiled modules run as written: other batches and modes would each need a graph."""
+    """A context in which compiled modules run uncompiled: batches of other sizes would each need a new graph."""
     return torch.compiler.set_stance("force_eager")

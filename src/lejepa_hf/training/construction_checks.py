@@ -1,4 +1,4 @@
-"""What a Trainer is built of, looked at before any long work."""
+"""Checks of everything that a Trainer is built from, before any long work."""
 
 from collections.abc import Mapping, Sequence
 from types import FunctionType
@@ -22,7 +22,7 @@ class _HasColumns(Protocol):
 
 def check_model(model: object, recomputes_activations: bool) -> None:
     """
-    Refuses a model without LeJEPA's objective, and activations that the backbone cannot recompute.
+    Refuse a model without LeJEPA's objective, or a backbone that cannot recompute activations.
 
     Raises:
         TypeError: If it is not a [`LeJEPAForPreTraining`].
@@ -30,7 +30,7 @@ def check_model(model: object, recomputes_activations: bool) -> None:
     """
     if not isinstance(model, LeJEPAForPreTraining):
         raise TypeError(
-            f"`model` must be a LeJEPAForPreTraining, got {type(model).__name__}: put a backbone into one by "
+            f"`model` must be a LeJEPAForPreTraining, got {type(model).__name__}: put a backbone into one with "
             "`LeJEPAForPreTraining.from_pretrained_backbone` or `LeJEPAConfig(backbone_config=...)`."
         )
     backbone = model.encoder.backbone
@@ -43,7 +43,7 @@ def check_model(model: object, recomputes_activations: bool) -> None:
 
 def check_collator(collator: object) -> None:
     """
-    Refuses whatever else might make batches: views get their photometric part on the device, by its settings.
+    Refuse other collators: the Trainer reads the settings of the views from a `MultiCropCollator`.
 
     Raises:
         TypeError: If it is not a [`MultiCropCollator`].
@@ -78,19 +78,19 @@ def check_held_out(
     dataset: object, args: TrainingArguments, collator: MultiCropCollator, processor: object, monitors: Sequence[str]
 ) -> None:
     """
-    Refuses held-out images on which no evaluation could be made.
+    Refuse held-out images that cannot be evaluated.
 
     Args:
         dataset: `eval_dataset` of the Trainer.
-        args (`TrainingArguments`): Its arguments.
-        collator ([`MultiCropCollator`]): Names the columns.
+        args (`TrainingArguments`): Arguments of the Trainer.
+        collator ([`MultiCropCollator`]): Collator, which names the columns.
         processor: `processing_class` of the Trainer.
-        monitors (`Sequence[str]`): The monitors that were asked for.
+        monitors (`Sequence[str]`): Names of the monitors.
 
     Raises:
         TypeError: If `processor` is not an image processor.
-        ValueError: If it is missing, several, too small, or has no image column; or if the best model would be chosen
-            by a k-NN that is not measured.
+        ValueError: If the dataset is missing, too small, has no image column or is not a single one, or if the best
+            model would be chosen by a k-NN accuracy that is not measured.
     """
     if processor is not None and not isinstance(processor, BaseImageProcessor):
         raise TypeError(
@@ -100,7 +100,7 @@ def check_held_out(
     if dataset is None:
         if args.eval_on_start or args.eval_strategy != "no":
             raise ValueError(
-                "`eval_dataset` is missing, but the arguments ask for evaluations: pass held-out images, or leave out "
+                "`eval_dataset` is missing, but the arguments request evaluations: pass held-out images, or leave out "
                 "`eval_strategy` and `eval_on_start`."
             )
         return
@@ -141,15 +141,15 @@ def check_one_dataset(dataset: object, num_processes: int, image_column: str) ->
 
 def check_push(args: TrainingArguments, callbacks: Sequence[TrainerCallback | type[TrainerCallback]]) -> None:
     """
-    Refuses to train as if something were pushed.
+    Refuse `push_to_hub` if nothing would be pushed.
 
     Raises:
-        ValueError: If `push_to_hub` is set, and nobody pushes.
+        ValueError: If no callback pushes checkpoints, or only the finished run should be pushed.
     """
     if not args.push_to_hub:
         return
     way_out = (
-        "train with `push_to_hub=False`, and publish the finished run by "
+        "train with `push_to_hub=False`, and publish the finished run with "
         "`lejepa_hf.hub.push.push_run(folder, repo_id)` or `lejepa push RUN REPO`"
     )
     if args.hub_strategy == "end":

@@ -19,14 +19,14 @@ _FILE = "encoder_average.safetensors"
 
 class EncoderAverage(StatefulCallback):
     """
-    Follows the encoder's parameters after every optimiser step. Sharded parameters (FSDP2) are averaged where they
-    lie.
+    Averages the encoder's parameters after every optimiser step. Each rank averages its own part of parameters that
+    FSDP2 has sharded.
 
     The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`, so that the first weights are soon
-    forgotten. Buffers (running means) are not averaged: an averaged encoder has those of the raw one.
+    forgotten. Buffers (running means) are not averaged: an averaged encoder has the buffers of the trained one.
 
     Args:
-        decay (`float`): Weight of the past, in (0, 1).
+        decay (`float`): Weight of the earlier average in each step, in (0, 1).
     """
 
     def __init__(self, decay: float) -> None:
@@ -65,7 +65,7 @@ class EncoderAverage(StatefulCallback):
         torch._foreach_lerp_(averages, [local_part(parameter) for parameter in model.encoder.parameters()], 1 - decay)
 
     def save_state(self, folder: Path) -> None:
-        """Write the average as whole tensors; every rank calls it, the first one writes."""
+        """Write the average as complete tensors; every rank calls this, the first one writes."""
         tensors = {}
         for name, average in self._average.items():
             value = whole(average)  # of all ranks, and dropped by all but the first: one tensor at a time
@@ -75,11 +75,11 @@ class EncoderAverage(StatefulCallback):
             save_file(tensors, Path(folder) / _FILE, metadata={"ema_decay": str(self.decay)})
 
     def load_state(self, folder: Path) -> None:
-        """Read what [`save_state`] wrote; training begins before, and finished runs are not trained at all."""
+        """Read what [`save_state`] wrote, after training has begun or without any training."""
         path = Path(folder) / _FILE
         if not path.is_file():
             logger.warning(
-                f"`ema_decay`: {Path(folder).name} has no averaged encoder, the average begins with its weights."
+                f"`ema_decay`: {Path(folder).name} has no averaged encoder, so the average starts from its weights."
             )
             return
         saved = load_file(path)
@@ -91,17 +91,17 @@ class EncoderAverage(StatefulCallback):
 @torch.no_grad()
 def load_average(encoder: LeJEPAModel, folder: str | Path) -> float:
     """
-    Put averaged weights into an encoder.
+    Replace the weights of an encoder by their average.
 
     Args:
-        encoder ([`LeJEPAModel`]): The raw one, from the same folder.
-        folder (`str` or `Path`): A checkpoint, or `pretraining/` of a run folder.
+        encoder ([`LeJEPAModel`]): Encoder from the same folder.
+        folder (`str` or `Path`): Checkpoint, or `pretraining/` of a run folder.
 
     Returns:
-        `float`: The decay they were averaged with.
+        `float`: Decay of the average.
 
     Raises:
-        ValueError: If the run kept no average.
+        ValueError: If the run did not keep an average.
     """
     path = Path(folder) / _FILE
     if not path.is_file():

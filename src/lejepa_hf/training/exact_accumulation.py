@@ -17,25 +17,26 @@ class ExactAccumulation:
     """
     Two passes over the micro-batches of an optimiser step.
 
-    The statistic is no sum over images, so the mean of the micro-batches' losses is not the loss of the large batch.
-    But it is a function of sums. The first pass, without a graph, adds these up over micro-batches and ranks; in the
-    second every micro-batch is given the total and passes back its own share. Dropout and drop path draw the same
-    numbers in both passes, and buffers (running means) move only once.
+    The mean of the losses of micro-batches is not the loss of the large batch, because the statistic is not a mean
+    over images. It is a function of sums over images, however. The first pass, without a graph, adds these sums up
+    over micro-batches and ranks. In the second pass each micro-batch receives the total and backpropagates its own
+    share. Dropout and drop path draw the same numbers in both passes, and buffers (running means) are updated only
+    once.
 
-    Batch norm cannot be exact: each micro-batch is normalised by itself.
+    Batch norm cannot be exact: each micro-batch is normalised by its own statistics.
 
     Args:
         model ([`LeJEPAForPreTraining`]): The model, not wrapped.
 
     Raises:
-        ValueError: If its statistic is no function of sums.
+        ValueError: If the model's statistic is not a function of sums over images.
     """
 
     def __init__(self, model: LeJEPAForPreTraining) -> None:
         if model.sigreg.statistic != "epps_pulley":
             raise ValueError(
-                f"`exact_accumulation` needs `statistic` 'epps_pulley', got {model.sigreg.statistic!r}, which is no "
-                "function of sums over images."
+                f"`exact_accumulation` needs `statistic` 'epps_pulley', got {model.sigreg.statistic!r}, which is "
+                "not a function of sums over images."
             )
         norms = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         if norms:

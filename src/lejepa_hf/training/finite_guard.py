@@ -11,11 +11,11 @@ from .checkpoints import last_finite_checkpoint
 
 class FiniteGuard:
     """
-    Numbers of each step, copied to the host while the device goes on, and looked at when they have arrived: on the CPU
-    at once, on an accelerator a step or so later. Before anything is saved or logged, all of them are waited for.
+    Copies numbers of each step to the host while the device works on, and checks them when they arrive: immediately on
+    the CPU, about a step later on an accelerator. Before anything is saved or logged it waits for all of them.
 
     Args:
-        run (`str` or `Path`): The run folder, whose last good checkpoint an error names.
+        run (`str` or `Path`): Run folder; an error names its last good checkpoint.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -25,8 +25,8 @@ class FiniteGuard:
     def watch(self, step: int, **values: torch.Tensor) -> None:
         """
         Args:
-            step (`int`): Optimiser step they belong to.
-            values (`torch.Tensor`): Scalars, on one device.
+            step (`int`): Optimiser step of the numbers.
+            values (`torch.Tensor`): Scalars on one device, by name.
         """
         together = torch.stack([value.detach().float() for value in values.values()])
         arrived = None
@@ -39,7 +39,7 @@ class FiniteGuard:
     def check(self, wait: bool = False) -> None:
         """
         Args:
-            wait (`bool`, *optional*, defaults to `False`): Also for numbers that are still on their way.
+            wait (`bool`, *optional*, defaults to `False`): Wait for numbers that have not arrived yet.
 
         Raises:
             FloatingPointError: If a number that arrived is NaN or infinite.

@@ -1,4 +1,4 @@
-"""What the launcher asked for against what really runs."""
+"""Checks that what runs is what the launcher was set to: processes, devices, backend, folder."""
 
 import os
 import secrets
@@ -16,14 +16,14 @@ _GPU_COMMAND = "`accelerate launch --config_file recipes/accelerate/ddp.yaml tra
 
 def check_launch(args: TrainingArguments) -> None:
     """
-    Refuses what would quietly run as something else, as far as the environment tells.
+    Refuses launches that would silently run as something else, as far as the environment shows.
 
     Args:
-        args (`TrainingArguments`): Of this process.
+        args (`TrainingArguments`): Arguments of this process.
 
     Raises:
-        ValueError: If the launcher started several processes that would train each by itself, was told several and
-            started one, or one process would drive several GPUs by `DataParallel`; the message names the command.
+        ValueError: If several processes would each train alone, one process was started instead of several, or one
+            process would use several GPUs through `DataParallel`; the message names the command to use.
     """
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started > args.world_size:
@@ -31,60 +31,62 @@ def check_launch(args: TrainingArguments) -> None:
             f"The launcher started {started} processes, but each of them would train alone: PyTorch has no backend to "
             f"join them on {args.device.type}. Set `use_cpu`, as in {_CPU_COMMAND}, or start one process."
         )
-    # What Accelerate's launcher leaves behind when it was told several CPU processes: an address, and one process.
+    # What Accelerate's launcher leaves behind when it starts one CPU process instead of several: an address.
     of_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "WORLD_SIZE" not in os.environ
     if of_accelerate and "MASTER_ADDR" in os.environ:
         raise ValueError(
-            "`accelerate launch` was told several processes and started one, as it does on the CPU: use "
+            "`accelerate launch` was set to several processes but started one, as it does on the CPU: use "
             f"{_CPU_COMMAND}, or leave `--num_processes` out (and unset MASTER_ADDR) for one process."
         )
     if args.n_gpu > 1:
         raise ValueError(
-            f"One process would drive {args.n_gpu} GPUs by `torch.nn.DataParallel`, which judges each GPU's images by "
-            f"themselves and is slow: use {_GPU_COMMAND}, or set CUDA_VISIBLE_DEVICES=0 for one GPU."
+            f"One process would use {args.n_gpu} GPUs through `torch.nn.DataParallel`, which computes SIGReg for the "
+            f"images of each GPU alone and is slow: use {_GPU_COMMAND}, or set CUDA_VISIBLE_DEVICES=0 for one GPU."
         )
 
 
 def check_backend(args: TrainingArguments, accelerator: Accelerator) -> None:
     """
-    Refuses a backend other than the one asked for, and those that are not supported.
+    Refuses a backend other than the requested one, and backends that are not supported.
 
     Args:
-        args (`TrainingArguments`): Of this process.
-        accelerator (`Accelerator`): What Accelerate made of them.
+        args (`TrainingArguments`): Arguments of this process.
+        accelerator (`Accelerator`): The accelerator that was made from them.
 
     Raises:
-        ValueError: If FSDP was asked for and DDP or a single process would run, or for FSDP 1 and DeepSpeed.
+        ValueError: If DDP or a single process would run instead of FSDP, or for FSDP 1 and DeepSpeed.
     """
     kind = accelerator.distributed_type
     if kind == DistributedType.DEEPSPEED:
         raise ValueError("DeepSpeed is not supported: use FSDP2, `--config_file recipes/accelerate/fsdp2.yaml`.")
-    asked = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if asked and kind != DistributedType.FSDP:
+    requested = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if requested and kind != DistributedType.FSDP:
         instead = f"DDP on {args.world_size} processes" if args.world_size > 1 else "a single process"
         raise ValueError(
-            f"FSDP was asked for, but Accelerate would run {instead} on {args.device.type}, where it knows no FSDP: "
+            f"FSDP is requested, but Accelerate would run {instead} on {args.device.type}, where it has no FSDP: "
             f"use {_CPU_COMMAND} without FSDP, or a machine with GPUs."
         )
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if kind == DistributedType.FSDP and getattr(plugin, "fsdp_version", 1) != 2:
+    if kind != DistributedType.FSDP:
+        return
+    version = accelerator.state.fsdp_plugin.fsdp_version
+    if version != 2:
         raise ValueError(
-            f"`fsdp_version` is {getattr(plugin, 'fsdp_version', 1)}: only FSDP2 is supported, `fsdp_version: 2` in "
+            f"`fsdp_version` is {version}: only FSDP2 is supported, `fsdp_version: 2` in "
             "the `fsdp_config` of Accelerate's file, as in recipes/accelerate/fsdp2.yaml."
         )
 
 
 def check_shared_folder(folder: str | Path, rank: int, world_size: int) -> None:
     """
-    Refuses a run folder that is another one on some of the nodes: checkpoints hold a part of every rank.
+    Refuses a run folder that is not the same for all nodes: checkpoints hold a part of every rank.
 
     Args:
-        folder (`str` or `Path`): Made if missing. Every rank calls this.
-        rank (`int`): Of this process.
+        folder (`str` or `Path`): Run folder, created if missing. Every rank calls this.
+        rank (`int`): Rank of this process.
         world_size (`int`): Number of processes.
 
     Raises:
-        ValueError: On all ranks, naming those that do not see what the first one writes.
+        ValueError: On all ranks, naming those that do not see what rank 0 writes.
     """
     if world_size == 1:
         return
@@ -107,7 +109,7 @@ def check_shared_folder(folder: str | Path, rank: int, world_size: int) -> None:
 
 
 def _appears(path: Path) -> bool:
-    """Whether a file of another node is there, after the time for which network disks keep old listings."""
+    """Whether a file of another node appears before network disks have renewed their listings."""
     end = time.monotonic() + _NETWORK_DISK_SECONDS
     while not (found := path.name in os.listdir(path.parent)) and time.monotonic() < end:
         time.sleep(0.5)

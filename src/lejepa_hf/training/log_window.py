@@ -1,4 +1,4 @@
-"""LogWindow: losses, speed and waiting of the steps between two logged rows."""
+"""LogWindow: losses, speed and waiting time of the steps between two logged rows."""
 
 import time
 
@@ -7,10 +7,10 @@ import torch
 
 class LogWindow:
     """
-    Adds up what happens on this rank, without waiting for the device, until a row is logged.
+    Adds up losses, images and waiting time of this rank until a row is logged, without waiting for the device.
 
     Args:
-        device (`torch.device`): Where losses are.
+        device (`torch.device`): Device of the losses.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -18,23 +18,23 @@ class LogWindow:
         self.begin()
 
     def begin(self) -> None:
-        """Forget what was added up; time counts from now."""
+        """Begin a new window."""
         self._losses = torch.zeros(2, device=self._device)
         self._micro_batches, self._images, self._waited = 0, 0, 0.0
         self._start = time.perf_counter()
 
     def add_losses(self, prediction_loss: torch.Tensor, sigreg_loss: torch.Tensor, num_images: int) -> None:
-        """Take in a micro-batch of this many images."""
+        """Add a micro-batch."""
         self._losses += torch.stack([prediction_loss.detach(), sigreg_loss.detach()])
         self._micro_batches += 1
         self._images += num_images
 
     def add_waiting(self, seconds: float) -> None:
-        """Take in time spent waiting for data."""
+        """Add time spent waiting for data."""
         self._waited += seconds
 
     def leave_out(self, seconds: float) -> None:
-        """Take time that was not spent on training, as an evaluation's, out of the speed."""
+        """Exclude time that was not spent on training, such as an evaluation, from the speed."""
         self._start += seconds
 
     @property

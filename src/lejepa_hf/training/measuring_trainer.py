@@ -1,4 +1,4 @@
-"""MeasuringTrainer: a Trainer that looks at its numbers: logged rows, held-out evaluations, NaN and infinity."""
+"""MeasuringTrainer: a Trainer that measures its run: logged rows, held-out evaluations, a stop at NaN."""
 
 import math
 from typing import Any, NoReturn
@@ -20,15 +20,16 @@ from .log_window import LogWindow
 
 class MeasuringTrainer(CheckpointingTrainer):
     """
-    What differs from the base class: rows say what the steps since the last one have cost; evaluations use a fixed
-    sample of held-out images; a NaN or infinite loss or gradient stops the run before it is used or saved.
+    Differences from the base class: logged rows have the parts of the loss, speed, waiting time and the figures of
+    monitors; evaluations use a fixed sample of held-out images; a NaN or infinite loss or gradient stops the run
+    before anything of it is saved.
 
     Args:
-        num_images (`int`, *optional*): Images of the training set, where that is known.
-        global_batch (`int`): Images of an optimiser step over all processes.
-        max_bad_fraction (`float`): Share of images that may be broken.
-        null_mean (`float`, *optional*): What SIGReg is on average for samples of the normal law.
-        kwargs: As in `Trainer`.
+        num_images (`int`, *optional*): Number of training images, if it is known.
+        global_batch (`int`): Number of images in an optimiser step over all processes.
+        max_bad_fraction (`float`): Largest share of broken images.
+        null_mean (`float`, *optional*): Mean of SIGReg for samples of the normal law, if it is known.
+        kwargs: Arguments of `Trainer`.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class MeasuringTrainer(CheckpointingTrainer):
         [`~training.callbacks.held_out.HeldOutImages`]; training is not touched.
 
         Args:
-            eval_dataset (*optional*): Another dataset than the Trainer's.
-            ignore_keys: Has no meaning here.
-            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Beginning of the names.
+            eval_dataset (*optional*): Dataset to use instead of the Trainer's.
+            ignore_keys: Not used.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Prefix of the names.
 
         Returns:
             `dict[str, float]`: `eval_loss`, `eval_prediction_loss`, `eval_sigreg_loss`, `eval_effective_rank`,
@@ -90,10 +91,10 @@ class MeasuringTrainer(CheckpointingTrainer):
         return metrics
 
     def predict(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refused: pretraining has no predictions."""
+        """Refused: pretraining makes no predictions."""
         raise NotImplementedError(
-            "`predict` has no meaning in pretraining: export the encoder by `export_encoder`, then `lejepa embed` or "
-            "`evaluate_encoder` use it."
+            "`predict` is not possible in pretraining: export the encoder with `export_encoder`, then use "
+            "`lejepa embed` or `evaluate_encoder`."
         )
 
     def _forward_held_out(self, inputs: dict[str, torch.Tensor]) -> LeJEPAOutput:
@@ -102,7 +103,7 @@ class MeasuringTrainer(CheckpointingTrainer):
             return self.model_wrapped(**inputs, step=0)
 
     def _held_out_images(self, dataset: object = None) -> HeldOutImages:
-        """Cut once for the Trainer's own dataset."""
+        """Held-out images, which are cut only once for the Trainer's own dataset."""
         if dataset is not None:
             return self._open_held_out(dataset)
         if self._held_out is None:
@@ -118,7 +119,7 @@ class MeasuringTrainer(CheckpointingTrainer):
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, Monitor)]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the loss parts, speed and waiting time, averaged over the steps since the last log and over ranks."""
+        """Log a row; adds means over the steps since the last row and over ranks."""
         self._guard.check(wait=True)
         if "loss" in logs and not self._window.is_empty:
             logs |= self._measure()
@@ -131,7 +132,7 @@ class MeasuringTrainer(CheckpointingTrainer):
         super().log(logs, start_time)
 
     def _measure(self) -> dict[str, float]:
-        """The mean over ranks, of speed and counts the sum."""
+        """Means over ranks; speed and counts are sums over ranks."""
         local = self._window.measure()
         local |= {"broken_images": float(self._broken.num_broken), "energy_kwh": self.energy.joules() / 3.6e6}
         with self._cost:
@@ -150,14 +151,14 @@ class MeasuringTrainer(CheckpointingTrainer):
     # NaN and infinity
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
-        """As the base class, which measures it in each step; looked at before the optimizer uses the gradient."""
+        """As the base class, which measures it in each step; checked before the optimizer uses the gradient."""
         norm = whole(super()._get_grad_norm(model, grad_norm))  # under FSDP a rank holds its part
-        if self.accelerator.scaler is None:  # with fp16 overflow is the scaler's business
+        if self.accelerator.scaler is None:  # with fp16 the scaler handles overflow
             self._guard.watch(self.state.global_step, grad_norm=norm)
             self._guard.check()
         return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As [`CheckpointingTrainer`], once it is known that no loss or gradient was NaN or infinite."""
+        """As in [`CheckpointingTrainer`], after a check that no loss or gradient was NaN or infinite."""
         self._guard.check(wait=True)
         super().save_model(output_dir, _internal_call)

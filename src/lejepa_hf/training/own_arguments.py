@@ -1,4 +1,4 @@
-"""Arguments as a run takes them: schedules that fit their type, epochs as steps, and a copy for each Trainer."""
+"""The arguments that a Trainer works with: its own copy, epochs counted in steps, fitting schedules."""
 
 import copy
 import inspect
@@ -26,17 +26,17 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 def fitting_kwargs(kind: SchedulerType | str, given: dict[str, Any] | str | None) -> dict[str, Any] | None:
     """
-    The arguments of a learning rate schedule.
+    The arguments of a learning rate schedule. By default the cosine ends at a thousandth of the peak, as published.
 
     Args:
         kind (`SchedulerType`): Type of the schedule.
-        given (`dict`, *optional*): What the user chose; the published cosine ends at a thousandth of the peak.
+        given (`dict`, *optional*): Arguments given by the user.
 
     Returns:
-        `dict`, or None where the schedule takes none.
+        `dict`, or None if there are none.
 
     Raises:
-        ValueError: If the schedule does not take one of them, or lacks one.
+        ValueError: If the schedule does not take an argument, or lacks one.
     """
     kind = SchedulerType(kind)
     if given is None:
@@ -66,20 +66,20 @@ def fitting_kwargs(kind: SchedulerType | str, given: dict[str, Any] | str | None
 
 def own_arguments(args: Arguments, num_images: int | None, global_batch: int) -> Arguments:
     """
-    A Trainer's own copy of the arguments, with every number that follows from the size of the dataset.
+    A Trainer's own copy of the arguments, with the numbers that depend on the size of the dataset.
 
-    The Trainer pushes nothing itself, a callback does; so that transformers does not, the copy says no.
+    `push_to_hub` is false in the copy: a callback pushes checkpoints, not transformers.
 
     Args:
-        args (`TrainingArguments`): The caller's, which stay as they are.
-        num_images (`int`, *optional*): Images of the dataset, where that is known.
-        global_batch (`int`): Images of an optimiser step over all processes.
+        args (`TrainingArguments`): Arguments of the caller, which are not changed.
+        num_images (`int`, *optional*): Number of training images, if it is known.
+        global_batch (`int`): Number of images in an optimiser step over all processes.
 
     Returns:
-        `TrainingArguments`: `max_steps` is set; strategies that say 'epoch' say 'steps', and after how many.
+        `TrainingArguments`: A copy with `max_steps`, and with 'steps' in place of each strategy 'epoch'.
 
     Raises:
-        ValueError: If there are epochs to count but the number of images is not known.
+        ValueError: If epochs must be counted but the number of images is not known.
     """
     own = copy.copy(args)
     own.accelerator_config = copy.deepcopy(args.accelerator_config)  # transformers writes into it
@@ -108,7 +108,7 @@ def own_arguments(args: Arguments, num_images: int | None, global_batch: int) ->
 
 
 def _count_in_steps(args: TrainingArguments, steps: int) -> None:
-    """A pass over the images is this many steps; the last one of a run always counts as its end."""
+    """Replace epochs by this number of steps."""
     if args.logging_strategy == IntervalStrategy.EPOCH:
         args.logging_strategy, args.logging_steps = IntervalStrategy.STEPS, steps
     if args.eval_strategy == IntervalStrategy.EPOCH:

@@ -1,4 +1,4 @@
-"""SIGTERM, as clusters send it before they take a machine away: a checkpoint at once, then the end."""
+"""SIGTERM, which clusters send before they take a machine away: save a checkpoint, then stop."""
 
 import logging
 import signal
@@ -17,7 +17,7 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class Preemption(TrainerCallback):
-    """Ends the training behind the current step, with a checkpoint, when any process received SIGTERM."""
+    """Stops training after the current step, with a checkpoint, when any process has received SIGTERM."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -26,7 +26,7 @@ class Preemption(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """SIGTERM is noted instead of killing; in the main thread only, Python allows no other to listen."""
+        """Within this context SIGTERM does not kill the process. Only in the main thread, as Python requires."""
         self.stopped = self._received = False
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -43,14 +43,14 @@ class Preemption(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Agree with the other processes how to ask each other."""
+        """Open the channel between processes."""
         self._any_rank = AnyRank()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """End the training if any process received the signal."""
-        # After the last step everything is saved anyway, and the run's results are worth the rest of the time.
+        """Stop if any process has received the signal."""
+        # The last step saves a checkpoint anyway, and the remaining time is better spent on the run's results.
         if self._any_rank is not None and self._any_rank(self._received) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
             logger.warning(f"SIGTERM: saving step {state.global_step} and stopping.")

@@ -1,14 +1,16 @@
-"""Private methods of transformers' Trainer on which this package is built: the only list of them."""
+"""The list of private methods of transformers' Trainer on which this package depends."""
 
 from typing import NamedTuple
 
 
 class PrivateMethod(NamedTuple):
     """
+    A private method of the base class that is overridden.
+
     Args:
-        parameters (`tuple[str, ...]`): Its parameters.
-        caller (`str`): Method of the Trainer that calls it.
-        reason (`str`): Why no public method does.
+        parameters (`tuple[str, ...]`): Names of its parameters.
+        caller (`str`): Method of the base class that calls it.
+        reason (`str`): Reason why no public method or callback serves.
     """
 
     parameters: tuple[str, ...]
@@ -20,7 +22,7 @@ OVERRIDDEN = {
     "_save_checkpoint": PrivateMethod(
         ("self", "model", "trial"),
         "_maybe_log_save_evaluate",
-        "a checkpoint is written aside and renamed when all ranks are done: `on_save` comes too late",
+        "a checkpoint is written to another folder and renamed when all ranks are done; `on_save` comes too late",
     ),
     "_issue_warnings_after_load": PrivateMethod(
         ("self", "load_result"),
@@ -35,7 +37,7 @@ OVERRIDDEN = {
     "_get_grad_norm": PrivateMethod(
         ("self", "model", "grad_norm"),
         "_run_epoch",
-        "the norm that was measured is looked at before the optimizer uses the gradient: no callback is given it",
+        "the measured norm is checked before the optimizer uses the gradient; callbacks do not receive it",
     ),
 }
 
@@ -44,7 +46,7 @@ CALLED = {
     "_load_best_model": "the same, with `load_best_model_at_end`",
 }
 
-# Methods of the base class, and what they call in this order.
+# Methods of the base class, and calls in them whose order matters.
 ORDER = {
     "_save_checkpoint": (
         "_get_output_dir",

@@ -1,4 +1,4 @@
-"""What a run must keep when it is resumed, written into its checkpoints and compared."""
+"""Settings that must not change when a run is resumed: written into checkpoints and compared."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from ..data.multi_crop import MultiCropTransform
 logger = logging.getLogger("lejepa_hf")
 
 _FILE = "resume_settings.json"
-# Keys as checkpoints of version 0.1.0 have them.
+# Keys in checkpoints of version 0.1.0.
 _RENAMED = {
     "images SIGReg judges at once": "images_per_statistic",
     "images of the dataset": "dataset_images",
@@ -23,7 +23,7 @@ _NOT_OF_THE_MODEL = ("transformers_version", "architectures", "dtype", "_name_or
 
 
 def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A model's config as `a.b: value` pairs, without what does not change the network."""
+    """A model's config as `a.b: value` pairs, without keys that do not change the network."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if key in _NOT_OF_THE_MODEL:
@@ -46,14 +46,14 @@ def run_settings(
     """
     Args:
         args (`TrainingArguments`): Arguments of the run.
-        model_config (`dict`): Its model's config.
-        views ([`MultiCropTransform`]): Its views.
-        global_batch (`int`): Images of an optimiser step over all processes.
-        images_per_statistic (`int`): Images of which one SIGReg statistic is computed.
-        num_images (`int`, *optional*): Images of the dataset, where that is known.
+        model_config (`dict`): Config of its model.
+        views ([`MultiCropTransform`]): Settings of its views.
+        global_batch (`int`): Number of images in an optimiser step over all processes.
+        images_per_statistic (`int`): Number of images in one SIGReg statistic.
+        num_images (`int`, *optional*): Number of training images, if it is known.
 
     Returns:
-        `tuple`: what must not and what may change in a resumed run, by key.
+        `tuple`: settings that must not change in a resumed run, and settings that may, by key.
     """
     fixed = {
         **flat_config(model_config),
@@ -83,10 +83,10 @@ def run_settings(
 def write_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str, Any], world_size: int) -> None:
     """
     Args:
-        checkpoint (`str` or `Path`): Existing folder.
-        fixed (`dict`): What a resumed run must share, by key.
-        free (`dict`): What it may change, and what then is said.
-        world_size (`int`): Processes of this run, each of which leaves files of its own in the checkpoint.
+        checkpoint (`str` or `Path`): Existing checkpoint folder.
+        fixed (`dict`): Settings that a resumed run must share, by key.
+        free (`dict`): Settings that it may change, which is then logged.
+        world_size (`int`): Number of processes of this run, each of which writes its own files into the checkpoint.
     """
     content = {"world_size": world_size, "fixed": fixed, "free": free}
     text = json.dumps(content, indent=1, default=str) + "\n"
@@ -94,28 +94,29 @@ def write_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str
 
 
 def saved_world_size(checkpoint: str | Path) -> int | None:
-    """Processes of the run that wrote a checkpoint; None where it does not say."""
+    """Number of processes of the run that wrote a checkpoint; None if the checkpoint does not say."""
     path = Path(checkpoint) / _FILE
     return json.loads(path.read_text(encoding="utf-8"))["world_size"] if path.is_file() else None
 
 
 def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str, Any]) -> None:
     """
-    Logs what changed and may change. Checkpoints of earlier versions, which do not say, are not compared.
+    Compare the settings of a checkpoint with those of the run that resumes from it; log those that may change and did.
+    Checkpoints of early versions without settings are not compared.
 
     Args:
-        checkpoint (`str` or `Path`): Resumed from.
-        fixed (`dict`): As in [`write_settings`], of the run that resumes.
-        free (`dict`): The same.
+        checkpoint (`str` or `Path`): Checkpoint to resume from.
+        fixed (`dict`): Settings of this run that must not change, by key.
+        free (`dict`): Settings of this run that may change, by key.
 
     Raises:
-        ValueError: If something changed that must not; all such keys are named with both values.
+        ValueError: If a setting changed that must not; all such keys are named with both values.
     """
     path = Path(checkpoint) / _FILE
     if not path.is_file():
         return
     saved = json.loads(path.read_text(encoding="utf-8"))
-    # Through JSON, as the saved ones went: tuples become lists, enumerations text.
+    # To JSON and back, as the saved ones: tuples become lists, enumerations text.
     fixed, free = json.loads(json.dumps([fixed, free], default=str))
     changed = _differences({_RENAMED.get(key, key): value for key, value in saved["fixed"].items()}, fixed)
     if changed:
@@ -128,5 +129,5 @@ def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[s
 
 
 def _differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Keys that both know, for a version may bring new ones, and whose values differ."""
+    """Keys with different values, among those that both have: a version may add new ones."""
     return [f"`{key}` was {saved[key]!r}, is {now[key]!r}" for key in saved if key in now and saved[key] != now[key]]

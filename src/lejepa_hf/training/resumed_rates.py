@@ -1,4 +1,4 @@
-"""ResumedRates: a changed learning rate or weight decay takes effect when a run is resumed."""
+"""ResumedRates: lets a changed learning rate or weight decay take effect when a run is resumed."""
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -6,13 +6,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class ResumedRates(TrainerCallback):
-    """The base class restores the old rates with the states of optimizer and schedule, whatever was asked for now."""
+    """Puts the rates of the arguments back, which loading optimizer and schedule has replaced by the old ones."""
 
     def __init__(self) -> None:
         self._asked: list[tuple[float, float]] = []  # learning rate and weight decay of each group
 
     def remember(self, optimizer: torch.optim.Optimizer) -> None:
-        """Note what was asked for, before a checkpoint is loaded."""
+        """Remember the rates before a checkpoint is loaded."""
         self._asked = [
             (group.get("initial_lr", group["lr"]), group.get("weight_decay", 0.0)) for group in optimizer.param_groups
         ]
@@ -26,7 +26,7 @@ class ResumedRates(TrainerCallback):
         lr_scheduler: LRScheduler | None = None,
         **kwargs: object,
     ) -> None:
-        """Everything is loaded, and no step has been made."""
+        """Everything is loaded, and no step has been made yet."""
         if optimizer is None or state.global_step == 0 or not isinstance(lr_scheduler, LambdaLR):
             return
         for group, (_, weight_decay) in zip(optimizer.param_groups, self._asked, strict=True):

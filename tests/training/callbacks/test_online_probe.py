@@ -106,7 +106,7 @@ def test_a_checkpoint_continues_to_the_last_bit(tmp_path, caplog):
         OnlineProbe(8, 4).load_state(tmp_path)  # another number of classes
         OnlineProbe(8, 3).load_state(tmp_path / "nothing")
     assert [record.message.split(" has no ")[1] for record in caplog.records] == [
-        "state of this online probe: it starts anew."
+        "state of this online probe: it starts from zero."
     ] * 2
 
 

@@ -8,8 +8,8 @@ from .monitor import Monitor, MonitoredRun
 
 class EmbeddingMonitor(Monitor):
     """
-    `effective_rank`, `embedding_spread` and `smallest_spread` of the global views of the batch at hand when a row is
-    logged, see [`~evaluation.rank.rank_and_spread`]. Between rows it does nothing that the device would notice.
+    `effective_rank`, `embedding_spread` and `smallest_spread` of the global views of the last batch before a row is
+    logged, see [`~evaluation.rank.rank_and_spread`]. Between rows it computes nothing.
 
     Args:
         num_global_views (`int`): Number of views, from the first on, that are measured.

@@ -1,4 +1,4 @@
-"""HealthWatch: names collapse and divergence while a run can still be saved."""
+"""HealthWatch: warns of collapse and divergence while a run can still be saved."""
 
 import logging
 import math
@@ -20,19 +20,19 @@ _MORE_SIGREG = "Raise `sigreg_weight`, lower `learning_rate`, or use a longer `w
 
 class HealthWatch(TrainerCallback):
     """
-    Judges every logged row and warns, once for each kind of trouble, with value, meaning and remedy.
+    Checks every logged row and warns, once for each kind of trouble, with value, meaning and remedy.
 
-    - A point: `sigreg_loss` is at least nine tenths of what projections that are all 0 give.
-    - Rank: `effective_rank` is below 2, or below a tenth of its best.
-    - Spread: `embedding_spread` is below a hundredth of its best.
-    - Divergence: `loss` is above 3 times its best.
+    - Point: `sigreg_loss` is at least nine tenths of its value for projections that are all 0.
+    - Rank: `effective_rank` is below 2, or below a tenth of its best value.
+    - Spread: `embedding_spread` is below a hundredth of its best value.
+    - Divergence: `loss` is above 3 times its best value.
 
-    The first three are looked for after warmup, and hold for 3 rows in a row; the last for 5. A resumed run is judged
-    with the rows it already has.
+    The first three are checked after warmup and must hold for 3 rows in a row, the last one for 5. A resumed run
+    includes the rows it already has.
 
     Args:
-        collapsed_sigreg (`float`, *optional*): `sigreg_loss` where all projections are 0: 0.402 times the images that
-            a loss sees, with the default quadrature. Without it a point is not looked for.
+        collapsed_sigreg (`float`, *optional*): `sigreg_loss` of projections that are all 0: 0.402 times the number of
+            images in a loss, with the default quadrature. Without it the point is not checked.
     """
 
     def __init__(self, collapsed_sigreg: float | None = None) -> None:
@@ -42,7 +42,7 @@ class HealthWatch(TrainerCallback):
     def _forget(self) -> None:
         self._best = {"effective_rank": 0.0, "embedding_spread": 0.0, "loss": math.inf}
         self._in_a_row = dict.fromkeys(_WINDOWS, 0)
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @classmethod
     def for_run(cls, run: MonitoredRun) -> "HealthWatch":
@@ -55,8 +55,8 @@ class HealthWatch(TrainerCallback):
     ) -> None:
         """Begin anew, with the rows that a resumed run already has."""
         self._forget()
-        for row in state.log_history:  # not empty after a resume: what was said then is not said again
-            self._judge(row, row["step"] > args.get_warmup_steps(state.max_steps))
+        for row in state.log_history:  # not empty after a resume: its warnings are not repeated
+            self._check(row, row["step"] > args.get_warmup_steps(state.max_steps))
 
     def on_log(
         self,
@@ -67,11 +67,11 @@ class HealthWatch(TrainerCallback):
         **kwargs: object,
     ) -> None:
         """Look at the row, and warn."""
-        for message in self._judge(logs or {}, state.global_step > args.get_warmup_steps(state.max_steps)):
+        for message in self._check(logs or {}, state.global_step > args.get_warmup_steps(state.max_steps)):
             if state.is_world_process_zero:
                 logger.warning(f"Step {state.global_step}: {message}")
 
-    def _judge(self, row: dict[str, float], warmed_up: bool) -> list[str]:
+    def _check(self, row: dict[str, float], warmed_up: bool) -> list[str]:
         if "loss" not in row:
             return []
         for name, better in (("effective_rank", max), ("embedding_spread", max), ("loss", min)):
@@ -81,8 +81,8 @@ class HealthWatch(TrainerCallback):
         messages = []
         for kind, needed in _WINDOWS.items():
             self._in_a_row[kind] = self._in_a_row[kind] + 1 if kind in found else 0
-            if self._in_a_row[kind] >= needed and kind not in self._said:
-                self._said.add(kind)
+            if self._in_a_row[kind] >= needed and kind not in self._warned:
+                self._warned.add(kind)
                 messages.append(found[kind])
         return messages
 
@@ -101,14 +101,14 @@ class HealthWatch(TrainerCallback):
         sigreg, point = row.get("sigreg_loss"), self.collapsed_sigreg
         if sigreg is not None and point is not None and sigreg >= _NEAR_COLLAPSED * point:
             found["point"] = (
-                f"`sigreg_loss` is {sigreg:.4g}, no better than where all projections are the same point, "
+                f"`sigreg_loss` is {sigreg:.4g}, no better than if all projections were the same point, "
                 f"{point:.4g}: the model has collapsed. {_MORE_SIGREG}, and start anew or from a checkpoint before it."
             )
         rank, best = row.get("effective_rank"), self._best["effective_rank"]
         if rank is not None and (rank < _LOWEST_RANK or rank < _RANK_LOSS * best):
             found["rank"] = (
                 f"`effective_rank` is {rank:.3g}, its best was {best:.3g}: the embeddings collapse to few dimensions. "
-                f"{_MORE_SIGREG}, or a larger batch."
+                f"{_MORE_SIGREG}, or use a larger batch."
             )
         spread, best = row.get("embedding_spread"), self._best["embedding_spread"]
         if spread is not None and spread < _SPREAD_LOSS * best:

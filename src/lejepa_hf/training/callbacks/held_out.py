@@ -1,4 +1,4 @@
-"""HeldOutImages: a fixed sample on which a run is evaluated while it trains."""
+"""HeldOutImages: a fixed sample of images on which a run is evaluated while it trains."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -50,26 +50,26 @@ class _Batch:
 
 class HeldOutImages:
     """
-    Held-out images and, where there are labels, training images, cut once and kept in memory as 8-bit pixels: at 224
-    pixels 630 MB for 512 images, over all processes.
+    Held-out images and, if there are labels, training images, cut once and kept in memory as 8-bit pixels: 630 MB over
+    all processes for 512 images of 224 pixels.
 
-    Every image counts. SIGReg grows with the batch, so that each batch is complete and as large as all others: where
-    the images do not divide into batches, the last one is filled up with the first images, whose embeddings are not
-    counted twice, and its losses weigh as much as the images that are new in it. The ranks of a run may hold unequal
-    numbers; all make the same number of forward passes, whatever wraps the model.
+    Every image is evaluated. SIGReg grows with the batch, so all batches have the same size: if the images do not
+    divide evenly, the last batch is filled up with the first images. Their embeddings are counted once, and each batch
+    is weighted by the images that are new in it. Ranks may hold unequal numbers of images, but all of them make the
+    same number of forward passes, as DDP and FSDP require.
 
     Args:
-        held_out: Dataset with the columns of the training set, see [`~data.streaming.EndlessRows`].
-        train: The training set, whose images vote in k-NN.
-        collator ([`MultiCropCollator`]): Cuts the views; its `label_column` holds the classes for k-NN.
-        processor (`ImageProcessor`, *optional*): Makes the plain view of an image; without it there is no k-NN.
+        held_out: Held-out dataset with the columns of the training set, see [`~data.streaming.EndlessRows`].
+        train: Training set, among whose images k-NN searches for neighbours.
+        collator ([`MultiCropCollator`]): Collator that cuts the views; its `label_column` names the classes for k-NN.
+        processor (`BaseImageProcessor`, *optional*): Processor of images for k-NN, which is left out without it.
         num_images (`int`): Largest number of held-out images over all ranks; four times as many of the training set.
         batch_size (`int`): Number of images in a batch of a rank, at least 2. That of training makes the losses
             comparable.
-        seed (`int`): Chooses the images where there are more; the views are the same at every call.
-        rank (`int`): Number of this process.
+        seed (`int`): Seed that chooses the images and their views, which are the same at every call.
+        rank (`int`): Rank of this process.
         world_size (`int`): Number of processes.
-        device (`torch.device`): Where the model is.
+        device (`torch.device`): Device of the model.
 
     Raises:
         ValueError: If there are fewer than 2 images in all, or fewer than one for each rank.
@@ -99,7 +99,7 @@ class HeldOutImages:
                 logger.warning("`eval_knn_top1` is left out: too few images with a class number as label.")
 
     def _chunks(self, dataset: object, num_images: int) -> Iterator[list[dict[str, Any]]]:
-        """This rank's share of a sample of the first epoch, shuffled: folders and shards come class by class."""
+        """This rank's share of a sample of the first epoch, shuffled since folders and shards are sorted by class."""
         rows = EndlessRows(
             dataset,
             batch_size=1,
@@ -115,7 +115,7 @@ class HeldOutImages:
             yield chunk
 
     def _numbers(self, number: int) -> list[int]:
-        """What each rank has."""
+        """This number on each rank."""
         return [int(of_rank) for of_rank in stack_over_ranks(torch.tensor(number, device=self.device))]
 
     def _view_batches(self, held_out: object, num_images: int) -> list[_Batch]:
@@ -132,7 +132,7 @@ class HeldOutImages:
         size = min(*numbers, self.batch_size)
         batches = []
         for begin in range(0, max(numbers), size):
-            chosen = torch.arange(begin, begin + size) % number  # round to the first images behind the last one
+            chosen = torch.arange(begin, begin + size) % number  # after the last image come the first ones
             new = [min(max(of_rank - begin, 0), size) for of_rank in numbers]
             batches.append(
                 _Batch({name: of[chosen] for name, of in views.items()}, new[self._rank], sum(new) / sum(numbers))
@@ -167,17 +167,19 @@ class HeldOutImages:
         """
         Evaluate the model, in evaluation mode, without gradients, on all ranks.
 
-        Views go through batch norm as in training, so that losses compare with its losses; images for k-NN do not.
+        Batch norm normalises views by their batch, as in training, so that losses can be compared with those of
+        training; for k-NN it uses its running statistics.
 
         Args:
-            model (`nn.Module`): What `forward` calls.
-            forward (`Callable`): Arguments of [`LeJEPAForPreTraining`] -> its output, losses over all ranks included.
-            prepare (`Callable`): A batch of the collator -> these arguments.
+            model (`nn.Module`): Model that `forward` calls.
+            forward (`Callable`): Function from arguments of [`LeJEPAForPreTraining`] to its output, with losses over
+                all ranks.
+            prepare (`Callable`): Function from a batch of the collator to these arguments.
 
         Returns:
-            `dict[str, float]`: `loss`, `prediction_loss` and `sigreg_loss`, means over batches; `effective_rank` and
-            `embedding_spread` of global views, see [`~evaluation.rank.rank_and_spread`]; with labels `knn_top1`, in
-            [0, 1]. The same on every rank.
+            `dict[str, float]`: `loss`, `prediction_loss` and `sigreg_loss`, weighted means over batches;
+            `effective_rank` and `embedding_spread` of global views, see [`~evaluation.rank.rank_and_spread`]; with
+            labels `knn_top1`, in [0, 1]. The same on every rank.
         """
         losses, embeddings = [], []
         with batch_statistics(model):
@@ -195,7 +197,7 @@ class HeldOutImages:
         return numbers
 
     def _of_all_ranks(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of all ranks, of which each may have another number."""
+        """The rows of all ranks, which may have different numbers of rows."""
         numbers = self._numbers(len(rows))
         padded = torch.cat([rows, rows.new_zeros(max(numbers) - len(rows), *rows.shape[1:])])
         together = stack_over_ranks(padded)
@@ -215,12 +217,11 @@ class HeldOutImages:
         mean = torch.tensor(settings["image_mean"], device=self.device)[:, None, None]
         std = torch.tensor(settings["image_std"], device=self.device)[:, None, None]
         number = len(images.labels)
-        chosen = (
-            torch.arange(images.most) % number
-        )  # as many as any rank has, so that all go through the model together
+        # As many as the rank with most images has, so that all ranks call the model equally often.
+        chosen = torch.arange(images.most) % number
         embeddings = []
-        # Parts of about a batch, none of a single image, for which the losses would be undefined. Through the whole
-        # model, as one global view: FSDP gathers weights in its forward pass only.
+        # Parts of about a batch, never a single image, for which the losses are undefined. The complete model is
+        # called, with one global view, because FSDP gathers weights only in its forward pass.
         for part in chosen.tensor_split(max(1, images.most // self.batch_size)):
             pixels = (images.pixels[part].to(self.device).float() * settings["rescale_factor"] - mean) / std
             embeddings.append(forward({GLOBAL_VIEWS: pixels[:, None]}).embeddings[0].float())

@@ -12,10 +12,10 @@ class MetricsFile(TrainerCallback):
     """
     Writes every logged row to `metrics.jsonl` in the run folder, one JSON object a line.
 
-    A resumed run first drops the rows of steps it is about to repeat.
+    A resumed run first drops the rows of the steps that it will repeat.
 
     Args:
-        path (`str` or `Path`): The file.
+        path (`str` or `Path`): File to write.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -24,7 +24,7 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Drop rows behind the step at which the run continues, and a line that was cut short."""
+        """Drop the rows after the step at which the run continues, and a line that was cut short."""
         if state.is_world_process_zero and self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines()
             rows = [json.loads(line) for line in lines if line.endswith("}")]

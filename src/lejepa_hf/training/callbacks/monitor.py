@@ -1,4 +1,4 @@
-"""Monitor: what watches the embeddings of a run, and what that costs."""
+"""Monitor: base of callbacks that watch the embeddings of a run, and the time they take."""
 
 import time
 from abc import ABC, abstractmethod
@@ -12,14 +12,14 @@ from ...modeling_lejepa import LeJEPAForPreTraining
 
 class MonitoredRun(NamedTuple):
     """
-    What monitors are built from.
+    Facts about a run from which monitors are built.
 
     Args:
         model ([`LeJEPAForPreTraining`]): The model, not wrapped.
         num_global_views (`int`): Global views of an image; they come first among its embeddings.
         num_classes (`int`, *optional*): Number of classes of the training images, None without labels.
-        images_per_statistic (`int`): Images over all processes of which one SIGReg statistic is computed.
-        device (`torch.device`): Where the embeddings are.
+        images_per_statistic (`int`): Number of images, over all processes, in one SIGReg statistic.
+        device (`torch.device`): Device of the embeddings.
     """
 
     model: LeJEPAForPreTraining
@@ -35,7 +35,7 @@ class Monitor(TrainerCallback, ABC):
     @abstractmethod
     def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:
         """
-        Look at a batch. Called on every rank, in every step: it must not wait for the device.
+        Take in a batch. Called on every rank, in every step; must not wait for the device.
 
         Args:
             embeddings (`torch.Tensor` of shape `(num_views, batch_size, dim)`): Embeddings of this rank's images,
@@ -50,8 +50,8 @@ class Monitor(TrainerCallback, ABC):
 
 class MonitorCost:
     """
-    Time that goes into monitors, as a context manager around them: `monitor_seconds`, since the last row, and
-    `monitor_fraction`, their share of the run since this process began to train, in [0, 1].
+    Measures the time that monitors take, as a context manager around them: `monitor_seconds` since the last row, and
+    `monitor_fraction`, their share of the time since this process began to train, in [0, 1].
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class MonitorCost:
         self._window += self.last
 
     def measure(self) -> dict[str, float]:
-        """The figures; begins a new window."""
+        """Both figures; then begins a new window."""
         self._total += self._window
         window, self._window = self._window, 0.0
         return {

@@ -1,4 +1,4 @@
-"""The monitors that `monitors` of the arguments may name."""
+"""Registry of monitors: the names that the argument `monitors` takes."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ from .online_probe import OnlineProbe
 
 
 def _at_evaluations(run: MonitoredRun) -> None:
-    """No callback: held-out evaluations look for the name themselves."""
+    """No callback: the Trainer passes k-NN on to its held-out evaluations."""
 
 
-# Name -> what builds the callback for a run, or None where the run has nothing to measure.
+# Name -> function that builds the callback of a run, or returns None if it has nothing to measure there.
 MONITORS: dict[str, Callable[[MonitoredRun], TrainerCallback | None]] = {
     "embeddings": EmbeddingMonitor.for_run,
     "probe": OnlineProbe.for_run,
@@ -34,6 +34,6 @@ def check_monitors(names: list[str]) -> None:
 
 
 def build_monitors(names: list[str], run: MonitoredRun) -> list[TrainerCallback]:
-    """The callbacks of the monitors that were asked for, where the run has something to measure."""
+    """The callbacks of the named monitors, as far as they have something to measure in the run."""
     built = [build(run) for name, build in MONITORS.items() if name in names]
     return [callback for callback in built if callback is not None]

@@ -22,15 +22,15 @@ class OnlineProbe(Monitor, StatefulCallback):
     """
     LayerNorm and one linear layer with its own AdamW, one step on each batch of views.
 
-    Sees detached embeddings, so that labels cannot reach the encoder, and starts at zero, so that no random number is
-    drawn. Gradients are those of the batch of all ranks: its weights stay the same on every rank. Its figures say how
-    well classes can be told apart in views the probe is about to learn from, not held-out accuracy.
+    It sees detached embeddings, so that labels cannot reach the encoder, and starts at zero, so that it draws no
+    random numbers. Gradients are those of the batch over all ranks, so that its weights are the same on every rank.
+    Its figures show how well classes are separated in views that it is about to learn from, not held-out accuracy.
 
     Args:
         embedding_dim (`int`): Width of the embeddings.
-        num_classes (`int`): Labels are in [0, `num_classes`); others, -1 for example, are left out.
-        learning_rate (`float`, *optional*, defaults to 1e-3): Constant, positive.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): That of the embeddings.
+        num_classes (`int`): Number of classes. Labels outside of [0, `num_classes`), such as -1, are left out.
+        learning_rate (`float`, *optional*, defaults to 1e-3): Constant learning rate, positive.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Device of the embeddings.
 
     Raises:
         ValueError: If there are fewer than two classes.
@@ -73,10 +73,10 @@ class OnlineProbe(Monitor, StatefulCallback):
 
     def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:
         """
-        One step.
+        Train one step.
 
         Args:
-            embeddings (`torch.Tensor` of shape `(num_views, batch_size, dim)`): Of all views; detached here.
+            embeddings (`torch.Tensor` of shape `(num_views, batch_size, dim)`): Embeddings of all views.
             labels (`torch.Tensor` of shape `(batch_size,)`, *optional*): Class numbers.
         """
         if labels is None:
@@ -110,7 +110,7 @@ class OnlineProbe(Monitor, StatefulCallback):
         return {"online_probe_loss": loss / views, "online_probe_top1": hits / views} if views else {}
 
     def save_state(self, folder: Path) -> None:
-        """Write weights, moments and the current window into a checkpoint; the first rank does."""
+        """Write weights, moments and the current window into a checkpoint, on the first rank."""
         if not self._writes:
             return
         tensors = {f"probe.{name}": value for name, value in self.probe.state_dict().items()}
@@ -120,13 +120,13 @@ class OnlineProbe(Monitor, StatefulCallback):
         save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, Path(folder) / _FILE)
 
     def load_state(self, folder: Path) -> None:
-        """Continue from a checkpoint; start anew, with a warning, from one without a fitting state."""
+        """Continue from a checkpoint; if it has no fitting state, warn and start from zero."""
         path = Path(folder) / _FILE
         tensors = load_file(path) if path.is_file() else {}
         weights = {name.removeprefix("probe."): value for name, value in tensors.items() if name.startswith("probe.")}
         shapes, wanted = ({name: of[name].shape for name in of} for of in (weights, self.probe.state_dict()))
         if shapes != wanted:
-            logger.warning(f"{Path(folder).name} has no state of this online probe: it starts anew.")
+            logger.warning(f"{Path(folder).name} has no state of this online probe: it starts from zero.")
             return
         self.probe.load_state_dict(weights)
         moments: dict[int, dict[str, torch.Tensor]] = {}

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: its progress bar, and a hint where it waits for data."""
+"""What a run shows while it trains: the progress bar, and a hint if it waits for data."""
 
 import logging
 
@@ -13,7 +13,7 @@ _TOLERATED_WAIT = 0.1
 
 
 class ProgressBar(ProgressCallback):
-    """The Trainer's bar, with the loss, the speed and the share of the time spent waiting for data beside it."""
+    """The progress bar of transformers, with loss, speed and the share of time spent waiting for data."""
 
     def on_log(
         self,
@@ -33,7 +33,7 @@ class ProgressBar(ProgressCallback):
 
 
 class DataHint(TrainerCallback):
-    """Logs once what to do when more than a tenth of the time goes into waiting for data."""
+    """Warns once, with a remedy, when more than a tenth of the time is spent waiting for data."""
 
     def __init__(self) -> None:
         self._windows = 0
@@ -56,7 +56,7 @@ class DataHint(TrainerCallback):
         if not state.is_world_process_zero or not logs or "data_wait_fraction" not in logs:
             return
         self._windows += logs["data_wait_fraction"] > _TOLERATED_WAIT
-        # The first steps wait for workers to start and buffers to fill.
+        # In the first steps workers start and buffers fill.
         if logs["data_wait_fraction"] > _TOLERATED_WAIT and self._windows == 3:
             logger.warning(
                 f"{logs['data_wait_fraction']:.0%} of the time goes into waiting for data (`data_wait_fraction`). "

@@ -1,4 +1,4 @@
-"""CheckpointPublisher: what tells the Trainer that somebody pushes its checkpoints."""
+"""CheckpointPublisher: base of callbacks that push checkpoints."""
 
 from transformers import TrainerCallback
 
@@ -6,5 +6,5 @@ from transformers import TrainerCallback
 class CheckpointPublisher(TrainerCallback):
     """
     Base of callbacks that push saved checkpoints to the Hub. The Trainer itself pushes nothing: with `push_to_hub` it
-    needs one of these among its `callbacks`.
+    requires one of these in its `callbacks`.
     """

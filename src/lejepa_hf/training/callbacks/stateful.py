@@ -9,25 +9,26 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 class StatefulCallback(TrainerCallback, ABC):
     """
-    A callback whose tensors are saved in checkpoints. `ExportableState` of transformers keeps text in a JSON file, of
-    the first rank only.
+    A callback that saves tensors in checkpoints, on every rank.
+
+    `ExportableState` of transformers is not enough: it saves JSON values, of the first rank.
     """
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:
-        """Write what is needed to go on into a checkpoint. Every rank calls it."""
+        """Write the state into a checkpoint folder. Every rank calls this."""
 
     @abstractmethod
     def load_state(self, folder: Path) -> None:
-        """Read what [`save_state`] wrote. Every rank calls it, once training has begun."""
+        """Read what [`save_state`] wrote. Every rank calls this, after training has begun."""
 
 
 class StateLoader(TrainerCallback):
     """
-    Gives stateful callbacks the checkpoint a run continues from, and at the end that of the best model.
+    Loads stateful callbacks from the checkpoint a run is resumed from, and at the end from that of the best model.
 
     Args:
-        callbacks (`Callable`): The stateful callbacks of the Trainer.
+        callbacks (`Callable`): Returns the stateful callbacks of the Trainer.
     """
 
     def __init__(self, callbacks: Callable[[], list[StatefulCallback]]) -> None:
@@ -42,7 +43,7 @@ class StateLoader(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Once each callback has begun the training, and model and optimizer are in place."""
+        """Load, now that model, optimizer and all callbacks are ready."""
         if self.checkpoint is not None:
             self.load(self.checkpoint)
             self.checkpoint = None
@@ -50,6 +51,6 @@ class StateLoader(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """The Trainer has loaded the best model."""
+        """Load the states of the best model, which the Trainer has just loaded."""
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self.load(state.best_model_checkpoint)
