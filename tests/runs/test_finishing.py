@@ -85,9 +85,9 @@ def test_what_fails_after_training_takes_nothing_else_with_it(untrained, monkeyp
     with pytest.raises(RunNotFinished) as error:
         finish_run(recipe, facts, load_source("digits", "test"))
     message = str(error.value)
-    assert "is trained and its model is kept, but results.json could not be made ([Errno 13]" in message
+    assert "is trained and its model is kept, but the evaluation could not be made ([Errno 13]" in message
     assert f"`lejepa evaluate {run.encoder} --dataset digits`" in message  # there is no checkpoint to resume from
     kept = (run.encoder / "model.safetensors", run.encoder / "README.md", run.statistics, run.report, run.metrics)
     assert all(path.stat().st_size for path in (*kept, run.picture("losses"), run.picture("pca_maps")))
     assert not run.results.exists()
-    assert "results.json could not be made" in caplog.text
+    assert "the evaluation could not be made" in caplog.text

@@ -81,7 +81,7 @@ def _parts(
     parts["losses.png"] = partial(draw_losses, run.path)
     parts["pca_maps.png"] = partial(picture_patches, run.path, recipe)
     if held_out is not None:
-        parts["results.json"] = partial(_evaluate, run, recipe, facts, held_out)
+        parts["the evaluation"] = partial(_evaluate, run, recipe, facts, held_out)
     parts["statistics.json"] = partial(measure_projections, run.path, recipe)
     parts["the card"] = partial(write_model_card, run.encoder, run.path)
     if decay:
