@@ -1,6 +1,7 @@
 """The direction of imports, and what `import lejepa_hf` may load."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import lejepa_hf
 
 PACKAGE = Path(lejepa_hf.__file__).parent
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 
 # Module or room -> what it may import from this package, besides files of its own room. Arrows only downwards.
 ALLOWED = {
@@ -42,7 +44,7 @@ def own_imports(path: Path) -> set[str]:
     """Top-level parts of this package that a file imports, wherever in the file."""
     depth = len(path.relative_to(PACKAGE).parts)
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.ImportFrom) and node.level:
             inside = path.relative_to(PACKAGE).parts[: depth - node.level]
             parts = [*inside, *(node.module or "").split(".")]
@@ -54,7 +56,7 @@ def own_imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", TREES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_direction(path):
     part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     assert own_imports(path) - {part} <= (ALLOWED | ENTRY_POINTS)[part]
@@ -68,63 +70,64 @@ def test_the_table_has_one_direction():
         below.add(part)
 
 
-def test_few_entries_stand_at_the_top():
-    entries = {path.name for path in PACKAGE.iterdir() if not path.name.startswith("__")} - {"py.typed"}
-    assert len(entries) <= 14, entries
-
-
 @pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()))
 def test_a_room_says_what_lives_there_and_what_it_may_import(room):
-    text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
+    text = ast.get_docstring(TREES[PACKAGE / room / "__init__.py"])
     assert re.search(r"[Ii]mport", text)
 
 
-@pytest.mark.parametrize(("old", "new"), lejepa_hf._MOVED.items())
-def test_old_paths_are_the_modules_at_their_new_ones(old, new):
-    code = f"import importlib; assert importlib.import_module({old!r}) is importlib.import_module({new!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"{old} is now {new}" in done.stderr
-
-
 def test_only_one_file_calls_torch_distributed():
-    callers = [path.name for path in PACKAGE.rglob("*.py") if "torch.distributed" in path.read_text(encoding="utf-8")]
+    callers = [path.name for path in TREES if "torch.distributed" in path.read_text(encoding="utf-8")]
     assert callers == ["distributed.py"]
 
 
-def loaded_by(statement: str) -> set[str]:
-    code = f"import sys; {statement}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return {name.split(".")[0] for name in done.stdout.split()}
+# One fresh process for all of this: each would spend seconds on importing torch and transformers.
+STEPS = """
+import importlib, json, sys, warnings
+
+def loaded():
+    return sorted({name.split(".")[0] for name in sys.modules})
+
+import lejepa_hf
+found = {"package": loaded()}
+from lejepa_hf import SIGReg, LeJEPAConfig, LeJEPAForPreTraining
+found["model"] = loaded()
+sys.modules["datasets"] = None
+from lejepa_hf import LeJEPATrainer, LeJEPATrainingArguments, MultiCropCollator, export_encoder
+del sys.modules["datasets"]
+found["moved"] = {}
+for old, new in lejepa_hf._MOVED.items():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        same = importlib.import_module(old) is importlib.import_module(new)
+    found["moved"][old] = same and f"{old} is now {new}." in [str(warning.message) for warning in caught]
+print(json.dumps(found))
+"""
 
 
-def test_import_is_lazy():
-    heavy = {
-        "torch",
-        "torchvision",
-        "transformers",
-        "datasets",
-        "timm",
-        "matplotlib",
-        "sklearn",
-        "triton",
-        "numpy",
-        "yaml",
-    }
-    assert not heavy & loaded_by("import lejepa_hf")
+@pytest.fixture(scope="module")
+def imported() -> dict:
+    """What a fresh process has loaded, step by step; the last but one cannot import `datasets`."""
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_objective_and_model_need_no_data_packages():
-    loaded = loaded_by("from lejepa_hf import SIGReg, LeJEPAConfig, LeJEPAForPreTraining")
-    assert not {"datasets", "timm", "matplotlib", "sklearn"} & loaded
+def test_import_is_lazy(imported):
+    heavy = {"datasets", "matplotlib", "numpy", "sklearn", "timm", "torch", "torchvision", "transformers", "triton"}
+    assert not (heavy | {"yaml"}) & set(imported["package"])
 
 
-def test_the_trainer_needs_no_datasets_package():
-    code = (
-        "import sys; sys.modules['datasets'] = None; "
-        "from lejepa_hf import LeJEPATrainer, LeJEPATrainingArguments, MultiCropCollator, export_encoder"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_the_objective_and_model_need_no_data_packages(imported):
+    assert not {"datasets", "timm", "matplotlib", "sklearn"} & set(imported["model"])
+
+
+def test_the_trainer_needs_no_datasets_package(imported):
+    assert "moved" in imported  # it was imported without that package before
+
+
+def test_old_paths_are_the_modules_at_their_new_ones(imported):
+    assert imported["moved"] == dict.fromkeys(lejepa_hf._MOVED, True)
 
 
 @pytest.mark.parametrize("name", lejepa_hf.__all__)
