@@ -311,10 +311,10 @@ class LeJEPATrainer(MeasuringTrainer):
             trial: Not used: a search for hyperparameters is refused.
             ignore_keys_for_eval: Has no meaning here.
         """
-        if self.state.global_step == 0:  # a trainer may train again in its own folder
-            RunFolder(self.args.output_dir).claim(resume_from_checkpoint, is_started=True)
-        self._start = None
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        if self.state.global_step == 0:  # a trainer may train again in its own folder
+            RunFolder(self.args.output_dir).claim(checkpoint, is_started=True)
+        self._start = None
         if checkpoint is not None:
             self.check_resume(checkpoint)
             state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))

@@ -22,6 +22,7 @@ from lejepa_hf.runs.initial_model import build_model
 from lejepa_hf.runs.pretraining import build, main
 from lejepa_hf.runs.recipes import Recipe, parse_recipe
 from lejepa_hf.runs.resolving import resolve
+from lejepa_hf.system.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 ID, OTHER = "me/encoder", "hf_" + "b" * 30
@@ -124,7 +125,9 @@ def test_another_network_is_refused_by_name(earlier, recipe, keys, message):
 
 def test_a_private_repository_and_a_branch_of_it(hub, earlier, recipe, monkeypatch):
     push_run(earlier, ID, private=True)
-    assert _export_and_push(str(_keep(earlier / "checkpoint-2").folder), ID, "checkpoint-2", "private") == 0
+    checkpoint = earlier / "checkpoint-2"
+    kept = _keep(checkpoint, RunFolder(earlier).waiting_push(checkpoint))
+    assert _export_and_push(str(kept), ID, "checkpoint-2", "private") == 0
     assert is_from(recipe(ID), earlier / "pretraining")
     assert is_from(recipe(f"{ID}@checkpoint-2"), earlier / "checkpoint-2")
     hub.stop()

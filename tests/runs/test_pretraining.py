@@ -155,7 +155,7 @@ def test_own_images_without_labels(tmp_path):
         (["--eval_protocols", "knn", "clustering"], "clustering unknown; known are linear, knn, few-shot"),
         (["--eval_protocols", "knn", "fine-tune"], "fine-tune: only `lejepa evaluate`, after the run, has it"),
         (["--local_crop_size", "64"], "`local_crop_size` 64 is larger than `global_crop_size` 24"),
-        (["--resume", "runs/none"], "no complete checkpoint"),
+        (["--resume", "runs/none"], "is not a complete checkpoint"),
         (["--backbone_config", "{model_type: resnet, num_channels: 1}"], "`backbone_config.num_channels` is 1"),
         (["--num_slice", "5"], "Did you mean `num_slices`"),
     ],

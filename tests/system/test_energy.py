@@ -10,7 +10,7 @@ import torch
 from test_trainer import model_for, trainer_for
 from transformers import TrainerCallback
 
-from lejepa_hf import trainer as trainer_module
+from lejepa_hf.training import measuring_trainer
 from lejepa_hf.runs.finishing import _energy_kwh
 from lejepa_hf.system.energy import EnergyMeter
 from lejepa_hf.system.run_folder import RunFolder
@@ -73,7 +73,7 @@ class Meter(TrainerCallback):
 
 def test_a_run_and_its_continuation(tmp_path, tiny_resnet, monkeypatch):
     zone(tmp_path / "rapl", "intel-rapl:0", "package-0", 0, 10**13)
-    monkeypatch.setattr(trainer_module, "EnergyMeter", partial(EnergyMeter, powercap=tmp_path / "rapl"))
+    monkeypatch.setattr(measuring_trainer, "EnergyMeter", partial(EnergyMeter, powercap=tmp_path / "rapl"))
     for steps in (3, 6):
         trainer = trainer_for(tmp_path / "run", model_for(tiny_resnet), max_steps=steps, monitors=[], report_to=[])
         trainer.add_callback(Meter(tmp_path / "rapl"))
