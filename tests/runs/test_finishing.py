@@ -11,8 +11,9 @@ from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator, MultiCropTransfor
 from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.data.streaming import EndlessRows
 from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
-from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, extract_embeddings, extract_projections
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from lejepa_hf.evaluation.evaluate_encoder import load_encoder
+from lejepa_hf.evaluation.projections import extract_projections
 from lejepa_hf.hub.export import build_processor
 from lejepa_hf.runs.finishing import measure_projections, picture_neighbours, picture_patches
 from lejepa_hf.runs.pretraining import build_model

@@ -20,7 +20,7 @@ _PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
 # Of a config: what saving and loading leave there. The weights tell their dtype.
 _NOT_OF_THE_NETWORK = ("_name_or_path", "_commit_hash", "architectures", "dtype", "transformers_version")
 _TRIED = 8  # images, for single ones may be broken
-POOLINGS = ("auto", "pooler", "cls", "patches")
+FEATURE_POOLINGS = ("auto", "pooler", "cls", "patches")
 
 
 class FeatureExtractor:
@@ -39,7 +39,7 @@ class FeatureExtractor:
         bf16 (`bool`, *optional*, defaults to `False`): Forward passes under autocast.
     """
 
-    def __init__(self, encoder, processor, pooling: str = "auto", num_layers: int = 1, bf16: bool = False):
+    def __init__(self, encoder, processor, pooling: str = "auto", num_layers: int = 1, bf16: bool = False) -> None:
         self.encoder, self.processor = encoder.eval(), processor
         self.pooling, self.num_layers, self.bf16 = pooling, num_layers, bf16
         self._probe_layers = min(_PROBE_LAYERS, count_layers(encoder))

@@ -127,7 +127,7 @@ class PrincipalColours:
         maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): From [`patch_maps`], to find them in.
     """
 
-    def __init__(self, maps: torch.Tensor):
+    def __init__(self, maps: torch.Tensor) -> None:
         features = _rows(maps)
         self._mean = features.mean(0)
         features = features - self._mean

@@ -12,11 +12,12 @@ from ..data.multi_crop import MultiCropTransform
 from ..data.sampling import some_rows
 from ..data.sources import ImageSource
 from ..evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
-from ..evaluation.embeddings.extraction import LabelledEmbeddings, extract_projections
+from ..evaluation.embeddings.extraction import LabelledEmbeddings
 from ..evaluation.evaluate_encoder import AVERAGED, ENCODER, evaluate_with_baselines, format_table, load_encoder
 from ..evaluation.feature_extractor import FeatureExtractor
 from ..evaluation.patch_maps import enlarged_pixels, legible_patch_maps, principal_colours
 from ..evaluation.pixel_values import in_own_colours
+from ..evaluation.projections import extract_projections
 from ..evaluation.protocols.knn import nearest_neighbours, nearest_vote
 from ..hub.export import export_encoder
 from ..hub.model_card import write_model_card

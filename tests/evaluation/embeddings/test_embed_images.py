@@ -19,8 +19,9 @@ from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.cli import main
 from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation import embedding_file, feature_extractor
+from lejepa_hf.evaluation import feature_extractor
 from lejepa_hf.evaluation.embeddings import embed_images as module
+from lejepa_hf.evaluation.embeddings import parquet_parts
 from lejepa_hf.evaluation.embeddings.embed_images import Features, embed_images
 from lejepa_hf.hub.export import build_processor
 
@@ -178,7 +179,7 @@ def test_what_the_interrupted_keep_is_written(encoder, folder, tmp_path, monkeyp
 @pytest.mark.parametrize("seconds_per_part", [0, 60])
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_the_file_does_not_depend_on_its_parts(encoder, folder, tmp_path, monkeypatch, seconds_per_part, batch_size):
-    monkeypatch.setattr(embedding_file, "_ROW_GROUP_BYTES", 5 * 32 * 4)
+    monkeypatch.setattr(parquet_parts, "_ROW_GROUP_BYTES", 5 * 32 * 4)
     out = embed_images(
         encoder, str(folder), tmp_path / "e.parquet", batch_size=batch_size, seconds_per_part=seconds_per_part
     ).out
@@ -224,7 +225,7 @@ def begin(encoder: Path, source: str, out: Path, monkeypatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(embedding_file.EmbeddingFile, "_join", fail)
+        patch.setattr(parquet_parts.EmbeddingFile, "_join", fail)
         with pytest.raises(DataError, match="e.parquet cannot be written: .*No space left.*repeat the command"):
             embed_images(encoder, source, out)
     assert not list(out.parent.glob("*.unfinished"))
@@ -256,9 +257,9 @@ def test_a_setting_that_was_left_out_is_another_one(tmp_path, before, now):
         {"index": datasets.Value("int64"), "embedding": datasets.List(datasets.Value("float32"), length=2)}
     )
     arguments = columns.arrow_schema, False, 60.0
-    embedding_file.EmbeddingFile(tmp_path / "e.parquet", {"model": "m", **before}, *arguments)
+    parquet_parts.EmbeddingFile(tmp_path / "e.parquet", {"model": "m", **before}, *arguments)
     with pytest.raises(ValueError, match="`revision` was"):
-        embedding_file.EmbeddingFile(tmp_path / "e.parquet", {"model": "m", **now}, *arguments)
+        parquet_parts.EmbeddingFile(tmp_path / "e.parquet", {"model": "m", **now}, *arguments)
 
 
 def test_a_moved_encoder_is_the_same(encoder, folder, tmp_path, monkeypatch):

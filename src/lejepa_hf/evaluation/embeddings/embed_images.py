@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ...data.dataset_files import kind_of_files, without_secrets
 from ...data.sources import ImageSource, load_source
-from ..evaluate_encoder import find_encoder, load_encoder
-from ..feature_extractor import POOLINGS, FeatureExtractor
+from ..encoder_loading import find_encoder, load_encoder
+from ..feature_extractor import FEATURE_POOLINGS, FeatureExtractor
 from .extraction import embedded_batches
 from .image_batches import rows_from
 from .parquet_parts import EmbeddingFile, check_out
@@ -40,7 +40,7 @@ class Features:
     bf16: bool = False
 
     def __post_init__(self):
-        for field, known in (("pooling", POOLINGS), ("dtype", DTYPES)):
+        for field, known in (("pooling", FEATURE_POOLINGS), ("dtype", DTYPES)):
             if getattr(self, field) not in known:
                 raise ValueError(f"`{field}` {getattr(self, field)!r} is unknown: choose of {', '.join(known)}.")
         if self.layers < 1:

@@ -38,7 +38,9 @@ class NearestImages:
         ValueError: If no image of them can be read.
     """
 
-    def __init__(self, extractor: FeatureExtractor, source: ImageSource, rows: list[dict], batch_size: int = 64):
+    def __init__(
+        self, extractor: FeatureExtractor, source: ImageSource, rows: list[dict], batch_size: int = 64
+    ) -> None:
         self._extractor, self._source = extractor, source
         self._rows: list[dict] = []
         embeddings = []

@@ -38,7 +38,7 @@ class EmbeddingFile:
         ValueError: If there are parts of other settings.
     """
 
-    def __init__(self, out: Path, settings: dict, schema, overwrite: bool, seconds_per_part: float):
+    def __init__(self, out: Path, settings: dict, schema, overwrite: bool, seconds_per_part: float) -> None:
         self.out, self.schema, self.seconds_per_part = out, schema, seconds_per_part
         self.folder = Path(f"{out}.parts")
         self._take_up(settings, overwrite)

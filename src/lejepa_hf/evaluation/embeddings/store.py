@@ -33,7 +33,7 @@ class EmbeddingStore:
         DataError: Wherever the disk does not take what is written.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         about = folder / _ABOUT
