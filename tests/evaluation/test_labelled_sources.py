@@ -41,7 +41,7 @@ def test_a_split_that_is_not_there(built):
 
 @pytest.mark.parametrize(("column", "kind"), [("kind", "string"), ("weight", "float32")])
 def test_labels_that_are_no_classes(built, column, kind):
-    with pytest.raises(ValueError, match=f"`label_column` '{column}'.* holds no class numbers but {kind}.*label"):
+    with pytest.raises(ValueError, match=f"`label_column` '{column}'.* does not hold class numbers but {kind}.*label"):
         check_labels(labelled_sources(built, eval_split="held", label_column=column)[0])
 
 

@@ -34,7 +34,8 @@ def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncode
     place = _usable(device) if device is not None else default_device()
     folder = find_encoder(encoder)
     with explained("encoder", encoder):
-        # Always fp32: stored in half precision, an encoder would embed and train with other errors than its neighbours.
+        # Always fp32: stored in half precision, an encoder would embed and train with other errors than its
+        # neighbours.
         model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
         processor = AutoImageProcessor.from_pretrained(folder)
     refuse_unfilled("encoder", encoder, model.config.model_type, loaded, may_miss="pooler.")

@@ -40,7 +40,7 @@ def evaluate_encoder(
     eval_split: str | None = None,
     batch_size: int = 256,
     cache_dir: str | Path | None = None,
-    **settings: Any,
+    **settings: Any,  # noqa: ANN401
 ) -> dict[str, float]:
     """
     Evaluate an encoder on a labelled dataset.
@@ -139,11 +139,12 @@ def evaluate_with_baselines(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         # Built and pooled as in training: `AutoModel.from_config` would put a random pooler behind the first token.
-        untrained = as_standalone(build_backbone(model.config), model.config.embedding_pooling).to(model.device)
+        untrained = as_standalone(build_backbone(model.config), model.config.embedding_pooling)
     channels, values = num_channels(model.config), pixel_range(processor)
     encoders = {ENCODER: (model, processor)}
     if averaged is not None:
         encoders[AVERAGED] = load_encoder(averaged)
+    untrained.to(model.device)  # type: ignore[arg-type]  # transformers' wrapper of `to` hides its signature
     encoders[UNTRAINED] = untrained, processor
     embedded = {name: _embed_pair(loaded, train, test) for name, loaded in encoders.items()}
     embedded[PIXELS] = raw_pixels(train, channels, values), raw_pixels(test, channels, values)
@@ -164,7 +165,8 @@ def run_protocols(
     Run protocols on embeddings.
 
     Args:
-        train, test ([`LabelledEmbeddings`]): Images that fit the protocols, and images that measure them.
+        train ([`LabelledEmbeddings`]): Images that fit the protocols.
+        test ([`LabelledEmbeddings`]): Images that measure them.
         protocols (`Sequence[str | Protocol]`): Names of protocols on embeddings, or built ones.
         title (`str`, *optional*): Name of the encoder in the log.
 

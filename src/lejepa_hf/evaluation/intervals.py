@@ -18,7 +18,8 @@ def with_interval(name: str, accuracy: float, num_images: int) -> dict[str, floa
         num_images (`int`): Number of images that were classified.
 
     Returns:
-        `dict[str, float]`: `name`, and `<name>_ci95`: the distance from it to the farther end of its 95 % interval over
+        `dict[str, float]`: `name`, and `<name>_ci95`: the distance from it to the farther end of its 95 % interval
+            over
         draws of test images. Wilson's interval is not centred on the accuracy: half its width to either side would
         leave out the true value too often near 1, where its lower end is the farther one.
     """

@@ -22,7 +22,7 @@ def labelled_sources(
     dataset: str | Path | DatasetDict | IterableDatasetDict,
     train_split: str | None = None,
     eval_split: str | None = None,
-    **source: Any,
+    **source: Any,  # noqa: ANN401
 ) -> tuple[ImageSource, ImageSource]:
     """
     Open both splits of a labelled dataset.
@@ -79,20 +79,22 @@ def check_labels(source: ImageSource) -> None:
     Raises:
         ValueError: If it has no labels, or they are not class numbers.
     """
+    from datasets import ClassLabel, Value
+
     if source.label_column is None:
         raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled one.")
-    features = getattr(source.dataset, "features", None)
+    features = None if isinstance(source.dataset, list) else map_style(source).features
     feature = features[source.label_column] if features else None
     if feature is not None and is_image(feature):
         raise ValueError(
             f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds masks: only the protocol "
             "`segmentation` uses them; for others name a column of class numbers."
         )
-    kind = str(getattr(feature, "dtype", "list")) if features else "int64"
-    if not kind.startswith(("int", "uint")):
+    kind = feature.dtype if isinstance(feature, ClassLabel | Value) else type(feature).__name__
+    if features and not kind.startswith(("int", "uint")):
         others = ", ".join(name for name in features if name not in (source.image_column, source.label_column))
         raise ValueError(
-            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds no class numbers but "
+            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} does not hold class numbers but "
             f"{kind}: name another column ({others or 'there is none'}), or make it a ClassLabel, for which "
             "`datasets` has `class_encode_column`."
         )

@@ -6,15 +6,17 @@ import torch
 from transformers import BaseImageProcessor
 
 
-def to_pixel_values(images: list, processor: BaseImageProcessor, num_channels: int, **settings: Any) -> torch.Tensor:
+def to_pixel_values(
+    images: list, processor: BaseImageProcessor, num_channels: int, **settings: object
+) -> torch.Tensor:
     """
     Run an image processor over decoded images of any number of channels.
 
     Args:
         images (`list`): Images from [`~data.decoding.decode_image`] for `num_channels`: PIL images for 1 and 3,
             converted here to one channel or RGB; otherwise `np.ndarray` of shape `(H, W, num_channels)`, uint8.
-        processor (`BaseImageProcessor`): Resizes, crops and normalises images. transformers' PIL backend, which is used
-            where torchvision is missing, cannot resize more than 4 channels.
+        processor (`BaseImageProcessor`): Resizes, crops and normalises images. transformers' PIL backend, which is
+            used where torchvision is missing, cannot resize more than 4 channels.
         num_channels (`int`): Channels that the encoder takes, C.
         settings: Arguments of the processor, for example `do_normalize`.
 
@@ -32,9 +34,14 @@ def to_pixel_values(images: list, processor: BaseImageProcessor, num_channels: i
     return processor(images, return_tensors="pt", **settings)["pixel_values"]
 
 
+def setting_of(processor: BaseImageProcessor, name: str) -> Any:  # noqa: ANN401
+    """A setting from the processor's file, None if it has none of this name."""
+    return getattr(processor, name, None)
+
+
 def pixel_range(processor: BaseImageProcessor) -> list[float] | None:
-    """Values that stand for black and white in arrays and 16-bit images, if its file has them."""
-    return getattr(processor, "pixel_range", None)
+    """Values that stand for black and white in arrays and 16-bit images, if the processor's file has them."""
+    return setting_of(processor, "pixel_range")
 
 
 def height_and_width(pixel_values: torch.Tensor) -> tuple[int, int]:
@@ -54,8 +61,8 @@ def in_own_colours(pixel_values: torch.Tensor, processor: BaseImageProcessor) ->
     Returns:
         `torch.Tensor`: Same shape.
     """
-    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    if not (mean and std and getattr(processor, "do_normalize", True)):
+    mean, std = setting_of(processor, "image_mean"), setting_of(processor, "image_std")
+    if not mean or not std or setting_of(processor, "do_normalize") is False:
         return pixel_values
     mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (mean, std))
     return pixel_values * std + mean

@@ -38,13 +38,14 @@ def extract_projections(
     rows = list(rows)
     projections: list[torch.Tensor] = []
     if not rows:
-        raise ValueError("There are no images to make projections of.")
+        raise ValueError("There are no images to make projections of: give at least one row.")
+    encoder, projector = model.get_submodule("encoder"), model.get_submodule("projector")
     with batch_statistics(model):
         for numbers in np.array_split(np.arange(len(rows)), max(1, len(rows) // batch_size)):
             batch = collator([rows[number] for number in numbers])
             views = {name: value.to(model.device) for name, value in batch.items() if torch.is_tensor(value)}
             views = apply_photometric(views, collator.transform)
             pixels = [of_size.transpose(0, 1).to(model.dtype) for of_size in views.values()]  # (V, B, C, H, W)
-            embeddings = [model.encoder(of_size.flatten(0, 1)).pooler_output for of_size in pixels]
-            projections.append(model.projector(*embeddings).unflatten(0, (-1, len(numbers))).float().cpu())
+            embeddings = [encoder(of_size.flatten(0, 1)).pooler_output for of_size in pixels]
+            projections.append(projector(*embeddings).unflatten(0, (-1, len(numbers))).float().cpu())
     return torch.cat(projections, dim=1)

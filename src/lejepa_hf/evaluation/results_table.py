@@ -16,9 +16,11 @@ def format_table(results: dict[str, dict[str, float]]) -> str:
     names = list(next(iter(results.values())))
     is_frozen = not any(name.startswith("eval_finetune") for name in names)
     rows = [["frozen, held out, in %" if is_frozen else "held out, in %", *results]]
-    for name in names:
-        if not is_spread(name):
-            rows.append([_readable(name), *(_cell(values, name) for values in results.values())])
+    rows += [
+        [_readable(name), *(_cell(values, name) for values in results.values())]
+        for name in names
+        if not is_spread(name)
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join(

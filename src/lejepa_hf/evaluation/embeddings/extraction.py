@@ -182,7 +182,10 @@ def embedded_batches(
 
     Args:
         extractor ([`FeatureExtractor`]): The encoder, and the features to take from it.
-        source, batch_size, rows, start: As in [`~evaluation.embeddings.image_batches.image_batches`].
+        source ([`ImageSource`]): Source of the images.
+        batch_size (`int`): Images of a forward pass.
+        rows (`Iterable[dict]`, *optional*): Rows of the source, from row `start` on; all of them if missing.
+        start (`int`, *optional*, defaults to 0): Number of the first row.
         embed (`Callable`, *optional*): Makes features of pixel values; `extractor` if missing.
 
     Returns:
@@ -200,6 +203,7 @@ def embedded_batches(
 
 
 def log_broken(source: ImageSource, broken: dict[int, str]) -> None:
+    """Warn of broken images, if there are any; the reasons stand by number of the row."""
     if broken:
         number, reason = next(iter(broken.items()))
         logger.warning(

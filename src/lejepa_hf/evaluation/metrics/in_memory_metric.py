@@ -2,6 +2,7 @@
 
 import tempfile
 from abc import ABC, abstractmethod
+from typing import Any
 
 import datasets
 import evaluate
@@ -44,5 +45,5 @@ class InMemoryMetric(evaluate.Metric, ABC):
         )
 
     @abstractmethod
-    def _compute(self, **inputs: object) -> dict[str, float]:
+    def _compute(self, *inputs: Any, **settings: Any) -> dict[str, float]:  # noqa: ANN401
         """The results, by name."""

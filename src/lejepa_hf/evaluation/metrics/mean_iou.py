@@ -58,7 +58,9 @@ def miou_and_accuracy(
     Compute both figures from counts of pixels.
 
     Args:
-        predicted, correct, present (`np.ndarray` of shape `(num_images, num_classes)`): Pixels, see [`MeanIoU`].
+        predicted (`np.ndarray` of shape `(num_images, num_classes)`): Pixels predicted as each class.
+        correct (`np.ndarray` of the same shape): Those of them that are correct.
+        present (`np.ndarray` of the same shape): Pixels of each class in the masks.
         weights (`np.ndarray` of shape `(num_draws, num_images)`, *optional*): How often each image counts in each
             draw. Once if missing.
 

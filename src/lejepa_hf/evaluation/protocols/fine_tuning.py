@@ -169,7 +169,7 @@ def _fit(
 
 
 def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> tuple[list, list[float], list[int]]:
-    """The `depth` best classes of all images that can be read, the log-probabilities of the correct one, the labels."""
+    """The best classes of all images that can be read, the log-probabilities of the correct one, the labels."""
     part, extractor = part_of(source, process_index(), world_size()), classifier.extractor
     best: list[list[int]] = []
     certainties: list[float] = []
@@ -231,7 +231,8 @@ def square_crop(image: Image.Image | np.ndarray, share: float, across: float, do
     Args:
         image (`PIL.Image.Image` or `np.ndarray`): Image of any shape and number of channels.
         share (`float`): Side of the square, from 0, 70 % of the image's shorter side, to 1, all of it.
-        across, down (`float`): Place of the square, from 0, the left or upper border, to 1, the opposite one.
+        across (`float`): Place of the square, from 0, the left border, to 1, the right one.
+        down (`float`): Place of the square, from 0, the upper border, to 1, the lower one.
 
     Returns:
         `PIL.Image.Image` or `np.ndarray`: The square, of the same type.

@@ -42,8 +42,8 @@ def nearest_neighbours(
         queries (`torch.Tensor` of shape `(num_queries, dim)`): Embeddings whose neighbours are wanted. They are kept
             on the device, with k neighbours each.
         k (`int`): Number of neighbours, at most the rows of `bank`.
-        device (`str` or `torch.device`, *optional*): Device to compute on. If missing, the accelerator if there is one,
-            or the CPU.
+        device (`str` or `torch.device`, *optional*): Device to compute on. If missing, the accelerator if there is
+            one, or the CPU.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: cosines and rows, both of shape `(num_queries, k)`, nearest first, on the

@@ -47,7 +47,8 @@ class OnEmbeddings(Protocol):
         Fit on one set of embeddings, measure on the other.
 
         Returns:
-            `dict[str, float]`: Figures in [0, 1] as `eval_<name>`, with their intervals, see [`~evaluation.intervals`].
+            `dict[str, float]`: Figures in [0, 1] as `eval_<name>`, with their intervals, see
+                [`~evaluation.intervals`].
         """
 
 

@@ -30,8 +30,8 @@ def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = Fal
 
     Args:
         protocols (`Sequence[str]`): Names.
-        at_the_end_of_training (`bool`, *optional*, defaults to `False`): Whether they are to run there, where baselines
-            stand beside the encoder, so that all of them have to be computed from embeddings.
+        at_the_end_of_training (`bool`, *optional*, defaults to `False`): Whether they are to run there, where
+            baselines stand beside the encoder, so that all of them have to be computed from embeddings.
 
     Raises:
         ValueError: If a protocol is unknown, or needs more than embeddings at the end of training.
