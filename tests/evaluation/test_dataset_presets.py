@@ -37,7 +37,7 @@ def test_a_folder_goes_before_a_complaint(tmp_path, monkeypatch):
 
 
 def test_an_unknown_one_names_the_nearest():
-    with pytest.raises(ValueError, match=r"'fod101' is no preset.*Did you mean 'food101'\? Presets are digits,"):
+    with pytest.raises(ValueError, match=r"'fod101' is not a preset.*Did you mean 'food101'\? Presets are digits,"):
         find_preset("fod101")
-    with pytest.raises(ValueError, match=r"'xyzzy' is no preset.* Presets are digits, imagenet-1k"):
+    with pytest.raises(ValueError, match=r"'xyzzy' is not a preset.* Presets are digits, imagenet-1k"):
         find_preset("xyzzy")

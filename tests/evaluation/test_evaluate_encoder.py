@@ -7,7 +7,8 @@ from transformers import AutoConfig, AutoModel
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, extract_embeddings, raw_pixels
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, extract_embeddings
+from lejepa_hf.evaluation.embeddings.raw_pixels import raw_pixels
 from lejepa_hf.evaluation.evaluate_encoder import (
     AVERAGED,
     ENCODER,
@@ -21,6 +22,7 @@ from lejepa_hf.evaluation.evaluate_encoder import (
 )
 from lejepa_hf.evaluation.intervals import is_spread
 from lejepa_hf.evaluation.labelled_sources import labelled_sources
+from lejepa_hf.evaluation.protocols.few_shot import FewShot
 from lejepa_hf.evaluation.protocols.knn import knn
 from lejepa_hf.hub.export import build_processor
 
@@ -55,24 +57,6 @@ def test_digits_by_name(resnet_folder):
     assert results["eval_linear_top5"] >= results["eval_linear_top1"]
 
 
-def test_weights_that_are_not_there(resnet_folder, few_digits):
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(resnet_folder / "model.safetensors")
-    renamed = {f"student.{name}": tensor for name, tensor in weights.items()}
-    save_file(renamed, resnet_folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"leaves \d+ weights of a resnet unfilled .*checkpoint of something else"):
-        evaluate_encoder(resnet_folder, few_digits, ["knn"])
-
-
-def test_half_precision_is_evaluated_in_fp32(resnet_folder, few_digits):
-    model, processor = load_encoder(resnet_folder)
-    model.bfloat16().save_pretrained(resnet_folder)
-    again = load_encoder(resnet_folder)
-    assert again[0].dtype == torch.float32
-    assert evaluate_encoder(again, few_digits, ["knn"]) == evaluate_encoder(resnet_folder, few_digits, ["knn"])
-
-
 def test_sources_and_protocols_by_choice(resnet_folder, few_digits):
     protocols = ["few-shot", "logistic", "retrieval", "knn"]
     results = evaluate_encoder(str(resnet_folder), few_digits, protocols, batch_size=33, shots=(1, "all"))
@@ -100,10 +84,28 @@ def test_segmentation(resnet_folder, tmp_path):
     assert ignored["eval_segmentation_miou"] == 1  # nothing but ones
 
 
-@pytest.mark.parametrize("setting", ["resolution", "learning_rate", "num_epochs"])
-def test_settings_out_of_range(resnet_folder, setting):
+@pytest.mark.parametrize(
+    ("protocol", "setting"),
+    [("segmentation", "resolution"), ("fine-tune", "learning_rate"), ("fine-tune", "num_epochs")],
+)
+def test_settings_out_of_range(resnet_folder, protocol, setting):
     with pytest.raises(ValueError, match=f"`{setting}` must be more than 0, got 0"):
-        evaluate_encoder(resnet_folder, "digits", ["fine-tune"], **{setting: 0})
+        evaluate_encoder(resnet_folder, "digits", [protocol], **{setting: 0})
+
+
+def test_a_setting_of_no_protocol(resnet_folder):
+    with pytest.raises(ValueError, match="`shotz` is not a setting of any protocol; there are ignore_labels, .*shots"):
+        evaluate_encoder(resnet_folder, "digits", shotz=[1])
+
+
+def test_a_built_protocol(resnet_folder, few_digits):
+    found = evaluate_encoder(resnet_folder, few_digits, [FewShot(shots=(1, 2))])
+    assert found == evaluate_encoder(resnet_folder, few_digits, ["few-shot"], shots=(1, 2))
+
+
+def test_shots_are_checked_before_any_work(few_digits):
+    with pytest.raises(ValueError, match="`shots` 500 is more than class"):
+        evaluate_encoder("/no/such/encoder", few_digits, ["few-shot"], shots=[500])
 
 
 def test_unknown_protocol_names_the_known(resnet_folder):
@@ -136,35 +138,6 @@ def test_a_stream_with_secret_labels_is_refused(resnet_folder, few_digits):
     hidden = test.dataset.to_iterable_dataset().map(lambda row: {"label": -1})
     with pytest.raises(ValueError, match="no class in `label_column` 'label' but -1"):
         evaluate_encoder(resnet_folder, (train, replace(test, dataset=hidden)), ["knn"])
-
-
-def test_a_missing_encoder_is_named(tmp_path, few_digits):
-    with pytest.raises(ValueError, match="`encoder` '.*nothing' is neither a folder here nor"):
-        evaluate_encoder(tmp_path / "nothing", few_digits)
-
-
-def test_a_run_folder_means_its_encoder(resnet_folder, few_digits):
-    run = resnet_folder.parent / "run"
-    run.mkdir()
-    resnet_folder.rename(run / "encoder")
-    found = evaluate_encoder(run, few_digits, ["knn"])
-    assert found == evaluate_encoder(run / "encoder", few_digits, ["knn"])
-
-
-def test_a_pooler_that_nobody_trained_is_left_out(tiny_vit, tmp_path, few_digits):
-    torch.manual_seed(0)
-    without = AutoModel.from_config(AutoConfig.for_model(**tiny_vit), add_pooling_layer=False)
-    without.save_pretrained(tmp_path)  # as a classifier's checkpoint is: it has no pooler
-    build_processor(16, crop_ratio=1.0).save_pretrained(tmp_path)
-    model, processor = load_encoder(tmp_path)
-    found = extract_embeddings(model, processor, few_digits[1]).embeddings
-    without.config.embedding_pooling = "cls"
-    torch.testing.assert_close(found, extract_embeddings(without, processor, few_digits[1]).embeddings)
-
-
-def test_a_device_that_is_not_there(resnet_folder):
-    with pytest.raises(ValueError, match="`device` 'abacus' cannot be used here"):
-        load_encoder(resnet_folder, "abacus")
 
 
 def test_baselines_stand_beside_the_encoder(resnet_folder, few_digits):
@@ -205,18 +178,3 @@ def test_untrained_baseline_has_no_random_pooler(tiny_vit, tmp_path, few_digits)
 def test_protocols_share_one_dict():
     parts = LabelledEmbeddings(torch.eye(4).repeat(3, 1), torch.arange(4).repeat(3))
     assert run_protocols(parts, parts, ["knn"]) == knn(parts, parts)
-
-
-def test_table():
-    table = format_table(
-        {
-            "encoder": {"eval_knn_top1": 0.98765, "eval_1shot_top1": 0.5, "eval_1shot_top1_ci95": 0.0123},
-            "pixels": {"eval_knn_top1": 1.0, "eval_1shot_top1": 0.25, "eval_1shot_top1_ci95": 0.1},
-        }
-    )
-    assert table.splitlines() == [
-        "| frozen, held out, in % | encoder    | pixels      |",
-        "| ---------------------- | ---------- | ----------- |",
-        "| knn top1               | 98.8       | 100.0       |",
-        "| 1shot top1             | 50.0 ± 1.2 | 25.0 ± 10.0 |",
-    ]

@@ -41,7 +41,7 @@ def test_a_split_that_is_not_there(built):
 
 @pytest.mark.parametrize(("column", "kind"), [("kind", "string"), ("weight", "float32")])
 def test_labels_that_are_no_classes(built, column, kind):
-    with pytest.raises(ValueError, match=f"`label_column` '{column}'.* holds no class numbers but {kind}.*label"):
+    with pytest.raises(ValueError, match=f"`label_column` '{column}'.* does not hold class numbers but {kind}.*label"):
         check_labels(labelled_sources(built, eval_split="held", label_column=column)[0])
 
 
@@ -55,7 +55,7 @@ def test_secret_labels(built):
 
 def test_images_that_fit_measure_nothing(built):
     for pair in (labelled_sources("digits", "test", "test"), (load_source(built["train"]),) * 2):
-        with pytest.raises(ValueError, match="what fits the protocols and what measures them are the same images"):
+        with pytest.raises(ValueError, match="the same images would fit the protocols and measure them"):
             check_pair(*pair)
     check_pair(*labelled_sources(built, eval_split="held"))
 

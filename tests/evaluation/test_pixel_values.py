@@ -8,7 +8,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from lejepa_hf.data.sources import ImageSource, load_source
-from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings, raw_pixels
+from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
+from lejepa_hf.evaluation.embeddings.raw_pixels import raw_pixels
 from lejepa_hf.evaluation.pixel_values import in_own_colours, to_pixel_values
 from lejepa_hf.hub.export import build_processor
 

@@ -47,6 +47,13 @@ def test_the_same_embedding_for_all_images():
     )
 
 
+def test_512_rows_count():
+    """Of which the first half spans 3 dimensions and all of them 6, each as much as the others."""
+    rows = torch.zeros(512, 6)
+    rows[:256, :3], rows[256:, 3:] = isotropic(3, 3, 256), isotropic(3, 3, 256)
+    assert rank_and_spread(rows)["effective_rank"] == pytest.approx(6, rel=1e-3)
+
+
 def test_first_rows_only_and_half_precision():
     rows = torch.cat([isotropic(3, number=512), 100 * normal(500, 40)])
     assert rank_and_spread(rows)["effective_rank"] == pytest.approx(3, rel=1e-3)

@@ -10,7 +10,7 @@ from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator, MultiCropTransfor
 from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.data.streaming import EndlessRows
 from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
-from lejepa_hf.evaluation.embeddings.extraction import extract_projections
+from lejepa_hf.evaluation.projections import extract_projections
 from lejepa_hf.runs import finishing
 from lejepa_hf.runs.finishing import RunNotFinished, finish_run, measure_projections
 from lejepa_hf.runs.pretraining import build_model

@@ -1,43 +1,49 @@
-"""Where the class token of a transformer looks; how long patch features are, where there is none."""
+"""Attention of the class token, and lengths of patch features for encoders without one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from ..model.layers import feature_map, has_class_token
 from .feature_extractor import FeatureExtractor
 from .patch_maps import enlarged_pixels, forward_enlarged
+from .pixel_values import height_and_width
 
-_RECORDING = "class_token_attention"  # its name among transformers' attention functions
+_RECORDING = "class_token_attention"  # name of the recording function among transformers' attention functions
 
 
 @torch.no_grad()
 def class_attention(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor | None:
     """
-    What the class token attends to in the last block, the mean over heads.
+    Attention of the class token to the patches in the last block, averaged over heads.
 
     Args:
-        extractor, images, enlarge: As of [`~evaluation.patch_maps.patch_maps`].
+        extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling is not used.
+        images (`list`): Images from its `decode`.
+        enlarge (`int`, *optional*, defaults to 1): As in [`~evaluation.patch_maps.patch_maps`].
 
     Returns:
-        `torch.Tensor` of shape `(num_images, rows, columns)`: Shares of its attention, fp32, on the host; what goes to
-        class and register tokens is left out. None where the encoder has no class token, or attention that
-        transformers lets nobody see: convolutional networks, timm's models, BEiT and Swin among others.
+        `torch.Tensor` of shape `(num_images, rows, columns)`: Shares of its attention, fp32, on the host, without
+            those
+        of class and register tokens. None if the encoder has no class token, or its attention does not pass through
+        transformers' interface: convolutional networks, timm's models, BEiT and Swin among others.
 
     Raises:
-        ValueError: If the encoder takes no images of that size.
+        ValueError: If the encoder cannot take images of that size.
     """
     encoder = extractor.encoder
     pixels = enlarged_pixels(extractor, images, enlarge)
-    size = tuple(pixels.shape[-2:])
+    size = height_and_width(pixels)
     with _recorded(encoder) as attentions:
         state = forward_enlarged(encoder, pixels, enlarge)
     if not has_class_token(encoder, state, size):
         return None
     if not attentions or attentions[-1].shape[-1] != state.shape[1]:
         return None
-    # As a state with one feature, which lies in the image as any other does.
+    # A state with one feature, which is laid out over the image like any other.
     attention = attentions[-1].mean(1).transpose(1, 2)
     return feature_map(encoder, attention, size)[:, 0].float().cpu()
 
@@ -47,7 +53,8 @@ def feature_norms(maps: torch.Tensor) -> torch.Tensor:
     The length of each patch feature.
 
     Args:
-        maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): From [`~evaluation.patch_maps.patch_maps`].
+        maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): Maps from
+            [`~evaluation.patch_maps.patch_maps`].
 
     Returns:
         `torch.Tensor` of shape `(num_images, rows, columns)`
@@ -56,22 +63,30 @@ def feature_norms(maps: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _recorded(encoder) -> Iterator[list[torch.Tensor]]:
+def _recorded(encoder: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
     """
-    The first token's attention in each block that is passed, `(batch_size, heads, 1, num_tokens)`.
+    Record the first token's attention in each block that runs, `(batch_size, heads, 1, num_tokens)`.
 
-    Not `output_attentions`, which keeps all tokens' attention of all blocks: gigabytes for enlarged images.
+    `output_attentions` would keep the attention of all tokens in all blocks: gigabytes for enlarged images.
     """
     from transformers import AttentionInterface
 
     recorded: list[torch.Tensor] = []
     usual = encoder.config._attn_implementation
     attention_of = AttentionInterface().get(usual)
-    if attention_of is None:  # "eager": a class that has a form of its own
+    if attention_of is None:  # "eager": the class computes attention itself
         yield recorded
         return
 
-    def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        **kwargs: object,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if attention_mask is None:
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             logits = query[:, :, :1].float() @ key.transpose(2, 3).float() * scale

@@ -1,15 +1,17 @@
-"""Several encoders by the same protocols on the same images, and a record of what was measured with what."""
+"""compare_encoders: several encoders, the same protocols and images, and a record of the conditions."""
 
 import json
 import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from ..data.sources import ImageSource
 from ..system.distributed import is_first_rank, world_size
 from ..system.package_versions import package_versions
-from .evaluate_encoder import evaluate_encoder, load_encoder
+from .encoder_loading import load_encoder
+from .evaluate_encoder import evaluate_encoder, try_encoder
 from .feature_extractor import FeatureExtractor
 
 
@@ -18,35 +20,32 @@ def compare_encoders(
     splits: tuple[ImageSource, ImageSource],
     protocols: Sequence[str] = ("linear", "knn"),
     out: str | Path | None = None,
-    **settings,
-) -> dict:
+    **settings: Any,  # noqa: ANN401
+) -> dict[str, Any]:
     """
-    Evaluate encoders one after the other. All of them are loaded and tried before the first is measured.
+    Evaluate encoders one after the other. All of them are loaded and tried before the first evaluation.
 
     Args:
         encoders (`Sequence[str | Path]`): Folders or Hub ids.
-        splits (pair of [`ImageSource`]): From [`~evaluation.labelled_sources.labelled_sources`].
-        protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): As of [`evaluate_encoder`].
-        out (`str` or `Path`, *optional*): JSON file for what is returned, written anew after each encoder.
-        **settings: Further ones of [`evaluate_encoder`].
+        splits (pair of [`ImageSource`]): Sources from [`~evaluation.labelled_sources.labelled_sources`].
+        protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): As in [`evaluate_encoder`].
+        out (`str` or `Path`, *optional*): JSON file for the record, rewritten after each encoder.
+        **settings: Further arguments of [`evaluate_encoder`].
 
     Returns:
-        `dict`: `encoders`, by name their `results` and what tells their weights from others, `fingerprint` and, of the
-        Hub, `commit`; `train` and `eval`, the images, with `dataset`, `split`, their columns and number,
-        `fingerprint`; `protocols` and `settings`; `versions`, `device`, `processes`, `date`.
+        `dict`: The record. `encoders`, by name their `results`, their `fingerprint` and, from the Hub, their `commit`;
+        `train` and `eval`, the images, with `dataset`, `split`, their columns, number and `fingerprint`; `protocols`
+        and `settings`; `versions`, `device`, `processes`, `date`.
 
     Raises:
-        ValueError: As [`evaluate_encoder`], or if the folder of `out` is missing.
+        ValueError: As [`evaluate_encoder`], or if `out` cannot be written.
     """
     if out is not None:
         _check_out(Path(out))
-    for encoder in encoders[1:]:  # not after the hours that the ones before it take
-        extractor = FeatureExtractor(*load_encoder(encoder))
-        extractor.try_one()
-        for source in splits:
-            extractor.try_images(source)
+    for encoder in encoders[1:]:  # now, not after the hours that the ones before them may take
+        try_encoder(load_encoder(encoder), splits)
     train, test = splits
-    record = {
+    record: dict[str, Any] = {
         "encoders": {},
         "train": _describe(train),
         "eval": _describe(test),
@@ -60,7 +59,7 @@ def compare_encoders(
         loaded = load_encoder(encoder)
         record["device"] = str(loaded[0].device)
         identity = {"fingerprint": FeatureExtractor(*loaded).fingerprint()}
-        if commit := getattr(loaded[0].config, "_commit_hash", None):
+        if commit := loaded[0].config._commit_hash:
             identity["commit"] = commit
         results = evaluate_encoder(loaded, splits, protocols, **settings)
         record["encoders"][str(encoder)] = identity | {"results": results}
@@ -69,12 +68,15 @@ def compare_encoders(
     return record
 
 
-def format_conditions(record: dict) -> str:
+def format_conditions(record: dict[str, Any]) -> str:
     """
-    One line for the foot of a table: on which images, with which software.
+    Format the images and software of a comparison in one line.
 
     Args:
-        record (`dict`): Of [`compare_encoders`].
+        record (`dict`): Record of [`compare_encoders`].
+
+    Returns:
+        `str`: Line to put below the table.
     """
     fitted_on, measured_on = (_count(record[part]) for part in ("train", "eval"))
     versions = ", ".join(
@@ -91,11 +93,13 @@ def _count(part: dict) -> str:
 
 def _check_out(out: Path) -> None:
     if out.is_dir():
-        raise ValueError(f"`--out` {str(out)!r} is a folder: name a file, as {str(out / 'results.json')!r}.")
+        raise ValueError(f"`--out` {str(out)!r} is a folder: name a file, for example {str(out / 'results.json')!r}.")
     if not out.parent.is_dir():
         raise ValueError(f"`--out` {str(out)!r}: the folder {str(out.parent)!r} does not exist; make it first.")
     if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise ValueError(f"`--out` {str(out)!r} cannot be written: its rights do not allow it.")
+        raise ValueError(
+            f"`--out` {str(out)!r} cannot be written: its permissions do not allow it; choose another file."
+        )
 
 
 def _describe(source: ImageSource) -> dict:

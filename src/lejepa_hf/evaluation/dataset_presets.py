@@ -1,4 +1,4 @@
-"""Labelled datasets by the names that papers give them."""
+"""Labelled datasets by the names that papers use."""
 
 import difflib
 import os
@@ -11,11 +11,13 @@ from ..data.sources import DIGITS
 @dataclass(frozen=True)
 class DatasetPreset:
     """
+    A labelled dataset of the Hub.
+
     Args:
         dataset (`str`): Id on the Hub.
-        train_split, eval_split (`str`): What fits the protocols, and what measures them.
+        train_split, eval_split (`str`): Splits that fit the protocols and measure them.
         config, image_column, label_column, revision (`str`, *optional*): As in [`~data.sources.load_source`].
-        ignore_labels (`tuple[int, ...]`, *optional*, defaults to `(255,)`): Of masks: pixels that say nothing.
+        ignore_labels (`tuple[int, ...]`, *optional*, defaults to `(255,)`): Values of masks that are ignored.
     """
 
     dataset: str
@@ -26,6 +28,15 @@ class DatasetPreset:
     label_column: str | None = None
     revision: str | None = None
     ignore_labels: tuple[int, ...] = (255,)
+
+    def columns(self) -> dict[str, str | None]:
+        """Arguments of [`~data.sources.load_source`] other than the dataset and its split."""
+        return {
+            "config": self.config,
+            "image_column": self.image_column,
+            "label_column": self.label_column,
+            "revision": self.revision,
+        }
 
 
 # Those of the paper's Tables 1, 2, 3 and 5, and of the usual lists.
@@ -40,15 +51,15 @@ PRESETS = {
     "stl10": DatasetPreset("tanganke/stl10"),
     "flowers102": DatasetPreset("dpdl-benchmark/oxford_flowers102"),
     "dtd": DatasetPreset("tanganke/dtd"),
-    # Its repository is a script, which nobody should run; the Hub keeps a copy of what it makes.
+    # Its repository holds a script that makes the dataset; the Hub keeps the result on a branch of its own.
     "fgvc-aircraft": DatasetPreset(
         "HuggingFaceM4/FGVC-Aircraft", label_column="variant", revision="refs/convert/parquet"
     ),
     "stanford-cars": DatasetPreset("tanganke/stanford_cars"),
     "oxford-pets": DatasetPreset("timm/oxford-iiit-pet", label_column="label"),
     "galaxy10": DatasetPreset("matthieulel/galaxy10_decals"),
-    # Of masks, for segmentation. Ids and columns of the latter two are those of public pages and code; not run yet.
-    # A script too. 0 is whatever is none of the 150 classes.
+    # With masks, for segmentation. Ids and columns come from public pages and code; not run yet.
+    # A script too. 0 stands for everything outside of the 150 classes.
     "ade20k": DatasetPreset(
         "zhoubolei/scene_parse_150",
         eval_split="validation",
@@ -64,8 +75,10 @@ PRESETS = {
 
 def find_preset(name: str) -> DatasetPreset | None:
     """
+    Find a preset by its name.
+
     Args:
-        name (`str`): A preset, or any other name of a dataset.
+        name (`str`): Name of a preset, or any other name of a dataset.
 
     Returns:
         [`DatasetPreset`]: None if `name` is the name of something else.
@@ -79,12 +92,12 @@ def find_preset(name: str) -> DatasetPreset | None:
     close = difflib.get_close_matches(name.lower(), PRESETS, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}? Presets" if close else "Presets"
     raise ValueError(
-        f"`dataset` {name!r} is no preset, no folder and no id of the Hub like 'user/name'. {hint} are "
+        f"`dataset` {name!r} is not a preset, a folder or an id of the Hub like 'user/name'. {hint} are "
         f"{', '.join(PRESETS)}."
     )
 
 
-def ignored_labels(dataset) -> tuple[int, ...]:
-    """Values of masks that say nothing: those of a preset, 255 elsewhere."""
+def ignored_labels(dataset: object) -> tuple[int, ...]:
+    """Values of masks that are ignored: those of a preset if `dataset` is the name of one, 255 otherwise."""
     preset = find_preset(dataset) if isinstance(dataset, str) else None
     return preset.ignore_labels if preset is not None else (255,)

@@ -1,4 +1,4 @@
-"""FeatureExtractor: images -> one vector each, from a frozen encoder, by a choice of pooling and layers."""
+"""FeatureExtractor: images -> one vector each, from a frozen encoder, with a choice of pooling and layers."""
 
 import json
 import zlib
@@ -6,6 +6,9 @@ from itertools import islice
 
 import numpy as np
 import torch
+from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from ..data.decoding import DECODING_ERRORS, decode_image
 from ..data.sources import ImageSource
@@ -14,39 +17,46 @@ from ..model.layers import count_layers, forward_layers, has_class_token, patch_
 from ..model.pooling import pool
 from ..model.tracing import TRACING_ERRORS, reason_of
 from .embeddings.image_batches import rows_from
-from .pixel_values import to_pixel_values
+from .pixel_values import height_and_width, pixel_range, to_pixel_values
 
 _PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
-# Of a config: what saving and loading leave there. The weights tell their dtype.
+# Fields of a config that saving and loading change. The dtype is that of the weights.
 _NOT_OF_THE_NETWORK = ("_name_or_path", "_commit_hash", "architectures", "dtype", "transformers_version")
-_TRIED = 8  # images, for single ones may be broken
-POOLINGS = ("auto", "pooler", "cls", "patches")
+_TRIED = 8  # images, since single ones may be broken
+FEATURE_POOLINGS = ("auto", "pooler", "cls", "patches")
 
 
 class FeatureExtractor:
     """
-    A frozen encoder, put into evaluation mode, and what is taken from it.
+    A frozen encoder in evaluation mode, and the features to take from it.
 
     Args:
         encoder (`PreTrainedModel`): Any vision model that `AutoModel` loads.
-        processor (`ImageProcessor`): Makes pixel values from images.
-        pooling (`str`, *optional*, defaults to `"auto"`): The trained embedding: what `config.embedding_pooling` says,
-            for other models the pooled output, or the mean of `last_hidden_state` where there is none. Or `"pooler"`,
-            the pooled output; `"cls"`, the class token; `"patches"`, the mean of the patch tokens without class and
-            register tokens, or of the feature map.
-        num_layers (`int`, *optional*, defaults to 1): With `cls` and `patches`: so many of the last blocks, joined,
-            deepest last, see [`~model.layers.forward_layers`].
-        bf16 (`bool`, *optional*, defaults to `False`): Forward passes under autocast.
+        processor (`BaseImageProcessor`): Makes pixel values of images.
+        pooling (`str`, *optional*, defaults to `"auto"`): `"auto"`, the trained embedding: pooled as
+            `config.embedding_pooling` says, and without it the pooled output, or the mean of `last_hidden_state` for
+            models without one. `"pooler"`, the pooled output; `"cls"`, the class token; `"patches"`, the mean of the
+            patch tokens, without class and register tokens, or of the feature map.
+        num_layers (`int`, *optional*, defaults to 1): With `cls` and `patches`, number of last blocks whose features
+            are concatenated, deepest last, see [`~model.layers.forward_layers`].
+        bf16 (`bool`, *optional*, defaults to `False`): Whether forward passes run under autocast in bfloat16.
     """
 
-    def __init__(self, encoder, processor, pooling: str = "auto", num_layers: int = 1, bf16: bool = False):
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        processor: BaseImageProcessor,
+        pooling: str = "auto",
+        num_layers: int = 1,
+        bf16: bool = False,
+    ) -> None:
         self.encoder, self.processor = encoder.eval(), processor
         self.pooling, self.num_layers, self.bf16 = pooling, num_layers, bf16
         self._probe_layers = min(_PROBE_LAYERS, count_layers(encoder))
 
-    def decode(self, value):
-        """What a row of a source holds -> an image with the encoder's channels, by [`~data.decoding.decode_image`]."""
-        return decode_image(value, num_channels(self.encoder.config), getattr(self.processor, "pixel_range", None))
+    def decode(self, value: object) -> Image.Image | np.ndarray:
+        """Decode a value of an image column for the encoder's channels, by [`~data.decoding.decode_image`]."""
+        return decode_image(value, num_channels(self.encoder.config), pixel_range(self.processor))
 
     def preprocess(self, images: list) -> torch.Tensor:
         """Decoded images -> pixel values of shape `(batch_size, num_channels, height, width)`, on the host."""
@@ -65,30 +75,30 @@ class FeatureExtractor:
             if self.pooling == "cls":
                 parts = [state[:, 0] for state in states]
             else:
-                parts = [patch_tokens(self.encoder, state, tuple(pixels.shape[-2:])).mean(1) for state in states]
+                parts = [patch_tokens(self.encoder, state, height_and_width(pixels)).mean(1) for state in states]
         return torch.cat(parts, dim=1).float()
 
     @torch.no_grad()
     def with_probe_features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        The trained embedding, and what the paper fits a linear probe on, by one forward pass.
+        The trained embedding, and the features that the paper fits a linear probe on, from one forward pass.
 
         Args:
             pixels (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): From [`preprocess`].
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: `(batch_size, dim)`, as `pooling="auto"` gives it, and `(batch_size,
-            probe_dim)`: the class tokens of the last two layers, joined, or without a class token the mean of the
-            patch tokens or of the feature map. fp32, on the encoder's device.
+            `tuple[torch.Tensor, torch.Tensor]`: `(batch_size, dim)`, that of `pooling="auto"`, and `(batch_size,
+            probe_dim)`: the class tokens of the last two layers, concatenated, or without a class token the mean of
+            the patch tokens or of the feature map. fp32, on the encoder's device.
 
         Source: arXiv 2511.08544, experiment details.
         """
         pixels = pixels.to(self.encoder.device, self.encoder.dtype, non_blocking=True)
-        size = tuple(pixels.shape[-2:])
+        size = height_and_width(pixels)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
             try:
                 outputs, states = forward_layers(self.encoder, pixels, self._probe_layers)
-            except ValueError:  # blocks that see images in pieces have no class token
+            except ValueError:  # blocks that see parts of images have no class token
                 self._probe_layers = 1
                 outputs, states = forward_layers(self.encoder, pixels, 1)
             embedding = pool(outputs, self.resolved_pooling(outputs)).float()
@@ -98,15 +108,14 @@ class FeatureExtractor:
                 features = patch_tokens(self.encoder, states[-1], size).mean(1)
         return embedding, features.float()
 
-    def resolved_pooling(self, outputs) -> str:
-        """What `auto` stands for with these outputs of the encoder: `"pooler"`, `"cls"` or `"mean"`."""
+    def resolved_pooling(self, outputs: ModelOutput) -> str:
+        """The pooling of these outputs of the encoder; of `auto` `"pooler"`, `"cls"` or `"mean"`."""
         if self.pooling != "auto":
             return self.pooling
-        pooled = getattr(outputs, "pooler_output", None) is not None
-        return getattr(self.encoder.config, "embedding_pooling", "pooler" if pooled else "mean")
+        return getattr(self.encoder.config, "embedding_pooling", "pooler" if _is_pooled(outputs) else "mean")
 
-    def grey_image(self):
-        """An image of the encoder's size and channels, as [`decode`] gives it, to try the encoder with."""
+    def grey_image(self) -> Image.Image | np.ndarray:
+        """A decoded image of the encoder's size and channels to try it with."""
         side, channels = native_image_size(self.encoder.config), num_channels(self.encoder.config)
         grey = np.full((side, side, channels), 127, dtype=np.uint8)
         return self.decode(grey[:, :, 0] if channels in (1, 3) else grey)
@@ -117,10 +126,11 @@ class FeatureExtractor:
         Embed one grey image.
 
         Returns:
-            `tuple[str, int]`: What the embedding is, `"pooler"`, `"cls"`, `"mean"` or `"patches"`, and its dimension.
+            `tuple[str, int]`: The pooling, `"pooler"`, `"cls"`, `"mean"` or `"patches"`, and the embedding's
+                dimension.
 
         Raises:
-            ValueError: If this encoder takes no pixels alone, or does not offer that pooling or so many layers.
+            ValueError: If the encoder needs more than pixels, or cannot offer this pooling or so many layers.
         """
         kind = self.encoder.config.model_type
         pixels = self.preprocess([self.grey_image()])
@@ -132,9 +142,9 @@ class FeatureExtractor:
                 f"`model`: a {kind} model does not turn the pixels of its processor into embeddings "
                 f"({reason_of(error)}): take a vision encoder; of a model of images and texts, its vision part."
             ) from error
-        size = tuple(pixels.shape[-2:])
+        size = height_and_width(pixels)
         offered = ["auto"]
-        offered += ["pooler"] if getattr(outputs, "pooler_output", None) is not None else []
+        offered += ["pooler"] if _is_pooled(outputs) else []
         offered += ["cls"] if has_class_token(self.encoder, state, size) else []
         offered += ["patches"]
         if self.pooling not in offered:
@@ -147,33 +157,34 @@ class FeatureExtractor:
         if self.num_layers > 1 and self.pooling in ("auto", "pooler"):
             joinable = " or ".join(name for name in offered if name in ("cls", "patches"))
             raise ValueError(
-                f"`layers` {self.num_layers} has no meaning for `pooling` {self.pooling!r}, which only the last layer "
-                f"has: choose {joinable}."
+                f"`layers` {self.num_layers} has no meaning for `pooling` {self.pooling!r}, which exists in the last "
+                f"layer only: choose {joinable}."
             )
         return self.resolved_pooling(outputs), self(pixels).shape[1]
 
     def try_images(self, source: ImageSource) -> None:
         """
-        Decode some images, until the first one that can be.
+        Decode images until the first one that this encoder can take.
 
         Args:
-            source ([`ImageSource`]): Where they are.
+            source ([`ImageSource`]): Source of the images.
 
         Raises:
-            ValueError: If none of the first rows' images suits this encoder.
+            ValueError: If it can take none of the first 8.
         """
-        found = []
+        found: list[Exception] = []
         for row in islice(rows_from(source, 0), _TRIED):
-            found.append(self._why_not(row[source.image_column]))
-            if found[-1] is None:
+            error = self._refusal(row[source.image_column])
+            if error is None:
                 return
+            found.append(error)
         if found:
             raise ValueError(
                 f"`dataset` {source.name!r}: none of its first images, up to {_TRIED}, can be given to this "
                 f"{self.encoder.config.model_type} encoder of {num_channels(self.encoder.config)} channels: {found[0]}"
             )
 
-    def _why_not(self, value) -> Exception | None:
+    def _refusal(self, value: object) -> Exception | None:
         try:
             self.preprocess([self.decode(value)])
         except DECODING_ERRORS as error:
@@ -181,7 +192,7 @@ class FeatureExtractor:
         return None
 
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits that follow from weights, config and preprocessing."""
+        """Eight hexadecimal digits, a checksum of weights, config and preprocessing."""
         config = {key: value for key, value in self.encoder.config.to_dict().items() if key not in _NOT_OF_THE_NETWORK}
         check = zlib.crc32(self.processor.to_json_string().encode())
         check = zlib.crc32(json.dumps(config, sort_keys=True, default=str).encode(), check)
@@ -189,3 +200,7 @@ class FeatureExtractor:
             content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             check = zlib.crc32(content.numpy(), zlib.crc32(name.encode(), check))
         return f"{check:08x}"
+
+
+def _is_pooled(outputs: ModelOutput) -> bool:
+    return outputs.get("pooler_output") is not None

@@ -1,26 +1,39 @@
-"""The two halves of an evaluation: images that fit, images that measure, and classes that both have."""
+"""The two sources of an evaluation, images that fit and images that measure, and their labels."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import torch
 
 from ..data.array_columns import is_array
 from ..data.image_source import ImageSource, is_image
 from ..data.sources import load_source
-from .dataset_presets import find_preset
+from .dataset_presets import DatasetPreset, find_preset
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, IterableDatasetDict
 
 
 def labelled_sources(
-    dataset, train_split: str | None = None, eval_split: str | None = None, **source
+    dataset: str | Path | DatasetDict | IterableDatasetDict,
+    train_split: str | None = None,
+    eval_split: str | None = None,
+    **source: Any,  # noqa: ANN401
 ) -> tuple[ImageSource, ImageSource]:
     """
     Open both splits of a labelled dataset.
 
     Args:
-        dataset: Name of a preset, see [`find_preset`], or whatever [`~data.sources.load_source`] opens.
-        train_split (`str`, *optional*): Fits the protocols. That of the preset if missing, otherwise `train`.
-        eval_split (`str`, *optional*): Measures them. That of the preset if missing, otherwise `test`.
-        **source: Of [`~data.sources.load_source`]: `config`, `image_column`, `label_column` and so on.
+        dataset: Name of a preset, see [`find_preset`], or anything that [`~data.sources.load_source`] opens.
+        train_split (`str`, *optional*): Split that fits the protocols. That of the preset if missing, otherwise
+            `train`.
+        eval_split (`str`, *optional*): Split that measures them. That of the preset if missing, otherwise `test`.
+        **source: Arguments of [`~data.sources.load_source`]: `config`, `image_column`, `label_column` and so on.
 
     Returns:
         `tuple[ImageSource, ImageSource]`
@@ -29,25 +42,28 @@ def labelled_sources(
         ValueError: If there is no such dataset or split.
     """
     preset = find_preset(dataset) if isinstance(dataset, str) else None
-    if preset is not None:
+    if preset is None:
+        preset = DatasetPreset("")
+    else:
         dataset = preset.dataset
-        for name in ("config", "image_column", "label_column", "revision"):
-            source[name] = source.get(name) or getattr(preset, name)
-    train = load_source(dataset, train_split or getattr(preset, "train_split", "train"), **source)
-    test = load_source(dataset, eval_split or getattr(preset, "eval_split", "test"), **source)
+        source |= {name: source.get(name) or value for name, value in preset.columns().items()}
+    train = load_source(dataset, train_split or preset.train_split, **source)
+    test = load_source(dataset, eval_split or preset.eval_split, **source)
     return train, test
 
 
 def check_pair(train: ImageSource, test: ImageSource) -> None:
     """
+    Check that two sources can fit and measure the same protocol.
+
     Raises:
         ValueError: If both are the same images, or number their classes differently.
     """
     fingerprints = [source.fingerprint for source in (train, test)]
     if train.dataset is test.dataset or (fingerprints[0] is not None and fingerprints[0] == fingerprints[1]):
         raise ValueError(
-            f"`dataset` {test.name!r}: what fits the protocols and what measures them are the same images. Name two "
-            "splits with `train_split` and `eval_split`, give a `DatasetDict`, or two sources."
+            f"`dataset` {test.name!r}: the same images would fit the protocols and measure them. Name two splits with "
+            "`train_split` and `eval_split`, give a `DatasetDict`, or two sources."
         )
     if train.class_names and test.class_names and train.class_names != test.class_names:
         differing = sorted(set(train.class_names) ^ set(test.class_names)) or ["in another order"]
@@ -59,24 +75,27 @@ def check_pair(train: ImageSource, test: ImageSource) -> None:
 
 def check_labels(source: ImageSource) -> None:
     """
+    Check that a source has class numbers as labels; those of a stream only by its features.
+
     Raises:
-        ValueError: If a source has no labels, or they are no numbers of classes; of a stream only as far as its
-            features tell.
+        ValueError: If it has no labels, or they are not class numbers.
     """
+    from datasets import ClassLabel, Value
+
     if source.label_column is None:
         raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled one.")
-    features = source.features
+    features = None if isinstance(source.dataset, list) else map_style(source).features
     feature = features[source.label_column] if features else None
     if feature is not None and is_image(feature):
         raise ValueError(
             f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds masks: only the protocol "
             "`segmentation` uses them; for others name a column of class numbers."
         )
-    kind = str(getattr(feature, "dtype", "list")) if features else "int64"
-    if not kind.startswith(("int", "uint")):
+    kind = feature.dtype if isinstance(feature, ClassLabel | Value) else type(feature).__name__
+    if features and not kind.startswith(("int", "uint")):
         others = ", ".join(name for name in features if name not in (source.image_column, source.label_column))
         raise ValueError(
-            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds no class numbers but "
+            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} does not hold class numbers but "
             f"{kind}: name another column ({others or 'there is none'}), or make it a ClassLabel, for which "
             "`datasets` has `class_encode_column`."
         )
@@ -85,14 +104,16 @@ def check_labels(source: ImageSource) -> None:
         check_class_numbers(labels, source)
 
 
-def check_class_numbers(labels: Sequence[int | None], source: ImageSource) -> None:
+def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: ImageSource) -> None:
     """
+    Check that every image has a class.
+
     Args:
-        labels (`Sequence[int | None]`): Of all images of a source, or of some.
-        source ([`ImageSource`]): Where they are from.
+        labels (`Sequence[int | None]` or `np.ndarray`): Labels of all images of a source, or of some.
+        source ([`ImageSource`]): Where they come from.
 
     Raises:
-        ValueError: If one of them is no class.
+        ValueError: If one of them is missing or negative.
     """
     number = sum(label is None or label < 0 for label in labels)
     if number:
@@ -105,10 +126,12 @@ def check_class_numbers(labels: Sequence[int | None], source: ImageSource) -> No
 
 def check_masks(source: ImageSource) -> None:
     """
+    Check that a source has masks as labels.
+
     Raises:
-        ValueError: If the labels of a source are no masks.
+        ValueError: If it has no labels, or they are not masks.
     """
-    features = source.dataset.features
+    features = map_style(source).features
     if source.label_column is None:
         found = "no labels"
     elif is_image(features[source.label_column]) or is_array(features[source.label_column]):
@@ -124,7 +147,25 @@ def check_masks(source: ImageSource) -> None:
 
 
 def labels_of(source: ImageSource) -> np.ndarray | None:
-    """Class numbers of all its images, without reading an image; None for a stream."""
-    if source.is_stream:
-        return None
-    return np.asarray(source.dataset[source.label_column])
+    """Class numbers of all images, without reading an image; None for a stream."""
+    return None if source.is_stream else known_labels(source)
+
+
+def known_labels(source: ImageSource) -> np.ndarray:
+    """Class numbers of all images of a map-style source, without reading an image."""
+    return np.asarray(map_style(source)[source.label_column])
+
+
+def map_style(source: ImageSource) -> Dataset:
+    """The dataset of a source that is known not to be a stream."""
+    return cast("Dataset", source.dataset)
+
+
+def select_rows(source: ImageSource, rows: Sequence[int] | np.ndarray) -> ImageSource:
+    """Some rows of a map-style source, in the order of their numbers in `rows`."""
+    return replace(source, dataset=map_style(source).select(rows))
+
+
+def count_classes(*labels: np.ndarray | torch.Tensor) -> int:
+    """Number of classes of several sets of class numbers, which count from 0."""
+    return max(int(of_set.max()) for of_set in labels) + 1

@@ -1,18 +1,18 @@
-"""Patch features of images where they lie in them, and the three colours that show them."""
+"""Patch features as maps of images, and three colours that show them."""
 
 from contextlib import suppress
 
 import torch
+from transformers import PreTrainedModel
 
 from ..model.architecture import num_channels
 from ..model.layers import feature_map, forward_layers
 from ..model.tracing import TRACING_ERRORS, reason_of
 from .feature_extractor import FeatureExtractor
-from .pixel_values import to_pixel_values
+from .pixel_values import height_and_width, setting_of, to_pixel_values
 
-_WITHIN = 0.02  # of the values are left out at either end of a colour's scale: one odd patch would grey all others
-
-_ROWS_TO_SEE = 12  # of a map of patches
+_OUTLIERS = 0.02  # share of values left out at either end of a colour's scale: one odd patch would grey all others
+_ROWS_TO_SEE = 12  # rows of a legible map of patches
 MOST_ENLARGED = 4
 
 
@@ -21,33 +21,36 @@ def patch_maps(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> t
     The last layer's patch tokens, or its feature map.
 
     Args:
-        extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling plays no part.
-        images (`list`): From its `decode`.
-        enlarge (`int`, *optional*, defaults to 1): Times the side of the processor's crop, for a finer map; the
-            encoder sees images of a size then that it was not trained on.
+        extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling is not used.
+        images (`list`): Images from its `decode`.
+        enlarge (`int`, *optional*, defaults to 1): Factor on the side of the processor's crop, for a finer map. Images
+            of that size are larger than those that the encoder was trained on.
 
     Returns:
         `torch.Tensor` of shape `(num_images, dim, rows, columns)`: fp32, on the host.
 
     Raises:
-        ValueError: If the encoder takes no images of that size, or its patches form no grid.
+        ValueError: If the encoder cannot take images of that size, or its patches do not form a grid.
     """
     encoder = extractor.encoder
     pixels = enlarged_pixels(extractor, images, enlarge)
     state = forward_enlarged(encoder, pixels, enlarge)
-    return feature_map(encoder, state, tuple(pixels.shape[-2:])).float().cpu()
+    return feature_map(encoder, state, height_and_width(pixels)).float().cpu()
 
 
 def legible_patch_maps(extractor: FeatureExtractor, images: list) -> tuple[torch.Tensor, int]:
     """
-    [`patch_maps`] of so many rows that there is something to see, if the encoder takes larger images.
+    [`patch_maps`] with enough rows to be legible, if the encoder takes larger images.
+
+    Args:
+        extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling is not used.
+        images (`list`): Images from its `decode`.
 
     Returns:
-        `tuple[torch.Tensor, int]`: The maps, and how many times the images were enlarged for them, at most
-        `MOST_ENLARGED`.
+        `tuple[torch.Tensor, int]`: The maps, and the factor by which images were enlarged, at most `MOST_ENLARGED`.
 
     Raises:
-        ValueError: If the patches form no grid.
+        ValueError: If the patches do not form a grid.
     """
     maps = patch_maps(extractor, images)
     if maps.shape[2] < _ROWS_TO_SEE:
@@ -58,20 +61,20 @@ def legible_patch_maps(extractor: FeatureExtractor, images: list) -> tuple[torch
 
 
 @torch.no_grad()
-def forward_enlarged(encoder, pixels: torch.Tensor, enlarge: int) -> torch.Tensor:
+def forward_enlarged(encoder: PreTrainedModel, pixels: torch.Tensor, enlarge: int) -> torch.Tensor:
     """
-    The last layer's state for images of a size that the encoder may not take.
+    The last layer's state for images of a size that the encoder may refuse.
 
     Args:
-        encoder (`PreTrainedModel`): In evaluation mode.
-        pixels (`torch.Tensor`): From [`enlarged_pixels`].
-        enlarge (`int`): Named in the error.
+        encoder (`PreTrainedModel`): Encoder in evaluation mode.
+        pixels (`torch.Tensor`): Pixel values from [`enlarged_pixels`].
+        enlarge (`int`): Factor to name in the error.
 
     Returns:
-        `torch.Tensor`: Tokens or feature maps, as of [`~model.layers.forward_layers`].
+        `torch.Tensor`: Tokens or feature maps, as in [`~model.layers.forward_layers`].
 
     Raises:
-        ValueError: If the encoder takes no images of that size.
+        ValueError: If the encoder cannot take images of that size.
     """
     try:
         return forward_layers(encoder, pixels.to(encoder.device, encoder.dtype), 1)[1][0]
@@ -87,6 +90,11 @@ def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1)
     """
     Pixel values at a multiple of the processor's size.
 
+    Args:
+        extractor ([`FeatureExtractor`]): The encoder with its processor.
+        images (`list`): Images from its `decode`.
+        enlarge (`int`, *optional*, defaults to 1): Factor on the side of the processor's crop.
+
     Returns:
         `torch.Tensor` of shape `(num_images, num_channels, height, width)`: On the host.
 
@@ -95,39 +103,39 @@ def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1)
     """
     if enlarge < 1:
         raise ValueError(f"`enlarge` must be at least 1, got {enlarge}.")
-    processor, sizes = extractor.processor, {}
+    processor = extractor.processor
+    sizes: dict[str, dict[str, int]] = {}
     if enlarge > 1:
         for name in ("size", "crop_size"):
-            sides = getattr(processor, name, None)
-            if sides:
+            if sides := setting_of(processor, name):
                 sizes[name] = {side: enlarge * value for side, value in dict(sides).items() if value}
     return to_pixel_values(images, processor, num_channels(extractor.encoder.config), **sizes)
 
 
 def principal_colours(maps: torch.Tensor) -> torch.Tensor:
     """
-    The first three principal components over all patches of all images, as red, green and blue: places of one colour
-    have similar features, in one image and from image to image.
+    The first three principal components over all patches of all images, as red, green and blue: patches of one colour
+    have similar features, within an image and between images.
 
     Args:
-        maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): From [`patch_maps`].
+        maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): Maps from [`patch_maps`].
 
     Returns:
-        `torch.Tensor` of shape `(num_images, rows, columns, 3)`: As of [`PrincipalColours`] fitted to the same maps.
+        `torch.Tensor` of shape `(num_images, rows, columns, 3)`: Those of [`PrincipalColours`] fitted to the same
+            maps.
     """
     return PrincipalColours(maps)(maps)
 
 
 class PrincipalColours:
     """
-    Three principal components, and the range that each of them has, found once: features of further images then have
-    the same colours.
+    Three principal components and their ranges, found once, so that features of further images get the same colours.
 
     Args:
-        maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): From [`patch_maps`], to find them in.
+        maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): Maps from [`patch_maps`] to find them in.
     """
 
-    def __init__(self, maps: torch.Tensor):
+    def __init__(self, maps: torch.Tensor) -> None:
         features = _rows(maps)
         self._mean = features.mean(0)
         features = features - self._mean
@@ -136,18 +144,21 @@ class PrincipalColours:
         largest = axes.abs().argmax(0, keepdim=True)
         self._axes = axes * axes.gather(0, largest).sign()
         values = _thinned(features @ self._axes)
-        self._low, self._high = (torch.quantile(values, level, dim=0) for level in (_WITHIN, 1 - _WITHIN))
+        self._low, self._high = (torch.quantile(values, level, dim=0) for level in (_OUTLIERS, 1 - _OUTLIERS))
         self._is_there = eigenvalues.flip(0)[:3] > 1e-9 * eigenvalues.sum()
 
     def __call__(self, maps: torch.Tensor) -> torch.Tensor:
         """
+        Colour maps.
+
         Args:
-            maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): Of the same encoder, any images.
+            maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): Maps of the same encoder, any images.
 
         Returns:
-            `torch.Tensor` of shape `(num_images, rows, columns, 3)`: In [0, 1]. Components that the features do not
-            have are 0.5. The same for the same maps, always: each component points where its largest weight is
-            positive.
+            `torch.Tensor` of shape `(num_images, rows, columns, 3)`: Colours in [0, 1]; components that the features
+                do
+            not have are 0.5. The same maps always get the same colours: the sign of each component is the one that
+            makes its largest weight positive.
         """
         values = (_rows(maps) - self._mean) @ self._axes
         colours = torch.full((len(values), 3), 0.5, dtype=torch.float64)
@@ -157,7 +168,7 @@ class PrincipalColours:
 
 
 def _rows(maps: torch.Tensor) -> torch.Tensor:
-    """A patch a row."""
+    """One row for each patch."""
     return maps.movedim(1, -1).flatten(0, -2).double()
 
 

@@ -1,19 +1,24 @@
-"""Decoded images -> what an encoder takes."""
+"""Decoded images -> pixel values, and back to colours that can be shown."""
+
+from typing import Any
 
 import torch
+from transformers import BaseImageProcessor
 
 
-def to_pixel_values(images: list, processor, num_channels: int, **settings) -> torch.Tensor:
+def to_pixel_values(
+    images: list, processor: BaseImageProcessor, num_channels: int, **settings: object
+) -> torch.Tensor:
     """
     Run an image processor over decoded images of any number of channels.
 
     Args:
-        images (`list`): From [`~data.decoding.decode_image`] for `num_channels`: PIL images for 1 and 3, converted
-            here to one channel or RGB; else `np.ndarray` of shape `(H, W, num_channels)`, uint8.
-        processor (`ImageProcessor`): Resizes, crops, normalises. transformers' PIL backend, which is taken where
-            torchvision is missing, cannot resize more than 4 channels.
-        num_channels (`int`): C, those of the encoder.
-        settings: Passed on to the processor, `do_normalize` for example.
+        images (`list`): Images from [`~data.decoding.decode_image`] for `num_channels`: PIL images for 1 and 3,
+            converted here to one channel or RGB; otherwise `np.ndarray` of shape `(H, W, num_channels)`, uint8.
+        processor (`BaseImageProcessor`): Resizes, crops and normalises images. transformers' PIL backend, which is
+            used where torchvision is missing, cannot resize more than 4 channels.
+        num_channels (`int`): Channels that the encoder takes, C.
+        settings: Arguments of the processor, for example `do_normalize`.
 
     Returns:
         `torch.Tensor` of shape `(B, C, H, W)`.
@@ -29,20 +34,35 @@ def to_pixel_values(images: list, processor, num_channels: int, **settings) -> t
     return processor(images, return_tensors="pt", **settings)["pixel_values"]
 
 
-def in_own_colours(pixel_values: torch.Tensor, processor) -> torch.Tensor:
+def setting_of(processor: BaseImageProcessor, name: str) -> Any:  # noqa: ANN401
+    """A setting from the processor's file, None if it has none of this name."""
+    return getattr(processor, name, None)
+
+
+def pixel_range(processor: BaseImageProcessor) -> list[float] | None:
+    """Values that stand for black and white in arrays and 16-bit images, if the processor's file has them."""
+    return setting_of(processor, "pixel_range")
+
+
+def height_and_width(pixel_values: torch.Tensor) -> tuple[int, int]:
+    """Height and width in pixels of a batch."""
+    return pixel_values.shape[-2], pixel_values.shape[-1]
+
+
+def in_own_colours(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
     """
-    Pixel values before they were normalised, if the processor says how: shown normalised, an image whose channels have
-    means and deviations of their own is tinted.
+    Undo the normalisation of pixel values, if the processor has its mean and standard deviation: a normalised image
+    looks tinted where its channels have different ones.
 
     Args:
         pixel_values (`torch.Tensor` of shape `(..., C, H, W)`): From [`to_pixel_values`].
-        processor (`ImageProcessor`): That made them.
+        processor (`BaseImageProcessor`): The processor that made them.
 
     Returns:
         `torch.Tensor`: Same shape.
     """
-    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    if not (mean and std and getattr(processor, "do_normalize", True)):
+    mean, std = setting_of(processor, "image_mean"), setting_of(processor, "image_std")
+    if not mean or not std or setting_of(processor, "do_normalize") is False:
         return pixel_values
     mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (mean, std))
     return pixel_values * std + mean

@@ -1,4 +1,4 @@
-"""In how many dimensions embeddings live: their spectrum, effective rank and spread."""
+"""Effective rank and spread of embeddings, from the spectrum of their covariance."""
 
 import torch
 
@@ -9,21 +9,25 @@ _RESOLUTION = torch.finfo(torch.float32).eps
 
 def mean_and_spectrum(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
+    Mean of rows, and eigenvalues of their covariance.
+
     Args:
-        rows (`torch.Tensor` of shape `(N, K)`): fp32 on the host, at least 2 rows.
+        rows (`torch.Tensor` of shape `(N, K)`): At least 2 rows, fp32, on the host.
 
     Returns:
-        `tuple`: mean `(K,)` and descending eigenvalues `(K,)` of the covariance, fp64.
+        `tuple[torch.Tensor, torch.Tensor]`: Mean `(K,)` and eigenvalues `(K,)`, descending, fp64.
     """
     num_rows, dim = rows.shape
     mean = rows.mean(0, dtype=torch.float64)
-    if num_rows < dim:  # the same eigenvalues, but for zeros, from a matrix of images
+    if num_rows < dim:  # the same eigenvalues except for zeros, from the smaller matrix
         centred = rows - mean
         scatter = centred @ centred.T
     else:
-        scatter = sum((part - mean).T @ (part - mean) for part in rows.split(_CHUNK_ROWS))
+        scatter = torch.zeros(dim, dim, dtype=torch.float64)
+        for part in rows.split(_CHUNK_ROWS):
+            scatter += (part - mean).T @ (part - mean)
     found = torch.linalg.eigvalsh(scatter).flip(0) / (num_rows - 1)
-    # What rounding of the fp32 samples leaves is no variance: images that are all the same must have rank 0.
+    # Rounding errors of fp32 samples are not variance: images that are all the same must have rank 0.
     found[found < (_RESOLUTION * rows.abs().max()).square()] = 0
     return mean, torch.nn.functional.pad(found, (0, dim - len(found)))
 
@@ -39,18 +43,18 @@ def entropy_rank(values: torch.Tensor) -> float:
 
 def rank_and_spread(embeddings: torch.Tensor) -> dict[str, float]:
     """
-    Whether embeddings fill their space; computed on the host, with a copy from the device that waits for it.
+    Measure whether embeddings fill their space. They are copied to the host, which waits for the device.
 
     Args:
-        embeddings (`torch.Tensor` of shape `(num_rows, dim)`): At least 2 rows; the first 512 are used.
+        embeddings (`torch.Tensor` of shape `(num_rows, dim)`): Embeddings, at least 2 rows; the first 512 are used.
 
     Returns:
         `dict[str, float]`: `effective_rank`, RankMe, the exponential of the entropy of the normalised singular values
-        of the centred embeddings: in [0, min(num_rows - 1, dim)], 0 where all are the same; `embedding_spread`, the
-        mean over dimensions of the standard deviation over images; `smallest_spread`, the smallest of these. All are
-        NaN where an embedding is NaN or infinite.
+        of the centred embeddings: in [0, min(num_rows - 1, dim)], 0 if all are the same; `embedding_spread`, the mean
+        over dimensions of the standard deviation over images; `smallest_spread`, the smallest of these. All are NaN if
+        an embedding is NaN or infinite.
 
-    Source: RankMe, arXiv 2210.02885. Differs: centred, so that a common offset counts for no dimension.
+    Source: RankMe, arXiv 2210.02885. Differs: centred, so that a common offset is not counted as a dimension.
     """
     rows = embeddings[:_MAX_ROWS].detach().float().cpu()
     if not rows.isfinite().all():

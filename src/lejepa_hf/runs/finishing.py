@@ -13,8 +13,8 @@ from ..data.image_source import some_rows
 from ..data.multi_crop import MultiCropTransform
 from ..data.sources import ImageSource
 from ..evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
-from ..evaluation.embeddings.extraction import extract_projections
 from ..evaluation.evaluate_encoder import AVERAGED, ENCODER, evaluate_with_baselines, format_table
+from ..evaluation.projections import extract_projections
 from ..evaluation.protocols.knn import nearest_vote
 from ..hub.export import export_encoder
 from ..hub.model_card import write_model_card

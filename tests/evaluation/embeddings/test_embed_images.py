@@ -20,7 +20,7 @@ from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation import feature_extractor
 from lejepa_hf.evaluation.embeddings import embed_images as module
-from lejepa_hf.evaluation.embeddings import parquet_parts
+from lejepa_hf.evaluation.embeddings import resumable_parquet
 from lejepa_hf.evaluation.embeddings.embed_images import Features, embed_images
 from lejepa_hf.hub.export import build_processor
 
@@ -178,7 +178,7 @@ def test_what_the_interrupted_keep_is_written(encoder, folder, tmp_path, monkeyp
 @pytest.mark.parametrize("seconds_per_part", [0, 60])
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_the_file_does_not_depend_on_its_parts(encoder, folder, tmp_path, monkeypatch, seconds_per_part, batch_size):
-    monkeypatch.setattr(parquet_parts, "_ROW_GROUP_BYTES", 5 * 32 * 4)
+    monkeypatch.setattr(resumable_parquet, "_ROW_GROUP_BYTES", 5 * 32 * 4)
     out = embed_images(
         encoder, str(folder), tmp_path / "e.parquet", batch_size=batch_size, seconds_per_part=seconds_per_part
     ).out
@@ -224,7 +224,7 @@ def begin(encoder: Path, source: str, out: Path, monkeypatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(parquet_parts.EmbeddingFile, "_join", fail)
+        patch.setattr(resumable_parquet.ResumableParquet, "_join", fail)
         with pytest.raises(DataError, match="e.parquet cannot be written: .*No space left.*repeat the command"):
             embed_images(encoder, source, out)
     assert not list(out.parent.glob("*.unfinished"))
@@ -250,17 +250,6 @@ def test_parts_of_something_else_are_refused_by_name(encoder, folder, tmp_path, 
     assert pq.read_table(out).equals(expected)
 
 
-@pytest.mark.parametrize(("before", "now"), [({"revision": "old"}, {}), ({}, {"revision": "new"})])
-def test_a_setting_that_was_left_out_is_another_one(tmp_path, before, now):
-    columns = datasets.Features(
-        {"index": datasets.Value("int64"), "embedding": datasets.List(datasets.Value("float32"), length=2)}
-    )
-    arguments = columns.arrow_schema, False, 60.0
-    parquet_parts.EmbeddingFile(tmp_path / "e.parquet", {"model": "m", **before}, *arguments)
-    with pytest.raises(ValueError, match="`revision` was"):
-        parquet_parts.EmbeddingFile(tmp_path / "e.parquet", {"model": "m", **now}, *arguments)
-
-
 def test_a_moved_encoder_is_the_same(encoder, folder, tmp_path, monkeypatch):
     out = tmp_path / "e.parquet"
     begin(encoder, str(folder), out, monkeypatch)
@@ -276,7 +265,7 @@ def test_a_finished_file_is_refused_and_replaced_on_request(encoder, folder, tmp
     out = tmp_path / "e.parquet"
     embed_images(encoder, str(folder), out)
     before = out.read_bytes()
-    with pytest.raises(ValueError, match="`out` '.*e.parquet' is there already: set `overwrite`"):
+    with pytest.raises(ValueError, match="`out` '.*e.parquet' exists already: set `overwrite`"):
         embed_images(encoder, str(folder), out, Features("cls"))
     assert out.read_bytes() == before
     embed_images(encoder, str(folder), out, Features("patches"), overwrite=True)
@@ -330,10 +319,10 @@ def test_names_that_may_be_told(name, public):
         (["--split", "validation"], "`dataset` 'digits' has the splits train and test, got 'validation'"),
         (["--label_column", "kind"], "`label_column` 'kind' is not in `dataset` 'digits'"),
         (["--model", "/no/such/model"], "`encoder` '/no/such/model' is neither a folder here nor"),
-        (["--pooling", "max"], "`pooling` 'max' is unknown: choose of auto, pooler, cls, patches"),
+        (["--pooling", "max"], "`pooling` 'max' is unknown: choose one of auto, pooler, cls, patches"),
         (["--pooling", "cls", "--layers", "3"], "`layers` must be 1 to 2 for this vit encoder, got 3"),
         (["--layers", "0"], "`layers` must be at least 1, got 0"),
-        (["--dtype", "int8"], "`dtype` 'int8' is unknown: choose of float32, float16"),
+        (["--dtype", "int8"], "`dtype` 'int8' is unknown: choose one of float32, float16"),
         (["--batch_size", "0"], "`batch_size` must be at least 1, got 0"),
         (["--device", "abacus"], "`device` 'abacus' cannot be used here"),
     ],
@@ -354,4 +343,4 @@ def test_command(encoder, tmp_path, monkeypatch, capsys):
     assert main([*command, "--pooling", "cls", "--layers", "2", "--batch_size", "150"]) == 0
     assert capsys.readouterr().out.startswith("e.parquet: 450 embeddings of 64 numbers, ")
     assert pq.read_metadata("e.parquet").num_rows == 450
-    assert main(command) == 2 and "is there already" in capsys.readouterr().err
+    assert main(command) == 2 and "exists already" in capsys.readouterr().err

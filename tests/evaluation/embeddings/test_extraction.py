@@ -1,19 +1,14 @@
 import io
 from dataclasses import replace
 
-import datasets
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from transformers import AutoConfig, AutoModel
 
-from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, MultiCropCollator, MultiCropTransform
-from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import ImageSource, load_source
-from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings, extract_projections, raw_pixels
+from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
+from lejepa_hf.evaluation.embeddings.raw_pixels import raw_pixels
 from lejepa_hf.hub.export import build_processor
 
 DINOV2 = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -50,16 +45,6 @@ def test_broken_images_are_left_out_with_their_labels(digits, processor, tiny_re
     kept = [number for number in range(23) if number not in (4, 22)]
     torch.testing.assert_close(embedded.embeddings, whole.embeddings[kept], atol=1e-5, rtol=1e-4)
     assert "2 broken images are left out, the first one row 4: " in caplog.text
-
-
-def images_source(images: list[Image.Image]) -> ImageSource:
-    rows = []
-    for image in images:
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        rows.append({"bytes": buffer.getvalue(), "path": None})
-    dataset = datasets.Dataset.from_dict({"image": rows, "label": list(range(len(rows)))})
-    return ImageSource(dataset, "made here", "image", "label")
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 100])
@@ -133,62 +118,3 @@ def test_half_precision_encoders_give_fp32(digits, processor, tiny_resnet):
     found = extract_embeddings(encoder.bfloat16(), processor, digits).embeddings
     assert found.dtype is torch.float32
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_raw_pixels_of_digits_are_those_of_scikit_learn(split):
-    scans, labels = load_digits(return_X_y=True)
-    parts = train_test_split(scans, labels, test_size=0.25, random_state=0, stratify=labels)
-    scans, labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
-    found = raw_pixels(load_source("digits", split))
-    np.testing.assert_allclose(found.embeddings.numpy(), scans / 16, atol=0.5 / 255 + 1e-6)
-    assert found.labels.tolist() == labels.tolist()
-
-
-@pytest.mark.parametrize(
-    ("images", "dim"),
-    [
-        ([("L", (8, 8), 10), ("L", (8, 8), 20)], 64),
-        ([("RGB", (6, 5), (9, 9, 9))], 90),
-        ([("L", (8, 8), 10), ("RGB", (8, 8), (10, 10, 10))], 192),  # one mode for all
-        ([("L", (8, 8), 10), ("L", (9, 8), 10)], 1024),  # one size for all
-        ([("L", (40, 40), 10)], 1024),
-    ],
-)
-def test_raw_pixels_of_all_images_have_one_shape(images, dim):
-    found = raw_pixels(images_source([Image.new(*image) for image in images])).embeddings
-    assert found.shape == (len(images), dim)
-    first = images[0][2]
-    assert found[0].unique().tolist() == pytest.approx([(first if isinstance(first, int) else first[0]) / 255])
-
-
-def pretraining_model(backbone: dict) -> LeJEPAForPreTraining:
-    torch.manual_seed(0)
-    return LeJEPAForPreTraining(LeJEPAConfig(backbone_config=backbone, projector_dims=[16, 8]))
-
-
-@pytest.mark.parametrize("num_local_views", [0, 3])
-@pytest.mark.parametrize("batch_size", [5, 100])
-def test_projections_are_those_of_the_model(digits, tiny_resnet, num_local_views, batch_size):
-    transform = MultiCropTransform(
-        num_local_views=num_local_views, global_crop_size=16, local_crop_size=12, blur_kernel_size=5
-    )
-    collator, rows = MultiCropCollator(transform), [{**row, "index": i} for i, row in enumerate(digits.dataset)]
-    model = pretraining_model(tiny_resnet).train()  # evaluation mode is not left to the caller
-    found = extract_projections(model, rows, collator, batch_size)
-    assert found.shape == (2 + num_local_views, 23, 8) and not found.requires_grad
-    # As in training, in parts of about a batch of which none is small.
-    parts = [rows] if batch_size == 100 else [rows[:6], rows[6:12], rows[12:18], rows[18:]]
-    expected = [model.train()(**apply_photometric(collator(part), transform)).projections for part in parts]
-    torch.testing.assert_close(found, torch.cat(expected, dim=1).detach(), atol=1e-5, rtol=1e-4)
-
-
-def test_projections_of_a_half_precision_model_are_fp32(digits, tiny_resnet):
-    collator = MultiCropCollator(MultiCropTransform(global_crop_size=16, local_crop_size=12, blur_kernel_size=5))
-    projections = extract_projections(pretraining_model(tiny_resnet).bfloat16(), digits.dataset, collator)
-    assert projections.dtype == torch.float32 and projections.isfinite().all()
-
-
-def test_no_images_no_projections(tiny_resnet):
-    with pytest.raises(ValueError, match="no images"):
-        extract_projections(pretraining_model(tiny_resnet), [], MultiCropCollator())

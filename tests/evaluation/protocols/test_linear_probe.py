@@ -1,3 +1,4 @@
+import math
 import re
 import sys
 
@@ -8,6 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
+from lejepa_hf.evaluation.protocols import linear_probe as module
 from lejepa_hf.evaluation.protocols.linear_probe import linear_probe
 
 
@@ -94,6 +96,28 @@ def test_features_of_the_probe_are_used():
         LabelledEmbeddings(torch.randn_like(part.embeddings), part.labels, part.embeddings) for part in (train, test)
     ]
     assert linear_probe(*blind, num_steps=100) == linear_probe(train, test, num_steps=100)
+
+
+def test_weights_hardly_decay():
+    """Of a single class the loss is 0 and has no gradient, so that only weight decay could change LayerNorm's ones."""
+    images = LabelledEmbeddings(torch.randn(50, 8), torch.zeros(50, dtype=torch.long))
+    (probe,) = module._fit(images, torch.arange(50), [0.1], 1, 200, 10, seed=0)
+    decay = 1 - probe[0].weight.min().item()
+    assert 0 < decay < 1e-4
+
+
+@pytest.mark.parametrize("num_steps", [1, 9, 10, 300])
+def test_warmup_and_cosine(num_steps):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.3)
+    schedule, warmup, rates = module._warmup_and_cosine(optimizer, num_steps), num_steps // 10, []
+    for _ in range(num_steps):
+        rates.append(optimizer.param_groups[0]["lr"] / 0.3)
+        optimizer.step()
+        schedule.step()
+    rising = [(step + 1) / warmup for step in range(warmup)]
+    falling = [0.5 + 0.5 * math.cos(math.pi * step / (num_steps - warmup)) for step in range(num_steps - warmup)]
+    assert rates == pytest.approx(rising + falling)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")

@@ -1,44 +1,61 @@
-from dataclasses import replace
+import re
+from ast import literal_eval
+from pathlib import Path
 
 import pytest
-from digit_scenes import digit_scenes
+import torch
 
-from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.protocols.registry import ON_EMBEDDINGS, ON_IMAGES, check_protocols, check_source
+from lejepa_hf.evaluation import protocols
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
+from lejepa_hf.evaluation.evaluate_encoder import run_protocols
+from lejepa_hf.evaluation.protocols.registry import (
+    PROTOCOLS,
+    check_protocols,
+    is_on_embeddings,
+    make_protocols,
+    protocol_class,
+)
 
 
-def test_all_are_known():
-    check_protocols([*ON_EMBEDDINGS, *ON_IMAGES])
+def test_names_are_those_of_the_classes():
+    assert [protocol_class(name).name for name in PROTOCOLS] == [*PROTOCOLS]
+
+
+def test_unknown_ones_are_refused():
+    check_protocols([*PROTOCOLS])
     with pytest.raises(ValueError, match="svm unknown; known are linear, .*retrieval, fine-tune, segmentation"):
         check_protocols(["knn", "svm"])
 
 
 def test_what_needs_images_is_for_later():
-    check_protocols([*ON_EMBEDDINGS], at_the_end_of_training=True)
+    check_protocols([name for name in PROTOCOLS if is_on_embeddings(name)], at_the_end_of_training=True)
     with pytest.raises(ValueError, match="`eval_protocols` fine-tune, segmentation: only `lejepa evaluate`, after"):
         check_protocols(["knn", "fine-tune", "segmentation"], at_the_end_of_training=True)
 
 
-def test_masks_and_classes_are_not_taken_for_each_other():
-    digits = load_source("digits", "test")
-    scenes = load_source(digit_scenes("test", 10), image_column="image", label_column="mask")
-    check_source(["knn", "fine-tune"], digits)
-    check_source(["segmentation"], scenes)
-    with pytest.raises(
-        ValueError, match="'digits' has no masks in `label_column` 'label' but ClassLabel; segmentation"
-    ):
-        check_source(["segmentation"], digits)
-    with pytest.raises(ValueError, match="'digits' has no labels; segmentation needs masks: .* one of label"):
-        check_source(["segmentation"], replace(digits, label_column=None))
-    for protocol in ("knn", "fine-tune"):
-        with pytest.raises(ValueError, match="'mask' of `dataset` '.*' holds masks: only .* `segmentation`"):
-            check_source([protocol], scenes)
+def test_each_protocol_gets_its_own_settings():
+    settings = {"shots": (1, "all"), "resolution": 32, "num_epochs": None, "learning_rate": 1e-3}
+    knn, few_shot, fine_tune, segmentation = make_protocols(["knn", "few-shot", "fine-tune", "segmentation"], settings)
+    assert few_shot.shots == (1, "all") and segmentation.resolution == 32
+    assert (fine_tune.learning_rate, fine_tune.num_epochs) == (1e-3, None)
+    assert make_protocols([few_shot, "knn"], {}) == [few_shot, knn]
 
 
-def test_streams_are_for_embeddings():
-    stream = load_source("digits", "test", streaming=True)
-    check_source(["knn"], stream)
-    with pytest.raises(
-        ValueError, match="`protocols` fine-tune: `dataset` 'digits' is a stream.*leave `streaming` out"
-    ):
-        check_source(["knn", "fine-tune"], stream)
+def test_a_setting_that_no_protocol_has():
+    with pytest.raises(ValueError, match="`shot` is not a setting of any protocol; there are .*num_epochs.*shots"):
+        make_protocols(["knn"], {"shot": 1})
+
+
+def test_the_protocol_of_contributing_is_one_file_and_one_line(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.split("## A new protocol\n")[1].split("\n## ")[0]
+    name, code = re.search(r"here `(\w+\.py)`:\n\n```python\n(.*?)```", section, re.DOTALL).groups()
+    (tmp_path / name).write_text(code)
+    monkeypatch.setattr(protocols, "__path__", [*protocols.__path__, str(tmp_path)])
+    for key, place in literal_eval("{" + re.search(r"the line `(.+?)`", section)[1] + "}").items():
+        monkeypatch.setitem(PROTOCOLS, key, place)
+    check_protocols(["nearest-mean"], at_the_end_of_training=True)
+    parts = LabelledEmbeddings(torch.eye(4).repeat(3, 1), torch.arange(4).repeat(3) + 2)
+    found = run_protocols(parts, parts, ["nearest-mean"])
+    assert list(found) == ["eval_nearest_mean_top1", "eval_nearest_mean_top1_ci95"]
+    assert found["eval_nearest_mean_top1"] == 1

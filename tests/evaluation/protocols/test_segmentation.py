@@ -96,7 +96,7 @@ def test_computed_anew_is_like_kept(processor, monkeypatch, caplog):
     kept = segmentation(Pixels(), processor, *parts, **settings)
     monkeypatch.setattr(segmentation_maps, "_KEPT", 0)
     anew = segmentation(Pixels(), processor, *parts, **settings)
-    assert "computed anew for each pass" in caplog.text
+    assert "computed again for each pass" in caplog.text
     assert anew == pytest.approx(kept, abs=0.01)
     assert "the best of 2 on 4 training images" in caplog.text
 
@@ -141,7 +141,7 @@ def test_a_size_that_the_encoder_does_not_take(tiny_vit, processor):
     from transformers import AutoConfig, AutoModel
 
     encoder = AutoModel.from_config(AutoConfig.for_model(**tiny_vit), add_pooling_layer=False)
-    with pytest.raises(ValueError, match="`resolution` 2: this vit encoder makes no map"):
+    with pytest.raises(ValueError, match="`resolution` 2: this vit encoder cannot make a feature map"):
         segmentation(encoder, processor, a_source(2, 0), a_source(2, 1), resolution=2)
 
 
@@ -150,5 +150,5 @@ def test_a_processor_that_crops_always(processor):
         def __call__(self, images, return_tensors, do_convert_rgb=None):
             return {"pixel_values": torch.zeros(len(images), 3, 8, 8)}
 
-    with pytest.raises(ValueError, match="the Cropping of this encoder resizes or crops always"):
+    with pytest.raises(ValueError, match="the Cropping of this encoder always resizes or crops"):
         segmentation(Pixels(), Cropping(), a_source(2, 0), a_source(2, 1))

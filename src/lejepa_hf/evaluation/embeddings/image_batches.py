@@ -1,11 +1,12 @@
-"""Images of a source in batches, decoded and preprocessed by a few threads ahead of who needs them."""
+"""Images of a source in batches, decoded and preprocessed ahead by a few threads."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from tqdm.auto import tqdm
 
@@ -13,56 +14,64 @@ from ...data.decoding import DECODING_ERRORS
 from ...data.network import read_through
 from ...data.sources import ImageSource
 
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
 _MOST_THREADS = 8
+Decoded = TypeVar("Decoded")
+Prepared = TypeVar("Prepared")
 
 
 @dataclass
-class ImageBatch:
+class ImageBatch(Generic[Prepared]):
     """
     Some consecutive rows of a source.
 
     Args:
-        stop (`int`): Number of the row behind the last one.
-        numbers (`list[int]`): Of the rows whose image could be decoded.
-        labels (`list`): Of these rows, None each where the source has no labels.
-        paths (`list`): Of their files, None where there is none.
-        images: What was made of the images, None if all are broken.
-        broken (`dict[int, str]`): Why the others could not be decoded, by row.
+        stop (`int`): Number of the row after the last one.
+        numbers (`list[int]`): Numbers of the rows whose image could be decoded.
+        labels (`list`): Labels of these rows; each None if the source has no labels.
+        paths (`list[str | None]`): Paths of their image files, None for images without a file.
+        images: What `prepare` made of the images, None if all are broken.
+        broken (`dict[int, str]`): Why the other images could not be decoded, by row.
     """
 
     stop: int
-    numbers: list[int]
-    labels: list
-    paths: list
-    images: object
-    broken: dict[int, str]
+    numbers: list[int] = field(default_factory=list)
+    labels: list = field(default_factory=list)
+    paths: list[str | None] = field(default_factory=list)
+    images: Prepared | None = None
+    broken: dict[int, str] = field(default_factory=dict)
 
 
 def image_batches(
     source: ImageSource,
     batch_size: int,
-    decode: Callable[[object], object],
-    prepare: Callable[[list], object],
+    decode: Callable[[Any], Decoded],
+    prepare: Callable[[list[Decoded]], Prepared],
     description: str,
-    rows: Iterable[dict] | None = None,
+    rows: Iterable[dict[str, Any]] | None = None,
     start: int = 0,
-) -> Iterator[ImageBatch]:
+) -> Iterator[ImageBatch[Prepared]]:
     """
+    Read, decode and preprocess images, with a progress bar.
+
     Args:
-        source ([`ImageSource`]): Where the images are.
+        source ([`ImageSource`]): Source of the images.
         batch_size (`int`): Rows of a batch; broken images leave it smaller.
-        decode (`Callable`): [`~data.decoding.decode_image`] for the channels that are wanted. Called in threads.
-        prepare (`Callable`): Makes of a batch's images what is wanted. Called in threads.
-        description (`str`): Beside the progress bar.
-        rows (`Iterable[dict]`, *optional*): Those of the source, from row `start` on; all of them if missing.
+        decode (`Callable`): Decodes the value of an image column. Called in threads.
+        prepare (`Callable`): Preprocesses the decoded images of a batch. Called in threads.
+        description (`str`): Text beside the progress bar.
+        rows (`Iterable[dict]`, *optional*): Rows of the source, from row `start` on; all of them if missing.
         start (`int`, *optional*, defaults to 0): Number of the first row.
 
     Returns:
         `Iterator`: [`ImageBatch`] in the order of the rows. At most ten batches are in memory, whatever the source.
     """
 
-    def make(numbered: list[tuple[int, dict]]) -> ImageBatch:
-        batch, images = ImageBatch(numbered[-1][0] + 1, [], [], [], None, {}), []
+    def make(numbered: list[tuple[int, dict[str, Any]]]) -> ImageBatch[Prepared]:
+        batch: ImageBatch[Prepared] = ImageBatch(numbered[-1][0] + 1)
+        images = []
         for number, row in numbered:
             value = row[source.image_column]
             try:
@@ -76,9 +85,9 @@ def image_batches(
         batch.images = prepare(images) if images else None
         return batch
 
-    numbered = enumerate(source.dataset if rows is None else rows, start)
+    numbered = enumerate(cast("Iterable[dict[str, Any]]", source.dataset) if rows is None else rows, start)
     num_threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    pending: deque = deque()
+    pending: deque[tuple[int, Future[ImageBatch[Prepared]]]] = deque()
     executor = ThreadPoolExecutor(num_threads)
     bar = tqdm(total=source.num_images, initial=start, desc=description, unit=" images", leave=False)
     try:
@@ -95,21 +104,26 @@ def image_batches(
         executor.shutdown(cancel_futures=True)
 
 
-def rows_from(source: ImageSource, start: int) -> Iterator[dict]:
+def rows_from(source: ImageSource, start: int) -> Iterator[dict[str, Any]]:
     """
+    Read rows, also after lost connections.
+
     Args:
-        source ([`ImageSource`]): Where the images are.
+        source ([`ImageSource`]): Source of the images.
         start (`int`): Number of the first row.
 
     Returns:
-        `Iterator`: Undecoded rows with nothing that is not needed, read on after lost connections.
+        `Iterator`: Undecoded rows, with the columns of images and labels alone.
     """
-    wanted = [column for column in (source.image_column, source.label_column) if column is not None]
     dataset = source.dataset
-    dataset = dataset.select_columns(wanted)
-    if not source.is_stream and start >= len(dataset):
-        return  # killed between the last part and the end: a map-style dataset does not skip all it has
+    if isinstance(dataset, list):  # of rows that were read before
+        yield from dataset[start:]
+        return
+    if source.num_images is not None and start >= source.num_images:
+        return  # after a kill between the last part and the end: a map-style dataset cannot skip all its rows
+    wanted = [column for column in (source.image_column, source.label_column) if column is not None]
+    remaining = cast("IterableDataset", dataset).select_columns(wanted)
     if start:
-        dataset = dataset.skip(start)
+        remaining = remaining.skip(start)
     way_out = "Repeat the command when the network is back: it goes on there."
-    yield from read_through(lambda: iter(dataset), source.name, way_out=way_out)
+    yield from read_through(lambda: iter(remaining), source.name, way_out=way_out)

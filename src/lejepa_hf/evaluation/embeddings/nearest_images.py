@@ -1,8 +1,10 @@
-"""NearestImages: the images of a source whose embeddings are most similar to that of another image."""
+"""NearestImages: images of a source whose embeddings are most similar to that of another image."""
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from PIL import Image
 
 from ...data.sources import ImageSource
 from ..feature_extractor import FeatureExtractor
@@ -13,8 +15,10 @@ from .extraction import embedded_batches
 @dataclass
 class Neighbour:
     """
+    A similar image.
+
     Args:
-        value: The image as its row holds it, for [`FeatureExtractor`]'s `decode`.
+        value: Undecoded image, for `decode` of [`FeatureExtractor`].
         cosine (`float`): Similarity of the embeddings.
         label (`str`, *optional*): Name of its class, or its number.
     """
@@ -29,16 +33,18 @@ class NearestImages:
     A bank of embedded images.
 
     Args:
-        extractor ([`FeatureExtractor`]): Embeds them, and the images whose neighbours are asked for.
-        source ([`ImageSource`]): Where they come from.
-        rows (`list[dict]`): Some of the source's, see [`~data.image_source.some_rows`].
-        batch_size (`int`, *optional*, defaults to 64): Images a forward.
+        extractor ([`FeatureExtractor`]): Embeds them, and the images whose neighbours are wanted.
+        source ([`ImageSource`]): Source of the images.
+        rows (`list[dict]`): Some rows of the source.
+        batch_size (`int`, *optional*, defaults to 64): Images of a forward pass.
 
     Raises:
-        ValueError: If no image of them can be read.
+        ValueError: If none of the images can be read.
     """
 
-    def __init__(self, extractor: FeatureExtractor, source: ImageSource, rows: list[dict], batch_size: int = 64):
+    def __init__(
+        self, extractor: FeatureExtractor, source: ImageSource, rows: list[dict], batch_size: int = 64
+    ) -> None:
         self._extractor, self._source = extractor, source
         self._rows: list[dict] = []
         embeddings = []
@@ -52,14 +58,16 @@ class NearestImages:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __call__(self, image, num_images: int = 12) -> list[Neighbour]:
+    def __call__(self, image: Image.Image | np.ndarray, num_images: int = 12) -> list[Neighbour]:
         """
+        Find the nearest images.
+
         Args:
-            image: From the extractor's `decode`.
-            num_images (`int`, *optional*, defaults to 12): How many neighbours, at most all.
+            image (`PIL.Image.Image` or `np.ndarray`): Image from the extractor's `decode`.
+            num_images (`int`, *optional*, defaults to 12): Number of neighbours, at most all.
 
         Returns:
-            `list[Neighbour]`: The nearest first.
+            `list[Neighbour]`: Neighbours, the nearest first.
         """
         embedding = self._extractor(self._extractor.preprocess([image]))
         (cosines,), (nearest,) = nearest_neighbours(self._embeddings, embedding, min(num_images, len(self)))
@@ -69,12 +77,12 @@ class NearestImages:
         ]
 
     def values(self, num_images: int) -> list:
-        """Some of the images, as their rows hold them."""
+        """Some of the images, undecoded."""
         return [row[self._source.image_column] for row in self._rows[:num_images]]
 
     def label_of(self, row: dict) -> str | None:
-        """The name of a row's class; its label as it is where classes have no names."""
+        """The name of a row's class, or its label if classes have no names."""
         label = row[self._source.label_column] if self._source.label_column is not None else None
-        if label is None or label == -1:  # how `datasets` says that nobody told
+        if label is None or label == -1:  # `datasets` marks missing labels so
             return None
         return self._source.class_names[label] if self._source.class_names else str(label)

@@ -1,37 +1,39 @@
-"""Recall and average precision of rankings as an `evaluate` metric that needs no network: called directly."""
+"""Recall and average precision of rankings as an `evaluate` metric."""
+
+from collections.abc import Sequence
 
 import datasets
-import evaluate
 
-from ..intervals import is_spread, over_images, with_interval
+from .in_memory_metric import InMemoryMetric
 
 
-class RankingQuality(evaluate.Metric):
+class RankingQuality(InMemoryMetric):
     """
-    Recall at k, a relevant item among the first k, and mean average precision.
+    Recall at k, the share of queries with a relevant item among the first k, and mean average precision: `recall1` and
+    so on, and `map`.
 
-    `predictions` are the places of a query's relevant items in its full ranking, from 1, ascending; `references` say
-    how many items are relevant to it. Neither has the length of the ranking. `compute` takes `depths`, the k of
-    recall, and `intervals`, with which 95 % intervals stand beside the figures, `map_ci95` and so on.
+    `predictions` are the places of a query's relevant items in its full ranking, from 1, ascending; `references` are
+    the numbers of items that are relevant to each query. Neither has the length of the ranking. `compute` takes
+    `depths`, the k of recall.
     """
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description="Recall at k and mean average precision of rankings.",
-            citation="",
-            inputs_description="predictions: places of the relevant items, from 1; references: their number.",
-            features=datasets.Features(
-                {"predictions": datasets.List(datasets.Value("int64")), "references": datasets.Value("int64")}
-            ),
-        )
+    summary = "Recall at k and mean average precision of rankings."
+    inputs = "predictions: places of the relevant items, from 1; references: their number."
+    columns = {"predictions": datasets.List(datasets.Value("int64")), "references": datasets.Value("int64")}
 
-    def _compute(self, predictions, references, depths=(1, 5, 10), intervals=False):
-        precisions = [
-            sum(found / place for found, place in enumerate(places, 1)) / number
-            for places, number in zip(predictions, references, strict=True)
-        ]
-        results = over_images("map", precisions)
-        for k in depths:
-            recall = sum(bool(places) and places[0] <= k for places in predictions) / len(predictions)
-            results |= with_interval(f"recall{k}", recall, len(predictions))
-        return {name: value for name, value in results.items() if intervals or not is_spread(name)}
+    def _compute(
+        self, predictions: list[list[int]], references: list[int], depths: Sequence[int] = (1, 5, 10)
+    ) -> dict[str, float]:
+        precisions = average_precisions(predictions, references)
+        return {"map": sum(precisions) / len(precisions)} | {
+            f"recall{k}": sum(bool(places) and places[0] <= k for places in predictions) / len(predictions)
+            for k in depths
+        }
+
+
+def average_precisions(predictions: list[list[int]], references: list[int]) -> list[float]:
+    """Average precision of each query, in [0, 1], see [`RankingQuality`]."""
+    return [
+        sum(found / place for found, place in enumerate(places, 1)) / number
+        for places, number in zip(predictions, references, strict=True)
+    ]

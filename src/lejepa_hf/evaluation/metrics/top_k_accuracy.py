@@ -1,27 +1,22 @@
-"""Top-k accuracy as an `evaluate` metric that needs no network: called directly, never through `evaluate.load`."""
+"""Top-k accuracy as an `evaluate` metric."""
 
 import datasets
-import evaluate
+
+from .in_memory_metric import InMemoryMetric
 
 
-class TopKAccuracy(evaluate.Metric):
+class TopKAccuracy(InMemoryMetric):
     """
-    Share of images whose label is among the k best guesses.
+    Share of images whose label is among the k best guesses: `top1`, and with at least 5 guesses an image `top5`.
 
-    `predictions` are lists of class numbers, best first, not scores: every batch goes through Arrow.
+    `predictions` are lists of class numbers, best first, not scores; `references` are class numbers.
     """
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description="Share of references among the first k predictions.",
-            citation="",
-            inputs_description="predictions: class numbers, best first; references: class numbers.",
-            features=datasets.Features(
-                {"predictions": datasets.List(datasets.Value("int64")), "references": datasets.Value("int64")}
-            ),
-        )
+    summary = "Share of references among the first k predictions."
+    inputs = "predictions: class numbers, best first; references: class numbers."
+    columns = {"predictions": datasets.List(datasets.Value("int64")), "references": datasets.Value("int64")}
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list[list[int]], references: list[int]) -> dict[str, float]:
         ranks = [
             guess.index(label) if label in guess else None
             for guess, label in zip(predictions, references, strict=True)

@@ -1,1 +1,1 @@
-"""The protocols of `lejepa evaluate`: one file each, and `registry`."""
+"""Evaluation protocols, one file each; `registry` lists them by name."""

@@ -2,19 +2,53 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from ...data.sources import ImageSource
 from ..embeddings.extraction import LabelledEmbeddings
 from ..intervals import over_draws, with_interval
+from ..labelled_sources import labels_of
 from .logistic_regression import fit_logistic
+from .protocol import OnEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
 
 ALL = "all"
-SHOTS = (1, 2, 5, 10, 100, ALL)
-_MOST_IMAGES = 100_000  # to be fitted at once unless asked for
+SHOTS: tuple[int | str, ...] = (1, 2, 5, 10, 100, ALL)
+_MOST_IMAGES = 100_000  # to be fitted at once unless `shots` has "all"
 _FEW, _DRAWS_OF_MANY = 10, 5  # with more shots, draws differ little and each takes long
+
+
+@dataclass(frozen=True)
+class FewShot(OnEmbeddings):
+    """
+    [`few_shot`] as a protocol.
+
+    Args:
+        shots (`Sequence[int | str]`, *optional*): As in [`few_shot`].
+    """
+
+    name: ClassVar[str] = "few-shot"
+    shots: Sequence[int | str] | None = None
+
+    def check(self, train: ImageSource, test: ImageSource) -> None:
+        """
+        As [`OnEmbeddings.check`].
+
+        Raises:
+            ValueError: Also if a class has fewer training images than shots; a stream's are not known yet.
+        """
+        super().check(train, test)
+        labels = labels_of(train)
+        if self.shots is not None and labels is not None:
+            check_shots(self.shots, labels)
+
+    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
+        """As [`few_shot`]."""
+        return few_shot(train, test, self.shots)
 
 
 def few_shot(
@@ -28,17 +62,18 @@ def few_shot(
     Logistic regression on standardised embeddings of a few random images a class, over several draws.
 
     Args:
-        train ([`LabelledEmbeddings`]): Where the images are drawn from.
-        test ([`LabelledEmbeddings`]): Measures every draw.
-        shots (`Sequence[int | str]`, *optional*): Images a class, or `"all"` of them. If missing, 1, 2, 5, 10, 100
-            and all, without those that a class is too small for, and without all of more than 100,000 images.
+        train ([`LabelledEmbeddings`]): Images to draw from.
+        test ([`LabelledEmbeddings`]): Images that measure every draw.
+        shots (`Sequence[int | str]`, *optional*): Numbers of images in a class, or `"all"` of them. If missing, 1, 2,
+            5, 10, 100 and all, without those that a class is too small for, and without `"all"` where there are more
+            than 100,000 images.
         num_draws (`int`, *optional*, defaults to 20): Independent draws, at least 2; with more than 10 shots 5.
-        seed (`int`, *optional*, defaults to 0): Of the draws: the same images for every encoder.
+        seed (`int`, *optional*, defaults to 0): Seed of the draws, which are the same images for every encoder.
 
     Returns:
         `dict[str, float]`: For each k `eval_<k>shot_top1`, the mean over draws, `eval_<k>shot_top1_ci95` and
-        `eval_<k>shot_top1_std`, see [`over_draws`]; where all images of all classes are taken the interval is that of
-        [`with_interval`].
+        `eval_<k>shot_top1_std`, see [`over_draws`]; where all images of all classes are taken, the interval is that
+        of [`with_interval`].
 
     Raises:
         ValueError: If a class has fewer images than shots; the message says which.
@@ -51,9 +86,9 @@ def few_shot(
     shots = fitting_shots(labels) if shots is None else shots
     check_shots(shots, labels)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    results = {}
+    results: dict[str, float] = {}
     for k in shots:
-        if k == ALL or all(len(rows_of_class) == k for rows_of_class in members):  # there is one draw
+        if isinstance(k, str) or all(len(rows_of_class) == k for rows_of_class in members):  # there is one draw
             score = fit_logistic(embeddings, labels).score(held_out, expected)
             results |= with_interval(f"eval_{k}shot_top1", float(score), len(expected))
             continue
@@ -66,35 +101,36 @@ def few_shot(
     return results
 
 
-def fitting_shots(labels) -> list[int | str]:
-    """Those of 1, 2, 5, 10, 100 and all that every class has images for, all only of 100,000 images at most."""
+def fitting_shots(labels: np.ndarray) -> list[int | str]:
+    """Those of 1, 2, 5, 10, 100 and all that every class has images for; all only up to 100,000 images."""
     fewest = int(np.unique(labels, return_counts=True)[1].min())
-    fitting = [k for k in SHOTS if k == ALL or k <= fewest]
+    fitting = [k for k in SHOTS if isinstance(k, str) or k <= fewest]
     if len(fitting) < len(SHOTS):
         left_out = [str(k) for k in SHOTS if k not in fitting]
         logger.info(f"The smallest class has {fewest} images: {' and '.join(left_out)} shots are left out.")
     if len(labels) > _MOST_IMAGES:
-        logger.info(f"Logistic regression on all {len(labels):,} images would take hours: ask for it with `shots`.")
+        logger.info(f"Logistic regression on all {len(labels):,} images would take hours; `shots` all does it.")
         fitting.remove(ALL)
     return fitting
 
 
-def check_shots(shots: Sequence[int | str], labels) -> None:
+def check_shots(shots: Sequence[int | str], labels: np.ndarray) -> None:
     """
+    Check numbers of shots against the images there are.
+
     Args:
-        shots (`Sequence[int | str]`): Numbers of images a class, or `"all"`.
-        labels (`np.ndarray` of shape `(num_images,)`): Of the images to draw from.
+        shots (`Sequence[int | str]`): Numbers of images in a class, or `"all"`.
+        labels (`np.ndarray` of shape `(num_images,)`): Class numbers of the images to draw from.
 
     Raises:
-        ValueError: If they are none, or a class has fewer images; the message says which.
+        ValueError: If one is neither a number from 1 on nor `"all"`, or a class has fewer images; the message says
+            which.
     """
     for k in shots:
         if k != ALL and (not isinstance(k, int) or k < 1):
-            raise ValueError(f"`shots` {k!r} is neither a number of images a class, at least 1, nor {ALL!r}.")
+            raise ValueError(f"`shots` {k!r} is neither a number of images in a class, at least 1, nor {ALL!r}.")
     classes, counts = np.unique(labels, return_counts=True)
-    most = max((k for k in shots if k != ALL), default=0)
+    most = max((k for k in shots if isinstance(k, int)), default=0)
     if counts.min() < most:
         short = classes[counts < most].tolist()
-        raise ValueError(
-            f"`shots` {most} is more than the images of class {short}: lower it, {counts.min()} at the most."
-        )
+        raise ValueError(f"`shots` {most} is more than class {short} has images: choose at most {counts.min()}.")

@@ -1,4 +1,4 @@
-"""Classification by the whole encoder, trained on with a linear head."""
+"""Classification by the whole encoder, fine-tuned with a linear head."""
 
 import copy
 import logging
@@ -6,17 +6,19 @@ import math
 import os
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from transformers import Trainer, TrainingArguments
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ...data.decoding import DECODING_ERRORS, stored_size
@@ -29,8 +31,9 @@ from ..embeddings.extraction import part_of
 from ..embeddings.image_batches import image_batches
 from ..feature_extractor import FeatureExtractor
 from ..intervals import with_interval
-from ..labelled_sources import labels_of
+from ..labelled_sources import count_classes, known_labels, map_style, select_rows
 from ..metrics.top_k_accuracy import TopKAccuracy
+from .protocol import OnImages, require_positive
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -42,9 +45,36 @@ _MOST_THREADS = 8
 _SMALLEST_CROP = 0.7  # of the shorter side
 
 
+@dataclass(frozen=True)
+class FineTune(OnImages):
+    """
+    [`fine_tune`] as a protocol.
+
+    Args:
+        learning_rate (`float`, *optional*): Peak learning rate. If missing, the best of four, see [`fine_tune`].
+        num_epochs (`int`, *optional*): As in [`fine_tune`].
+    """
+
+    name: ClassVar[str] = "fine-tune"
+    shared_by_processes: ClassVar[bool] = True
+    learning_rate: float | None = None
+    num_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("learning_rate", self.learning_rate)
+        require_positive("num_epochs", self.num_epochs)
+
+    def run(
+        self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
+    ) -> dict[str, float]:
+        """As [`fine_tune`]."""
+        rates = LEARNING_RATES if self.learning_rate is None else (self.learning_rate,)
+        return fine_tune(encoder, processor, train, test, rates, self.num_epochs)
+
+
 def fine_tune(
-    encoder,
-    processor,
+    encoder: PreTrainedModel,
+    processor: BaseImageProcessor,
     train: ImageSource,
     test: ImageSource,
     learning_rates: Sequence[float] = LEARNING_RATES,
@@ -52,43 +82,43 @@ def fine_tune(
     seed: int = 0,
 ) -> dict[str, float]:
     """
-    A copy of the encoder and a linear layer on its embedding, trained by transformers' `Trainer`: AdamW with weight
-    decay 0.05, batches of 64, warmup and cosine.
+    Train a copy of the encoder and a linear layer on its embedding by transformers' `Trainer`: AdamW with weight decay
+    0.05, batches of 64, warmup and cosine.
 
-    Of several learning rates the one is taken that does best on a tenth of the training images (at most 5,000), set
-    aside while a fit with each rate sees the others for a quarter of the steps (at least 100, at most 1,000); then all
-    training images are fitted. Test images choose nothing.
+    Each learning rate is tried for a quarter of the steps (at least 100, at most 1,000), while a tenth of the training
+    images (at most 5,000) is set aside. The rate that does best on that tenth then fits all training images. Test
+    images choose nothing.
 
-    Training images are square crops of 70 to 100 % of the shorter side, which then go through the processor; there are
-    no flips, which would make other classes of digits and writing. Nothing is stored. Several processes share each
-    batch and the test images; each calls this.
+    Training images are square crops of 70 to 100 % of the shorter side, which then go through the processor. There are
+    no flips, which turn digits and letters into others. Nothing is stored. Several processes share each batch and the
+    test images; each of them calls this.
 
     Args:
-        encoder (`PreTrainedModel`): Stays as it is.
-        processor (`ImageProcessor`): Makes pixel values.
-        train ([`ImageSource`]): Map-style, with class numbers as labels.
-        test ([`ImageSource`]): Measures the result; map-style.
-        learning_rates (`Sequence[float]`, *optional*, defaults to 4 from 5e-5 to 4e-3): Peaks, of all weights.
-        num_epochs (`int`, *optional*): Passes over the images. If missing, 5, of few images so many that there are 200
-            steps.
-        seed (`int`, *optional*, defaults to 0): Of the head, the order, the crops and the tenth.
+        encoder (`PreTrainedModel`): Encoder to copy; it stays as it is.
+        processor (`BaseImageProcessor`): Makes pixel values of images.
+        train ([`ImageSource`]): Images to fit; map-style, with class numbers as labels.
+        test ([`ImageSource`]): Images that measure the result; map-style.
+        learning_rates (`Sequence[float]`, *optional*, defaults to 4 from 5e-5 to 4e-3): Peak learning rates, used for
+            encoder and head.
+        num_epochs (`int`, *optional*): Passes over the images. If missing, 5, or as many as make 200 steps.
+        seed (`int`, *optional*, defaults to 0): Seed of the head, the order, the crops and the tenth.
 
     Returns:
         `dict[str, float]`: `eval_finetune_top1` and with at least five classes `eval_finetune_top5`, in [0, 1], and
-        their intervals, see [`with_interval`]; in each process.
+        their intervals, see [`with_interval`]. Every process returns them.
 
     Raises:
         DataError: If no image can be read.
 
-    Source: arXiv 2511.08544 gives no fine-tuning recipe that could be repeated; all settings are ours.
+    Source: all settings are ours; arXiv 2511.08544 has no fine-tuning recipe that could be repeated.
     """
-    labels = labels_of(train)
-    num_classes = int(max(labels.max(), labels_of(test).max())) + 1
+    labels = known_labels(train)
+    num_classes = count_classes(labels, known_labels(test))
     steps_an_epoch = math.ceil(len(labels) / _BATCH)
     num_steps = (num_epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))) * steps_an_epoch
     order = np.random.default_rng(seed).permutation(len(labels))
     number_aside = min(len(order) // 10, _MOST_ASIDE)
-    aside, others = (_rows_of(train, rows) for rows in (order[:number_aside], order[number_aside:]))
+    aside, others = (select_rows(train, rows) for rows in (order[:number_aside], order[number_aside:]))
     rate = learning_rates[0]
     if len(learning_rates) > 1 and number_aside:
         found, num_tried = [], min(max(round(_TRIED_SHARE * num_steps), _LEAST_TRIED), _MOST_TRIED)
@@ -104,18 +134,20 @@ def fine_tune(
     best, _, wanted = _predict(classifier, test, min(5, num_classes))
     if not wanted:
         raise DataError(f"{test.name}: none of its images can be read.")
-    results = {}
+    results: dict[str, float] = {}
     for name, value in TopKAccuracy().compute(predictions=best, references=wanted).items():
         results |= with_interval(f"eval_finetune_{name}", value, len(wanted))
     return results
 
 
-def _rows_of(source: ImageSource, rows: Sequence[int]) -> ImageSource:
-    return replace(source, dataset=source.dataset.select(rows))
-
-
 def _fit(
-    encoder, processor, train: ImageSource, num_classes: int, learning_rate: float, num_steps: int, seed: int
+    encoder: PreTrainedModel,
+    processor: BaseImageProcessor,
+    train: ImageSource,
+    num_classes: int,
+    learning_rate: float,
+    num_steps: int,
+    seed: int,
 ) -> "_Classifier":
     with _global_rngs_kept(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
@@ -124,11 +156,11 @@ def _fit(
             folder, max_steps=num_steps, learning_rate=learning_rate, weight_decay=0.05, warmup_steps=0.1,
             lr_scheduler_type="cosine", seed=seed, report_to="none", save_strategy="no", logging_strategy="no",
             remove_unused_columns=False, use_cpu=encoder.device.type == "cpu",
-            ddp_find_unused_parameters=True,  # a pooler, say, that the embedding is not of
+            ddp_find_unused_parameters=True,  # such as those of a pooler that the embedding does not use
         )  # fmt: skip
-        # Without a launcher the Trainer takes all GPUs there are.
+        # Without a launcher the Trainer uses all GPUs there are.
         arguments.per_device_train_batch_size = max(1, _BATCH // (world_size() * max(1, arguments.n_gpu)))
-        trainer = Trainer(classifier, arguments, _CroppedImages(classifier.extractor, train), train.dataset)
+        trainer = Trainer(classifier, arguments, _CroppedImages(classifier.extractor, train), map_style(train))
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         trainer.add_callback(_BarAlone)
@@ -137,9 +169,11 @@ def _fit(
 
 
 def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> tuple[list, list[float], list[int]]:
-    """Of all images that can be read: the `depth` best classes, the log-probability of the right one, the label."""
-    part = part_of(source, process_index(), world_size())
-    best, certainties, wanted, extractor = [], [], [], classifier.extractor
+    """The best classes of all images that can be read, the log-probabilities of the correct one, the labels."""
+    part, extractor = part_of(source, process_index(), world_size()), classifier.extractor
+    best: list[list[int]] = []
+    certainties: list[float] = []
+    wanted: list[int] = []
     for batch in image_batches(part, _BATCH, extractor.decode, extractor.preprocess, "fine-tuned"):
         if batch.images is not None:
             labels = torch.tensor(batch.labels)
@@ -154,7 +188,7 @@ def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> tupl
 class _Classifier(nn.Module):
     """The encoder, its trained embedding, a linear layer."""
 
-    def __init__(self, extractor: FeatureExtractor, num_classes: int):
+    def __init__(self, extractor: FeatureExtractor, num_classes: int) -> None:
         super().__init__()
         self.encoder, self.extractor = extractor.encoder, extractor
         self.head = nn.Linear(extractor.try_one()[1], num_classes).to(self.encoder.device)
@@ -169,20 +203,20 @@ class _Classifier(nn.Module):
 class _CroppedImages:
     """Rows of a source -> a batch of random crops, decoded by a few threads; broken images are left out."""
 
-    def __init__(self, extractor: FeatureExtractor, source: ImageSource):
+    def __init__(self, extractor: FeatureExtractor, source: ImageSource) -> None:
         self._extractor, self._source = extractor, source
         self._threads = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        # Drawn here: threads would draw in any order.
-        crops = list(self._threads.map(self._crop, rows, torch.rand(len(rows), 3).tolist()))
-        kept = [number for number, image in enumerate(crops) if image is not None]
+        places = torch.rand(len(rows), 3).tolist()  # drawn here, since threads would draw in any order
+        crops = list(self._threads.map(self._crop, rows, places))
+        kept = [(crop, row) for crop, row in zip(crops, rows, strict=True) if crop is not None]
         if not kept:
             raise DataError(f"{self._source.name}: all {len(rows)} images of a batch are broken.")
-        labels = torch.tensor([rows[number][self._source.label_column] for number in kept])
-        return {"pixel_values": self._extractor.preprocess([crops[number] for number in kept]), "labels": labels}
+        labels = torch.tensor([row[self._source.label_column] for _, row in kept])
+        return {"pixel_values": self._extractor.preprocess([crop for crop, _ in kept]), "labels": labels}
 
-    def _crop(self, row: dict, place: list[float]):
+    def _crop(self, row: dict, place: list[float]) -> Image.Image | np.ndarray | None:
         try:
             return square_crop(self._extractor.decode(row[self._source.image_column]), *place)
         except DECODING_ERRORS as error:
@@ -190,15 +224,18 @@ class _CroppedImages:
             return None
 
 
-def square_crop(image, share: float, across: float, down: float):
+def square_crop(image: Image.Image | np.ndarray, share: float, across: float, down: float) -> Image.Image | np.ndarray:
     """
+    Cut a square out of an image.
+
     Args:
-        image (`PIL.Image.Image` or `np.ndarray`): Of any shape and number of channels.
-        share (`float`): From the smallest side, 0, to the image's shorter one, 1.
-        across, down (`float`): From one border, 0, to the other, 1.
+        image (`PIL.Image.Image` or `np.ndarray`): Image of any shape and number of channels.
+        share (`float`): Side of the square, from 0, 70 % of the image's shorter side, to 1, all of it.
+        across (`float`): Place of the square, from 0, the left border, to 1, the right one.
+        down (`float`): Place of the square, from 0, the upper border, to 1, the lower one.
 
     Returns:
-        The same type: a square of the image.
+        `PIL.Image.Image` or `np.ndarray`: The square, of the same type.
     """
     width, height = stored_size(image)
     side = max(1, round(min(width, height) * (_SMALLEST_CROP + (1 - _SMALLEST_CROP) * share)))
@@ -209,15 +246,15 @@ def square_crop(image, share: float, across: float, down: float):
 
 
 class _BarAlone(ProgressCallback):
-    """The Trainer's progress bar without its logs, which go to where the results go."""
+    """The Trainer's progress bar without its logs, which it would print among the results."""
 
-    def on_log(self, *arguments, **settings):
-        pass
+    def on_log(self, *arguments: object, **settings: object) -> None:
+        """Log nothing."""
 
 
 @contextmanager
-def _global_rngs_kept():
-    """The Trainer seeds them all."""
+def _global_rngs_kept() -> Iterator[None]:
+    """Restore the global random states, all of which the Trainer seeds."""
     before = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():

@@ -1,6 +1,8 @@
 """k-nearest-neighbour classification of embeddings."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -8,10 +10,23 @@ from torch.nn import functional as F
 from ...system.devices import default_device
 from ..embeddings.extraction import LabelledEmbeddings
 from ..intervals import with_interval
+from ..labelled_sources import count_classes
+from .protocol import OnEmbeddings
 
-# Never the whole matrix of distances: 64 MB of it at a time.
+# Blocks of the matrix of cosines: 64 MB at a time.
 _QUERIES, _BANK = 1024, 16384
 _DEFAULT_K = 20
+
+
+@dataclass(frozen=True)
+class Knn(OnEmbeddings):
+    """[`knn`] with its defaults."""
+
+    name: ClassVar[str] = "knn"
+
+    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
+        """As [`knn`]."""
+        return knn(train, test)
 
 
 @torch.no_grad()
@@ -19,19 +34,22 @@ def nearest_neighbours(
     bank: torch.Tensor, queries: torch.Tensor, k: int, device: str | torch.device | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The k rows of `bank` of the largest cosine to each query.
+    Find the k rows of `bank` with the largest cosine to each query.
 
     Args:
-        bank (`torch.Tensor` of shape `(num_images, dim)`): May lie on disk; it is read once, from front to end.
-        queries (`torch.Tensor` of shape `(num_queries, dim)`): Kept on the device, with k neighbours each.
-        k (`int`): At most the rows of `bank`.
-        device (`str` or `torch.device`, *optional*): The accelerator if there is one, or the CPU.
+        bank (`torch.Tensor` of shape `(num_images, dim)`): Embeddings that are searched. They may lie on disk, and
+            are read once, from front to end.
+        queries (`torch.Tensor` of shape `(num_queries, dim)`): Embeddings whose neighbours are wanted. They are kept
+            on the device, with k neighbours each.
+        k (`int`): Number of neighbours, at most the rows of `bank`.
+        device (`str` or `torch.device`, *optional*): Device to compute on. If missing, the accelerator if there is
+            one, or the CPU.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: cosines and rows, both of shape `(num_queries, k)`, nearest first, on the
         host.
     """
-    device = device or default_device()
+    device = torch.device(device or default_device())
     queries = F.normalize(queries.to(device, torch.float32), dim=1)
     cosines = torch.full((len(queries), 0), 0.0, device=device)
     rows = torch.zeros((len(queries), 0), dtype=torch.long, device=device)
@@ -47,8 +65,10 @@ def nearest_neighbours(
     return cosines.cpu(), rows.cpu()
 
 
-def _merge(cosines, rows, new: torch.Tensor, start: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k best of those known so far and a block of new ones."""
+def _merge(
+    cosines: torch.Tensor, rows: torch.Tensor, new: torch.Tensor, start: int, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k best of those known so far and of a block of new ones."""
     best, columns = new.topk(min(k, new.shape[1]))
     cosines, rows = torch.cat([cosines, best], dim=1), torch.cat([rows, columns + start], dim=1)
     best, columns = cosines.topk(min(k, cosines.shape[1]))
@@ -57,10 +77,12 @@ def _merge(cosines, rows, new: torch.Tensor, start: int, k: int) -> tuple[torch.
 
 def vote(cosines: torch.Tensor, labels: torch.Tensor, num_classes: int, temperature: float = 0.07) -> torch.Tensor:
     """
+    Let neighbours vote for the class of each query.
+
     Args:
-        cosines (`torch.Tensor` of shape `(num_queries, k)`): Nearest first.
+        cosines (`torch.Tensor` of shape `(num_queries, k)`): Cosines to the neighbours, nearest first.
         labels (`torch.Tensor` of shape `(num_queries, k)`): Classes of these neighbours.
-        num_classes (`int`): Of all images.
+        num_classes (`int`): Number of classes of all images.
         temperature (`float`, *optional*, defaults to 0.07): A vote weighs `exp(cosine / temperature)`.
 
     Returns:
@@ -79,13 +101,13 @@ def nearest_vote(
     train: LabelledEmbeddings, test: LabelledEmbeddings, k: int = _DEFAULT_K, temperature: float = 0.07
 ) -> torch.Tensor:
     """
-    The class that the nearest training images vote for, see [`knn`].
+    Classify test images by the vote of their nearest training images, see [`knn`].
 
     Returns:
         `torch.Tensor` of shape `(num_test_images,)`: Class numbers.
     """
     cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(k, len(train.labels)))
-    return vote(cosines, train.labels[rows], _num_classes(train, test), temperature)
+    return vote(cosines, train.labels[rows], count_classes(train.labels, test.labels), temperature)
 
 
 def knn(
@@ -100,8 +122,8 @@ def knn(
     Args:
         train ([`LabelledEmbeddings`]): Images that vote.
         test ([`LabelledEmbeddings`]): Images that are classified.
-        ks (`Sequence[int]`, *optional*, defaults to `(10, 20, 100, 200)`): Neighbours, each at most the number of
-            training images.
+        ks (`Sequence[int]`, *optional*, defaults to `(10, 20, 100, 200)`): Numbers of neighbours; more than there are
+            training images count as all of them.
         temperature (`float`, *optional*, defaults to 0.07): A vote weighs `exp(cosine / temperature)`.
 
     Returns:
@@ -111,17 +133,14 @@ def knn(
     Source: the protocol of Wu et al., arXiv 1805.01978, as used for DINO; the numbers of neighbours are DINO's. The
     LeJEPA paper has no k-NN.
     """
-    from ..metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training does not
+    from ..metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training can do without
 
     cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(max(ks), len(train.labels)))
-    labels, results = train.labels[rows], {}
+    labels, num_classes = train.labels[rows], count_classes(train.labels, test.labels)
+    results: dict[str, float] = {}
     for k in ks:
-        best = vote(cosines[:, :k], labels[:, :k], _num_classes(train, test), temperature).unsqueeze(1)
+        best = vote(cosines[:, :k], labels[:, :k], num_classes, temperature).unsqueeze(1)
         top = TopKAccuracy().compute(predictions=best.tolist(), references=test.labels.tolist())
         name = "eval_knn_top1" if k == _DEFAULT_K else f"eval_knn{k}_top1"
         results |= with_interval(name, top["top1"], len(test.labels))
     return results
-
-
-def _num_classes(train: LabelledEmbeddings, test: LabelledEmbeddings) -> int:
-    return int(max(train.labels.max(), test.labels.max())) + 1

@@ -3,23 +3,39 @@
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from tqdm.auto import tqdm
 
 from ...system.devices import default_device, threads_for
 from ..embeddings.extraction import LabelledEmbeddings
 from ..intervals import with_interval
+from ..labelled_sources import count_classes
 from ..metrics.top_k_accuracy import TopKAccuracy
+from .protocol import OnEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _WEIGHT_DECAY = 1e-6
-_MANY = 100_000  # images: batches and steps are DINOv2's from here on, 12,500 steps of 1024 for ImageNet-1k
+_MANY = 100_000  # images, from which on batches and steps are DINOv2's: 12,500 steps of 1,024 for ImageNet-1k
 _SAMPLE, _CHUNK = 10_000, 4096
+
+
+@dataclass(frozen=True)
+class Linear(OnEmbeddings):
+    """[`linear_probe`] with its defaults."""
+
+    name: ClassVar[str] = "linear"
+
+    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
+        """As [`linear_probe`]."""
+        return linear_probe(train, test)
 
 
 def linear_probe(
@@ -33,17 +49,18 @@ def linear_probe(
     """
     LayerNorm and one linear layer, AdamW with weight decay 1e-6, warmup and cosine.
 
-    Of several learning rates the one is taken that does best on a tenth of the training images, set aside while all of
-    them are tried at once; it is then fitted anew on all training images. Test images choose nothing.
+    All learning rates are tried at once while a tenth of the training images is set aside. The rate that does best on
+    that tenth is fitted again, on all training images. Test images choose nothing.
 
     Args:
-        train ([`LabelledEmbeddings`]): Fits the probe. Its `probe_features` may lie on disk: batches are read.
-        test ([`LabelledEmbeddings`]): Measures it.
-        learning_rates (`Sequence[float]`, *optional*, defaults to 7 from 1e-4 to 1e-1): Peaks.
-        num_steps (`int`, *optional*): Optimiser steps, a tenth of them warmup. If missing, ten passes over the images,
+        train ([`LabelledEmbeddings`]): Images that fit the probe. Their `probe_features` may lie on disk, from where
+            batches are read.
+        test ([`LabelledEmbeddings`]): Images that measure it.
+        learning_rates (`Sequence[float]`, *optional*, defaults to 7 from 1e-4 to 1e-1): Peak learning rates.
+        num_steps (`int`, *optional*): Optimizer steps, a tenth of them warmup. If missing, ten passes over the images,
             at least 1,000 steps.
-        batch_size (`int`, *optional*): Images a step. If missing, 256, of 100,000 images and more 1,024.
-        seed (`int`, *optional*, defaults to 0): Of the batches and of the tenth; the layer starts at zero.
+        batch_size (`int`, *optional*): Images in a step. If missing, 256; 1,024 from 100,000 images on.
+        seed (`int`, *optional*, defaults to 0): Seed of the batches and of the tenth; the layer starts at zero.
 
     Returns:
         `dict[str, float]`: `eval_linear_top1` and with at least five classes `eval_linear_top5`, in [0, 1], and their
@@ -55,7 +72,7 @@ def linear_probe(
     number = len(train.labels)
     batch_size = min(number, batch_size or (256 if number < _MANY else 1024))
     num_steps = num_steps or max(1000, math.ceil(10 * number / batch_size))
-    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    num_classes = count_classes(train.labels, test.labels)
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
     aside, others = order[: number // 10], order[number // 10 :]
     rate = learning_rates[0]
@@ -70,7 +87,7 @@ def linear_probe(
     for rows in torch.arange(len(test.labels)).split(_CHUNK):
         best = _logits(probe, test, rows).topk(depth).indices
         metric.add_batch(predictions=best.tolist(), references=test.labels[rows].tolist())
-    results = {}
+    results: dict[str, float] = {}
     for name, value in metric.compute().items():
         results |= with_interval(f"eval_linear_{name}", value, len(test.labels))
     return results
@@ -79,11 +96,12 @@ def linear_probe(
 class _Probe(nn.Sequential):
     """LayerNorm and a linear layer of zeros, on features brought to one scale."""
 
-    def __init__(self, dim: int, num_classes: int, scale: torch.Tensor, device: torch.device):
-        # Drawing weights first would move the global RNG.
-        super().__init__(nn.LayerNorm(dim), nn.utils.skip_init(nn.Linear, dim, num_classes))
-        nn.init.zeros_(self[1].weight)
-        nn.init.zeros_(self[1].bias)
+    def __init__(self, dim: int, num_classes: int, scale: torch.Tensor, device: torch.device) -> None:
+        # `nn.Linear` itself would draw its first weights from the global RNG.
+        linear = nn.utils.skip_init(nn.Linear, dim, num_classes)
+        super().__init__(nn.LayerNorm(dim), linear)
+        for parameter in linear.parameters():
+            nn.init.zeros_(parameter)
         self.to(device)
         self.scale, self.device = scale.to(device), device
 
@@ -107,26 +125,27 @@ def _fit(
     probes = [_Probe(features.shape[1], num_classes, scale, device) for _ in rates]
     groups = [{"params": list(probe.parameters()), "lr": rate} for probe, rate in zip(probes, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
-    warmup = num_steps // 10
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
-            (step + 1) / warmup
-            if step < warmup
-            else 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (num_steps - warmup))
-        ),
-    )
+    schedule = _warmup_and_cosine(optimizer, num_steps)
     generator = torch.Generator().manual_seed(seed)
     for _ in tqdm(range(num_steps), desc="linear probe", unit=" steps", leave=False):
-        # In the order in which they lie: features may be read from a disk.
+        # Sorted, since features may be read from a disk.
         chosen = rows[torch.randint(len(rows), (min(batch_size, len(rows)),), generator=generator)].sort().values
         batch, labels = features[chosen].to(device, torch.float32), train.labels[chosen].to(device)
-        loss = sum(F.cross_entropy(probe(batch), labels) for probe in probes)
+        loss = torch.stack([F.cross_entropy(probe(batch), labels) for probe in probes]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     return probes
+
+
+def _warmup_and_cosine(optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
+    """A tenth of the steps up to the peak, which the cosine then brings to 0."""
+    warmup = num_steps // 10
+    cosine = CosineAnnealingLR(optimizer, num_steps - warmup)
+    if not warmup:
+        return cosine
+    return SequentialLR(optimizer, [LinearLR(optimizer, 1 / warmup, total_iters=warmup - 1), cosine], [warmup])
 
 
 @torch.inference_mode()
@@ -135,7 +154,7 @@ def _logits(probe: _Probe, images: LabelledEmbeddings, rows: torch.Tensor) -> to
 
 
 def _hits_and_certainty(probe: _Probe, images: LabelledEmbeddings, rows: torch.Tensor) -> tuple[int, float]:
-    """Number of hits, and the mean log-probability of the right class, which decides among equals."""
+    """Number of hits, and the mean log-probability of the correct class, which decides between equal numbers."""
     hits, certainty = 0, 0.0
     for chunk in rows.split(_CHUNK):
         logits, labels = _logits(probe, images, chunk), images.labels[chunk]

@@ -1,17 +1,37 @@
 """Logistic regression on frozen embeddings, for sets that fit into memory."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
 import numpy as np
 
 from ..embeddings.extraction import LabelledEmbeddings
 from ..intervals import with_interval
+from .protocol import OnEmbeddings
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
-def fit_logistic(embeddings: np.ndarray, labels: np.ndarray):
+@dataclass(frozen=True)
+class Logistic(OnEmbeddings):
+    """[`logistic_regression`]."""
+
+    name: ClassVar[str] = "logistic"
+
+    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
+        """As [`logistic_regression`]."""
+        return logistic_regression(train, test)
+
+
+def fit_logistic(embeddings: np.ndarray, labels: np.ndarray) -> Pipeline:
     """
-    scikit-learn's, on standardised embeddings, with its default penalty (L2, C = 1).
+    Fit scikit-learn's logistic regression on standardised embeddings, with its default penalty (L2, C = 1).
 
     Args:
-        embeddings (`np.ndarray` of shape `(num_images, dim)`): The images to fit.
+        embeddings (`np.ndarray` of shape `(num_images, dim)`): Embeddings of the images to fit.
         labels (`np.ndarray` of shape `(num_images,)`): Their classes, at least two.
 
     Returns:
@@ -26,11 +46,11 @@ def fit_logistic(embeddings: np.ndarray, labels: np.ndarray):
 
 def logistic_regression(train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
     """
-    Fit all training images, see [`fit_logistic`].
+    Logistic regression on all training images, see [`fit_logistic`].
 
     Args:
-        train ([`LabelledEmbeddings`]): Fits.
-        test ([`LabelledEmbeddings`]): Measures.
+        train ([`LabelledEmbeddings`]): Images to fit.
+        test ([`LabelledEmbeddings`]): Images that are classified.
 
     Returns:
         `dict[str, float]`: `eval_logistic_top1` in [0, 1], and its interval, see [`with_interval`].

@@ -1,63 +1,88 @@
-"""The protocols by name, those that need embeddings alone and those that need the encoder and its images."""
+"""The protocols by name."""
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
-from ...data.sources import ImageSource
-from ..labelled_sources import check_labels, check_masks
-from .few_shot import few_shot
-from .fine_tuning import fine_tune
-from .knn import knn
-from .linear_probe import linear_probe
-from .logistic_regression import logistic_regression
-from .retrieval import retrieval
-from .segmentation import segmentation
+from .protocol import OnEmbeddings, Protocol
 
-# (train, test) of LabelledEmbeddings -> results
-ON_EMBEDDINGS = {
-    "linear": linear_probe,
-    "knn": knn,
-    "few-shot": few_shot,
-    "logistic": logistic_regression,
-    "retrieval": retrieval,
+# Name: file in this folder and class. Loaded when first needed.
+PROTOCOLS = {
+    "linear": "linear_probe.Linear",
+    "knn": "knn.Knn",
+    "few-shot": "few_shot.FewShot",
+    "logistic": "logistic_regression.Logistic",
+    "retrieval": "retrieval.Retrieval",
+    "fine-tune": "fine_tuning.FineTune",
+    "segmentation": "segmentation.Segmentation",
 }
-# (encoder, processor, train, test), the latter ImageSource -> results
-ON_IMAGES = {"fine-tune": fine_tune, "segmentation": segmentation}
-BY_ALL_PROCESSES = ("fine-tune",)  # the others run in the first one
-_ON_MASKS = ("segmentation",)
+
+
+def protocol_class(name: str) -> type[Protocol]:
+    """The class of a protocol that is in `PROTOCOLS`."""
+    module, class_name = PROTOCOLS[name].split(".")
+    return getattr(importlib.import_module(f".{module}", __package__), class_name)
 
 
 def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = False) -> None:
     """
+    Check names of protocols.
+
     Args:
         protocols (`Sequence[str]`): Names.
-        at_the_end_of_training (`bool`, *optional*, defaults to `False`): Of the protocols there all rows, those of the
-            baselines too, are made from embeddings.
+        at_the_end_of_training (`bool`, *optional*, defaults to `False`): Whether they are to run there, where
+            baselines stand beside the encoder, so that all of them have to be computed from embeddings.
 
     Raises:
-        ValueError: If a protocol is unknown, or does not work there.
+        ValueError: If a protocol is unknown, or needs more than embeddings at the end of training.
     """
-    known = [*ON_EMBEDDINGS] if at_the_end_of_training else [*ON_EMBEDDINGS, *ON_IMAGES]
-    later = [protocol for protocol in protocols if protocol not in known and protocol in ON_IMAGES]
-    if later:
-        raise ValueError(
-            f"`eval_protocols` {', '.join(later)}: only `lejepa evaluate`, after the run, has it; at the end of a run "
-            f"there are {', '.join(known)}."
-        )
-    unknown = [protocol for protocol in protocols if protocol not in known]
+    unknown = [name for name in protocols if name not in PROTOCOLS]
+    if at_the_end_of_training:
+        later = [name for name in protocols if name not in unknown and not is_on_embeddings(name)]
+        known = [name for name in PROTOCOLS if is_on_embeddings(name)]
+        if later:
+            raise ValueError(
+                f"`eval_protocols` {', '.join(later)}: only `lejepa evaluate`, after the run, has it; at the end of a "
+                f"run there are {', '.join(known)}."
+            )
+    else:
+        known = [*PROTOCOLS]
     if unknown:
         raise ValueError(f"`protocols` {', '.join(unknown)} unknown; known are {', '.join(known)}.")
 
 
-def check_source(protocols: Sequence[str], source: ImageSource) -> None:
+def is_on_embeddings(name: str) -> bool:
+    """Whether a protocol needs embeddings alone."""
+    return issubclass(protocol_class(name), OnEmbeddings)
+
+
+def make_protocols(protocols: Sequence[str | Protocol], settings: Mapping[str, object]) -> list[Protocol]:
     """
+    Build protocols from their names, each with those of the settings that it has.
+
+    Args:
+        protocols (`Sequence[str | Protocol]`): Names; built protocols are returned as they are.
+        settings (`Mapping[str, object]`): Settings of any protocols. None stands for the default.
+
+    Returns:
+        `list[Protocol]`: In the same order.
+
     Raises:
-        ValueError: If a source has not the labels or masks that a protocol needs, or is a stream where it is read more
-            than once.
+        ValueError: If a protocol is unknown, no protocol has a setting of that name, or a value is out of range.
     """
+    check_protocols([protocol for protocol in protocols if isinstance(protocol, str)])
+    given = {name: value for name, value in settings.items() if value is not None}
+    known = {name for protocol in PROTOCOLS if given for name in _settings_of(protocol_class(protocol))}
+    if unknown := sorted(given.keys() - known):
+        raise ValueError(f"`{unknown[0]}` is not a setting of any protocol; there are {', '.join(sorted(known))}.")
+    made = []
     for protocol in protocols:
-        if protocol in ON_IMAGES and source.is_stream:
-            raise ValueError(
-                f"`protocols` {protocol}: `dataset` {source.name!r} is a stream, and this protocol reads images "
-                "several times in any order: leave `streaming` out."
-            )
-        (check_masks if protocol in _ON_MASKS else check_labels)(source)
+        if isinstance(protocol, str):
+            kind = protocol_class(protocol)
+            protocol = kind(**{name: given[name] for name in _settings_of(kind) if name in given})
+        made.append(protocol)
+    return made
+
+
+def _settings_of(kind: type[Protocol]) -> list[str]:
+    return [field.name for field in fields(kind)]

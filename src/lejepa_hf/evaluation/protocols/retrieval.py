@@ -1,6 +1,8 @@
-"""Image retrieval: how far up are the training images that show the same."""
+"""Image retrieval: how high training images of the same class rank."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -8,44 +10,62 @@ from tqdm.auto import tqdm
 
 from ...system.devices import default_device
 from ..embeddings.extraction import LabelledEmbeddings
+from ..intervals import over_images, with_interval
+from .protocol import OnEmbeddings
 
-_BLOCK = 2**26  # cosines at a time: of a query all are needed, its ranking is a full one
+_BLOCK = 2**26  # cosines at a time; a query needs all of its own, since its ranking is a full one
 _BANK = 16384
+
+
+@dataclass(frozen=True)
+class Retrieval(OnEmbeddings):
+    """[`retrieval`] with its defaults."""
+
+    name: ClassVar[str] = "retrieval"
+
+    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
+        """As [`retrieval`]."""
+        return retrieval(train, test)
 
 
 def retrieval(
     train: LabelledEmbeddings, test: LabelledEmbeddings, depths: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float]:
     """
-    Rank all training images by cosine to each test image; those of its class are the relevant ones.
+    Rank all training images by their cosine to each test image; those of its class are the relevant ones.
 
     Args:
-        train ([`LabelledEmbeddings`]): The images that are searched.
-        test ([`LabelledEmbeddings`]): The queries; those whose class is not among the training images do not count.
-        depths (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`): How far down to look.
+        train ([`LabelledEmbeddings`]): Images that are searched.
+        test ([`LabelledEmbeddings`]): Queries; those whose class is not among the training images do not count.
+        depths (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`): Numbers of first images for recall.
 
     Returns:
         `dict[str, float]`: `eval_retrieval_recall<k>`, the share of queries with a relevant image among the first k,
         and `eval_retrieval_map`, the mean over queries of the average precision of the full ranking; in [0, 1], with
-        their intervals, see [`~accuracy_interval.with_interval`] and [`~accuracy_interval.over_images`].
+        their intervals, see [`~evaluation.intervals.with_interval`] and [`~evaluation.intervals.over_images`].
 
     Raises:
         ValueError: If no query has a relevant image.
     """
-    from ..metrics.ranking_quality import RankingQuality
+    from ..metrics.ranking_quality import RankingQuality, average_precisions
 
     if not torch.isin(test.labels, train.labels).any():
         raise ValueError("No class of the test images is among the training images: there is nothing to retrieve.")
-    metric = RankingQuality()
+    metric, precisions = RankingQuality(), []
     for places in _places_of_relevant(train, test):
-        metric.add_batch(predictions=places, references=[len(of_query) for of_query in places])
-    found = metric.compute(depths=list(depths), intervals=True)
-    return {f"eval_retrieval_{name}": value for name, value in found.items()}
+        numbers = [len(of_query) for of_query in places]
+        metric.add_batch(predictions=places, references=numbers)
+        precisions += average_precisions(places, numbers)
+    found = metric.compute(depths=list(depths))
+    results = over_images("eval_retrieval_map", precisions)
+    for k in depths:
+        results |= with_interval(f"eval_retrieval_recall{k}", found[f"recall{k}"], len(precisions))
+    return results
 
 
 @torch.no_grad()
 def _places_of_relevant(train: LabelledEmbeddings, test: LabelledEmbeddings) -> Iterator[list[list[int]]]:
-    """By chunks of queries: of each one, where in its ranking the relevant images stand, from 1."""
+    """In chunks of queries, the places of each query's relevant images in its ranking, from 1."""
     device, number = default_device(), len(train.labels)
     is_known = torch.isin(test.labels, train.labels)
     queries, labels = test.embeddings[is_known], test.labels[is_known]

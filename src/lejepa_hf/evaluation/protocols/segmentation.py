@@ -2,20 +2,23 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import get_cosine_schedule_with_warmup
+from transformers import BaseImageProcessor, PreTrainedModel, get_cosine_schedule_with_warmup
 
 from ...data.sources import ImageSource
 from ...system.devices import default_device
 from ..feature_extractor import FeatureExtractor
 from ..intervals import over_resamples
 from ..metrics.mean_iou import MeanIoU, count_pixels, miou_and_accuracy
+from .protocol import OnImages, require_positive
 from .segmentation_maps import IGNORED, SegmentationMaps, find_classes, try_size
 
 logger = logging.getLogger("lejepa_hf")
@@ -26,9 +29,33 @@ _BATCH, _LEAST_STEPS, _LEAST_EPOCHS = 16, 600, 10
 _RESAMPLES = 1000
 
 
+@dataclass(frozen=True)
+class Segmentation(OnImages):
+    """
+    [`segmentation`] as a protocol.
+
+    Args:
+        resolution, ignore_labels: As in [`segmentation`].
+    """
+
+    name: ClassVar[str] = "segmentation"
+    labels: ClassVar[Literal["classes", "masks"]] = "masks"
+    resolution: int | None = None
+    ignore_labels: Sequence[int] = (255,)
+
+    def __post_init__(self) -> None:
+        require_positive("resolution", self.resolution)
+
+    def run(
+        self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
+    ) -> dict[str, float]:
+        """As [`segmentation`]."""
+        return segmentation(encoder, processor, train, test, self.resolution, self.ignore_labels)
+
+
 def segmentation(
-    encoder,
-    processor,
+    encoder: PreTrainedModel,
+    processor: BaseImageProcessor,
     train: ImageSource,
     test: ImageSource,
     resolution: int | None = None,
@@ -38,32 +65,33 @@ def segmentation(
     seed: int = 0,
 ) -> dict[str, float]:
     """
-    BatchNorm and one linear layer on each patch token of the last layer, or each place of the feature map; its logits
-    are brought to the size of the mask bilinearly; cross-entropy, AdamW with weight decay 1e-4, warmup and cosine.
+    BatchNorm and one linear layer on each patch token of the last layer, or on each position of the feature map. Its
+    logits are resized to the mask bilinearly; cross-entropy, AdamW with weight decay 1e-4, warmup and cosine.
 
-    Images are squeezed to a square, whole. Predictions are compared with masks of their own size, those of more than
-    512 pixels a side brought to that. Of several learning rates the one is taken that has the best mean intersection
-    over union on a tenth of the training images, and fitted anew on all of them. Test images choose nothing.
+    Whole images are squeezed to a square. Predictions are compared with masks of their own size, reduced to 512 pixels
+    on sides that are longer. The learning rate with the best mean intersection over union on a tenth of the training
+    images, set aside, is fitted again on all of them. Test images choose nothing.
 
     Args:
-        encoder (`PreTrainedModel`): Frozen.
-        processor (`ImageProcessor`): Normalises.
-        train ([`ImageSource`]): Fits the layer; map-style, with masks as labels.
-        test ([`ImageSource`]): Measures it.
-        resolution (`int`, *optional*): Side of the square in pixels; of the processor's crop if missing.
-        ignore_labels (`Sequence[int]`, *optional*, defaults to `(255,)`): Values of the masks that say nothing. All
+        encoder (`PreTrainedModel`): Frozen encoder.
+        processor (`BaseImageProcessor`): Normalises images.
+        train ([`ImageSource`]): Images that fit the layer; map-style, with masks as labels.
+        test ([`ImageSource`]): Images that measure it; map-style.
+        resolution (`int`, *optional*): Side of the square in pixels. That of the processor's crop if missing.
+        ignore_labels (`Sequence[int]`, *optional*, defaults to `(255,)`): Values of the masks that are ignored. All
             others are classes.
-        learning_rates (`Sequence[float]`, *optional*, defaults to 5 from 3e-4 to 3e-2): Peaks.
-        num_epochs (`int`, *optional*): Passes over the images in batches of 16. If missing, 10, of few images so many
-            that there are 600 steps.
-        seed (`int`, *optional*, defaults to 0): Of the order, the tenth and the interval; the layer starts at zero.
+        learning_rates (`Sequence[float]`, *optional*, defaults to 5 from 3e-4 to 3e-2): Peak learning rates.
+        num_epochs (`int`, *optional*): Passes over the images in batches of 16. If missing, 10, or as many as make 600
+            steps.
+        seed (`int`, *optional*, defaults to 0): Seed of the order, the tenth and the interval; the layer starts at
+            zero.
 
     Returns:
         `dict[str, float]`: `eval_segmentation_miou` and `eval_segmentation_accuracy`, the share of pixels, in [0, 1],
         see [`MeanIoU`], and their 95 % intervals over draws of test images with replacement.
 
     Raises:
-        ValueError: Before the fit, if the masks cannot be used or the encoder takes no such images.
+        ValueError: Before the fit, if the masks cannot be used or the encoder cannot take images of this size.
 
     Source: linear layer on the last layer's patch tokens, logits upsampled: DINOv2, arXiv 2304.07193; BatchNorm, batch
     of 16, AdamW and its weight decay: its published code. Ours: whole images at the size of training where DINOv2 has
@@ -71,7 +99,7 @@ def segmentation(
     """
     extractor = FeatureExtractor(encoder, processor)
     side = resolution or max(extractor.preprocess([extractor.grey_image()]).shape[-2:])
-    try_size(extractor, side)  # before all masks are read
+    try_size(extractor, side)  # before the long work of reading all masks
     classes = sorted(find_classes(train, ignore_labels) | find_classes(test, ignore_labels))
     fitted_on = SegmentationMaps(extractor, train, classes, side)
     order = np.random.default_rng(seed).permutation(len(fitted_on))
@@ -89,24 +117,25 @@ def segmentation(
         counted = list(_counted(head, maps, masks, len(classes)))
         metric.add_batch(predictions=[pair[0] for pair in counted], references=[pair[1] for pair in counted])
         counts += counted
-    pairs, there = np.array([pair[0] for pair in counts]), np.array([pair[1] for pair in counts])
+    pairs, present = np.array([pair[0] for pair in counts]), np.array([pair[1] for pair in counts])
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=_RESAMPLES)
-    resampled = miou_and_accuracy(pairs[..., 0], pairs[..., 1], there, draws)
-    results = {}
+    resampled = miou_and_accuracy(pairs[..., 0], pairs[..., 1], present, draws)
+    results: dict[str, float] = {}
     for name, value in metric.compute().items():
         results |= over_resamples(f"eval_segmentation_{name}", value, resampled[name])
     return results
 
 
 class _Head(nn.Sequential):
-    """BatchNorm and a linear layer of zeros at each place."""
+    """BatchNorm and a linear layer of zeros at each position."""
 
-    def __init__(self, dim: int, num_classes: int):
-        # Drawing weights first would move the global RNG.
-        super().__init__(nn.BatchNorm2d(dim), nn.utils.skip_init(nn.Conv2d, dim, num_classes, 1))
-        nn.init.zeros_(self[1].weight)
-        nn.init.zeros_(self[1].bias)
+    def __init__(self, dim: int, num_classes: int) -> None:
+        # `nn.Conv2d` itself would draw its first weights from the global RNG.
+        linear = nn.utils.skip_init(nn.Conv2d, dim, num_classes, 1)
+        super().__init__(nn.BatchNorm2d(dim), linear)
+        for parameter in linear.parameters():
+            nn.init.zeros_(parameter)
 
 
 def _fit(
@@ -121,7 +150,8 @@ def _fit(
     device, steps_an_epoch = default_device(), math.ceil(len(rows) / _BATCH)
     num_epochs = num_epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))
     num_steps = num_epochs * steps_an_epoch
-    rng, heads = np.random.default_rng([seed, 1]), []
+    rng = np.random.default_rng([seed, 1])
+    heads: list[_Head] = []
     with tqdm(total=num_steps, desc="segmentation", unit=" steps", leave=False) as bar:
         for _ in range(num_epochs):
             for batch, masks in maps.batches(rng.permutation(rows), _BATCH):
@@ -137,7 +167,7 @@ def _fit(
                 if (masks == IGNORED).all():
                     continue
                 optimizer.zero_grad()
-                for head in heads:  # one after the other: logits of all at the size of the masks are large
+                for head in heads:  # one after the other, since logits at the size of the masks are large
                     logits = F.interpolate(head(batch), size=masks.shape[-2:], mode="bilinear")
                     F.cross_entropy(logits, masks, ignore_index=IGNORED).backward()
                 optimizer.step()
@@ -147,15 +177,17 @@ def _fit(
 
 
 @torch.inference_mode()
-def _counted(head: _Head, maps: torch.Tensor, masks, num_classes: int):
-    """What [`count_pixels`] says of each image."""
+def _counted(
+    head: _Head, maps: torch.Tensor, masks: Iterable[torch.Tensor], num_classes: int
+) -> Iterator[tuple[list[list[int]], list[int]]]:
+    """The counts of [`count_pixels`] for each image."""
     logits = head(maps.to(default_device()))
     for of_image, mask in zip(logits, masks, strict=True):
-        predicted = F.interpolate(of_image[None], size=mask.shape, mode="bilinear").argmax(1)[0]
+        predicted = F.interpolate(of_image[None], size=tuple(mask.shape), mode="bilinear").argmax(1)[0]
         yield count_pixels(predicted.cpu().numpy(), mask.numpy(), num_classes, IGNORED)
 
 
-def _miou(head: _Head, batches, num_classes: int) -> float:
+def _miou(head: _Head, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], num_classes: int) -> float:
     counts = [counted for maps, masks in batches for counted in _counted(head, maps, masks, num_classes)]
     predictions, references = zip(*counts, strict=True)
     return MeanIoU().compute(predictions=list(predictions), references=list(references))["miou"]

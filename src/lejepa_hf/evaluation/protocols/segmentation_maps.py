@@ -1,4 +1,4 @@
-"""Images and masks -> feature maps of a frozen encoder beside class numbers, kept or computed again."""
+"""Images and masks -> feature maps of a frozen encoder with class numbers, kept in memory or computed again."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from ...data.errors import DataError
 from ...data.masks import decode_mask, resize_mask
@@ -16,30 +17,31 @@ from ...model.layers import feature_map, forward_layers
 from ...model.tracing import TRACING_ERRORS, reason_of
 from ..embeddings.image_batches import image_batches
 from ..feature_extractor import FeatureExtractor
-from ..pixel_values import to_pixel_values
+from ..labelled_sources import map_style, select_rows
+from ..pixel_values import height_and_width, to_pixel_values
 
 logger = logging.getLogger("lejepa_hf")
 
 IGNORED = -1
-_BATCH = 64  # images a forward
+_BATCH = 64  # images of a forward pass
 _KEPT = 2**30  # bytes
-_LARGEST_MASK = 512  # pixels a side: logits of 150 classes at that size are 157 MB
+_LARGEST_MASK = 512  # pixels on a side: logits of 150 classes at that size are 157 MB
 
 
 class SegmentationMaps:
     """
-    Feature maps of a source, and its masks as numbers of these classes, `IGNORED` where they say nothing.
+    Feature maps of a source, and its masks as class numbers, `IGNORED` for all other values.
 
-    Images are squeezed to a square, so that every pixel of the mask is seen. Up to 1 GiB of maps and masks is kept in
-    memory, in half precision; what would be more is computed anew each time it is needed.
+    Images are squeezed to a square, so that the encoder sees every pixel of the mask. Up to 1 GiB of maps and masks is
+    kept in memory, in half precision; more than that is computed again each time it is needed.
 
     Args:
-        extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling plays no part.
-        source ([`ImageSource`]): Map-style, with masks as labels.
-        classes (`Sequence[int]`): Values of the masks, ascending; all others are ignored.
-        side (`int`): Of the square, in pixels.
-        scale (`float`, *optional*): Divides the features, which as they are might be too large for half precision;
-            their standard deviation in some images of the source if missing.
+        extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling is not used.
+        source ([`ImageSource`]): Images with masks as labels; map-style.
+        classes (`Sequence[int]`): Values of the masks that are classes, ascending; all others are ignored.
+        side (`int`): Side of the square in pixels.
+        scale (`float`, *optional*): Divides the features, which might be too large for half precision. If missing,
+            their standard deviation in some images of the source.
 
     Raises:
         DataError: If no image could be read.
@@ -48,34 +50,38 @@ class SegmentationMaps:
     def __init__(
         self, extractor: FeatureExtractor, source: ImageSource, classes: Sequence[int], side: int,
         scale: float | None = None,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         self._extractor, self._source, self._side = extractor, source, side
         self._classes, self.scale = np.asarray(classes), scale
-        self._kept = None
+        self._kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self._is_too_large = False
 
     def __len__(self) -> int:
-        return len(self._source.dataset)
+        return len(map_style(self._source))
 
     def batches(self, rows: np.ndarray, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """
+        Iterate over images in a given order.
+
         Args:
-            rows (`np.ndarray`): Numbers of images, in the order wanted. Broken ones are left out.
-            size (`int`): Images a batch.
+            rows (`np.ndarray`): Numbers of the images. Broken ones are left out.
+            size (`int`): Images in a batch.
 
         Returns:
             `Iterator`: Maps `(size, dim, rows, columns)`, fp32, and masks `(size, side, side)`, int64, on the host.
         """
-        if self._kept is None:
+        if self._kept is None and not self._is_too_large:
             self._keep_if_small()
-        if self._kept:
+        if self._kept is not None:
             maps, masks, places = self._kept
             for chunk in places[rows][places[rows] >= 0].split(size):
                 yield maps[chunk].float(), masks[chunk].long()
             return
-        waiting_maps, waiting_masks = [], []
-        for maps, masks, _ in self._computed(rows, size):
-            waiting_maps.append(maps)
-            waiting_masks += masks
+        waiting_maps: list[torch.Tensor] = []
+        waiting_masks: list[torch.Tensor] = []
+        for some_maps, some_masks, _ in self._computed(rows, size):
+            waiting_maps.append(some_maps)
+            waiting_masks += some_masks
             if len(waiting_masks) >= size:
                 yield torch.cat(waiting_maps), torch.stack(waiting_masks)
                 waiting_maps, waiting_masks = [], []
@@ -83,7 +89,7 @@ class SegmentationMaps:
             yield torch.cat(waiting_maps), torch.stack(waiting_masks)
 
     def with_whole_masks(self) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
-        """All images once, with masks of their own size, or of 512 pixels a side where that is larger."""
+        """All images once, with masks of their own size, reduced to 512 pixels on sides that are longer."""
         for maps, masks, _ in self._computed(np.arange(len(self)), _BATCH, squeeze_masks=False):
             yield maps, masks
 
@@ -96,11 +102,13 @@ class SegmentationMaps:
         if per_image * len(self) > _KEPT:
             logger.info(
                 f"{self._source.name}: feature maps would take {per_image * len(self) / 2**30:.1f} GiB; they are "
-                "computed anew for each pass."
+                "computed again for each pass."
             )
-            self._kept = ()
+            self._is_too_large = True
             return
-        maps, masks, numbers = [], [], []
+        maps: list[torch.Tensor] = []
+        masks: list[torch.Tensor] = []
+        numbers: list[int] = []
         for some_maps, some_masks, some_numbers in self._computed(all_rows, _BATCH):
             maps.append(some_maps.half())
             masks += [mask.short() for mask in some_masks]
@@ -111,19 +119,23 @@ class SegmentationMaps:
         places[numbers] = torch.arange(len(numbers))
         self._kept = torch.cat(maps), torch.stack(masks), places
 
-    def _computed(self, rows: np.ndarray, size: int, squeeze_masks: bool = True) -> Iterator[tuple]:
+    def _computed(
+        self, rows: np.ndarray, size: int, squeeze_masks: bool = True
+    ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor], list[int]]]:
         """Maps, masks and numbers of the images that can be read."""
         source = self._source
         extractor, channels = self._extractor, num_channels(self._extractor.encoder.config)
-        chosen = source.dataset.select(rows).select_columns([source.image_column, source.label_column])
+        chosen = map_style(select_rows(source, rows)).select_columns([source.image_column, source.label_column])
         pairs = ({"pair": (row[source.image_column], row[source.label_column])} for row in chosen)
 
-        def decode(pair: tuple):
+        def decode(pair: tuple[object, object]) -> tuple[Image.Image | np.ndarray, torch.Tensor]:
             image, mask = extractor.decode(pair[0]), decode_mask(pair[1])
             sides = (self._side,) * 2 if squeeze_masks else [min(side, _LARGEST_MASK) for side in mask.shape]
             return squeezed(image, self._side), self._class_numbers(resize_mask(mask, *sides))
 
-        def prepare(decoded: list[tuple]):
+        def prepare(
+            decoded: list[tuple[Image.Image | np.ndarray, torch.Tensor]],
+        ) -> tuple[torch.Tensor, list[torch.Tensor]]:
             images, masks = zip(*decoded, strict=True)
             return as_they_are(list(images), extractor.processor, channels), list(masks)
 
@@ -146,9 +158,11 @@ class SegmentationMaps:
 
 def find_classes(source: ImageSource, ignore: Sequence[int]) -> set[int]:
     """
+    Read all masks of a source and collect their values.
+
     Args:
-        source ([`ImageSource`]): Map-style, with masks as labels; only these are read.
-        ignore (`Sequence[int]`): Values that are no classes.
+        source ([`ImageSource`]): Images with masks as labels; map-style. Images are not read.
+        ignore (`Sequence[int]`): Values that are not classes.
 
     Returns:
         `set[int]`: All other values of its masks.
@@ -156,11 +170,13 @@ def find_classes(source: ImageSource, ignore: Sequence[int]) -> set[int]:
     Raises:
         ValueError: If no mask can be read or has a class.
     """
-    column = source.label_column
-    masks = replace(source, dataset=source.dataset.select_columns([column]), image_column=column, label_column=None)
-    found, broken = set(), {}
+    column = str(source.label_column)
+    dataset = map_style(source).select_columns([column])
+    masks = replace(source, dataset=dataset, image_column=column, label_column=None)
+    found: set[int] = set()
+    broken: dict[int, str] = {}
     for batch in image_batches(masks, 256, lambda value: np.unique(decode_mask(value)), np.concatenate, "masks"):
-        found |= set(() if batch.images is None else batch.images.tolist())
+        found |= set() if batch.images is None else set(batch.images.tolist())
         broken |= batch.broken
     found -= set(ignore)
     if not found:
@@ -169,47 +185,53 @@ def find_classes(source: ImageSource, ignore: Sequence[int]) -> set[int]:
     return found
 
 
-def squeezed(image, side: int):
-    """A decoded image, whole, as a square: PIL's or an array of any number of channels."""
+def squeezed(image: Image.Image | np.ndarray, side: int) -> Image.Image | np.ndarray:
+    """A whole decoded image as a square, of PIL or an array of any number of channels."""
     if isinstance(image, np.ndarray):
         bands = [Image.fromarray(band) for band in np.moveaxis(image, -1, 0)]
         return np.dstack([np.asarray(squeezed(band, side)) for band in bands])
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def as_they_are(images: list, processor, channels: int) -> torch.Tensor:
-    """Pixel values of images that have their size already: normalised only."""
+def as_they_are(images: list, processor: BaseImageProcessor, channels: int) -> torch.Tensor:
+    """Pixel values of images that have their final size: they are only normalised."""
     return to_pixel_values(images, processor, channels, do_resize=False, do_center_crop=False)
 
 
 @torch.no_grad()
-def maps_of(encoder, pixels: torch.Tensor) -> torch.Tensor:
-    """The last layer's patch tokens where they lie, or its feature map; fp32, on the host."""
+def maps_of(encoder: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+    """The last layer's patch tokens in their places, or its feature map; fp32, on the host."""
     state = forward_layers(encoder, pixels.to(encoder.device, encoder.dtype), 1)[1][0]
-    return feature_map(encoder, state, tuple(pixels.shape[-2:])).float().cpu()
+    return feature_map(encoder, state, height_and_width(pixels)).float().cpu()
 
 
 def try_size(extractor: FeatureExtractor, side: int) -> None:
     """
+    Try one grey image of a size.
+
+    Args:
+        extractor ([`FeatureExtractor`]): The encoder with its processor.
+        side (`int`): Side of the square in pixels.
+
     Raises:
-        ValueError: If the processor does not let images be, or the encoder takes none of this size, or has no patches.
+        ValueError: If the processor always changes the size, or the encoder cannot take this one or has no patches.
     """
     encoder, kind = extractor.encoder, extractor.encoder.config.model_type
     try:
         grey = [squeezed(extractor.grey_image(), side)]
         found = as_they_are(grey, extractor.processor, num_channels(encoder.config)).shape[-2:]
-    except TypeError:  # timm's takes no such arguments
-        found = None
+    except TypeError:  # timm's processor has no such arguments
+        found = torch.Size()
     if found != (side, side):
         raise ValueError(
-            f"`segmentation`: the {type(extractor.processor).__name__} of this encoder resizes or crops always, and "
-            "masks would not fit: save the encoder with a `BitImageProcessor`."
+            f"`segmentation`: the {type(extractor.processor).__name__} of this encoder always resizes or crops, so "
+            "that masks would not fit: save the encoder with a `BitImageProcessor`."
         )
     pixels = torch.zeros(1, num_channels(encoder.config), side, side)
     try:
         maps_of(encoder, pixels)
     except TRACING_ERRORS as error:
         raise ValueError(
-            f"`resolution` {side}: this {kind} encoder makes no map of features from images of {side} x {side} pixels "
-            f"({reason_of(error)}); leave it out for the size it was made for."
+            f"`resolution` {side}: this {kind} encoder cannot make a feature map of images of {side} x {side} pixels "
+            f"({reason_of(error)}); leave it out to use the encoder's own size."
         ) from error

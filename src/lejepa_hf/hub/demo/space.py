@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from ...data.sources import DIGITS
 from ...evaluation.embeddings.embed_images import public_model
-from ...evaluation.evaluate_encoder import find_encoder, load_encoder
+from ...evaluation.encoder_loading import find_encoder, load_encoder
 from ...model.architecture import is_timm
 from ..public_files import public_files
 from ..push import ConnectionTrouble, Target

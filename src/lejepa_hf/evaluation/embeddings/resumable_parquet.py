@@ -1,16 +1,23 @@
-"""Embeddings on their way into one Parquet file: parts that survive a kill, then joined."""
+"""ResumableParquet: one Parquet file of embeddings, written in parts that survive a kill."""
 
 import json
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ...data.errors import DataError
 from ...system.durable_files import complete_file, write_text
 from .image_batches import ImageBatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -19,26 +26,28 @@ _SETTINGS, _PART = "settings.json", "lejepa_part"
 _NAMED = 20
 
 
-class EmbeddingFile:
+class ResumableParquet:
     """
     A Parquet file of embeddings that is being written.
 
     Rows gather in memory until a part of them is written to `<out>.parts/`; [`finish`] joins the parts. Every file
-    gets its name when all of it is on the disk. Its bytes depend on what is added alone, not on the parts.
+    gets its name when all of it is on the disk. The bytes of the final file do not depend on the parts.
 
     Args:
-        out (`Path`): The file, from [`check_out`].
-        settings (`dict`): What the embeddings depend on, kept beside the parts; `model` alone is no reason to refuse,
-            since a moved folder is the same encoder.
-        schema (`pyarrow.Schema`): Columns `index` and `embedding`, and `path` and `label` where the source has them.
+        out (`Path`): Path of the final file, which ends in `.parquet`.
+        settings (`dict`): Everything that the embeddings depend on, kept beside the parts. Another `model` is not
+            refused, since the same encoder may have been moved to another folder.
+        schema (`pyarrow.Schema`): Columns `index` and `embedding`, and `path` and `label` if the source has them.
         overwrite (`bool`): Whether parts of other settings may be deleted.
-        seconds_per_part (`float`): A part is written at least that often, and before it is 32 MiB large.
+        seconds_per_part (`float`): Longest time between two parts; a part is also written when it reaches 32 MiB.
 
     Raises:
         ValueError: If there are parts of other settings.
     """
 
-    def __init__(self, out: Path, settings: dict, schema, overwrite: bool, seconds_per_part: float):
+    def __init__(
+        self, out: Path, settings: dict[str, Any], schema: "pa.Schema", overwrite: bool, seconds_per_part: float
+    ) -> None:
         self.out, self.schema, self.seconds_per_part = out, schema, seconds_per_part
         self.folder = Path(f"{out}.parts")
         self._take_up(settings, overwrite)
@@ -46,13 +55,13 @@ class EmbeddingFile:
         self._rows_per_group = max(1, _ROW_GROUP_BYTES // (kind.list_size * kind.value_type.bit_width // 8))
         self._begin_part(self._restore())
 
-    def _take_up(self, settings: dict, overwrite: bool) -> None:
-        """Parts left by an earlier command, if they belong to this one."""
+    def _take_up(self, settings: dict[str, Any], overwrite: bool) -> None:
+        """Keep the parts that an earlier command left, if they belong to this one."""
         file = self.folder / _SETTINGS
-        left = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        settings = json.loads(json.dumps(settings))  # as they come back
-        keys = [key for key in {**left, **settings} if key != "model"] if left is not None else []
-        changed = [key for key in keys if left.get(key) != settings.get(key)]
+        is_begun = file.is_file()
+        settings = json.loads(json.dumps(settings))  # as they are read
+        left: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if is_begun else settings
+        changed = [key for key in {**left, **settings} if key != "model" and left.get(key) != settings.get(key)]
         if changed and not overwrite:
             differences = "; ".join(f"`{key}` was {left.get(key)!r}, is {settings.get(key)!r}" for key in changed)
             raise ValueError(
@@ -62,24 +71,25 @@ class EmbeddingFile:
             )
         if changed:
             shutil.rmtree(self.folder)
-        if left is None or changed:
+        if not is_begun or changed:
             self.folder.mkdir(exist_ok=True)
             for unknown in self.folder.glob("part-*.parquet"):
                 unknown.unlink()
             write_text(file, json.dumps(settings))
 
     def _restore(self) -> int:
-        """Counts of the parts that are there; the number of the first row that is missing."""
+        """Count what existing parts hold; return the number of the first row that is missing."""
         import pyarrow.parquet as parquet
 
         self._parts = sorted(self.folder.glob("part-*.parquet"))
-        self.num_images, self.num_broken, self.broken, next_row = 0, 0, {}, 0
+        self.num_images, self.num_broken, next_row = 0, 0, 0
+        self.broken: dict[int, str] = {}
         for part in self._parts:
             metadata = parquet.read_metadata(part)
-            told = json.loads(metadata.metadata[_PART.encode()])
+            of_part = json.loads(metadata.metadata[_PART.encode()])
             self.num_images += metadata.num_rows
-            self._count(told["num_broken"], {int(number): reason for number, reason in told["broken"].items()})
-            next_row = told["stop"]
+            self._count(of_part["num_broken"], {int(number): reason for number, reason in of_part["broken"].items()})
+            next_row = of_part["stop"]
         return next_row
 
     def _count(self, num_broken: int, broken: dict[int, str]) -> None:
@@ -90,21 +100,22 @@ class EmbeddingFile:
 
     def _begin_part(self, next_row: int) -> None:
         self.next_row, self._started = next_row, time.monotonic()
-        self._batches: list[tuple] = []  # of ImageBatch and an array (num_images, dim)
+        self._batches: list[tuple[ImageBatch, np.ndarray]] = []  # embeddings of shape (num_images, dim)
 
     def add(self, batch: ImageBatch, embeddings: torch.Tensor) -> None:
         """
+        Add a batch.
+
         Args:
             batch ([`ImageBatch`]): The next rows of the source.
-            embeddings (`torch.Tensor` of shape `(num_images, dim)`): fp32, of those that could be decoded.
+            embeddings (`torch.Tensor` of shape `(num_images, dim)`): Embeddings of the images that could be decoded,
+                fp32.
 
         Raises:
-            DataError: If an embedding is not finite as it would be stored, or a part cannot be written.
+            DataError: If an embedding is not finite in the type it is stored in, or a part cannot be written.
         """
-        import numpy as np
-
         kind = self.schema.field("embedding").type
-        with np.errstate(over="ignore"):  # it is told below
+        with np.errstate(over="ignore"):  # an error follows
             values = embeddings.numpy().reshape(-1, kind.list_size).astype(kind.value_type.to_pandas_dtype())
         finite = np.isfinite(values).all(1)
         if not finite.all():
@@ -114,7 +125,7 @@ class EmbeddingFile:
             raise DataError(f"Row {batch.numbers[int(finite.argmin())]}: its embedding is not finite; {way_out}.")
         for number, reason in list(batch.broken.items())[: max(0, _NAMED - self.num_broken)]:
             logger.warning(f"row {number} is left out, its image is broken: {reason}")
-        batch.images = None  # held no longer than needed
+        batch.images = None  # no longer needed
         self._batches.append((batch, values))
         self._count(len(batch.broken), batch.broken)
         self.num_images += len(batch.numbers)
@@ -123,24 +134,23 @@ class EmbeddingFile:
             self.write_part()
 
     def write_part(self) -> None:
-        """Everything added so far onto the disk."""
+        """Put everything added so far onto the disk."""
         if not self._batches:
             return
         batches = [batch for batch, _ in self._batches]
         broken = {number: reason for batch in batches for number, reason in batch.broken.items()}
-        told = {
+        of_part = {
             "stop": batches[-1].stop,
             "num_broken": len(broken),
             "broken": dict(list(broken.items())[:_NAMED]),
         }
-        table = self._table().replace_schema_metadata({_PART: json.dumps(told)})
+        table = self._table().replace_schema_metadata({_PART: json.dumps(of_part)})
         part = self.folder / f"part-{len(self._parts):05d}.parquet"
         self._write(part, table.schema, lambda writer: writer.write_table(table))
         self._parts.append(part)
         self._begin_part(batches[-1].stop)
 
-    def _table(self):
-        import numpy as np
+    def _table(self) -> "pa.Table":
         import pyarrow as pa
 
         kind = self.schema.field("embedding").type
@@ -150,18 +160,20 @@ class EmbeddingFile:
             "index": pa.array([number for batch in batches for number in batch.numbers], pa.int64()),
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), kind.list_size),
         }
-        for name, values in (("path", "paths"), ("label", "labels")):
-            if name in self.schema.names:
-                listed = [value for batch in batches for value in getattr(batch, values)]
-                columns[name] = pa.array(listed, self.schema.field(name).type)
+        listed = {
+            "path": [path for batch in batches for path in batch.paths],
+            "label": [label for batch in batches for label in batch.labels],
+        }
+        for name in listed.keys() & {*self.schema.names}:
+            columns[name] = pa.array(listed[name], self.schema.field(name).type)
         return pa.table({name: columns[name] for name in self.schema.names}).cast(self.schema.remove_metadata())
 
     def finish(self, metadata: dict) -> None:
         """
-        Join all parts into the file, by row groups of 32 MiB, and remove them.
+        Join all parts into the file, in row groups of 32 MiB, and remove them.
 
         Args:
-            metadata (`dict`): Put into the schema under `lejepa`, as JSON.
+            metadata (`dict`): Stored in the schema under `lejepa`, as JSON.
 
         Raises:
             DataError: If there are no images, or the file cannot be written.
@@ -173,7 +185,7 @@ class EmbeddingFile:
         self._write(self.out, schema, self._join)
         shutil.rmtree(self.folder)
 
-    def _join(self, writer) -> None:
+    def _join(self, writer: "ParquetWriter") -> None:
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
@@ -187,7 +199,7 @@ class EmbeddingFile:
         if sum(map(len, held)):
             writer.write_table(pa.concat_tables(held).combine_chunks())
 
-    def _write(self, file: Path, schema, fill) -> None:
+    def _write(self, file: Path, schema: "pa.Schema", fill: Callable[["ParquetWriter"], None]) -> None:
         import pyarrow.parquet as parquet
 
         texts = [name for name in schema.names if name != "embedding"]  # numbers do not repeat
@@ -197,30 +209,6 @@ class EmbeddingFile:
                     fill(writer)
         except OSError as error:
             raise DataError(
-                f"{file} cannot be written: {error}. Mend that and repeat the command: it goes on with row "
+                f"{file} cannot be written: {error}. Repair that and repeat the command: it continues with row "
                 f"{self.next_row}."
             ) from error
-
-
-def check_out(out: str | Path, overwrite: bool) -> Path:
-    """
-    Args:
-        out (`str` or `Path`): Where the embeddings shall be.
-        overwrite (`bool`): Whether a file that is there may be replaced.
-
-    Returns:
-        `Path`
-
-    Raises:
-        ValueError: If it has another ending than `.parquet`, its folder is missing, or it is there already.
-    """
-    path = Path(out).expanduser()
-    if path.suffix != ".parquet":
-        raise ValueError(f"`out` {str(out)!r} must end in .parquet.")
-    if not path.parent.is_dir():
-        raise ValueError(f"`out` {str(out)!r}: the folder {str(path.parent)!r} does not exist; make it first.")
-    if path.exists() and not (overwrite and path.is_file()):
-        raise ValueError(
-            f"`out` {str(out)!r} is there already: set `overwrite` to replace it, or choose another name."
-        )
-    return path

@@ -1,0 +1,58 @@
+"""load_encoder: an encoder folder, a run folder or an id of the Hub -> model and processor."""
+
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
+
+from ..model.loading_errors import explained, refuse_unfilled
+from ..system.devices import default_device
+
+LoadedEncoder: TypeAlias = tuple[PreTrainedModel, BaseImageProcessor]
+
+
+def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncoder:
+    """
+    Load an encoder, in fp32 and evaluation mode, and its processor.
+
+    A pooler whose weights are not in the checkpoint would get random ones: it is left out, and the class token is the
+    embedding.
+
+    Args:
+        encoder (`str` or `Path`): Folder or Hub id of any vision model that `AutoModel` loads, or a run folder with
+            one in `encoder/`.
+        device (`str`, *optional*): Device for the model. If missing, the accelerator if there is one, or the CPU.
+
+    Returns:
+        `tuple[PreTrainedModel, BaseImageProcessor]`
+
+    Raises:
+        ValueError: If the encoder cannot be found, read with this login or stored, weights are missing, or the device
+            does not exist.
+    """
+    place = _usable(device) if device is not None else default_device()
+    folder = find_encoder(encoder)
+    with explained("encoder", encoder):
+        # Always fp32: stored in half precision, an encoder would embed and train with other errors than its
+        # neighbours.
+        model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+        processor = AutoImageProcessor.from_pretrained(folder)
+    refuse_unfilled("encoder", encoder, model.config.model_type, loaded, may_miss="pooler.")
+    if loaded["missing_keys"]:
+        model.pooler, model.config.embedding_pooling = None, "cls"
+    return model.eval().to(place), processor
+
+
+def _usable(device: str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def find_encoder(encoder: str | Path) -> str | Path:
+    """Where a model is loaded from: `encoder/` of a run folder, anything else unchanged."""
+    inside = Path(encoder) / "encoder"
+    is_run = (inside / "config.json").is_file() and not (Path(encoder) / "config.json").is_file()
+    return inside if is_run else encoder

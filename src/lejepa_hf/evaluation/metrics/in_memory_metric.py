@@ -1,0 +1,49 @@
+"""InMemoryMetric: the base of our `evaluate` metrics, which neither needs the network nor writes a file."""
+
+import tempfile
+from abc import ABC, abstractmethod
+from typing import Any
+
+import datasets
+import evaluate
+
+
+class InMemoryMetric(evaluate.Metric, ABC):
+    """
+    A metric that is called directly. By default `evaluate` writes everything it is given below `HF_HOME`, which may be
+    read-only or full when a long run has ended.
+
+    Subclasses set:
+
+    - `summary` (`str`): What is measured.
+    - `inputs` (`str`): What predictions and references are.
+    - `columns` (`dict`): Their types in Arrow.
+
+    `evaluate.load` takes the first class of a file that is not abstract: this one has to be, for subclasses' files.
+
+    Args:
+        settings: Those of `evaluate.Metric`. Several processes (`num_process`) still exchange files.
+    """
+
+    summary: str
+    inputs: str
+    columns: dict
+
+    def __init__(self, **settings: object) -> None:
+        if settings.get("num_process", 1) != 1:
+            super().__init__(**settings)
+            return
+        with tempfile.TemporaryDirectory() as folder:  # the base class makes folders in it, but writes nothing
+            super().__init__(**{**settings, "keep_in_memory": True, "cache_dir": folder})
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.summary,
+            citation="",
+            inputs_description=self.inputs,
+            features=datasets.Features(self.columns),
+        )
+
+    @abstractmethod
+    def _compute(self, *inputs: Any, **settings: Any) -> dict[str, float]:  # noqa: ANN401
+        """The results, by name."""

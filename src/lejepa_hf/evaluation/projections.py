@@ -1,0 +1,51 @@
+"""extract_projections: views of images -> projections of a pretraining model."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ..data.collator import MultiCropCollator
+from ..data.photometric import apply_photometric
+from ..model.batch_statistics import batch_statistics
+
+
+@torch.no_grad()
+def extract_projections(
+    model: PreTrainedModel, rows: Iterable[dict[str, Any]], collator: MultiCropCollator, batch_size: int = 64
+) -> torch.Tensor:
+    """
+    Pass views of images through encoder and projector, as SIGReg sees them in training: with batch norm over batches,
+    see [`~model.batch_statistics.batch_statistics`], but without dropout, and without the losses, which would wait for
+    other processes.
+
+    Args:
+        model ([`LeJEPAForPreTraining`]): Pretraining model, on the device to compute on.
+        rows (`Iterable[dict]`): Rows with an image, and with the epoch and index that determine its views.
+        collator ([`MultiCropCollator`]): Cuts the views.
+        batch_size (`int`, *optional*, defaults to 64): Images of a forward pass, approximately: none is smaller than
+            half of it.
+
+    Returns:
+        `torch.Tensor` of shape `(num_views, num_images, dim)`: fp32, on the host, global views first.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    model.eval()
+    rows = list(rows)
+    projections: list[torch.Tensor] = []
+    if not rows:
+        raise ValueError("There are no images to make projections of: give at least one row.")
+    encoder, projector = model.get_submodule("encoder"), model.get_submodule("projector")
+    with batch_statistics(model):
+        for numbers in np.array_split(np.arange(len(rows)), max(1, len(rows) // batch_size)):
+            batch = collator([rows[number] for number in numbers])
+            views = {name: value.to(model.device) for name, value in batch.items() if torch.is_tensor(value)}
+            views = apply_photometric(views, collator.transform)
+            pixels = [of_size.transpose(0, 1).to(model.dtype) for of_size in views.values()]  # (V, B, C, H, W)
+            embeddings = [encoder(of_size.flatten(0, 1)).pooler_output for of_size in pixels]
+            projections.append(projector(*embeddings).unflatten(0, (-1, len(numbers))).float().cpu())
+    return torch.cat(projections, dim=1)

@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
+
+from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
+from lejepa_hf.evaluation.encoder_loading import find_encoder, load_encoder
+from lejepa_hf.hub.export import build_processor
+
+
+@pytest.fixture
+def folder(tiny_resnet, tmp_path):
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model(**tiny_resnet)).save_pretrained(tmp_path / "resnet")
+    build_processor(16, crop_ratio=1.0).save_pretrained(tmp_path / "resnet")
+    return tmp_path / "resnet"
+
+
+def test_half_precision_is_loaded_in_fp32(folder):
+    model, _ = load_encoder(folder)
+    model.bfloat16().save_pretrained(folder)
+    again, _ = load_encoder(folder)
+    assert again.dtype == torch.float32 and not again.training
+    assert all(torch.equal(value, model.state_dict()[name].to(value)) for name, value in again.state_dict().items())
+
+
+def test_weights_that_are_not_there(folder):
+    weights = load_file(folder / "model.safetensors")
+    renamed = {f"student.{name}": tensor for name, tensor in weights.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"leaves \d+ weights of a resnet unfilled .*checkpoint of something else"):
+        load_encoder(folder)
+
+
+def test_a_pooler_that_nobody_trained_is_left_out(tiny_vit, tmp_path):
+    torch.manual_seed(0)
+    without = AutoModel.from_config(AutoConfig.for_model(**tiny_vit), add_pooling_layer=False)
+    without.save_pretrained(tmp_path)  # as a classifier's checkpoint is: it has no pooler
+    build_processor(16, crop_ratio=1.0).save_pretrained(tmp_path)
+    model, processor = load_encoder(tmp_path)
+    source = load_source("digits", "test")
+    source = replace(source, dataset=source.dataset.select(range(20)))
+    found = extract_embeddings(model, processor, source).embeddings
+    without.config.embedding_pooling = "cls"
+    torch.testing.assert_close(found, extract_embeddings(without, processor, source).embeddings)
+
+
+def test_a_device_that_is_not_there(folder):
+    with pytest.raises(ValueError, match="`device` 'abacus' cannot be used here"):
+        load_encoder(folder, "abacus")
+
+
+def test_a_missing_encoder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="`encoder` '.*nothing' is neither a folder here nor"):
+        load_encoder(tmp_path / "nothing")
+
+
+def test_a_run_folder_means_its_encoder(folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    folder.rename(run / "encoder")
+    assert find_encoder(run) == run / "encoder" and find_encoder(run / "encoder") == run / "encoder"
+    assert find_encoder("someone/encoder") == "someone/encoder"
+    assert load_encoder(run)[0].config.model_type == "resnet"
