@@ -83,7 +83,7 @@ class LeJEPATrainer(MeasuringTrainer):
 
     args: LeJEPATrainingArguments
     model: LeJEPAForPreTraining
-    data_collator: MultiCropCollator
+    data_collator: MultiCropCollator  # type: ignore[assignment]  # returns a Batch, which is a dict
     processing_class: BaseImageProcessor | None
     # The loss is a mean over a micro-batch: the base class divides it by the number of micro-batches.
     loss_is_scaled_for_ga = False
@@ -158,7 +158,7 @@ class LeJEPATrainer(MeasuringTrainer):
             images_per_statistic=self._images_per_statistic(),
             device=args.device,
         )
-        own = [self._preemption, MetricsFile(RunFolder(args.output_dir).metrics), DataHint()]
+        own = [self._preemption, MetricsFile(RunFolder(str(args.output_dir)).metrics), DataHint()]
         own += [] if self.encoder_average is None else [self.encoder_average]
         own += [] if self.pop_callback(ProgressCallback) is None else [ProgressBar()]
         for callback in [*own, *build_monitors(args.monitors, run)]:
@@ -306,14 +306,14 @@ class LeJEPATrainer(MeasuringTrainer):
     ) -> TrainOutput:
         """
         Args:
-            resume_from_checkpoint (`str` or `Path`, *optional*): A complete checkpoint folder; `True` for the newest
-                in `output_dir`.
+            resume_from_checkpoint (`str` or `Path`, *optional*): Complete checkpoint folder, or `True` for the newest
+                one in `output_dir`.
             trial: Not used: a search for hyperparameters is refused.
-            ignore_keys_for_eval: Has no meaning here.
+            ignore_keys_for_eval: Not used.
         """
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         if self.state.global_step == 0:  # a trainer may train again in its own folder
-            RunFolder(self.args.output_dir).claim(checkpoint, is_started=True)
+            RunFolder(str(self.args.output_dir)).claim(checkpoint, is_started=True)
         self._start = None
         if checkpoint is not None:
             self.check_resume(checkpoint)

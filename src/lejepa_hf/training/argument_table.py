@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from accelerate.utils import DataLoaderConfiguration
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
@@ -53,19 +52,14 @@ class Refused:
 Decision = Honoured | Translated | Refused
 
 
+_LOADER_SETTINGS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking")
+
+
 def _check_accelerator_config(args: TrainingArguments) -> None:
-    config, plain = args.accelerator_config, DataLoaderConfiguration()
+    config = args.accelerator_config
     assert isinstance(config, AcceleratorConfig)  # transformers has made it one
-    given = {
-        "split_batches": config.split_batches, "dispatch_batches": config.dispatch_batches,
-        "even_batches": config.even_batches, "use_seedable_sampler": config.use_seedable_sampler,
-        "non_blocking": config.non_blocking,
-    }  # fmt: skip
-    usual = {
-        "split_batches": plain.split_batches, "dispatch_batches": plain.dispatch_batches,
-        "even_batches": plain.even_batches, "use_seedable_sampler": True, "non_blocking": plain.non_blocking,
-    }  # fmt: skip
-    changed = [name for name in given if given[name] != usual[name]]
+    usual = {name: value for name, value in AcceleratorConfig().to_dict().items() if name in _LOADER_SETTINGS}
+    changed = [name for name, value in config.to_dict().items() if value != usual.get(name, value)]
     if changed:
         raise ValueError(
             f"`accelerator_config` sets {', '.join(changed)}, which would have no effect: images are split over "
@@ -168,6 +162,15 @@ _HONOURED = [
 
 ARGUMENTS: dict[str, Decision] = {
     **dict.fromkeys(_HONOURED, Honoured()),
+    **dict.fromkeys(
+        ("prediction_loss_only", "eval_use_gather_object", "batch_eval_metrics"), Refused(_NO_LOOP, (False,))
+    ),
+    **dict.fromkeys(
+        ("use_liger_kernel", "liger_kernel_config"), Refused("its kernels are for language models", (False, None))
+    ),
+    **dict.fromkeys(
+        ("bf16_full_eval", "fp16_full_eval"), Refused("evaluations use `bf16` or `fp16` as training", (False,))
+    ),
     "accelerator_config": Honoured(_check_accelerator_config),
     "metric_for_best_model": Honoured(_check_metric),
     "do_eval": Honoured(_check_evaluates),
@@ -197,22 +200,15 @@ ARGUMENTS: dict[str, Decision] = {
         "name the column of class numbers with `label_column` of the collator; only monitors use it", (None, [])
     ),
     "neftune_noise_alpha": Refused(_NO_TEXT),
-    "use_liger_kernel": Refused("its kernels are those of language models", (False,)),
-    "liger_kernel_config": Refused("its kernels are those of language models"),
     "use_cache": Refused("it is the cache of language models", (False,)),
     "train_sampling_strategy": Refused("images are shuffled anew in every epoch", ("random",)),
     "length_column_name": Refused("images are not grouped by length", ("length",)),
-    "bf16_full_eval": Refused("evaluations take the precision of the training, `bf16` or `fp16`", (False,)),
-    "fp16_full_eval": Refused("evaluations take the precision of the training, `bf16` or `fp16`", (False,)),
     "per_device_eval_batch_size": Refused(
         "evaluations during training take `per_device_train_batch_size`, so that their losses compare with its", (8,)
     ),
-    "prediction_loss_only": Refused(_NO_LOOP, (False,)),
     "eval_do_concat_batches": Refused(_NO_LOOP, (True,)),
-    "eval_use_gather_object": Refused(_NO_LOOP, (False,)),
     "eval_accumulation_steps": Refused(_NO_LOOP),
     "include_for_metrics": Refused(_NO_LOOP, ([],)),
-    "batch_eval_metrics": Refused(_NO_LOOP, (False,)),
     "do_predict": Refused("use `lejepa embed` with the finished encoder", (False,)),
     "logging_nan_inf_filter": Refused("a loss that is NaN or infinite stops the run, and is never hidden", (False,)),
     "remove_unused_columns": Refused("the image column would be dropped before its use", (False,)),

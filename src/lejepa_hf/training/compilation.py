@@ -35,15 +35,7 @@ def compile_backbone(
 
 
 def compile_if_requested(backbone: nn.Module, backend: str | None, mode: str | None, by_block: bool) -> None:
-    """
-    Compile a backbone if the arguments or the launcher say so.
-
-    Args:
-        backbone (`nn.Module`): Network to compile in place.
-        backend (`str`, *optional*): `torch_compile_backend`; by default that of `accelerate launch`, if any.
-        mode (`str`, *optional*): `torch_compile_mode`.
-        by_block (`bool`): As in [`compile_backbone`].
-    """
+    """As [`compile_backbone`], if the arguments name a backend or the launcher does."""
     # A plugin of our own reads what the launcher set; Accelerate's belongs to all Trainers of the process.
     chosen = TorchDynamoPlugin(backend=backend, mode=mode).backend
     if chosen != DynamoBackend.NO:

@@ -21,13 +21,7 @@ class _HasColumns(Protocol):
 
 
 def check_model(model: object, recomputes_activations: bool) -> None:
-    """
-    Refuse a model without LeJEPA's objective, or a backbone that cannot recompute activations.
-
-    Raises:
-        TypeError: If it is not a [`LeJEPAForPreTraining`].
-        ValueError: If `activation_checkpointing` is not possible with its backbone.
-    """
+    """Refuse a model without LeJEPA's objective, or a backbone that cannot recompute activations."""
     if not isinstance(model, LeJEPAForPreTraining):
         raise TypeError(
             f"`model` must be a LeJEPAForPreTraining, got {type(model).__name__}: put a backbone into one with "
@@ -42,12 +36,7 @@ def check_model(model: object, recomputes_activations: bool) -> None:
 
 
 def check_collator(collator: object) -> None:
-    """
-    Refuse other collators: the Trainer reads the settings of the views from a `MultiCropCollator`.
-
-    Raises:
-        TypeError: If it is not a [`MultiCropCollator`].
-    """
+    """Refuse other collators: the Trainer reads the settings of the views from a `MultiCropCollator`."""
     if not isinstance(collator, MultiCropCollator):
         raise TypeError(
             f"`data_collator` must be a MultiCropCollator, got {_name(collator)}: pass "
@@ -56,13 +45,7 @@ def check_collator(collator: object) -> None:
 
 
 def check_training_images(dataset: object, global_batch: int) -> int | None:
-    """
-    Returns:
-        `int`: Number of images, None for a stream that does not say.
-
-    Raises:
-        ValueError: If there are none, or fewer than one global batch.
-    """
+    """Number of training images, None for a stream that does not say; refuse fewer than one global batch."""
     if dataset is None:
         raise ValueError("`train_dataset` is missing: pass rows with an image, see `lejepa_hf.data.sources`.")
     num_images = count_rows(dataset)
@@ -114,16 +97,11 @@ def check_held_out(
 
 
 def check_one_dataset(dataset: object, num_processes: int, image_column: str) -> None:
-    """
-    Raises:
-        ValueError: If `eval_dataset` is several datasets, has too few images, or no image column.
-    """
-    if isinstance(dataset, Mapping | list | tuple | str):
+    """Refuse an `eval_dataset` of several datasets, with too few images, or without an image column."""
+    if isinstance(dataset, Mapping | list | tuple):
         raise ValueError(
             f"`eval_dataset` must be one dataset of held-out images, got several ({type(dataset).__name__}): evaluate "
-            "each by `trainer.evaluate(dataset, metric_key_prefix=...)`."
-            if not isinstance(dataset, str)
-            else f"`eval_dataset` must be one dataset of held-out images, got {dataset!r}: open it first."
+            "each with `trainer.evaluate(dataset, metric_key_prefix=...)`."
         )
     number = count_rows(dataset)
     if number is not None and number < max(2, num_processes):
@@ -140,12 +118,7 @@ def check_one_dataset(dataset: object, num_processes: int, image_column: str) ->
 
 
 def check_push(args: TrainingArguments, callbacks: Sequence[TrainerCallback | type[TrainerCallback]]) -> None:
-    """
-    Refuse `push_to_hub` if nothing would be pushed.
-
-    Raises:
-        ValueError: If no callback pushes checkpoints, or only the finished run should be pushed.
-    """
+    """Refuse `push_to_hub` if no callback pushes, or if the finished run should be pushed, which others make."""
     if not args.push_to_hub:
         return
     way_out = (

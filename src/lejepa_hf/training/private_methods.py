@@ -1,40 +1,23 @@
 """The list of private methods of transformers' Trainer on which this package depends."""
 
-from typing import NamedTuple
-
-
-class PrivateMethod(NamedTuple):
-    """
-    A private method of the base class that is overridden.
-
-    Args:
-        parameters (`tuple[str, ...]`): Names of its parameters.
-        caller (`str`): Method of the base class that calls it.
-        reason (`str`): Reason why no public method or callback serves.
-    """
-
-    parameters: tuple[str, ...]
-    caller: str
-    reason: str
-
-
+# Overridden method -> its parameters, the method of the base class that calls it, and why no public way serves.
 OVERRIDDEN = {
-    "_save_checkpoint": PrivateMethod(
+    "_save_checkpoint": (
         ("self", "model", "trial"),
         "_maybe_log_save_evaluate",
         "a checkpoint is written to another folder and renamed when all ranks are done; `on_save` comes too late",
     ),
-    "_issue_warnings_after_load": PrivateMethod(
+    "_issue_warnings_after_load": (
         ("self", "load_result"),
         "_load_from_checkpoint",
         "weights that do not fit are an error; the base class logs a warning",
     ),
-    "_prepare_inputs": PrivateMethod(
+    "_prepare_inputs": (
         ("self", "inputs"),
         "training_step",
         "views get their photometric part on the device, from numbers that stay on the host",
     ),
-    "_get_grad_norm": PrivateMethod(
+    "_get_grad_norm": (
         ("self", "model", "grad_norm"),
         "_run_epoch",
         "the measured norm is checked before the optimizer uses the gradient; callbacks do not receive it",
@@ -46,16 +29,11 @@ CALLED = {
     "_load_best_model": "the same, with `load_best_model_at_end`",
 }
 
-# Methods of the base class, and calls in them whose order matters.
+# Method of the base class -> calls in it whose order matters.
 ORDER = {
     "_save_checkpoint": (
-        "_get_output_dir",
-        "save_model",
-        "_save_optimizer_and_scheduler",
-        "_save_scaler",
-        "_save_rng_state",
-        "save_to_json",
-        "rotate_checkpoints",
+        *("_get_output_dir", "save_model", "_save_optimizer_and_scheduler", "_save_scaler", "_save_rng_state"),
+        *("save_to_json", "rotate_checkpoints"),
     ),
     "_maybe_log_save_evaluate": ("log", "_evaluate", "_determine_best_metric", "_save_checkpoint", "on_save"),
     "_prepare_for_training": ("create_optimizer", "create_scheduler", "_load_optimizer_and_scheduler"),
