@@ -462,8 +462,8 @@ class LeJEPATrainer(CheckpointingTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        counts = self._broken.num_images, self._broken.num_broken
-        write_position(output_dir, self.args.process_index, self._readers, *counts)
+        state = RankState(self._readers, self._broken.num_images, self._broken.num_broken)
+        write_position(output_dir, self.args.process_index, state)
         if self.is_world_process_zero():
             write_settings(output_dir, *self._settings(), self.args.world_size)
         super()._save_rng_state(output_dir)
