@@ -359,7 +359,7 @@ class LeJEPATrainer(MeasuringTrainer):
 
     def _write_parts(self, checkpoint: Path) -> None:
         super()._write_parts(checkpoint)
-        counts = self._broken.num_images, self._broken.num_broken
-        write_position(checkpoint, self.args.process_index, self._readers, *counts)
+        state = RankState(self._readers, self._broken.num_images, self._broken.num_broken)
+        write_position(checkpoint, self.args.process_index, state)
         if self.is_world_process_zero():
             write_settings(checkpoint, *self._settings(), self.args.world_size)

@@ -2,10 +2,10 @@
 
 import tempfile
 
-from lejepa_hf.data.reader_state import ReaderPosition, read_positions, write_position
+from lejepa_hf.data.reader_state import RankState, ReaderPosition, read_positions, write_position
 
 
 def written_and_read(readers: list[ReaderPosition]) -> list[ReaderPosition]:
     with tempfile.TemporaryDirectory() as folder:
-        write_position(folder, 0, readers, 0, 0)
+        write_position(folder, 0, RankState(readers, 0, 0))
         return read_positions(folder)[0].readers

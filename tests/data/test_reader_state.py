@@ -49,7 +49,7 @@ def test_too_few_readers_begin_a_new_epoch(caplog):
 @pytest.mark.parametrize("world_size", [1, 2, 11])  # rank 10 comes behind rank 9, not behind rank 1
 def test_positions_come_back_by_rank(tmp_path, world_size):
     for rank in reversed(range(world_size)):
-        write_position(tmp_path, rank, [reader(rank, 3), reader(rank + world_size, 2)], 100 + rank, rank)
+        write_position(tmp_path, rank, RankState([reader(rank, 3), reader(rank + world_size, 2)], 100 + rank, rank))
     states = read_positions(tmp_path)
     assert states == [
         RankState([reader(rank, 3), reader(rank + world_size, 2)], 100 + rank, rank) for rank in range(world_size)
@@ -59,7 +59,7 @@ def test_positions_come_back_by_rank(tmp_path, world_size):
 
 
 def test_a_position_is_a_line_of_json(tmp_path):
-    write_position(tmp_path, 0, [reader(0)], 8, 1)
+    write_position(tmp_path, 0, RankState([reader(0)], 8, 1))
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text(encoding="utf-8")) == {
         "readers": [{"reader": 0, "batches": 0, "passes": [[0, 0], [2, 1]]}], "num_images": 8, "num_broken": 1
@@ -73,14 +73,14 @@ def test_checkpoints_of_version_0_1_0_are_read(tmp_path):
 
 
 def test_a_position_is_written_over(tmp_path):
-    write_position(tmp_path, 0, [reader(0, 10**9)], 8, 1)
-    write_position(str(tmp_path), 0, [reader(0)], 4, 0)
+    write_position(tmp_path, 0, RankState([reader(0, 10**9)], 8, 1))
+    write_position(str(tmp_path), 0, RankState([reader(0)], 4, 0))
     assert read_positions(str(tmp_path)) == [RankState([reader(0)], 4, 0)]
 
 
 @pytest.mark.parametrize(("there", "missing"), [([], 0), ([1], 0), ([0, 2], 1)])
 def test_a_missing_rank(tmp_path, there, missing):
     for rank in there:
-        write_position(tmp_path, rank, [reader(rank)], 0, 0)
+        write_position(tmp_path, rank, RankState([reader(rank)], 0, 0))
     with pytest.raises(ValueError, match=f"`resume` '.*{tmp_path.name}'.*_{missing}.json is missing. Resume from an"):
         read_positions(tmp_path)

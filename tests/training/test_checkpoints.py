@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerState
 
-from lejepa_hf.data.reader_state import write_position
+from lejepa_hf.data.reader_state import RankState, write_position
 from lejepa_hf.system.run_folder import RunFolder
 from lejepa_hf.training.checkpoints import (
     complete_checkpoints,
@@ -139,7 +139,7 @@ def test_every_process_must_have_left_its_part(tmp_path):
     write_settings(folder, {}, {}, world_size=2)
     for rank in range(2):
         assert not is_complete(folder)
-        write_position(folder, rank, [], 0, 0)
+        write_position(folder, rank, RankState([], 0, 0))
     assert is_complete(folder)
 
 

@@ -26,11 +26,6 @@ def with_arrays(dataset: "Dataset | IterableDataset", column: str, name: str) ->
     Read a column of arrays as arrays of its declared type, not as lists of Python numbers: for 13 x 64 x 64 values
     lists take ten times as long and twenty times the memory.
 
-    Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): Undecoded.
-        column (`str`): A column of type `Array2D` or `Array3D`.
-        name (`str`): The name that the user gave, for messages.
-
     Returns:
         The dataset: map-style with arrays in that column; a stream with the `.npy` bytes of each, as an image column.
 

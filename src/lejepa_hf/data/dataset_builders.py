@@ -41,23 +41,10 @@ def load_split(
     revision: str | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """
-    Load one split with the builder that `datasets` has for it.
-
-    Args:
-        path (`str`): A dataset id, a folder, `"parquet"` or `"webdataset"`.
-        name (`str`): The name that the user gave, for messages.
-        split (`str`): Name of the split, or without streaming a slice of it.
-        streaming (`bool`): Read while training instead of copying first.
-        on_hub (`bool`, *optional*, defaults to `True`): Whether messages may speak of the Hub.
-        config (`str`, *optional*): Configuration of a Hub dataset.
-        data_files (`str`, `list[str]` or `dict[str, list[str]]`, *optional*): The files to read, as paths or globs.
-        revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
-
-    Returns:
-        `datasets.Dataset` or `datasets.IterableDataset`
+    Load one split as `datasets.load_dataset` does: `path` is a dataset id, a folder, `"parquet"` or `"webdataset"`.
 
     Raises:
-        ValueError: If the split cannot be loaded; the message says what to do about it.
+        ValueError: If it cannot be loaded; the message calls it `name`, and speaks of the Hub if it is `on_hub`.
     """
     files = str(data_files["train"] if isinstance(data_files, dict) else data_files)
     try:

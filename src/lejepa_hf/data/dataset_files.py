@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset, ReadInstruction
 
 Opened: TypeAlias = "Dataset | IterableDataset"
+Files: TypeAlias = str | list[str]
 
 # Names of the file readers in `datasets`, and the endings by which their files are recognised.
 FILE_KINDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
@@ -25,7 +26,7 @@ def kind_of_files(name: str) -> str | None:
     return next((kind for kind, endings in FILE_KINDS.items() if path.endswith(endings)), None)
 
 
-def open_files(kind: str, patterns: str | list[str], name: str, split: str, streaming: bool) -> Opened:
+def open_files(kind: str, patterns: Files, name: str, split: str, streaming: bool) -> Opened:
     """
     Open Parquet or WebDataset tar files as one split, whatever they are called.
 
@@ -36,9 +37,6 @@ def open_files(kind: str, patterns: str | list[str], name: str, split: str, stre
         split (`str`): `"train"`, or without streaming a slice of it. Another split is refused: an encoder would be
             evaluated on the rows that fitted its probe.
         streaming (`bool`): Read while training instead of copying first.
-
-    Returns:
-        `datasets.Dataset` or `datasets.IterableDataset`
 
     Raises:
         ValueError: If a pattern matches no file, or the files cannot be read.
@@ -56,14 +54,6 @@ def open_files(kind: str, patterns: str | list[str], name: str, split: str, stre
 def open_shards(name: str, split: str, streaming: bool) -> Opened:
     """
     Open a folder of Parquet or tar files whose names tell the splits, as in a dataset repository of the Hub.
-
-    Args:
-        name (`str`): The folder.
-        split (`str`): Name of the split, or without streaming a slice of it.
-        streaming (`bool`): Read while training instead of copying first.
-
-    Returns:
-        `datasets.Dataset` or `datasets.IterableDataset`
 
     Raises:
         ValueError: If there is no such split, or the files cannot be read.
@@ -137,26 +127,10 @@ def _with_length(stream: "IterableDataset", rows: int) -> "IterableDataset":
 
 
 def open_hub(
-    name: str,
-    split: str,
-    streaming: bool,
-    config: str | None,
-    revision: str | None,
-    data_files: str | list[str] | None,
+    name: str, split: str, streaming: bool, config: str | None, revision: str | None, data_files: Files | None
 ) -> Opened:
     """
-    Open a dataset of the Hub.
-
-    Args:
-        name (`str`): Dataset id.
-        split (`str`): Name of the split, or without streaming a slice of it.
-        streaming (`bool`): Read while training instead of downloading first.
-        config (`str`, *optional*): Configuration.
-        revision (`str`, *optional*): Branch, tag or commit.
-        data_files (`str` or `list[str]`, *optional*): Files of the repository, as paths or globs.
-
-    Returns:
-        `datasets.Dataset` or `datasets.IterableDataset`
+    Open a dataset of the Hub; arguments as in [`~data.sources.load_source`].
 
     Raises:
         ValueError: If it cannot be found, reached or read with this login, or has no such configuration or split.
@@ -175,18 +149,10 @@ def as_stream(dataset: Opened, streaming: bool) -> Opened:
 
 def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> "list[ReadInstruction]":
     """
-    Resolve what a user wrote as split.
-
-    Args:
-        name (`str`): The name that the user gave, for messages.
-        split (`str`): A split, a slice like `"train[:1000]"`, or several joined by `+`.
-        lengths (`dict[str, int]`): Number of rows of each split that there is.
-
-    Returns:
-        `list`: Parts with `splitname`, `from_` and `to`.
+    Resolve what a user wrote as split: a name, a slice like `"train[:1000]"`, or several joined by `+`.
 
     Raises:
-        ValueError: If there is no such split, or nothing in it.
+        ValueError: If there is no such split among those of `lengths`, or nothing in it.
     """
     from datasets import ReadInstruction
 

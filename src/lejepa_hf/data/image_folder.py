@@ -40,9 +40,6 @@ def open_folder(name: str, split: str, streaming: bool) -> Opened:
         split (`str`): `train`, `validation` or `test`, or a slice of it like `"train[:1000]"`.
         streaming (`bool`): Return a stream of up to 64 shards.
 
-    Returns:
-        `datasets.Dataset` or `datasets.IterableDataset`
-
     Raises:
         ValueError: If it holds no images, cannot be listed, or has no such split.
     """

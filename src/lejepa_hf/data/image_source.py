@@ -87,16 +87,7 @@ def find_columns(
     dataset: "Dataset | IterableDataset", name: str, image_column: str | None, label_column: str | None
 ) -> ImageSource:
     """
-    Find the images and labels among the columns of a dataset, by their types.
-
-    Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): As it was opened.
-        name (`str`): The name that the user gave, for messages.
-        image_column (`str`, *optional*): Column of the images; found if missing.
-        label_column (`str`, *optional*): Column of the labels; found if missing.
-
-    Returns:
-        [`ImageSource`]: Its images are not decoded.
+    Find the images and labels among the columns of a dataset, by their types where no column is given.
 
     Raises:
         ValueError: If the column of the images is not clear, a given column is missing or holds something else, or the

@@ -12,16 +12,7 @@ def explained(error: Exception, name: str, split: str, path: str, files: str, on
     """
     Say in one line what to do about an error of `datasets`, the Hub's client, a web client or a reader of files.
 
-    Args:
-        error (`Exception`): What was raised.
-        name (`str`): The name that the user gave.
-        split (`str`): The split that was asked for.
-        path (`str`): The dataset id, or what `datasets` calls the reader of the files.
-        files (`str`): The files, for messages; `"None"` if none were named.
-        on_hub (`bool`): Whether `path` is a dataset id.
-
-    Returns:
-        `ValueError`: None for errors of other causes, which are not the user's.
+    `name` is what the user gave, `path` a dataset id or the name of the reader of `files`; None for other causes.
     """
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, DatasetsError
     from huggingface_hub import constants

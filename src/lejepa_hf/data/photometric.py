@@ -1,9 +1,9 @@
 """
-Flip, jitter, gray, blur, solarise: random numbers come with each view, everything else is done batched on the device.
+Flip, jitter, gray, blur, solarise: random numbers come with each view, everything else is batched on the device.
 
-Each operation computes what torchvision's functional one does on float images in [0, 1], with one parameter a view.
-Written here because on one CPU thread torchvision v2 took 3.7 to 4.8 times as long a view, kornia 3.5 to 6.7 times, at
-224 and 98 px: `python benchmarks/benchmark_photometric.py`.
+Each operation computes the same as torchvision's functional one on float images in [0, 1], with one parameter a view.
+It is written here because on one CPU thread torchvision v2 took 3.7 to 4.8 times as long a view, kornia 3.5 to 6.7
+times, at 224 and 98 px: `python benchmarks/benchmark_photometric.py`.
 """
 
 from collections.abc import Mapping
@@ -22,17 +22,19 @@ NUM_PARAMETERS = 9
 NUM_UNIFORMS = 11  # happens: flip, jitter, gray, blur, solarise; amounts: four jitters, their order, sigma
 _IDENTITY = (0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 2.0)
 _ORDERS = list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
-_OF_COLOURS = [SATURATION, HUE, GRAY]  # without meaning where the channels are not red, green and blue
+_OF_COLOURS = [SATURATION, HUE, GRAY]  # without meaning if the channels are not red, green and blue
 _LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as PIL and torchvision
 
-# How many values are worked on at once on a CPU, to keep them in its caches from one operation to the next. Larger
-# views go one by one: gathering those that an operation falls on would cost more than another call.
+# Values that a CPU works on at once, so that they stay in its caches from one operation to the next. Larger views go
+# one by one: gathering those that an operation changes would cost more than another call.
 _SMALL_VIEW = 1 << 15
 _CPU_CHUNK = 1 << 19
 
 
 def parameters_from_uniforms(uniforms: torch.Tensor, settings: ViewSettings) -> torch.Tensor:
     """
+    Turn random numbers into the parameters of each view.
+
     Args:
         uniforms (`torch.Tensor` of shape `(N, NUM_UNIFORMS)`): Drawn from [0, 1) for each view, on the host.
         settings ([`ViewSettings`]): Probabilities and ranges.
@@ -72,8 +74,8 @@ def adjust_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tenso
 
 def adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """
-    Blend with the image's mean luminance, of other than three channels with the mean of all; images `(N, C, H, W)` in
-    [0, 1], factor `(N,)`.
+    Blend with the image's mean luminance, or with the mean of all channels if there are not three; images
+    `(N, C, H, W)` in [0, 1], factor `(N,)`.
     """
     mean = images.mean((2, 3), keepdim=True)
     mean = luminance(mean) if images.shape[1] == 3 else mean.mean(1, keepdim=True)
@@ -90,8 +92,8 @@ def adjust_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """
     Turn the colour circle by `shift` turns, through HSV; images `(N, 3, H, W)` in [0, 1], shift `(N,)`.
 
-    Selecting by the largest channel and dividing by the chroma would cost more than all the rest: here are minima in
-    place of the cases, and hues stay multiplied by the chroma, -3 to 3 times it with red at 0.
+    Selecting by the largest channel and dividing by the chroma would cost more than all the rest: here minima replace
+    the cases, and hues stay multiplied by the chroma, from -3 to 3 times it, with red at 0.
     """
     red, green, blue = images.split(1, 1)
     high, low = torch.maximum(green, blue), torch.minimum(green, blue)
@@ -116,7 +118,7 @@ _JITTERS = (
 
 def color_jitter(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
     """
-    The four adjustments in each view's own order.
+    Apply the four adjustments in each view's own order.
 
     Args:
         images (`torch.Tensor` of shape `(N, 3, H, W)`): In [0, 1]; changed in place.
@@ -130,7 +132,7 @@ def color_jitter(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor
 
 def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor, kernel_size: int) -> torch.Tensor:
     """
-    Separable blur with one standard deviation a view, reflecting at the border.
+    Blur with one standard deviation a view, reflecting at the border.
 
     Args:
         images (`torch.Tensor` of shape `(N, C, H, W)`): In [0, 1].
@@ -138,7 +140,7 @@ def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor, kernel_size: int) -
         kernel_size (`int`): Odd number of taps.
 
     Returns:
-        `torch.Tensor`: Same shape.
+        `torch.Tensor`: Of the same shape.
     """
     reach = kernel_size // 2
     taps = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
@@ -163,7 +165,7 @@ def solarize(images: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
 
 
 def _jittered(parameters: torch.Tensor) -> torch.Tensor:
-    """(N, 16): at each of four places in turn, whether a view gets each of the adjustments there."""
+    """(N, 16): for each of the four places in the order, whether a view gets each of the adjustments there."""
     columns = torch.tensor([column for column, _ in _JITTERS])
     orders = torch.tensor(_ORDERS)[parameters[:, ORDER].long()]  # (N, 4): the adjustment at each place
     changes = parameters[:, columns] != torch.tensor(_IDENTITY)[columns]
@@ -172,17 +174,17 @@ def _jittered(parameters: torch.Tensor) -> torch.Tensor:
 
 def _apply(steps: tuple, images: torch.Tensor, parameters: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """
-    One operation after the other, each on the views it falls on. Which those are is known on the host: nothing waits
+    Apply one operation after the other, each to the views that it changes. These are known on the host: nothing waits
     for the device.
 
     Args:
-        steps (`tuple`): Pairs of a column of `parameters` and what to do with images and its values.
+        steps (`tuple`): Pairs of a column of `parameters` and an operation on images and the values of that column.
         images (`torch.Tensor` of shape `(N, C, H, W)`): In [0, 1]; may be overwritten.
         parameters (`torch.Tensor` of shape `(N, NUM_PARAMETERS)`): On the host.
         chosen (`torch.Tensor` of shape `(N, len(steps))`): Boolean, on the host.
 
     Returns:
-        `torch.Tensor` of shape `(N, C, H, W)`, or `(N, 1, H, W)` where all have become grey.
+        `torch.Tensor` of shape `(N, C, H, W)`, or `(N, 1, H, W)` if all have become grey.
     """
     counts = chosen.sum(0).tolist()
     rows = chosen.T.nonzero()[:, 1].to(images.device, non_blocking=True).split(counts)
@@ -200,7 +202,7 @@ def _apply(steps: tuple, images: torch.Tensor, parameters: torch.Tensor, chosen:
 
 def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSettings) -> torch.Tensor:
     """
-    Everything between a uint8 crop and the pixels a network sees.
+    Turn uint8 crops into the pixels that a network sees: all operations, then the normalisation.
 
     Args:
         views (`torch.Tensor` of shape `(B, V, C, H, W)`): uint8 crops; C is the length of `image_mean`.
@@ -208,10 +210,10 @@ def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSetti
         settings ([`ViewSettings`]): Probabilities and ranges, blur kernel, mean and standard deviation.
 
     Returns:
-        `torch.Tensor`: fp32, normalised, same shape.
+        `torch.Tensor`: fp32, normalised, of the same shape.
 
     Raises:
-        ValueError: If `views` are not uint8 or have other channels, or `uniforms` are not of their number.
+        ValueError: If `views` are not uint8 or have other channels, or the shape of `uniforms` does not fit.
     """
     if views.dtype != torch.uint8:
         raise ValueError(f"`views` must be uint8 crops as from `MultiCropTransform`, got {views.dtype}.")

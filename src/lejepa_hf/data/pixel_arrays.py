@@ -1,4 +1,4 @@
-"""Arrays of any type, with any number of channels -> 8 bits a channel, channels last."""
+"""Arrays of any type with any number of channels -> 8 bits a channel, channels last."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 
 NPY_ENDING = ".npy"
 _NPY_MAGIC = b"\x93NUMPY"
-_PIL_BANDS = (1, 2, 3, 4)  # of arrays that PIL turns into greyscale or RGB
+_PIL_BANDS = (1, 2, 3, 4)  # numbers of channels that PIL turns into greyscale or RGB
 
 
 def is_npy(value: object) -> TypeGuard[bytes | str | Path]:
@@ -21,27 +21,27 @@ def is_npy(value: object) -> TypeGuard[bytes | str | Path]:
 
 def read_npy(value: bytes | str | Path) -> np.ndarray:
     """
-    Read what `np.save` wrote, never a pickle: images come from strangers.
+    Read a file that `np.save` wrote. Pickles are never read: images come from strangers.
 
     Args:
-        value (`bytes`, `str` or `Path`): The file, or where it is.
+        value (`bytes`, `str` or `Path`): The content of the file, or its path.
 
     Returns:
-        `np.ndarray`: As it was saved.
+        `np.ndarray`: The array that was saved.
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If the bytes are no array, or one of Python objects.
+        ValueError: If the bytes are not an array, or an array of Python objects.
     """
     data = value if isinstance(value, bytes) else Path(value).read_bytes()
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (MemoryError, OverflowError, TokenError) as error:  # the others are those of images: ValueError, EOFError
+    except (MemoryError, OverflowError, TokenError) as error:  # images raise the others too: ValueError, EOFError
         raise ValueError(f"The header of the .npy file is damaged: {error}") from error
 
 
 def wrong_channels(found: int, num_channels: int) -> ValueError:
-    """The error for an image that has other channels than the views."""
+    """The error for an image whose number of channels differs from that of the views."""
     return ValueError(
         f"The image has {found} channels, but {num_channels} are expected, the length of `image_mean`: give "
         "`image_mean` and `image_std` a value for each channel, or convert the images."
@@ -52,17 +52,20 @@ def eight_bit_channels_last(
     value: np.ndarray | list, num_channels: int, pixel_range: list[float] | None
 ) -> np.ndarray:
     """
+    Convert an array to 8 bits a channel, with the channels last.
+
     Args:
-        value (`np.ndarray` or nested `list`): `(H, W, C)`, `(C, H, W)` where only that axis fits, or `(H, W)` for
-            greyscale. For 1 and 3 channels also what PIL turns into greyscale or RGB: 2 to 4 channels last.
-        num_channels (`int`): C.
-        pixel_range (`list[float]`, *optional*): See [`to_eight_bit_array`].
+        value (`np.ndarray` or nested `list`): `(H, W, C)`, `(C, H, W)` if only the first axis fits, or `(H, W)` for
+            greyscale. If 1 or 3 channels are wanted, also 2 to 4 channels last, which PIL turns into greyscale or RGB.
+        num_channels (`int`): Number of channels C that the image should have.
+        pixel_range (`list[float]`, *optional*): Values that become black and white, see [`to_eight_bit_array`].
 
     Returns:
-        `np.ndarray`: uint8, `(H, W)` or `(H, W, channels)`; the channels are `num_channels` or PIL's.
+        `np.ndarray`: uint8, `(H, W)` or `(H, W, channels)`, where channels is `num_channels` or a number that PIL
+        converts.
 
     Raises:
-        TypeError: If it is no array of numbers with two or three axes.
+        TypeError: If it is not an array of numbers with two or three axes.
         ValueError: If the number of channels is another one, or values are out of range.
     """
     array = np.asarray(value)
@@ -86,16 +89,16 @@ def eight_bit_channels_last(
 
 def to_eight_bit_array(array: np.ndarray, pixel_range: list[float] | None) -> np.ndarray:
     """
-    Bring values linearly to 0 to 255; uint8 stays as it is.
+    Scale values linearly to [0, 255]; uint8 stays as it is.
 
     Args:
-        array (`np.ndarray`): Of any shape; numbers or booleans.
-        pixel_range (`list[float]`, *optional*): What becomes 0 and what becomes 255; the rest is clipped, NaN becomes
-            0. If missing, the whole range of 8- and 16-bit integers, [0, 1] for floats and [0, 255] for wider
-            integers, of which nobody fills the whole range.
+        array (`np.ndarray`): Numbers or booleans, of any shape.
+        pixel_range (`list[float]`, *optional*): Values that become 0 and 255; others are clipped, NaN becomes 0. If
+            missing, the whole range of 8- and 16-bit integers, [0, 1] for floats and [0, 255] for wider integers,
+            which never use their whole range.
 
     Returns:
-        `np.ndarray`: uint8, same shape.
+        `np.ndarray`: uint8, of the same shape.
 
     Raises:
         ValueError: If wider integers are not in [0, 255] and there is no `pixel_range`.
@@ -106,7 +109,7 @@ def to_eight_bit_array(array: np.ndarray, pixel_range: list[float] | None) -> np
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
     if pixel_range is None and kind == "u" and bits == 16:
-        return (array >> 8).astype(np.uint8)  # as 16-bit image files, and quicker than through floats
+        return (array >> 8).astype(np.uint8)  # as for 16-bit image files, and faster than through floats
     if pixel_range is None and kind in "ui" and bits > 16:
         if array.min() < 0 or array.max() > 255:
             raise ValueError(

@@ -10,13 +10,7 @@ logger = logging.getLogger("lejepa_hf")
 
 
 class Progress(NamedTuple):
-    """
-    How far one dataset has been read.
-
-    Args:
-        epoch (`int`): Number of the pass over the dataset, counted from 0.
-        taken (`int`): Rows of that pass which have been read.
-    """
+    """How far one dataset has been read: the pass over it, counted from 0, and the rows read in that pass."""
 
     epoch: int
     taken: int
@@ -71,7 +65,7 @@ def deal_readers(
     start: list[list[ReaderPosition]] | None, rank: int, world_size: int, num_readers: int, num_datasets: int
 ) -> tuple[list[ReaderPosition], int]:
     """
-    Choose the readers of a rank.
+    Choose the readers of a rank, the next one to make a batch first.
 
     Args:
         start (`list[list[ReaderPosition]]`, *optional*): Positions to continue from, for each rank of that run those
@@ -79,11 +73,10 @@ def deal_readers(
         rank (`int`): This process.
         world_size (`int`): Number of processes.
         num_readers (`int`): Readers of each rank of a new run.
-        num_datasets (`int`): Datasets that are mixed.
+        num_datasets (`int`): Number of datasets that are mixed.
 
     Returns:
-        `tuple[list[ReaderPosition], int]`: The readers of the rank, the next one to make a batch first, and the number
-        of readers over all ranks.
+        `tuple[list[ReaderPosition], int]`: The rank's readers, and the number of readers over all ranks.
     """
     total = world_size * num_readers
     if start is None:
@@ -104,36 +97,15 @@ def deal_readers(
     return [ReaderPosition.at_start(reader, num_datasets, epoch) for reader in range(rank, total, world_size)], total
 
 
-def write_position(
-    checkpoint: str | Path, rank: int, readers: list[ReaderPosition], num_images: int, num_broken: int
-) -> None:
-    """
-    Write the file of a rank.
-
-    Args:
-        checkpoint (`str` or `Path`): An existing folder.
-        rank (`int`): This process.
-        readers (`list[ReaderPosition]`): Positions of its readers, the next one to make a batch first.
-        num_images (`int`): Images that it has consumed since the run began.
-        num_broken (`int`): How many of them could not be decoded.
-    """
-    content = {
-        "readers": [position._asdict() for position in readers],
-        "num_images": num_images,
-        "num_broken": num_broken,
-    }
+def write_position(checkpoint: str | Path, rank: int, state: RankState) -> None:
+    """Write the state of a rank into an existing checkpoint folder."""
+    content = state._asdict() | {"readers": [position._asdict() for position in state.readers]}
     (Path(checkpoint) / position_file(rank)).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def read_positions(checkpoint: str | Path) -> list[RankState]:
     """
-    Read the files of all ranks, also of a checkpoint that an earlier version wrote.
-
-    Args:
-        checkpoint (`str` or `Path`): A checkpoint folder.
-
-    Returns:
-        `list[RankState]`: What [`write_position`] wrote, in the order of ranks.
+    Read the states of all ranks from a checkpoint folder, also of one that an earlier version wrote.
 
     Raises:
         ValueError: If the file of a rank is missing.

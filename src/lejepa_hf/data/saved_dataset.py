@@ -23,9 +23,6 @@ def open_saved_dataset(name: str, split: str, streaming: bool) -> Opened:
             `train`.
         streaming (`bool`): Return a stream of up to 64 shards.
 
-    Returns:
-        `datasets.Dataset` or `datasets.IterableDataset`
-
     Raises:
         ValueError: If files of it are missing or damaged, or there is no such split.
     """

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .dataset_files import FILE_KINDS, Opened, as_stream, kind_of_files, open_files, open_hub
+from .dataset_files import FILE_KINDS, Files, Opened, as_stream, kind_of_files, open_files, open_hub
 from .dataset_kinds import Mixture, is_stream
 from .embedded_digits import load_digits_split
 from .image_folder import open_folder
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 DIGITS = "digits"
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
 
-Openable: TypeAlias = "str | Path | Dataset | IterableDataset | DatasetDict | IterableDatasetDict"
+Built: TypeAlias = "Dataset | IterableDataset | DatasetDict | IterableDatasetDict"
 
 
 def load_source(
-    name: Openable,
+    name: "str | Path | Built",
     split: str = "train",
     config: str | None = None,
     streaming: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
     revision: str | None = None,
-    data_files: str | list[str] | None = None,
+    data_files: Files | None = None,
 ) -> ImageSource:
     """
     Open a source of images.
@@ -62,19 +62,14 @@ def load_source(
         _refuse("a dataset built already", config=config, revision=revision, data_files=data_files)
         return _given_source(name, split, streaming, image_column, label_column)
     name = os.path.expanduser(name)
-    dataset = _open_named(name, split, config, streaming, revision, data_files)
+    dataset = _open_named(name, split, streaming, config, revision, data_files)
     source = find_columns(dataset, without_secrets(name), image_column, label_column)
     source.split, source.config, source.revision = split, config, revision
     return source
 
 
 def _open_named(
-    name: str,
-    split: str,
-    config: str | None,
-    streaming: bool,
-    revision: str | None,
-    data_files: str | list[str] | None,
+    name: str, split: str, streaming: bool, config: str | None, revision: str | None, data_files: Files | None
 ) -> Opened:
     shown = without_secrets(name)
     if name in FILE_KINDS:
@@ -148,11 +143,7 @@ def _refuse(what: str, **settings: object) -> None:
 
 
 def _given_source(
-    given: "Opened | DatasetDict | IterableDatasetDict",
-    split: str,
-    streaming: bool,
-    image_column: str | None,
-    label_column: str | None,
+    given: Built, split: str, streaming: bool, image_column: str | None, label_column: str | None
 ) -> ImageSource:
     """A dataset that was built elsewhere, or one split of several."""
     from datasets import Dataset, IterableDataset

@@ -1,4 +1,4 @@
-"""Every knob of the views, described once."""
+"""ViewSettings: how views of an image are cut and coloured."""
 
 from dataclasses import dataclass, field
 from math import inf
@@ -15,33 +15,35 @@ class ViewSettings:
     How views of an image are cut and coloured. The defaults are the published ImageNet settings.
 
     Args:
-        num_global_views (`int`): Large crops per image, at least 1. Their mean is what all views predict.
-        num_local_views (`int`): Small crops per image, 0 for none.
+        num_global_views (`int`): Number of large crops of an image, at least 1. All views predict their mean.
+        num_local_views (`int`): Number of small crops of an image, 0 for none.
         global_crop_size (`int`): Side in pixels of a large crop.
         local_crop_size (`int`): Side in pixels of a small crop, at most `global_crop_size`.
         global_crop_scale (`list[float]`): Smallest and largest share of the image area in a large crop.
-        local_crop_scale (`list[float]`): The same for small crops.
+        local_crop_scale (`list[float]`): Smallest and largest share of the image area in a small crop.
         crop_aspect_ratio (`list[float]`): Smallest and largest width over height of the cut region.
-        horizontal_flip_probability (`float`): 0 where left and right differ in meaning, as in digits.
-        color_jitter_probability (`float`): For the four jitters together, applied in random order.
-        brightness_jitter (`float`): Factor drawn from `[1 - x, 1 + x]`; the same for contrast and saturation.
-        contrast_jitter (`float`): See above.
-        saturation_jitter (`float`): See above.
-        hue_jitter (`float`): Shift drawn from `[-x, x]` turns of the colour circle, at most 0.5.
-        grayscale_probability (`float`): All channels become the luminance.
-        blur_probability (`float`): Gaussian blur.
+        horizontal_flip_probability (`float`): Probability of a horizontal flip; 0 where left and right differ in
+            meaning, as in digits.
+        color_jitter_probability (`float`): Probability of the four jitters together, which come in random order.
+        brightness_jitter (`float`): x, where the factor of the brightness is drawn from `[1 - x, 1 + x]`.
+        contrast_jitter (`float`): x, where the factor of the contrast is drawn from `[1 - x, 1 + x]`.
+        saturation_jitter (`float`): x, where the factor of the saturation is drawn from `[1 - x, 1 + x]`.
+        hue_jitter (`float`): x, where the hue is shifted by `[-x, x]` turns of the colour circle, at most 0.5.
+        grayscale_probability (`float`): Probability that all channels become the luminance.
+        blur_probability (`float`): Probability of a Gaussian blur.
         blur_sigma (`list[float]`): Smallest and largest standard deviation in pixels; published codes use 0.1 and 2.
-        blur_kernel_size (`int`): Odd number of taps; 13 reaches three standard deviations of 2.
-        solarize_probability (`float`): The effective one: there is no second draw as in torchvision's transform.
-        solarize_threshold (`int`): Values from here on are inverted, of 255.
-        image_mean (`list[float]`): Per channel, subtracted last, for pixels in [0, 1]. Its length is the number of
-            channels of the views: 3 for RGB, 1 for greyscale, any other for what has so many, as satellite images.
-            Where it is not 3, there are no colours to change: saturation, hue and grayscale do nothing, and contrast
-            blends with the mean over all channels.
-        image_std (`list[float]`): Per channel, divided by last.
-        pixel_range (`list[float]`, *optional*): What becomes 0 and what becomes 255 in arrays and in 16-bit and float
-            images, the rest clipped; for sensors that fill only a part of their type. If missing, the whole range of
-            8- and 16-bit integers, and [0, 1] for floats.
+        blur_kernel_size (`int`): Odd number of taps of the blur; 13 covers three standard deviations of 2.
+        solarize_probability (`float`): Probability of solarisation. It is the effective one: there is no second draw
+            as in torchvision's transform.
+        solarize_threshold (`int`): Values from this one on are inverted, in [0, 255].
+        image_mean (`list[float]`): Mean of each channel for pixels in [0, 1], subtracted last. Its length is the
+            number of channels of the views: 3 for RGB, 1 for greyscale, or any other, for satellite images, say. With
+            another number than 3 there are no colours: saturation, hue and grayscale do nothing, and contrast blends
+            with the mean over all channels.
+        image_std (`list[float]`): Standard deviation of each channel, by which the difference is divided.
+        pixel_range (`list[float]`, *optional*): Values that become 0 and 255 in arrays and in 16-bit and float images;
+            others are clipped. For sensors that use only a part of their type. If missing, the whole range of 8- and
+            16-bit integers, and [0, 1] for floats.
 
     Raises:
         ValueError: If a value is out of range; the message names the field.
@@ -92,16 +94,17 @@ class ViewSettings:
                 f"`local_crop_size` {self.local_crop_size} is larger than `global_crop_size` {self.global_crop_size}: "
                 "exchange them, or set `num_local_views: 0`."
             )
+        values = vars(self)
         for name in ("global_crop_scale", "local_crop_scale", "crop_aspect_ratio", "blur_sigma"):
-            bounds = getattr(self, name)
+            bounds = values[name]
             limit = 1.0 if name.endswith("scale") else float("inf")
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= limit:
                 raise ValueError(f"`{name}` must be [smallest, largest] with 0 < smallest <= largest, got {bounds}.")
         for name in ("horizontal_flip", "color_jitter", "grayscale", "blur", "solarize"):
-            _in_unit(f"{name}_probability", getattr(self, f"{name}_probability"))
+            _in_unit(f"{name}_probability", values[f"{name}_probability"])
         for name, limit in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
-            if not 0 <= getattr(self, f"{name}_jitter") <= limit:
-                raise ValueError(f"`{name}_jitter` must be in [0, {limit}], got {getattr(self, f'{name}_jitter')}.")
+            if not 0 <= values[f"{name}_jitter"] <= limit:
+                raise ValueError(f"`{name}_jitter` must be in [0, {limit}], got {values[f'{name}_jitter']}.")
         if not 0 <= self.solarize_threshold <= 255:
             raise ValueError(f"`solarize_threshold` must be in [0, 255], got {self.solarize_threshold}.")
         smallest = self.local_crop_size if self.num_local_views else self.global_crop_size

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ..data.collator import MultiCropCollator
 from ..data.photometric import apply_photometric
-from ..model.batch_statistics import batch_statistics
+from ..model.batch_norm import batch_statistics
 
 
 @torch.no_grad()
@@ -18,7 +18,7 @@ def extract_projections(
 ) -> torch.Tensor:
     """
     Pass views of images through encoder and projector, as SIGReg sees them in training: with batch norm over batches,
-    see [`~model.batch_statistics.batch_statistics`], but without dropout, and without the losses, which would wait for
+    see [`~model.batch_norm.batch_statistics`], but without dropout, and without the losses, which would wait for
     other processes.
 
     Args:

@@ -1,6 +1,7 @@
 import io
 from dataclasses import replace
 
+import datasets
 import pytest
 import torch
 from PIL import Image
