@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..data.decoding import DECODING_ERRORS, decode_image
+from ..data.decoding import DECODING_ERRORS, Encoded, decode_image
 from ..data.sources import ImageSource
 from ..model.architecture import forward_kwargs, native_image_size, num_channels
 from ..model.layers import count_layers, forward_layers, has_class_token, patch_tokens
@@ -54,7 +54,7 @@ class FeatureExtractor:
         self.pooling, self.num_layers, self.bf16 = pooling, num_layers, bf16
         self._probe_layers = min(_PROBE_LAYERS, count_layers(encoder))
 
-    def decode(self, value: object) -> Image.Image | np.ndarray:
+    def decode(self, value: Encoded) -> Image.Image | np.ndarray:
         """Decode a value of an image column for the encoder's channels, by [`~data.decoding.decode_image`]."""
         return decode_image(value, num_channels(self.encoder.config), pixel_range(self.processor))
 

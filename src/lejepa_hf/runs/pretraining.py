@@ -87,7 +87,7 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     """
     training = recipe.training
     if training.process_index == 0:  # later ranks may look when the first one writes already
-        RunFolder(training.output_dir).claim(training.resume)
+        RunFolder(recipe.folder).claim(training.resume)
     resolved = resolve(recipe)
     sources = open_sources(resolved.data)
     _share_cores(training)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...data.decoding import decode_image, stored_size
+from ...data.decoding import Encoded, decode_image, stored_size
 from ...data.sources import ImageSource
 from .extraction import LabelledEmbeddings, log_broken
 from .image_batches import image_batches
@@ -29,7 +29,7 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
         [`LabelledEmbeddings`]
     """
 
-    def decode(value: object) -> Image.Image | np.ndarray:
+    def decode(value: Encoded) -> Image.Image | np.ndarray:
         return decode_image(value, channels, pixel_range)
 
     images: list[Any] = []  # all of PIL, or all arrays

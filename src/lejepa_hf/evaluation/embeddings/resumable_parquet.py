@@ -204,9 +204,11 @@ class ResumableParquet:
 
         texts = [name for name in schema.names if name != "embedding"]  # numbers do not repeat
         try:
-            with complete_file(file) as unfinished:
-                with parquet.ParquetWriter(unfinished, schema, use_dictionary=texts) as writer:
-                    fill(writer)
+            with (
+                complete_file(file) as unfinished,
+                parquet.ParquetWriter(unfinished, schema, use_dictionary=texts) as writer,
+            ):
+                fill(writer)
         except OSError as error:
             raise DataError(
                 f"{file} cannot be written: {error}. Repair that and repeat the command: it continues with row "

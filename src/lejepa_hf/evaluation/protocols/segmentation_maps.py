@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ...data.decoding import Encoded
 from ...data.errors import DataError
 from ...data.masks import decode_mask, resize_mask
 from ...data.sources import ImageSource
@@ -128,7 +129,7 @@ class SegmentationMaps:
         chosen = map_style(select_rows(source, rows)).select_columns([source.image_column, source.label_column])
         pairs = ({"pair": (row[source.image_column], row[source.label_column])} for row in chosen)
 
-        def decode(pair: tuple[object, object]) -> tuple[Image.Image | np.ndarray, torch.Tensor]:
+        def decode(pair: tuple[Encoded, Encoded]) -> tuple[Image.Image | np.ndarray, torch.Tensor]:
             image, mask = extractor.decode(pair[0]), decode_mask(pair[1])
             sides = (self._side,) * 2 if squeeze_masks else [min(side, _LARGEST_MASK) for side in mask.shape]
             return squeezed(image, self._side), self._class_numbers(resize_mask(mask, *sides))

@@ -140,6 +140,7 @@ class HeldOutImages:
         return batches
 
     def _plain_images(self, dataset: object, num_images: int) -> _PlainImages | None:
+        assert self.processor is not None
         pixels, labels, views = [], [], self._collator.transform
         for chunk in self._chunks(dataset, num_images):
             images = []
