@@ -184,7 +184,7 @@ class FeatureExtractor:
                 f"{self.encoder.config.model_type} encoder of {num_channels(self.encoder.config)} channels: {found[0]}"
             )
 
-    def _refusal(self, value: object) -> Exception | None:
+    def _refusal(self, value: Encoded) -> Exception | None:
         try:
             self.preprocess([self.decode(value)])
         except DECODING_ERRORS as error:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...data.decoding import Encoded
 from ...data.sources import ImageSource
 from ..feature_extractor import FeatureExtractor
 from ..protocols.knn import nearest_neighbours
@@ -23,7 +24,7 @@ class Neighbour:
         label (`str`, *optional*): Name of its class, or its number.
     """
 
-    value: object
+    value: Encoded
     cosine: float
     label: str | None
 
