@@ -9,8 +9,8 @@ _HEADER = """# Backbones that were tried
 `make test-all` writes this page. Each architecture, as a small config, took two optimiser steps at two crop sizes,
 with a finite loss and a gradient for every parameter that its embedding depends on. It was then exported, and loaded
 by `AutoModel` in a process that cannot import lejepa-hf. The last column is the largest difference between the
-embeddings before and after. Where the crops taken (global, local) differ from those asked for, the backbone does not accept the
-latter.
+embeddings before and after. Where the crops taken (global, local) differ from those asked for, the backbone does not
+accept the latter.
 """
 
 
