@@ -17,8 +17,8 @@ def opens_text_without_encoding(call: ast.Call) -> bool:
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     if "encoding" in keywords or None in keywords:
         return False
-    if name in ("read_text", "write_text"):
-        return True
+    if name in ("read_text", "write_text"):  # of a path: our own function of that name is called without a dot
+        return isinstance(call.func, ast.Attribute) and (name == "write_text" or not call.args)
     modes = [value.value for value in (*call.args, keywords.get("mode")) if isinstance(value, ast.Constant)]
     modes = [mode for mode in modes if isinstance(mode, str) and mode and set(mode) <= set("rwaxbt+")]
     is_pathlib_or_builtin = isinstance(call.func, ast.Name) or not call.args  # `open(path)` and `path.open()`
@@ -32,6 +32,8 @@ def opens_text_without_encoding(call: ast.Call) -> bool:
     [
         ("path.read_text()", True),
         ("path.write_text(text)", True),
+        ("write_text(path, text)", False),
+        ("distribution.read_text(name)", False),
         ("path.read_text(encoding='utf-8')", False),
         ("open(path)", True),
         ("open(path, 'w')", True),

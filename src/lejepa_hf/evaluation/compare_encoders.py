@@ -59,7 +59,7 @@ def compare_encoders(
         loaded = load_encoder(encoder)
         record["device"] = str(loaded[0].device)
         identity = {"fingerprint": FeatureExtractor(*loaded).fingerprint()}
-        if commit := loaded[0].config._commit_hash:
+        if commit := getattr(loaded[0].config, "_commit_hash", None):  # only configs from the Hub
             identity["commit"] = commit
         results = evaluate_encoder(loaded, splits, protocols, **settings)
         record["encoders"][str(encoder)] = identity | {"results": results}
