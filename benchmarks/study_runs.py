@@ -48,7 +48,7 @@ def train_ours(recipe: Recipe) -> None:
 
 
 def export(trainer: LeJEPATrainer, recipe: Recipe) -> None:
-    """The trained encoder into the folder of the recipe."""
+    """Export the trained encoder to the recipe's output folder."""
     folder = Path(recipe.training.output_dir)
     RunFolder(folder).write_start(recipe.resolved())
     trainer.save_model(str(folder / "pretraining"))
@@ -82,7 +82,7 @@ def run_study(settings: dict[str, dict], train: Callable[[Recipe], None] = train
         for core in cores:
             free.put(core)
         with ProcessPoolExecutor(len(cores), context, _take_core, (free,)) as pool:
-            futures = [pool.submit(_train_and_judge, row, train) for row in missing.values()]
+            futures = [pool.submit(_train_and_evaluate, row, train) for row in missing.values()]
             try:
                 for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
                     future.result()
@@ -96,7 +96,7 @@ def _wanted(row: dict) -> dict:
 
 
 def _is_there(row: dict) -> bool:
-    """Whether it is judged and of the recipe as it is now: the folder's name tells only what differs from that."""
+    """Whether results exist and belong to the current recipe; the folder's name only contains what differs from it."""
     if RunFolder(row["folder"]).read_results() is None:
         return False
     kept = yaml.safe_load((row["folder"] / "recipe.yaml").read_text())
@@ -228,7 +228,7 @@ def _take_core(free) -> None:
     os.dup2(log, 2)
 
 
-def _train_and_judge(row: dict, train: Callable[[Recipe], None]) -> None:
+def _train_and_evaluate(row: dict, train: Callable[[Recipe], None]) -> None:
     folder = row["folder"]
     shutil.rmtree(folder, ignore_errors=True)  # a stopped run's
     content = _wanted(row)
