@@ -16,7 +16,7 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 # Modules without a test file of their name: why.
 TESTED_ELSEWHERE = {
-    "__main__.py": "test_cli.py starts `python -m lejepa_hf`",
+    "__main__.py": "cli/test_encoder_commands.py starts `python -m lejepa_hf`",
     "data/errors.py": "exceptions without code; whatever raises them tests them",
     "hub/pictures/figure.py": "every picture's test draws on one",
 }

@@ -2,35 +2,17 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from error_line import one_line
 from PIL import Image
 from transformers import AutoConfig, AutoModel
 
-from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
+from lejepa_hf import export_encoder
 from lejepa_hf.cli import main
 from lejepa_hf.evaluation import compare_encoders
 from lejepa_hf.hub.export import build_processor
-
-
-@pytest.fixture
-def run(tiny_resnet, tmp_path) -> Path:
-    torch.manual_seed(0)
-    model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=tiny_resnet, projector_dims=[8]))
-    model.save_pretrained(tmp_path / "run" / "pretraining")
-    build_processor(16, crop_ratio=1.0).save_pretrained(tmp_path / "run" / "pretraining")
-    return tmp_path / "run"
-
-
-def one_line(text: str) -> str:
-    """The only message; progress bars of the libraries, which overwrite themselves, are none."""
-    told = "images in column"  # what was found before, which is no part of the error
-    (line,) = [line for line in text.split("\n") if line and "\r" not in line and told not in line]
-    assert line.startswith("error: ")
-    return line
 
 
 def test_export(run, capsys):
@@ -188,67 +170,3 @@ def test_results_before_a_failure_are_kept(run, tmp_path, monkeypatch, capsys):
 def test_evaluate_without_the_encoder(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "nothing"), "--dataset", "digits"]) == 2
     assert "nothing' is neither a folder here nor a name of a repository" in one_line(capsys.readouterr().err)
-
-
-@pytest.fixture
-def measurable(run, tiny_resnet) -> Path:
-    """A run whose images and views are known."""
-    recipe = {"dataset": "digits", "backbone_config": tiny_resnet, "bf16": not torch.accelerator.is_available()}
-    recipe |= {"global_crop_size": 16, "local_crop_size": 12, "num_local_views": 1, "blur_kernel_size": 5}
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    return run
-
-
-def test_statistics(measurable, capsys):
-    assert main(["statistics", str(measurable), "--images", "40"]) == 0
-    views, spectrum, worst, picture = capsys.readouterr().out.split("\n\n")
-    assert [line.split()[0] for line in views.splitlines()] == ["view", "0", "1", "2", "normal"]
-    assert views.endswith("for 40 images")
-    assert " of 8, " in spectrum and len(worst.splitlines()) == 6
-    assert picture == f"{measurable / 'pictures' / 'gaussianity.png'}\n"
-    assert (measurable / "pictures" / "gaussianity.png").stat().st_size > 0
-    numbers = json.loads((measurable / "statistics.json").read_text(encoding="utf-8"))
-    assert numbers["num_images"] == 40 and 0 < numbers["effective_rank"] <= 8
-
-
-@pytest.mark.parametrize(
-    ("missing", "images", "message"),
-    [
-        (None, "1", "images must be at least 2, got 1"),
-        (None, "-3", "images must be at least 2, got -3"),
-        ("recipe.yaml", "9", "No recipe"),
-        ("pretraining/config.json", "9", "is not a finished run: it has no pretraining/"),
-    ],
-)
-def test_statistics_refuses_in_one_line(measurable, capsys, missing, images, message):
-    if missing is not None:
-        (measurable / missing).unlink()
-    assert main(["statistics", str(measurable), "--images", images]) == 2
-    captured = capsys.readouterr()
-    assert message in one_line(captured.err)
-    assert captured.out == ""
-    assert not (measurable / "pictures").exists()
-
-
-def test_train_is_the_script(capsys):
-    assert main(["train", "recipes/no/such.yaml"]) == 2
-    assert "No recipe 'recipes/no/such.yaml'" in one_line(capsys.readouterr().err)
-
-
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["evaluate", "encoder"]])
-def test_unknown_commands_end_with_usage(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    assert "usage: lejepa" in capsys.readouterr().err
-
-
-def test_console_script_explains_itself():
-    script = shutil.which("lejepa", path=str(Path(sys.executable).parent))
-    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    for command in ("train", "evaluate", "embed", "export", "push", "report", "select", "statistics"):
-        assert command in done.stdout
-    failed = subprocess.run([script, "export", "/no/such/run"], capture_output=True, text=True, timeout=120)
-    assert failed.returncode == 2
-    assert "'/no/such/run' holds neither" in one_line(failed.stderr)
