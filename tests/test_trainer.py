@@ -216,19 +216,6 @@ def test_what_must_not_change_is_refused_on_resume(tmp_path, tiny_resnet, change
         )
 
 
-def test_a_new_learning_rate_is_obeyed_on_resume_and_said(tmp_path, tiny_resnet, caplog):
-    trainer_for(tmp_path, model_for(tiny_resnet), learning_rate=1e-2).train()
-    resumed = trainer_for(tmp_path, model_for(tiny_resnet), learning_rate=1e-3, weight_decay=0.2)
-    resumed.train(resume_from_checkpoint=tmp_path / "checkpoint-3")
-    fresh = trainer_for(tmp_path / "fresh", model_for(tiny_resnet), learning_rate=1e-3)
-    fresh.train()
-    rates = [row["learning_rate"] for row in resumed.state.log_history if row["step"] > 3 and "loss" in row]
-    expected = [row["learning_rate"] for row in fresh.state.log_history if row["step"] > 3 and "loss" in row]
-    assert rates == pytest.approx(expected, rel=1e-6)
-    assert {group["weight_decay"] for group in resumed.optimizer.param_groups} == {0.2, 0.0}
-    assert "`learning_rate` was 0.01, is 0.001" in caplog.text
-
-
 def test_weight_decay_spares_norms_and_biases(tmp_path, tiny_vit, tiny_resnet):
     for backbone in (tiny_vit, tiny_resnet):
         model = model_for(backbone)

@@ -318,25 +318,6 @@ def test_averaged_weights_are_exported_beside_the_raw_ones(tmp_path):
         export_encoder(model, tmp_path / "elsewhere", averaged=True)
 
 
-def test_no_model_in_the_folder(tmp_path):
-    (tmp_path / "metrics.jsonl").touch()
-    with pytest.raises(ValueError, match="holds neither pretraining/ nor a checkpoint"):
-        export_encoder(tmp_path)
-    with pytest.raises(ValueError, match="nothing' holds neither"):
-        export_encoder(tmp_path / "nothing", tmp_path / "encoder")
-    run_folder("resnet", tmp_path)
-    (tmp_path / "pretraining").rename(tmp_path / "checkpoint-7")
-    with pytest.raises(ValueError, match="did not end; choose one of its checkpoints: checkpoint-7"):
-        export_encoder(tmp_path)
-    (tmp_path / "checkpoint-7" / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="checkpoint-7' cannot be read .* choose another checkpoint"):
-        export_encoder(tmp_path / "checkpoint-7")
-    (tmp_path / "checkpoint-7" / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="has a config.json and no weights"):
-        export_encoder(tmp_path / "checkpoint-7")
-    assert not list(tmp_path.glob("*encoder*"))
-
-
 def test_what_is_neither_a_run_nor_its_checkpoint_needs_a_folder(tmp_path):
     with pytest.raises(ValueError, match="`folder` is needed"):
         export_encoder(build("resnet"))

@@ -8,7 +8,6 @@ from transformers import TrainingArguments
 
 from lejepa_hf import LeJEPATrainer, LeJEPATrainingArguments, MultiCropCollator
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.hub.checkpoint_push import CheckpointPush
 
 DIGITS = load_source("digits", "test").dataset
 
@@ -66,16 +65,6 @@ def test_data_that_cannot_serve(tmp_path, tiny_resnet, given, message):
 
 
 PUSH = {"push_to_hub": True, "hub_model_id": "me/encoder"}
-
-
-def test_a_push_that_nobody_makes_is_refused(tmp_path, tiny_resnet):
-    with pytest.raises(ValueError, match=r"none of the Trainer's `callbacks` pushes: add `.*CheckpointPush\(args\)`"):
-        build(tmp_path, tiny_resnet, args=PUSH)
-    args = LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=1, **PUSH)
-    trainer = build(tmp_path, tiny_resnet, callbacks=[CheckpointPush(args)], args=PUSH)
-    assert args.push_to_hub and not trainer.args.push_to_hub  # transformers itself pushes nothing
-    with pytest.raises(ValueError, match="`hub_strategy` 'end' would push the finished run.*push_run"):
-        build(tmp_path, tiny_resnet, callbacks=[CheckpointPush(args)], args=PUSH | {"hub_strategy": "end"})
 
 
 @pytest.mark.parametrize(("method", "way_out"), [("push_to_hub", "push_run"), ("predict", "lejepa embed")])
