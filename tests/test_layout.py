@@ -20,15 +20,6 @@ TESTED_ELSEWHERE = {
     "data/errors.py": "exceptions without code; whatever raises them tests them",
     "hub/pictures/figure.py": "every picture's test draws on one",
 }
-# Modules whose test file is being written.
-AWAITED = {
-    "cli/encoder_commands.py", "cli/run_commands.py", "data/dataset_files.py", "data/embedded_digits.py",
-    "data/image_tars.py", "data/loader_workers.py", "evaluation/embeddings/parquet_parts.py",
-    "evaluation/protocols/segmentation_maps.py", "evaluation/slice_statistics.py",
-    "hub/pictures/score_and_accuracy.py", "hub/public_files.py", "hub/trained_model.py", "runs/dry_run.py",
-    "runs/recipe_sources.py", "system/atomic_writes.py", "training/callbacks/publishing.py",
-    "training/checkpointing_trainer.py", "training/resume_settings.py", "training/resumed_rates.py",
-}  # fmt: skip
 # File names that did not say what their file does, and the one that says nothing at all.
 FORMER_NAMES = {
     "outcome", "rehearsal", "launch", "blocks", "facts", "standalone", "collapse", "lanes", "positions", "openers",
@@ -73,8 +64,7 @@ def imported_packages() -> set[str]:
 @pytest.mark.parametrize("module", [m for m in MODULES if m.name != "__init__.py"], ids=str)
 def test_a_module_has_a_test_of_its_name(module):
     test = TESTS / module.with_name(f"test_{module.name}")
-    excused = TESTED_ELSEWHERE.keys() | AWAITED
-    assert test.is_file() or module.as_posix() in excused, f"write {test.relative_to(TESTS.parent)}"
+    assert test.is_file() or module.as_posix() in TESTED_ELSEWHERE, f"write {test.relative_to(TESTS.parent)}"
 
 
 def test_every_exception_still_exists():
