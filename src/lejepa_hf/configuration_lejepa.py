@@ -20,15 +20,6 @@ def _require(condition: bool, field_name: str, requirement: str, value: object) 
         raise ValueError(f"`{field_name}` must be {requirement}, got {value!r}.")
 
 
-def _refuse_former(value: str) -> None:
-    if value in _FORMER_STATISTICS:
-        raise ValueError(
-            f"`statistic` must be one of {', '.join(STATISTICS)}; {value!r} is no longer a setting. No weight depends "
-            "on it: write another one into the `config.json` or the recipe that holds it. For studies the function "
-            f"`lejepa_hf.losses.univariate_statistics.{value}` remains."
-        )
-
-
 @strict
 class LeJEPAConfig(PreTrainedConfig):
     """
@@ -97,7 +88,12 @@ class LeJEPAConfig(PreTrainedConfig):
         # The base class passes the model's attention on to its parts; only the backbone has attention.
         kwargs.setdefault("attn_implementation", backbone_config._attn_implementation)
         super().__post_init__(**kwargs)
-        _refuse_former(self.statistic)
+        if self.statistic in _FORMER_STATISTICS:
+            raise ValueError(
+                f"`statistic` must be one of {', '.join(STATISTICS)}; {self.statistic!r} is no longer a setting. No "
+                "weight depends on it: write another one into the `config.json` or the recipe that holds it. For "
+                f"studies the function `lejepa_hf.losses.univariate_statistics.{self.statistic}` remains."
+            )
         for name, value, known in (
             ("pooling", self.pooling, POOLINGS),
             ("projector_norm", self.projector_norm, PROJECTOR_NORMS),
@@ -107,8 +103,8 @@ class LeJEPAConfig(PreTrainedConfig):
         ):
             _require(value in known, name, f"one of {', '.join(known)}", value)
         _require(0 <= self.token_drop_rate < 1, "token_drop_rate", "in [0, 1)", self.token_drop_rate)
-        positive = len(self.projector_dims) > 0 and min(self.projector_dims) > 0
-        _require(positive, "projector_dims", "a list of positive widths", self.projector_dims)
+        smallest = min(self.projector_dims, default=0)
+        _require(smallest > 0, "projector_dims", "a list of positive widths", self.projector_dims)
         _require(0 <= self.sigreg_weight <= 1, "sigreg_weight", "in [0, 1]", self.sigreg_weight)
         _require(self.num_slices >= 1, "num_slices", "at least 1", self.num_slices)
         _require(self.num_knots >= 2, "num_knots", "at least 2", self.num_knots)
