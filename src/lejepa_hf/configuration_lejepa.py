@@ -41,8 +41,8 @@ class LeJEPAConfig(PreTrainedConfig):
         token_drop_rate (`float`, *optional*, defaults to 0.0):
             Share of the patches, in [0, 1), that are dropped in training mode, drawn at random for every image and
             view; class and register tokens are kept. For backbones that add positions to their tokens.
-        token_drop_views (`str`, *optional*, defaults to `"all"`): Views that lose patches: `"all"`, `"global"` or
-            `"local"`.
+        token_drop_views (`str`, *optional*, defaults to `"all"`):
+            Views that lose patches: `"all"`, `"global"` or `"local"`.
         sigreg_weight (`float`, *optional*, defaults to 0.05):
             The trade-off w in [0, 1]: `loss = (1 - w) * prediction_loss + w * sigreg_loss`.
         sigreg_views (`str`, *optional*, defaults to `"per_view"`):
@@ -55,8 +55,7 @@ class LeJEPAConfig(PreTrainedConfig):
         num_slices (`int`, *optional*, defaults to 1024): Number of random directions at each step, at least 1.
         num_knots (`int`, *optional*, defaults to 17): Number of quadrature points on `[0, t_max]`, at least 2.
         t_max (`float`, *optional*, defaults to 3.0): Largest frequency at which characteristic functions are compared.
-        directions_seed (`int`, *optional*, defaults to 0): Seed that fixes the directions of a step together with the
-            step itself.
+        directions_seed (`int`, *optional*, defaults to 0): Seed of the directions, which also depend on the step.
 
     Raises:
         ValueError: If a value is outside its range.

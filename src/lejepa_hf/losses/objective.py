@@ -28,8 +28,7 @@ def objective(
     num_parts: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Prediction loss and SIGReg over the batch of all ranks, with a single all-reduce: fp32 scalars, equal on every
-    rank.
+    Prediction loss and SIGReg over the batch of all ranks, with a single all-reduce: fp32 scalars, alike on all ranks.
 
     `projections` are `(V, B, K)`, this rank's images with global views first. `step` is the optimiser step, which
     fixes the directions. `batch_sums` are the [`objective_sums`] of a larger batch over all ranks and `num_parts`

@@ -6,10 +6,7 @@ from ..system.distributed import sum_for_loss
 
 
 def squared_distances(projections: torch.Tensor, num_global_views: int) -> torch.Tensor:
-    """
-    Sum of squared distances of all views from the mean of the global views of their image; see [`prediction_loss`] for
-    the arguments. An fp32 scalar over this rank's images.
-    """
+    """Sum over this rank's images of what [`prediction_loss`] averages, an fp32 scalar."""
     if projections.ndim != 3:
         raise ValueError(f"`projections` must be (views, images, dimensions), got shape {tuple(projections.shape)}.")
     if not 1 <= num_global_views <= len(projections):
@@ -22,9 +19,9 @@ def prediction_loss(projections: torch.Tensor, num_global_views: int) -> torch.T
     """
     Mean squared distance of all views from the mean of the global views of their image, an fp32 scalar.
 
-    `projections` are `(num_views, batch_size, dim)`, global views first. The mean is over views, images of the global
-    batch and dimensions, and the same on every rank. The gradient flows through both sides: there is no stop-gradient
-    on the centre.
+    `projections` are `(num_views, batch_size, dim)` with `num_global_views` global views first; without local views
+    those are all. The mean is over views, images of the global batch and dimensions, and the same on every rank. The
+    gradient flows through both sides: there is no stop-gradient on the centre.
 
     Source: arXiv 2511.08544, equations 6-7 and algorithm 2; the mean over dimensions follows its algorithm.
     """

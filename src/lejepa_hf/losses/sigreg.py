@@ -54,11 +54,10 @@ def check_batch(batch_size: int) -> None:
 def _check_shapes(projections: torch.Tensor, directions: torch.Tensor) -> None:
     if projections.ndim != 3:
         raise ValueError(f"`projections` must be (views, images, dimensions), got shape {tuple(projections.shape)}.")
-    if directions.ndim != 2 or directions.shape[0] != projections.shape[-1] or directions.shape[1] < 1:
-        raise ValueError(
-            f"`directions` must be ({projections.shape[-1]}, slices) for projections of {projections.shape[-1]} "
-            f"dimensions, got shape {tuple(directions.shape)}."
-        )
+    dim = projections.shape[-1]
+    if directions.ndim != 2 or directions.shape[0] != dim or directions.shape[1] < 1:
+        shape = tuple(directions.shape)
+        raise ValueError(f"`directions` must be ({dim}, slices) for {dim}-dimensional projections, got shape {shape}.")
 
 
 def _deviation_sums(

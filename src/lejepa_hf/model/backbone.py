@@ -58,9 +58,8 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
     """
     A pretrained backbone in fp32 for a warm start, without its learned pooler if it has one.
 
-    `name_or_path` is a Hub id or a folder that `AutoModel.from_pretrained` accepts. From a model of text and images
-    (CLIP, SigLIP) the vision part is taken. A checkpoint that cannot be loaded, or does not contain all weights of the
-    backbone, raises a `ValueError`.
+    `name_or_path` is a Hub id or a folder that `AutoModel.from_pretrained` accepts; of a model of text and images
+    (CLIP, SigLIP) the vision part is taken. A checkpoint that is missing or incomplete raises a `ValueError`.
     """
     if _config_of(name_or_path).model_type == "lejepa":
         with explained("pretrained_backbone", name_or_path):

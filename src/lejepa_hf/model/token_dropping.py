@@ -23,8 +23,7 @@ class TokenDropping:
     Keep a random subset of the patch tokens between a backbone's embeddings and its blocks, in training mode.
 
     Every image draws its own subset, from the default generator of the device, while `is_on` is true. All images of a
-    size keep the same number of patches, at least one; the `num_prefix_tokens` class and register tokens are always
-    kept.
+    size keep the same number of patches, at least one, and the `num_prefix_tokens` class and register tokens in front.
     """
 
     def __init__(self, backbone: PreTrainedModel, rate: float, num_prefix_tokens: int) -> None:

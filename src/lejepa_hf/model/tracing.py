@@ -74,7 +74,7 @@ def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
     """
     Find how the embedding of a backbone is made, how wide it is, and which parameters take part.
 
-    `pooling` is that of [`LeJEPAConfig`]; a `ValueError` lists what the backbone offers if it is not among that.
+    `pooling` is that of [`LeJEPAConfig`]. If the backbone does not offer it, a `ValueError` lists what it does offer.
     """
     backbone, outputs = without_weights(config)
     _check_can_be_saved(backbone)
