@@ -85,5 +85,6 @@ def _trial(device_type: str) -> str | None:
         for expected, other in zip(*found, strict=True):
             torch.testing.assert_close(other, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
     except Exception as error:  # noqa: BLE001, whatever the compiler raises, the run continues with the eager operator
-        return f"the fused kernels failed their trial ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+        first_line = str(error).partition("\n")[0][:200]
+        return f"the fused kernels failed their trial ({type(error).__name__}: {first_line})"
     return None
