@@ -33,14 +33,7 @@ from .training.callbacks.monitor import MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
 from .training.callbacks.progress import DataHint, ProgressBar
 from .training.compilation import compile_if_requested, left_to_us
-from .training.construction_checks import (
-    check_collator,
-    check_held_out,
-    check_model,
-    check_one_dataset,
-    check_push,
-    check_training_images,
-)
+from .training.construction_checks import check_held_out, check_images, check_kinds, check_one_dataset, check_push
 from .training.encoder_average import EncoderAverage
 from .training.exact_accumulation import ExactAccumulation
 from .training.launch_checks import check_backend, check_launch, check_shared_folder, describe_launch
@@ -82,7 +75,6 @@ class LeJEPATrainer(MeasuringTrainer):
     """
 
     args: LeJEPATrainingArguments
-    model: LeJEPAForPreTraining
     data_collator: MultiCropCollator  # type: ignore[assignment]  # returns a Batch, which is a dict
     processing_class: BaseImageProcessor | None
     # The loss is a mean over a micro-batch: the base class divides it by the number of micro-batches.
@@ -102,17 +94,15 @@ class LeJEPATrainer(MeasuringTrainer):
     ) -> None:
         if not isinstance(args, LeJEPATrainingArguments):
             raise TypeError(
-                f"`args` must be LeJEPATrainingArguments, got {type(args).__name__}: they take the same arguments, "
-                "with LeJEPA's defaults."
+                f"`args` must be LeJEPATrainingArguments, got {type(args).__name__}: they take the same arguments."
             )
         refuse_arguments(kwargs, CONSTRUCTOR)
-        check_model(model, args.recomputes_activations)
         collator = MultiCropCollator() if data_collator is None else data_collator
-        check_collator(collator)
+        check_kinds(model, collator, processing_class, args.recomputes_activations)
         check_push(args, callbacks or [])
         check_launch(args)
         global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        num_images = check_training_images(train_dataset, global_batch)
+        num_images = check_images(train_dataset, global_batch)
         check_held_out(eval_dataset, args, collator, processing_class, args.monitors)
         # What FSDP shards: the backbone's blocks, where the classes' own lists name parts of blocks or nothing at all.
         model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
@@ -127,7 +117,6 @@ class LeJEPATrainer(MeasuringTrainer):
             num_images=num_images,
             global_batch=global_batch,
             max_bad_fraction=args.max_bad_fraction,
-            null_mean=model.sigreg.null_mean,
             **kwargs,
         )
         self._labels: list[torch.Tensor | None] = []
@@ -155,7 +144,7 @@ class LeJEPATrainer(MeasuringTrainer):
             self.model,
             num_global_views=collator.transform.num_global_views,
             num_classes=None if label_column is None else count_classes(self.train_dataset, label_column),
-            images_per_statistic=self._images_per_statistic(),
+            images_per_statistic=self._images_per_statistic,
             device=args.device,
         )
         own = [self._preemption, MetricsFile(RunFolder(str(args.output_dir)).metrics), DataHint()]
@@ -164,9 +153,9 @@ class LeJEPATrainer(MeasuringTrainer):
         for callback in [*own, *build_monitors(args.monitors, run)]:
             self.add_callback(callback)
 
+    @property
     def _images_per_statistic(self) -> int:
-        parts = 1 if self.args.exact_accumulation else self.args.gradient_accumulation_steps
-        return self.global_batch // parts
+        return self.global_batch // (1 if self.args.exact_accumulation else self.args.gradient_accumulation_steps)
 
     # Data
 
@@ -237,8 +226,7 @@ class LeJEPATrainer(MeasuringTrainer):
         # Random numbers stay on the host, which turns them into parameters: reading them back would stall the device.
         # Views are in pinned memory; the base class would wait until they are copied.
         drawn = {name: value for name, value in inputs.items() if name in PHOTOMETRIC_KEYS}
-        views = {name: value for name, value in inputs.items() if name not in drawn}
-        views = {name: value.to(self.args.device, non_blocking=True) for name, value in views.items()}
+        views = {name: inputs[name].to(self.args.device, non_blocking=True) for name in inputs if name not in drawn}
         return apply_photometric(views | drawn, self.data_collator.transform) if drawn else views
 
     # Loss
@@ -283,17 +271,9 @@ class LeJEPATrainer(MeasuringTrainer):
         if dataset is None:
             raise ValueError("`eval_dataset` is missing: pass held-out images to the Trainer, or to `evaluate`.")
         check_one_dataset(dataset, args.world_size, self.data_collator.image_column)
+        processor = self.processing_class if "knn" in args.monitors else None
         return HeldOutImages(
-            dataset,
-            self.train_dataset,
-            self.data_collator,
-            self.processing_class if "knn" in args.monitors else None,
-            num_images=args.monitor_images,
-            batch_size=args.per_device_train_batch_size,
-            seed=args.seed,
-            rank=args.process_index,
-            world_size=args.world_size,
-            device=args.device,
+            dataset, self.train_dataset, self.data_collator, processor, num_images=args.monitor_images, args=args
         )
 
     # Resume
@@ -304,13 +284,7 @@ class LeJEPATrainer(MeasuringTrainer):
         trial: object = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """
-        Args:
-            resume_from_checkpoint (`str` or `Path`, *optional*): Complete checkpoint folder, or `True` for the newest
-                one in `output_dir`.
-            trial: Not used: a search for hyperparameters is refused.
-            ignore_keys_for_eval: Not used.
-        """
+        """Train, from a complete checkpoint folder on if given, or from the newest one in `output_dir` with `True`."""
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         if self.state.global_step == 0:  # a trainer may train again in its own folder
             RunFolder(str(self.args.output_dir)).claim(checkpoint, is_started=True)
@@ -338,24 +312,13 @@ class LeJEPATrainer(MeasuringTrainer):
         return self._preemption.stopped
 
     def check_resume(self, checkpoint: str | Path) -> None:
-        """
-        Args:
-            checkpoint (`str` or `Path`): The checkpoint to resume from.
-
-        Raises:
-            ValueError: If it belongs to a run with another model, seed, batch or views; all differing keys are named.
-        """
+        """Refuse a checkpoint of a run with another model, seed, batch or views; all differing keys are named."""
         compare_settings(checkpoint, *self._settings())
 
     def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return run_settings(
-            self.args,
-            self.model.config.to_dict(),
-            self.data_collator.transform,
-            self.global_batch,
-            self._images_per_statistic(),
-            self._num_images,
-        )
+        sizes = {"global_batch": self.global_batch, "images_per_statistic": self._images_per_statistic}
+        views, model_config = self.data_collator.transform, self.model.config.to_dict()
+        return run_settings(self.args, model_config, views, **sizes, dataset_images=self._num_images)
 
     def _write_parts(self, checkpoint: Path) -> None:
         super()._write_parts(checkpoint)

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from .data.network import MAX_RETRIES
 from .system.devices import cores_of_this_process
-from .training.argument_table import check_honoured, refuse_training_arguments
+from .training.argument_table import ARGUMENTS, check_honoured, refuse_arguments
 from .training.callbacks.monitor_registry import MONITORS, check_monitors
 from .training.own_arguments import fitting_kwargs
 
@@ -54,9 +54,6 @@ class LeJEPATrainingArguments(TrainingArguments):
             `train.py` does this; in Python, add [`~hub.checkpoint_push.CheckpointPush`] to the Trainer's callbacks.
         resume (`str`, *optional*): Checkpoint folder to resume from, or `"auto"` for the newest complete
             checkpoint in `output_dir`.
-
-    Raises:
-        ValueError: If a setting would have no effect, lose images or corrupt the loss.
     """
 
     output_dir: str | None = field(default=None, metadata={"help": "Run folder."})
@@ -84,7 +81,7 @@ class LeJEPATrainingArguments(TrainingArguments):
     fsdp: bool | None = None  # type: ignore[assignment]  # the base class declares text, and means this
 
     def __post_init__(self) -> None:
-        refuse_training_arguments(self)
+        refuse_arguments(vars(self), ARGUMENTS)
         if not torch.accelerator.is_available():
             self.use_cpu = True  # otherwise several processes would not be joined
         if self.ddp_find_unused_parameters is None:
@@ -119,19 +116,14 @@ class LeJEPATrainingArguments(TrainingArguments):
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(
-                f"`ema_decay` must be in [0, 1), got {self.ema_decay}: 0 for no average, else 0.99 to 0.9999."
+                f"`ema_decay` must be in [0, 1), got {self.ema_decay}: 0 for no average, else about 0.999."
             )
-        if self.shuffle_buffer_size < 1:
-            raise ValueError(f"`shuffle_buffer_size` must be at least 1, got {self.shuffle_buffer_size}.")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"`max_bad_fraction` must be in [0, 1], got {self.max_bad_fraction}.")
-        if self.max_network_retries < 0:
-            raise ValueError(f"`max_network_retries` must be at least 0, got {self.max_network_retries}.")
-        if self.monitor_images < 2:
-            raise ValueError(
-                f"`monitor_images` must be at least 2, got {self.monitor_images}; "
-                "`eval_strategy: 'no'` switches evaluations off."
-            )
+        least = {"shuffle_buffer_size": 1, "max_network_retries": 0, "monitor_images": 2}
+        for name, minimum in least.items():
+            if vars(self)[name] < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}, got {vars(self)[name]}.")
 
     @property
     def recomputes_activations(self) -> bool:

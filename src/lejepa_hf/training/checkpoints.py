@@ -60,18 +60,9 @@ def _is_finite(weights: Path) -> bool:
 
 def resolve_resume(resume: str, run: str | Path) -> Path | None:
     """
-    Find the checkpoint to resume from.
-
-    Args:
-        resume (`str`): Checkpoint folder, or `"auto"` for the newest complete checkpoint of the run.
-        run (`str` or `Path`): Run folder.
-
-    Returns:
-        `Path`: A complete checkpoint. None with `"auto"` if the run has no checkpoint yet, so that the same command
-        starts a run and restarts it, as clusters do.
-
-    Raises:
-        ValueError: If the folder is not a complete checkpoint, or the run has results but no checkpoint.
+    The checkpoint to resume from: the folder `resume`, or with `"auto"` the newest complete one of a run folder; None
+    if that has none yet, so that the same command starts a run and restarts it, as clusters do. A folder that is
+    not a complete checkpoint is refused, and a run with results but no checkpoint.
     """
     if resume == "auto":
         found = complete_checkpoints(run)

@@ -18,15 +18,9 @@ def compile_backbone(
     Compile a backbone in place; names of modules and weights do not change.
 
     If all blocks are alike, as in a ViT, one block is compiled and its graph is used for all of them, which takes
-    seconds at any depth; otherwise the entire backbone is compiled. Shapes are static, so that each crop size has one
-    graph of its own: a single graph for all sizes would be slower in every step.
-
-    Args:
-        backbone (`nn.Module`): Network that is called with crops of a few sizes.
-        backend (`str`, *optional*, defaults to `"inductor"`): Backend of `torch.compile`.
-        mode (`str`, *optional*): Mode of `torch.compile`.
-        by_block (`bool`, *optional*, defaults to `False`): Compile each block by itself in any case. FSDP needs this
-            because it shards each block.
+    seconds at any depth; otherwise the entire backbone is compiled, except `by_block`, which FSDP needs because it
+    shards each block. Shapes are static, so that each crop size has a graph of its own: a single graph for all sizes
+    would be slower in every step.
     """
     blocks = find_blocks(backbone)
     kinds = {tuple((name, p.shape) for name, p in block.named_parameters()) for block in blocks}

@@ -24,9 +24,6 @@ class EncoderAverage(StatefulCallback):
 
     The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`, so that the first weights are soon
     forgotten. Buffers (running means) are not averaged: an averaged encoder has the buffers of the trained one.
-
-    Args:
-        decay (`float`): Weight of the earlier average in each step, in (0, 1).
     """
 
     def __init__(self, decay: float) -> None:
@@ -34,15 +31,11 @@ class EncoderAverage(StatefulCallback):
         self._average: dict[str, torch.Tensor] = {}
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: LeJEPAForPreTraining | None = None,
-        **kwargs: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Begin with the weights as they are."""
-        assert model is not None  # transformers passes it
+        model = kwargs["model"]
+        assert isinstance(model, LeJEPAForPreTraining)
         # FSDP's activation checkpointing puts its wrapper into the names; the saved average is read without it.
         self._average = {
             name.replace("_checkpoint_wrapped_module.", ""): parameter.detach().clone()
@@ -51,15 +44,11 @@ class EncoderAverage(StatefulCallback):
 
     @torch.no_grad()
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: LeJEPAForPreTraining | None = None,
-        **kwargs: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Take in the weights of the step."""
-        assert model is not None
+        model = kwargs["model"]
+        assert isinstance(model, LeJEPAForPreTraining)
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         averages = [local_part(average) for average in self._average.values()]
         torch._foreach_lerp_(averages, [local_part(parameter) for parameter in model.encoder.parameters()], 1 - decay)
@@ -90,23 +79,11 @@ class EncoderAverage(StatefulCallback):
 
 @torch.no_grad()
 def load_average(encoder: LeJEPAModel, folder: str | Path) -> float:
-    """
-    Replace the weights of an encoder by their average.
-
-    Args:
-        encoder ([`LeJEPAModel`]): Encoder from the same folder.
-        folder (`str` or `Path`): Checkpoint, or `pretraining/` of a run folder.
-
-    Returns:
-        `float`: Decay of the average.
-
-    Raises:
-        ValueError: If the run did not keep an average.
-    """
+    """Replace the weights of an encoder by their average in a checkpoint or `pretraining/`; returns its decay."""
     path = Path(folder) / _FILE
     if not path.is_file():
         raise ValueError(
-            f"{str(folder)!r} has no averaged encoder, {_FILE}: a run keeps one if its `ema_decay` is above 0."
+            f"{str(folder)!r} has no averaged encoder, {_FILE}: a run keeps one with `ema_decay` above 0."
         )
     encoder.load_state_dict({**encoder.state_dict(), **load_file(path)})
     with safe_open(path, framework="pt") as file:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..data.broken_images import BrokenImages
-from ..modeling_lejepa import LeJEPAOutput
+from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from ..system.distributed import whole
 from ..system.energy import EnergyMeter
 from .callbacks.held_out import HeldOutImages
@@ -22,28 +22,15 @@ class MeasuringTrainer(CheckpointingTrainer):
     """
     Differences from the base class: logged rows have the parts of the loss, speed, waiting time and the figures of
     monitors; evaluations use a fixed sample of held-out images; a NaN or infinite loss or gradient stops the run
-    before anything of it is saved.
-
-    Args:
-        num_images (`int`, *optional*): Number of training images, if it is known.
-        global_batch (`int`): Number of images in an optimiser step over all processes.
-        max_bad_fraction (`float`): Largest share of broken images.
-        null_mean (`float`, *optional*): Mean of SIGReg for samples of the normal law, if it is known.
-        kwargs: Arguments of `Trainer`.
+    before anything of it is saved. `global_batch` is the number of images in an optimiser step over all processes,
+    `max_bad_fraction` the largest share of broken images, `kwargs` are arguments of `Trainer`.
     """
 
-    def __init__(
-        self,
-        *,
-        num_images: int | None,
-        global_batch: int,
-        max_bad_fraction: float,
-        null_mean: float | None,
-        **kwargs: Any,  # noqa: ANN401 - those of Trainer
-    ) -> None:
+    model: LeJEPAForPreTraining
+
+    def __init__(self, *, num_images: int | None, global_batch: int, max_bad_fraction: float, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)
-        self.global_batch = global_batch
-        self._num_images, self._null_mean = num_images, null_mean
+        self._num_images, self.global_batch = num_images, global_batch
         self._broken = BrokenImages(max_bad_fraction)
         self._guard = FiniteGuard(str(self.args.output_dir))
         self._held_out: HeldOutImages | None = None
@@ -70,17 +57,13 @@ class MeasuringTrainer(CheckpointingTrainer):
         Returns:
             `dict[str, float]`: `eval_loss`, `eval_prediction_loss`, `eval_sigreg_loss`, `eval_effective_rank`,
             `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds.
-
-        Raises:
-            ValueError: If there is no such dataset, several, or too few images.
         """
         model, was_training = self.model_wrapped, self.model_wrapped.training
         model.eval()
         try:
             with self._cost, torch.no_grad(), without_compiled_graphs():
-                found = self._held_out_images(eval_dataset).measure(
-                    model, self._forward_held_out, self._prepare_inputs
-                )
+                images = self._held_out_images(eval_dataset)
+                found = images.measure(model, self._forward_held_out, self._prepare_inputs)
         finally:
             model.train(was_training)
         self._window.leave_out(self._cost.last)  # speed is that of training
@@ -93,8 +76,7 @@ class MeasuringTrainer(CheckpointingTrainer):
     def predict(self, *args: object, **kwargs: object) -> NoReturn:
         """Refused: pretraining makes no predictions."""
         raise NotImplementedError(
-            "`predict` is not possible in pretraining: export the encoder with `export_encoder`, then use "
-            "`lejepa embed` or `evaluate_encoder`."
+            "`predict` is not possible in pretraining: export the encoder, then `lejepa embed` or `evaluate_encoder`."
         )
 
     def _forward_held_out(self, inputs: dict[str, torch.Tensor]) -> LeJEPAOutput:
@@ -144,8 +126,8 @@ class MeasuringTrainer(CheckpointingTrainer):
         row["broken_images"] = round(row["broken_images"])
         absent = {"broken_images": not row["broken_images"], "energy_kwh": math.isnan(row["energy_kwh"])}
         row = {name: value for name, value in row.items() if not absent.get(name, False)}
-        if self._null_mean is not None:
-            row["sigreg_over_null"] = row["sigreg_loss"] / self._null_mean
+        if (null_mean := self.model.sigreg.null_mean) is not None:
+            row["sigreg_over_null"] = row["sigreg_loss"] / null_mean
         return row
 
     # NaN and infinity

@@ -26,17 +26,8 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 def fitting_kwargs(kind: SchedulerType | str, given: dict[str, Any] | str | None) -> dict[str, Any] | None:
     """
-    The arguments of a learning rate schedule. By default the cosine ends at a thousandth of the peak, as published.
-
-    Args:
-        kind (`SchedulerType`): Type of the schedule.
-        given (`dict`, *optional*): Arguments given by the user.
-
-    Returns:
-        `dict`, or None if there are none.
-
-    Raises:
-        ValueError: If the schedule does not take an argument, or lacks one.
+    The arguments of a learning rate schedule, checked. By default the cosine ends at a thousandth of the peak, as
+    published.
     """
     kind = SchedulerType(kind)
     if given is None:
@@ -44,9 +35,7 @@ def fitting_kwargs(kind: SchedulerType | str, given: dict[str, Any] | str | None
     elif given == PUBLISHED_KWARGS and kind in _CONSTANT:
         given = None  # recipes of version 0.1.0 hold the default of the cosine beside every type
     if isinstance(given, str):
-        raise ValueError(
-            f"`lr_scheduler_kwargs` must be names and values, as in '{{\"min_lr\": 1e-6}}', got {given!r}."
-        )
+        raise ValueError(f"`lr_scheduler_kwargs` must be names and values, as '{{\"min_lr\": 1e-6}}', got {given!r}.")
     taken = inspect.signature(_MAKERS[kind]).parameters
     known = [name for name in taken if name not in _NOT_KWARGS]
     unknown = ", ".join(f"`{name}`" for name in given or {} if name not in known)
@@ -66,20 +55,9 @@ def fitting_kwargs(kind: SchedulerType | str, given: dict[str, Any] | str | None
 
 def own_arguments(args: Arguments, num_images: int | None, global_batch: int) -> Arguments:
     """
-    A Trainer's own copy of the arguments, with the numbers that depend on the size of the dataset.
-
-    `push_to_hub` is false in the copy: a callback pushes checkpoints, not transformers.
-
-    Args:
-        args (`TrainingArguments`): Arguments of the caller, which are not changed.
-        num_images (`int`, *optional*): Number of training images, if it is known.
-        global_batch (`int`): Number of images in an optimiser step over all processes.
-
-    Returns:
-        `TrainingArguments`: A copy with `max_steps`, and with 'steps' in place of each strategy 'epoch'.
-
-    Raises:
-        ValueError: If epochs must be counted but the number of images is not known.
+    A Trainer's own copy of the arguments, with `max_steps`, and with 'steps' in place of each strategy 'epoch'. A
+    stream that does not say its number of images is refused where epochs must be counted. `push_to_hub` is false in
+    the copy: a callback pushes checkpoints, not transformers.
     """
     own = copy.copy(args)
     own.accelerator_config = copy.deepcopy(args.accelerator_config)  # transformers writes into it
@@ -88,21 +66,14 @@ def own_arguments(args: Arguments, num_images: int | None, global_batch: int) ->
         if num_images is None:
             raise ValueError("`max_steps` is needed: the stream does not say how many images it has.")
         own.max_steps = math.ceil(own.num_train_epochs * num_images / global_batch)
-    epochal = [
-        name
-        for name, strategy in (
-            ("logging_strategy", own.logging_strategy),
-            ("eval_strategy", own.eval_strategy),
-            ("save_strategy", own.save_strategy),
-        )
-        if strategy == "epoch"
-    ]
+    strategies = {"logging": own.logging_strategy, "eval": own.eval_strategy, "save": own.save_strategy}
+    epochal = [name for name, strategy in strategies.items() if strategy == "epoch"]
     if epochal and num_images is None:
         raise ValueError(
-            f"`{epochal[0]}` 'epoch' needs the number of images, which this stream does not say: use 'steps' with "
-            f"`{epochal[0].replace('strategy', 'steps')}`."
+            f"`{epochal[0]}_strategy` 'epoch' needs the number of images, which this stream does not say: use 'steps' "
+            f"with `{epochal[0]}_steps`."
         )
-    if epochal and num_images is not None:
+    if num_images is not None:
         _count_in_steps(own, math.ceil(num_images / global_batch))
     return own
 

@@ -1,7 +1,7 @@
 """ResumedRates: lets a changed learning rate or weight decay take effect when a run is resumed."""
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
@@ -18,17 +18,13 @@ class ResumedRates(TrainerCallback):
         ]
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: torch.optim.Optimizer | None = None,
-        lr_scheduler: LRScheduler | None = None,
-        **kwargs: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Everything is loaded, and no step has been made yet."""
-        if optimizer is None or state.global_step == 0 or not isinstance(lr_scheduler, LambdaLR):
+        optimizer, lr_scheduler = kwargs.get("optimizer"), kwargs.get("lr_scheduler")
+        if state.global_step == 0 or optimizer is None or not isinstance(lr_scheduler, LambdaLR):
             return
+        assert isinstance(optimizer, torch.optim.Optimizer)
         for group, (_, weight_decay) in zip(optimizer.param_groups, self._asked, strict=True):
             group["weight_decay"] = weight_decay
         rates: list[float | torch.Tensor] = [rate for rate, _ in self._asked]

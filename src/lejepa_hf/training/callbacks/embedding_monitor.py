@@ -10,9 +10,6 @@ class EmbeddingMonitor(Monitor):
     """
     `effective_rank`, `embedding_spread` and `smallest_spread` of the global views of the last batch before a row is
     logged, see [`~evaluation.rank.rank_and_spread`]. Between rows it computes nothing.
-
-    Args:
-        num_global_views (`int`): Number of views, from the first on, that are measured.
     """
 
     def __init__(self, num_global_views: int) -> None:

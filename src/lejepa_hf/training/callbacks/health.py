@@ -28,11 +28,8 @@ class HealthWatch(TrainerCallback):
     - Divergence: `loss` is above 3 times its best value.
 
     The first three are checked after warmup and must hold for 3 rows in a row, the last one for 5. A resumed run
-    includes the rows it already has.
-
-    Args:
-        collapsed_sigreg (`float`, *optional*): `sigreg_loss` of projections that are all 0: 0.402 times the number of
-            images in a loss, with the default quadrature. Without it the point is not checked.
+    includes the rows it already has. Without `collapsed_sigreg`, the `sigreg_loss` of projections that are all 0
+    (0.402 times the number of images in a loss, with the default quadrature), the point is not checked.
     """
 
     def __init__(self, collapsed_sigreg: float | None = None) -> None:

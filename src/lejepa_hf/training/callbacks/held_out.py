@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...data.batch import GLOBAL_VIEWS, tensors_of_views
@@ -59,20 +60,13 @@ class HeldOutImages:
     same number of forward passes, as DDP and FSDP require.
 
     Args:
-        held_out: Held-out dataset with the columns of the training set, see [`~data.streaming.EndlessRows`].
+        held_out: Held-out dataset with the columns of the training set.
         train: Training set, among whose images k-NN searches for neighbours.
-        collator ([`MultiCropCollator`]): Collator that cuts the views; its `label_column` names the classes for k-NN.
+        collator ([`MultiCropCollator`]): Collator that cuts the views and names the column of labels for k-NN.
         processor (`BaseImageProcessor`, *optional*): Processor of images for k-NN, which is left out without it.
         num_images (`int`): Largest number of held-out images over all ranks; four times as many of the training set.
-        batch_size (`int`): Number of images in a batch of a rank, at least 2. That of training makes the losses
-            comparable.
-        seed (`int`): Seed that chooses the images and their views, which are the same at every call.
-        rank (`int`): Rank of this process.
-        world_size (`int`): Number of processes.
-        device (`torch.device`): Device of the model.
-
-    Raises:
-        ValueError: If there are fewer than 2 images in all, or fewer than one for each rank.
+        args (`TrainingArguments`): Arguments of training: batches of its size make the losses comparable, and its
+            seed chooses the images and their views, which are the same at every call.
     """
 
     def __init__(
@@ -82,14 +76,11 @@ class HeldOutImages:
         collator: MultiCropCollator,
         processor: BaseImageProcessor | None,
         num_images: int,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        device: torch.device,
+        args: TrainingArguments,
     ) -> None:
-        self.batch_size, self.device, self.processor = max(2, batch_size), device, processor
-        self._collator, self._seed, self._rank, self._world_size = collator, seed, rank, world_size
+        self.batch_size, self.device, self.processor = max(2, args.per_device_train_batch_size), args.device, processor
+        self._collator, self._seed = collator, args.seed
+        self._rank, self._world_size = args.process_index, args.world_size
         self.batches = self._view_batches(held_out, num_images)
         self.bank, self.queries = None, None
         if collator.label_column is not None and processor is not None:
@@ -166,21 +157,10 @@ class HeldOutImages:
 
     def measure(self, model: nn.Module, forward: Callable[..., Any], prepare: Callable[..., Any]) -> dict[str, float]:
         """
-        Evaluate the model, in evaluation mode, without gradients, on all ranks.
-
-        Batch norm normalises views by their batch, as in training, so that losses can be compared with those of
-        training; for k-NN it uses its running statistics.
-
-        Args:
-            model (`nn.Module`): Model that `forward` calls.
-            forward (`Callable`): Function from arguments of [`LeJEPAForPreTraining`] to its output, with losses over
-                all ranks.
-            prepare (`Callable`): Function from a batch of the collator to these arguments.
-
-        Returns:
-            `dict[str, float]`: `loss`, `prediction_loss` and `sigreg_loss`, weighted means over batches;
-            `effective_rank` and `embedding_spread` of global views, see [`~evaluation.rank.rank_and_spread`]; with
-            labels `knn_top1`, in [0, 1]. The same on every rank.
+        Evaluate the model, in evaluation mode, without gradients, on all ranks: weighted means of the losses over
+        batches; rank and spread of global views; with labels `knn_top1`, in [0, 1]. `prepare` makes the arguments that
+        `forward` takes of a batch of the collator. Batch norm normalises views by their batch, as in training, so
+        that losses can be compared with those of training; for k-NN it uses its running statistics.
         """
         losses, embeddings = [], []
         with batch_statistics(model):

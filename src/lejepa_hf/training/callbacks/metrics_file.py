@@ -1,4 +1,4 @@
-"""MetricsFile: every logged row in `metrics.jsonl`."""
+"""MetricsFile: every logged row in `metrics.jsonl`, one JSON object a line."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,7 @@ from ...system.durable_files import write_text
 
 
 class MetricsFile(TrainerCallback):
-    """
-    Writes every logged row to `metrics.jsonl` in the run folder, one JSON object a line.
-
-    A resumed run first drops the rows of the steps that it will repeat.
-
-    Args:
-        path (`str` or `Path`): File to write.
-    """
+    """Writes every logged row to a file; a resumed run first drops the rows of the steps that it will repeat."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

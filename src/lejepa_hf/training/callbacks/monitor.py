@@ -11,22 +11,13 @@ from ...modeling_lejepa import LeJEPAForPreTraining
 
 
 class MonitoredRun(NamedTuple):
-    """
-    Facts about a run from which monitors are built.
+    """Facts about a run from which monitors are built."""
 
-    Args:
-        model ([`LeJEPAForPreTraining`]): The model, not wrapped.
-        num_global_views (`int`): Global views of an image; they come first among its embeddings.
-        num_classes (`int`, *optional*): Number of classes of the training images, None without labels.
-        images_per_statistic (`int`): Number of images, over all processes, in one SIGReg statistic.
-        device (`torch.device`): Device of the embeddings.
-    """
-
-    model: LeJEPAForPreTraining
-    num_global_views: int
-    num_classes: int | None
-    images_per_statistic: int
-    device: torch.device
+    model: LeJEPAForPreTraining  # not wrapped
+    num_global_views: int  # they come first among the embeddings
+    num_classes: int | None  # of the training images, None without labels
+    images_per_statistic: int  # in one SIGReg statistic, over all processes
+    device: torch.device  # of the embeddings
 
 
 class Monitor(TrainerCallback, ABC):
@@ -69,7 +60,5 @@ class MonitorCost:
         """Both figures; then begins a new window."""
         self._total += self._window
         window, self._window = self._window, 0.0
-        return {
-            "monitor_seconds": window,
-            "monitor_fraction": self._total / (time.perf_counter() - self._run_begin),
-        }
+        fraction = self._total / (time.perf_counter() - self._run_begin)
+        return {"monitor_seconds": window, "monitor_fraction": fraction}

@@ -24,10 +24,7 @@ MONITORS: dict[str, Callable[[MonitoredRun], TrainerCallback | None]] = {
 
 
 def check_monitors(names: list[str]) -> None:
-    """
-    Raises:
-        ValueError: If a monitor is unknown; the message names those that are known.
-    """
+    """Refuse unknown monitors; the message names those that are known."""
     unknown = [name for name in names if name not in MONITORS]
     if unknown:
         raise ValueError(f"`monitors`: {', '.join(unknown)} unknown; known are {', '.join(MONITORS)}.")

@@ -8,11 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class StatefulCallback(TrainerCallback, ABC):
-    """
-    A callback that saves tensors in checkpoints, on every rank.
-
-    `ExportableState` of transformers is not enough: it saves JSON values, of the first rank.
-    """
+    """Saves tensors in checkpoints, on every rank; `ExportableState` of transformers saves JSON of the first rank."""
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:
@@ -24,12 +20,7 @@ class StatefulCallback(TrainerCallback, ABC):
 
 
 class StateLoader(TrainerCallback):
-    """
-    Loads stateful callbacks from the checkpoint a run is resumed from, and at the end from that of the best model.
-
-    Args:
-        callbacks (`Callable`): Returns the stateful callbacks of the Trainer.
-    """
+    """Loads stateful callbacks from the checkpoint a run resumes from, and at the end from that of the best model."""
 
     def __init__(self, callbacks: Callable[[], list[StatefulCallback]]) -> None:
         self._callbacks = callbacks
