@@ -134,8 +134,7 @@ class LeJEPATrainer(MeasuringTrainer):
         check_shared_folder(str(args.output_dir), args.process_index, args.world_size)
         if is_convolutional(model.encoder.backbone) and args.device.type != "mps" and not self.is_fsdp_enabled:
             model.encoder.use_channels_last()
-        backend, mode = args.torch_compile_backend, args.torch_compile_mode
-        compile_if_requested(model.encoder.backbone, backend, mode, by_block=self.is_fsdp_enabled)
+        compile_if_requested(model.encoder.backbone, args, by_block=self.is_fsdp_enabled)
 
     def _add_callbacks(self) -> None:
         args, collator = self.args, self.data_collator
@@ -204,7 +203,11 @@ class LeJEPATrainer(MeasuringTrainer):
         try:
             batches = super().get_batch_samples(epoch_iterator, num_batches, device)
         except StreamInterrupted:
-            self._save_before_leaving()
+            if (
+                self.args.world_size == 1 and self.state.global_step > 0
+            ):  # others would wait in a step that never comes
+                self._save_checkpoint(self.model, trial=None)
+                logger.warning(f"Step {self.state.global_step} is saved.")
             raise
         for batch in batches[0]:
             if POSITION in batch:
@@ -216,12 +219,6 @@ class LeJEPATrainer(MeasuringTrainer):
             self._exact.collect(batches[0], self._forward)
         return batches
 
-    def _save_before_leaving(self) -> None:
-        """A checkpoint of the last step, with one process only: others would wait in a step that never comes."""
-        if self.args.world_size == 1 and self.state.global_step > 0:
-            self._save_checkpoint(self.model, trial=None)
-            logger.warning(f"Step {self.state.global_step} is saved.")
-
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         # Random numbers stay on the host, which turns them into parameters: reading them back would stall the device.
         # Views are in pinned memory; the base class would wait until they are copied.
@@ -232,11 +229,7 @@ class LeJEPATrainer(MeasuringTrainer):
     # Loss
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: object = None
     ) -> torch.Tensor | tuple[torch.Tensor, LeJEPAOutput]:
         """The objective of one micro-batch, with the directions of the current optimiser step."""
         kwargs = {"step": self.state.global_step}

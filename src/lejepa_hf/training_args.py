@@ -20,16 +20,15 @@ class LeJEPATrainingArguments(TrainingArguments):
     `TrainingArguments` with LeJEPA's published settings as defaults, and what this Trainer adds.
 
     AdamW, linear warmup, cosine to a thousandth of the peak, weight decay, no clipping. `num_train_epochs` counts
-    passes over the images when their number is known; streams of unknown length need `max_steps`. Which arguments of
-    transformers are honoured, translated or refused: [`~training.argument_table.ARGUMENTS`].
+    passes over the images when their number is known; streams of unknown length need `max_steps`. What becomes of
+    each argument of transformers: [`~training.argument_table.ARGUMENTS`].
 
     Args:
         warmup_steps (`float`, *optional*, defaults to 0.1): Length of the linear warmup: a share of all steps if below
             1, otherwise a number of steps.
         exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, compute
             loss and gradient of one batch that is n times as large, at the price of a second forward pass. Otherwise
-            SIGReg is computed for each micro-batch: the distance from the normal law counts for an n-th, and its
-            estimate has a bias of order 1 / micro-batch.
+            SIGReg is computed for each micro-batch, where it counts for an n-th and has a larger bias.
         ema_decay (`float`, *optional*, defaults to 0.0): If above 0, decay (for example 0.999) of an exponential
             moving average of the encoder's weights, which is kept beside them, exported to `encoder_averaged/` and
             evaluated. It takes the memory of one more encoder.
@@ -50,8 +49,8 @@ class LeJEPATrainingArguments(TrainingArguments):
         push_to_hub (`bool`, *optional*, defaults to `False`): Push the encoder of each checkpoint to the branch
             `checkpoint-N` of `hub_model_id` (`user/name`) while training goes on, and the finished run to
             `hub_revision`, the main branch if missing. `hub_strategy` is `every_save` (checkpoints are skipped if
-            uploads are slower than saves), `all_checkpoints` or `end`. `hub_private_repo` makes it private.
-            `train.py` does this; in Python, add [`~hub.checkpoint_push.CheckpointPush`] to the Trainer's callbacks.
+            uploads are slower than saves), `all_checkpoints` or `end`. In Python, this needs a
+            [`~hub.checkpoint_push.CheckpointPush`] among the Trainer's callbacks.
         resume (`str`, *optional*): Checkpoint folder to resume from, or `"auto"` for the newest complete
             checkpoint in `output_dir`.
     """

@@ -73,6 +73,8 @@ def _check_evaluates(args: TrainingArguments) -> None:
         raise ValueError("`do_eval` is true but `eval_strategy` is 'no': set it to 'steps' or 'epoch'.")
 
 
+_IN_STEPS = Translated("epochs become as many steps, `own_arguments`")
+_BACKBONE_ALONE = Translated("the backbone alone is compiled, `compile_if_requested`")
 _NO_TEXT = "there are no tokens or labels in pretraining on images"
 _NO_LOOP = "evaluations during training measure `monitor_images` held-out images in batches of the training's size"
 _ONE_LOADER = "the loader never comes to an end, and its position is saved in checkpoints"
@@ -108,19 +110,17 @@ ARGUMENTS: dict[str, Decision] = {
     "do_eval": Honoured(_check_evaluates),
     "num_train_epochs": Translated("passes over the images, as `max_steps` of the Trainer's own arguments"),
     "lr_scheduler_kwargs": Translated("the published end of the cosine for its type only, `fitting_kwargs`"),
-    "logging_strategy": Translated("'epoch' becomes as many `logging_steps`, `own_arguments`"),
-    "eval_strategy": Translated("'epoch' becomes as many `eval_steps`, `own_arguments`"),
-    "eval_delay": Translated("epochs become steps together with `eval_strategy`, `own_arguments`"),
-    "save_strategy": Translated("'epoch' becomes as many `save_steps`, `own_arguments`"),
-    "torch_compile": Translated("the backbone alone is compiled, `compile_backbone`"),
-    "torch_compile_backend": Translated("the backbone's"),
-    "torch_compile_mode": Translated("the backbone's"),
+    **dict.fromkeys(("logging_strategy", "eval_strategy", "save_strategy", "eval_delay"), _IN_STEPS),
+    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), _BACKBONE_ALONE),
     "push_to_hub": Translated("a callback pushes checkpoints, `CheckpointPush`"),
     "hub_strategy": Translated("read by `CheckpointPush`; the Trainer itself refuses 'end'"),
     "dataloader_num_workers": Translated("None becomes a share of the cores"),
     "ddp_find_unused_parameters": Translated("None becomes false: there are none"),
     "dataloader_persistent_workers": Translated("always: " + _ONE_LOADER),
-    "auto_find_batch_size": Refused("SIGReg depends on the batch: see with `lejepa plan RECIPE` what fits", (False,)),
+    "auto_find_batch_size": Refused(
+        "SIGReg depends on the batch: set `per_device_train_batch_size`; `lejepa plan RECIPE` shows what fits",
+        (False,),
+    ),
     "average_tokens_across_devices": Refused(_NO_TEXT, (True,)),
     "label_smoothing_factor": Refused(_NO_TEXT, (0.0,)),
     "include_num_input_tokens_seen": Refused(_NO_TEXT, ("no", False)),

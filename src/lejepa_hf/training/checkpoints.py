@@ -1,6 +1,5 @@
 """Which checkpoints of a run can be trusted."""
 
-import re
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 from ..data.reader_state import position_file
+from ..system.run_folder import RunFolder
 from .resume_settings import saved_world_size
 
 STATE_FILE = "trainer_state.json"
@@ -40,9 +40,7 @@ def is_complete(checkpoint: Path) -> bool:
 
 def complete_checkpoints(run: str | Path) -> list[Path]:
     """The complete checkpoints of a run folder, newest first."""
-    numbered = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in Path(run).glob("checkpoint-*")]
-    ordered = sorted(((int(match[1]), path) for match, path in numbered if match), reverse=True)
-    return [path for _, path in ordered if is_complete(path)]
+    return [path for path in reversed(RunFolder(run).checkpoints()) if is_complete(path)]
 
 
 def last_finite_checkpoint(run: str | Path) -> Path | None:
@@ -77,9 +75,7 @@ def resolve_resume(resume: str, run: str | Path) -> Path | None:
         others = ", ".join(path.name for path in complete_checkpoints(run)) or "none"
         message = f"`resume` {resume!r} is not a complete checkpoint; complete ones in {str(run)!r}: {others}."
         if not Path(resume).exists() and resume.count("/") == 1 and resume[0] not in "./~":
-            message += (
-                " If it is an id of the Hub: optimizer state is never published, so a run cannot be resumed from "
-                f"there; a new run starts from its network with `--continue_from {resume}`."
-            )
+            message += " If it is an id of the Hub: optimizer state is never published, so a run cannot be resumed "
+            message += f"from there; a new run starts from its network with `--continue_from {resume}`."
         raise ValueError(message)
     return Path(resume)

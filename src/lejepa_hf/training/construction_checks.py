@@ -10,7 +10,6 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..data.collator import MultiCropCollator
 from ..data.dataset_kinds import count_rows
 from ..modeling_lejepa import LeJEPAForPreTraining
-from .callbacks.publishing import CheckpointPublisher
 
 
 @runtime_checkable
@@ -97,6 +96,10 @@ def check_one_dataset(dataset: object, num_processes: int, image_column: str) ->
             f"`eval_dataset` has no column {image_column!r}, in which the training set holds its images, but "
             f"{', '.join(columns)}: rename its column."
         )
+
+
+class CheckpointPublisher(TrainerCallback):
+    """Base of callbacks that push checkpoints to the Hub, of which the Trainer needs one with `push_to_hub`."""
 
 
 def check_push(args: TrainingArguments, callbacks: Sequence[TrainerCallback | type[TrainerCallback]]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState
 
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from ..system.distributed import copy_whole_, is_first_rank, local_part, whole
@@ -19,10 +19,8 @@ _FILE = "encoder_average.safetensors"
 
 class EncoderAverage(StatefulCallback):
     """
-    Averages the encoder's parameters after every optimiser step. Each rank averages its own part of parameters that
-    FSDP2 has sharded.
-
-    The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`, so that the first weights are soon
+    Averages the encoder's parameters after every optimiser step, each rank its own part of parameters that FSDP2 has
+    sharded. The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`, so that the first weights are soon
     forgotten. Buffers (running means) are not averaged: an averaged encoder has the buffers of the trained one.
     """
 
@@ -30,9 +28,7 @@ class EncoderAverage(StatefulCallback):
         self.decay = decay
         self._average: dict[str, torch.Tensor] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Begin with the weights as they are."""
         model = kwargs["model"]
         assert isinstance(model, LeJEPAForPreTraining)
@@ -43,9 +39,7 @@ class EncoderAverage(StatefulCallback):
         }
 
     @torch.no_grad()
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Take in the weights of the step."""
         model = kwargs["model"]
         assert isinstance(model, LeJEPAForPreTraining)

@@ -26,8 +26,7 @@ def check_launch(args: TrainingArguments) -> None:
             f"join them on {args.device.type}. Set `use_cpu`, as in {_CPU_COMMAND}, or start one process."
         )
     # What Accelerate's launcher leaves behind when it starts one CPU process instead of several: an address.
-    of_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "WORLD_SIZE" not in os.environ
-    if of_accelerate and "MASTER_ADDR" in os.environ:
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             "`accelerate launch` was set to several processes but started one, as it does on the CPU: use "
             f"{_CPU_COMMAND}, or leave `--num_processes` out (and unset MASTER_ADDR) for one process."

@@ -13,7 +13,6 @@ from ..system.energy import EnergyMeter
 from .callbacks.held_out import HeldOutImages
 from .callbacks.monitor import Monitor, MonitorCost
 from .checkpointing_trainer import CheckpointingTrainer
-from .compilation import without_compiled_graphs
 from .finite_guard import FiniteGuard
 from .log_window import LogWindow
 
@@ -22,8 +21,7 @@ class MeasuringTrainer(CheckpointingTrainer):
     """
     Differences from the base class: logged rows have the parts of the loss, speed, waiting time and the figures of
     monitors; evaluations use a fixed sample of held-out images; a NaN or infinite loss or gradient stops the run
-    before anything of it is saved. `global_batch` is the number of images in an optimiser step over all processes,
-    `max_bad_fraction` the largest share of broken images, `kwargs` are arguments of `Trainer`.
+    before anything of it is saved. `global_batch` counts images in an optimiser step over all processes.
     """
 
     model: LeJEPAForPreTraining
@@ -39,8 +37,6 @@ class MeasuringTrainer(CheckpointingTrainer):
     def _begin_measuring(self) -> None:
         self._window, self._cost = LogWindow(self.args.device), MonitorCost()
         self.energy = EnergyMeter(self.args.device, self.args.local_process_index == 0)
-
-    # Evaluation while training
 
     def evaluate(
         self, eval_dataset: object = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -61,7 +57,8 @@ class MeasuringTrainer(CheckpointingTrainer):
         model, was_training = self.model_wrapped, self.model_wrapped.training
         model.eval()
         try:
-            with self._cost, torch.no_grad(), without_compiled_graphs():
+            # Not compiled: batches of other sizes would each need a new graph.
+            with self._cost, torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 images = self._held_out_images(eval_dataset)
                 found = images.measure(model, self._forward_held_out, self._prepare_inputs)
         finally:
@@ -95,8 +92,6 @@ class MeasuringTrainer(CheckpointingTrainer):
     def _open_held_out(self, dataset: object) -> HeldOutImages:
         raise NotImplementedError
 
-    # Logs
-
     def _monitors(self) -> list[Monitor]:
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, Monitor)]
 
@@ -129,8 +124,6 @@ class MeasuringTrainer(CheckpointingTrainer):
         if (null_mean := self.model.sigreg.null_mean) is not None:
             row["sigreg_over_null"] = row["sigreg_loss"] / null_mean
         return row
-
-    # NaN and infinity
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
         """As the base class, which measures it in each step; checked before the optimizer uses the gradient."""

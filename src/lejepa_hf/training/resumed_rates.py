@@ -2,7 +2,7 @@
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 
 class ResumedRates(TrainerCallback):
@@ -17,9 +17,7 @@ class ResumedRates(TrainerCallback):
             (group.get("initial_lr", group["lr"]), group.get("weight_decay", 0.0)) for group in optimizer.param_groups
         ]
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Everything is loaded, and no step has been made yet."""
         optimizer, lr_scheduler = kwargs.get("optimizer"), kwargs.get("lr_scheduler")
         if state.global_step == 0 or optimizer is None or not isinstance(lr_scheduler, LambdaLR):

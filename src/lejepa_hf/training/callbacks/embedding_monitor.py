@@ -3,7 +3,7 @@
 import torch
 
 from ...evaluation.rank import rank_and_spread
-from .monitor import Monitor, MonitoredRun
+from .monitor import Monitor
 
 
 class EmbeddingMonitor(Monitor):
@@ -15,11 +15,6 @@ class EmbeddingMonitor(Monitor):
     def __init__(self, num_global_views: int) -> None:
         self.num_global_views = num_global_views
         self._embeddings: torch.Tensor | None = None
-
-    @classmethod
-    def for_run(cls, run: MonitoredRun) -> "EmbeddingMonitor":
-        """The monitor of a run."""
-        return cls(run.num_global_views)
 
     def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:
         """Keep the global views of the last batch."""

@@ -20,7 +20,7 @@ from ...evaluation.pixel_values import to_pixel_values
 from ...evaluation.protocols.knn import nearest_vote
 from ...evaluation.rank import rank_and_spread
 from ...model.batch_norm import batch_statistics
-from ...system.distributed import stack_over_ranks, total_over_ranks
+from ...system.distributed import gather_for_loss, stack_over_ranks, total_over_ranks
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -59,14 +59,10 @@ class HeldOutImages:
     is weighted by the images that are new in it. Ranks may hold unequal numbers of images, but all of them make the
     same number of forward passes, as DDP and FSDP require.
 
-    Args:
-        held_out: Held-out dataset with the columns of the training set.
-        train: Training set, among whose images k-NN searches for neighbours.
-        collator ([`MultiCropCollator`]): Collator that cuts the views and names the column of labels for k-NN.
-        processor (`BaseImageProcessor`, *optional*): Processor of images for k-NN, which is left out without it.
-        num_images (`int`): Largest number of held-out images over all ranks; four times as many of the training set.
-        args (`TrainingArguments`): Arguments of training: batches of its size make the losses comparable, and its
-            seed chooses the images and their views, which are the same at every call.
+    Views are cut by `collator` from at most `num_images` of `held_out` over all ranks. With the collator's
+    `label_column` and a `processor`, k-NN searches for their neighbours among four times as many images of `train`.
+    Batches have the size of training in `args`, so that losses compare with its; `args.seed` chooses the images and
+    their views, which are the same at every call.
     """
 
     def __init__(
@@ -125,9 +121,8 @@ class HeldOutImages:
         for begin in range(0, max(numbers), size):
             chosen = torch.arange(begin, begin + size) % number  # after the last image come the first ones
             new = [min(max(of_rank - begin, 0), size) for of_rank in numbers]
-            batches.append(
-                _Batch({name: of[chosen] for name, of in views.items()}, new[self._rank], sum(new) / sum(numbers))
-            )
+            filled = {name: of[chosen] for name, of in views.items()}
+            batches.append(_Batch(filled, new[self._rank], sum(new) / sum(numbers)))
         return batches
 
     def _plain_images(self, dataset: object, num_images: int) -> _PlainImages | None:
@@ -179,10 +174,7 @@ class HeldOutImages:
 
     def _of_all_ranks(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows of all ranks, which may have different numbers of rows."""
-        numbers = self._numbers(len(rows))
-        padded = torch.cat([rows, rows.new_zeros(max(numbers) - len(rows), *rows.shape[1:])])
-        together = stack_over_ranks(padded)
-        return torch.cat([of_rank[:number] for of_rank, number in zip(together, numbers, strict=True)])
+        return gather_for_loss(rows[None])[0]
 
     def _knn(self, bank_images: _PlainImages, query_images: _PlainImages, forward: Callable[..., Any]) -> float:
         bank, queries = self._embed(bank_images, forward), self._embed(query_images, forward)

@@ -9,6 +9,8 @@ from transformers import TrainerCallback
 
 from ...modeling_lejepa import LeJEPAForPreTraining
 
+Row = dict[str, float]  # what is logged at a step, by name
+
 
 class MonitoredRun(NamedTuple):
     """Facts about a run from which monitors are built."""
@@ -40,10 +42,7 @@ class Monitor(TrainerCallback, ABC):
 
 
 class MonitorCost:
-    """
-    Measures the time that monitors take, as a context manager around them: `monitor_seconds` since the last row, and
-    `monitor_fraction`, their share of the time since this process began to train, in [0, 1].
-    """
+    """Measures, as a context manager around monitors, their seconds and their share of the time of the run so far."""
 
     def __init__(self) -> None:
         self._run_begin = time.perf_counter()
@@ -57,7 +56,7 @@ class MonitorCost:
         self._window += self.last
 
     def measure(self) -> dict[str, float]:
-        """Both figures; then begins a new window."""
+        """`monitor_seconds` since the last call, and `monitor_fraction` of the run's time, in [0, 1]."""
         self._total += self._window
         window, self._window = self._window, 0.0
         fraction = self._total / (time.perf_counter() - self._run_begin)

@@ -9,16 +9,11 @@ from .health import HealthWatch
 from .monitor import MonitoredRun
 from .online_probe import OnlineProbe
 
-
-def _at_evaluations(run: MonitoredRun) -> None:
-    """No callback: the Trainer passes k-NN on to its held-out evaluations."""
-
-
 # Name -> function that builds the callback of a run, or returns None if it has nothing to measure there.
 MONITORS: dict[str, Callable[[MonitoredRun], TrainerCallback | None]] = {
-    "embeddings": EmbeddingMonitor.for_run,
+    "embeddings": lambda run: EmbeddingMonitor(run.num_global_views),
     "probe": OnlineProbe.for_run,
-    "knn": _at_evaluations,
+    "knn": lambda run: None,  # the Trainer passes k-NN on to its held-out evaluations
     "health": HealthWatch.for_run,
 }
 

@@ -7,9 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from ...system.distributed import total_over_ranks
+from ...system.distributed import is_first_rank, total_over_ranks
 from .monitor import Monitor, MonitoredRun
 from .stateful import StatefulCallback
 
@@ -26,11 +25,7 @@ class OnlineProbe(Monitor, StatefulCallback):
     Gradients are those of the batch over all ranks, so that its weights are the same on every rank. Its figures show
     how well classes are separated in views that it is about to learn from, not held-out accuracy.
 
-    Args:
-        embedding_dim (`int`): Width of the embeddings.
-        num_classes (`int`): Number of classes, at least 2. Labels out of range, such as -1, are left out.
-        learning_rate (`float`, *optional*, defaults to 1e-3): Constant learning rate, positive.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Device of the embeddings.
+    Class numbers outside of [0, `num_classes`), such as -1, are left out. The learning rate is constant.
 
     Source: arXiv 2511.08544 and the minimal example of its code: every view, learning rate 1e-3, weight decay 1e-7.
     """
@@ -49,7 +44,6 @@ class OnlineProbe(Monitor, StatefulCallback):
         self.num_classes, self.device = num_classes, torch.device(device)
         self.optimizer = torch.optim.AdamW(self.probe.parameters(), lr=learning_rate, weight_decay=1e-7)
         self._window = torch.zeros(3, device=device)  # loss, hits, views, over ranks and batches since the last log
-        self._writes = True
 
     @classmethod
     def for_run(cls, run: MonitoredRun) -> "OnlineProbe | None":
@@ -57,12 +51,6 @@ class OnlineProbe(Monitor, StatefulCallback):
         if run.num_classes is None:
             return None
         return cls(run.model.encoder.embedding_dim, run.num_classes, device=run.device)
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Remember whether this rank writes."""
-        self._writes = state.is_world_process_zero
 
     def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:
         """Train one step on embeddings `(num_views, batch_size, dim)` and class numbers `(batch_size,)`."""
@@ -92,7 +80,7 @@ class OnlineProbe(Monitor, StatefulCallback):
 
     def save_state(self, folder: Path) -> None:
         """Write weights, moments and the current window into a checkpoint, on the first rank."""
-        if not self._writes:
+        if not is_first_rank():
             return
         tensors = {f"probe.{name}": value for name, value in self.probe.state_dict().items()}
         for number, moments in self.optimizer.state_dict()["state"].items():
