@@ -16,6 +16,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from .data.batch import BROKEN, GLOBAL_VIEWS, PHOTOMETRIC_KEYS, POSITION, PROBE_LABELS
+from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
 from .data.dataset_kinds import count_classes
 from .data.errors import StreamInterrupted
@@ -116,9 +117,9 @@ class LeJEPATrainer(MeasuringTrainer):
             callbacks=callbacks and list(callbacks),
             num_images=num_images,
             global_batch=global_batch,
-            max_bad_fraction=args.max_bad_fraction,
             **kwargs,
         )
+        self._broken = BrokenImages(args.max_bad_fraction)
         self._labels: list[torch.Tensor | None] = []
         self._start: list[RankState] | None = None
         self._readers: list[ReaderPosition] = []

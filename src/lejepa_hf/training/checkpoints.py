@@ -45,10 +45,8 @@ def complete_checkpoints(run: str | Path) -> list[Path]:
 
 def last_finite_checkpoint(run: str | Path) -> Path | None:
     """The newest complete checkpoint without NaN or infinity in its weights."""
-    for checkpoint in complete_checkpoints(run):
-        if all(_is_finite(weights) for weights in checkpoint.glob("*.safetensors")):
-            return checkpoint
-    return None
+    complete = complete_checkpoints(run)
+    return next((path for path in complete if all(map(_is_finite, path.glob("*.safetensors")))), None)
 
 
 def _is_finite(weights: Path) -> bool:

@@ -34,8 +34,7 @@ def check_kinds(model: object, collator: object, processor: object, recomputes_a
         )
     if not isinstance(collator, MultiCropCollator):
         raise TypeError(
-            f"`data_collator` must be a MultiCropCollator, got {_name(collator)}: pass "
-            "`MultiCropCollator(MultiCropTransform(...))`, or a class derived from it."
+            f"`data_collator` must be a MultiCropCollator, got {_name(collator)}: pass one with a MultiCropTransform."
         )
     if processor is not None and not isinstance(processor, BaseImageProcessor):
         raise TypeError(

@@ -77,7 +77,7 @@ def load_average(encoder: LeJEPAModel, folder: str | Path) -> float:
     path = Path(folder) / _FILE
     if not path.is_file():
         raise ValueError(
-            f"{str(folder)!r} has no averaged encoder, {_FILE}: a run keeps one with `ema_decay` above 0."
+            f"{str(folder)!r} has no averaged encoder, {_FILE}: a run keeps one if its `ema_decay` is above 0."
         )
     encoder.load_state_dict({**encoder.state_dict(), **load_file(path)})
     with safe_open(path, framework="pt") as file:

@@ -25,11 +25,11 @@ class MeasuringTrainer(CheckpointingTrainer):
     """
 
     model: LeJEPAForPreTraining
+    _broken: BrokenImages
 
-    def __init__(self, *, num_images: int | None, global_batch: int, max_bad_fraction: float, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, *, num_images: int | None, global_batch: int, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)
         self._num_images, self.global_batch = num_images, global_batch
-        self._broken = BrokenImages(max_bad_fraction)
         self._guard = FiniteGuard(str(self.args.output_dir))
         self._held_out: HeldOutImages | None = None
         self._begin_measuring()

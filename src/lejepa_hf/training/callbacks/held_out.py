@@ -61,7 +61,7 @@ class HeldOutImages:
 
     Views are cut by `collator` from at most `num_images` of `held_out` over all ranks. With the collator's
     `label_column` and a `processor`, k-NN searches for their neighbours among four times as many images of `train`.
-    Batches have the size of training in `args`, so that losses compare with its; `args.seed` chooses the images and
+    Batches have the size of training in `args`, so that losses can be compared; `args.seed` chooses the images and
     their views, which are the same at every call.
     """
 
@@ -153,9 +153,9 @@ class HeldOutImages:
     def measure(self, model: nn.Module, forward: Callable[..., Any], prepare: Callable[..., Any]) -> dict[str, float]:
         """
         Evaluate the model, in evaluation mode, without gradients, on all ranks: weighted means of the losses over
-        batches; rank and spread of global views; with labels `knn_top1`, in [0, 1]. `prepare` makes the arguments that
-        `forward` takes of a batch of the collator. Batch norm normalises views by their batch, as in training, so
-        that losses can be compared with those of training; for k-NN it uses its running statistics.
+        batches; rank and spread of global views; with labels `knn_top1`, in [0, 1]. `prepare` turns a batch of the
+        collator into the arguments of `forward`. Batch norm normalises views by their batch, as in training, so that
+        losses can be compared with those of training; for k-NN it uses its running statistics.
         """
         losses, embeddings = [], []
         with batch_statistics(model):
