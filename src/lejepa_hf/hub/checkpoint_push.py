@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ..system.run_folder import RunFolder
-from ..training.callbacks.publishing import CheckpointPublisher
+from ..training.construction_checks import CheckpointPublisher
 from ..training_args import LeJEPATrainingArguments
 from .export import export_encoder
 from .push import Target, push_run
