@@ -15,24 +15,14 @@ class BrokenImages:
     Counts and logs the broken images of one process.
 
     Args:
-        max_fraction (`float`): Largest share of broken images, in [0, 1], among all images seen so far; among a
-            thousand while there are fewer.
+        max_fraction (`float`): Largest share of broken ones among all images, at least a thousand, so far.
     """
 
     def __init__(self, max_fraction: float) -> None:
         self.max_fraction, self.num_images, self.num_broken = max_fraction, 0, 0
 
     def count(self, num_images: int, broken: list[str]) -> None:
-        """
-        Count the images of a batch.
-
-        Args:
-            num_images (`int`): Images of the batch, broken ones included.
-            broken (`list[str]`): Place and error of each broken image.
-
-        Raises:
-            TooManyBrokenImages: If the share is too large.
-        """
+        """Count a batch of `num_images`, broken ones included; `broken` has the place and error of each of these."""
         self.num_images += num_images
         for message in broken:
             self.num_broken += 1

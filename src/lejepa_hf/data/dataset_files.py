@@ -4,15 +4,11 @@ import glob
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
-from .dataset_kinds import is_stream
+from .dataset_kinds import Opened, Stream, is_stream
 from .opening_errors import nearby, unknown_split
 
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset, ReadInstruction
-
-Opened: TypeAlias = "Dataset | IterableDataset"
 Files: TypeAlias = str | list[str]
 
 # Names of the file readers in `datasets`, and the endings by which their files are recognised.
@@ -28,36 +24,22 @@ def kind_of_files(name: str) -> str | None:
 
 def open_files(kind: str, patterns: Files, name: str, split: str, streaming: bool) -> Opened:
     """
-    Open Parquet or WebDataset tar files as one split, whatever they are called.
-
-    Args:
-        kind (`str`): `"parquet"` or `"webdataset"`.
-        patterns (`str` or `list[str]`): Paths, globs, urls; `{000..123}` stands for that range of numbers.
-        name (`str`): The name that the user gave, for messages.
-        split (`str`): `"train"`, or without streaming a slice of it. Another split is refused: an encoder would be
-            evaluated on the rows that fitted its probe.
-        streaming (`bool`): Read while training instead of copying first.
-
-    Raises:
-        ValueError: If a pattern matches no file, or the files cannot be read.
+    Open Parquet or WebDataset tar files (`kind`) as one split, whatever they are called. Patterns are paths, globs or
+    urls, in which `{000..123}` stands for that range of numbers; `name` is what the user gave. The split must be
+    `"train"`, or without streaming a slice of it: an encoder would be evaluated on the rows that fitted its probe.
     """
     from .dataset_builders import load_split
 
     patterns = [patterns] if isinstance(patterns, str | Path) else patterns
-    # A file that two patterns match is read once.
+    # A file that two patterns match is read once. `datasets` takes files for patterns, in which a bracket is special.
     files = list(dict.fromkeys(file for pattern in patterns for file in _resolve(os.fspath(pattern))))
-    data_files = {"train": [_literal(file) for file in files]}
+    data_files = {"train": [file if "://" in file else glob.escape(file) for file in files]}
     dataset = load_split(kind, name, split, streaming, on_hub=False, data_files=data_files)
     return _by_row_groups(dataset, files, name) if streaming and kind == "parquet" else dataset
 
 
 def open_shards(name: str, split: str, streaming: bool) -> Opened:
-    """
-    Open a folder of Parquet or tar files whose names tell the splits, as in a dataset repository of the Hub.
-
-    Raises:
-        ValueError: If there is no such split, or the files cannot be read.
-    """
+    """Open a folder of Parquet or tar files whose names tell the splits, as in a dataset repository of the Hub."""
     import datasets
 
     from .dataset_builders import load_split
@@ -68,11 +50,11 @@ def open_shards(name: str, split: str, streaming: bool) -> Opened:
     return _by_row_groups(dataset, files, name) if streaming and is_parquet else dataset
 
 
-def _by_row_groups(stream: "IterableDataset", files: list[str], name: str) -> "IterableDataset":
+def _by_row_groups(stream: Stream, files: list[str], name: str) -> Stream:
     """Split local Parquet files by row groups: readers get equal shares and need little memory."""
     if any("://" in file for file in files):
         return stream
-    rows = _count(files, name)
+    rows = _count(files, name)  # names a broken file, before `reshard` opens them
     return _with_length(stream.reshard(), rows)
 
 
@@ -85,21 +67,14 @@ def _resolve(pattern: str) -> list[str]:
         numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
         return [file for number in numbers for file in _resolve(pattern.replace(spread[0], number, 1))]
     if pattern.startswith(("http://", "https://")) and "*" in pattern:
-        raise ValueError(
-            f"`dataset` {pattern!r}: a web server does not list its files. Name them in `data_files`, or as a range "
-            "like `{000..123}`."
-        )
+        way_out = "Name them in `data_files`, or as a range like `{000..123}`."
+        raise ValueError(f"`dataset` {pattern!r}: a web server does not list its files. {way_out}")
     if "://" in pattern or os.path.isfile(pattern):
         return [pattern]
     files = sorted(glob.glob(pattern, recursive=True))
     if not files:
         raise ValueError(f"`dataset` {pattern!r}: no such file. {nearby(pattern)}")
     return files
-
-
-def _literal(file: str) -> str:
-    """A found file as a pattern that matches it alone, also if its name has a bracket."""
-    return file if "://" in file else glob.escape(file)
 
 
 def _count(files: list[str], name: str) -> int:
@@ -117,27 +92,13 @@ def _count(files: list[str], name: str) -> int:
     return rows
 
 
-def _with_length(stream: "IterableDataset", rows: int) -> "IterableDataset":
+def _with_length(stream: Stream, rows: int) -> Stream:
     """Write the number of rows into the description of the stream's split, which may have no name."""
     import datasets
 
     split = str(stream.split)
     stream.info.splits = datasets.SplitDict({split: datasets.SplitInfo(name=split, num_examples=rows)})
     return stream
-
-
-def open_hub(
-    name: str, split: str, streaming: bool, config: str | None, revision: str | None, data_files: Files | None
-) -> Opened:
-    """
-    Open a dataset of the Hub; arguments as in [`~data.sources.load_source`].
-
-    Raises:
-        ValueError: If it cannot be found, reached or read with this login, or has no such configuration or split.
-    """
-    from .dataset_builders import load_split
-
-    return load_split(name, name, split, streaming, config=config, revision=revision, data_files=data_files)
 
 
 def as_stream(dataset: Opened, streaming: bool) -> Opened:
@@ -147,13 +108,8 @@ def as_stream(dataset: Opened, streaming: bool) -> Opened:
     return _with_length(dataset.to_iterable_dataset(num_shards=min(_MAX_SHARDS, len(dataset))), len(dataset))
 
 
-def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> "list[ReadInstruction]":
-    """
-    Resolve what a user wrote as split: a name, a slice like `"train[:1000]"`, or several joined by `+`.
-
-    Raises:
-        ValueError: If there is no such split among those of `lengths`, or nothing in it.
-    """
+def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> list[Any]:
+    """Resolve a split, a name, a slice like `"train[:1000]"` or several joined by `+`, to `ReadInstruction`s."""
     from datasets import ReadInstruction
 
     try:

@@ -15,25 +15,16 @@ def is_saved_dataset(folder: str) -> bool:
 
 def open_saved_dataset(name: str, split: str, streaming: bool) -> Opened:
     """
-    Open a folder that `save_to_disk` wrote, in place, without a copy in the cache.
-
-    Args:
-        name (`str`): The folder.
-        split (`str`): One of its splits, or a slice like `"train[:1000]"`. A single dataset without a split name is
-            `train`.
-        streaming (`bool`): Return a stream of up to 64 shards.
-
-    Raises:
-        ValueError: If files of it are missing or damaged, or there is no such split.
+    Open a folder that `save_to_disk` wrote, in place, without a copy in the cache. The split may be a slice like
+    `"train[:1000]"`; a single dataset without a split name is `train`.
     """
     from datasets import concatenate_datasets, load_from_disk
 
     try:
         found = load_from_disk(name)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"`dataset` {name!r} cannot be read: {type(error).__name__}: {error}. Save it again with `save_to_disk`."
-        ) from error
+        reason = f"{type(error).__name__}: {error}. Save it again with `save_to_disk`."
+        raise ValueError(f"`dataset` {name!r} cannot be read: {reason}") from error
     if not isinstance(found, dict):
         own = str(found.split)
         found = {own if found.split is not None and re.fullmatch(r"\w+", own) else "train": found}
