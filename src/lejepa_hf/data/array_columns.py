@@ -31,10 +31,8 @@ def with_arrays(dataset: Opened, column: str, name: str) -> Opened:
         return _as_npy_bytes(dataset, column, dtype)
     missing = dataset.data.column(column).null_count
     if missing:
-        raise ValueError(
-            f"`image_column` {column!r} of `dataset` {name!r} has {missing} rows without an array: leave them out, "
-            "or set `streaming: true`, which counts them as broken images."
-        )
+        found = f"`image_column` {column!r} of `dataset` {name!r} has {missing} rows without an array"
+        raise ValueError(f"{found}: leave them out, or set `streaming: true`, which counts them as broken images.")
     return dataset.with_format("numpy", columns=[column], output_all_columns=True, dtype=dtype)
 
 

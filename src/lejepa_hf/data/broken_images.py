@@ -31,7 +31,6 @@ class BrokenImages:
             if self.num_broken == _NAMED:
                 logger.warning("further broken images are counted only, as `broken_images` in the log")
         if broken and self.num_broken > self.max_fraction * max(self.num_images, _FEWEST):
-            raise TooManyBrokenImages(
-                f"{self.num_broken} of {self.num_images} images are broken, more than `max_bad_fraction` "
-                f"{self.max_fraction} allows. The last one: {broken[-1]}. Repair the data, or raise that share."
-            )
+            found = f"{self.num_broken} of {self.num_images} images are broken, more than `max_bad_fraction`"
+            way_out = f"The last one: {broken[-1]}. Repair the data, or raise that share."
+            raise TooManyBrokenImages(f"{found} {self.max_fraction} allows. {way_out}")

@@ -39,10 +39,7 @@ def load_split(
     data_files: str | list[str] | dict[str, list[str]] | None = None,
     revision: str | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """
-    Load one split as `datasets.load_dataset` does: `path` is a dataset id, a folder, `"parquet"` or `"webdataset"`.
-    Errors call it `name`, and speak of the Hub if it is `on_hub`.
-    """
+    """Load a split as `datasets.load_dataset` does; errors call it `name`, and speak of the Hub if it is `on_hub`."""
     files = str(data_files["train"] if isinstance(data_files, dict) else data_files)
     try:
         if path == "webdataset":

@@ -1,18 +1,17 @@
-"""Parquet and tar files, and datasets of the Hub -> datasets."""
+"""Parquet and tar files, and folders that `save_to_disk` wrote -> datasets."""
 
 import glob
 import os
 import re
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from .dataset_kinds import Opened, Stream, is_stream
 from .opening_errors import nearby, unknown_split
 
-Files: TypeAlias = str | list[str]
-
 # Names of the file readers in `datasets`, and the endings by which their files are recognised.
 FILE_KINDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
+_MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of `save_to_disk`: several splits, one
 _MAX_SHARDS = 64  # shards of a map-style dataset that is read as a stream
 
 
@@ -22,7 +21,7 @@ def kind_of_files(name: str) -> str | None:
     return next((kind for kind, endings in FILE_KINDS.items() if path.endswith(endings)), None)
 
 
-def open_files(kind: str, patterns: Files, name: str, split: str, streaming: bool) -> Opened:
+def open_files(kind: str, patterns: str | list[str], name: str, split: str, streaming: bool) -> Opened:
     """
     Open Parquet or WebDataset tar files (`kind`) as one split, whatever they are called. Patterns are paths, globs or
     urls, in which `{000..123}` stands for that range of numbers; `name` is what the user gave. The split must be
@@ -119,3 +118,26 @@ def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> list[Any]:
     if not any(part.to > part.from_ for part in parts):
         raise ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
     return parts
+
+
+def is_saved_dataset(folder: str) -> bool:
+    """Whether `datasets.load_from_disk` reads it."""
+    return any(all(os.path.isfile(os.path.join(folder, mark)) for mark in marks) for marks in _MARKS)
+
+
+def open_saved_dataset(name: str, split: str, streaming: bool) -> Opened:
+    """Open a folder that `save_to_disk` wrote, without a copy in the cache. One without split names is `train`."""
+    from datasets import concatenate_datasets, load_from_disk
+
+    try:
+        found = load_from_disk(name)
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"{type(error).__name__}: {error}. Save it again with `save_to_disk`."
+        raise ValueError(f"`dataset` {name!r} cannot be read: {reason}") from error
+    if not isinstance(found, dict):
+        own = str(found.split)
+        found = {own if found.split is not None and re.fullmatch(r"\w+", own) else "train": found}
+    found = {str(key): dataset.with_format(None) for key, dataset in found.items()}
+    parts = parts_of_split(name, split, {key: len(dataset) for key, dataset in found.items()})
+    taken = [found[part.splitname].select(range(part.from_, part.to)) for part in parts]
+    return as_stream(taken[0] if len(taken) == 1 else concatenate_datasets(taken), streaming)

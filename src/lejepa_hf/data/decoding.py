@@ -35,10 +35,8 @@ def open_image(value: Encoded, num_channels: int = 3, pixel_range: list[float] |
     url, an array or nested list of numbers, or `{"bytes": ..., "path": ...}`. Files are those PIL reads, and `.npy`.
 
     Returns the image as it is in the file, not loaded; or, for an array if neither 1 nor 3 channels are wanted, uint8
-    `(H, W, num_channels)`. `pixel_range` has the values of arrays that become black and white.
-
-    Raises:
-        One of [`DECODING_ERRORS`]: If `value` is not an image, has too many pixels or another number of channels.
+    `(H, W, num_channels)`. `pixel_range` has the values of arrays that become black and white. What is not an image,
+    has too many pixels or another number of channels raises one of [`DECODING_ERRORS`].
     """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]

@@ -11,10 +11,7 @@ _TEST_SHARE = 0.25
 
 
 def load_digits_split(split: str) -> Opened:
-    """
-    Load scikit-learn's 8x8 scans as PNG bytes in `image` with the digit in `label`; a stratified quarter is the test
-    split.
-    """
+    """scikit-learn's 8x8 scans as PNG bytes in `image`, digits in `label`; a stratified quarter is the test split."""
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature
     from sklearn.datasets import load_digits

@@ -61,13 +61,8 @@ class ImageSource:
 
 
 def some_rows(source: ImageSource, num_images: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """
-    Undecoded rows of a random sample of at most `num_images`, the same for the same seed: folders and shards come
-    class by class. A stream fills a buffer no larger than needed.
-    """
-    rows = EndlessRows(
-        source.dataset, batch_size=1, seed=seed, image_column=source.image_column, shuffle_buffer_size=num_images
-    )
+    """A random sample of at most `num_images` undecoded rows, by `seed`: folders and shards come class by class."""
+    rows = EndlessRows(source.dataset, 1, seed, image_column=source.image_column, shuffle_buffer_size=num_images)
     return islice(takewhile(lambda row: row["epoch"] == 0, rows), num_images)
 
 
@@ -82,7 +77,8 @@ def find_columns(dataset: Opened, name: str, image_column: str | None, label_col
     images = [column for column, feature in features.items() if is_image(feature)]
     arrays = [column for column, feature in features.items() if is_array(feature)]
     labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-    described = ", ".join(f"{column}: {_kind(feature)}" for column, feature in features.items())
+    kinds = [f"Value({one.dtype})" if isinstance(one, Value) else type(one).__name__ for one in features.values()]
+    described = ", ".join(f"{column}: {kind}" for column, kind in zip(features, kinds, strict=True))
     if image_column is None:
         candidates = images or arrays  # beside images, arrays are masks or depths
         if len(candidates) != 1:
@@ -98,10 +94,8 @@ def find_columns(dataset: Opened, name: str, image_column: str | None, label_col
     elif image_column in images or (isinstance(feature, Value) and feature.dtype in _ENCODED):
         dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
     else:
-        raise ValueError(
-            f"`image_column` {image_column!r} of `dataset` {name!r} holds neither images, their bytes nor paths, nor "
-            f"arrays of 2 or 3 axes; its columns are: {described}."
-        )
+        held = "neither images, their bytes nor paths, nor arrays of 2 or 3 axes"
+        raise ValueError(f"`image_column` {image_column!r} of `dataset` {name!r} holds {held}; columns: {described}.")
     if "cls" in features and isinstance(features["cls"], Value) and features["cls"].dtype.startswith("int"):
         labels.append("cls")  # the name of labels in WebDataset
     label_column = label_column or (labels[0] if labels else None)
@@ -121,12 +115,6 @@ def is_image(feature: object) -> bool:
     from datasets import Image as ImageFeature
 
     return isinstance(feature, ImageFeature) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
-
-
-def _kind(feature: object) -> str:
-    from datasets import Value
-
-    return f"Value({feature.dtype})" if isinstance(feature, Value) else type(feature).__name__
 
 
 @cache

@@ -75,8 +75,7 @@ class MultiCropTransform(ViewSettings):
     @classmethod
     def from_settings(cls, settings: ViewSettings, seed: int) -> "MultiCropTransform":
         """A transform with these settings."""
-        values = vars(settings)
-        return cls(**{item.name: values[item.name] for item in fields(ViewSettings)}, seed=seed)
+        return cls(**{item.name: vars(settings)[item.name] for item in fields(ViewSettings)}, seed=seed)
 
     def __call__(self, image: Encoded, epoch: int = 0, index: int = 0) -> Batch:
         """

@@ -13,6 +13,7 @@ from .errors import StreamInterrupted
 logger = logging.getLogger("lejepa_hf")
 
 MAX_RETRIES = 8  # four minutes
+_RESUME = "Continue with `--resume` when the network is back."
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds
 # Errors are recognised by the library that defines their classes, since none of these libraries must be installed.
 _NETWORK_LIBRARIES = ("aiohttp", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3")
@@ -44,10 +45,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def read_through(
-    open_items: Callable[[], Iterator[Item]],
-    name: str,
-    max_retries: int = MAX_RETRIES,
-    way_out: str = "Continue with `--resume` when the network is back.",
+    open_items: Callable[[], Iterator[Item]], name: str, max_retries: int = MAX_RETRIES, way_out: str = _RESUME
 ) -> Iterator[Item]:
     """
     Read the items of a remote source, after a lost connection from the item on where it broke.

@@ -32,10 +32,7 @@ _CPU_CHUNK = 1 << 19
 
 
 def parameters_from_uniforms(uniforms: torch.Tensor, settings: ViewSettings) -> torch.Tensor:
-    """
-    Turn the random numbers of each view `(N, NUM_UNIFORMS)` in [0, 1) into its parameters `(N, NUM_PARAMETERS)`: fp32,
-    on the host.
-    """
+    """Random numbers `(N, NUM_UNIFORMS)` in [0, 1) -> parameters `(N, NUM_PARAMETERS)`, fp32, on the host."""
     flip, jitter, gray, blur, solarize, *amounts, order, sigma = uniforms.float().unbind(1)
     parameters = torch.tensor(_IDENTITY).repeat(len(uniforms), 1)
     parameters[:, FLIP] = (flip < settings.horizontal_flip_probability).float()
@@ -67,10 +64,7 @@ def adjust_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tenso
 
 
 def adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """
-    Blend with the image's mean luminance, or the mean of all channels if there are not three; as
-    [`adjust_brightness`].
-    """
+    """Blend with the mean luminance, or the mean if there are not 3 channels; images and factor as above."""
     mean = images.mean((2, 3), keepdim=True)
     mean = luminance(mean) if images.shape[1] == 3 else mean.mean(1, keepdim=True)
     factor = _per_view(factor)
@@ -111,18 +105,12 @@ _JITTERS = (
 
 
 def color_jitter(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-    """
-    Apply the four adjustments to images `(N, 3, H, W)` in [0, 1], in place, in each view's own order; parameters `(N,
-    NUM_PARAMETERS)` on the host.
-    """
+    """Apply the adjustments in each view's own order, in place; images `(N, 3, H, W)`, parameters on the host."""
     return images.copy_(_apply(_JITTERS * 4, images, parameters, _jittered(parameters)))
 
 
 def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor, kernel_size: int) -> torch.Tensor:
-    """
-    Blur with one standard deviation a view, reflecting at the border; images `(N, C, H, W)` in [0, 1], positive sigma
-    `(N,)` in pixels, an odd number of taps.
-    """
+    """Blur with sigma `(N,)` pixels, reflecting at the border; images `(N, C, H, W)`, an odd number of taps."""
     reach = kernel_size // 2
     taps = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]).square())
@@ -158,9 +146,8 @@ def _apply(steps: tuple, images: torch.Tensor, parameters: torch.Tensor, chosen:
     Apply one operation after the other, each to the views that it changes. These are known on the host: nothing waits
     for the device.
 
-    `steps` are pairs of a column of `parameters` and an operation on images and the values of that column; `chosen`
-    `(N, len(steps))` says which views it changes. Images `(N, C, H, W)` in [0, 1] may be overwritten, and have one
-    channel at the end if all have become grey.
+    `steps` are pairs of a column of `parameters` and an operation on images and its values; `chosen` `(N, len(steps))`
+    says which views change. Images `(N, C, H, W)` may be overwritten, and end with one channel if all are grey.
     """
     counts = chosen.sum(0).tolist()
     rows = chosen.T.nonzero()[:, 1].to(images.device, non_blocking=True).split(counts)
@@ -191,10 +178,8 @@ def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSetti
     if views.dtype != torch.uint8:
         raise ValueError(f"`views` must be uint8 crops as from `MultiCropTransform`, got {views.dtype}.")
     if views.shape[2] != settings.num_channels:
-        raise ValueError(
-            f"`views` have {views.shape[2]} channels, but `image_mean` and `image_std` are for "
-            f"{settings.num_channels}: cut and normalise with the same settings."
-        )
+        found, wanted = views.shape[2], f"`image_mean` and `image_std` are for {settings.num_channels}"
+        raise ValueError(f"`views` have {found} channels, but {wanted}: cut and normalise with the same settings.")
     shape = (*views.shape[:2], NUM_UNIFORMS)
     if uniforms.shape != shape:
         raise ValueError(f"`uniforms` must have shape {shape} for these `views`, got {tuple(uniforms.shape)}.")

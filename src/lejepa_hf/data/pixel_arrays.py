@@ -20,10 +20,7 @@ def is_npy(value: object) -> TypeGuard[bytes | str | Path]:
 
 
 def read_npy(value: bytes | str | Path) -> np.ndarray:
-    """
-    The array in the content or at the path of a file that `np.save` wrote. Pickles are never read: images come from
-    strangers.
-    """
+    """Read what `np.save` wrote, from its bytes or a path. Pickles are refused: images come from strangers."""
     data = value if isinstance(value, bytes) else Path(value).read_bytes()
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
@@ -33,10 +30,8 @@ def read_npy(value: bytes | str | Path) -> np.ndarray:
 
 def wrong_channels(found: int, num_channels: int) -> ValueError:
     """The error for an image whose number of channels differs from that of the views."""
-    return ValueError(
-        f"The image has {found} channels, but {num_channels} are expected, the length of `image_mean`: give "
-        "`image_mean` and `image_std` a value for each channel, or convert the images."
-    )
+    way_out = "give `image_mean` and `image_std` a value for each channel, or convert the images"
+    return ValueError(f"The image has {found} channels, but {num_channels} are expected: {way_out}.")
 
 
 def eight_bit_channels_last(
@@ -50,10 +45,8 @@ def eight_bit_channels_last(
     """
     array = np.asarray(value)
     if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
-        raise TypeError(
-            "An array is an image if it has numbers along two or three axes, got "
-            f"{type(value).__name__} of {array.dtype} and shape {array.shape}."
-        )
+        got = f"{type(value).__name__} of {array.dtype} and shape {array.shape}"
+        raise TypeError(f"An array is an image if it has numbers along two or three axes, got {got}.")
     through_pil = num_channels in (1, 3)
     if array.ndim == 2:
         if not through_pil:
@@ -84,10 +77,8 @@ def to_eight_bit_array(array: np.ndarray, pixel_range: list[float] | None) -> np
         return (array >> 8).astype(np.uint8)  # as for 16-bit image files, and faster than through floats
     if pixel_range is None and kind in "ui" and bits > 16:
         if array.min() < 0 or array.max() > 255:
-            raise ValueError(
-                f"The values of type {array.dtype} go from {array.min()} to {array.max()}, not from 0 to 255: say "
-                "with `pixel_range: [low, high]` what black and white are."
-            )
+            found = f"The values of type {array.dtype} go from {array.min()} to {array.max()}, not from 0 to 255"
+            raise ValueError(f"{found}: say with `pixel_range: [low, high]` what black and white are.")
         return array.astype(np.uint8)
     if pixel_range is None:
         pixel_range = [0.0, 1.0] if kind == "f" else [np.iinfo(array.dtype).min, np.iinfo(array.dtype).max]

@@ -51,9 +51,8 @@ def deal_readers(
     start: list[list[ReaderPosition]] | None, rank: int, world_size: int, num_readers: int, num_datasets: int
 ) -> tuple[list[ReaderPosition], int]:
     """
-    Choose the readers of a rank, the next one to make a batch first, and count those of all ranks. A new run has
-    `num_readers` on each rank; otherwise `start` has, for each rank of the run that is continued, the positions of its
-    readers.
+    Choose the readers of a rank, the next one to make a batch first, and count those of all ranks. A run is continued
+    from `start`, for each of its ranks the positions of its readers.
     """
     total = world_size * num_readers
     if start is None:
@@ -62,9 +61,7 @@ def deal_readers(
         return start[rank], sum(map(len, start))
     readers = sorted(chain(*start))
     if len(readers) >= world_size:
-        logger.info(
-            f"The stream was read by {len(start)} processes, now by {world_size}: each row still once an epoch."
-        )
+        logger.info(f"The stream of {len(start)} processes is now read by {world_size}: each row still once an epoch.")
         return readers[rank::world_size], len(readers)
     epoch = 1 + max(progress.epoch for position in readers for progress in position.passes)
     logger.warning(

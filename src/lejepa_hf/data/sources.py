@@ -3,23 +3,20 @@
 import difflib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from .dataset_files import FILE_KINDS, Files, as_stream, kind_of_files, open_files
+from .dataset_files import FILE_KINDS, as_stream, is_saved_dataset, kind_of_files, open_files, open_saved_dataset
 from .dataset_kinds import Mixture, Opened, is_stream
 from .embedded_digits import load_digits_split
 from .image_folder import open_folder
 from .image_source import ImageSource, find_columns
 from .opening_errors import nearby, without_secrets
-from .saved_dataset import is_saved_dataset, open_saved_dataset
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 DIGITS = "digits"
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
 
-Built: TypeAlias = "Dataset | IterableDataset | DatasetDict | IterableDatasetDict"
+Files: TypeAlias = str | list[str]
+Built: TypeAlias = "Opened | dict[str, Opened]"  # a DatasetDict is a dict
 
 
 def load_source(
@@ -83,10 +80,8 @@ def _open_named(
         _refuse(f"the folder {name!r}", config=config, revision=revision, data_files=data_files)
         return (open_saved_dataset if is_saved_dataset(name) else open_folder)(name, split, streaming)
     if "://" in name:
-        raise ValueError(
-            f"`dataset` {shown!r} does not say what it holds: end it in .parquet or .tar, or name it in `data_files` "
-            f"with `dataset: {' or '.join(FILE_KINDS)}`."
-        )
+        way_out = f"end it in .parquet or .tar, or name it in `data_files` with `dataset: {' or '.join(FILE_KINDS)}`"
+        raise ValueError(f"`dataset` {shown!r} does not say what it holds: {way_out}.")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"`dataset` {name!r}: no such folder. {nearby(name)}")
     from .dataset_builders import load_split

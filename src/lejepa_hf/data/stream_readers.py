@@ -19,14 +19,12 @@ _READ_ROWS = 32  # rows a read; larger reads only cost memory
 @dataclass(eq=False)
 class StreamReader:
     """
-    A share of a stream's rows in each epoch; no row is in the shares of two of the `num_readers` readers of all
-    processes.
+    A share of a stream's rows in each epoch; no row is in the shares of two of the `num_readers` readers.
 
     Readers share units: shards, or every n-th row of a shard where there are fewer shards than readers. The units of
     an epoch are put in an order that follows from (key, epoch) and dealt like cards, and the next epoch continues
     where the last one stopped: at any time readers differ by at most one unit, however many epochs have passed. A
-    reader reads a few of its units side by side through a shuffle buffer. In messages `name` follows the place of a
-    row.
+    reader reads a few of its units side by side through a shuffle buffer.
     """
 
     dataset: Stream
@@ -34,7 +32,7 @@ class StreamReader:
     num_readers: int
     key: list[int]
     buffer_size: int
-    name: str = ""
+    name: str = ""  # follows the place of a row in messages
     max_retries: int = MAX_RETRIES
 
     def __post_init__(self) -> None:

@@ -91,10 +91,7 @@ class EndlessRows(IterableDataset):
             self.readers = [start[0][0] if start else ReaderPosition.at_start(0, len(self.members))]
 
     def num_workers(self, wanted: int) -> int:
-        """
-        The largest number of loader workers up to `wanted` that leaves the order as it is: for streams a divisor of
-        the number of readers.
-        """
+        """The most loader workers, up to `wanted`, that keep the order as it is: a divisor of a stream's readers."""
         if not self.streams or wanted == 0:
             return wanted
         return max(number for number in range(1, wanted + 1) if len(self.readers) % number == 0)
