@@ -85,8 +85,8 @@ class EndlessRows(IterableDataset):
         if self.streams:
             self.readers, self.total_readers = deal_readers(start, rank, world_size, num_readers, len(self.members))
             # Fewer shards than would spread evenly: Parquet splits further, by row groups; others stay as they are.
-            few = 2 * self.total_readers
-            self.members = [member.reshard() if member.num_shards < few else member for member in self.members]
+            enough = 2 * self.total_readers
+            self.members = [member.reshard() if member.num_shards < enough else member for member in self.members]
         else:
             self.readers = [start[0][0] if start else ReaderPosition.at_start(0, len(self.members))]
 
@@ -182,9 +182,9 @@ class EndlessRows(IterableDataset):
 
     def _rows_of(self, member: int, position: ReaderPosition) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """The rows that a reader reads from a member of the mixture."""
-        dataset, key, size = self.members[member], [self.seed, member], self.shuffle_buffer_size
-        share = position.reader, self.total_readers
-        reader = StreamReader(dataset, *share, key, size, self._name(member), self.max_retries)
+        dataset, name = self.members[member], self._name(member)
+        key, size = [self.seed, member], self.shuffle_buffer_size
+        reader = StreamReader(dataset, position.reader, self.total_readers, key, size, name, self.max_retries)
         return reader.rows(*position.passes[member])
 
     def _name(self, member: int) -> str:
