@@ -52,16 +52,12 @@ class _Upload:
 class CheckpointPush(CheckpointPublisher):
     """
     Pushes every saved checkpoint to the branch `checkpoint-N`: as an encoder that `AutoModel` loads, and in
-    `pretraining/` with its projector, which `continue_from` starts from.
+    `pretraining/` with its projector, which `continue_from` starts from. Uses `output_dir` and the arguments `hub_*`.
 
     A separate process on the CPU exports and uploads one checkpoint after the other. Training does not wait for it and
     does not stop when it fails: a failed upload is retried after the next save, and at the end. Where saves are more
     frequent than uploads can follow, only the newest one waits, unless all are wanted. An upload continues after the
     training is stopped; what has not arrived when the training is resumed is pushed then. Only the first rank pushes.
-
-    Args:
-        args ([`LeJEPATrainingArguments`]): Arguments of the training: `output_dir` and those that
-            begin with `hub_` are used.
     """
 
     def __init__(self, args: LeJEPATrainingArguments) -> None:
@@ -162,15 +158,7 @@ class CheckpointPush(CheckpointPublisher):
 
 
 def prepare_repository(args: LeJEPATrainingArguments) -> None:
-    """
-    Create the repository of `hub_model_id`, before any long work.
-
-    Args:
-        args ([`LeJEPATrainingArguments`]): Arguments of the training: those that begin with `hub_` are used.
-
-    Raises:
-        ValueError: If it cannot be created or written.
-    """
+    """Create the repository of `hub_model_id` before any long work; ValueError if it cannot be created or written."""
     try:
         Target(_repository(args), args.hub_private_repo, args.hub_revision, args.hub_token).prepare()
     except OSError as error:

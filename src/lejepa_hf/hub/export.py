@@ -44,9 +44,6 @@ def build_processor(
             channels and 0.5 for others.
         pixel_range (`list[float]`, *optional*): Written into the processor's file for evaluations and users, who map
             arrays and 16-bit images from this range to 0 to 255; see [`~data.view_settings.ViewSettings`].
-
-    Returns:
-        `BitImageProcessor`: Saved beside the weights, so that `AutoImageProcessor` finds it.
     """
     image_mean = image_mean or _IMAGENET_MEAN
     is_rgb = len(image_mean) == 3

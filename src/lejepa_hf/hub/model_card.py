@@ -42,20 +42,17 @@ def write_model_card(
     folder: str | Path, run: str | Path | None = None, is_final: bool = True, ema_decay: float | None = None
 ) -> Path:
     """
-    Fill the card's template with what the folder of a run holds.
+    Fill the card's template with what the folder of a run holds, and write it as README.md beside the encoder.
 
     Pictures are linked where they are stored, for an encoder inside the run's folder; [`card_for_repository`] changes
     the links for a repository.
 
     Args:
-        folder (`str` or `Path`): Exported encoder; the card becomes its README.md.
+        folder (`str` or `Path`): Exported encoder.
         run (`str` or `Path`, *optional*): Run folder; files that are missing there are left out of the card.
         is_final (`bool`, *optional*, defaults to `True`): Whether the weights are those the run ended with. If not,
-            the results and losses of the run are left out, since other weights were measured.
+            its results and losses are left out, since other weights were measured.
         ema_decay (`float`, *optional*): Decay of the moving average, if the weights are one.
-
-    Returns:
-        `Path`: The card.
     """
     from .code_example import usage_of  # imports torch, which a push of existing cards does not need
 
@@ -80,15 +77,12 @@ def write_model_card(
 
 def rewrite_model_card(run: str | Path, encoder: str | Path | None = None) -> Path:
     """
-    Write the card anew, from what the folder of a run holds now.
+    Write the card again, from what the folder of a run holds now.
 
     Args:
         run (`str` or `Path`): Run folder.
-        encoder (`str` or `Path`, *optional*): An exported encoder of this run; if missing, `encoder/` in its folder.
-            The run's results go into the card if these are the weights it ended with, or their average.
-
-    Returns:
-        `Path`: The card.
+        encoder (`str` or `Path`, *optional*): Exported encoder of this run; if missing, its `encoder/`. The run's
+            results go into the card if these are the weights it ended with, or their average.
 
     Raises:
         ValueError: If there is no encoder, or it is not known which weights of the run it has.
@@ -119,16 +113,7 @@ def with_onnx(text: str) -> str:
 
 
 def card_for_repository(text: str, has_pictures: bool) -> str:
-    """
-    The card of `encoder/` for the root of a repository, which has `pictures/` beside it.
-
-    Args:
-        text (`str`): From [`write_model_card`].
-        has_pictures (`bool`): Whether the pictures are in the repository; if not, their section is left out.
-
-    Returns:
-        `str`
-    """
+    """The card of `encoder/` for the root of a repository. Without `pictures/` there, their section is left out."""
     return text.replace("](../pictures/", "](pictures/") if has_pictures else _SECTION_OF_PICTURES.sub("", text)
 
 

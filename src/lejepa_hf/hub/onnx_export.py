@@ -51,9 +51,6 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
         path (`str` or `Path`, *optional*): The file; if missing, `model.onnx` in the folder, whose card then
             describes its use. Weights of more than 1.5 GB are written beside it, to `<name>.data`.
 
-    Returns:
-        `Path`: The file.
-
     Raises:
         ImportError: If onnx, onnxscript or onnxruntime is missing.
         ValueError: If the folder contains no exported encoder, or PyTorch cannot translate its class.

@@ -37,14 +37,9 @@ _SECRET_NAMES = re.compile("TOKEN|SECRET|PASSWORD|API_KEY")
 
 def public_files(folder: str | Path) -> dict[str, Path | bytes]:
     """
-    The files to publish, chosen from a list: never optimizer state, checkpoints or pickles.
-
-    Args:
-        folder (`str` or `Path`): A run folder; or an exported encoder, with its `pretraining/` if it contains one.
-
-    Returns:
-        `dict[str, Path | bytes]`: By name in the repository a file; or the content of a text, from which paths of
-        this machine, tokens and `_name_or_path` are removed.
+    The files to publish of a run folder, or of an exported encoder with its `pretraining/`, by name in the repository.
+    They are chosen from a list: never optimizer state, checkpoints or pickles. Texts come as their content, from which
+    paths of this machine, tokens and `_name_or_path` are removed.
     """
     folder = Path(folder)
     of_encoder = {_RUN.path: _FOLDERS[_RUN.encoder], _RUN.pretraining: _FOLDERS[_RUN.pretraining]}

@@ -13,16 +13,10 @@ from huggingface_hub import (
     ModelInfo,
     SpaceInfo,
     constants,
+    errors,
     get_token,
 )
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, validate_repo_id
 from transformers.utils import logging
 
@@ -54,7 +48,7 @@ def push_run(
 ) -> str:
     """
     Publish a run: the encoder at the root of the repository, so that `AutoModel` and pipelines load it by its id;
-    `pretraining/` to continue from; pictures, recipe, versions, results and metrics.
+    `pretraining/` to continue from; pictures, recipe, versions, results and metrics. Returns the repository's address.
 
     Paths of this machine and tokens are removed from texts; optimizer state and checkpoints are never sent. Files
     that the repository already has are not sent again, so after a failure the same call continues.
@@ -65,9 +59,6 @@ def push_run(
         private (`bool`, *optional*): Whether a new repository is private. If missing, the account's default.
         revision (`str`, *optional*, defaults to `"main"`): Branch; created if missing.
         token (`str`, *optional*): Access token. If missing, that of `HF_TOKEN` or `hf auth login`.
-
-    Returns:
-        `str`: Address of the repository.
 
     Raises:
         ValueError: If there is no finished run, or the id, the token or its permissions are not sufficient. Nothing
@@ -82,17 +73,7 @@ def push_run(
 
 
 class Target:
-    """
-    A branch of a repository to write to.
-
-    Args:
-        repo_id, private, revision, token: See [`push_run`].
-        is_space (`bool`, *optional*, defaults to `False`): Whether the repository is a Gradio Space instead of a
-            model.
-
-    Raises:
-        ValueError: If the id is not valid, or there is no token.
-    """
+    """A branch of a repository, a model or a Gradio Space, to write to; arguments and errors as of [`push_run`]."""
 
     def __init__(
         self,
@@ -104,7 +85,7 @@ class Target:
     ) -> None:
         try:
             validate_repo_id(repo_id)
-        except HFValidationError as error:
+        except errors.HFValidationError as error:
             raise ValueError(f"`repo_id` {repo_id!r} is not the name of a repository: {_first_line(error)}") from None
         if repo_id.count("/") != 1:
             raise ValueError(f"`repo_id` {repo_id!r} must be of the form 'user/name', the user being your account.")
@@ -122,13 +103,8 @@ class Target:
 
     def prepare(self) -> ModelInfo | SpaceInfo:
         """
-        Create repository and branch where they are missing, and check that they can be written.
-
-        Returns:
-            `ModelInfo` or `SpaceInfo`: What the branch contains.
-
-        Raises:
-            ValueError, OSError: See [`push_run`].
+        Create repository and branch where they are missing, check that they can be written, and return what they
+        contain.
         """
         sdk = "gradio" if self._type == "space" else None
         self._try(
@@ -166,18 +142,9 @@ class Target:
         message: str = "LeJEPA encoder",
     ) -> None:
         """
-        Send what is new in one commit.
-
-        Args:
-            files (`dict[str, Path | bytes]`): Name in the repository -> file or content.
-            known (`ModelInfo` or `SpaceInfo`): From [`prepare`]. Files of an earlier push that are not in `files` are
-                deleted; other files stay.
-            is_ours (`Callable`, *optional*): Whether a push may have written a file of that name.
-            message (`str`, *optional*, defaults to `"LeJEPA encoder"`): Commit message on the main branch; on others
-                it is the name of the branch.
-
-        Raises:
-            ValueError, OSError: See [`push_run`].
+        Send what is new in one commit; its message is used on the main branch, the branch's name on others. Files that
+        `known`, from [`prepare`], lists and `files`, by name in the repository, does not have are deleted if an
+        earlier push may have written them (`is_ours`); other files stay.
         """
         there = [sibling.rfilename for sibling in known.siblings or []]
         stale = [name for name in there if name not in files and is_ours(name)]
@@ -202,7 +169,7 @@ class Target:
         before, client.timeout = client.timeout, _LONGEST_SILENCE
         try:
             return call()
-        except OfflineModeIsEnabled as error:
+        except errors.OfflineModeIsEnabled as error:
             raise ValueError(
                 f"`repo_id` {self.repo_id!r} cannot be written in offline mode: unset HF_HUB_OFFLINE."
             ) from error
@@ -231,10 +198,10 @@ class Target:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         owner, where = self.repo_id.split("/")[0], self._api.endpoint
         message = None
-        if isinstance(error, GatedRepoError):
+        if isinstance(error, errors.GatedRepoError):
             message = f"it is gated and this account has no access: request it at {self.url}, or choose"
             message += " an id under your own name."
-        elif isinstance(error, RevisionNotFoundError):
+        elif isinstance(error, errors.RevisionNotFoundError):
             message = f"it has no branch {self.branch!r} to write to: choose another `revision`."
         elif status == 403:
             message = f"this `token` has no right to write there: use one with write access to {owner!r}, or choose an"
@@ -242,7 +209,7 @@ class Target:
         elif status == 401:
             message = f"{where} does not accept this `token`: make a new one with write access at"
             message += f" {where}/settings/tokens, then `hf auth login`, or set HF_TOKEN."
-        elif isinstance(error, RepositoryNotFoundError):
+        elif isinstance(error, errors.RepositoryNotFoundError):
             message = f"this `token` cannot see it and may not make it: use one of {owner!r}, or choose another id."
         elif status is not None and 400 <= status < 500 and status not in _PASSING_STATUS:
             given = error.server_message if isinstance(error, HfHubHTTPError) else None

@@ -25,17 +25,9 @@ _HEADLINES = {"eval_linear_top1": "linear top-1", "eval_knn_top1": "k-NN top-1",
 
 def write_report(run: str | Path) -> Path:
     """
-    Write `report.html` into the folder of a run: figures, tables, curves and pictures, recipe, versions. It contains
-    what a push would publish, without paths of this machine and tokens, and names what the run does not have yet.
-
-    Args:
-        run (`str` or `Path`): Run folder, finished or not.
-
-    Returns:
-        `Path`: The page.
-
-    Raises:
-        ValueError: If it is not the folder of a run.
+    Write `report.html` into the folder of a run, finished or not: figures, tables, curves and pictures, recipe,
+    versions. It contains what a push would publish, without paths of this machine and tokens, and names what the run
+    does not have yet. ValueError if it is not the folder of a run.
     """
     folder = RunFolder(run)
     if not folder.recipe.is_file() or not is_run(folder.path):

@@ -17,16 +17,8 @@ _SHARDS, _WHOLE = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"
 
 def trained_folder(run: str | Path) -> Path:
     """
-    The folder that contains the model.
-
-    Args:
-        run (`str` or `Path`): A run folder, its `pretraining/` or one of its checkpoints.
-
-    Returns:
-        `Path`: `pretraining/` of a run folder, otherwise `run` itself.
-
-    Raises:
-        ValueError: If there is no model.
+    The folder that contains the model: `pretraining/` of a run folder, otherwise `run`, which then is such a folder or
+    a checkpoint. ValueError if there is no model.
     """
     run_folder = RunFolder(run)
     folder = run_folder.pretraining if run_folder.pretraining.is_dir() else run_folder.path
@@ -39,16 +31,8 @@ def trained_folder(run: str | Path) -> Path:
 
 def read_trained_model(folder: Path) -> LeJEPAForPreTraining:
     """
-    The model with its trained weights, on the CPU. Checkpoints of FSDP are read without starting processes.
-
-    Args:
-        folder (`Path`): A folder from [`trained_folder`].
-
-    Returns:
-        [`LeJEPAForPreTraining`]
-
-    Raises:
-        ValueError: If weights are missing there or cannot be read.
+    The model in a folder from [`trained_folder`], with its trained weights, on the CPU. Checkpoints of FSDP are read
+    without starting processes. ValueError if weights are missing or cannot be read.
     """
     try:
         if any(folder.glob("model*.safetensors")):

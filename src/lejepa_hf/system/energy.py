@@ -36,13 +36,8 @@ class _Counter:
 class EnergyMeter:
     """
     Reads the counter of the GPU that a process trains on (NVML, if the package nvidia-ml-py is installed), or of the
-    CPU packages of its machine (RAPL, if it is readable). Processes share the packages: the first one of a machine
-    counts them.
-
-    Args:
-        device (`torch.device`): Device that the process trains on.
-        is_first_here (`bool`): Whether the process is the first one on its machine.
-        powercap (`Path`, *optional*): Folder of RAPL's counters.
+    CPU packages of its machine (RAPL, in the folder `powercap`, if it is readable). Processes share the packages: the
+    first one of a machine counts them.
 
     `source` describes in words what is measured, None where there is no counter.
     """

@@ -4,22 +4,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..pictures.figure import as_colours
+
 _SIDE = 448  # pixels on the longer side of pictures
 _THUMBNAIL = 160
 _HEAT = 0.6  # opacity of the heat map over the picture
 
 
 def draw_pixels(pixels: torch.Tensor) -> Image.Image:
-    """
-    Draw the input of an encoder, stretched from black to white.
-
-    Args:
-        pixels (`torch.Tensor` of shape `(channels, height, width)`): Unless there are three channels, their mean is
-            drawn.
-    """
-    pixels = pixels.float()
-    pixels = pixels if len(pixels) == 3 else pixels.mean(0, keepdim=True).expand(3, -1, -1)
-    return _enlarged(_unit(pixels).movedim(0, -1))
+    """Draw the input of an encoder, `(channels, height, width)`, as [`as_colours`] does."""
+    return _enlarged(torch.from_numpy(as_colours(pixels)))
 
 
 def draw_colours(colours: torch.Tensor) -> Image.Image:
@@ -29,11 +23,7 @@ def draw_colours(colours: torch.Tensor) -> Image.Image:
 
 def draw_heat(heat: torch.Tensor, picture: Image.Image) -> Image.Image:
     """
-    Draw one number per patch as a colour from dark violet to yellow, over the picture in grey.
-
-    Args:
-        heat (`torch.Tensor` of shape `(rows, columns)`): The smallest number is dark, the largest bright.
-        picture (`PIL.Image.Image`): A picture from [`draw_pixels`].
+    Draw one number per patch, `(rows, columns)`, as a colour from dark violet to yellow, over the picture in grey.
     """
     from matplotlib import colormaps
 
@@ -44,13 +34,7 @@ def draw_heat(heat: torch.Tensor, picture: Image.Image) -> Image.Image:
 
 
 def draw_thumbnail(image: Image.Image | np.ndarray) -> Image.Image:
-    """
-    Draw a small picture of an image.
-
-    Args:
-        image (`PIL.Image.Image` or `np.ndarray`): An image from [`~data.decoding.decode_image`]. The channels of an
-            array are averaged.
-    """
+    """Draw a small picture of an image or of an array, whose channels are averaged."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray((_unit(torch.from_numpy(image.mean(-1))).numpy() * 255).astype(np.uint8))
     image = image.convert("RGB")

@@ -29,14 +29,9 @@ _COLOURED_BY = 32  # images of the bank whose patches determine the colours
 
 class View(NamedTuple):
     """
-    The pictures of one image.
-
-    Args:
-        seen (`PIL.Image.Image`): The image as the processor passes it to the encoder.
-        patches (`PIL.Image.Image`): Principal components of its patch features as colours.
-        heat (`PIL.Image.Image`): Attention of the class token, or norms of the patch features.
-        neighbours (`list`): Pictures with their captions, the nearest first.
-        note (`str`): Sizes and ranges, and a warning if the requested size could not be used.
+    The pictures of one image: as the encoder sees it; principal components of its patch features as colours; attention
+    of the class token, or norms of the patch features; neighbours with captions, the nearest first; and a note on
+    sizes and ranges, with a warning if the requested size could not be used.
     """
 
     seen: Image.Image
@@ -48,21 +43,14 @@ class View(NamedTuple):
 
 class EncoderViews:
     """
-    An encoder and, if a dataset is given, its embedded images.
-
-    Args:
-        settings ([`DemoSettings`]): The encoder and the dataset.
+    An encoder and, if a dataset is given, its embedded images. ValueError if either cannot be loaded, or the encoder
+    has no patches.
 
     Attributes:
-        title (`str`): Name of the encoder.
-        description (`str`): Its model type, size and pooling.
         bank ([`~evaluation.embeddings.nearest_images.NearestImages`], *optional*): Images searched for neighbours.
         examples (`list`): Images that are not in the bank, with the names of their classes.
         enlarge (`int`): Initial value for [`look`].
         has_attention (`bool`): Whether the attention of a class token can be shown, instead of feature norms.
-
-    Raises:
-        ValueError: If the dataset or the encoder cannot be loaded, or the encoder has no patches.
     """
 
     def __init__(self, settings: DemoSettings) -> None:
@@ -103,12 +91,8 @@ class EncoderViews:
 
     def look(self, image: _Image, enlarge: int) -> View:
         """
-        Make the pictures of an image.
-
-        Args:
-            image (`PIL.Image.Image` or `np.ndarray`): An image from the extractor's `decode`.
-            enlarge (`int`): Factor of the side of the processor's crop. An encoder that takes only one size gets that
-                size, and the note says so.
+        Make the pictures of an image from the extractor's `decode`, with the side of the processor's crop times
+        `enlarge`. An encoder that takes only one size gets that size, and the note says so.
         """
         note = ""
         try:

@@ -29,12 +29,7 @@ _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "encoder", "concurrency_limi
 
 
 def check_gradio() -> None:
-    """
-    Check that gradio is installed.
-
-    Raises:
-        ImportError: If it is not.
-    """
+    """Raise an ImportError if gradio is not installed."""
     if find_spec("gradio") is None:
         raise ImportError('A demo needs gradio: `pip install "lejepa-hf[demo]"`.')
 
@@ -76,15 +71,7 @@ def serve(settings: DemoSettings, host: str | None = None, port: int | None = No
 
 
 def build_page(views: EncoderViews) -> "gr.Blocks":
-    """
-    Lay out the page and connect its parts.
-
-    Args:
-        views ([`EncoderViews`]): The encoder to look at.
-
-    Returns:
-        `gradio.Blocks`: The page, not launched.
-    """
+    """Lay out the page, not launched, and connect its parts."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
     import gradio as gr
 

@@ -51,16 +51,14 @@ Made by `lejepa demo --push`. `{wheel}` is the package lejepa-hf {version} under
 
 def push_space(settings: DemoSettings, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
     """
-    Publish a page as a Space. A local encoder is pushed with it, into `encoder/`; one of the Hub is named.
+    Publish a page as a Space, and return its address. A local encoder is pushed with it, into `encoder/`; one of the
+    Hub is named.
 
     Args:
         settings ([`DemoSettings`]): What the page shows.
         repo_id (`str`): `user/name` of the Space, which is created if missing and updated otherwise.
         private (`bool`, *optional*): Whether only the owner can see the Space. If missing, the account's default.
         token (`str`, *optional*): Token of the Hub. If missing, that of `HF_TOKEN` or `hf auth login`.
-
-    Returns:
-        `str`: Address of the Space.
 
     Raises:
         ValueError: If a Space could not show the page (a local dataset, an encoder that is not public), or if the id,
@@ -80,16 +78,8 @@ def push_space(settings: DemoSettings, repo_id: str, private: bool | None = None
 
 def space_files(settings: DemoSettings) -> dict[str, Path | bytes]:
     """
-    The files of a Space: the app, its settings and requirements, this package as a wheel, and a local encoder.
-
-    Args:
-        settings ([`DemoSettings`]): What the page shows.
-
-    Returns:
-        `dict[str, Path | bytes]`: File or content by its name in the repository.
-
-    Raises:
-        ValueError: If the encoder or the dataset cannot be read, or is on the Hub and not public.
+    The files of a Space by name: the app, its settings and requirements, this package as a wheel, and a local encoder.
+    ValueError if the encoder or the dataset cannot be read, or is on the Hub and not public.
     """
     settings.open_dataset()
     if settings.dataset not in (None, DIGITS):

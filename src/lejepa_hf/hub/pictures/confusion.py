@@ -19,17 +19,9 @@ def draw_confusion(
     run: str | Path, labels: "torch.Tensor", predictions: "torch.Tensor", class_names: list[str] | None
 ) -> Path:
     """
-    Confusion of held-out images in percent of each true class: a matrix with its numbers; for more than 20 classes
-    without numbers, beside a list of the largest confusions.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        labels (`torch.Tensor` of shape `(num_images,)`): True class numbers.
-        predictions (`torch.Tensor` of shape `(num_images,)`): Predicted class numbers.
-        class_names (`list[str]`, *optional*): Names of the classes.
-
-    Returns:
-        `Path`: `pictures/confusion.png` in the run folder.
+    Write `pictures/confusion.png`: confusion of held-out images by their true and predicted class numbers, in percent
+    of each true class. A matrix with its numbers; for more than 20 classes without numbers, beside a list of the
+    largest confusions.
     """
     classes = sorted({*labels.tolist(), *predictions.tolist()})
     names = [class_names[label] if class_names else str(label) for label in classes]

@@ -14,16 +14,8 @@ def draw_embeddings(
     run: str | Path, embeddings: "torch.Tensor", labels: "torch.Tensor", class_names: list[str] | None
 ) -> Path:
     """
-    Held-out embeddings in two dimensions by t-SNE, coloured by labels that training never saw.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        embeddings (`torch.Tensor` of shape `(num_images, dim)`): Embeddings; the first 2,000 are shown.
-        labels (`torch.Tensor` of shape `(num_images,)`): Class numbers.
-        class_names (`list[str]`, *optional*): Names of the classes.
-
-    Returns:
-        `Path`: `pictures/embeddings.png` in the run folder.
+    Write `pictures/embeddings.png`: the first 2,000 held-out embeddings `(num_images, dim)` in two dimensions by
+    t-SNE, coloured by labels that training never saw.
     """
     from matplotlib import colormaps
     from sklearn.manifold import TSNE

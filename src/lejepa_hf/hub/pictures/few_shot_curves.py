@@ -9,15 +9,8 @@ from .figure import STYLES, new_figure, save_figure
 
 def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path | None:
     """
-    Accuracy over the number of labelled images a class, with its 95 % interval, a curve for each encoder.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        results (`dict[str, dict[str, float]]`): Results of [`few_shot`] by name of the encoder; other results are
-            ignored.
-
-    Returns:
-        `Path`: `pictures/few_shot.png` in the run folder, None where there are results for fewer than two numbers.
+    Write `pictures/few_shot.png`: accuracy over the number of labelled images a class, with its 95 % interval, a curve
+    for each encoder in `results` of [`few_shot`]. None where there are results for fewer than two numbers.
     """
     pattern = re.compile(r"eval_(\d+|all)shot_top1")
     shots = [match[1] for name in next(iter(results.values()), {}) if (match := pattern.fullmatch(name))]

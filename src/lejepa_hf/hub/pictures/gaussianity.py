@@ -16,14 +16,8 @@ _MAX_LISTED_VIEWS = 8
 
 def draw_gaussianity(run: str | Path, statistics: "EmbeddingStatistics") -> Path:
     """
-    Draw how Gaussian a sample is: slices beside N(0, 1), their quantiles, the covariance spectrum.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        statistics ([`EmbeddingStatistics`]): Statistics of projections or embeddings.
-
-    Returns:
-        `Path`: `pictures/gaussianity.png` in the run folder.
+    Write `pictures/gaussianity.png`, how Gaussian projections or embeddings are: slices beside N(0, 1), their
+    quantiles, the covariance spectrum.
     """
     figure = new_figure(10, 4)
     left, middle, right = figure.subplots(1, 3)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def draw_patch_maps(run: str | Path, pixels: "torch.Tensor", colours: "torch.Tensor") -> Path:
     """
-    Images, and below each of them the principal components of its patch features as colours.
+    Write `pictures/pca_maps.png`: images, and below each of them the principal components of its patch features.
 
     Args:
         run (`str` or `Path`): Run folder.
@@ -20,9 +20,6 @@ def draw_patch_maps(run: str | Path, pixels: "torch.Tensor", colours: "torch.Ten
             normalised. Each image is stretched from black to white.
         colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): From
             [`~evaluation.patch_maps.principal_colours`].
-
-    Returns:
-        `Path`: `pictures/pca_maps.png` in the run folder.
     """
     num_images = len(pixels)
     figure = new_figure(max(4.0, 1.5 * num_images), 3.8)
