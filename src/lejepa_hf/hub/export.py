@@ -97,9 +97,8 @@ def export_encoder(
     folder = _default_folder(source, averaged) if folder is None else Path(folder)
     if is_in_training(folder):
         raise ValueError(f"`folder` {str(folder)!r} holds a model in training, which would be lost: choose another.")
-    if isinstance(run_or_model, str | Path):
-        run_or_model = read_trained_model(trained_folder(run_or_model))
-    encoder = run_or_model.encoder if isinstance(run_or_model, LeJEPAForPreTraining) else run_or_model
+    model = read_trained_model(trained_folder(run_or_model)) if isinstance(run_or_model, str | Path) else run_or_model
+    encoder = model.encoder if isinstance(model, LeJEPAForPreTraining) else model
     ema_decay = load_average(encoder, source) if averaged and source is not None else None
     if processor is None:
         processor = _processor_of(encoder, source)

@@ -77,15 +77,9 @@ def write_model_card(
 
 def rewrite_model_card(run: str | Path, encoder: str | Path | None = None) -> Path:
     """
-    Write the card again, from what the folder of a run holds now.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        encoder (`str` or `Path`, *optional*): Exported encoder of this run; if missing, its `encoder/`. The run's
-            results go into the card if these are the weights it ended with, or their average.
-
-    Raises:
-        ValueError: If there is no encoder, or it is not known which weights of the run it has.
+    Write the card of an exported encoder of a run (if missing, of its `encoder/`) again, from what the run's folder
+    holds now. The results go into the card if the weights are those the run ended with, or their average. ValueError
+    if there is no encoder, or it is not known which weights of the run it has.
     """
     run_folder = RunFolder(run)
     folder = run_folder.encoder if encoder is None else Path(encoder)
@@ -148,6 +142,7 @@ def _context_of_recipe(folder: Path, run: RunFolder | None, ema_decay: float | N
     recipe, local_paths = (run.read_recipe(), run.read_local_paths()) if run else ({}, None)
     warm_start = recipe.get("continue_from") or recipe.get("pretrained_backbone")
     base_model, _, revision = (public_name(warm_start, local_paths) or "").partition("@")
+    at_revision = f" at revision {revision}" if revision else ""
     dataset, data = public_name(recipe.get("dataset"), local_paths), training_data(recipe, local_paths)
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     plain = [recipe.get(key) for key in ("statistic", "num_knots", "t_max")] == ["epps_pulley", 17, 3.0]
@@ -159,7 +154,7 @@ def _context_of_recipe(folder: Path, run: RunFolder | None, ema_decay: float | N
         "dataset_config": recipe.get("dataset_config"),
         "dataset_revision": recipe.get("dataset_revision"),
         "base_model": base_model or None,
-        "warm_start": _start(base_model, revision) if warm_start else None,
+        "warm_start": warm_start and (base_model + at_revision or "a local checkpoint"),
         "is_continued": recipe.get("continue_from") is not None,
         "license": recipe.get("license"),
         "held_out": _is_held_out(recipe),
@@ -235,12 +230,6 @@ def _without_paths(key: str, value: Any, local_paths: Collection[str] | None) ->
     return "<local>" if private else value
 
 
-def _start(base_model: str, revision: str) -> str:
-    if not base_model:
-        return "a local checkpoint"
-    return base_model + (f" at revision {revision}" if revision else "")
-
-
 def _is_held_out(recipe: dict[str, Any]) -> bool:
     """Whether the evaluation used another split than training; a mixture may contain any."""
     splits = [(recipe.get(key) or "").partition("[")[0] for key in ("train_split", "eval_split")]
@@ -263,8 +252,4 @@ def _weights(folder: Path) -> list[Path]:
 def _same_weights(one: Path, other: Path) -> bool:
     names = [path.name for path in _weights(one)]
     same_names = bool(names) and names == [path.name for path in _weights(other)]
-    return same_names and all(_same_file(one / name, other / name) for name in names)
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
+    return same_names and (one.samefile(other) or not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:]))

@@ -4,18 +4,9 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    ModelInfo,
-    SpaceInfo,
-    constants,
-    errors,
-    get_token,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, SpaceInfo, errors, get_token
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, validate_repo_id
 from transformers.utils import logging
@@ -26,6 +17,7 @@ from .public_files import is_of_this_package, is_run, public_files
 
 logger = logging.get_logger(__name__)
 
+_MAIN = "main"  # the Hub's default branch
 # Seconds before each retry. By then the client has retried six times itself, except when it creates or commits.
 _WAITS = (1, 2, 4, 8, 16)
 _LONGEST_WAIT = 300  # seconds that a server may demand
@@ -36,15 +28,10 @@ ConnectionTrouble: type[Exception] = HfHubHTTPError.__bases__[0]
 _PASSING_ERRORS: tuple[type[Exception], ...] = (ConnectionTrouble, OSError, RuntimeError, json.JSONDecodeError)
 
 Result = TypeVar("Result")
-Operation = CommitOperationAdd | CommitOperationDelete
 
 
 def push_run(
-    run: str | Path,
-    repo_id: str,
-    private: bool | None = None,
-    revision: str | None = None,
-    token: str | None = None,
+    run: str | Path, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
 ) -> str:
     """
     Publish a run: the encoder at the root of the repository, so that `AutoModel` and pipelines load it by its id;
@@ -67,8 +54,8 @@ def push_run(
     """
     files = public_files(_finished(Path(run)))
     target = Target(repo_id, private, revision, token)
-    known = target.prepare()
-    target.commit(files, known)
+    target.prepare()
+    target.commit(files)
     return target.url
 
 
@@ -94,72 +81,59 @@ class Target:
                 f"`token` is missing, and `repo_id` {repo_id!r} cannot be written without one: log in with `hf auth "
                 "login`, or set HF_TOKEN."
             )
-        self.repo_id, self.private, self.branch = repo_id, private, revision or constants.DEFAULT_REVISION
+        self.repo_id, self.private, self.branch = repo_id, private, revision or _MAIN
         self._api = HfApi(token=token)
-        self._type = "space" if is_space else "model"
+        self._repository: dict[str, Any] = {"repo_id": repo_id, "repo_type": "space" if is_space else "model"}
+        self._known: list[str] = []
+        self._read_info: Callable[..., ModelInfo | SpaceInfo] = (
+            self._api.space_info if is_space else self._api.model_info
+        )
         self.url = f"{self._api.endpoint}/{'spaces/' if is_space else ''}{repo_id}"
-        if self.branch != constants.DEFAULT_REVISION:
+        if self.branch != _MAIN:
             self.url += f"/tree/{self.branch}"
 
-    def prepare(self) -> ModelInfo | SpaceInfo:
-        """
-        Create repository and branch where they are missing, check that they can be written, and return what they
-        contain.
-        """
-        sdk = "gradio" if self._type == "space" else None
+    def prepare(self) -> None:
+        """Create repository and branch where they are missing, and check that they can be written."""
+        sdk = "gradio" if self._repository["repo_type"] == "space" else None
         self._try(
-            lambda: self._api.create_repo(
-                self.repo_id, private=self.private, exist_ok=True, repo_type=self._type, space_sdk=sdk
-            )
+            lambda: self._api.create_repo(private=self.private, exist_ok=True, space_sdk=sdk, **self._repository)
         )
-        info = self._info(None)
+        info = self._try(lambda: self._read_info(self.repo_id))
         if self.private and not info.private:
             raise ValueError(
                 f"`private`: {self.repo_id!r} exists and everybody can read it. Make it private in its settings, or "
                 "choose another `repo_id`."
             )
-        if self.branch != constants.DEFAULT_REVISION:
-            self._try(
-                lambda: self._api.create_branch(self.repo_id, branch=self.branch, exist_ok=True, repo_type=self._type)
-            )
-            info = self._info(self.branch)
+        if self.branch != _MAIN:
+            self._try(lambda: self._api.create_branch(branch=self.branch, exist_ok=True, **self._repository))
+            info = self._try(lambda: self._read_info(self.repo_id, revision=self.branch))
         # Sends nothing and fails without write access; creating a repository that exists does not.
         probe = [CommitOperationAdd("config.json", b"{}")]
-        self._try(
-            lambda: self._api.preupload_lfs_files(self.repo_id, probe, revision=self.branch, repo_type=self._type)
-        )
-        return info
-
-    def _info(self, revision: str | None) -> ModelInfo | SpaceInfo:
-        read = self._api.space_info if self._type == "space" else self._api.model_info
-        return self._try(lambda: read(self.repo_id, revision=revision))
+        self._try(lambda: self._api.preupload_lfs_files(additions=probe, revision=self.branch, **self._repository))
+        self._known = [sibling.rfilename for sibling in info.siblings or []]
 
     def commit(
         self,
         files: dict[str, Path | bytes],
-        known: ModelInfo | SpaceInfo,
         is_ours: Callable[[str], bool] = is_of_this_package,
         message: str = "LeJEPA encoder",
     ) -> None:
         """
         Send what is new in one commit; its message is used on the main branch, the branch's name on others. Files that
-        `known`, from [`prepare`], lists and `files`, by name in the repository, does not have are deleted if an
-        earlier push may have written them (`is_ours`); other files stay.
+        are there and not in `files`, by name in the repository, are deleted if an earlier push may have written them
+        (`is_ours`).
         """
-        there = [sibling.rfilename for sibling in known.siblings or []]
-        stale = [name for name in there if name not in files and is_ours(name)]
+        stale = [name for name in self._known if name not in files and is_ours(name)]
         size = sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values())
         logger.info(f"{len(files)} files, {size / 1e6:,.1f} MB, to {self.url}; those it already has are not sent.")
 
         def send() -> None:
             # New operations in each try: they remember what the server had.
-            added: list[Operation] = [CommitOperationAdd(name, file) for name, file in files.items()]
+            added = [CommitOperationAdd(name, file) for name, file in files.items()]
+            deleted = [CommitOperationDelete(name, is_folder=False) for name in stale]
+            title = message if self.branch == _MAIN else self.branch
             self._api.create_commit(
-                self.repo_id,
-                [*added, *(CommitOperationDelete(name, is_folder=False) for name in stale)],
-                commit_message=message if self.branch == constants.DEFAULT_REVISION else self.branch,
-                revision=self.branch,
-                repo_type=self._type,
+                operations=[*added, *deleted], commit_message=title, revision=self.branch, **self._repository
             )
 
         self._try(send)
@@ -170,9 +144,8 @@ class Target:
         try:
             return call()
         except errors.OfflineModeIsEnabled as error:
-            raise ValueError(
-                f"`repo_id` {self.repo_id!r} cannot be written in offline mode: unset HF_HUB_OFFLINE."
-            ) from error
+            offline = f"`repo_id` {self.repo_id!r} cannot be written in offline mode: unset HF_HUB_OFFLINE."
+            raise ValueError(offline) from error
         except _PASSING_ERRORS as error:
             cause: BaseException = error
             if isinstance(error, RuntimeError):  # errors about a large file are wrapped, or come from hf_xet
@@ -234,11 +207,9 @@ def _finished(run: Path) -> Path:
             raise ValueError(f"`run` {str(run)!r} has a config.json and no weights: export the encoder anew.")
         return run
     folder = RunFolder(run)
-    missing = [path.name for path in (folder.encoder, folder.pretraining) if not _has_weights(path)]
+    missing = [f"{path.name}/" for path in (folder.encoder, folder.pretraining) if not _has_weights(path)]
     if missing:
-        raise ValueError(
-            f"`run` {str(run)!r} has no {' and no '.join(f'{name}/' for name in missing)} to push: {_way_out(folder)}."
-        )
+        raise ValueError(f"`run` {str(run)!r} has no {' and no '.join(missing)} to push: {_way_out(folder)}.")
     return run
 
 

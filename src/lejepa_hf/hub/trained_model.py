@@ -11,8 +11,8 @@ from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.distributed import read_shards_
 from ..system.run_folder import RunFolder
 
-# FSDP's names in a checkpoint: a folder of shards, or one file with all weights.
-_SHARDS, _WHOLE = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"
+# Names in a checkpoint: a folder of shards, or one file with all weights.
+FSDP_SHARDS, FSDP_WEIGHTS = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"
 
 
 def trained_folder(run: str | Path) -> Path:
@@ -37,14 +37,14 @@ def read_trained_model(folder: Path) -> LeJEPAForPreTraining:
     try:
         if any(folder.glob("model*.safetensors")):
             return LeJEPAForPreTraining.from_pretrained(folder)
-        if not (folder / _SHARDS).is_dir() and not (folder / _WHOLE).is_file():
+        if not (folder / FSDP_SHARDS).is_dir() and not (folder / FSDP_WEIGHTS).is_file():
             raise ValueError(f"{str(folder)!r} has a config.json and no weights: choose a complete checkpoint.")
         model = LeJEPAForPreTraining(LeJEPAConfig.from_pretrained(folder))
-        if (folder / _SHARDS).is_dir():
+        if (folder / FSDP_SHARDS).is_dir():
             weights = model.state_dict()
-            read_shards_(weights, folder / _SHARDS)
+            read_shards_(weights, folder / FSDP_SHARDS)
         else:
-            weights = torch.load(folder / _WHOLE, map_location="cpu", weights_only=True)
+            weights = torch.load(folder / FSDP_WEIGHTS, map_location="cpu", weights_only=True)
         model.load_state_dict(weights)
         return model
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:

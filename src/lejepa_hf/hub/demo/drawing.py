@@ -13,21 +13,23 @@ _HEAT = 0.6  # opacity of the heat map over the picture
 
 def draw_pixels(pixels: torch.Tensor) -> Image.Image:
     """Draw the input of an encoder, `(channels, height, width)`, as [`as_colours`] does."""
-    return _enlarged(torch.from_numpy(as_colours(pixels)))
+    return draw_colours(torch.from_numpy(as_colours(pixels)))
 
 
 def draw_colours(colours: torch.Tensor) -> Image.Image:
-    """Draw colours of patches, `(rows, columns, 3)`, in [0, 1]."""
-    return _enlarged(colours)
+    """Draw `(rows, columns, 3)` in [0, 1] with sharp edges, at least `_SIDE` pixels on the longer side."""
+    picture = Image.fromarray((colours.numpy() * 255).round().astype(np.uint8))
+    scale = _SIDE / max(picture.size)
+    if scale <= 1:
+        return picture
+    return picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.NEAREST)
 
 
 def draw_heat(heat: torch.Tensor, picture: Image.Image) -> Image.Image:
-    """
-    Draw one number per patch, `(rows, columns)`, as a colour from dark violet to yellow, over the picture in grey.
-    """
+    """Draw a number for each patch, `(rows, columns)`, in colours from violet to yellow, over the picture in grey."""
     from matplotlib import colormaps
 
-    light = _enlarged(torch.from_numpy(colormaps["inferno"](_unit(heat).numpy())[..., :3]))
+    light = draw_colours(torch.from_numpy(colormaps["inferno"](_unit(heat).numpy())[..., :3]))
     return Image.blend(
         picture.convert("L").convert("RGB"), light.resize(picture.size, Image.Resampling.NEAREST), _HEAT
     )
@@ -48,12 +50,3 @@ def _unit(values: torch.Tensor) -> torch.Tensor:
     """Values stretched to [0, 1]; zeros if all are equal."""
     values = values - values.min()
     return values / values.max().clamp_min(1e-12)
-
-
-def _enlarged(colours: torch.Tensor) -> Image.Image:
-    """A picture of `(rows, columns, 3)` in [0, 1] with sharp edges, at least `_SIDE` pixels on its longer side."""
-    picture = Image.fromarray((colours.numpy() * 255).round().astype(np.uint8))
-    scale = _SIDE / max(picture.size)
-    if scale <= 1:
-        return picture
-    return picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.NEAREST)

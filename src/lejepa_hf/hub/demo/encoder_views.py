@@ -43,14 +43,8 @@ class View(NamedTuple):
 
 class EncoderViews:
     """
-    An encoder and, if a dataset is given, its embedded images. ValueError if either cannot be loaded, or the encoder
-    has no patches.
-
-    Attributes:
-        bank ([`~evaluation.embeddings.nearest_images.NearestImages`], *optional*): Images searched for neighbours.
-        examples (`list`): Images that are not in the bank, with the names of their classes.
-        enlarge (`int`): Initial value for [`look`].
-        has_attention (`bool`): Whether the attention of a class token can be shown, instead of feature norms.
+    An encoder and, if a dataset is given, its embedded images: `bank` is searched for neighbours, `examples` are other
+    images with the names of their classes. ValueError if either cannot be loaded, or the encoder has no patches.
     """
 
     def __init__(self, settings: DemoSettings) -> None:
@@ -62,10 +56,8 @@ class EncoderViews:
         self.channels = num_channels(config)
         self.title = settings.title or public_model(settings.encoder).removesuffix("/encoder")
         parameters = sum(parameter.numel() for parameter in self.extractor.encoder.parameters())
-        self.description = (
-            f"{config.model_type}, {parameters / 1e6:.2f} million parameters, embeddings of {dim} numbers"
-        )
-        self.description += f" ({pooling})"
+        self.description = f"{config.model_type}, {parameters / 1e6:.2f} million parameters, "
+        self.description += f"embeddings of {dim} numbers ({pooling})"
         self.bank: NearestImages | None = None
         self.examples: list[tuple[_Image, str | None]] = []
         images = [self.extractor.grey_image()] if source is None else self._fill_bank(settings, source)

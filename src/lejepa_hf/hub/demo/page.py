@@ -36,17 +36,9 @@ def check_gradio() -> None:
 
 def serve(settings: DemoSettings, host: str | None = None, port: int | None = None) -> None:
     """
-    Serve the page until the process is interrupted.
-
-    Args:
-        settings ([`DemoSettings`]): What the page shows.
-        host (`str`, *optional*): Address to listen on. If missing, this machine only; in a Space, the address that
-            the Space requires.
-        port (`int`, *optional*): Port to listen on. If missing, the first free one from 7860 on.
-
-    Raises:
-        ImportError: If gradio is not installed.
-        ValueError: If the port is not free, or the dataset or the encoder cannot be used.
+    Serve the page until the process is interrupted. If missing, `host` is this machine only, in a Space the address
+    that the Space requires, and `port` the first free one from 7860 on. ImportError without gradio; ValueError if the
+    port is not free, or the dataset or the encoder cannot be used.
     """
     check_gradio()
     if port is not None:
@@ -108,7 +100,10 @@ def build_page(views: EncoderViews) -> "gr.Blocks":
                         _titled_picture(name, title, what, quiet) for name, title, what in _titles(views)
                     )
                 note = gr.Markdown(elem_id="note")
-                gr.Markdown(f"### Nearest images\n{_bank_description(views)}")
+                among = "None, because this page was started without `--dataset`."
+                if views.bank is not None:
+                    among = f"among {len(views.bank):,} of the dataset, with the cosine similarity of the embeddings"
+                gr.Markdown(f"### Nearest images\n{among}")
                 neighbours = gr.Gallery(
                     columns=6, height="auto", object_fit="contain", buttons=[], visible=views.bank is not None,
                     elem_id="neighbours", **quiet,
@@ -158,12 +153,6 @@ def _titled_picture(name: str, title: str, what: str, settings: dict[str, Any]) 
         picture = gr.Image(elem_id=name, buttons=["fullscreen", "download"], **settings)
         gr.Markdown(what)
     return picture
-
-
-def _bank_description(views: EncoderViews) -> str:
-    if views.bank is None:
-        return "None, because this page was started without `--dataset`."
-    return f"among {len(views.bank):,} of the dataset, with the cosine similarity of the embeddings"
 
 
 def _look(views: EncoderViews, chosen: str | int, enlarge: float) -> View:

@@ -20,9 +20,6 @@ class DemoSettings:
         split (`str`, *optional*, defaults to `"train"`): Split of the dataset.
         images (`int`, *optional*, defaults to 2000): Largest number of its images that are searched for neighbours.
         title (`str`, *optional*): Name of the encoder on the page. If missing, its folder or id.
-
-    Raises:
-        ValueError: If `images` is less than 1.
     """
 
     encoder: str

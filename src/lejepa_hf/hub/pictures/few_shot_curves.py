@@ -23,15 +23,12 @@ def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path
         accuracy = [100 * values[f"eval_{k}shot_top1"] for k in shots]
         half = [100 * values.get(f"eval_{k}shot_top1_ci95", 0.0) for k in shots]
         axes.errorbar(
-            places, accuracy, half, color=colour, linestyle=line, marker=marker, markersize=5, linewidth=2, capsize=3
+            places, accuracy, half, color=colour, linestyle=line, marker=marker, ms=5, linewidth=2, capsize=3
         )
         axes.plot([], [], color=colour, linestyle=line, marker=marker, linewidth=2, label=name)
     axes.set_xticks(places, labels=shots)
-    axes.set(
-        title="Classification from few labelled images, frozen embeddings",
-        xlabel="labelled images a class",
-        ylabel="held-out top-1 in %, 95 % interval",
-    )
+    axes.set_title("Classification from few labelled images, frozen embeddings")
+    axes.set(xlabel="labelled images a class", ylabel="held-out top-1 in %, 95 % interval")
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")

@@ -1,23 +1,20 @@
 """Patch features as colours."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from ...system.run_folder import RunFolder
 from .figure import as_colours, new_figure, save_figure
 
-if TYPE_CHECKING:
-    import torch
 
-
-def draw_patch_maps(run: str | Path, pixels: "torch.Tensor", colours: "torch.Tensor") -> Path:
+def draw_patch_maps(run: str | Path, pixels: torch.Tensor, colours: torch.Tensor) -> Path:
     """
     Write `pictures/pca_maps.png`: images, and below each of them the principal components of its patch features.
 
     Args:
         run (`str` or `Path`): Run folder.
-        pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): What the encoder saw, not
-            normalised. Each image is stretched from black to white.
+        pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): What the encoder saw, not normalised.
         colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): From
             [`~evaluation.patch_maps.principal_colours`].
     """
