@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from ..evaluation.intervals import is_spread
 from ..system.durable_files import write_text
 from ..system.run_folder import PictureName, RunFolder
-from .training_data import TrainingData, public_name, training_data
+from .training_data import public_name, training_data
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Keys about this machine, not the run: paths tell who ran it and where.
@@ -57,7 +57,7 @@ def write_model_card(
     from .code_example import usage_of  # imports torch, which a push of existing cards does not need
 
     folder, run_folder = Path(folder), RunFolder(run) if run is not None else None
-    context = _context_of_recipe(folder, run_folder, ema_decay) | usage_of(folder)
+    context = _context_of_recipe(folder, run_folder) | usage_of(folder)
     context |= _measurements(run_folder if is_final else None, ema_decay, context)
     shown = _pictures(folder, run_folder, "training" if ema_decay else "weights") if run_folder and is_final else {}
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
@@ -67,7 +67,6 @@ def write_model_card(
         pictures=shown,
         versions=run_folder.read_versions() if run_folder else {},
         card_data=_metadata(context).to_yaml(),
-        recipe=context["public_recipe"],
     )
     path = folder / "README.md"
     text = str(ModelCard(text))  # refuses a head that the Hub could not read
@@ -137,7 +136,7 @@ def is_in_training(folder: Path) -> bool:
     return of_this_package or (folder / "trainer_state.json").is_file()
 
 
-def _context_of_recipe(folder: Path, run: RunFolder | None, ema_decay: float | None) -> dict[str, Any]:
+def _context_of_recipe(folder: Path, run: RunFolder | None) -> dict[str, Any]:
     """What the recipe of a run says, for the template and for the card's head."""
     recipe, local_paths = (run.read_recipe(), run.read_local_paths()) if run else ({}, None)
     warm_start = recipe.get("continue_from") or recipe.get("pretrained_backbone")
@@ -159,7 +158,7 @@ def _context_of_recipe(folder: Path, run: RunFolder | None, ema_decay: float | N
         "license": recipe.get("license"),
         "held_out": _is_held_out(recipe),
         "is_plain_sigreg": plain,
-        "public_recipe": public_recipe_text(recipe, local_paths) if recipe else None,
+        "recipe": public_recipe_text(recipe, local_paths) if recipe else None,
     }
 
 
@@ -183,12 +182,11 @@ def _measurements(run: RunFolder | None, ema_decay: float | None, context: dict[
 
 def _metadata(context: dict[str, Any]) -> ModelCardData:
     """The head of a card, which the Hub reads."""
-    data: list[TrainingData] = context["data"]
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         tags=["lejepa", "self-supervised-learning", "vision"],
-        datasets=[source.on_hub for source in data if source.on_hub] or None,
+        datasets=[source.on_hub for source in context["data"] if source.on_hub] or None,
         base_model=context["base_model"],
         license=context["license"],
         model_name=context["name"],
@@ -197,13 +195,13 @@ def _metadata(context: dict[str, Any]) -> ModelCardData:
 
 
 def _eval_results(context: dict[str, Any]) -> list[EvalResult]:
-    on_hub = context["dataset_on_hub"] is not None
+    name, on_hub = context["dataset"], context["dataset_on_hub"] is not None
     return [
         EvalResult(
             task_type="image-classification",
             task_name=f"frozen encoder, {metric.removeprefix('eval_').replace('_', ' ')}",
-            dataset_type="local" if context["dataset"] == "local images" else context["dataset"],
-            dataset_name=context["dataset"],
+            dataset_type="local" if name == "local images" else name,
+            dataset_name=name,
             dataset_config=context["dataset_config"] if on_hub else None,
             dataset_revision=context["dataset_revision"] if on_hub else None,
             dataset_split=context["run"]["eval_split"],

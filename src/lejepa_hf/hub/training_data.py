@@ -46,23 +46,19 @@ def training_data(recipe: dict[str, Any], local_paths: Collection[str] | None = 
     the entries are described, not the dataset of the evaluation.
     """
     mixture = recipe.get("mixture")
-    if not mixture:
-        config, split, revision = map(recipe.get, ("dataset_config", "train_split", "dataset_revision"))
-        name = recipe.get("dataset")
-        return [_describe(public_name(name, local_paths), config, split, revision)] if name else []
-    total = sum(entry.get("weight", 1.0) for entry in mixture)
-    return [
-        _describe(
-            public_name(entry["dataset"], local_paths), entry.get("config"), entry.get("split", "train"),
-            entry.get("revision"), entry.get("weight", 1.0) / total,
-        )
-        for entry in mixture
-    ]  # fmt: skip
+    if mixture:
+        total = sum(entry.get("weight", 1.0) for entry in mixture)
+        return [_describe({"split": "train", **it}, local_paths, it.get("weight", 1.0) / total) for it in mixture]
+    keys = {"dataset": "dataset", "config": "dataset_config", "split": "train_split", "revision": "dataset_revision"}
+    source = {key: recipe.get(of_recipe) for key, of_recipe in keys.items()}
+    return [_describe(source, local_paths)] if source["dataset"] else []
 
 
 def _describe(
-    public: str | None, config: str | None, split: str | None, revision: str | None, weight: float | None = None
+    source: dict[str, Any], local_paths: Collection[str] | None, weight: float | None = None
 ) -> TrainingData:
+    public = public_name(source["dataset"], local_paths)
+    config, split, revision = map(source.get, ("config", "split", "revision"))
     details = f", split `{split}`" if split else ""
     if public is None or not (public == _DIGITS or "/" in public):
         return TrainingData(f"local images{details}", "Their licence is not stated here.", None, weight)

@@ -172,8 +172,7 @@ class AnyRank:
         """
         if not isinstance(self._group, dist.ProcessGroup):
             return holds
-        before = self._sent
-        flag = torch.tensor([holds], dtype=torch.uint8)
+        before, flag = self._sent, torch.tensor([holds], dtype=torch.uint8)
         self._sent = dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True), flag
         if before is None:
             return False

@@ -14,11 +14,10 @@ def flush(path: Path) -> None:
     Wait until an existing file, or the names in a folder, are on the disk. Windows opens no folder, and keeps the
     names in it without being asked.
     """
-    is_folder = path.is_dir()
     try:
-        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows flushes only what it may write
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes only what it may write
     except PermissionError:
-        if is_folder:
+        if path.is_dir():
             return
         raise
     try:

@@ -3,7 +3,6 @@
 import importlib.util
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +16,9 @@ _SOURCES = {
 }
 
 
-@dataclass
 class _Counter:
-    read: Callable[[], float]  # joules
-    wraps_at: float = math.inf
-    last: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.last = self.read()
+    def __init__(self, read: Callable[[], float], wraps_at: float = math.inf) -> None:
+        self.read, self.wraps_at, self.last = read, wraps_at, read()  # joules
 
     def joules(self) -> float:
         now = self.read()

@@ -117,10 +117,8 @@ class RunFolder:
             "local_paths": [name for name in _names_of_sources(recipe) if Path(name).expanduser().exists()],
             "arguments": {key: _plain(value) for key, value in (arguments or {}).items() if "token" not in key},
         }
-        text = yaml.safe_dump(
-            {key: _plain(value) for key, value in recipe.items()}, sort_keys=False, default_flow_style=None, width=110
-        )
-        write_text(self.recipe, text)
+        plain = {key: _plain(value) for key, value in recipe.items()}
+        write_text(self.recipe, yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=110))
         write_json(self.record, record)
         write_json(self.versions, package_versions())
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..pictures.figure import as_colours
+from ..pictures.figure import as_colours, stretched
 
 _SIDE = 448  # pixels on the longer side of pictures
 _THUMBNAIL = 160
@@ -29,24 +29,17 @@ def draw_heat(heat: torch.Tensor, picture: Image.Image) -> Image.Image:
     """Draw a number for each patch, `(rows, columns)`, in colours from violet to yellow, over the picture in grey."""
     from matplotlib import colormaps
 
-    light = draw_colours(torch.from_numpy(colormaps["inferno"](_unit(heat).numpy())[..., :3]))
-    return Image.blend(
-        picture.convert("L").convert("RGB"), light.resize(picture.size, Image.Resampling.NEAREST), _HEAT
-    )
+    light = draw_colours(torch.from_numpy(colormaps["inferno"](stretched(heat).numpy())[..., :3]))
+    light = light.resize(picture.size, Image.Resampling.NEAREST)
+    return Image.blend(picture.convert("L").convert("RGB"), light, _HEAT)
 
 
 def draw_thumbnail(image: Image.Image | np.ndarray) -> Image.Image:
     """Draw a small picture of an image or of an array, whose channels are averaged."""
     if isinstance(image, np.ndarray):
-        image = Image.fromarray((_unit(torch.from_numpy(image.mean(-1))).numpy() * 255).astype(np.uint8))
+        image = Image.fromarray((stretched(torch.from_numpy(image.mean(-1))).numpy() * 255).astype(np.uint8))
     image = image.convert("RGB")
     scale = _THUMBNAIL / max(image.size)
     # Tiny images keep sharp pixels; photographs are resized smoothly.
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     return image.resize([max(1, round(side * scale)) for side in image.size], method)
-
-
-def _unit(values: torch.Tensor) -> torch.Tensor:
-    """Values stretched to [0, 1]; zeros if all are equal."""
-    values = values - values.min()
-    return values / values.max().clamp_min(1e-12)

@@ -107,12 +107,7 @@ class EncoderViews:
         return View(seen, draw_colours(colours), draw_heat(heat, seen), self._neighbours(image), note)
 
     def _neighbours(self, image: _Image) -> list[tuple[Image.Image, str]]:
-        if self.bank is None:
-            return []
-        return [
-            (
-                draw_thumbnail(self.extractor.decode(found.value)),
-                (f"{found.label} · " if found.label is not None else "") + f"{found.cosine:.3f}",
-            )
-            for found in self.bank(image)
-        ]
+        found = self.bank(image) if self.bank is not None else []
+        captions = [(f"{one.label} · " if one.label is not None else "") + f"{one.cosine:.3f}" for one in found]
+        thumbnails = [draw_thumbnail(self.extractor.decode(one.value)) for one in found]
+        return list(zip(thumbnails, captions, strict=True))
