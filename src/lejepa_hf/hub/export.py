@@ -129,9 +129,10 @@ def _processor_of(encoder: LeJEPAModel, source: Path | None) -> BaseImageProcess
 
 
 def _default_folder(source: Path | None, averaged: bool) -> Path:
-    run = RunFolder(source.parent) if source is not None else None
-    if run is not None and source == run.pretraining:
-        return run.averaged_encoder if averaged else run.encoder
-    if run is not None and source is not None and step_of(source) is not None:
-        return run.exported(source, averaged)  # not inside a checkpoint, which is deleted when newer ones are saved
+    if source is not None:
+        run = RunFolder(source.parent)
+        if source == run.pretraining:
+            return run.averaged_encoder if averaged else run.encoder
+        if step_of(source) is not None:
+            return run.exported(source, averaged)  # not inside a checkpoint, which newer ones replace
     raise ValueError("`folder` is needed to export what is neither a run folder nor one of its checkpoints.")

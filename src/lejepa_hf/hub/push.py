@@ -55,7 +55,7 @@ def push_run(
     files = public_files(_finished(Path(run)))
     target = Target(repo_id, private, revision, token)
     target.prepare()
-    target.commit(files)
+    target.commit(files, is_of_this_package, "LeJEPA encoder")
     return target.url
 
 
@@ -63,12 +63,7 @@ class Target:
     """A branch of a repository, a model or a Gradio Space, to write to; arguments and errors as of [`push_run`]."""
 
     def __init__(
-        self,
-        repo_id: str,
-        private: bool | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        is_space: bool = False,
+        self, repo_id: str, private: bool | None, revision: str | None, token: str | None, is_space: bool = False
     ) -> None:
         try:
             validate_repo_id(repo_id)
@@ -112,12 +107,7 @@ class Target:
         self._try(lambda: self._api.preupload_lfs_files(additions=probe, revision=self.branch, **self._repository))
         self._known = [sibling.rfilename for sibling in info.siblings or []]
 
-    def commit(
-        self,
-        files: dict[str, Path | bytes],
-        is_ours: Callable[[str], bool] = is_of_this_package,
-        message: str = "LeJEPA encoder",
-    ) -> None:
+    def commit(self, files: dict[str, Path | bytes], is_ours: Callable[[str], bool], message: str) -> None:
         """
         Send what is new in one commit; its message is used on the main branch, the branch's name on others. Files that
         are there and not in `files`, by name in the repository, are deleted if an earlier push may have written them

@@ -96,9 +96,7 @@ def build_page(views: EncoderViews) -> "gr.Blocks":
                 )  # fmt: skip
             with gr.Column(scale=3):
                 with gr.Row():
-                    seen, patches, heat = (
-                        _titled_picture(name, title, what, quiet) for name, title, what in _titles(views)
-                    )
+                    seen, patches, heat = (_titled_picture(*titles, quiet) for titles in _titles(views))
                 note = gr.Markdown(elem_id="note")
                 among = "None, because this page was started without `--dataset`."
                 if views.bank is not None:

@@ -64,7 +64,7 @@ def push_space(settings: DemoSettings, repo_id: str, private: bool | None = None
             f"`dataset` {settings.dataset!r} is not where a Space could read it: push it to the Hub (`hf upload "
             "USER/NAME FOLDER --repo-type dataset`) and give its id, use 'digits', or leave it out."
         )
-    target = Target(repo_id, private, token=token, is_space=True)
+    target = Target(repo_id, private, None, token, is_space=True)
     files = space_files(settings)
     target.prepare()
     target.commit(files, _is_of_a_push, "Demo of an encoder")
