@@ -109,9 +109,8 @@ class Target:
 
     def commit(self, files: dict[str, Path | bytes], is_ours: Callable[[str], bool], message: str) -> None:
         """
-        Send what is new in one commit; its message is used on the main branch, the branch's name on others. Files that
-        are there and not in `files`, by name in the repository, are deleted if an earlier push may have written them
-        (`is_ours`).
+        Send `files`, by name in the repository, in one commit. Its message is used on the main branch, the branch's
+        name on others. Other files there are deleted if an earlier push may have written them (`is_ours`).
         """
         stale = [name for name in self._known if name not in files and is_ours(name)]
         size = sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values())
@@ -160,15 +159,13 @@ class Target:
         """Raise what no retry changes, in one line with the way out."""
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         owner, where = self.repo_id.split("/")[0], self._api.endpoint
-        message = None
+        message, other = None, "choose an id under your own name."
         if isinstance(error, errors.GatedRepoError):
-            message = f"it is gated and this account has no access: request it at {self.url}, or choose"
-            message += " an id under your own name."
+            message = f"it is gated and this account has no access: request it at {self.url}, or {other}"
         elif isinstance(error, errors.RevisionNotFoundError):
             message = f"it has no branch {self.branch!r} to write to: choose another `revision`."
         elif status == 403:
-            message = f"this `token` has no right to write there: use one with write access to {owner!r}, or choose an"
-            message += " id under your own name."
+            message = f"this `token` has no right to write there: use one with write access to {owner!r}, or {other}"
         elif status == 401:
             message = f"{where} does not accept this `token`: make a new one with write access at"
             message += f" {where}/settings/tokens, then `hf auth login`, or set HF_TOKEN."

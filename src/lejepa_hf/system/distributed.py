@@ -147,8 +147,7 @@ class _GatheredForLoss(torch.autograd.Function):
 def gather_for_loss(tensor: torch.Tensor) -> torch.Tensor:
     """
     The images of all ranks in their order, for a loss that is not a function of sums: `(V, B, ...)`, where B may
-    differ between ranks, becomes `(V, sum of B, ...)`. Gradients are as in [`sum_for_loss`]. The host waits for the
-    sizes.
+    differ between ranks, becomes `(V, sum of B, ...)`. Gradients as in [`sum_for_loss`]; the host waits for the sizes.
     """
     return _GatheredForLoss.apply(tensor) if world_size() > 1 else tensor
 
@@ -166,10 +165,7 @@ class AnyRank:
         self._sent: tuple[dist.Work | None, torch.Tensor] | None = None
 
     def __call__(self, holds: bool) -> bool:
-        """
-        Whether the condition held on any rank at the previous call, with one rank `holds` itself. All ranks must call
-        equally often.
-        """
+        """Whether it held on any rank at the last call; with one rank, `holds`. All ranks must call equally often."""
         if not isinstance(self._group, dist.ProcessGroup):
             return holds
         before, flag = self._sent, torch.tensor([holds], dtype=torch.uint8)

@@ -51,10 +51,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def publish_folder(written: Path, folder: Path) -> None:
-    """
-    Give a finished folder its final name on the same disk, when all of it is written there; replaces a folder of that
-    name.
-    """
+    """Give a finished folder its final name on the same disk, replacing another, when all of it is written there."""
     for path in [*written.rglob("*"), written]:
         flush(path)
     if folder.exists():

@@ -69,18 +69,15 @@ class RunFolder:
         return sorted(self.path.glob("_checkpoint-*_to_push"), key=lambda path: path.stat().st_mtime)
 
     def add_checkpoint(self, written: Path) -> None:
-        """
-        Move a complete checkpoint, written on the same disk under its final name, into the folder, with the run's
-        identity.
-        """
+        """Move a complete checkpoint, on the same disk under its final name, here, and add the run's identity."""
         if self.record.is_file():
             shutil.copy(self.record, written / self.record.name)
         publish_folder(written, self.path / written.name)
 
     def claim(self, resume: str | Path | None = None, is_started: bool = False) -> None:
         """
-        Refuse to write over another run: `resume` must be `"auto"` or a checkpoint of the one that is in the folder.
-        `is_started` says that this run itself has written its recipe already.
+        Refuse to write over another run: `resume` must be `"auto"`, or a checkpoint that the run in the folder wrote
+        or began with. `is_started` says that this run itself has written its recipe already.
         """
         lost = [self.encoder, self.pretraining, self.results]
         begun = [] if is_started else [self.recipe, self.metrics]

@@ -12,9 +12,8 @@ from ...data.sources import DIGITS, ImageSource, load_source
 @dataclass
 class DemoSettings:
     """
-    What a page shows: an encoder (run folder, encoder folder or Hub id) by its `title`, or if missing by its folder or
-    id; and of a dataset, opened by [`~data.sources.load_source`], examples and at most `images` to search for
-    neighbours.
+    What a page shows: an encoder (run folder, encoder folder or Hub id) by its `title`, or by its folder or id; and,
+    of a dataset for [`~data.sources.load_source`], examples and at most `images` to search for neighbours.
     """
 
     encoder: str
