@@ -26,15 +26,8 @@ def protocol_class(name: str) -> type[Protocol]:
 
 def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = False) -> None:
     """
-    Check names of protocols.
-
-    Args:
-        protocols (`Sequence[str]`): Names.
-        at_the_end_of_training (`bool`, *optional*, defaults to `False`): Whether they are to run there, where
-            baselines stand beside the encoder, so that all of them have to be computed from embeddings.
-
-    Raises:
-        ValueError: If a protocol is unknown, or needs more than embeddings at the end of training.
+    Refuse unknown names of protocols, and at the end of training those that need more than embeddings: there,
+    baselines without an encoder are evaluated too.
     """
     unknown = [name for name in protocols if name not in PROTOCOLS]
     if at_the_end_of_training:
@@ -58,17 +51,8 @@ def is_on_embeddings(name: str) -> bool:
 
 def make_protocols(protocols: Sequence[str | Protocol], settings: Mapping[str, object]) -> list[Protocol]:
     """
-    Build protocols from their names, each with those of the settings that it has.
-
-    Args:
-        protocols (`Sequence[str | Protocol]`): Names; built protocols are returned as they are.
-        settings (`Mapping[str, object]`): Settings of any protocols. None stands for the default.
-
-    Returns:
-        `list[Protocol]`: In the same order.
-
-    Raises:
-        ValueError: If a protocol is unknown, no protocol has a setting of that name, or a value is out of range.
+    Build protocols from their names, each with those of the settings that it has, where None stands for the default.
+    Built protocols are returned as they are. A setting that no protocol has is an error.
     """
     check_protocols([protocol for protocol in protocols if isinstance(protocol, str)])
     given = {name: value for name, value in settings.items() if value is not None}

@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,15 +30,10 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Segmentation(OnImages):
-    """
-    [`segmentation`] as a protocol.
+    """[`segmentation`] with these settings."""
 
-    Args:
-        resolution, ignore_labels: As in [`segmentation`].
-    """
-
-    name: ClassVar[str] = "segmentation"
-    labels: ClassVar[Literal["classes", "masks"]] = "masks"
+    name = "segmentation"
+    labels = "masks"
     resolution: int | None = None
     ignore_labels: Sequence[int] = (255,)
 
@@ -90,9 +84,6 @@ def segmentation(
         `dict[str, float]`: `eval_segmentation_miou` and `eval_segmentation_accuracy`, the share of pixels, in [0, 1],
         see [`MeanIoU`], and their 95 % intervals over draws of test images with replacement.
 
-    Raises:
-        ValueError: Before the fit, if the masks cannot be used or the encoder cannot take images of this size.
-
     Source: linear layer on the last layer's patch tokens, logits upsampled: DINOv2, arXiv 2304.07193; BatchNorm, batch
     of 16, AdamW and its weight decay: its published code. Ours: whole images at the size of training where DINOv2 has
     crops of 512 pixels and a sliding window, no augmentation, the number of steps, the sweep.
@@ -139,16 +130,11 @@ class _Head(nn.Sequential):
 
 
 def _fit(
-    maps: SegmentationMaps,
-    rows: np.ndarray,
-    rates: Sequence[float],
-    num_classes: int,
-    num_epochs: int | None,
-    seed: int,
+    maps: SegmentationMaps, rows: np.ndarray, rates: Sequence[float], num_classes: int, epochs: int | None, seed: int
 ) -> list[_Head]:
     """Heads that see the same batches of these rows, each with its own learning rate."""
     device, steps_an_epoch = default_device(), math.ceil(len(rows) / _BATCH)
-    num_epochs = num_epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))
+    num_epochs = epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))
     num_steps = num_epochs * steps_an_epoch
     rng = np.random.default_rng([seed, 1])
     heads: list[_Head] = []
