@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from digit_scenes import digit_scenes
 
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.protocols.protocol import require_positive
@@ -13,7 +14,8 @@ def check(name: str, source) -> None:
 
 def test_masks_and_classes_are_not_taken_for_each_other():
     digits = load_source("digits", "test")
-    scenes = load_source("digit-scenes", "test", image_column="image", label_column="mask")
+    scenes = load_source(digit_scenes("test", 4), image_column="image", label_column="mask")
+    scenes = replace(scenes, name="digit-scenes")
     check("knn", digits)
     check("fine-tune", digits)
     check("segmentation", scenes)
