@@ -81,8 +81,7 @@ def check_labels(source: ImageSource) -> None:
             f"{kind}: name another column ({others or 'there is none'}), or make it a ClassLabel, for which "
             "`datasets` has `class_encode_column`."
         )
-    labels = labels_of(source)
-    if labels is not None:
+    if (labels := labels_of(source)) is not None:
         check_class_numbers(labels, source)
 
 
@@ -99,17 +98,14 @@ def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: Image
 
 def check_masks(source: ImageSource) -> None:
     """Refuse a source without masks as labels."""
-    features = source.features
-    if source.label_column is None:
-        found = "no labels"
-    else:
-        feature = features[source.label_column]
-        if is_image(feature) or is_array(feature):
-            return
-        found = f"no masks in `label_column` {source.label_column!r} but {type(feature).__name__}"
+    feature = source.features.get(source.label_column or "")
+    if is_image(feature) or is_array(feature):
+        return
+    found = f"no masks in `label_column` {source.label_column!r} but {type(feature).__name__}"
     raise ValueError(
-        f"`dataset` {source.name!r} has {found}; segmentation needs masks: set `label_column` to their column, one of "
-        f"{', '.join(name for name in features if name != source.image_column)}, or take another dataset."
+        f"`dataset` {source.name!r} has {found if source.label_column else 'no labels'}; segmentation needs masks: set "
+        "`label_column` to their column, one of "
+        f"{', '.join(name for name in source.features if name != source.image_column)}, or take another dataset."
     )
 
 

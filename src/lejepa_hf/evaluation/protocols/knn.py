@@ -27,15 +27,13 @@ class Knn(OnEmbeddings):
 
 
 @torch.no_grad()
-def nearest_neighbours(
-    bank: torch.Tensor, queries: torch.Tensor, k: int, device: str | torch.device | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest_neighbours(bank: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Find the k rows of `bank` (images, dim) with the largest cosine to each query (queries, dim): cosines and row
     numbers, both of shape (queries, k), nearest first, on the host. The bank may lie on disk and is read once, from
     front to end; the queries are kept on the device, an accelerator if there is one, with their k neighbours.
     """
-    device = torch.device(device or default_device())
+    device = default_device()
     queries = F.normalize(queries.to(device, torch.float32), dim=1)
     cosines = torch.full((len(queries), 0), 0.0, device=device)
     rows = torch.zeros((len(queries), 0), dtype=torch.long, device=device)

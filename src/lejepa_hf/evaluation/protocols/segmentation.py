@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,22 +98,19 @@ def segmentation(
     rate = learning_rates[0]
     if len(learning_rates) > 1 and len(aside):
         heads = _fit(fitted_on, others, learning_rates, len(classes), num_epochs, seed)
-        found = [_miou(head, fitted_on.batches(aside, _BATCH), len(classes)) for head in heads]
+        counts_of_heads = (_counts(head, fitted_on.batches(aside, _BATCH), len(classes)) for head in heads)
+        found = [MeanIoU().compute(**counts)["miou"] for counts in counts_of_heads]
         rate = learning_rates[found.index(max(found))]
         logger.info(f"segmentation: learning rate {rate:g}, the best of {len(heads)} on {len(aside)} training images")
     (head,) = _fit(fitted_on, np.arange(len(order)), [rate], len(classes), num_epochs, seed)
     measured_on = SegmentationMaps(extractor, test, classes, side, fitted_on.scale)
-    metric, counts = MeanIoU(), []
-    for maps, masks in measured_on.with_whole_masks():
-        counted = list(_counted(head, maps, masks, len(classes)))
-        metric.add_batch(predictions=[pair[0] for pair in counted], references=[pair[1] for pair in counted])
-        counts += counted
-    pairs, present = np.array([pair[0] for pair in counts]), np.array([pair[1] for pair in counts])
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=_RESAMPLES)
+    counts = _counts(head, measured_on.with_whole_masks(), len(classes))
+    pairs, present = np.array(counts["predictions"]), np.array(counts["references"])
+    number = len(present)
+    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=_RESAMPLES)
     resampled = miou_and_accuracy(pairs[..., 0], pairs[..., 1], present, draws)
     results: dict[str, float] = {}
-    for name, value in metric.compute().items():
+    for name, value in MeanIoU().compute(**counts).items():
         results |= over_resamples(f"eval_segmentation_{name}", value, resampled[name])
     return results
 
@@ -162,18 +159,16 @@ def _fit(
     return [head.eval() for head in heads]
 
 
-@torch.inference_mode()
-def _counted(
-    head: _Head, maps: torch.Tensor, masks: Iterable[torch.Tensor], num_classes: int
-) -> Iterator[tuple[list[list[int]], list[int]]]:
-    """The counts of [`count_pixels`] for each image."""
-    logits = head(maps.to(default_device()))
-    for of_image, mask in zip(logits, masks, strict=True):
-        predicted = F.interpolate(of_image[None], size=tuple(mask.shape), mode="bilinear").argmax(1)[0]
-        yield count_pixels(predicted.cpu().numpy(), mask.numpy(), num_classes, IGNORED)
-
-
-def _miou(head: _Head, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], num_classes: int) -> float:
-    counts = [counted for maps, masks in batches for counted in _counted(head, maps, masks, num_classes)]
-    predictions, references = zip(*counts, strict=True)
-    return MeanIoU().compute(predictions=list(predictions), references=list(references))["miou"]
+def _counts(
+    head: _Head, batches: Iterable[tuple[torch.Tensor, Iterable[torch.Tensor]]], num_classes: int
+) -> dict[str, list]:
+    """The counts of [`count_pixels`] of each image, as arguments of [`MeanIoU`]."""
+    predictions, references = [], []
+    for maps, masks in batches:
+        with torch.inference_mode():
+            for logits, mask in zip(head(maps.to(default_device())), masks, strict=True):
+                predicted = F.interpolate(logits[None], size=tuple(mask.shape), mode="bilinear").argmax(1)[0]
+                prediction, reference = count_pixels(predicted.cpu().numpy(), mask.numpy(), num_classes, IGNORED)
+                predictions.append(prediction)
+                references.append(reference)
+    return {"predictions": predictions, "references": references}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,9 +126,7 @@ class SegmentationMaps:
             sides = (self._side,) * 2 if squeeze_masks else [min(side, _LARGEST_MASK) for side in mask.shape]
             return squeezed(image, self._side), self._class_numbers(resize_mask(mask, *sides))
 
-        def prepare(
-            decoded: list[tuple[Image.Image | np.ndarray, torch.Tensor]],
-        ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        def prepare(decoded: list[tuple[Any, torch.Tensor]]) -> tuple[torch.Tensor, list[torch.Tensor]]:
             images, masks = zip(*decoded, strict=True)
             return as_they_are(list(images), extractor.processor, channels), list(masks)
 
