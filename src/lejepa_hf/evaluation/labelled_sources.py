@@ -98,14 +98,15 @@ def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: Image
 
 def check_masks(source: ImageSource) -> None:
     """Refuse a source without masks as labels."""
-    feature = source.features.get(source.label_column or "")
+    column = source.label_column
+    feature = source.features.get(column) if column else None
     if is_image(feature) or is_array(feature):
         return
-    found = f"no masks in `label_column` {source.label_column!r} but {type(feature).__name__}"
+    found = f"no masks in `label_column` {column!r} but {type(feature).__name__}" if column else "no labels"
+    others = ", ".join(name for name in source.features if name != source.image_column)
     raise ValueError(
-        f"`dataset` {source.name!r} has {found if source.label_column else 'no labels'}; segmentation needs masks: set "
-        "`label_column` to their column, one of "
-        f"{', '.join(name for name in source.features if name != source.image_column)}, or take another dataset."
+        f"`dataset` {source.name!r} has {found}; segmentation needs masks: set `label_column` to their column, one of "
+        f"{others}, or take another dataset."
     )
 
 
