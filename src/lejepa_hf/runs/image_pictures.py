@@ -81,7 +81,7 @@ def picture_neighbours(
         `Path`: The picture, None for streams, whose images cannot be read again.
     """
     (bank_source, bank_embedded), (source, embedded) = bank, held_out
-    if not all(hasattr(one.dataset, "select") for one in (bank_source, source)):
+    if bank_source.is_stream or source.is_stream:
         logger.info("pictures/neighbours.png is left out: images of a stream cannot be read again by number.")
         return None
     extractor = FeatureExtractor(*load_encoder(RunFolder(run).encoder))
