@@ -70,14 +70,15 @@ def _statistics(options: argparse.Namespace) -> str:
     from ..evaluation.embedding_statistics import format_statistics
     from ..runs.finishing import measure_projections
     from ..runs.recipes import parse_recipe
+    from ..system.run_folder import RunFolder
 
-    run = Path(options.run)
-    if not (run / "pretraining" / "config.json").is_file():
+    run = RunFolder(options.run)
+    if not (run.pretraining / "config.json").is_file():
         raise ValueError(f"{options.run!r} is not a finished run: it has no pretraining/.")
     # The recipe of a run on a GPU may need what other devices do not have, such as bf16.
-    recipe = parse_recipe(run / "recipe.yaml", [] if torch.accelerator.is_available() else ["--use_cpu"])
-    statistics = measure_projections(run, recipe, options.images)
-    return f"{format_statistics(statistics)}\n\n{run / 'pictures' / 'gaussianity.png'}"
+    recipe = parse_recipe(run.recipe, [] if torch.accelerator.is_available() else ["--use_cpu"])
+    statistics = measure_projections(run.path, recipe, options.images)
+    return f"{format_statistics(statistics)}\n\n{run.picture('gaussianity')}"
 
 
 # As in `encoder_commands`.

@@ -137,18 +137,18 @@ def _share_cores(training: LeJEPATrainingArguments) -> None:
 
 def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | None) -> int:
     """Train what [`build`] made, save, export, evaluate, draw, push. Returns the exit status of [`main`]."""
-    folder = recipe.folder
+    folder = RunFolder(recipe.folder)
     if trainer.is_world_process_zero():
-        RunFolder(folder).write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint)
+        folder.write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint)
     trainer.train(resume_from_checkpoint=recipe.checkpoint)
     if trainer.preempted:
         trainer.accelerator.end_training()
         step = trainer.state.global_step
         logger.info(f"Stopped by SIGTERM. The same command with `--resume` continues at step {step}.")
         return EXIT_STATUS
-    trainer.save_model(str(folder / "pretraining"))
+    trainer.save_model(str(folder.pretraining))
     if trainer.encoder_average is not None:
-        trainer.encoder_average.save_state(folder / "pretraining")
+        trainer.encoder_average.save_state(folder.pretraining)
     # From here on the first rank works alone: nothing may wait for the others, SIGReg's sums over ranks included.
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
