@@ -34,8 +34,7 @@ def compare_encoders(
 
     Returns:
         `dict`: The record. `encoders`, by name their `results`, their `fingerprint` and, from the Hub, their `commit`;
-        `train` and `eval`, the images, with `dataset`, `split`, their columns, number and `fingerprint`; `protocols`
-        and `settings`; `versions`, `device`, `processes`, `date`.
+        `train` and `eval`, the images; `protocols`, `settings`, `versions`, `device`, `processes`, `date`.
 
     Raises:
         ValueError: As [`evaluate_encoder`], or if `out` cannot be written.
@@ -69,21 +68,12 @@ def compare_encoders(
 
 
 def format_conditions(record: dict[str, Any]) -> str:
-    """
-    Format the images and software of a comparison in one line.
-
-    Args:
-        record (`dict`): Record of [`compare_encoders`].
-
-    Returns:
-        `str`: Line to put below the table.
-    """
+    """The images and software of a record of [`compare_encoders`], in one line to put below the table."""
     fitted_on, measured_on = (_count(record[part]) for part in ("train", "eval"))
-    versions = ", ".join(
-        f"{name} {record['versions'][name]}" for name in ("torch", "transformers") if name in record["versions"]
-    )
-    name = record["eval"]["dataset"]
-    return f"{name}: fitted on {fitted_on}, measured on {measured_on}; {versions}, {record['device']}"
+    versions = record["versions"]
+    software = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
+    conditions = ", ".join([*software, record["device"]])
+    return f"{record['eval']['dataset']}: fitted on {fitted_on}, measured on {measured_on}; {conditions}"
 
 
 def _count(part: dict) -> str:
@@ -97,19 +87,10 @@ def _check_out(out: Path) -> None:
     if not out.parent.is_dir():
         raise ValueError(f"`--out` {str(out)!r}: the folder {str(out.parent)!r} does not exist; make it first.")
     if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise ValueError(
-            f"`--out` {str(out)!r} cannot be written: its permissions do not allow it; choose another file."
-        )
+        raise ValueError(f"`--out` {str(out)!r} cannot be written for lack of permission; choose another file.")
 
 
 def _describe(source: ImageSource) -> dict:
-    return {
-        "dataset": source.name,
-        "config": source.config,
-        "revision": source.revision,
-        "split": source.split,
-        "image_column": source.image_column,
-        "label_column": source.label_column,
-        "images": source.num_images,
-        "fingerprint": source.fingerprint,
-    }
+    data = {"dataset": source.name, "config": source.config, "revision": source.revision, "split": source.split}
+    data |= {"image_column": source.image_column, "label_column": source.label_column}
+    return data | {"images": source.num_images, "fingerprint": source.fingerprint}

@@ -18,7 +18,7 @@ def to_pixel_values(
         processor (`BaseImageProcessor`): Resizes, crops and normalises images. transformers' PIL backend, which is
             used where torchvision is missing, cannot resize more than 4 channels.
         num_channels (`int`): Channels that the encoder takes, C.
-        settings: Arguments of the processor, for example `do_normalize`.
+        **settings: Arguments of the processor, such as `do_normalize`.
 
     Returns:
         `torch.Tensor` of shape `(B, C, H, W)`.
@@ -51,15 +51,8 @@ def height_and_width(pixel_values: torch.Tensor) -> tuple[int, int]:
 
 def in_own_colours(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
     """
-    Undo the normalisation of pixel values, if the processor has its mean and standard deviation: a normalised image
-    looks tinted where its channels have different ones.
-
-    Args:
-        pixel_values (`torch.Tensor` of shape `(..., C, H, W)`): From [`to_pixel_values`].
-        processor (`BaseImageProcessor`): The processor that made them.
-
-    Returns:
-        `torch.Tensor`: Same shape.
+    Undo the normalisation of pixel values `(..., C, H, W)`, if their processor has its mean and standard deviation: a
+    normalised image looks tinted where its channels have different ones.
     """
     mean, std = setting_of(processor, "image_mean"), setting_of(processor, "image_std")
     if not mean or not std or setting_of(processor, "do_normalize") is False:
