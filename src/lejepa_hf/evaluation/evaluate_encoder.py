@@ -54,12 +54,10 @@ def evaluate_encoder(
             [`~data.sources.load_source`], or sources of training and held-out images.
         protocols (`Sequence[str | Protocol]`, *optional*, defaults to `("linear", "knn")`): `linear`, `knn`,
             `few-shot`, `logistic`, `retrieval`, `fine-tune`; `segmentation`, which needs masks. Or built protocols.
-        train_split (`str`, *optional*): Split that fits the protocols. That of the preset if missing, otherwise
-            `train`.
-        eval_split (`str`, *optional*): Split that measures them. That of the preset if missing, otherwise `test`.
+        train_split (`str`, *optional*): Split that fits the protocols; that of the preset, or `train`, if missing.
+        eval_split (`str`, *optional*): Split that measures them; that of the preset, or `test`, if missing.
         batch_size (`int`, *optional*, defaults to 256): Images of a forward pass.
-        cache_dir (`str` or `Path`, *optional*): Folder where embeddings are kept for the next call, see
-            [`extract_embeddings`].
+        cache_dir (`str` or `Path`, *optional*): Folder that keeps the embeddings, see [`extract_embeddings`].
         settings: Settings of the protocols: `shots` of `few-shot`, `learning_rate` and `num_epochs` of `fine-tune`,
             `resolution` and `ignore_labels` (those of the preset if missing) of `segmentation`. And arguments of
             [`~data.sources.load_source`] for a name: `config`, `image_column`, `label_column` and so on.

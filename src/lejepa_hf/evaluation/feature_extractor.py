@@ -131,17 +131,14 @@ class FeatureExtractor:
                 f"`model`: a {kind} model does not turn the pixels of its processor into embeddings "
                 f"({reason_of(error)}): take a vision encoder; of a model of images and texts, its vision part."
             ) from error
-        size = height_and_width(pixels)
-        has_cls = has_class_token(self.encoder, state, size)
-        offered = ["auto", *["pooler"] * _is_pooled(outputs), *["cls"] * has_cls, "patches"]
-        if self.pooling not in offered:
+        has_cls = has_class_token(self.encoder, state, height_and_width(pixels))
+        offers = {"auto": True, "pooler": _is_pooled(outputs), "cls": has_cls, "patches": True}
+        if not offers.get(self.pooling):
+            offered = ", ".join(name for name, is_offered in offers.items() if is_offered)
             raise ValueError(
-                f"`pooling` {self.pooling!r} cannot be made from this {kind} encoder: it offers {', '.join(offered)}."
+                f"`pooling` {self.pooling!r} cannot be made from this {kind} encoder: it offers {offered}."
             )
-        most = count_layers(self.encoder)
-        if not 1 <= self.num_layers <= most:
-            raise ValueError(f"`layers` must be 1 to {most} for this {kind} encoder, got {self.num_layers}.")
-        if self.num_layers > 1 and self.pooling in ("auto", "pooler"):
+        if self.num_layers != 1 and self.pooling in ("auto", "pooler"):
             raise ValueError(
                 f"`layers` {self.num_layers} has no meaning for `pooling` {self.pooling!r}, which exists in the last "
                 f"layer only: choose {'cls or patches' if has_cls else 'patches'}."
@@ -152,16 +149,22 @@ class FeatureExtractor:
         """Decode images of a source until this encoder can take one; a ValueError if it takes none of the first 8."""
         found: list[Exception] = []
         for row in islice(rows_from(source, 0), _TRIED):
-            try:
-                self.preprocess([self.decode(row[source.image_column])])
+            error = self._refusal(row[source.image_column])
+            if error is None:
                 return
-            except DECODING_ERRORS as error:
-                found.append(error)
+            found.append(error)
         if found:
             raise ValueError(
                 f"`dataset` {source.name!r}: none of its first images, up to {_TRIED}, can be given to this "
                 f"{self.encoder.config.model_type} encoder of {num_channels(self.encoder.config)} channels: {found[0]}"
             )
+
+    def _refusal(self, value: Encoded) -> Exception | None:
+        try:
+            self.preprocess([self.decode(value)])
+        except DECODING_ERRORS as error:
+            return error
+        return None
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits, a checksum of weights, config and preprocessing."""

@@ -18,16 +18,13 @@ MOST_ENLARGED = 4
 
 def patch_maps(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
     """
-    The last layer's patch tokens, or its feature map.
+    The last layer's patch tokens, or its feature map, of shape `(num_images, dim, rows, columns)`, fp32, on the host.
 
     Args:
         extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling is not used.
         images (`list`): Images from its `decode`.
         enlarge (`int`, *optional*, defaults to 1): Factor on the side of the processor's crop, for a finer map of
             images that are larger than those the encoder was trained on.
-
-    Returns:
-        `torch.Tensor` of shape `(num_images, dim, rows, columns)`: fp32, on the host.
 
     Raises:
         ValueError: If the encoder cannot take images of that size, or its patches do not form a grid.

@@ -29,11 +29,8 @@ _MANY_BROKEN = 0.01  # of all images, from which on they are logged as an error
 @dataclass
 class Features:
     """
-    Features to take from an encoder.
-
-    Args:
-        pooling, layers, bf16: `pooling`, `num_layers` and `bf16` of [`FeatureExtractor`].
-        dtype (`str`, *optional*, defaults to `"float32"`): Type of the stored numbers, `float32` or `float16`.
+    Features to take from an encoder: `pooling`, `num_layers` and `bf16` of [`FeatureExtractor`], and the type in which
+    they are stored, `float32` or `float16`.
     """
 
     pooling: str = "auto"
@@ -95,9 +92,6 @@ def embed_images(
         seconds_per_part (`float`, *optional*, defaults to 60): The most work in seconds that a kill can cost.
         **source: Arguments of [`~data.sources.load_source`]: `split`, `config`, `streaming` and so on.
 
-    Returns:
-        [`EmbeddedImages`]
-
     Raises:
         ValueError: Before any image is embedded, if an argument cannot be used.
         DataError: If the source stops being readable or a part cannot be written.
@@ -127,8 +121,7 @@ def embed_images(
     metadata: dict[str, object] = {"model": public_model(model), "weights": weights, "dataset": _public(opened.name)}
     if isinstance(dataset, str | Path):  # that of a built dataset is unknown
         metadata["split"] = source.get("split", "train")
-    metadata |= {"pooling": pooling, "layers": features.layers, "dim": dim}
-    metadata |= {"dtype": features.dtype, "bf16": features.bf16}
+    metadata |= asdict(features) | {"pooling": pooling, "dim": dim}
     file.finish(metadata | {"num_images": file.num_images, "num_broken": file.num_broken})
     _log_broken(file)
     return EmbeddedImages(out, file.num_images, dim, file.num_broken, rate)

@@ -5,6 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,8 @@ class ResumableParquet:
         same encoder may have been moved to another folder.
         """
         file = self.folder / _SETTINGS
-        is_begun = file.is_file()
         settings = json.loads(json.dumps(settings))  # as they are read
-        left: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if is_begun else settings
+        left: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
         changed = [key for key in {**left, **settings} if key != "model" and left.get(key) != settings.get(key)]
         if changed and not overwrite:
             differences = "; ".join(f"`{key}` was {left.get(key)!r}, is {settings.get(key)!r}" for key in changed)
@@ -63,7 +63,7 @@ class ResumableParquet:
             )
         if changed:
             shutil.rmtree(self.folder)
-        if not is_begun or changed:
+        if not file.is_file():
             self.folder.mkdir(exist_ok=True)
             for unknown in self.folder.glob("part-*.parquet"):
                 unknown.unlink()
@@ -84,9 +84,7 @@ class ResumableParquet:
 
     def _count(self, num_broken: int, broken: dict[int, str]) -> None:
         self.num_broken += num_broken
-        for number, reason in broken.items():
-            if len(self.broken) < _NAMED:
-                self.broken[number] = reason
+        self.broken |= dict(islice(broken.items(), _NAMED - len(self.broken)))
 
     def _begin_part(self, next_row: int) -> None:
         self.next_row, self._started = next_row, time.monotonic()
@@ -107,7 +105,7 @@ class ResumableParquet:
             is_half = values.dtype == np.float16
             way_out = "store `dtype` float32" if is_half else "look at this image, or leave out `bf16`"
             raise DataError(f"Row {batch.numbers[int(finite.argmin())]}: its embedding is not finite; {way_out}.")
-        for number, reason in list(batch.broken.items())[: max(0, _NAMED - self.num_broken)]:
+        for number, reason in islice(batch.broken.items(), _NAMED - len(self.broken)):
             logger.warning(f"row {number} is left out, its image is broken: {reason}")
         batch.images = None  # no longer needed
         self._batches.append((batch, values))
@@ -123,7 +121,7 @@ class ResumableParquet:
             return
         batches = [batch for batch, _ in self._batches]
         broken = {number: reason for batch in batches for number, reason in batch.broken.items()}
-        named = dict(list(broken.items())[:_NAMED])
+        named = dict(islice(broken.items(), _NAMED))
         of_part = {"stop": batches[-1].stop, "num_broken": len(broken), "broken": named}
         table = self._table().replace_schema_metadata({_PART: json.dumps(of_part)})
         part = self.folder / f"part-{len(self._parts):05d}.parquet"
