@@ -19,13 +19,10 @@ _RECORDING = "class_token_attention"  # name of the recording function among tra
 @torch.no_grad()
 def class_attention(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> Tensor | None:
     """
-    Attention of the class token to the patches in the last block, averaged over heads, for images as in
-    [`~evaluation.patch_maps.patch_maps`].
-
-    Returns:
-        `torch.Tensor` of shape `(num_images, rows, columns)`: Shares of its attention, fp32, on the host. The rest
-        goes to class and register tokens. None if the encoder has no class token, or its attention does not pass
-        through transformers' interface: convolutional networks, timm's models, BEiT and Swin among others.
+    Attention of the class token to the patches in the last block, averaged over heads, `(num_images, rows, columns)`,
+    fp32, on the host, for images as in [`~evaluation.patch_maps.patch_maps`]. What it pays to class and register
+    tokens is left out. None if the encoder has no class token, or its attention does not pass through transformers'
+    interface: convolutional networks, timm's models, BEiT and Swin among others.
     """
     encoder = extractor.encoder
     pixels = enlarged_pixels(extractor, images, enlarge)

@@ -11,7 +11,7 @@ from ..data.sources import ImageSource
 from ..system.distributed import is_first_rank, world_size
 from ..system.package_versions import package_versions
 from .encoder_loading import load_encoder
-from .evaluate_encoder import evaluate_encoder, try_encoder
+from .evaluate_encoder import evaluate_encoder
 from .feature_extractor import FeatureExtractor
 
 
@@ -29,25 +29,21 @@ def compare_encoders(
         encoders (`Sequence[str | Path]`): Folders or Hub ids.
         splits (pair of [`ImageSource`]): Sources from [`~evaluation.labelled_sources.labelled_sources`].
         protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): As in [`evaluate_encoder`].
-        out (`str` or `Path`, *optional*): JSON file for the record, rewritten after each encoder.
+        out (`str` or `Path`, *optional*): JSON file for the record, checked first and rewritten after each encoder.
         **settings: Further arguments of [`evaluate_encoder`].
 
     Returns:
         `dict`: The record. `encoders`, by name their `results`, their `fingerprint` and, from the Hub, their `commit`;
         `train` and `eval`, the images; `protocols`, `settings`, `versions`, `device`, `processes`, `date`.
-
-    Raises:
-        ValueError: As [`evaluate_encoder`], or if `out` cannot be written.
     """
     if out is not None:
         _check_out(Path(out))
     for encoder in encoders[1:]:  # now, not after the hours that the ones before them may take
-        try_encoder(load_encoder(encoder), splits)
-    train, test = splits
+        FeatureExtractor(*load_encoder(encoder)).try_images(*splits)
     record: dict[str, Any] = {
         "encoders": {},
-        "train": _describe(train),
-        "eval": _describe(test),
+        "train": _describe(splits[0]),
+        "eval": _describe(splits[1]),
         "protocols": [*protocols],
         "settings": {name: value for name, value in settings.items() if value is not None and name != "cache_dir"},
         "versions": package_versions(),

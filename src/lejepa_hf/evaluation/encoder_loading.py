@@ -1,7 +1,6 @@
 """load_encoder: an encoder folder, a run folder or an id of the Hub -> model and processor."""
 
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
@@ -9,7 +8,7 @@ from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreT
 from ..model.loading_errors import explained, refuse_unfilled
 from ..system.devices import default_device
 
-LoadedEncoder: TypeAlias = tuple[PreTrainedModel, BaseImageProcessor]
+LoadedEncoder = tuple[PreTrainedModel, BaseImageProcessor]
 
 
 def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncoder:
@@ -25,8 +24,7 @@ def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncode
         device (`str`, *optional*): Device for the model. If missing, the accelerator if there is one, or the CPU.
 
     Raises:
-        ValueError: If the encoder cannot be found, read with this login or stored, weights are missing, or the device
-            does not exist.
+        ValueError: If the encoder cannot be found, read or stored, lacks weights, or the device does not exist.
     """
     try:
         place = torch.empty(0, device=device or default_device()).device

@@ -67,8 +67,7 @@ def evaluate_encoder(
         `eval_5shot_top1_ci95`.
 
     Raises:
-        ValueError: Before any work on images, if a protocol or a setting is unknown, the dataset cannot be used for a
-            protocol or the encoder cannot be loaded.
+        ValueError: Before any work on images, if an argument cannot be used or the encoder cannot be loaded.
     """
     source = {name: settings.pop(name) for name in inspect.signature(load_source).parameters if name in settings}
     if settings.get("ignore_labels") is None:
@@ -79,7 +78,7 @@ def evaluate_encoder(
         protocol.check(*pair)
     check_pair(*pair)
     loaded = encoder if isinstance(encoder, tuple) else load_encoder(encoder)
-    try_encoder(loaded, pair)
+    FeatureExtractor(*loaded).try_images(*pair)
     on_embeddings = [protocol for protocol in chosen if isinstance(protocol, OnEmbeddings)]
     if on_embeddings:
         train, test = (extract_embeddings(*loaded, one, batch_size, cache_dir) for one in pair)
@@ -94,14 +93,6 @@ def evaluate_encoder(
     if not is_first_rank():
         return {}
     return (run_protocols(train, test, on_embeddings) if on_embeddings else {}) | measured
-
-
-def try_encoder(loaded: LoadedEncoder, pair: tuple[ImageSource, ImageSource]) -> None:
-    """Check before the long work that an encoder can embed images, and take those of both sources."""
-    extractor = FeatureExtractor(*loaded)
-    extractor.try_one()
-    for source in pair:
-        extractor.try_images(source)
 
 
 def evaluate_with_baselines(
@@ -135,10 +126,7 @@ def evaluate_with_baselines(
     if averaged is not None:
         encoders[AVERAGED] = load_encoder(averaged)
     encoders[UNTRAINED] = untrained, processor
-    embedded = {
-        name: (extract_embeddings(*loaded, train), extract_embeddings(*loaded, test))
-        for name, loaded in encoders.items()
-    }
+    embedded = {name: (extract_embeddings(*it, train), extract_embeddings(*it, test)) for name, it in encoders.items()}
     channels, values = num_channels(model.config), pixel_range(processor)
     embedded[PIXELS] = raw_pixels(train, channels, values), raw_pixels(test, channels, values)
     rows = {name: run_protocols(*pair, protocols, name) for name, pair in embedded.items()}

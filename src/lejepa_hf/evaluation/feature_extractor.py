@@ -123,9 +123,8 @@ class FeatureExtractor:
         """
         kind = self.encoder.config.model_type
         pixels = self.preprocess([self.grey_image()])
-        on_device = pixels.to(self.encoder.device, self.encoder.dtype)
         try:
-            outputs, (state,) = forward_layers(self.encoder, on_device, 1)
+            outputs, (state,) = forward_layers(self.encoder, pixels.to(self.encoder.device, self.encoder.dtype), 1)
         except TRACING_ERRORS as error:
             raise ValueError(
                 f"`model`: a {kind} model does not turn the pixels of its processor into embeddings "
@@ -145,8 +144,8 @@ class FeatureExtractor:
             )
         return self.resolved_pooling(outputs), self(pixels).shape[1]
 
-    def try_images(self, source: ImageSource) -> None:
-        """Decode images of a source until this encoder can take one; a ValueError if it takes none of the first 8."""
+    def _try_source(self, source: ImageSource) -> None:
+        """Decode images until the first one that this encoder can take."""
         found: list[Exception] = []
         for row in islice(rows_from(source, 0), _TRIED):
             error = self._refusal(row[source.image_column])
@@ -158,6 +157,12 @@ class FeatureExtractor:
                 f"`dataset` {source.name!r}: none of its first images, up to {_TRIED}, can be given to this "
                 f"{self.encoder.config.model_type} encoder of {num_channels(self.encoder.config)} channels: {found[0]}"
             )
+
+    def try_images(self, *sources: ImageSource) -> None:
+        """Check before the long work, as by [`try_one`], and that the encoder takes images of all sources."""
+        self.try_one()
+        for source in sources:
+            self._try_source(source)
 
     def _refusal(self, value: Encoded) -> Exception | None:
         try:

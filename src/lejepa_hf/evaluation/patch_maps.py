@@ -24,10 +24,8 @@ def patch_maps(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> t
         extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling is not used.
         images (`list`): Images from its `decode`.
         enlarge (`int`, *optional*, defaults to 1): Factor on the side of the processor's crop, for a finer map of
-            images that are larger than those the encoder was trained on.
-
-    Raises:
-        ValueError: If the encoder cannot take images of that size, or its patches do not form a grid.
+            images that are larger than those the encoder was trained on. A ValueError is raised if it cannot take
+            images of that size, or its patches do not form a grid.
     """
     encoder = extractor.encoder
     pixels = enlarged_pixels(extractor, images, enlarge)

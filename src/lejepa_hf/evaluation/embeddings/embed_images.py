@@ -48,18 +48,13 @@ class Features:
 
 @dataclass
 class EmbeddedImages:
-    """
-    The Parquet file that [`embed_images`] has written, its number of rows, and the dimension of an embedding.
-
-    `num_broken` images could not be decoded and are left out. Images embedded by earlier calls do not count for
-    `images_per_second`.
-    """
+    """The Parquet file that [`embed_images`] has written."""
 
     out: Path
     num_images: int
-    dim: int
-    num_broken: int
-    images_per_second: float
+    dim: int  # of an embedding
+    num_broken: int  # images that could not be decoded and are left out
+    images_per_second: float  # without images that earlier calls have embedded
 
 
 def embed_images(

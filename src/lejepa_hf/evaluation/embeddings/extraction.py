@@ -58,7 +58,8 @@ def extract_embeddings(
     """
     Run a frozen encoder over a labelled source, once for all protocols.
 
-    With several processes each one embeds its part of the images, and all return all embeddings.
+    With several processes each one embeds its part of the images, and all return all embeddings. More than 1 GiB of
+    them stay in a mapped file. A DataError is raised if they cannot be written, or no image can be read.
 
     Args:
         encoder (`PreTrainedModel`): Encoder whose embeddings with `pooling="auto"` of [`FeatureExtractor`] are wanted.
@@ -68,12 +69,6 @@ def extract_embeddings(
         cache_dir (`str` or `Path`, *optional*): Folder, seen by all processes, where embeddings are found again by
             encoder, preprocessing and data, and continued after a kill. Streams have no identity and are embedded each
             time. If missing, embeddings go into a temporary folder.
-
-    Returns:
-        [`LabelledEmbeddings`]: More than 1 GiB of them stay in a file that is mapped into memory.
-
-    Raises:
-        DataError: If they cannot be written, or no image could be read.
     """
     extractor = FeatureExtractor(encoder, processor)
     if cache_dir is not None and (name := _name_in_cache(extractor, source)) is not None:

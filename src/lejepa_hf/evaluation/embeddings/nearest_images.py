@@ -25,9 +25,7 @@ class Neighbour(NamedTuple):
 class NearestImages:
     """A bank of the images in some rows of a source, embedded; a ValueError if none of them can be read."""
 
-    def __init__(
-        self, extractor: FeatureExtractor, source: ImageSource, rows: list[dict], batch_size: int = 64
-    ) -> None:
+    def __init__(self, extractor: FeatureExtractor, source: ImageSource, rows: list, batch_size: int = 64) -> None:
         self._extractor, self._source = extractor, source
         self._rows: list[dict] = []
         embeddings = []

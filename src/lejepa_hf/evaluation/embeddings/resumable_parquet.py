@@ -35,13 +35,11 @@ class ResumableParquet:
     other settings are a ValueError, or deleted with `overwrite`.
     """
 
-    def __init__(
-        self, out: Path, settings: dict[str, Any], schema: pa.Schema, overwrite: bool, seconds_per_part: float
-    ) -> None:
+    def __init__(self, out: Path, settings: dict, schema: pa.Schema, overwrite: bool, seconds_per_part: float) -> None:
         self.out, self.schema, self.seconds_per_part = out, schema, seconds_per_part
         self.folder = Path(f"{out}.parts")
         self._take_up(settings, overwrite)
-        kind = schema.field("embedding").type
+        kind = self._kind = schema.field("embedding").type
         self._rows_per_group = max(1, _ROW_GROUP_BYTES // (kind.list_size * kind.value_type.bit_width // 8))
         self._begin_part(self._restore())
 
@@ -97,9 +95,10 @@ class ResumableParquet:
         Raises:
             DataError: If an embedding is not finite in the type it is stored in, or a part cannot be written.
         """
-        kind = self.schema.field("embedding").type
         with np.errstate(over="ignore"):  # an error follows
-            values = embeddings.numpy().reshape(-1, kind.list_size).astype(kind.value_type.to_pandas_dtype())
+            values = (
+                embeddings.numpy().reshape(-1, self._kind.list_size).astype(self._kind.value_type.to_pandas_dtype())
+            )
         finite = np.isfinite(values).all(1)
         if not finite.all():
             is_half = values.dtype == np.float16
@@ -130,14 +129,13 @@ class ResumableParquet:
         self._begin_part(batches[-1].stop)
 
     def _table(self) -> pa.Table:
-        kind = self.schema.field("embedding").type
         batches = [batch for batch, _ in self._batches]
-        flat = np.concatenate([values.ravel() for _, values in self._batches])
+        flat = pa.array(np.concatenate([values.ravel() for _, values in self._batches]))
         columns = {
             "index": [number for batch in batches for number in batch.numbers],
             "path": [path for batch in batches for path in batch.paths],
             "label": [label for batch in batches for label in batch.labels],
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), kind.list_size),
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, self._kind.list_size),
         }
         wanted = {name: columns[name] for name in self.schema.names}
         return pa.table(wanted, schema=self.schema.remove_metadata())

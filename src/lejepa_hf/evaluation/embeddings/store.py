@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from huggingface_hub.constants import HF_HOME
 
 from ...data.errors import DataError
 from ...system.durable_files import flush, write_text
@@ -54,10 +55,8 @@ class EmbeddingStore:
 
     def add(self, batch: ImageBatch, features: torch.Tensor, dim: int) -> None:
         """
-        Append the next rows of the source, with labels.
-
-        `features`, fp32 on the host and of shape `(num_images, width)`, are the embedding, its first `dim` columns,
-        and after it the further features of a probe, if there are any.
+        Append the next rows of the source, with labels. The first `dim` columns of `features`, fp32 and on the host,
+        are the embedding; further features of a probe may follow.
         """
         if len(batch.numbers):
             self.dim, self.width = dim, features.shape[1]
@@ -163,8 +162,6 @@ def locked(folder: Path) -> Iterator[None]:
 
 def default_cache() -> Path:
     """The default of the command line: a folder in `HF_HOME`, beside what is downloaded from the Hub."""
-    from huggingface_hub.constants import HF_HOME
-
     return Path(HF_HOME) / "lejepa_hf" / "embeddings"
 
 
