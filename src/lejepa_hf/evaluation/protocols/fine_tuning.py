@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-import os
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
 from ...model.pooling import pool
+from ...system.devices import cores_of_this_process
 from ...system.distributed import is_first_rank, process_index, world_size
 from ..embeddings.extraction import part_of
 from ..embeddings.image_batches import image_batches
@@ -195,7 +195,7 @@ class _CroppedImages:
 
     def __init__(self, extractor: FeatureExtractor, source: ImageSource) -> None:
         self._extractor, self._source = extractor, source
-        self._threads = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
+        self._threads = ThreadPoolExecutor(min(_MOST_THREADS, cores_of_this_process()))
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         places = torch.rand(len(rows), 3).tolist()  # drawn here, since threads would draw in any order
