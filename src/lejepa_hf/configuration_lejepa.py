@@ -20,15 +20,6 @@ def _require(condition: bool, field_name: str, requirement: str, value: object) 
         raise ValueError(f"`{field_name}` must be {requirement}, got {value!r}.")
 
 
-def _refuse_former(value: str) -> None:
-    if value in _FORMER_STATISTICS:
-        raise ValueError(
-            f"`statistic` must be one of {', '.join(STATISTICS)}; {value!r} is no longer a setting. No weight depends "
-            "on it: write another one into the `config.json` or the recipe that holds it. For studies the function "
-            f"`lejepa_hf.losses.univariate_statistics.{value}` remains."
-        )
-
-
 @strict
 class LeJEPAConfig(PreTrainedConfig):
     """
@@ -50,8 +41,8 @@ class LeJEPAConfig(PreTrainedConfig):
         token_drop_rate (`float`, *optional*, defaults to 0.0):
             Share of the patches, in [0, 1), that are dropped in training mode, drawn at random for every image and
             view; class and register tokens are kept. For backbones that add positions to their tokens.
-        token_drop_views (`str`, *optional*, defaults to `"all"`): Views that lose patches: `"all"`, `"global"` or
-            `"local"`.
+        token_drop_views (`str`, *optional*, defaults to `"all"`):
+            Views that lose patches: `"all"`, `"global"` or `"local"`.
         sigreg_weight (`float`, *optional*, defaults to 0.05):
             The trade-off w in [0, 1]: `loss = (1 - w) * prediction_loss + w * sigreg_loss`.
         sigreg_views (`str`, *optional*, defaults to `"per_view"`):
@@ -64,8 +55,7 @@ class LeJEPAConfig(PreTrainedConfig):
         num_slices (`int`, *optional*, defaults to 1024): Number of random directions at each step, at least 1.
         num_knots (`int`, *optional*, defaults to 17): Number of quadrature points on `[0, t_max]`, at least 2.
         t_max (`float`, *optional*, defaults to 3.0): Largest frequency at which characteristic functions are compared.
-        directions_seed (`int`, *optional*, defaults to 0): Seed that fixes the directions of a step together with the
-            step itself.
+        directions_seed (`int`, *optional*, defaults to 0): Seed of the directions, which also depend on the step.
 
     Raises:
         ValueError: If a value is outside its range.
@@ -97,7 +87,12 @@ class LeJEPAConfig(PreTrainedConfig):
         # The base class passes the model's attention on to its parts; only the backbone has attention.
         kwargs.setdefault("attn_implementation", backbone_config._attn_implementation)
         super().__post_init__(**kwargs)
-        _refuse_former(self.statistic)
+        if self.statistic in _FORMER_STATISTICS:
+            raise ValueError(
+                f"`statistic` must be one of {', '.join(STATISTICS)}; {self.statistic!r} is no longer a setting. No "
+                "weight depends on it: write another one into the `config.json` or the recipe that holds it. For "
+                f"studies the function `lejepa_hf.losses.univariate_statistics.{self.statistic}` remains."
+            )
         for name, value, known in (
             ("pooling", self.pooling, POOLINGS),
             ("projector_norm", self.projector_norm, PROJECTOR_NORMS),
@@ -107,8 +102,8 @@ class LeJEPAConfig(PreTrainedConfig):
         ):
             _require(value in known, name, f"one of {', '.join(known)}", value)
         _require(0 <= self.token_drop_rate < 1, "token_drop_rate", "in [0, 1)", self.token_drop_rate)
-        positive = len(self.projector_dims) > 0 and min(self.projector_dims) > 0
-        _require(positive, "projector_dims", "a list of positive widths", self.projector_dims)
+        smallest = min(self.projector_dims, default=0)
+        _require(smallest > 0, "projector_dims", "a list of positive widths", self.projector_dims)
         _require(0 <= self.sigreg_weight <= 1, "sigreg_weight", "in [0, 1]", self.sigreg_weight)
         _require(self.num_slices >= 1, "num_slices", "at least 1", self.num_slices)
         _require(self.num_knots >= 2, "num_knots", "at least 2", self.num_knots)

@@ -89,11 +89,8 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
     """
     A backbone with pooling: the encoder that users get.
 
-    Args:
-        config ([`LeJEPAConfig`]): Its `backbone_config`, `pooling` and `token_drop_rate` are used.
-
-    Raises:
-        ValueError: If the backbone offers no embedding of that pooling, or its tokens cannot be dropped.
+    Its [`LeJEPAConfig`] gives `backbone_config`, `pooling` and `token_drop_rate`. A backbone that offers no embedding
+    of that pooling, or whose tokens cannot be dropped, raises a `ValueError`.
     """
 
     main_input_name = "pixel_values"
@@ -148,12 +145,7 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
 
 
 class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
-    """
-    Encoder, projector and the LeJEPA objective.
-
-    Args:
-        config ([`LeJEPAConfig`]): Rebuilds the network and its objective.
-    """
+    """Encoder, projector and the LeJEPA objective, all of which a [`LeJEPAConfig`] rebuilds."""
 
     main_input_name = "global_views"
 
@@ -213,9 +205,6 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
             batch_sums (`torch.Tensor`, *optional*): Sums over a larger batch that contains these images. The losses
                 are then those of that batch, and the gradients of its parts average to its gradient.
             num_parts (`int`, *optional*, defaults to 1): Number of micro-batches on each rank in `batch_sums`.
-
-        Returns:
-            [`LeJEPAOutput`]
 
         Raises:
             ValueError: If there is no global view, views are not normalised floats, or the number of images differs

@@ -16,6 +16,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from .data.batch import BROKEN, GLOBAL_VIEWS, PHOTOMETRIC_KEYS, POSITION, PROBE_LABELS
+from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
 from .data.dataset_kinds import count_classes
 from .data.errors import StreamInterrupted
@@ -33,14 +34,7 @@ from .training.callbacks.monitor import MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
 from .training.callbacks.progress import DataHint, ProgressBar
 from .training.compilation import compile_if_requested, left_to_us
-from .training.construction_checks import (
-    check_collator,
-    check_held_out,
-    check_model,
-    check_one_dataset,
-    check_push,
-    check_training_images,
-)
+from .training.construction_checks import check_held_out, check_images, check_kinds, check_one_dataset, check_push
 from .training.encoder_average import EncoderAverage
 from .training.exact_accumulation import ExactAccumulation
 from .training.launch_checks import check_backend, check_launch, check_shared_folder, describe_launch
@@ -82,7 +76,6 @@ class LeJEPATrainer(MeasuringTrainer):
     """
 
     args: LeJEPATrainingArguments
-    model: LeJEPAForPreTraining
     data_collator: MultiCropCollator  # type: ignore[assignment]  # returns a Batch, which is a dict
     processing_class: BaseImageProcessor | None
     # The loss is a mean over a micro-batch: the base class divides it by the number of micro-batches.
@@ -102,17 +95,15 @@ class LeJEPATrainer(MeasuringTrainer):
     ) -> None:
         if not isinstance(args, LeJEPATrainingArguments):
             raise TypeError(
-                f"`args` must be LeJEPATrainingArguments, got {type(args).__name__}: they take the same arguments, "
-                "with LeJEPA's defaults."
+                f"`args` must be LeJEPATrainingArguments, got {type(args).__name__}: they take the same arguments."
             )
         refuse_arguments(kwargs, CONSTRUCTOR)
-        check_model(model, args.recomputes_activations)
         collator = MultiCropCollator() if data_collator is None else data_collator
-        check_collator(collator)
+        check_kinds(model, collator, processing_class, args.recomputes_activations)
         check_push(args, callbacks or [])
         check_launch(args)
         global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        num_images = check_training_images(train_dataset, global_batch)
+        num_images = check_images(train_dataset, global_batch)
         check_held_out(eval_dataset, args, collator, processing_class, args.monitors)
         # What FSDP shards: the backbone's blocks, where the classes' own lists name parts of blocks or nothing at all.
         model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
@@ -126,10 +117,9 @@ class LeJEPATrainer(MeasuringTrainer):
             callbacks=callbacks and list(callbacks),
             num_images=num_images,
             global_batch=global_batch,
-            max_bad_fraction=args.max_bad_fraction,
-            null_mean=model.sigreg.null_mean,
             **kwargs,
         )
+        self._broken = BrokenImages(args.max_bad_fraction)
         self._labels: list[torch.Tensor | None] = []
         self._start: list[RankState] | None = None
         self._readers: list[ReaderPosition] = []
@@ -145,8 +135,7 @@ class LeJEPATrainer(MeasuringTrainer):
         check_shared_folder(str(args.output_dir), args.process_index, args.world_size)
         if is_convolutional(model.encoder.backbone) and args.device.type != "mps" and not self.is_fsdp_enabled:
             model.encoder.use_channels_last()
-        backend, mode = args.torch_compile_backend, args.torch_compile_mode
-        compile_if_requested(model.encoder.backbone, backend, mode, by_block=self.is_fsdp_enabled)
+        compile_if_requested(model.encoder.backbone, args, by_block=self.is_fsdp_enabled)
 
     def _add_callbacks(self) -> None:
         args, collator = self.args, self.data_collator
@@ -155,7 +144,7 @@ class LeJEPATrainer(MeasuringTrainer):
             self.model,
             num_global_views=collator.transform.num_global_views,
             num_classes=None if label_column is None else count_classes(self.train_dataset, label_column),
-            images_per_statistic=self._images_per_statistic(),
+            images_per_statistic=self._images_per_statistic,
             device=args.device,
         )
         own = [self._preemption, MetricsFile(RunFolder(str(args.output_dir)).metrics), DataHint()]
@@ -164,9 +153,9 @@ class LeJEPATrainer(MeasuringTrainer):
         for callback in [*own, *build_monitors(args.monitors, run)]:
             self.add_callback(callback)
 
+    @property
     def _images_per_statistic(self) -> int:
-        parts = 1 if self.args.exact_accumulation else self.args.gradient_accumulation_steps
-        return self.global_batch // parts
+        return self.global_batch // (1 if self.args.exact_accumulation else self.args.gradient_accumulation_steps)
 
     # Data
 
@@ -215,7 +204,11 @@ class LeJEPATrainer(MeasuringTrainer):
         try:
             batches = super().get_batch_samples(epoch_iterator, num_batches, device)
         except StreamInterrupted:
-            self._save_before_leaving()
+            if (
+                self.args.world_size == 1 and self.state.global_step > 0
+            ):  # others would wait in a step that never comes
+                self._save_checkpoint(self.model, trial=None)
+                logger.warning(f"Step {self.state.global_step} is saved.")
             raise
         for batch in batches[0]:
             if POSITION in batch:
@@ -227,28 +220,17 @@ class LeJEPATrainer(MeasuringTrainer):
             self._exact.collect(batches[0], self._forward)
         return batches
 
-    def _save_before_leaving(self) -> None:
-        """A checkpoint of the last step, with one process only: others would wait in a step that never comes."""
-        if self.args.world_size == 1 and self.state.global_step > 0:
-            self._save_checkpoint(self.model, trial=None)
-            logger.warning(f"Step {self.state.global_step} is saved.")
-
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         # Random numbers stay on the host, which turns them into parameters: reading them back would stall the device.
         # Views are in pinned memory; the base class would wait until they are copied.
         drawn = {name: value for name, value in inputs.items() if name in PHOTOMETRIC_KEYS}
-        views = {name: value for name, value in inputs.items() if name not in drawn}
-        views = {name: value.to(self.args.device, non_blocking=True) for name, value in views.items()}
+        views = {name: inputs[name].to(self.args.device, non_blocking=True) for name in inputs if name not in drawn}
         return apply_photometric(views | drawn, self.data_collator.transform) if drawn else views
 
     # Loss
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: object = None
     ) -> torch.Tensor | tuple[torch.Tensor, LeJEPAOutput]:
         """The objective of one micro-batch, with the directions of the current optimiser step."""
         kwargs = {"step": self.state.global_step}
@@ -283,17 +265,9 @@ class LeJEPATrainer(MeasuringTrainer):
         if dataset is None:
             raise ValueError("`eval_dataset` is missing: pass held-out images to the Trainer, or to `evaluate`.")
         check_one_dataset(dataset, args.world_size, self.data_collator.image_column)
+        processor = self.processing_class if "knn" in args.monitors else None
         return HeldOutImages(
-            dataset,
-            self.train_dataset,
-            self.data_collator,
-            self.processing_class if "knn" in args.monitors else None,
-            num_images=args.monitor_images,
-            batch_size=args.per_device_train_batch_size,
-            seed=args.seed,
-            rank=args.process_index,
-            world_size=args.world_size,
-            device=args.device,
+            dataset, self.train_dataset, self.data_collator, processor, num_images=args.monitor_images, args=args
         )
 
     # Resume
@@ -304,13 +278,7 @@ class LeJEPATrainer(MeasuringTrainer):
         trial: object = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """
-        Args:
-            resume_from_checkpoint (`str` or `Path`, *optional*): Complete checkpoint folder, or `True` for the newest
-                one in `output_dir`.
-            trial: Not used: a search for hyperparameters is refused.
-            ignore_keys_for_eval: Not used.
-        """
+        """Train, from a complete checkpoint folder on if given, or from the newest one in `output_dir` with `True`."""
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         if self.state.global_step == 0:  # a trainer may train again in its own folder
             RunFolder(str(self.args.output_dir)).claim(checkpoint, is_started=True)
@@ -338,24 +306,13 @@ class LeJEPATrainer(MeasuringTrainer):
         return self._preemption.stopped
 
     def check_resume(self, checkpoint: str | Path) -> None:
-        """
-        Args:
-            checkpoint (`str` or `Path`): The checkpoint to resume from.
-
-        Raises:
-            ValueError: If it belongs to a run with another model, seed, batch or views; all differing keys are named.
-        """
+        """Refuse a checkpoint of a run with another model, seed, batch or views; all differing keys are named."""
         compare_settings(checkpoint, *self._settings())
 
     def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return run_settings(
-            self.args,
-            self.model.config.to_dict(),
-            self.data_collator.transform,
-            self.global_batch,
-            self._images_per_statistic(),
-            self._num_images,
-        )
+        sizes = {"global_batch": self.global_batch, "images_per_statistic": self._images_per_statistic}
+        views, model_config = self.data_collator.transform, self.model.config.to_dict()
+        return run_settings(self.args, model_config, views, **sizes, dataset_images=self._num_images)
 
     def _write_parts(self, checkpoint: Path) -> None:
         super()._write_parts(checkpoint)

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from .data.network import MAX_RETRIES
 from .system.devices import cores_of_this_process
-from .training.argument_table import check_honoured, refuse_training_arguments
+from .training.argument_table import ARGUMENTS, check_honoured, refuse_arguments
 from .training.callbacks.monitor_registry import MONITORS, check_monitors
 from .training.own_arguments import fitting_kwargs
 
@@ -20,16 +20,15 @@ class LeJEPATrainingArguments(TrainingArguments):
     `TrainingArguments` with LeJEPA's published settings as defaults, and what this Trainer adds.
 
     AdamW, linear warmup, cosine to a thousandth of the peak, weight decay, no clipping. `num_train_epochs` counts
-    passes over the images when their number is known; streams of unknown length need `max_steps`. Which arguments of
-    transformers are honoured, translated or refused: [`~training.argument_table.ARGUMENTS`].
+    passes over the images when their number is known; streams of unknown length need `max_steps`. What becomes of
+    each argument of transformers: [`~training.argument_table.ARGUMENTS`].
 
     Args:
         warmup_steps (`float`, *optional*, defaults to 0.1): Length of the linear warmup: a share of all steps if below
             1, otherwise a number of steps.
         exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, compute
             loss and gradient of one batch that is n times as large, at the price of a second forward pass. Otherwise
-            SIGReg is computed for each micro-batch: the distance from the normal law counts for an n-th, and its
-            estimate has a bias of order 1 / micro-batch.
+            SIGReg is computed for each micro-batch, where it counts for an n-th and has a larger bias.
         ema_decay (`float`, *optional*, defaults to 0.0): If above 0, decay (for example 0.999) of an exponential
             moving average of the encoder's weights, which is kept beside them, exported to `encoder_averaged/` and
             evaluated. It takes the memory of one more encoder.
@@ -50,13 +49,10 @@ class LeJEPATrainingArguments(TrainingArguments):
         push_to_hub (`bool`, *optional*, defaults to `False`): Push the encoder of each checkpoint to the branch
             `checkpoint-N` of `hub_model_id` (`user/name`) while training goes on, and the finished run to
             `hub_revision`, the main branch if missing. `hub_strategy` is `every_save` (checkpoints are skipped if
-            uploads are slower than saves), `all_checkpoints` or `end`. `hub_private_repo` makes it private.
-            `train.py` does this; in Python, add [`~hub.checkpoint_push.CheckpointPush`] to the Trainer's callbacks.
+            uploads are slower than saves), `all_checkpoints` or `end`. In Python, this needs a
+            [`~hub.checkpoint_push.CheckpointPush`] among the Trainer's callbacks.
         resume (`str`, *optional*): Checkpoint folder to resume from, or `"auto"` for the newest complete
             checkpoint in `output_dir`.
-
-    Raises:
-        ValueError: If a setting would have no effect, lose images or corrupt the loss.
     """
 
     output_dir: str | None = field(default=None, metadata={"help": "Run folder."})
@@ -84,7 +80,7 @@ class LeJEPATrainingArguments(TrainingArguments):
     fsdp: bool | None = None  # type: ignore[assignment]  # the base class declares text, and means this
 
     def __post_init__(self) -> None:
-        refuse_training_arguments(self)
+        refuse_arguments(vars(self), ARGUMENTS)
         if not torch.accelerator.is_available():
             self.use_cpu = True  # otherwise several processes would not be joined
         if self.ddp_find_unused_parameters is None:
@@ -119,19 +115,14 @@ class LeJEPATrainingArguments(TrainingArguments):
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(
-                f"`ema_decay` must be in [0, 1), got {self.ema_decay}: 0 for no average, else 0.99 to 0.9999."
+                f"`ema_decay` must be in [0, 1), got {self.ema_decay}: 0 for no average, else about 0.999."
             )
-        if self.shuffle_buffer_size < 1:
-            raise ValueError(f"`shuffle_buffer_size` must be at least 1, got {self.shuffle_buffer_size}.")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"`max_bad_fraction` must be in [0, 1], got {self.max_bad_fraction}.")
-        if self.max_network_retries < 0:
-            raise ValueError(f"`max_network_retries` must be at least 0, got {self.max_network_retries}.")
-        if self.monitor_images < 2:
-            raise ValueError(
-                f"`monitor_images` must be at least 2, got {self.monitor_images}; "
-                "`eval_strategy: 'no'` switches evaluations off."
-            )
+        least = {"shuffle_buffer_size": 1, "max_network_retries": 0, "monitor_images": 2}
+        for name, minimum in least.items():
+            if vars(self)[name] < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}, got {vars(self)[name]}.")
 
     @property
     def recomputes_activations(self) -> bool:

@@ -64,9 +64,18 @@ def broken(projections, directions, rule, redraw=None):
     raise RuntimeError("out of shared memory\nand a long trace")
 
 
+def silent(projections, directions, rule, redraw=None):
+    raise NotImplementedError
+
+
 @pytest.mark.parametrize(
     ("operator", "problem"),
-    [(epps_pulley_eager.deviation_sums, None), (wrong, "AssertionError"), (broken, "RuntimeError: out of shared mem")],
+    [
+        (epps_pulley_eager.deviation_sums, None),
+        (wrong, "AssertionError"),
+        (broken, "RuntimeError: out of shared mem"),
+        (silent, "NotImplementedError"),
+    ],
 )
 def test_a_kernel_is_tried_before_it_is_believed(monkeypatch, operator, problem):
     class Kernels:

@@ -7,30 +7,11 @@ import sys
 from ..data.errors import DataError
 from . import encoder_commands, run_commands
 
-# Name -> what `lejepa --help` says, and what adds its arguments to a parser.
-_COMMANDS = {
-    "evaluate": ("measure how good encoders are, on labelled images", encoder_commands.add_evaluate),
-    "embed": ("a folder or dataset -> a Parquet file of embeddings", encoder_commands.add_embed),
-    "demo": ("a page in the browser to look at an encoder", encoder_commands.add_demo),
-    "export": ("a run or checkpoint -> an encoder folder for AutoModel", encoder_commands.add_export),
-    "push": ("a finished run -> encoder, card and pictures on the Hub", encoder_commands.add_push),
-    "card": ("write the model card of a run's encoder again", run_commands.add_card),
-    "report": ("a run -> report.html in its folder, a page that needs no other files", run_commands.add_report),
-    "select": ("rank runs without labels, by held-out loss / weight^0.4", run_commands.add_select),
-    "statistics": ("measure how Gaussian the projections of a run are", run_commands.add_statistics),
-    "plan": ("RECIPE [--key value ...]: what a run will cost, before any training", run_commands.add_plan),
-}
-
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    `lejepa train | plan | evaluate | embed | demo | export | card | push | report | select | statistics`.
-
-    Args:
-        arguments (`list[str]`, *optional*): The command line; that of the process if missing.
-
-    Returns:
-        `int`: Exit status.
+    Run `lejepa train | plan | evaluate | embed | demo | export | card | push | report | select | statistics` with
+    these arguments, or those of the process, and return the exit status.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] == "train":
@@ -38,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return train(arguments[1:])
     options, overrides = _parser().parse_known_args(arguments)
-    if overrides and options.command is not run_commands.plan:
+    if overrides and arguments[0] != "plan":
         _parser().parse_args(arguments)  # ends with an error that names the unknown argument
     options.overrides = overrides
     # Only this package's: libraries have handlers of their own, and their lines would appear twice.
@@ -46,7 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     logger.setLevel(logging.INFO)
     logger.addHandler(to_stderr)
     try:
-        return options.command(options)
+        text = options.command(options)
+        if text is not None:
+            sys.stdout.write(f"{text}\n")
+        return 0
     except (ValueError, OSError, ImportError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -58,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lejepa", description="Pretrain and use vision encoders with LeJEPA.")
     commands = parser.add_subparsers(required=True)
     commands.add_parser("train", help="RECIPE [--key value ...]: pretrain, evaluate, export", add_help=False)
-    for name, (text, add_arguments) in _COMMANDS.items():
-        add_arguments(commands.add_parser(name, help=text))
+    for name, (text, add_arguments, run) in (encoder_commands.COMMANDS | run_commands.COMMANDS).items():
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(command=run)
+        add_arguments(command)
     return parser

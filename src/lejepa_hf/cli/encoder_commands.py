@@ -2,10 +2,10 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 
-def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `lejepa evaluate`."""
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("encoder", nargs="+", help="folder or Hub id of any vision encoder; each is a column of the table")
     add("--dataset", required=True, help="a preset (digits, imagenet-1k, food101, ...), a Hub id, a folder or files")
@@ -32,10 +32,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--cache_dir", metavar="FOLDER", help="folder for the cache of embeddings (in HF_HOME)")
     add("--no_cache", action="store_true", help="do not cache embeddings")
     add("--out", metavar="FILE", help="JSON file for metrics, intervals, data and settings")
-    parser.set_defaults(command=_evaluate)
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace) -> str | None:
     from ..evaluation.compare_encoders import compare_encoders, format_conditions
     from ..evaluation.dataset_presets import ignored_labels
     from ..evaluation.embeddings.store import default_cache
@@ -58,14 +57,11 @@ def _evaluate(options: argparse.Namespace) -> int:
         ignore_labels=options.ignore_labels or ignored_labels(options.dataset),
         learning_rate=options.learning_rate, num_epochs=options.num_epochs,
     )  # fmt: skip
-    if is_first_rank():
-        results = {name: found["results"] for name, found in record["encoders"].items()}
-        sys.stdout.write(f"{format_table(results)}\n\n{format_conditions(record)}\n")
-    return 0
+    results = {name: found["results"] for name, found in record["encoders"].items()}
+    return f"{format_table(results)}\n\n{format_conditions(record)}" if is_first_rank() else None
 
 
-def add_embed(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `lejepa embed`."""
+def _add_embed(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("dataset", help="digits, a Hub dataset id, a folder or Parquet files")
     add("--model", required=True, help="run folder, encoder folder or Hub id of any vision encoder")
@@ -84,10 +80,9 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
     add("--device", help="device of the model; the accelerator if there is one")
     add("--bf16", action="store_true", help="run forward passes under bf16 autocast")
     add("--overwrite", action="store_true", help="replace OUT, and delete parts that other settings left")
-    parser.set_defaults(command=_embed)
 
 
-def _embed(options: argparse.Namespace) -> int:
+def _embed(options: argparse.Namespace) -> str:
     from ..evaluation.embeddings.embed_images import Features, embed_images
 
     streaming = "[" not in options.split if options.streaming is None else options.streaming
@@ -98,15 +93,11 @@ def _embed(options: argparse.Namespace) -> int:
         split=options.split, config=options.config, streaming=streaming, image_column=options.image_column,
         label_column=options.label_column, revision=options.revision, data_files=options.data_files,
     )  # fmt: skip
-    sys.stdout.write(
-        f"{embedded.out}: {embedded.num_images} embeddings of {embedded.dim} numbers, "
-        f"{embedded.images_per_second:.1f} images/s\n"
-    )
-    return 0
+    size, speed = f"{embedded.num_images} embeddings of {embedded.dim} numbers", embedded.images_per_second
+    return f"{embedded.out}: {size}, {speed:.1f} images/s"
 
 
-def add_demo(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `lejepa demo`."""
+def _add_demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("encoder", help="run folder, encoder folder or Hub id of any vision encoder")
     add("--dataset", help="digits, a Hub dataset id or a folder: examples, and images to search for neighbours")
@@ -116,10 +107,9 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, help="port to listen on; the first free one from 7860 if missing")
     add("--push", metavar="USER/NAME", help="push the page to the Hub as a Space instead of serving it")
     add("--private", action="store_true", default=None, help="make the Space private, if it is created now")
-    parser.set_defaults(command=_demo)
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _demo(options: argparse.Namespace) -> str | None:
     from ..hub.demo.page import check_gradio, serve
     from ..hub.demo.settings import DemoSettings
 
@@ -129,47 +119,51 @@ def _demo(options: argparse.Namespace) -> int:
         if options.private:
             raise ValueError("`--private` makes a Space private: it needs `--push USER/NAME`.")
         serve(settings, options.host, options.port)
-        return 0
+        return None
     from ..hub.demo.space import push_space
 
-    sys.stdout.write(f"{push_space(settings, options.push, options.private)}\n")
-    return 0
+    return push_space(settings, options.push, options.private)
 
 
-def add_export(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `lejepa export`."""
+def _add_export(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", help="run folder, or one of its checkpoints")
     add("folder", nargs="?", help="folder to write (RUN/encoder, or RUN/encoder-N for checkpoint-N)")
     add("--averaged", action="store_true", help="export the moving average of a run with `ema_decay`")
     add("--onnx", action="store_true", help="also write model.onnx, beside the weights")
-    parser.set_defaults(command=_export)
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace) -> Path:
     from ..hub.export import export_encoder
 
     encoder = export_encoder(options.run, options.folder, averaged=options.averaged)
-    sys.stdout.write(f"{encoder}\n")
-    if options.onnx:
-        from ..hub.onnx_export import export_onnx
+    if not options.onnx:
+        return encoder
+    from ..hub.onnx_export import export_onnx
 
-        sys.stdout.write(f"{export_onnx(encoder)}\n")
-    return 0
+    sys.stdout.write(f"{encoder}\n")  # which exists even if the next export fails
+    return export_onnx(encoder)
 
 
-def add_push(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `lejepa push`."""
+def _add_push(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", help="folder of a finished run, or an exported encoder")
     add("repo_id", help="repository USER/NAME; after a failure the same command continues")
     add("--private", action="store_true", default=None, help="make the repository private, if it is created now")
     add("--revision", metavar="BRANCH", help="branch to write to, created if missing (main)")
-    parser.set_defaults(command=_push)
 
 
-def _push(options: argparse.Namespace) -> int:
+def _push(options: argparse.Namespace) -> str:
     from ..hub.push import push_run
 
-    sys.stdout.write(f"{push_run(options.run, options.repo_id, options.private, options.revision)}\n")
-    return 0
+    return push_run(options.run, options.repo_id, options.private, options.revision)
+
+
+# Name -> what `lejepa --help` says, what adds its arguments to a parser, and what runs it and returns what to print.
+COMMANDS = {
+    "evaluate": ("measure how good encoders are, on labelled images", _add_evaluate, _evaluate),
+    "embed": ("a folder or dataset -> a Parquet file of embeddings", _add_embed, _embed),
+    "demo": ("a page in the browser to look at an encoder", _add_demo, _demo),
+    "export": ("a run or checkpoint -> an encoder folder for AutoModel", _add_export, _export),
+    "push": ("a finished run -> encoder, card and pictures on the Hub", _add_push, _push),
+}

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .dataset_kinds import is_stream
+from .dataset_kinds import Opened, Stream, is_stream
 
 if TYPE_CHECKING:
     import pyarrow
-    from datasets import Dataset, IterableDataset
 
 _ROWS = 32  # rows encoded at a time; more only cost memory
 
@@ -21,30 +20,23 @@ def is_array(feature: object) -> bool:
     return isinstance(feature, Array2D | Array3D)
 
 
-def with_arrays(dataset: "Dataset | IterableDataset", column: str, name: str) -> "Dataset | IterableDataset":
+def with_arrays(dataset: Opened, column: str, name: str) -> Opened:
     """
-    Read a column of arrays as arrays of its declared type, not as lists of Python numbers: for 13 x 64 x 64 values
-    lists take ten times as long and twenty times the memory.
-
-    Returns:
-        The dataset: map-style with arrays in that column; a stream with the `.npy` bytes of each, as an image column.
-
-    Raises:
-        ValueError: If a map-style dataset has rows without an array, which would look like black images.
+    Read a column of arrays as arrays of its declared type, not as lists of Python numbers, which take ten times as
+    long and twenty times the memory. A stream gets the `.npy` bytes of each array as an image column. A map-style
+    dataset with missing arrays is refused: they would look like black images.
     """
     dtype = dataset.features[column].dtype
     if is_stream(dataset):
         return _as_npy_bytes(dataset, column, dtype)
     missing = dataset.data.column(column).null_count
     if missing:
-        raise ValueError(
-            f"`image_column` {column!r} of `dataset` {name!r} has {missing} rows without an array: leave them out of "
-            "the dataset, or set `streaming: true`, which counts them as broken images."
-        )
+        found = f"`image_column` {column!r} of `dataset` {name!r} has {missing} rows without an array"
+        raise ValueError(f"{found}: leave them out, or set `streaming: true`, which counts them as broken images.")
     return dataset.with_format("numpy", columns=[column], output_all_columns=True, dtype=dtype)
 
 
-def _as_npy_bytes(stream: "IterableDataset", column: str, dtype: str) -> "IterableDataset":
+def _as_npy_bytes(stream: Stream, column: str, dtype: str) -> Stream:
     from datasets import Image as ImageFeature
 
     features = stream.features.copy()

@@ -17,34 +17,21 @@ POSITION: Final = "position"
 BROKEN: Final = "broken"
 
 # For each kind of view the keys of its crops and of their random numbers; global views come first everywhere.
-VIEW_KEYS: Final = {
-    "global": (GLOBAL_VIEWS, GLOBAL_PHOTOMETRIC),
-    "local": (LOCAL_VIEWS, LOCAL_PHOTOMETRIC),
-}
+VIEW_KEYS: Final = {"global": (GLOBAL_VIEWS, GLOBAL_PHOTOMETRIC), "local": (LOCAL_VIEWS, LOCAL_PHOTOMETRIC)}
 PHOTOMETRIC_KEYS: Final = tuple(photometric for _, photometric in VIEW_KEYS.values())
 _TENSORS_OF_VIEWS = tuple(key for keys in VIEW_KEYS.values() for key in keys)
 
 
 class Batch(TypedDict, total=False):
-    """
-    The views of some images.
+    """The views of B images, V of each."""
 
-    Args:
-        global_views, local_views (`torch.Tensor`): uint8 crops `(B, V, C, H, W)`; no `local_views` if there are none.
-        global_photometric, local_photometric (`torch.Tensor`): Random numbers `(B, V, NUM_UNIFORMS)` in [0, 1) of the
-            photometric operations.
-        probe_labels (`torch.Tensor`): Class numbers `(B,)`, -1 where there is none; for monitors, never for the model.
-        position ([`ReaderPosition`]): The position of the rows' reader behind this batch.
-        broken (`list[str]`): Place and error of each image that could not be decoded.
-    """
-
-    global_views: torch.Tensor
-    local_views: torch.Tensor
-    global_photometric: torch.Tensor
+    global_views: torch.Tensor  # uint8 crops (B, V, C, H, W)
+    local_views: torch.Tensor  # the same for local views; missing if there are none
+    global_photometric: torch.Tensor  # random numbers (B, V, NUM_UNIFORMS) in [0, 1) of the photometric operations
     local_photometric: torch.Tensor
-    probe_labels: torch.Tensor
-    position: ReaderPosition
-    broken: list[str]
+    probe_labels: torch.Tensor  # class numbers (B,), -1 where there is none; for monitors, never for the model
+    position: ReaderPosition  # of the rows' reader behind this batch
+    broken: list[str]  # place and error of each image that could not be decoded
 
 
 def tensors_of_views(batch: Mapping[str, object]) -> dict[str, torch.Tensor]:

@@ -15,24 +15,14 @@ class BrokenImages:
     Counts and logs the broken images of one process.
 
     Args:
-        max_fraction (`float`): Largest share of broken images, in [0, 1], among all images seen so far; among a
-            thousand while there are fewer.
+        max_fraction (`float`): Largest share of broken ones among all images, at least a thousand, so far.
     """
 
     def __init__(self, max_fraction: float) -> None:
         self.max_fraction, self.num_images, self.num_broken = max_fraction, 0, 0
 
     def count(self, num_images: int, broken: list[str]) -> None:
-        """
-        Count the images of a batch.
-
-        Args:
-            num_images (`int`): Images of the batch, broken ones included.
-            broken (`list[str]`): Place and error of each broken image.
-
-        Raises:
-            TooManyBrokenImages: If the share is too large.
-        """
+        """Count a batch of `num_images`, broken ones included; `broken` has the place and error of each of these."""
         self.num_images += num_images
         for message in broken:
             self.num_broken += 1
@@ -41,7 +31,6 @@ class BrokenImages:
             if self.num_broken == _NAMED:
                 logger.warning("further broken images are counted only, as `broken_images` in the log")
         if broken and self.num_broken > self.max_fraction * max(self.num_images, _FEWEST):
-            raise TooManyBrokenImages(
-                f"{self.num_broken} of {self.num_images} images are broken, more than `max_bad_fraction` "
-                f"{self.max_fraction} allows. The last one: {broken[-1]}. Repair the data, or raise that share."
-            )
+            found = f"{self.num_broken} of {self.num_images} images are broken, more than `max_bad_fraction`"
+            way_out = f"The last one: {broken[-1]}. Repair the data, or raise that share."
+            raise TooManyBrokenImages(f"{found} {self.max_fraction} allows. {way_out}")

@@ -12,10 +12,6 @@ from .multi_crop import MultiCropTransform
 Example: TypeAlias = dict[str, Any]
 
 
-def _place(example: Example) -> str:
-    return example.get("where", f"row {example.get('index', 0)}")
-
-
 class MultiCropCollator:
     """
     Cuts the views of each row and stacks them. Runs in the loader's workers, where rows arrive undecoded.
@@ -27,10 +23,7 @@ class MultiCropCollator:
     """
 
     def __init__(
-        self,
-        transform: MultiCropTransform | None = None,
-        image_column: str = "image",
-        label_column: str | None = None,
+        self, transform: MultiCropTransform | None = None, image_column: str = "image", label_column: str | None = None
     ) -> None:
         self.transform = transform or MultiCropTransform()
         self.image_column, self.label_column = image_column, label_column
@@ -44,10 +37,9 @@ class MultiCropCollator:
                 `where`, which names it; or what the transform returned already.
 
         Returns:
-            [`~data.batch.Batch`]: Views and their random numbers. With `label_column` also `probe_labels`, which the
-            Trainer takes out before it calls the model. With rows of [`~data.streaming.EndlessRows`] also their
-            `position`. A row whose image cannot be decoded gets views and label of the next good one in the batch, and
-            is named in `broken`.
+            [`~data.batch.Batch`]: Views and their random numbers; with `label_column` also `probe_labels`, which the
+            Trainer takes out before it calls the model; with rows of [`~data.streaming.EndlessRows`] their `position`.
+            A row whose image cannot be decoded gets views and label of the next good one, and is named in `broken`.
 
         Raises:
             KeyError: If a row has no column of that name.
@@ -85,7 +77,8 @@ class MultiCropCollator:
         try:
             return self._cut(example, example)
         except DECODING_ERRORS as error:
-            return f"{_place(example)}: {type(error).__name__}: {error}"
+            place = example.get("where", f"row {example.get('index', 0)}")
+            return f"{place}: {type(error).__name__}: {error}"
 
     def _cut(self, example: Example, identity: Example) -> Batch:
         """Views of an image, drawn for the row `identity`."""
@@ -93,6 +86,5 @@ class MultiCropCollator:
             return cast("Batch", example)
         if self.image_column not in example:
             raise KeyError(f"`image_column` {self.image_column!r} is not in the row, which has {sorted(example)}.")
-        return self.transform(
-            example[self.image_column], epoch=identity.get("epoch", 0), index=identity.get("index", 0)
-        )
+        epoch, index = identity.get("epoch", 0), identity.get("index", 0)
+        return self.transform(example[self.image_column], epoch=epoch, index=index)

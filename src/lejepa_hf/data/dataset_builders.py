@@ -12,10 +12,9 @@ from .opening_errors import explained
 
 class ImageTars(WebDataset):
     """
-    The reader of WebDataset tar files for sets in which one sample is a jpg and another a png: where a sample has a
-    single image, it goes into the column of the first sample's image, whatever its own ending.
-
-    The reader of `datasets` refuses such a set if it notices at once, otherwise it drops the images of other formats.
+    The reader of WebDataset tar files for sets in which one sample is a jpg and another a png, which that of
+    `datasets` refuses if it notices at once, and otherwise drops. Where a sample has a single image, it goes into the
+    column of the first sample's image, whatever its own ending.
     """
 
     _image_column: str | None = None  # known from the first tar on, before a stream is handed to workers
@@ -40,12 +39,7 @@ def load_split(
     data_files: str | list[str] | dict[str, list[str]] | None = None,
     revision: str | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """
-    Load one split as `datasets.load_dataset` does: `path` is a dataset id, a folder, `"parquet"` or `"webdataset"`.
-
-    Raises:
-        ValueError: If it cannot be loaded; the message calls it `name`, and speaks of the Hub if it is `on_hub`.
-    """
+    """Load a split as `datasets.load_dataset` does; errors call it `name`, and speak of the Hub if it is `on_hub`."""
     files = str(data_files["train"] if isinstance(data_files, dict) else data_files)
     try:
         if path == "webdataset":

@@ -1,22 +1,17 @@
-"""Parquet and tar files, and datasets of the Hub -> datasets."""
+"""Parquet and tar files, and folders that `save_to_disk` wrote -> datasets."""
 
 import glob
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any
 
-from .dataset_kinds import is_stream
+from .dataset_kinds import Opened, Stream, is_stream
 from .opening_errors import nearby, unknown_split
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset, ReadInstruction
-
-Opened: TypeAlias = "Dataset | IterableDataset"
-Files: TypeAlias = str | list[str]
 
 # Names of the file readers in `datasets`, and the endings by which their files are recognised.
 FILE_KINDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
+_MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of `save_to_disk`: several splits, one
 _MAX_SHARDS = 64  # shards of a map-style dataset that is read as a stream
 
 
@@ -26,38 +21,24 @@ def kind_of_files(name: str) -> str | None:
     return next((kind for kind, endings in FILE_KINDS.items() if path.endswith(endings)), None)
 
 
-def open_files(kind: str, patterns: Files, name: str, split: str, streaming: bool) -> Opened:
+def open_files(kind: str, patterns: str | list[str], name: str, split: str, streaming: bool) -> Opened:
     """
-    Open Parquet or WebDataset tar files as one split, whatever they are called.
-
-    Args:
-        kind (`str`): `"parquet"` or `"webdataset"`.
-        patterns (`str` or `list[str]`): Paths, globs, urls; `{000..123}` stands for that range of numbers.
-        name (`str`): The name that the user gave, for messages.
-        split (`str`): `"train"`, or without streaming a slice of it. Another split is refused: an encoder would be
-            evaluated on the rows that fitted its probe.
-        streaming (`bool`): Read while training instead of copying first.
-
-    Raises:
-        ValueError: If a pattern matches no file, or the files cannot be read.
+    Open Parquet or WebDataset tar files (`kind`) as one split, whatever they are called. Patterns are paths, globs or
+    urls, in which `{000..123}` stands for that range of numbers; `name` is what the user gave. The split must be
+    `"train"`, or without streaming a slice of it: an encoder would be evaluated on the rows that fitted its probe.
     """
     from .dataset_builders import load_split
 
     patterns = [patterns] if isinstance(patterns, str | Path) else patterns
-    # A file that two patterns match is read once.
+    # A file that two patterns match is read once. `datasets` takes files for patterns, in which a bracket is special.
     files = list(dict.fromkeys(file for pattern in patterns for file in _resolve(os.fspath(pattern))))
-    data_files = {"train": [_literal(file) for file in files]}
+    data_files = {"train": [file if "://" in file else glob.escape(file) for file in files]}
     dataset = load_split(kind, name, split, streaming, on_hub=False, data_files=data_files)
     return _by_row_groups(dataset, files, name) if streaming and kind == "parquet" else dataset
 
 
 def open_shards(name: str, split: str, streaming: bool) -> Opened:
-    """
-    Open a folder of Parquet or tar files whose names tell the splits, as in a dataset repository of the Hub.
-
-    Raises:
-        ValueError: If there is no such split, or the files cannot be read.
-    """
+    """Open a folder of Parquet or tar files whose names tell the splits, as in a dataset repository of the Hub."""
     import datasets
 
     from .dataset_builders import load_split
@@ -68,11 +49,11 @@ def open_shards(name: str, split: str, streaming: bool) -> Opened:
     return _by_row_groups(dataset, files, name) if streaming and is_parquet else dataset
 
 
-def _by_row_groups(stream: "IterableDataset", files: list[str], name: str) -> "IterableDataset":
+def _by_row_groups(stream: Stream, files: list[str], name: str) -> Stream:
     """Split local Parquet files by row groups: readers get equal shares and need little memory."""
     if any("://" in file for file in files):
         return stream
-    rows = _count(files, name)
+    rows = _count(files, name)  # names a broken file, before `reshard` opens them
     return _with_length(stream.reshard(), rows)
 
 
@@ -85,21 +66,14 @@ def _resolve(pattern: str) -> list[str]:
         numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
         return [file for number in numbers for file in _resolve(pattern.replace(spread[0], number, 1))]
     if pattern.startswith(("http://", "https://")) and "*" in pattern:
-        raise ValueError(
-            f"`dataset` {pattern!r}: a web server does not list its files. Name them in `data_files`, or as a range "
-            "like `{000..123}`."
-        )
+        way_out = "Name them in `data_files`, or as a range like `{000..123}`."
+        raise ValueError(f"`dataset` {pattern!r}: a web server does not list its files. {way_out}")
     if "://" in pattern or os.path.isfile(pattern):
         return [pattern]
     files = sorted(glob.glob(pattern, recursive=True))
     if not files:
         raise ValueError(f"`dataset` {pattern!r}: no such file. {nearby(pattern)}")
     return files
-
-
-def _literal(file: str) -> str:
-    """A found file as a pattern that matches it alone, also if its name has a bracket."""
-    return file if "://" in file else glob.escape(file)
 
 
 def _count(files: list[str], name: str) -> int:
@@ -117,27 +91,13 @@ def _count(files: list[str], name: str) -> int:
     return rows
 
 
-def _with_length(stream: "IterableDataset", rows: int) -> "IterableDataset":
+def _with_length(stream: Stream, rows: int) -> Stream:
     """Write the number of rows into the description of the stream's split, which may have no name."""
     import datasets
 
     split = str(stream.split)
     stream.info.splits = datasets.SplitDict({split: datasets.SplitInfo(name=split, num_examples=rows)})
     return stream
-
-
-def open_hub(
-    name: str, split: str, streaming: bool, config: str | None, revision: str | None, data_files: Files | None
-) -> Opened:
-    """
-    Open a dataset of the Hub; arguments as in [`~data.sources.load_source`].
-
-    Raises:
-        ValueError: If it cannot be found, reached or read with this login, or has no such configuration or split.
-    """
-    from .dataset_builders import load_split
-
-    return load_split(name, name, split, streaming, config=config, revision=revision, data_files=data_files)
 
 
 def as_stream(dataset: Opened, streaming: bool) -> Opened:
@@ -147,13 +107,8 @@ def as_stream(dataset: Opened, streaming: bool) -> Opened:
     return _with_length(dataset.to_iterable_dataset(num_shards=min(_MAX_SHARDS, len(dataset))), len(dataset))
 
 
-def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> "list[ReadInstruction]":
-    """
-    Resolve what a user wrote as split: a name, a slice like `"train[:1000]"`, or several joined by `+`.
-
-    Raises:
-        ValueError: If there is no such split among those of `lengths`, or nothing in it.
-    """
+def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> list[Any]:
+    """Resolve a split, a name, a slice like `"train[:1000]"` or several joined by `+`, to `ReadInstruction`s."""
     from datasets import ReadInstruction
 
     try:
@@ -163,3 +118,26 @@ def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> "list[Read
     if not any(part.to > part.from_ for part in parts):
         raise ValueError(f"`dataset` {name!r} has no images: the split {split!r} is empty.")
     return parts
+
+
+def is_saved_dataset(folder: str) -> bool:
+    """Whether `datasets.load_from_disk` reads it."""
+    return any(all(os.path.isfile(os.path.join(folder, mark)) for mark in marks) for marks in _MARKS)
+
+
+def open_saved_dataset(name: str, split: str, streaming: bool) -> Opened:
+    """Open a folder that `save_to_disk` wrote, without a copy in the cache. One without split names is `train`."""
+    from datasets import concatenate_datasets, load_from_disk
+
+    try:
+        found = load_from_disk(name)
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"{type(error).__name__}: {error}. Save it again with `save_to_disk`."
+        raise ValueError(f"`dataset` {name!r} cannot be read: {reason}") from error
+    if not isinstance(found, dict):
+        own = str(found.split)
+        found = {own if found.split is not None and re.fullmatch(r"\w+", own) else "train": found}
+    found = {str(key): dataset.with_format(None) for key, dataset in found.items()}
+    parts = parts_of_split(name, split, {key: len(dataset) for key, dataset in found.items()})
+    taken = [found[part.splitname].select(range(part.from_, part.to)) for part in parts]
+    return as_stream(taken[0] if len(taken) == 1 else concatenate_datasets(taken), streaming)

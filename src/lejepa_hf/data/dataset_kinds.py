@@ -7,7 +7,10 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from datasets import IterableDataset
+    from datasets import Dataset, IterableDataset
+
+Stream: TypeAlias = "IterableDataset"
+Opened: TypeAlias = "Dataset | IterableDataset"
 
 
 class MapStyle(Protocol):
@@ -25,20 +28,16 @@ class Mixture:
 
     Args:
         datasets (`list`): All map-style or all streams; rows have one column, `image`, undecoded.
-        weights (`list[float]`): Share of each dataset in the rows that are drawn; normalised to sum 1.
-
-    Raises:
-        ValueError: If there are no datasets, or not one positive weight for each.
+        weights (`list[float]`): Share of each dataset in the rows that are drawn, positive; normalised to sum 1.
     """
 
-    datasets: "list[MapStyle | IterableDataset]"
+    datasets: "list[MapStyle | Stream]"
     weights: list[float]
 
     def __post_init__(self) -> None:
-        if len(self.datasets) != len(self.weights) or not self.datasets:
-            raise ValueError(
-                f"`weights` must have one number for each of the {len(self.datasets)} datasets, got {self.weights}."
-            )
+        number = len(self.datasets)
+        if number != len(self.weights) or not number:
+            raise ValueError(f"`weights` must have one number for each of the {number} datasets, got {self.weights}.")
         if not all(isinstance(weight, Real) and 0 < weight < inf for weight in self.weights):
             raise ValueError(f"`weights` must be positive numbers, got {self.weights}.")
         total = sum(self.weights)
@@ -69,14 +68,8 @@ def count_rows(dataset: Rows) -> int | None:
 
 def count_classes(dataset: Rows, label_column: str) -> int | None:
     """
-    Count the classes that the labels of a dataset distinguish.
-
-    Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): Others say nothing about their columns.
-        label_column (`str`): Column of the labels.
-
-    Returns:
-        `int`: Number of classes, None if labels are not class numbers or a stream does not say how many there are.
+    Number of classes in the labels of a dataset, None if they are not class numbers or the dataset does not say how
+    many.
     """
     from datasets import ClassLabel, Dataset, IterableDataset, Value
 

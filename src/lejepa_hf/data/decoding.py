@@ -18,47 +18,25 @@ from .pixel_arrays import eight_bit_channels_last, is_npy, read_npy, to_eight_bi
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # What PIL's decoders raise for bytes they cannot read (AVIF's a RuntimeError), a missing image (None) and a
 # decompression bomb included.
-DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_BUILT_IN_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError)
+DECODING_ERRORS = (*_BUILT_IN_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
 _ORIENTATION = 0x0112  # EXIF
 _TURNED = (5, 6, 7, 8)  # width and height are exchanged
 
 
 # What a row may hold as its image; `open_image` says what is in a dict.
 Encoded: TypeAlias = Image.Image | bytes | str | Path | np.ndarray | list | dict[str, Any]
+Pixels: TypeAlias = Image.Image | np.ndarray
 
 
-def open_image(
-    value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None
-) -> Image.Image | np.ndarray:
+def open_image(value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None) -> Pixels:
     """
-    Open an image as `datasets` stores it, without decoding its pixels.
+    Open an image as `datasets` stores it, without decoding its pixels: a `PIL.Image.Image`, encoded `bytes`, a path or
+    url, an array or nested list of numbers, or `{"bytes": ..., "path": ...}`. Files are those PIL reads, and `.npy`.
 
-    Args:
-        value: A `PIL.Image.Image`, encoded `bytes`, a path or url, an array or nested list of numbers, or
-            `{"bytes": ..., "path": ...}`. Files are those PIL reads, and `.npy`.
-        num_channels (`int`, *optional*, defaults to 3): Number of channels that the image should have.
-        pixel_range (`list[float]`, *optional*): Values of arrays that become black and white, see
-            [`~data.pixel_arrays.to_eight_bit_array`].
-
-    Returns:
-        `PIL.Image.Image`, as it is in the file, not loaded; or, for an array if neither 1 nor 3 channels are wanted,
-        `np.ndarray` of shape `(H, W, num_channels)`, uint8.
-
-    Raises:
-        TypeError: If `value` is none of these.
-        OSError: If the bytes are not an image.
-        ValueError: If an array has another number of channels.
-        PIL.Image.DecompressionBombError: If the image has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+    Returns the image as it is in the file, not loaded; or, for an array if neither 1 nor 3 channels are wanted, uint8
+    `(H, W, num_channels)`. `pixel_range` has the values of arrays that become black and white. What is not an image,
+    has too many pixels or another number of channels raises one of [`DECODING_ERRORS`].
     """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
@@ -79,9 +57,7 @@ def open_image(
     width, height = stored_size(value)
     limit = Image.MAX_IMAGE_PIXELS
     if limit and width * height > limit:
-        raise Image.DecompressionBombError(
-            f"{width} x {height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS, {limit}"
-        )
+        raise Image.DecompressionBombError(f"{width} x {height} pixels are more than PIL's MAX_IMAGE_PIXELS, {limit}")
     return value
 
 
@@ -96,12 +72,12 @@ def _fetch(url: str) -> bytes:
     return next(read_through(read, url))
 
 
-def stored_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
+def stored_size(image: Pixels) -> tuple[int, int]:
     """Width and height before the image is turned upright."""
     return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
 
 
-def upright_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
+def upright_size(image: Pixels) -> tuple[int, int]:
     """Width and height that the image has after [`load_upright`], from the header alone."""
     width, height = stored_size(image)
     # PIL turns TIFFs itself, and has their size upright from the beginning.
@@ -111,30 +87,15 @@ def upright_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
 
 
 def load_upright(
-    image: Image.Image | np.ndarray,
-    reduction: int = 1,
-    num_channels: int = 3,
-    pixel_range: list[float] | None = None,
-) -> Image.Image | np.ndarray:
+    image: Pixels, reduction: int = 1, num_channels: int = 3, pixel_range: list[float] | None = None
+) -> Pixels:
     """
-    Decode what [`open_image`] opened for the same `num_channels` and `pixel_range`.
+    Decode what [`open_image`] opened for the same `num_channels` and `pixel_range`: 8 bits a channel, upright.
 
-    Args:
-        image (`PIL.Image.Image` or `np.ndarray`): The opened image. One that is loaded already is not reduced.
-        reduction (`int`, *optional*, defaults to 1): How many times smaller width and height may become. JPEGs are
-            decoded at the next power of two below it, up to 8, which saves work; other formats ignore it.
-        num_channels (`int`, *optional*, defaults to 3): Number of channels that the image should have. Colours become
-            their luminance for 1, greyscale stays greyscale for 3; nothing else is converted.
-        pixel_range (`list[float]`, *optional*): Values of 16-bit and float images that become black and white, see
-            [`to_eight_bit`].
-
-    Returns:
-        `PIL.Image.Image`, loaded, upright, of mode `"L"` or `"RGB"` for 3 channels, see [`to_eight_bit`], `"L"` for 1;
-        otherwise `np.ndarray` of shape `(H, W, num_channels)`, uint8: the bands of the image, or the pages of a TIFF.
-
-    Raises:
-        OSError: If the image is truncated.
-        ValueError: If it has another number of channels.
+    Width and height may become up to `reduction` times smaller: JPEGs are decoded at the next power of two below it,
+    up to 8, which saves work; other formats and images that are loaded already ignore it. For 1 channel the mode is
+    `"L"`, the luminance of colours; for 3 `"L"` or `"RGB"`; otherwise the bands of the image, or the pages of a TIFF,
+    become an array `(H, W, num_channels)`. Nothing else is converted.
     """
     if isinstance(image, np.ndarray):
         return image
@@ -164,40 +125,27 @@ def _channels(image: Image.Image, num_channels: int, pixel_range: list[float] | 
     )
 
 
-def decode_image(
-    value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None
-) -> Image.Image | np.ndarray:
+def decode_image(value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None) -> Pixels:
     """[`open_image`] and [`load_upright`] in one: whatever a row holds -> an upright image, 8 bits a channel."""
-    return load_upright(
-        open_image(value, num_channels, pixel_range), num_channels=num_channels, pixel_range=pixel_range
-    )
+    return load_upright(open_image(value, num_channels, pixel_range), 1, num_channels, pixel_range)
 
 
 def to_eight_bit(image: Image.Image, pixel_range: list[float] | None = None) -> Image.Image:
     """
-    Convert an image to 8 bits a channel: greyscale stays one channel, every other mode becomes RGB.
+    Convert an image of any mode to 8 bits a channel: greyscale stays one channel, every other mode becomes RGB.
 
     16-bit images are scaled (PIL's own conversion saturates them to white); transparency is dropped, as in
-    transformers' image processors.
-
-    Args:
-        image (`PIL.Image.Image`): Any mode, CMYK, palette, alpha and 16-bit included.
-        pixel_range (`list[float]`, *optional*): Values that become black and white in 16-bit and float images. If
-            missing, 0 and 65535; for floats 0 and 1, or 0 and 255 if a value is above 1.
-
-    Returns:
-        `PIL.Image.Image`: Mode `"L"` or `"RGB"`.
+    transformers' image processors. `pixel_range` has the values that become black and white in 16-bit and float
+    images; if missing, 0 and 65535, for floats 0 and 1, or 0 and 255 if a value is above 1.
     """
     if image.mode in ("L", "RGB"):
         return image
+    if image.mode == "F" and pixel_range is None:
+        pixel_range = [0.0, 1.0 if np.asarray(image).max(initial=0) <= 1 else 255.0]
     if pixel_range is not None and image.mode in (*_SIXTEEN_BIT, "F"):
         return Image.fromarray(to_eight_bit_array(np.asarray(image), pixel_range))
     if image.mode in _SIXTEEN_BIT:
         return Image.fromarray((np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.mode == "F":
-        values = np.asarray(image)
-        scale = 255 if values.max(initial=0) <= 1 else 1
-        return Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
     if image.mode in ("1", "LA"):
         return image.convert("L")
     if image.mode == "P" and "transparency" in image.info:

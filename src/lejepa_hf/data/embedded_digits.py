@@ -1,30 +1,17 @@
 """The digits that come with scikit-learn, as a dataset with undecoded images."""
 
 import io
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+from .dataset_kinds import Opened
 
 _TEST_SHARE = 0.25
 
 
-def load_digits_split(split: str) -> "Dataset":
-    """
-    Load scikit-learn's 8x8 scans; a stratified quarter is held out as test.
-
-    Args:
-        split (`str`): `train` or `test`.
-
-    Returns:
-        `datasets.Dataset` with PNG bytes in `image` and the digit in `label`.
-
-    Raises:
-        ValueError: If there is no such split.
-    """
+def load_digits_split(split: str) -> Opened:
+    """scikit-learn's 8x8 scans as PNG bytes in `image`, digits in `label`; a stratified quarter is the test split."""
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature
     from sklearn.datasets import load_digits

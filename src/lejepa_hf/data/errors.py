@@ -6,8 +6,7 @@ class DataError(Exception):
     The data cannot be read any further.
 
     Args:
-        message (`str`): What happened, where, and the way out, in one line. A loader's worker passes a whole traceback
-            instead; only its last line is kept, which has the message.
+        message (`str`): What happened, where, and the way out. Of a worker's traceback the last line is kept.
     """
 
     def __init__(self, message: str) -> None:

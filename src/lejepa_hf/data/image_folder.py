@@ -3,15 +3,13 @@
 import logging
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from PIL import Image
 
-from .dataset_files import Opened, as_stream, kind_of_files, open_shards, parts_of_split
+from .dataset_files import as_stream, kind_of_files, open_shards, parts_of_split
+from .dataset_kinds import Opened
 from .pixel_arrays import NPY_ENDING
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -25,23 +23,15 @@ _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has 
 
 def open_folder(name: str, split: str, streaming: bool) -> Opened:
     """
-    Open a folder of images, nested or flat, in any format PIL reads or as `.npy` arrays. Hidden files and folders are
-    left out. A folder of Parquet or tar files is opened by [`~data.dataset_files.open_shards`] instead.
+    Open a folder of images, nested or flat, in any format PIL reads or as `.npy` arrays, without hidden files and
+    folders. A folder of Parquet or tar files is opened by [`~data.dataset_files.open_shards`] instead.
 
-    Folders called train, val or test (or training, valid, validation, dev, testing, eval, evaluation) are splits, if
-    there are at least two of them or nothing else; without such folders everything is `train`. If all images lie
-    equally deep, the name of the folder right above an image is its label.
+    Folders called train, val or test (or as in `_SPLIT_FOLDERS`) are splits, if there are at least two of them or
+    nothing else; without such folders everything is `train`. If all images lie equally deep, the name of the folder
+    right above an image is its label.
 
     The imagefolder of `datasets` is not used: it assigns every file whose name contains train or test to that split,
     silently leaves out the others, and looks at each file several times.
-
-    Args:
-        name (`str`): The folder.
-        split (`str`): `train`, `validation` or `test`, or a slice of it like `"train[:1000]"`.
-        streaming (`bool`): Return a stream of up to 64 shards.
-
-    Raises:
-        ValueError: If it holds no images, cannot be listed, or has no such split.
     """
     images, others = _list_images(name)
     if not images and any(kind_of_files(ending) for ending in others):
@@ -116,7 +106,7 @@ def _folder_above(image: str) -> str:
     return os.path.basename(os.path.dirname(image))
 
 
-def _dataset(root: str, images: list[str], classes: list[str] | None) -> "Dataset":
+def _dataset(root: str, images: list[str], classes: list[str] | None) -> Opened:
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature
 

@@ -2,17 +2,14 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .array_columns import is_array, with_arrays
-from .dataset_kinds import Mixture, count_rows, is_stream
+from .dataset_kinds import Mixture, Opened, count_rows, is_stream
 from .streaming import EndlessRows
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -31,12 +28,9 @@ class ImageSource:
         label_column (`str`, *optional*): Column of integer labels, or of masks for segmentation.
         class_names (`list[str]`, *optional*): Names of the labels, if known.
         split, config, revision (`str`, *optional*): Split, configuration and commit of the dataset, where it has them.
-
-    Attributes:
-        is_stream (`bool`): Whether its images can only be read one after the other, not by number.
     """
 
-    dataset: "Dataset | IterableDataset"
+    dataset: Opened
     name: str
     image_column: str
     label_column: str | None = None
@@ -44,10 +38,11 @@ class ImageSource:
     split: str | None = None
     config: str | None = None
     revision: str | None = None
-    is_stream: bool = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.is_stream = is_stream(self.dataset)
+    @property
+    def is_stream(self) -> bool:
+        """Whether its images can only be read one after the other, not by number."""
+        return is_stream(self.dataset)
 
     @property
     def num_images(self) -> int | None:
@@ -66,33 +61,13 @@ class ImageSource:
 
 
 def some_rows(source: ImageSource, num_images: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """
-    Draw a random sample of a source: folders and shards come class by class.
-
-    Args:
-        source ([`ImageSource`]): Map-style or a stream, which fills a buffer no larger than needed.
-        num_images (`int`): Size of the sample; fewer if the source has fewer.
-        seed (`int`, *optional*, defaults to 0): The same seed gives the same rows.
-
-    Returns:
-        `Iterator`: Undecoded rows of the first epoch of [`~data.streaming.EndlessRows`].
-    """
-    rows = EndlessRows(
-        source.dataset, batch_size=1, seed=seed, image_column=source.image_column, shuffle_buffer_size=num_images
-    )
+    """A random sample of at most `num_images` undecoded rows, by `seed`: folders and shards come class by class."""
+    rows = EndlessRows(source.dataset, 1, seed, image_column=source.image_column, shuffle_buffer_size=num_images)
     return islice(takewhile(lambda row: row["epoch"] == 0, rows), num_images)
 
 
-def find_columns(
-    dataset: "Dataset | IterableDataset", name: str, image_column: str | None, label_column: str | None
-) -> ImageSource:
-    """
-    Find the images and labels among the columns of a dataset, by their types where no column is given.
-
-    Raises:
-        ValueError: If the column of the images is not clear, a given column is missing or holds something else, or the
-            dataset is empty.
-    """
+def find_columns(dataset: Opened, name: str, image_column: str | None, label_column: str | None) -> ImageSource:
+    """Find the images and labels among the columns of a dataset, by their types where no column is given."""
     from datasets import ClassLabel, Value
     from datasets import Image as ImageFeature
 
@@ -102,7 +77,8 @@ def find_columns(
     images = [column for column, feature in features.items() if is_image(feature)]
     arrays = [column for column, feature in features.items() if is_array(feature)]
     labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-    described = ", ".join(f"{column}: {_kind(feature)}" for column, feature in features.items())
+    kinds = [f"Value({one.dtype})" if isinstance(one, Value) else type(one).__name__ for one in features.values()]
+    described = ", ".join(f"{column}: {kind}" for column, kind in zip(features, kinds, strict=True))
     if image_column is None:
         candidates = images or arrays  # beside images, arrays are masks or depths
         if len(candidates) != 1:
@@ -118,19 +94,16 @@ def find_columns(
     elif image_column in images or (isinstance(feature, Value) and feature.dtype in _ENCODED):
         dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
     else:
-        raise ValueError(
-            f"`image_column` {image_column!r} of `dataset` {name!r} holds neither images, their bytes nor paths, nor "
-            f"arrays of 2 or 3 axes; its columns are: {described}."
-        )
+        held = "neither images, their bytes nor paths, nor arrays of 2 or 3 axes"
+        raise ValueError(f"`image_column` {image_column!r} of `dataset` {name!r} holds {held}; columns: {described}.")
     if "cls" in features and isinstance(features["cls"], Value) and features["cls"].dtype.startswith("int"):
         labels.append("cls")  # the name of labels in WebDataset
     label_column = label_column or (labels[0] if labels else None)
     if label_column in images:  # masks
         dataset = dataset.cast_column(label_column, ImageFeature(decode=False))
     label = features[label_column] if label_column is not None else None
-    source = ImageSource(
-        dataset, name, image_column, label_column, label.names if isinstance(label, ClassLabel) else None
-    )
+    class_names = label.names if isinstance(label, ClassLabel) else None
+    source = ImageSource(dataset, name, image_column, label_column, class_names)
     if not source.is_stream and not len(dataset):
         raise ValueError(f"`dataset` {name!r} has no images: it is empty.")
     _log_once(f"{name}: images in column {image_column!r}, labels in {label_column and repr(label_column)}")
@@ -142,12 +115,6 @@ def is_image(feature: object) -> bool:
     from datasets import Image as ImageFeature
 
     return isinstance(feature, ImageFeature) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
-
-
-def _kind(feature: object) -> str:
-    from datasets import Value
-
-    return f"Value({feature.dtype})" if isinstance(feature, Value) else type(feature).__name__
 
 
 @cache

@@ -8,17 +8,9 @@ from .decoding import Encoded, open_image
 
 def decode_mask(value: Encoded) -> np.ndarray:
     """
-    Decode a mask.
-
-    Args:
-        value: Anything that [`~data.decoding.open_image`] takes: an image of one channel or with a palette, whose
-            numbers are the classes; an image in the colours of PASCAL VOC; or an array of two axes.
-
-    Returns:
-        `np.ndarray` of shape `(height, width)`: int64.
-
-    Raises:
-        ValueError: If it has other colours, or more than one channel.
+    Decode a mask into class numbers: int64 of shape `(height, width)`. It is whatever [`~data.decoding.open_image`]
+    takes: an image of one channel or with a palette, whose numbers are the classes; an image in the colours of PASCAL
+    VOC; or an array of two axes.
     """
     if isinstance(value, np.ndarray | list):
         mask = np.asarray(value)
@@ -62,10 +54,9 @@ def _code(colours: np.ndarray) -> np.ndarray:
 
 def _voc_colours() -> np.ndarray:
     """
-    The colours of 256 classes; 255, the border of objects, is (224, 224, 192).
-
-    Source: the development kit of PASCAL VOC 2012: the bits of a class number, three at a time from the lowest, are
-    those of red, green and blue from the highest.
+    The colours of 256 classes as in the development kit of PASCAL VOC 2012: the bits of a class number, three at a
+    time from the lowest, are those of red, green and blue from the highest. 255, the border of objects, is (224, 224,
+    192).
     """
     classes = np.arange(256)
     colours = np.zeros((256, 3), np.int64)

@@ -6,6 +6,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 from torch.nn import functional as F
 
@@ -20,28 +21,15 @@ _ATTEMPTS = 10  # as in torchvision's RandomResizedCrop; then the largest centre
 
 
 def random_boxes(
-    rng: np.random.Generator,
-    num_boxes: int,
-    width: int,
-    height: int,
-    scale: list[float] | np.ndarray,
-    aspect_ratio: list[float],
+    rng: np.random.Generator, num_boxes: int, width: int, height: int, scale: ArrayLike, aspect_ratio: list[float]
 ) -> np.ndarray:
     """
     Draw regions to cut, distributed as in torchvision's `RandomResizedCrop` but not rounded to whole pixels, which
     matters for tiny images.
 
-    Args:
-        rng (`np.random.Generator`): Source of randomness.
-        num_boxes (`int`): Number of regions.
-        width (`int`): Image width in pixels.
-        height (`int`): Image height in pixels.
-        scale (`list[float]` or `np.ndarray` of shape `(num_boxes, 2)`): Smallest and largest share of the image area,
-            for all boxes or for each.
-        aspect_ratio (`list[float]`): Smallest and largest width over height, drawn log-uniformly.
-
-    Returns:
-        `np.ndarray` of shape `(num_boxes, 4)`: left, upper, right, lower in pixels.
+    `scale` is the smallest and largest share of the image area, for all boxes or for each (`(num_boxes, 2)`);
+    `aspect_ratio` the smallest and largest width over height, drawn log-uniformly. Returns `(num_boxes, 4)`: left,
+    upper, right, lower in pixels.
     """
     smallest, largest = np.broadcast_to(scale, (num_boxes, 2)).T[:, :, None]
     area = rng.uniform(smallest, largest, (num_boxes, _ATTEMPTS)) * width * height
@@ -87,8 +75,7 @@ class MultiCropTransform(ViewSettings):
     @classmethod
     def from_settings(cls, settings: ViewSettings, seed: int) -> "MultiCropTransform":
         """A transform with these settings."""
-        values = vars(settings)
-        return cls(**{item.name: values[item.name] for item in fields(ViewSettings)}, seed=seed)
+        return cls(**{item.name: vars(settings)[item.name] for item in fields(ViewSettings)}, seed=seed)
 
     def __call__(self, image: Encoded, epoch: int = 0, index: int = 0) -> Batch:
         """
@@ -100,9 +87,7 @@ class MultiCropTransform(ViewSettings):
             index (`int`, *optional*, defaults to 0): The image's number in the dataset, or a hash of its bytes.
 
         Returns:
-            `dict[str, torch.Tensor]`: `global_views` uint8 `(num_global_views, C, H, W)`, `local_views` uint8
-            `(num_local_views, C, h, w)`, and for each kind its `*_photometric` random numbers, fp32 `(num_views,
-            NUM_UNIFORMS)`. C is the length of `image_mean`.
+            [`~data.batch.Batch`] without its first axis; C is the length of `image_mean`.
 
         Raises:
             One of [`~data.decoding.DECODING_ERRORS`]: If the image cannot be decoded, or has not C channels.
@@ -122,10 +107,8 @@ class MultiCropTransform(ViewSettings):
         loaded_width, loaded_height = stored_size(loaded)
         boxes *= np.tile([loaded_width / width, loaded_height / height], 2)
         crops = (crop.expand(self.num_channels, -1, -1) for crop in _cut(loaded, boxes, sides))
-        views: Batch = {
-            GLOBAL_VIEWS: stack_channels_last(list(islice(crops, numbers[0]))),
-            GLOBAL_PHOTOMETRIC: uniforms[0],
-        }
+        large = list(islice(crops, self.num_global_views))
+        views: Batch = {GLOBAL_VIEWS: stack_channels_last(large), GLOBAL_PHOTOMETRIC: uniforms[0]}
         if self.num_local_views:
             views |= {LOCAL_VIEWS: stack_channels_last(list(crops)), LOCAL_PHOTOMETRIC: uniforms[1]}
         return views
@@ -141,18 +124,11 @@ def _cut(image: Image.Image | np.ndarray, boxes: np.ndarray, sides: np.ndarray) 
     width, height = stored_size(image)
     if min(width, height) < _EXACT_BELOW:
         # PIL's own images of two and four channels have transparency in them, by which it weights the others.
-        bands = (
-            [image]
-            if isinstance(image, Image.Image)
-            else [Image.fromarray(band) for band in np.moveaxis(image, -1, 0)]
-        )
+        bands = [image] if isinstance(image, Image.Image) else list(map(Image.fromarray, np.moveaxis(image, -1, 0)))
         for side, box in zip(sides.tolist(), boxes.tolist(), strict=True):
             small = [np.array(band.resize((side, side), Image.Resampling.BICUBIC, box=box)) for band in bands]
-            yield (
-                torch.from_numpy(small[0] if len(small) == 1 else np.dstack(small))
-                .reshape(side, side, -1)
-                .permute(2, 0, 1)
-            )
+            pixels = torch.from_numpy(small[0] if len(small) == 1 else np.dstack(small))
+            yield pixels.reshape(side, side, -1).permute(2, 0, 1)
         return
     # Torch resizes 8-bit images that lie channels last four to five times as fast as PIL, to the same values within
     # rounding, but only from whole pixels on.

@@ -13,6 +13,7 @@ from .errors import StreamInterrupted
 logger = logging.getLogger("lejepa_hf")
 
 MAX_RETRIES = 8  # four minutes
+_RESUME = "Continue with `--resume` when the network is back."
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds
 # Errors are recognised by the library that defines their classes, since none of these libraries must be installed.
 _NETWORK_LIBRARIES = ("aiohttp", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3")
@@ -28,9 +29,8 @@ def is_network_error(error: BaseException | None) -> bool:
         status = status_of(error)
         if status is not None and status >= 400:
             return status in _PASSING_STATUS
-        if isinstance(error, ConnectionError | TimeoutError):
-            return True
-        if isinstance(error, OSError) and error.errno in _NETWORK_ERRNO:
+        lost = isinstance(error, OSError) and error.errno in _NETWORK_ERRNO
+        if lost or isinstance(error, ConnectionError | TimeoutError):
             return True
         if any(kind.__module__.split(".")[0] in _NETWORK_LIBRARIES for kind in type(error).__mro__):
             return True
@@ -45,10 +45,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def read_through(
-    open_items: Callable[[], Iterator[Item]],
-    name: str,
-    max_retries: int = MAX_RETRIES,
-    way_out: str = "Continue with `--resume` when the network is back.",
+    open_items: Callable[[], Iterator[Item]], name: str, max_retries: int = MAX_RETRIES, way_out: str = _RESUME
 ) -> Iterator[Item]:
     """
     Read the items of a remote source, after a lost connection from the item on where it broke.
@@ -56,12 +53,8 @@ def read_through(
     Args:
         open_items (`Callable`): Opens the source at its beginning; called again after each loss.
         name (`str`): Name of the source, for messages.
-        max_retries (`int`, *optional*, defaults to 8): Retries without a single item between them; they wait 1, 2, 4,
-            ... at most 60 seconds.
+        max_retries (`int`, *optional*, defaults to 8): Retries without an item between them, after 1, 2, 4, ... 60 s.
         way_out (`str`, *optional*): What the user can do after the last retry; the advice for training if missing.
-
-    Returns:
-        `Iterator`: Each item once.
 
     Raises:
         StreamInterrupted: If the last retry fails too. Errors that a retry cannot mend are raised as they are.
@@ -79,10 +72,8 @@ def read_through(
             # Addresses of a storage behind the Hub carry a signature, which is a secret.
             reason = re.sub(r"\?[^\s'\"]+", "?...", " ".join(f"{type(error).__name__} {error}".split()))
             if retries == max_retries:
-                raise StreamInterrupted(
-                    f"{name}: the connection was lost and {max_retries} retries did not bring it back ({reason}). "
-                    f"{way_out}"
-                ) from error
+                tried = f"the connection was lost and {max_retries} retries did not bring it back ({reason})"
+                raise StreamInterrupted(f"{name}: {tried}. {way_out}") from error
             wait = min(_FIRST_WAIT * 2**retries, _LONGEST_WAIT)
             retries += 1
             logger.warning(f"{name}: {reason}; retry {retries} of {max_retries} in {wait:.2g} s")

@@ -70,11 +70,6 @@ def unknown_split(name: str, split: str, reason: object) -> ValueError:
     return ValueError(f"`dataset` {name!r} has no split {split!r}: {reason}")
 
 
-def no_such_folder(name: str) -> ValueError:
-    """The error for a folder that does not exist, with the names nearest to it."""
-    return ValueError(f"`dataset` {name!r}: no such folder. {nearby(name)}")
-
-
 def nearby(name: str) -> str:
     """A sentence that says which files there are beside a path that does not exist."""
     parent = Path(name).parent

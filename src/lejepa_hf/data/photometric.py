@@ -32,16 +32,7 @@ _CPU_CHUNK = 1 << 19
 
 
 def parameters_from_uniforms(uniforms: torch.Tensor, settings: ViewSettings) -> torch.Tensor:
-    """
-    Turn random numbers into the parameters of each view.
-
-    Args:
-        uniforms (`torch.Tensor` of shape `(N, NUM_UNIFORMS)`): Drawn from [0, 1) for each view, on the host.
-        settings ([`ViewSettings`]): Probabilities and ranges.
-
-    Returns:
-        `torch.Tensor` of shape `(N, NUM_PARAMETERS)`: fp32, on the host.
-    """
+    """Random numbers `(N, NUM_UNIFORMS)` in [0, 1) -> parameters `(N, NUM_PARAMETERS)`, fp32, on the host."""
     flip, jitter, gray, blur, solarize, *amounts, order, sigma = uniforms.float().unbind(1)
     parameters = torch.tensor(_IDENTITY).repeat(len(uniforms), 1)
     parameters[:, FLIP] = (flip < settings.horizontal_flip_probability).float()
@@ -73,10 +64,7 @@ def adjust_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tenso
 
 
 def adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """
-    Blend with the image's mean luminance, or with the mean of all channels if there are not three; images
-    `(N, C, H, W)` in [0, 1], factor `(N,)`.
-    """
+    """Blend with the mean luminance, or the mean if there are not 3 channels; images and factor as above."""
     mean = images.mean((2, 3), keepdim=True)
     mean = luminance(mean) if images.shape[1] == 3 else mean.mean(1, keepdim=True)
     factor = _per_view(factor)
@@ -117,31 +105,12 @@ _JITTERS = (
 
 
 def color_jitter(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-    """
-    Apply the four adjustments in each view's own order.
-
-    Args:
-        images (`torch.Tensor` of shape `(N, 3, H, W)`): In [0, 1]; changed in place.
-        parameters (`torch.Tensor` of shape `(N, NUM_PARAMETERS)`): On the host.
-
-    Returns:
-        `torch.Tensor`: `images`.
-    """
+    """Apply the adjustments in each view's own order, in place; images `(N, 3, H, W)`, parameters on the host."""
     return images.copy_(_apply(_JITTERS * 4, images, parameters, _jittered(parameters)))
 
 
 def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor, kernel_size: int) -> torch.Tensor:
-    """
-    Blur with one standard deviation a view, reflecting at the border.
-
-    Args:
-        images (`torch.Tensor` of shape `(N, C, H, W)`): In [0, 1].
-        sigma (`torch.Tensor` of shape `(N,)`): In pixels, positive.
-        kernel_size (`int`): Odd number of taps.
-
-    Returns:
-        `torch.Tensor`: Of the same shape.
-    """
+    """Blur with sigma `(N,)` pixels, reflecting at the border; images `(N, C, H, W)`, an odd number of taps."""
     reach = kernel_size // 2
     taps = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]).square())
@@ -177,14 +146,8 @@ def _apply(steps: tuple, images: torch.Tensor, parameters: torch.Tensor, chosen:
     Apply one operation after the other, each to the views that it changes. These are known on the host: nothing waits
     for the device.
 
-    Args:
-        steps (`tuple`): Pairs of a column of `parameters` and an operation on images and the values of that column.
-        images (`torch.Tensor` of shape `(N, C, H, W)`): In [0, 1]; may be overwritten.
-        parameters (`torch.Tensor` of shape `(N, NUM_PARAMETERS)`): On the host.
-        chosen (`torch.Tensor` of shape `(N, len(steps))`): Boolean, on the host.
-
-    Returns:
-        `torch.Tensor` of shape `(N, C, H, W)`, or `(N, 1, H, W)` if all have become grey.
+    `steps` are pairs of a column of `parameters` and an operation on images and its values; `chosen` `(N, len(steps))`
+    says which views change. Images `(N, C, H, W)` may be overwritten, and end with one channel if all are grey.
     """
     counts = chosen.sum(0).tolist()
     rows = chosen.T.nonzero()[:, 1].to(images.device, non_blocking=True).split(counts)
@@ -211,22 +174,15 @@ def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSetti
 
     Returns:
         `torch.Tensor`: fp32, normalised, of the same shape.
-
-    Raises:
-        ValueError: If `views` are not uint8 or have other channels, or the shape of `uniforms` does not fit.
     """
     if views.dtype != torch.uint8:
         raise ValueError(f"`views` must be uint8 crops as from `MultiCropTransform`, got {views.dtype}.")
     if views.shape[2] != settings.num_channels:
-        raise ValueError(
-            f"`views` have {views.shape[2]} channels, but `image_mean` and `image_std` are for "
-            f"{settings.num_channels}: cut and normalise with the same settings."
-        )
-    if uniforms.shape != (*views.shape[:2], NUM_UNIFORMS):
-        raise ValueError(
-            f"`uniforms` must have shape {(*views.shape[:2], NUM_UNIFORMS)} for these `views`, "
-            f"got {tuple(uniforms.shape)}."
-        )
+        found, wanted = views.shape[2], f"`image_mean` and `image_std` are for {settings.num_channels}"
+        raise ValueError(f"`views` have {found} channels, but {wanted}: cut and normalise with the same settings.")
+    shape = (*views.shape[:2], NUM_UNIFORMS)
+    if uniforms.shape != shape:
+        raise ValueError(f"`uniforms` must have shape {shape} for these `views`, got {tuple(uniforms.shape)}.")
     crops, device = views.flatten(0, 1), views.device
     parameters = parameters_from_uniforms(uniforms.flatten(0, 1).cpu(), settings)
     if settings.num_channels != 3:
@@ -240,10 +196,8 @@ def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSetti
     )
     changes = parameters != torch.tensor(_IDENTITY)
     chosen = torch.cat([changes[:, [FLIP]], _jittered(parameters), changes[:, [GRAY, BLUR_SIGMA, SOLARIZE]]], 1)
-    mean, std = (
-        torch.tensor(values)[:, None, None].to(device, non_blocking=True)
-        for values in (settings.image_mean, settings.image_std)
-    )
+    of_channels = settings.image_mean, settings.image_std
+    mean, std = (torch.tensor(values)[:, None, None].to(device, non_blocking=True) for values in of_channels)
     result = torch.empty(crops.shape, device=device)
     size = max(1, len(crops))  # a GPU takes all views at once
     if device.type == "cpu":
@@ -269,8 +223,5 @@ def apply_photometric(batch: Mapping[str, object], settings: ViewSettings) -> di
         `dict[str, torch.Tensor]`: `global_views` and, if there are any, `local_views`, fp32 and normalised.
     """
     tensors = tensors_of_views(batch)
-    return {
-        views: photometric(tensors[views], tensors[uniforms], settings)
-        for views, uniforms in VIEW_KEYS.values()
-        if views in tensors
-    }
+    keys = [key for key in VIEW_KEYS.values() if key[0] in tensors]
+    return {views: photometric(tensors[views], tensors[uniforms], settings) for views, uniforms in keys}

@@ -20,19 +20,7 @@ def is_npy(value: object) -> TypeGuard[bytes | str | Path]:
 
 
 def read_npy(value: bytes | str | Path) -> np.ndarray:
-    """
-    Read a file that `np.save` wrote. Pickles are never read: images come from strangers.
-
-    Args:
-        value (`bytes`, `str` or `Path`): The content of the file, or its path.
-
-    Returns:
-        `np.ndarray`: The array that was saved.
-
-    Raises:
-        OSError: If there is no such file.
-        ValueError: If the bytes are not an array, or an array of Python objects.
-    """
+    """Read what `np.save` wrote, from its bytes or a path. Pickles are refused: images come from strangers."""
     data = value if isinstance(value, bytes) else Path(value).read_bytes()
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
@@ -42,38 +30,23 @@ def read_npy(value: bytes | str | Path) -> np.ndarray:
 
 def wrong_channels(found: int, num_channels: int) -> ValueError:
     """The error for an image whose number of channels differs from that of the views."""
-    return ValueError(
-        f"The image has {found} channels, but {num_channels} are expected, the length of `image_mean`: give "
-        "`image_mean` and `image_std` a value for each channel, or convert the images."
-    )
+    way_out = "give `image_mean` and `image_std` a value for each channel, or convert the images"
+    return ValueError(f"The image has {found} channels, but {num_channels} are expected: {way_out}.")
 
 
 def eight_bit_channels_last(
     value: np.ndarray | list, num_channels: int, pixel_range: list[float] | None
 ) -> np.ndarray:
     """
-    Convert an array to 8 bits a channel, with the channels last.
+    Convert an array to uint8 of shape `(H, W)` or `(H, W, channels)`.
 
-    Args:
-        value (`np.ndarray` or nested `list`): `(H, W, C)`, `(C, H, W)` if only the first axis fits, or `(H, W)` for
-            greyscale. If 1 or 3 channels are wanted, also 2 to 4 channels last, which PIL turns into greyscale or RGB.
-        num_channels (`int`): Number of channels C that the image should have.
-        pixel_range (`list[float]`, *optional*): Values that become black and white, see [`to_eight_bit_array`].
-
-    Returns:
-        `np.ndarray`: uint8, `(H, W)` or `(H, W, channels)`, where channels is `num_channels` or a number that PIL
-        converts.
-
-    Raises:
-        TypeError: If it is not an array of numbers with two or three axes.
-        ValueError: If the number of channels is another one, or values are out of range.
+    It is `(H, W, C)`, `(C, H, W)` if only the first axis fits, or `(H, W)` for greyscale; if 1 or 3 channels are
+    wanted, also one with 2 to 4 channels last, which PIL turns into greyscale or RGB later.
     """
     array = np.asarray(value)
     if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
-        raise TypeError(
-            "An array is an image if it has numbers along two or three axes, got "
-            f"{type(value).__name__} of {array.dtype} and shape {array.shape}."
-        )
+        got = f"{type(value).__name__} of {array.dtype} and shape {array.shape}"
+        raise TypeError(f"An array is an image if it has numbers along two or three axes, got {got}.")
     through_pil = num_channels in (1, 3)
     if array.ndim == 2:
         if not through_pil:
@@ -89,19 +62,11 @@ def eight_bit_channels_last(
 
 def to_eight_bit_array(array: np.ndarray, pixel_range: list[float] | None) -> np.ndarray:
     """
-    Scale values linearly to [0, 255]; uint8 stays as it is.
+    Scale values linearly to uint8; uint8 stays as it is.
 
-    Args:
-        array (`np.ndarray`): Numbers or booleans, of any shape.
-        pixel_range (`list[float]`, *optional*): Values that become 0 and 255; others are clipped, NaN becomes 0. If
-            missing, the whole range of 8- and 16-bit integers, [0, 1] for floats and [0, 255] for wider integers,
-            which never use their whole range.
-
-    Returns:
-        `np.ndarray`: uint8, of the same shape.
-
-    Raises:
-        ValueError: If wider integers are not in [0, 255] and there is no `pixel_range`.
+    The ends of `pixel_range` become 0 and 255; other values are clipped, NaN becomes 0. If missing, it is the whole
+    range of 8- and 16-bit integers, [0, 1] for floats and [0, 255] for wider integers, which never use their whole
+    range.
     """
     kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
     if array.dtype == np.uint8:
@@ -112,10 +77,8 @@ def to_eight_bit_array(array: np.ndarray, pixel_range: list[float] | None) -> np
         return (array >> 8).astype(np.uint8)  # as for 16-bit image files, and faster than through floats
     if pixel_range is None and kind in "ui" and bits > 16:
         if array.min() < 0 or array.max() > 255:
-            raise ValueError(
-                f"The values of type {array.dtype} go from {array.min()} to {array.max()}, not from 0 to 255: say "
-                "with `pixel_range: [low, high]` what black and white are."
-            )
+            found = f"The values of type {array.dtype} go from {array.min()} to {array.max()}, not from 0 to 255"
+            raise ValueError(f"{found}: say with `pixel_range: [low, high]` what black and white are.")
         return array.astype(np.uint8)
     if pixel_range is None:
         pixel_range = [0.0, 1.0] if kind == "f" else [np.iinfo(array.dtype).min, np.iinfo(array.dtype).max]

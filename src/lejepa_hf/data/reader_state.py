@@ -17,18 +17,11 @@ class Progress(NamedTuple):
 
 
 class ReaderPosition(NamedTuple):
-    """
-    The position of one reader, from which another one continues.
+    """The position of one reader, from which another one continues."""
 
-    Args:
-        reader (`int`): Number of the reader among those of all ranks; 0 for map-style datasets, which have one.
-        batches (`int`): Batches that it has made.
-        passes (`list[Progress]`): Progress in each of the mixed datasets, a single one without a mixture.
-    """
-
-    reader: int
-    batches: int
-    passes: list[Progress]
+    reader: int  # its number among those of all ranks; 0 for map-style datasets, which have one
+    batches: int  # that it has made
+    passes: list[Progress]  # in each of the mixed datasets, a single one without a mixture
 
     @classmethod
     def at_start(cls, reader: int, num_datasets: int, epoch: int = 0) -> "ReaderPosition":
@@ -37,18 +30,11 @@ class ReaderPosition(NamedTuple):
 
 
 class RankState(NamedTuple):
-    """
-    What a checkpoint keeps about the data of one rank.
+    """What a checkpoint keeps about the data of one rank."""
 
-    Args:
-        readers (`list[ReaderPosition]`): Positions of the rank's readers, the next one to make a batch first.
-        num_images (`int`): Images that the rank has consumed since the run began.
-        num_broken (`int`): How many of them could not be decoded.
-    """
-
-    readers: list[ReaderPosition]
-    num_images: int
-    num_broken: int
+    readers: list[ReaderPosition]  # the next one to make a batch first
+    num_images: int  # consumed since the run began
+    num_broken: int  # how many of them could not be decoded
 
 
 def position_file(rank: int) -> str:
@@ -65,18 +51,8 @@ def deal_readers(
     start: list[list[ReaderPosition]] | None, rank: int, world_size: int, num_readers: int, num_datasets: int
 ) -> tuple[list[ReaderPosition], int]:
     """
-    Choose the readers of a rank, the next one to make a batch first.
-
-    Args:
-        start (`list[list[ReaderPosition]]`, *optional*): Positions to continue from, for each rank of that run those
-            of its readers.
-        rank (`int`): This process.
-        world_size (`int`): Number of processes.
-        num_readers (`int`): Readers of each rank of a new run.
-        num_datasets (`int`): Number of datasets that are mixed.
-
-    Returns:
-        `tuple[list[ReaderPosition], int]`: The rank's readers, and the number of readers over all ranks.
+    Choose the readers of a rank, the next one to make a batch first, and count those of all ranks. A run is continued
+    from `start`, for each of its ranks the positions of its readers.
     """
     total = world_size * num_readers
     if start is None:
@@ -85,9 +61,7 @@ def deal_readers(
         return start[rank], sum(map(len, start))
     readers = sorted(chain(*start))
     if len(readers) >= world_size:
-        logger.info(
-            f"The stream was read by {len(start)} processes, now by {world_size}: each row still once an epoch."
-        )
+        logger.info(f"The stream of {len(start)} processes is now read by {world_size}: each row still once an epoch.")
         return readers[rank::world_size], len(readers)
     epoch = 1 + max(progress.epoch for position in readers for progress in position.passes)
     logger.warning(
@@ -104,20 +78,13 @@ def write_position(checkpoint: str | Path, rank: int, state: RankState) -> None:
 
 
 def read_positions(checkpoint: str | Path) -> list[RankState]:
-    """
-    Read the states of all ranks from a checkpoint folder, also of one that an earlier version wrote.
-
-    Raises:
-        ValueError: If the file of a rank is missing.
-    """
+    """Read the states of all ranks from a checkpoint folder, also of one that an earlier version wrote."""
     paths = list(Path(checkpoint).glob("data_position_*.json"))
     ranks = [Path(checkpoint) / position_file(rank) for rank in range(max(1, len(paths)))]
     missing = [path.name for path in ranks if not path.is_file()]
     if missing:
-        raise ValueError(
-            f"`resume` {str(checkpoint)!r} does not say where the run stood in its data: {missing[0]} is missing. "
-            "Resume from another checkpoint."
-        )
+        reason = f"does not say where the run stood in its data: {missing[0]} is missing"
+        raise ValueError(f"`resume` {str(checkpoint)!r} {reason}. Resume from another checkpoint.")
     return [_rank_state(json.loads(path.read_text(encoding="utf-8"))) for path in ranks]
 
 

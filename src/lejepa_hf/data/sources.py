@@ -3,23 +3,20 @@
 import difflib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from .dataset_files import FILE_KINDS, Files, Opened, as_stream, kind_of_files, open_files, open_hub
-from .dataset_kinds import Mixture, is_stream
+from .dataset_files import FILE_KINDS, as_stream, is_saved_dataset, kind_of_files, open_files, open_saved_dataset
+from .dataset_kinds import Mixture, Opened, is_stream
 from .embedded_digits import load_digits_split
 from .image_folder import open_folder
 from .image_source import ImageSource, find_columns
-from .opening_errors import no_such_folder, without_secrets
-from .saved_dataset import is_saved_dataset, open_saved_dataset
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from .opening_errors import nearby, without_secrets
 
 DIGITS = "digits"
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
 
-Built: TypeAlias = "Dataset | IterableDataset | DatasetDict | IterableDatasetDict"
+Files: TypeAlias = str | list[str]
+Built: TypeAlias = "Opened | dict[str, Opened]"  # a DatasetDict is a dict
 
 
 def load_source(
@@ -45,15 +42,11 @@ def load_source(
         config (`str`, *optional*): Configuration of a Hub dataset.
         streaming (`bool`, *optional*, defaults to `False`): Read while training instead of downloading first.
         image_column (`str`, *optional*): Column of the images. Found by its type if missing: images, or where there
-            are none `datasets.Array2D` or `Array3D`. A column of encoded bytes, `.npy` among them, or of paths may be
-            named too.
-        label_column (`str`, *optional*): Column of the labels. Found by its type if missing; a source without labels
-            is fine. Masks, which are images beside the images, must be named.
+            are none `datasets.Array2D` or `Array3D`. Columns of encoded bytes (`.npy` too) or paths must be named.
+        label_column (`str`, *optional*): Column of the labels, of which there may be none. Found by its type if
+            missing; masks, which are images beside the images, must be named.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         data_files (`str` or `list[str]`, *optional*): The files to read, as paths or globs.
-
-    Returns:
-        [`ImageSource`]
 
     Raises:
         ValueError: If there is no such source, split, column or image; the message names what was found.
@@ -87,13 +80,13 @@ def _open_named(
         _refuse(f"the folder {name!r}", config=config, revision=revision, data_files=data_files)
         return (open_saved_dataset if is_saved_dataset(name) else open_folder)(name, split, streaming)
     if "://" in name:
-        raise ValueError(
-            f"`dataset` {shown!r} does not say what it holds: end it in .parquet or .tar, or name it in `data_files` "
-            f"with `dataset: {' or '.join(FILE_KINDS)}`."
-        )
+        way_out = f"end it in .parquet or .tar, or name it in `data_files` with `dataset: {' or '.join(FILE_KINDS)}`"
+        raise ValueError(f"`dataset` {shown!r} does not say what it holds: {way_out}.")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise no_such_folder(name)
-    return open_hub(name, split, streaming, config, revision, data_files)
+        raise ValueError(f"`dataset` {name!r}: no such folder. {nearby(name)}")
+    from .dataset_builders import load_split
+
+    return load_split(name, name, split, streaming, config=config, revision=revision, data_files=data_files)
 
 
 def load_mixture(entries: list[dict[str, Any]], streaming: bool = False) -> Mixture:
@@ -107,10 +100,6 @@ def load_mixture(entries: list[dict[str, Any]], streaming: bool = False) -> Mixt
 
     Returns:
         [`Mixture`]: Rows have the one column `image`.
-
-    Raises:
-        ValueError: If an entry has an unknown key or no `dataset`, a weight is not positive, or a source cannot be
-            opened.
     """
     if not entries:
         raise ValueError("`mixture` is empty: give at least one source, as `- dataset: ...`.")
@@ -129,9 +118,8 @@ def load_mixture(entries: list[dict[str, Any]], streaming: bool = False) -> Mixt
         if source.is_stream and not streaming:
             raise ValueError(f"`dataset` in {place} is a stream: set `streaming: true`, for all of them.")
         dataset = source.dataset.select_columns([source.image_column])
-        datasets.append(
-            dataset if source.image_column == "image" else dataset.rename_column(source.image_column, "image")
-        )
+        is_named = source.image_column == "image"
+        datasets.append(dataset if is_named else dataset.rename_column(source.image_column, "image"))
     return Mixture(datasets, [entry.get("weight", 1.0) for entry in entries])
 
 
@@ -153,10 +141,8 @@ def _given_source(
         raise ValueError(f"`dataset` has no split {split!r}: it has {', '.join(map(str, given))}.")
     dataset = given[split] if several else given
     if not isinstance(dataset, Dataset | IterableDataset):
-        raise ValueError(
-            f"`dataset` must be a name or a dataset of `datasets`, got {type(dataset).__name__}; several files go "
-            "into `data_files`."
-        )
+        got = f"got {type(dataset).__name__}; several files go into `data_files`"
+        raise ValueError(f"`dataset` must be a name or a dataset of `datasets`, {got}.")
     stored = dataset.with_format(None)  # rows as they are stored: no tensors, no transform
     name = dataset.info.dataset_name or "the given dataset"
     source = find_columns(as_stream(stored, streaming), name, image_column, label_column)

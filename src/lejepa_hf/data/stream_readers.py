@@ -2,70 +2,47 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from .dataset_kinds import Stream
 from .errors import DataError
 from .network import MAX_RETRIES, read_through
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 _OPEN_UNITS = 4  # read side by side, so that shards sorted by class mix
 _READ_ROWS = 32  # rows a read; larger reads only cost memory
 
 
+@dataclass(eq=False)
 class StreamReader:
     """
-    A share of a stream's rows in each epoch; no row is in the shares of two readers.
+    A share of a stream's rows in each epoch; no row is in the shares of two of the `num_readers` readers.
 
     Readers share units: shards, or every n-th row of a shard where there are fewer shards than readers. The units of
     an epoch are put in an order that follows from (key, epoch) and dealt like cards, and the next epoch continues
     where the last one stopped: at any time readers differ by at most one unit, however many epochs have passed. A
     reader reads a few of its units side by side through a shuffle buffer.
-
-    Args:
-        dataset (`datasets.IterableDataset`): Undecoded rows.
-        number (`int`): Number of this reader, counted from 0.
-        num_readers (`int`): Number of readers over all processes.
-        key (`list[int]`): Fixes the order together with the epoch.
-        buffer_size (`int`): Rows in the shuffle buffer.
-        name (`str`, *optional*, defaults to `""`): Follows the place of a row in messages.
-        max_retries (`int`, *optional*, defaults to 8): Retries after a lost connection, see
-            [`~data.network.read_through`].
     """
 
-    def __init__(
-        self,
-        dataset: "IterableDataset",
-        number: int,
-        num_readers: int,
-        key: list[int],
-        buffer_size: int,
-        name: str = "",
-        max_retries: int = MAX_RETRIES,
-    ) -> None:
-        self.dataset, self.number, self.num_readers = dataset, number, num_readers
-        self.key, self.buffer_size, self.name, self.max_retries = key, buffer_size, name, max_retries
-        self.num_shards: int = dataset.num_shards
-        self.parts = math.ceil(num_readers / self.num_shards)
+    dataset: Stream
+    number: int
+    num_readers: int
+    key: list[int]
+    buffer_size: int
+    name: str = ""  # follows the place of a row in messages
+    max_retries: int = MAX_RETRIES
+
+    def __post_init__(self) -> None:
+        self.num_shards: int = self.dataset.num_shards
+        self.parts = math.ceil(self.num_readers / self.num_shards)
 
     def rows(self, epoch: int = 0, taken: int = 0) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """
-        Read rows without end.
-
-        Args:
-            epoch (`int`, *optional*, defaults to 0): First epoch.
-            taken (`int`, *optional*, defaults to 0): Rows of that epoch to skip; they are read, not decoded.
-
-        Returns:
-            `Iterator`: (epoch, number of this row within the epoch's share, counted from 1, row). A row also has its
-            place, as `where`.
-
-        Raises:
-            DataError: If the stream has no rows, cannot be read, or its connection stays lost.
+        Read rows without end: (epoch, number of the row within the epoch's share, counted from 1, row with its place
+        as `where`). Of the first epoch `taken` rows are skipped; they are read, not decoded.
         """
         current = _Pass(self, epoch)
         while True:
@@ -98,10 +75,8 @@ class StreamReader:
         except DataError:
             raise
         except Exception as error:
-            raise DataError(
-                f"{name} cannot be read on after {number} rows: {type(error).__name__}: {error}. Replace the file, "
-                "or leave it out of `dataset`."
-            ) from error
+            reason = f"{type(error).__name__}: {error}. Replace the file, or leave it out of `dataset`."
+            raise DataError(f"{name} cannot be read on after {number} rows: {reason}") from error
 
     def _open(self, shard: int) -> Iterator[dict[str, Any]]:
         # `iter`, since iterating a dataset splits it over the loader's workers, which is done here.

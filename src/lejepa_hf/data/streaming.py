@@ -52,19 +52,16 @@ class EndlessRows(IterableDataset):
             either; each member of a mixture passes over its own rows in its own epochs.
         batch_size (`int`): Rows of one batch of one rank.
         seed (`int`): Fixes the order together with the epoch.
-        rank (`int`, *optional*, defaults to 0): This process.
-        world_size (`int`, *optional*, defaults to 1): Number of processes.
+        rank, world_size (`int`, *optional*, defaults to 0 and 1): Number of this process, and of all processes.
         num_readers (`int`, *optional*, defaults to 1): Independent readers of a stream on each rank, see
             [`~data.stream_readers.StreamReader`]: as many as the loader has workers. Map-style datasets ignore it.
-        start (`list[list[ReaderPosition]]`, *optional*): Positions to continue from, for each rank those of its
-            readers, the next one to make a batch first. They replace `num_readers`. With the same number of ranks the
-            rows continue at the very batch, whatever the number of workers; with another one the readers are dealt
-            anew, and each row still comes once an epoch. Only if that leaves a rank without a reader, a new epoch
-            begins.
+        start (`list[list[ReaderPosition]]`, *optional*): Positions to continue from instead of `num_readers`, for each
+            rank those of its readers, the next one to make a batch first. With the same number of ranks the rows
+            continue at the very batch, whatever the number of workers; otherwise the readers are dealt anew, and each
+            row still comes once an epoch. Only if that leaves a rank without a reader, a new epoch begins.
         image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
         shuffle_buffer_size (`int`, *optional*, defaults to 1000): Rows in the shuffle buffer of a reader.
-        max_retries (`int`, *optional*, defaults to 8): Retries after a lost connection, see
-            [`~data.network.read_through`].
+        max_retries (`int`, *optional*, defaults to 8): Retries after a lost connection.
     """
 
     def __init__(
@@ -88,17 +85,13 @@ class EndlessRows(IterableDataset):
         if self.streams:
             self.readers, self.total_readers = deal_readers(start, rank, world_size, num_readers, len(self.members))
             # Fewer shards than would spread evenly: Parquet splits further, by row groups; others stay as they are.
-            self.members = [
-                member.reshard() if member.num_shards < 2 * self.total_readers else member for member in self.members
-            ]
+            enough = 2 * self.total_readers
+            self.members = [member.reshard() if member.num_shards < enough else member for member in self.members]
         else:
             self.readers = [start[0][0] if start else ReaderPosition.at_start(0, len(self.members))]
 
     def num_workers(self, wanted: int) -> int:
-        """
-        The number of loader workers, at most `wanted`, with which the order stays what it is for any other: a divisor
-        of the number of readers for streams, any number otherwise.
-        """
+        """The most loader workers, up to `wanted`, that keep the order as it is: a divisor of a stream's readers."""
         if not self.streams or wanted == 0:
             return wanted
         return max(number for number in range(1, wanted + 1) if len(self.readers) % number == 0)
@@ -135,7 +128,8 @@ class EndlessRows(IterableDataset):
                     for nth in np.flatnonzero((among >= own.start) & (among < own.stop)).tolist():
                         epoch, place = divmod(int(places[member]) + nth, count)
                         if orders[member][0] != epoch:
-                            orders[member] = epoch, self._permutation(member, epoch, count)
+                            random = np.random.default_rng([self.seed, epoch, member])
+                            orders[member] = epoch, random.permutation(count)
                         wanted[among[nth] - own.start] = member, epoch, int(orders[member][1][place])
                 rows = self._read([(member, index) for member, _, index in wanted])
                 ahead = [Progress(*divmod(int(p), count)) for p, count in zip(behind, counts, strict=True)]
@@ -146,9 +140,6 @@ class EndlessRows(IterableDataset):
                     yield row
             places = behind
             turn += 1
-
-    def _permutation(self, member: int, epoch: int, count: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch, member]).permutation(count)
 
     def _read(self, wanted: list[tuple[int, int]]) -> list[dict[str, Any]]:
         """Rows by member and number; in one call where the dataset can, a third of the cost with `datasets`."""
@@ -191,15 +182,9 @@ class EndlessRows(IterableDataset):
 
     def _rows_of(self, member: int, position: ReaderPosition) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """The rows that a reader reads from a member of the mixture."""
-        reader = StreamReader(
-            self.members[member],
-            position.reader,
-            self.total_readers,
-            [self.seed, member],
-            self.shuffle_buffer_size,
-            self._name(member),
-            self.max_retries,
-        )
+        dataset, name = self.members[member], self._name(member)
+        key, size = [self.seed, member], self.shuffle_buffer_size
+        reader = StreamReader(dataset, position.reader, self.total_readers, key, size, name, self.max_retries)
         return reader.rows(*position.passes[member])
 
     def _name(self, member: int) -> str:
@@ -207,25 +192,13 @@ class EndlessRows(IterableDataset):
 
 
 def prepare_worker(worker: int) -> None:
-    """
-    Prepare a worker process of a loader: its `worker_init_fn`.
-
-    Args:
-        worker (`int`): Number of the worker, which makes no difference.
-    """
-    _return_large_blocks()
+    """Prepare a worker process of a loader, as its `worker_init_fn`."""
+    # glibc shall return freed blocks of at least 1 MiB to the system. By default it raises that limit to 32 MiB as
+    # soon as one such block is freed: batches then lie between the images of the shuffle buffer, and the holes they
+    # leave double a worker's memory. Without glibc nothing is done.
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
     # Clusters send SIGTERM to the process group of a run. Workers that died of it would end the run before its
     # checkpoint; in a group of their own they live until the run ends, which they notice.
     with contextlib.suppress(OSError, AttributeError):
         os.setpgid(0, 0)
-
-
-def _return_large_blocks() -> None:
-    """
-    Make glibc return blocks of at least 1 MiB to the system when they are freed.
-
-    By default it raises that limit to 32 MiB as soon as one such block is freed. Batches then lie between the images
-    of the shuffle buffer, and the holes they leave double a worker's memory. Without glibc nothing is done.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)

@@ -3,10 +3,14 @@
 from dataclasses import dataclass, field
 from math import inf
 
-
-def _in_unit(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"`{name}` is a probability and must be in [0, 1], got {value}.")
+_LEAST = {"num_global_views": 1, "num_local_views": 0, "global_crop_size": 1, "local_crop_size": 1}
+# Largest values of fields that begin at 0.
+_LIMITS = {
+    **dict.fromkeys(("brightness_jitter", "contrast_jitter", "saturation_jitter"), 1),
+    **{f"{name}_probability": 1 for name in ("horizontal_flip", "color_jitter", "grayscale", "blur", "solarize")},
+    "hue_jitter": 0.5,
+    "solarize_threshold": 255,
+}
 
 
 @dataclass(frozen=True)
@@ -17,33 +21,25 @@ class ViewSettings:
     Args:
         num_global_views (`int`): Number of large crops of an image, at least 1. All views predict their mean.
         num_local_views (`int`): Number of small crops of an image, 0 for none.
-        global_crop_size (`int`): Side in pixels of a large crop.
-        local_crop_size (`int`): Side in pixels of a small crop, at most `global_crop_size`.
-        global_crop_scale (`list[float]`): Smallest and largest share of the image area in a large crop.
-        local_crop_scale (`list[float]`): Smallest and largest share of the image area in a small crop.
+        global_crop_size, local_crop_size (`int`): Side in pixels of a large and of a small crop.
+        global_crop_scale, local_crop_scale (`list[float]`): Smallest and largest share of the image area in a crop.
         crop_aspect_ratio (`list[float]`): Smallest and largest width over height of the cut region.
-        horizontal_flip_probability (`float`): Probability of a horizontal flip; 0 where left and right differ in
-            meaning, as in digits.
+        horizontal_flip_probability (`float`): Probability of a horizontal flip; 0 for digits, for example.
         color_jitter_probability (`float`): Probability of the four jitters together, which come in random order.
-        brightness_jitter (`float`): x, where the factor of the brightness is drawn from `[1 - x, 1 + x]`.
-        contrast_jitter (`float`): x, where the factor of the contrast is drawn from `[1 - x, 1 + x]`.
-        saturation_jitter (`float`): x, where the factor of the saturation is drawn from `[1 - x, 1 + x]`.
+        brightness_jitter, contrast_jitter, saturation_jitter (`float`): x; factors are from `[1 - x, 1 + x]`.
         hue_jitter (`float`): x, where the hue is shifted by `[-x, x]` turns of the colour circle, at most 0.5.
         grayscale_probability (`float`): Probability that all channels become the luminance.
         blur_probability (`float`): Probability of a Gaussian blur.
         blur_sigma (`list[float]`): Smallest and largest standard deviation in pixels; published codes use 0.1 and 2.
         blur_kernel_size (`int`): Odd number of taps of the blur; 13 covers three standard deviations of 2.
-        solarize_probability (`float`): Probability of solarisation. It is the effective one: there is no second draw
-            as in torchvision's transform.
+        solarize_probability (`float`): Probability of solarisation, drawn once, unlike in torchvision.
         solarize_threshold (`int`): Values from this one on are inverted, in [0, 255].
         image_mean (`list[float]`): Mean of each channel for pixels in [0, 1], subtracted last. Its length is the
-            number of channels of the views: 3 for RGB, 1 for greyscale, or any other, for satellite images, say. With
-            another number than 3 there are no colours: saturation, hue and grayscale do nothing, and contrast blends
-            with the mean over all channels.
+            number of channels of the views: 3 for RGB, 1 for greyscale, others for satellite images, say. Without
+            3 channels saturation, hue and grayscale do nothing, and contrast blends with the mean over all of them.
         image_std (`list[float]`): Standard deviation of each channel, by which the difference is divided.
         pixel_range (`list[float]`, *optional*): Values that become 0 and 255 in arrays and in 16-bit and float images;
-            others are clipped. For sensors that use only a part of their type. If missing, the whole range of 8- and
-            16-bit integers, and [0, 1] for floats.
+            others are clipped. If missing, the whole range of 8- and 16-bit integers, and [0, 1] for floats.
 
     Raises:
         ValueError: If a value is out of range; the message names the field.
@@ -75,49 +71,30 @@ class ViewSettings:
     pixel_range: list[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.num_global_views < 1 or self.num_local_views < 0:
-            raise ValueError(
-                "`num_global_views` must be at least 1 and `num_local_views` at least 0, got "
-                f"{self.num_global_views} and {self.num_local_views}."
-            )
-        if self.num_global_views + self.num_local_views < 2:
-            raise ValueError(
-                "`num_global_views` + `num_local_views` must be at least 2: with one view there is nothing to predict."
-            )
-        if self.global_crop_size < 1 or self.local_crop_size < 1:
-            raise ValueError(
-                "`global_crop_size` and `local_crop_size` must be positive, got "
-                f"{self.global_crop_size} and {self.local_crop_size}."
-            )
-        if self.num_local_views and self.local_crop_size > self.global_crop_size:
-            raise ValueError(
-                f"`local_crop_size` {self.local_crop_size} is larger than `global_crop_size` {self.global_crop_size}: "
-                "exchange them, or set `num_local_views: 0`."
-            )
         values = vars(self)
+        for name, least in _LEAST.items():
+            if values[name] < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {values[name]}.")
+        if self.num_global_views + self.num_local_views < 2:
+            raise ValueError("`num_global_views` + `num_local_views` must be at least 2: one view predicts nothing.")
+        if self.num_local_views and self.local_crop_size > self.global_crop_size:
+            larger = f"{self.local_crop_size} is larger than `global_crop_size` {self.global_crop_size}"
+            raise ValueError(f"`local_crop_size` {larger}: exchange them, or set `num_local_views: 0`.")
         for name in ("global_crop_scale", "local_crop_scale", "crop_aspect_ratio", "blur_sigma"):
             bounds = values[name]
-            limit = 1.0 if name.endswith("scale") else float("inf")
+            limit = 1.0 if name.endswith("scale") else inf
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= limit:
                 raise ValueError(f"`{name}` must be [smallest, largest] with 0 < smallest <= largest, got {bounds}.")
-        for name in ("horizontal_flip", "color_jitter", "grayscale", "blur", "solarize"):
-            _in_unit(f"{name}_probability", values[f"{name}_probability"])
-        for name, limit in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
-            if not 0 <= values[f"{name}_jitter"] <= limit:
-                raise ValueError(f"`{name}_jitter` must be in [0, {limit}], got {values[f'{name}_jitter']}.")
-        if not 0 <= self.solarize_threshold <= 255:
-            raise ValueError(f"`solarize_threshold` must be in [0, 255], got {self.solarize_threshold}.")
+        for name, limit in _LIMITS.items():
+            if not 0 <= values[name] <= limit:
+                raise ValueError(f"`{name}` must be in [0, {limit}], got {values[name]}.")
         smallest = self.local_crop_size if self.num_local_views else self.global_crop_size
         if self.blur_kernel_size % 2 == 0 or (self.blur_probability and self.blur_kernel_size // 2 >= smallest):
-            raise ValueError(
-                f"`blur_kernel_size` must be odd and less than twice the smallest crop, {smallest} pixels, "
-                f"got {self.blur_kernel_size}."
-            )
-        if not 0 < len(self.image_mean) == len(self.image_std) or min(self.image_std) <= 0:
-            raise ValueError(
-                "`image_mean` and `image_std` must name the same channels, `image_std` positive, got "
-                f"{self.image_mean} and {self.image_std}."
-            )
+            limits = f"must be odd and less than twice the smallest crop, {smallest} pixels"
+            raise ValueError(f"`blur_kernel_size` {limits}, got {self.blur_kernel_size}.")
+        mean, std = self.image_mean, self.image_std
+        if not 0 < len(mean) == len(std) or min(std) <= 0:
+            raise ValueError(f"`image_mean` and `image_std` must be equally long, the latter positive: {mean}, {std}.")
         bounds = self.pixel_range
         if bounds is not None and (len(bounds) != 2 or not -inf < bounds[0] < bounds[1] < inf):
             raise ValueError(f"`pixel_range` must be [low, high] with low < high, got {bounds}.")

@@ -11,7 +11,7 @@ from ..data.sources import ImageSource
 from ..system.distributed import is_first_rank, world_size
 from ..system.package_versions import package_versions
 from .encoder_loading import load_encoder
-from .evaluate_encoder import evaluate_encoder, try_encoder
+from .evaluate_encoder import evaluate_encoder
 from .feature_extractor import FeatureExtractor
 
 
@@ -29,26 +29,21 @@ def compare_encoders(
         encoders (`Sequence[str | Path]`): Folders or Hub ids.
         splits (pair of [`ImageSource`]): Sources from [`~evaluation.labelled_sources.labelled_sources`].
         protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): As in [`evaluate_encoder`].
-        out (`str` or `Path`, *optional*): JSON file for the record, rewritten after each encoder.
+        out (`str` or `Path`, *optional*): JSON file for the record, checked first and rewritten after each encoder.
         **settings: Further arguments of [`evaluate_encoder`].
 
     Returns:
         `dict`: The record. `encoders`, by name their `results`, their `fingerprint` and, from the Hub, their `commit`;
-        `train` and `eval`, the images, with `dataset`, `split`, their columns, number and `fingerprint`; `protocols`
-        and `settings`; `versions`, `device`, `processes`, `date`.
-
-    Raises:
-        ValueError: As [`evaluate_encoder`], or if `out` cannot be written.
+        `train` and `eval`, the images; `protocols`, `settings`, `versions`, `device`, `processes`, `date`.
     """
     if out is not None:
         _check_out(Path(out))
     for encoder in encoders[1:]:  # now, not after the hours that the ones before them may take
-        try_encoder(load_encoder(encoder), splits)
-    train, test = splits
+        FeatureExtractor(*load_encoder(encoder)).try_images(*splits)
     record: dict[str, Any] = {
         "encoders": {},
-        "train": _describe(train),
-        "eval": _describe(test),
+        "train": _describe(splits[0]),
+        "eval": _describe(splits[1]),
         "protocols": [*protocols],
         "settings": {name: value for name, value in settings.items() if value is not None and name != "cache_dir"},
         "versions": package_versions(),
@@ -69,21 +64,12 @@ def compare_encoders(
 
 
 def format_conditions(record: dict[str, Any]) -> str:
-    """
-    Format the images and software of a comparison in one line.
-
-    Args:
-        record (`dict`): Record of [`compare_encoders`].
-
-    Returns:
-        `str`: Line to put below the table.
-    """
+    """The images and software of a record of [`compare_encoders`], in one line to put below the table."""
     fitted_on, measured_on = (_count(record[part]) for part in ("train", "eval"))
-    versions = ", ".join(
-        f"{name} {record['versions'][name]}" for name in ("torch", "transformers") if name in record["versions"]
-    )
-    name = record["eval"]["dataset"]
-    return f"{name}: fitted on {fitted_on}, measured on {measured_on}; {versions}, {record['device']}"
+    versions = record["versions"]
+    software = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
+    conditions = ", ".join([*software, record["device"]])
+    return f"{record['eval']['dataset']}: fitted on {fitted_on}, measured on {measured_on}; {conditions}"
 
 
 def _count(part: dict) -> str:
@@ -97,19 +83,10 @@ def _check_out(out: Path) -> None:
     if not out.parent.is_dir():
         raise ValueError(f"`--out` {str(out)!r}: the folder {str(out.parent)!r} does not exist; make it first.")
     if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise ValueError(
-            f"`--out` {str(out)!r} cannot be written: its permissions do not allow it; choose another file."
-        )
+        raise ValueError(f"`--out` {str(out)!r} cannot be written for lack of permission; choose another file.")
 
 
 def _describe(source: ImageSource) -> dict:
-    return {
-        "dataset": source.name,
-        "config": source.config,
-        "revision": source.revision,
-        "split": source.split,
-        "image_column": source.image_column,
-        "label_column": source.label_column,
-        "images": source.num_images,
-        "fingerprint": source.fingerprint,
-    }
+    data = {"dataset": source.name, "config": source.config, "revision": source.revision, "split": source.split}
+    data |= {"image_column": source.image_column, "label_column": source.label_column}
+    return data | {"images": source.num_images, "fingerprint": source.fingerprint}

@@ -10,15 +10,7 @@ from ..data.sources import DIGITS
 
 @dataclass(frozen=True)
 class DatasetPreset:
-    """
-    A labelled dataset of the Hub.
-
-    Args:
-        dataset (`str`): Id on the Hub.
-        train_split, eval_split (`str`): Splits that fit the protocols and measure them.
-        config, image_column, label_column, revision (`str`, *optional*): As in [`~data.sources.load_source`].
-        ignore_labels (`tuple[int, ...]`, *optional*, defaults to `(255,)`): Values of masks that are ignored.
-    """
+    """A labelled dataset of the Hub: its id, and arguments of [`~data.sources.load_source`]."""
 
     dataset: str
     train_split: str = "train"
@@ -27,16 +19,7 @@ class DatasetPreset:
     image_column: str | None = None
     label_column: str | None = None
     revision: str | None = None
-    ignore_labels: tuple[int, ...] = (255,)
-
-    def columns(self) -> dict[str, str | None]:
-        """Arguments of [`~data.sources.load_source`] other than the dataset and its split."""
-        return {
-            "config": self.config,
-            "image_column": self.image_column,
-            "label_column": self.label_column,
-            "revision": self.revision,
-        }
+    ignore_labels: tuple[int, ...] = (255,)  # values of masks
 
 
 # Those of the paper's Tables 1, 2, 3 and 5, and of the usual lists.
@@ -74,18 +57,7 @@ PRESETS = {
 
 
 def find_preset(name: str) -> DatasetPreset | None:
-    """
-    Find a preset by its name.
-
-    Args:
-        name (`str`): Name of a preset, or any other name of a dataset.
-
-    Returns:
-        [`DatasetPreset`]: None if `name` is the name of something else.
-
-    Raises:
-        ValueError: If it is neither a preset, nor of the form of a Hub id, nor a file or folder.
-    """
+    """Find a preset by its name; None for a Hub id, a file or a folder, a ValueError for anything else."""
     known = PRESETS.get(name.lower().replace("_", "-"))
     if known is not None or "/" in name or os.path.exists(name) or kind_of_files(name):
         return known

@@ -19,34 +19,20 @@ _BAND_LEVELS = 200
 @dataclass(frozen=True, eq=False)
 class EmbeddingStatistics:
     """
-    The result of [`embedding_statistics`].
-
-    Args:
-        num_images (`int`): Number of images of each view, N.
-        sigreg (`tuple[float, ...]`): Mean statistic over the slices of each view.
-        null_mean (`float`): Expected mean statistic of standard normal samples of this size along these directions.
-        null_std (`float`): Its standard deviation from sample to sample.
-        worst_slices (`tuple[SliceStatistics, ...]`): Directions with the largest statistic, each in the view where it
-            is largest, in descending order.
-        random_slices (`torch.Tensor` of shape `(num_shown, num_images)`): A few slices of the first view.
-        quantile_levels (`torch.Tensor` of shape `(num_levels,)`): Levels in (0, 1), ascending.
-        quantile_band (`torch.Tensor` of shape `(3, num_levels)`): Sample quantiles at these levels: their 5 %, 50 %
-            and 95 % quantiles over slices of all views.
-        mean_norm (`float`): Length of the mean over images and views; 0 for a centred sample.
-        eigenvalues (`torch.Tensor` of shape `(dim,)`): Eigenvalues of the covariance over images and views,
-            descending; all 1 for a standard normal distribution.
+    The result of [`embedding_statistics`]. The null distribution is that of the mean statistic of standard normal
+    samples of this size along the same directions.
     """
 
-    num_images: int
-    sigreg: tuple[float, ...]
+    num_images: int  # of each view
+    sigreg: tuple[float, ...]  # mean statistic over the slices of each view
     null_mean: float
     null_std: float
-    worst_slices: tuple[SliceStatistics, ...]
-    random_slices: torch.Tensor
-    quantile_levels: torch.Tensor
-    quantile_band: torch.Tensor
-    mean_norm: float
-    eigenvalues: torch.Tensor
+    worst_slices: tuple[SliceStatistics, ...]  # see `worst_slices`
+    random_slices: torch.Tensor  # (num_shown, num_images), a few slices of the first view
+    quantile_levels: torch.Tensor  # (num_levels,), in (0, 1), ascending
+    quantile_band: torch.Tensor  # (3, num_levels), see `quantile_band`
+    mean_norm: float  # length of the mean over images and views
+    eigenvalues: torch.Tensor  # (dim,), of the covariance over images and views, descending
 
     @property
     def z_scores(self) -> tuple[float, ...]:
@@ -85,11 +71,7 @@ class EmbeddingStatistics:
 
 
 def embedding_statistics(
-    samples: torch.Tensor,
-    num_slices: int = 1024,
-    num_knots: int = 17,
-    t_max: float = 3.0,
-    seed: int = 0,
+    samples: torch.Tensor, num_slices: int = 1024, num_knots: int = 17, t_max: float = 3.0, seed: int = 0
 ) -> EmbeddingStatistics:
     """
     Measure how far projections, or the embeddings of any encoder, are from a standard normal distribution.
@@ -102,11 +84,8 @@ def embedding_statistics(
             images.
         num_slices (`int`, *optional*, defaults to 1024): Number of random directions, at least 1.
         num_knots (`int`, *optional*, defaults to 17): Number of knots, see [`~losses.sigreg.epps_pulley`].
-        t_max (`float`, *optional*, defaults to 3.0): Largest knot, see [`~losses.sigreg.epps_pulley`].
+        t_max (`float`, *optional*, defaults to 3.0): Largest knot.
         seed (`int`, *optional*, defaults to 0): Seed of the directions and of the null distribution.
-
-    Returns:
-        [`EmbeddingStatistics`]
 
     Raises:
         ValueError: If the shape is wrong, there are fewer than 2 images, or a value is NaN or infinite.
@@ -176,15 +155,7 @@ def _null_distribution(
 
 
 def format_statistics(statistics: EmbeddingStatistics) -> str:
-    """
-    Format statistics as three small tables in plain text: views, spectrum, worst slices.
-
-    Args:
-        statistics ([`EmbeddingStatistics`]): Result of [`embedding_statistics`].
-
-    Returns:
-        `str`: Lines without a final newline.
-    """
+    """Format statistics as three small tables in plain text: views, spectrum, worst slices."""
     lines = [f"{'view':>6} {'SIGReg':>10} {'z':>10}"]
     for view, (value, z) in enumerate(zip(statistics.sigreg, statistics.z_scores, strict=True)):
         lines.append(f"{view:>6} {value:>10.3f} {z:>10.1f}")

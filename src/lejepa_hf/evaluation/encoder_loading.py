@@ -1,7 +1,6 @@
 """load_encoder: an encoder folder, a run folder or an id of the Hub -> model and processor."""
 
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
@@ -9,7 +8,7 @@ from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreT
 from ..model.loading_errors import explained, refuse_unfilled
 from ..system.devices import default_device
 
-LoadedEncoder: TypeAlias = tuple[PreTrainedModel, BaseImageProcessor]
+LoadedEncoder = tuple[PreTrainedModel, BaseImageProcessor]
 
 
 def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncoder:
@@ -24,31 +23,22 @@ def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncode
             one in `encoder/`.
         device (`str`, *optional*): Device for the model. If missing, the accelerator if there is one, or the CPU.
 
-    Returns:
-        `tuple[PreTrainedModel, BaseImageProcessor]`
-
     Raises:
-        ValueError: If the encoder cannot be found, read with this login or stored, weights are missing, or the device
-            does not exist.
+        ValueError: If the encoder cannot be found, read or stored, lacks weights, or the device does not exist.
     """
-    place = _usable(device) if device is not None else default_device()
+    try:
+        place = torch.empty(0, device=device or default_device()).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     folder = find_encoder(encoder)
     with explained("encoder", encoder):
-        # Always fp32: stored in half precision, an encoder would embed and train with other errors than its
-        # neighbours.
+        # Stored in half precision, an encoder would embed and train with other errors than those it is compared with.
         model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
         processor = AutoImageProcessor.from_pretrained(folder)
     refuse_unfilled("encoder", encoder, model.config.model_type, loaded, may_miss="pooler.")
     if loaded["missing_keys"]:
         model.pooler, model.config.embedding_pooling = None, "cls"
     return model.eval().to(place), processor
-
-
-def _usable(device: str) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def find_encoder(encoder: str | Path) -> str | Path:

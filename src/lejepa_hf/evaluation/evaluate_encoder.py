@@ -49,30 +49,25 @@ def evaluate_encoder(
     run in the first process. The others return an empty `dict`.
 
     Args:
-        encoder (`str`, `Path`, or a pair of model and processor): Folder or Hub id of any vision model that
-            `AutoModel` loads, with its processor; or both loaded, for example by [`load_encoder`].
+        encoder (`str`, `Path`, or a pair of model and processor): As for [`load_encoder`], or what it returns.
         dataset (`str` or a pair of [`ImageSource`]): A preset of [`~evaluation.dataset_presets`], a name for
             [`~data.sources.load_source`], or sources of training and held-out images.
-        protocols (`Sequence[str | Protocol]`, *optional*, defaults to `("linear", "knn")`): Names of the registry:
-            `linear`, `knn`, `few-shot`, `logistic`, `retrieval`, `fine-tune`; `segmentation`, which needs masks. Or
-            protocols that are built already.
-        train_split (`str`, *optional*): Split that fits the protocols. That of the preset if missing, otherwise
-            `train`.
-        eval_split (`str`, *optional*): Split that measures them. That of the preset if missing, otherwise `test`.
+        protocols (`Sequence[str | Protocol]`, *optional*, defaults to `("linear", "knn")`): `linear`, `knn`,
+            `few-shot`, `logistic`, `retrieval`, `fine-tune`; `segmentation`, which needs masks. Or built protocols.
+        train_split (`str`, *optional*): Split that fits the protocols; that of the preset, or `train`, if missing.
+        eval_split (`str`, *optional*): Split that measures them; that of the preset, or `test`, if missing.
         batch_size (`int`, *optional*, defaults to 256): Images of a forward pass.
-        cache_dir (`str` or `Path`, *optional*): Folder where embeddings are kept for the next call, see
-            [`extract_embeddings`].
+        cache_dir (`str` or `Path`, *optional*): Folder that keeps the embeddings, see [`extract_embeddings`].
         settings: Settings of the protocols: `shots` of `few-shot`, `learning_rate` and `num_epochs` of `fine-tune`,
-            `resolution` and `ignore_labels` (those of the preset if missing) of `segmentation`, see their classes. And
-            arguments of [`~data.sources.load_source`] for a name: `config`, `image_column`, `label_column` and so on.
+            `resolution` and `ignore_labels` (those of the preset if missing) of `segmentation`. And arguments of
+            [`~data.sources.load_source`] for a name: `config`, `image_column`, `label_column` and so on.
 
     Returns:
-        `dict[str, float]`: For example `eval_linear_top1`, `eval_knn_top1`, `eval_5shot_top1`, in [0, 1], and their
-        95 % intervals, `eval_linear_top1_ci95` and so on.
+        `dict[str, float]`: Figures in [0, 1], such as `eval_5shot_top1`, and their 95 % intervals, such as
+        `eval_5shot_top1_ci95`.
 
     Raises:
-        ValueError: Before any work on images, if a protocol or a setting is unknown, the dataset cannot be used for a
-            protocol or the encoder cannot be loaded.
+        ValueError: Before any work on images, if an argument cannot be used or the encoder cannot be loaded.
     """
     source = {name: settings.pop(name) for name in inspect.signature(load_source).parameters if name in settings}
     if settings.get("ignore_labels") is None:
@@ -83,7 +78,7 @@ def evaluate_encoder(
         protocol.check(*pair)
     check_pair(*pair)
     loaded = encoder if isinstance(encoder, tuple) else load_encoder(encoder)
-    try_encoder(loaded, pair)
+    FeatureExtractor(*loaded).try_images(*pair)
     on_embeddings = [protocol for protocol in chosen if isinstance(protocol, OnEmbeddings)]
     if on_embeddings:
         train, test = (extract_embeddings(*loaded, one, batch_size, cache_dir) for one in pair)
@@ -100,19 +95,6 @@ def evaluate_encoder(
     return (run_protocols(train, test, on_embeddings) if on_embeddings else {}) | measured
 
 
-def try_encoder(loaded: LoadedEncoder, pair: tuple[ImageSource, ImageSource]) -> None:
-    """
-    Embed a grey image and preprocess one image of each source, before the long work.
-
-    Raises:
-        ValueError: If the encoder cannot embed images, or not these.
-    """
-    extractor = FeatureExtractor(*loaded)
-    extractor.try_one()
-    for source in pair:
-        extractor.try_images(source)
-
-
 def evaluate_with_baselines(
     encoder: str | Path,
     train: ImageSource,
@@ -127,8 +109,7 @@ def evaluate_with_baselines(
         encoder (`str` or `Path`): Folder of an exported encoder.
         train ([`ImageSource`]): Images that fit the protocols.
         test ([`ImageSource`]): Images that measure them.
-        protocols (`Sequence[str]`): Names of protocols on embeddings: `linear`, `knn`, `few-shot`, `logistic`,
-            `retrieval`.
+        protocols (`Sequence[str]`): Any of `linear`, `knn`, `few-shot`, `logistic`, `retrieval`.
         averaged (`str` or `Path`, *optional*): Folder of the same encoder with averaged weights, for another row.
 
     Returns:
@@ -140,39 +121,22 @@ def evaluate_with_baselines(
         torch.manual_seed(0)
         # Built and pooled as in training: `AutoModel.from_config` would put a random pooler behind the first token.
         untrained = as_native_class(build_backbone(model.config), model.config.embedding_pooling)
-    channels, values = num_channels(model.config), pixel_range(processor)
+    untrained.to(model.device)  # type: ignore[arg-type]  # transformers' wrapper of `to` hides its signature
     encoders = {ENCODER: (model, processor)}
     if averaged is not None:
         encoders[AVERAGED] = load_encoder(averaged)
-    untrained.to(model.device)  # type: ignore[arg-type]  # transformers' wrapper of `to` hides its signature
     encoders[UNTRAINED] = untrained, processor
-    embedded = {name: _embed_pair(loaded, train, test) for name, loaded in encoders.items()}
+    embedded = {name: (extract_embeddings(*it, train), extract_embeddings(*it, test)) for name, it in encoders.items()}
+    channels, values = num_channels(model.config), pixel_range(processor)
     embedded[PIXELS] = raw_pixels(train, channels, values), raw_pixels(test, channels, values)
     rows = {name: run_protocols(*pair, protocols, name) for name, pair in embedded.items()}
     return rows, embedded[ENCODER]
 
 
-def _embed_pair(
-    loaded: LoadedEncoder, train: ImageSource, test: ImageSource
-) -> tuple[LabelledEmbeddings, LabelledEmbeddings]:
-    return extract_embeddings(*loaded, train), extract_embeddings(*loaded, test)
-
-
 def run_protocols(
     train: LabelledEmbeddings, test: LabelledEmbeddings, protocols: Sequence[str | Protocol], title: str = ""
 ) -> dict[str, float]:
-    """
-    Run protocols on embeddings.
-
-    Args:
-        train ([`LabelledEmbeddings`]): Images that fit the protocols.
-        test ([`LabelledEmbeddings`]): Images that measure them.
-        protocols (`Sequence[str | Protocol]`): Names of protocols on embeddings, or built ones.
-        title (`str`, *optional*): Name of the encoder in the log.
-
-    Returns:
-        `dict[str, float]`: Results of all protocols.
-    """
+    """Fit protocols on embeddings, by name or built, and measure them on others; the log names them with `title`."""
     results: dict[str, float] = {}
     for protocol in make_protocols(protocols, {}):
         if not isinstance(protocol, OnEmbeddings):

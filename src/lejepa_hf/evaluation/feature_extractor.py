@@ -32,7 +32,8 @@ class FeatureExtractor:
 
     Args:
         encoder (`PreTrainedModel`): Any vision model that `AutoModel` loads.
-        processor (`BaseImageProcessor`): Makes pixel values of images.
+        processor (`BaseImageProcessor`): Makes pixel values of images; its `pixel_range`, if it has one, gives the
+            values of black and white in arrays and 16-bit images.
         pooling (`str`, *optional*, defaults to `"auto"`): `"auto"`, the trained embedding: pooled as
             `config.embedding_pooling` says, and without it the pooled output, or the mean of `last_hidden_state` for
             models without one. `"pooler"`, the pooled output; `"cls"`, the class token; `"patches"`, the mean of the
@@ -81,17 +82,11 @@ class FeatureExtractor:
     @torch.no_grad()
     def with_probe_features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        The trained embedding, and the features that the paper fits a linear probe on, from one forward pass.
+        The trained embedding `(batch_size, dim)`, and the features `(batch_size, probe_dim)` that the paper fits a
+        linear probe on, from one forward pass, fp32, on the encoder's device.
 
-        Args:
-            pixels (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): From [`preprocess`].
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: `(batch_size, dim)`, that of `pooling="auto"`, and `(batch_size,
-            probe_dim)`: the class tokens of the last two layers, concatenated, or without a class token the mean of
-            the patch tokens or of the feature map. fp32, on the encoder's device.
-
-        Source: arXiv 2511.08544, experiment details.
+        Features are the class tokens of the last two layers, concatenated, or without a class token the mean of the
+        patch tokens or of the feature map. Source: arXiv 2511.08544, experiment details.
         """
         pixels = pixels.to(self.encoder.device, self.encoder.dtype, non_blocking=True)
         size = height_and_width(pixels)
@@ -123,55 +118,34 @@ class FeatureExtractor:
     @torch.no_grad()
     def try_one(self) -> tuple[str, int]:
         """
-        Embed one grey image.
-
-        Returns:
-            `tuple[str, int]`: The pooling, `"pooler"`, `"cls"`, `"mean"` or `"patches"`, and the embedding's
-                dimension.
-
-        Raises:
-            ValueError: If the encoder needs more than pixels, or cannot offer this pooling or so many layers.
+        Embed one grey image, and return the pooling, `"pooler"`, `"cls"`, `"mean"` or `"patches"`, and the embedding's
+        dimension. An encoder that needs more than pixels, or cannot offer this pooling or so many layers, is refused.
         """
         kind = self.encoder.config.model_type
         pixels = self.preprocess([self.grey_image()])
-        on_device = pixels.to(self.encoder.device, self.encoder.dtype)
         try:
-            outputs, (state,) = forward_layers(self.encoder, on_device, 1)
+            outputs, (state,) = forward_layers(self.encoder, pixels.to(self.encoder.device, self.encoder.dtype), 1)
         except TRACING_ERRORS as error:
             raise ValueError(
                 f"`model`: a {kind} model does not turn the pixels of its processor into embeddings "
                 f"({reason_of(error)}): take a vision encoder; of a model of images and texts, its vision part."
             ) from error
-        size = height_and_width(pixels)
-        offered = ["auto"]
-        offered += ["pooler"] if _is_pooled(outputs) else []
-        offered += ["cls"] if has_class_token(self.encoder, state, size) else []
-        offered += ["patches"]
-        if self.pooling not in offered:
+        has_cls = has_class_token(self.encoder, state, height_and_width(pixels))
+        offers = {"auto": True, "pooler": _is_pooled(outputs), "cls": has_cls, "patches": True}
+        if not offers.get(self.pooling):
+            offered = ", ".join(name for name, is_offered in offers.items() if is_offered)
             raise ValueError(
-                f"`pooling` {self.pooling!r} cannot be made from this {kind} encoder: it offers {', '.join(offered)}."
+                f"`pooling` {self.pooling!r} cannot be made from this {kind} encoder: it offers {offered}."
             )
-        most = count_layers(self.encoder)
-        if not 1 <= self.num_layers <= most:
-            raise ValueError(f"`layers` must be 1 to {most} for this {kind} encoder, got {self.num_layers}.")
-        if self.num_layers > 1 and self.pooling in ("auto", "pooler"):
-            joinable = " or ".join(name for name in offered if name in ("cls", "patches"))
+        if self.num_layers != 1 and self.pooling in ("auto", "pooler"):
             raise ValueError(
                 f"`layers` {self.num_layers} has no meaning for `pooling` {self.pooling!r}, which exists in the last "
-                f"layer only: choose {joinable}."
+                f"layer only: choose {'cls or patches' if has_cls else 'patches'}."
             )
         return self.resolved_pooling(outputs), self(pixels).shape[1]
 
-    def try_images(self, source: ImageSource) -> None:
-        """
-        Decode images until the first one that this encoder can take.
-
-        Args:
-            source ([`ImageSource`]): Source of the images.
-
-        Raises:
-            ValueError: If it can take none of the first 8.
-        """
+    def _try_source(self, source: ImageSource) -> None:
+        """Decode images until the first one that this encoder can take."""
         found: list[Exception] = []
         for row in islice(rows_from(source, 0), _TRIED):
             error = self._refusal(row[source.image_column])
@@ -183,6 +157,12 @@ class FeatureExtractor:
                 f"`dataset` {source.name!r}: none of its first images, up to {_TRIED}, can be given to this "
                 f"{self.encoder.config.model_type} encoder of {num_channels(self.encoder.config)} channels: {found[0]}"
             )
+
+    def try_images(self, *sources: ImageSource) -> None:
+        """Check before the long work, as by [`try_one`], and that the encoder takes images of all sources."""
+        self.try_one()
+        for source in sources:
+            self._try_source(source)
 
     def _refusal(self, value: Encoded) -> Exception | None:
         try:

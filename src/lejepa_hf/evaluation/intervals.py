@@ -10,18 +10,9 @@ INTERVAL, SPREAD = "_ci95", "_std"
 
 def with_interval(name: str, accuracy: float, num_images: int) -> dict[str, float]:
     """
-    Put Wilson's score interval beside an accuracy.
-
-    Args:
-        name (`str`): Name of the metric.
-        accuracy (`float`): Share of hits, in [0, 1].
-        num_images (`int`): Number of images that were classified.
-
-    Returns:
-        `dict[str, float]`: `name`, and `<name>_ci95`: the distance from it to the farther end of its 95 % interval
-            over
-        draws of test images. Wilson's interval is not centred on the accuracy: half its width to either side would
-        leave out the true value too often near 1, where its lower end is the farther one.
+    An accuracy in [0, 1] of `num_images` test images as `name`, and as `<name>_ci95` the distance from it to the
+    farther end of Wilson's 95 % score interval. The interval is not centred on the accuracy: half its width to either
+    side would leave out the true value too often near 1, where its lower end is the farther one.
     """
     from scipy.stats import binomtest
 
@@ -31,15 +22,8 @@ def with_interval(name: str, accuracy: float, num_images: int) -> dict[str, floa
 
 def over_draws(name: str, accuracies: Sequence[float]) -> dict[str, float]:
     """
-    Put Student's interval beside the mean of several draws.
-
-    Args:
-        name (`str`): Name of the metric.
-        accuracies (`Sequence[float]`): Accuracies of at least two independent draws.
-
-    Returns:
-        `dict[str, float]`: `name`, their mean; `<name>_ci95`, half the width of the mean's 95 % interval by Student's
-        t; `<name>_std`, their standard deviation.
+    The mean of at least two independent draws as `name`, half the width of its 95 % interval by Student's t as
+    `<name>_ci95`, and the standard deviation of the draws as `<name>_std`.
     """
     from scipy.stats import t
 
@@ -49,17 +33,7 @@ def over_draws(name: str, accuracies: Sequence[float]) -> dict[str, float]:
 
 
 def over_images(name: str, values: Sequence[float]) -> dict[str, float]:
-    """
-    Put Student's interval beside the mean over test images.
-
-    Args:
-        name (`str`): Name of the metric.
-        values (`Sequence[float]`): Value of each test image.
-
-    Returns:
-        `dict[str, float]`: `name`, their mean; of two and more `<name>_ci95`, half the width of the mean's 95 %
-        interval by Student's t.
-    """
+    """The mean over test images as `name`, and for two or more of them its interval as in [`over_draws`]."""
     if len(values) < 2:
         return {name: float(values[0])}
     found = over_draws(name, values)
@@ -68,16 +42,9 @@ def over_images(name: str, values: Sequence[float]) -> dict[str, float]:
 
 def over_resamples(name: str, value: float, resampled: np.ndarray) -> dict[str, float]:
     """
-    Put the bootstrap's percentile interval beside a figure. The draws come from the caller, who can often compute all
-    of them by one product of matrices; `scipy.stats.bootstrap` would compute the figure once for each draw.
-
-    Args:
-        name (`str`): Name of the metric.
-        value (`float`): Its value on all test images.
-        resampled (`np.ndarray` of shape `(num_draws,)`): Its values on as many test images drawn with replacement.
-
-    Returns:
-        `dict[str, float]`: `name`, and `<name>_ci95`, half the distance from 2.5 % to 97.5 % of the draws.
+    A figure as `name`, and as `<name>_ci95` half the distance from the 2.5 % to the 97.5 % quantile of its values on
+    test images that are drawn with replacement. The draws come from the caller, who can often compute all of them by
+    one product of matrices; `scipy.stats.bootstrap` would compute the figure once for each draw.
     """
     low, high = np.quantile(resampled, [0.025, 0.975])
     return {name: value, name + INTERVAL: float(high - low) / 2}

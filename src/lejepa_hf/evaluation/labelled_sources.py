@@ -30,37 +30,24 @@ def labelled_sources(
 
     Args:
         dataset: Name of a preset, see [`find_preset`], or anything that [`~data.sources.load_source`] opens.
-        train_split (`str`, *optional*): Split that fits the protocols. That of the preset if missing, otherwise
-            `train`.
-        eval_split (`str`, *optional*): Split that measures them. That of the preset if missing, otherwise `test`.
+        train_split (`str`, *optional*): Split that fits the protocols. If missing, that of the preset or `train`.
+        eval_split (`str`, *optional*): Split that measures them. If missing, that of the preset or `test`.
         **source: Arguments of [`~data.sources.load_source`]: `config`, `image_column`, `label_column` and so on.
-
-    Returns:
-        `tuple[ImageSource, ImageSource]`
-
-    Raises:
-        ValueError: If there is no such dataset or split.
     """
     preset = find_preset(dataset) if isinstance(dataset, str) else None
     if preset is None:
         preset = DatasetPreset("")
     else:
         dataset = preset.dataset
-        source |= {name: source.get(name) or value for name, value in preset.columns().items()}
+        columns = ("config", "image_column", "label_column", "revision")
+        source |= {name: source.get(name) or vars(preset)[name] for name in columns}
     train = load_source(dataset, train_split or preset.train_split, **source)
-    test = load_source(dataset, eval_split or preset.eval_split, **source)
-    return train, test
+    return train, load_source(dataset, eval_split or preset.eval_split, **source)
 
 
 def check_pair(train: ImageSource, test: ImageSource) -> None:
-    """
-    Check that two sources can fit and measure the same protocol.
-
-    Raises:
-        ValueError: If both are the same images, or number their classes differently.
-    """
-    fingerprints = [source.fingerprint for source in (train, test)]
-    if train.dataset is test.dataset or (fingerprints[0] is not None and fingerprints[0] == fingerprints[1]):
+    """Refuse two sources that are the same images, or number their classes differently."""
+    if train.dataset is test.dataset or (train.fingerprint is not None and train.fingerprint == test.fingerprint):
         raise ValueError(
             f"`dataset` {test.name!r}: the same images would fit the protocols and measure them. Name two splits with "
             "`train_split` and `eval_split`, give a `DatasetDict`, or two sources."
@@ -74,19 +61,14 @@ def check_pair(train: ImageSource, test: ImageSource) -> None:
 
 
 def check_labels(source: ImageSource) -> None:
-    """
-    Check that a source has class numbers as labels; those of a stream only by its features.
-
-    Raises:
-        ValueError: If it has no labels, or they are not class numbers.
-    """
+    """Refuse a source without class numbers as labels; those of a stream are checked only by its features."""
     from datasets import ClassLabel, Value
 
     if source.label_column is None:
         raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled one.")
-    features = None if isinstance(source.dataset, list) else map_style(source).features
-    feature = features[source.label_column] if features else None
-    if feature is not None and is_image(feature):
+    features = source.features
+    feature = features.get(source.label_column)
+    if is_image(feature):
         raise ValueError(
             f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds masks: only the protocol "
             "`segmentation` uses them; for others name a column of class numbers."
@@ -99,22 +81,12 @@ def check_labels(source: ImageSource) -> None:
             f"{kind}: name another column ({others or 'there is none'}), or make it a ClassLabel, for which "
             "`datasets` has `class_encode_column`."
         )
-    labels = labels_of(source)
-    if labels is not None:
+    if (labels := labels_of(source)) is not None:
         check_class_numbers(labels, source)
 
 
 def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: ImageSource) -> None:
-    """
-    Check that every image has a class.
-
-    Args:
-        labels (`Sequence[int | None]` or `np.ndarray`): Labels of all images of a source, or of some.
-        source ([`ImageSource`]): Where they come from.
-
-    Raises:
-        ValueError: If one of them is missing or negative.
-    """
+    """Refuse labels of a source, all or some of them, if one is missing or negative."""
     number = sum(label is None or label < 0 for label in labels)
     if number:
         raise ValueError(
@@ -125,35 +97,22 @@ def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: Image
 
 
 def check_masks(source: ImageSource) -> None:
-    """
-    Check that a source has masks as labels.
-
-    Raises:
-        ValueError: If it has no labels, or they are not masks.
-    """
-    features = map_style(source).features
-    if source.label_column is None:
-        found = "no labels"
-    elif is_image(features[source.label_column]) or is_array(features[source.label_column]):
+    """Refuse a source without masks as labels."""
+    column = source.label_column
+    feature = source.features.get(column) if column else None
+    if is_image(feature) or is_array(feature):
         return
-    else:
-        found = (
-            f"no masks in `label_column` {source.label_column!r} but {type(features[source.label_column]).__name__}"
-        )
+    found = f"no masks in `label_column` {column!r} but {type(feature).__name__}" if column else "no labels"
+    others = ", ".join(name for name in source.features if name != source.image_column)
     raise ValueError(
         f"`dataset` {source.name!r} has {found}; segmentation needs masks: set `label_column` to their column, one of "
-        f"{', '.join(name for name in features if name != source.image_column)}, or take another dataset."
+        f"{others}, or take another dataset."
     )
 
 
 def labels_of(source: ImageSource) -> np.ndarray | None:
     """Class numbers of all images, without reading an image; None for a stream."""
-    return None if source.is_stream else known_labels(source)
-
-
-def known_labels(source: ImageSource) -> np.ndarray:
-    """Class numbers of all images of a map-style source, without reading an image."""
-    return np.asarray(map_style(source)[source.label_column])
+    return None if source.is_stream else np.asarray(map_style(source)[source.label_column])
 
 
 def map_style(source: ImageSource) -> Dataset:

@@ -18,19 +18,14 @@ MOST_ENLARGED = 4
 
 def patch_maps(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
     """
-    The last layer's patch tokens, or its feature map.
+    The last layer's patch tokens, or its feature map, of shape `(num_images, dim, rows, columns)`, fp32, on the host.
 
     Args:
         extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling is not used.
         images (`list`): Images from its `decode`.
-        enlarge (`int`, *optional*, defaults to 1): Factor on the side of the processor's crop, for a finer map. Images
-            of that size are larger than those that the encoder was trained on.
-
-    Returns:
-        `torch.Tensor` of shape `(num_images, dim, rows, columns)`: fp32, on the host.
-
-    Raises:
-        ValueError: If the encoder cannot take images of that size, or its patches do not form a grid.
+        enlarge (`int`, *optional*, defaults to 1): Factor on the side of the processor's crop, for a finer map of
+            images that are larger than those the encoder was trained on. A ValueError is raised if it cannot take
+            images of that size, or its patches do not form a grid.
     """
     encoder = extractor.encoder
     pixels = enlarged_pixels(extractor, images, enlarge)
@@ -40,17 +35,8 @@ def patch_maps(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> t
 
 def legible_patch_maps(extractor: FeatureExtractor, images: list) -> tuple[torch.Tensor, int]:
     """
-    [`patch_maps`] with enough rows to be legible, if the encoder takes larger images.
-
-    Args:
-        extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling is not used.
-        images (`list`): Images from its `decode`.
-
-    Returns:
-        `tuple[torch.Tensor, int]`: The maps, and the factor by which images were enlarged, at most `MOST_ENLARGED`.
-
-    Raises:
-        ValueError: If the patches do not form a grid.
+    [`patch_maps`] with enough rows to be legible if the encoder takes larger images, and the factor by which images
+    were enlarged, at most `MOST_ENLARGED`.
     """
     maps = patch_maps(extractor, images)
     if maps.shape[2] < _ROWS_TO_SEE:
@@ -63,18 +49,8 @@ def legible_patch_maps(extractor: FeatureExtractor, images: list) -> tuple[torch
 @torch.no_grad()
 def forward_enlarged(encoder: PreTrainedModel, pixels: torch.Tensor, enlarge: int) -> torch.Tensor:
     """
-    The last layer's state for images of a size that the encoder may refuse.
-
-    Args:
-        encoder (`PreTrainedModel`): Encoder in evaluation mode.
-        pixels (`torch.Tensor`): Pixel values from [`enlarged_pixels`].
-        enlarge (`int`): Factor to name in the error.
-
-    Returns:
-        `torch.Tensor`: Tokens or feature maps, as in [`~model.layers.forward_layers`].
-
-    Raises:
-        ValueError: If the encoder cannot take images of that size.
+    The last layer's state, as from [`~model.layers.forward_layers`], for [`enlarged_pixels`]; a ValueError that names
+    `enlarge` if the encoder cannot take images of that size.
     """
     try:
         return forward_layers(encoder, pixels.to(encoder.device, encoder.dtype), 1)[1][0]
@@ -88,18 +64,8 @@ def forward_enlarged(encoder: PreTrainedModel, pixels: torch.Tensor, enlarge: in
 
 def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
     """
-    Pixel values at a multiple of the processor's size.
-
-    Args:
-        extractor ([`FeatureExtractor`]): The encoder with its processor.
-        images (`list`): Images from its `decode`.
-        enlarge (`int`, *optional*, defaults to 1): Factor on the side of the processor's crop.
-
-    Returns:
-        `torch.Tensor` of shape `(num_images, num_channels, height, width)`: On the host.
-
-    Raises:
-        ValueError: If `enlarge` is less than 1.
+    Pixel values of decoded images at `enlarge` times the processor's size, of shape `(num_images, num_channels,
+    height, width)` and on the host.
     """
     if enlarge < 1:
         raise ValueError(f"`enlarge` must be at least 1, got {enlarge}.")
@@ -115,24 +81,15 @@ def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1)
 def principal_colours(maps: torch.Tensor) -> torch.Tensor:
     """
     The first three principal components over all patches of all images, as red, green and blue: patches of one colour
-    have similar features, within an image and between images.
-
-    Args:
-        maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): Maps from [`patch_maps`].
-
-    Returns:
-        `torch.Tensor` of shape `(num_images, rows, columns, 3)`: Those of [`PrincipalColours`] fitted to the same
-            maps.
+    have similar features, within an image and between images. See [`PrincipalColours`], here fitted to the same maps.
     """
     return PrincipalColours(maps)(maps)
 
 
 class PrincipalColours:
     """
-    Three principal components and their ranges, found once, so that features of further images get the same colours.
-
-    Args:
-        maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): Maps from [`patch_maps`] to find them in.
+    Three principal components and their ranges, found once in the maps `(num_images, dim, rows, columns)` that
+    [`patch_maps`] made of some images, so that features of further images get the same colours.
     """
 
     def __init__(self, maps: torch.Tensor) -> None:
@@ -143,22 +100,16 @@ class PrincipalColours:
         axes = axes.flip(1)[:, :3]
         largest = axes.abs().argmax(0, keepdim=True)
         self._axes = axes * axes.gather(0, largest).sign()
-        values = _thinned(features @ self._axes)
+        values = features @ self._axes
+        values = values[:: len(values) // 1_000_000 + 1]  # `torch.quantile` takes no more than 16 million numbers
         self._low, self._high = (torch.quantile(values, level, dim=0) for level in (_OUTLIERS, 1 - _OUTLIERS))
         self._is_there = eigenvalues.flip(0)[:3] > 1e-9 * eigenvalues.sum()
 
     def __call__(self, maps: torch.Tensor) -> torch.Tensor:
         """
-        Colour maps.
-
-        Args:
-            maps (`torch.Tensor` of shape `(num_images, dim, rows, columns)`): Maps of the same encoder, any images.
-
-        Returns:
-            `torch.Tensor` of shape `(num_images, rows, columns, 3)`: Colours in [0, 1]; components that the features
-                do
-            not have are 0.5. The same maps always get the same colours: the sign of each component is the one that
-            makes its largest weight positive.
+        Maps of the same encoder -> colours in [0, 1] of shape `(num_images, rows, columns, 3)`; components that the
+        features do not have are 0.5. The same maps always get the same colours: the sign of each component is the one
+        that makes its largest weight positive.
         """
         values = (_rows(maps) - self._mean) @ self._axes
         colours = torch.full((len(values), 3), 0.5, dtype=torch.float64)
@@ -170,8 +121,3 @@ class PrincipalColours:
 def _rows(maps: torch.Tensor) -> torch.Tensor:
     """One row for each patch."""
     return maps.movedim(1, -1).flatten(0, -2).double()
-
-
-def _thinned(values: torch.Tensor) -> torch.Tensor:
-    """At most a million rows: `torch.quantile` takes no more than 16 million numbers."""
-    return values[:: len(values) // 1_000_000 + 1]

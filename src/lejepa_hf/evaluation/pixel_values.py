@@ -3,14 +3,13 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import BaseImageProcessor
 
 
-def to_pixel_values(
-    images: list, processor: BaseImageProcessor, num_channels: int, **settings: object
-) -> torch.Tensor:
+def to_pixel_values(images: list, processor: BaseImageProcessor, num_channels: int, **settings: object) -> Tensor:
     """
-    Run an image processor over decoded images of any number of channels.
+    Run an image processor over decoded images of any number of channels; its pixel values are `(B, C, H, W)`.
 
     Args:
         images (`list`): Images from [`~data.decoding.decode_image`] for `num_channels`: PIL images for 1 and 3,
@@ -18,19 +17,14 @@ def to_pixel_values(
         processor (`BaseImageProcessor`): Resizes, crops and normalises images. transformers' PIL backend, which is
             used where torchvision is missing, cannot resize more than 4 channels.
         num_channels (`int`): Channels that the encoder takes, C.
-        settings: Arguments of the processor, for example `do_normalize`.
-
-    Returns:
-        `torch.Tensor` of shape `(B, C, H, W)`.
+        **settings: Arguments of the processor, such as `do_normalize`.
     """
-    if num_channels == 3:
-        images = [image.convert("RGB") for image in images]
+    if num_channels in (1, 3):
+        images = [image.convert("L" if num_channels == 1 else "RGB") for image in images]
     else:
+        settings["input_data_format"] = "channels_last"  # guessed right for 1, 3 and 4 channels only
+    if num_channels != 3:
         settings["do_convert_rgb"] = False
-        if num_channels == 1:
-            images = [image.convert("L") for image in images]
-        else:
-            settings["input_data_format"] = "channels_last"  # guessed right for 1, 3 and 4 channels only
     return processor(images, return_tensors="pt", **settings)["pixel_values"]
 
 
@@ -44,22 +38,15 @@ def pixel_range(processor: BaseImageProcessor) -> list[float] | None:
     return setting_of(processor, "pixel_range")
 
 
-def height_and_width(pixel_values: torch.Tensor) -> tuple[int, int]:
+def height_and_width(pixel_values: Tensor) -> tuple[int, int]:
     """Height and width in pixels of a batch."""
     return pixel_values.shape[-2], pixel_values.shape[-1]
 
 
-def in_own_colours(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
+def in_own_colours(pixel_values: Tensor, processor: BaseImageProcessor) -> Tensor:
     """
-    Undo the normalisation of pixel values, if the processor has its mean and standard deviation: a normalised image
-    looks tinted where its channels have different ones.
-
-    Args:
-        pixel_values (`torch.Tensor` of shape `(..., C, H, W)`): From [`to_pixel_values`].
-        processor (`BaseImageProcessor`): The processor that made them.
-
-    Returns:
-        `torch.Tensor`: Same shape.
+    Undo the normalisation of pixel values `(..., C, H, W)`, if their processor has its mean and standard deviation: a
+    normalised image looks tinted where its channels have different ones.
     """
     mean, std = setting_of(processor, "image_mean"), setting_of(processor, "image_std")
     if not mean or not std or setting_of(processor, "do_normalize") is False:

@@ -21,24 +21,14 @@ def extract_projections(
     see [`~model.batch_norm.batch_statistics`], but without dropout, and without the losses, which would wait for
     other processes.
 
-    Args:
-        model ([`LeJEPAForPreTraining`]): Pretraining model, on the device to compute on.
-        rows (`Iterable[dict]`): Rows with an image, and with the epoch and index that determine its views.
-        collator ([`MultiCropCollator`]): Cuts the views.
-        batch_size (`int`, *optional*, defaults to 64): Images of a forward pass, approximately: none is smaller than
-            half of it.
-
-    Returns:
-        `torch.Tensor` of shape `(num_views, num_images, dim)`: fp32, on the host, global views first.
-
-    Raises:
-        ValueError: If there are no rows.
+    Each of `rows` has an image, and the epoch and index that determine its views, which `collator` cuts. A forward
+    pass takes about `batch_size` images, at least half of it. Projections have the shape `(num_views, num_images,
+    dim)`, global views first, and are in fp32 on the host.
     """
-    model.eval()
-    rows = list(rows)
-    projections: list[torch.Tensor] = []
+    rows, projections = list(rows), []
     if not rows:
         raise ValueError("There are no images to make projections of: give at least one row.")
+    model.eval()
     encoder, projector = model.get_submodule("encoder"), model.get_submodule("projector")
     with batch_statistics(model):
         for numbers in np.array_split(np.arange(len(rows)), max(1, len(rows) // batch_size)):

@@ -9,13 +9,8 @@ _RESOLUTION = torch.finfo(torch.float32).eps
 
 def mean_and_spectrum(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Mean of rows, and eigenvalues of their covariance.
-
-    Args:
-        rows (`torch.Tensor` of shape `(N, K)`): At least 2 rows, fp32, on the host.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: Mean `(K,)` and eigenvalues `(K,)`, descending, fp64.
+    Mean (K,) of at least 2 rows (N, K) in fp32 on the host, and the eigenvalues (K,) of their covariance, descending,
+    both in fp64.
     """
     num_rows, dim = rows.shape
     mean = rows.mean(0, dtype=torch.float64)
@@ -43,16 +38,13 @@ def entropy_rank(values: torch.Tensor) -> float:
 
 def rank_and_spread(embeddings: torch.Tensor) -> dict[str, float]:
     """
-    Measure whether embeddings fill their space. They are copied to the host, which waits for the device.
+    Measure whether embeddings fill their space, on the first 512 rows of at least 2. They are copied to the host,
+    which waits for the device.
 
-    Args:
-        embeddings (`torch.Tensor` of shape `(num_rows, dim)`): Embeddings, at least 2 rows; the first 512 are used.
-
-    Returns:
-        `dict[str, float]`: `effective_rank`, RankMe, the exponential of the entropy of the normalised singular values
-        of the centred embeddings: in [0, min(num_rows - 1, dim)], 0 if all are the same; `embedding_spread`, the mean
-        over dimensions of the standard deviation over images; `smallest_spread`, the smallest of these. All are NaN if
-        an embedding is NaN or infinite.
+    - `effective_rank`: RankMe, the exponential of the entropy of the normalised singular values of the centred
+      embeddings: in [0, min(rows - 1, dim)], 0 if all are the same.
+    - `embedding_spread`: mean over dimensions of the standard deviation over images.
+    - `smallest_spread`: the smallest of these. All three are NaN if an embedding is NaN or infinite.
 
     Source: RankMe, arXiv 2210.02885. Differs: centred, so that a common offset is not counted as a dimension.
     """

@@ -5,13 +5,8 @@ from .intervals import INTERVAL, is_spread
 
 def format_table(results: dict[str, dict[str, float]]) -> str:
     """
-    Format results as a Markdown table in percent, with a column for each encoder and intervals behind their figures.
-
-    Args:
-        results (`dict[str, dict[str, float]]`): Results by name of the column.
-
-    Returns:
-        `str`: One header, one line for each metric.
+    Format results, by name of the column, as a Markdown table in percent: a line for each metric, with intervals
+    behind the figures.
     """
     names = list(next(iter(results.values())))
     is_frozen = not any(name.startswith("eval_finetune") for name in names)

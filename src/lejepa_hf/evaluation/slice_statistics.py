@@ -10,45 +10,25 @@ _RESOLUTION = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True, eq=False)
 class SliceStatistics:
-    """
-    One slice of one view.
+    """One slice of one view; skewness and excess kurtosis are 0 for a Gaussian, and if all images are the same."""
 
-    Args:
-        statistic (`float`): Epps-Pulley statistic, 0.402 times the number of images if they all are 0.
-        view (`int`): Number of the view.
-        direction (`torch.Tensor` of shape `(dim,)`): Unit vector of the slice.
-        sample (`torch.Tensor` of shape `(num_images,)`): Values of the slice, fp32.
-        mean (`float`): Mean of the sample; 0 for a standard normal distribution.
-        std (`float`): Standard deviation of the sample; 1 for a standard normal distribution.
-        skewness (`float`): Third standardised moment; 0 for a Gaussian, and if all images are the same.
-        excess_kurtosis (`float`): Fourth standardised moment minus 3; 0 for a Gaussian, -2 for two points of equal
-            weight, and 0 if all images are the same.
-    """
-
-    statistic: float
+    statistic: float  # of Epps and Pulley, 0.402 times the number of images if they all are 0
     view: int
-    direction: torch.Tensor
-    sample: torch.Tensor
+    direction: torch.Tensor  # (dim,), of length 1
+    sample: torch.Tensor  # (num_images,), fp32
     mean: float
     std: float
     skewness: float
-    excess_kurtosis: float
+    excess_kurtosis: float  # -2 for two points of equal weight
 
 
 def worst_slices(
     samples: torch.Tensor, directions: torch.Tensor, statistics: torch.Tensor
 ) -> tuple[SliceStatistics, ...]:
     """
-    Describe the directions with the largest statistic, each in the view where it is largest: a direction that is bad
-    in one view is bad in all of them.
-
-    Args:
-        samples (`torch.Tensor` of shape `(num_views, num_images, dim)`): Samples, fp32.
-        directions (`torch.Tensor` of shape `(dim, num_slices)`): Unit columns.
-        statistics (`torch.Tensor` of shape `(num_views, num_slices)`): Epps-Pulley statistics.
-
-    Returns:
-        `tuple[SliceStatistics, ...]`: At most 5, in descending order.
+    At most 5 directions with the largest statistic, in descending order, each in the view where it is largest: a
+    direction that is bad in one view is bad in all of them. Samples are of shape (views, images, dim), directions of
+    shape (dim, slices), Epps-Pulley statistics of shape (views, slices).
     """
     largest, views = statistics.max(0)
     worst = largest.topk(min(_WORST_SLICES, len(largest))).indices.tolist()
@@ -74,15 +54,8 @@ def _describe(samples: torch.Tensor, direction: torch.Tensor, statistic: float, 
 
 def quantile_band(samples: torch.Tensor, directions: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """
-    Quantiles of slices, and their spread from slice to slice.
-
-    Args:
-        samples (`torch.Tensor` of shape `(num_views, num_images, dim)`): Samples, fp32.
-        directions (`torch.Tensor` of shape `(dim, num_slices)`): Unit columns.
-        levels (`torch.Tensor` of shape `(num_levels,)`): Levels in (0, 1), ascending.
-
-    Returns:
-        `torch.Tensor` of shape `(3, num_levels)`: 5 %, 50 % and 95 % quantiles over slices of all views.
+    Sample quantiles at these levels in (0, 1), and their spread: the 5 %, 50 % and 95 % quantiles over slices of all
+    views, of shape (3, levels). Samples and directions are those of [`worst_slices`].
     """
     positions = (levels * samples.shape[1]).long()
     quantiles = [

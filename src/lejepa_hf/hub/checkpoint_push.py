@@ -5,36 +5,29 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ..system.run_folder import RunFolder
-from ..training.callbacks.publishing import CheckpointPublisher
+from ..training.construction_checks import CheckpointPublisher
 from ..training_args import LeJEPATrainingArguments
 from .export import export_encoder
+from .public_files import MODEL_FILES
 from .push import Target, push_run
-from .trained_model import read_trained_model
+from .trained_model import FSDP_SHARDS, FSDP_WEIGHTS, read_trained_model
 
 logger = logging.getLogger("lejepa_hf")
 
 # Files of a checkpoint that an export reads, as one process or FSDP wrote them; never the optimizer's.
-_READ = (
-    "config.json",
-    "preprocessor_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model_fsdp.bin",
-    "pytorch_model_fsdp_0/*",
-)
+_READ = (*MODEL_FILES, FSDP_WEIGHTS, f"{FSDP_SHARDS}/*")
 _LOG = "push.log"
 
 
 @dataclass
 class _Upload:
     folder: Path  # links to the files of a checkpoint, which may be deleted meanwhile
-    process: subprocess.Popen | None = field(default=None, compare=False)
 
     @property
     def branch(self) -> str:
@@ -52,16 +45,12 @@ class _Upload:
 class CheckpointPush(CheckpointPublisher):
     """
     Pushes every saved checkpoint to the branch `checkpoint-N`: as an encoder that `AutoModel` loads, and in
-    `pretraining/` with its projector, which `continue_from` starts from.
+    `pretraining/` with its projector, which `continue_from` starts from. Uses `output_dir` and the arguments `hub_*`.
 
     A separate process on the CPU exports and uploads one checkpoint after the other. Training does not wait for it and
     does not stop when it fails: a failed upload is retried after the next save, and at the end. Where saves are more
     frequent than uploads can follow, only the newest one waits, unless all are wanted. An upload continues after the
     training is stopped; what has not arrived when the training is resumed is pushed then. Only the first rank pushes.
-
-    Args:
-        args ([`LeJEPATrainingArguments`]): Arguments of the training: `output_dir` and those that
-            begin with `hub_` are used.
     """
 
     def __init__(self, args: LeJEPATrainingArguments) -> None:
@@ -72,15 +61,13 @@ class CheckpointPush(CheckpointPublisher):
         found = self._run.waiting_pushes() if args.process_index == 0 else []
         self._waiting = [_Upload(path) for path in found]
         self._failed: list[_Upload] = []
-        self._running: _Upload | None = None
+        self._running: tuple[_Upload, subprocess.Popen] | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:
         """Push what an earlier process has left."""
         self._advance()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+    def on_log(self, *args: object, **kwargs: object) -> None:
         """Look after the running upload."""
         self._advance()
 
@@ -115,18 +102,19 @@ class CheckpointPush(CheckpointPublisher):
     def _drain(self) -> None:
         self._advance()
         while self._running is not None:
-            logger.info(f"Waiting for {self._running.branch} to be pushed.")
-            if self._running.process is not None:
-                self._running.process.wait()
+            upload, process = self._running
+            logger.info(f"Waiting for {upload.branch} to be pushed.")
+            process.wait()
             self._advance()
 
     def _advance(self) -> None:
         """Look after the running upload; start the next one when it has ended."""
-        if self._running is not None and self._running.process is not None:
-            status = self._running.process.poll()
+        if self._running is not None:
+            upload, process = self._running
+            status = process.poll()
             if status is None:
                 return
-            upload, self._running = self._running, None
+            self._running = None
             if status == 0:
                 logger.info(f"{upload.branch} is pushed to {self._args.hub_model_id}.")
                 upload.forget()
@@ -136,8 +124,7 @@ class CheckpointPush(CheckpointPublisher):
         while self._waiting and self._running is None:
             upload = self._waiting.pop(0)
             try:
-                upload.process = self._start(upload)
-                self._running = upload
+                self._running = upload, self._start(upload)
             except OSError as error:
                 logger.warning(f"{upload.branch} could not be pushed: {error}")
                 self._failed.append(upload)
@@ -145,12 +132,8 @@ class CheckpointPush(CheckpointPublisher):
     def _start(self, upload: _Upload) -> subprocess.Popen:
         args = self._args
         # One core and no GPU: the others are for training.
-        environment = {
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        }
+        settings = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        environment = os.environ | settings
         if args.hub_token is not None:
             environment["HF_TOKEN"] = args.hub_token  # not as an argument, which every user of the machine can read
         visibility = {True: "private", False: "public", None: "default"}[args.hub_private_repo]
@@ -162,15 +145,7 @@ class CheckpointPush(CheckpointPublisher):
 
 
 def prepare_repository(args: LeJEPATrainingArguments) -> None:
-    """
-    Create the repository of `hub_model_id`, before any long work.
-
-    Args:
-        args ([`LeJEPATrainingArguments`]): Arguments of the training: those that begin with `hub_` are used.
-
-    Raises:
-        ValueError: If it cannot be created or written.
-    """
+    """Create the repository of `hub_model_id` before any long work; ValueError if it cannot be created or written."""
     try:
         Target(_repository(args), args.hub_private_repo, args.hub_revision, args.hub_token).prepare()
     except OSError as error:

@@ -13,13 +13,8 @@ from ..model.architecture import forward_kwargs, num_channels
 
 def usage_of(folder: str | Path) -> dict[str, Any]:
     """
-    Args:
-        folder (`str` or `Path`): Exported encoder.
-
-    Returns:
-        `dict`: `class_name`; `channels`; `pooling`, how the trained embedding is made; `states`, the output that it is
-        made from; `interpolate`, whether the class needs an argument for images of another size than its positions;
-        `pixel_range`, two numbers or None; `crop_size` in pixels, None if the processor does not crop.
+    How to use an exported encoder: names of classes and outputs, `pixel_range` or None, `crop_size` in pixels or None;
+    `interpolate`, whether the class needs an argument for images of another size than its positions.
     """
     folder = Path(folder)
     config = AutoConfig.from_pretrained(folder)

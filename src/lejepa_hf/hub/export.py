@@ -44,9 +44,6 @@ def build_processor(
             channels and 0.5 for others.
         pixel_range (`list[float]`, *optional*): Written into the processor's file for evaluations and users, who map
             arrays and 16-bit images from this range to 0 to 255; see [`~data.view_settings.ViewSettings`].
-
-    Returns:
-        `BitImageProcessor`: Saved beside the weights, so that `AutoImageProcessor` finds it.
     """
     image_mean = image_mean or _IMAGENET_MEAN
     is_rgb = len(image_mean) == 3
@@ -100,9 +97,8 @@ def export_encoder(
     folder = _default_folder(source, averaged) if folder is None else Path(folder)
     if is_in_training(folder):
         raise ValueError(f"`folder` {str(folder)!r} holds a model in training, which would be lost: choose another.")
-    if isinstance(run_or_model, str | Path):
-        run_or_model = read_trained_model(trained_folder(run_or_model))
-    encoder = run_or_model.encoder if isinstance(run_or_model, LeJEPAForPreTraining) else run_or_model
+    model = read_trained_model(trained_folder(run_or_model)) if isinstance(run_or_model, str | Path) else run_or_model
+    encoder = model.encoder if isinstance(model, LeJEPAForPreTraining) else model
     ema_decay = load_average(encoder, source) if averaged and source is not None else None
     if processor is None:
         processor = _processor_of(encoder, source)
@@ -133,9 +129,10 @@ def _processor_of(encoder: LeJEPAModel, source: Path | None) -> BaseImageProcess
 
 
 def _default_folder(source: Path | None, averaged: bool) -> Path:
-    run = RunFolder(source.parent) if source is not None else None
-    if run is not None and source == run.pretraining:
-        return run.averaged_encoder if averaged else run.encoder
-    if run is not None and source is not None and step_of(source) is not None:
-        return run.exported(source, averaged)  # not inside a checkpoint, which is deleted when newer ones are saved
+    if source is not None:
+        run = RunFolder(source.parent)
+        if source == run.pretraining:
+            return run.averaged_encoder if averaged else run.encoder
+        if step_of(source) is not None:
+            return run.exported(source, averaged)  # not inside a checkpoint, which newer ones replace
     raise ValueError("`folder` is needed to export what is neither a run folder nor one of its checkpoints.")

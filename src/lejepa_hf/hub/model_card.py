@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from ..evaluation.intervals import is_spread
 from ..system.durable_files import write_text
 from ..system.run_folder import PictureName, RunFolder
-from .training_data import TrainingData, public_name, training_data
+from .training_data import public_name, training_data
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Keys about this machine, not the run: paths tell who ran it and where.
@@ -42,25 +42,22 @@ def write_model_card(
     folder: str | Path, run: str | Path | None = None, is_final: bool = True, ema_decay: float | None = None
 ) -> Path:
     """
-    Fill the card's template with what the folder of a run holds.
+    Fill the card's template with what the folder of a run holds, and write it as README.md beside the encoder.
 
     Pictures are linked where they are stored, for an encoder inside the run's folder; [`card_for_repository`] changes
     the links for a repository.
 
     Args:
-        folder (`str` or `Path`): Exported encoder; the card becomes its README.md.
+        folder (`str` or `Path`): Exported encoder.
         run (`str` or `Path`, *optional*): Run folder; files that are missing there are left out of the card.
         is_final (`bool`, *optional*, defaults to `True`): Whether the weights are those the run ended with. If not,
-            the results and losses of the run are left out, since other weights were measured.
+            its results and losses are left out, since other weights were measured.
         ema_decay (`float`, *optional*): Decay of the moving average, if the weights are one.
-
-    Returns:
-        `Path`: The card.
     """
     from .code_example import usage_of  # imports torch, which a push of existing cards does not need
 
     folder, run_folder = Path(folder), RunFolder(run) if run is not None else None
-    context = _context_of_recipe(folder, run_folder, ema_decay) | usage_of(folder)
+    context = _context_of_recipe(folder, run_folder) | usage_of(folder)
     context |= _measurements(run_folder if is_final else None, ema_decay, context)
     shown = _pictures(folder, run_folder, "training" if ema_decay else "weights") if run_folder and is_final else {}
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
@@ -70,7 +67,6 @@ def write_model_card(
         pictures=shown,
         versions=run_folder.read_versions() if run_folder else {},
         card_data=_metadata(context).to_yaml(),
-        recipe=context["public_recipe"],
     )
     path = folder / "README.md"
     text = str(ModelCard(text))  # refuses a head that the Hub could not read
@@ -80,18 +76,9 @@ def write_model_card(
 
 def rewrite_model_card(run: str | Path, encoder: str | Path | None = None) -> Path:
     """
-    Write the card anew, from what the folder of a run holds now.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        encoder (`str` or `Path`, *optional*): An exported encoder of this run; if missing, `encoder/` in its folder.
-            The run's results go into the card if these are the weights it ended with, or their average.
-
-    Returns:
-        `Path`: The card.
-
-    Raises:
-        ValueError: If there is no encoder, or it is not known which weights of the run it has.
+    Write the card of an exported encoder of a run (if missing, of its `encoder/`) again, from what the run's folder
+    holds now. The results go into the card if the weights are those the run ended with, or their average. ValueError
+    if there is no encoder, or it is not known which weights of the run it has.
     """
     run_folder = RunFolder(run)
     folder = run_folder.encoder if encoder is None else Path(encoder)
@@ -119,16 +106,7 @@ def with_onnx(text: str) -> str:
 
 
 def card_for_repository(text: str, has_pictures: bool) -> str:
-    """
-    The card of `encoder/` for the root of a repository, which has `pictures/` beside it.
-
-    Args:
-        text (`str`): From [`write_model_card`].
-        has_pictures (`bool`): Whether the pictures are in the repository; if not, their section is left out.
-
-    Returns:
-        `str`
-    """
+    """The card of `encoder/` for the root of a repository. Without `pictures/` there, their section is left out."""
     return text.replace("](../pictures/", "](pictures/") if has_pictures else _SECTION_OF_PICTURES.sub("", text)
 
 
@@ -158,11 +136,12 @@ def is_in_training(folder: Path) -> bool:
     return of_this_package or (folder / "trainer_state.json").is_file()
 
 
-def _context_of_recipe(folder: Path, run: RunFolder | None, ema_decay: float | None) -> dict[str, Any]:
+def _context_of_recipe(folder: Path, run: RunFolder | None) -> dict[str, Any]:
     """What the recipe of a run says, for the template and for the card's head."""
     recipe, local_paths = (run.read_recipe(), run.read_local_paths()) if run else ({}, None)
     warm_start = recipe.get("continue_from") or recipe.get("pretrained_backbone")
     base_model, _, revision = (public_name(warm_start, local_paths) or "").partition("@")
+    at_revision = f" at revision {revision}" if revision else ""
     dataset, data = public_name(recipe.get("dataset"), local_paths), training_data(recipe, local_paths)
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     plain = [recipe.get(key) for key in ("statistic", "num_knots", "t_max")] == ["epps_pulley", 17, 3.0]
@@ -174,12 +153,12 @@ def _context_of_recipe(folder: Path, run: RunFolder | None, ema_decay: float | N
         "dataset_config": recipe.get("dataset_config"),
         "dataset_revision": recipe.get("dataset_revision"),
         "base_model": base_model or None,
-        "warm_start": _start(base_model, revision) if warm_start else None,
+        "warm_start": warm_start and (base_model + at_revision or "a local checkpoint"),
         "is_continued": recipe.get("continue_from") is not None,
         "license": recipe.get("license"),
         "held_out": _is_held_out(recipe),
         "is_plain_sigreg": plain,
-        "public_recipe": public_recipe_text(recipe, local_paths) if recipe else None,
+        "recipe": public_recipe_text(recipe, local_paths) if recipe else None,
     }
 
 
@@ -203,12 +182,11 @@ def _measurements(run: RunFolder | None, ema_decay: float | None, context: dict[
 
 def _metadata(context: dict[str, Any]) -> ModelCardData:
     """The head of a card, which the Hub reads."""
-    data: list[TrainingData] = context["data"]
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         tags=["lejepa", "self-supervised-learning", "vision"],
-        datasets=[source.on_hub for source in data if source.on_hub] or None,
+        datasets=[source.on_hub for source in context["data"] if source.on_hub] or None,
         base_model=context["base_model"],
         license=context["license"],
         model_name=context["name"],
@@ -217,13 +195,13 @@ def _metadata(context: dict[str, Any]) -> ModelCardData:
 
 
 def _eval_results(context: dict[str, Any]) -> list[EvalResult]:
-    on_hub = context["dataset_on_hub"] is not None
+    name, on_hub = context["dataset"], context["dataset_on_hub"] is not None
     return [
         EvalResult(
             task_type="image-classification",
             task_name=f"frozen encoder, {metric.removeprefix('eval_').replace('_', ' ')}",
-            dataset_type="local" if context["dataset"] == "local images" else context["dataset"],
-            dataset_name=context["dataset"],
+            dataset_type="local" if name == "local images" else name,
+            dataset_name=name,
             dataset_config=context["dataset_config"] if on_hub else None,
             dataset_revision=context["dataset_revision"] if on_hub else None,
             dataset_split=context["run"]["eval_split"],
@@ -250,12 +228,6 @@ def _without_paths(key: str, value: Any, local_paths: Collection[str] | None) ->
     return "<local>" if private else value
 
 
-def _start(base_model: str, revision: str) -> str:
-    if not base_model:
-        return "a local checkpoint"
-    return base_model + (f" at revision {revision}" if revision else "")
-
-
 def _is_held_out(recipe: dict[str, Any]) -> bool:
     """Whether the evaluation used another split than training; a mixture may contain any."""
     splits = [(recipe.get(key) or "").partition("[")[0] for key in ("train_split", "eval_split")]
@@ -278,8 +250,4 @@ def _weights(folder: Path) -> list[Path]:
 def _same_weights(one: Path, other: Path) -> bool:
     names = [path.name for path in _weights(one)]
     same_names = bool(names) and names == [path.name for path in _weights(other)]
-    return same_names and all(_same_file(one / name, other / name) for name in names)
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
+    return same_names and (one.samefile(other) or not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:]))

@@ -2,7 +2,6 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,9 +11,6 @@ from ..model.architecture import forward_kwargs, is_timm, native_image_size, num
 from ..model.pooling import final_states, pool
 from ..system.durable_files import complete_folder
 from .model_card import with_onnx
-
-if TYPE_CHECKING:
-    import onnx_ir
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _OUTPUTS = ["embedding", "last_hidden_state"]
@@ -50,9 +46,6 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
         encoder_folder (`str` or `Path`): From [`export_encoder`].
         path (`str` or `Path`, *optional*): The file; if missing, `model.onnx` in the folder, whose card then
             describes its use. Weights of more than 1.5 GB are written beside it, to `<name>.data`.
-
-    Returns:
-        `Path`: The file.
 
     Raises:
         ImportError: If onnx, onnxscript or onnxruntime is missing.
@@ -106,16 +99,16 @@ def _translate(encoder: _Encoder, size: int, path: Path) -> None:
             verbose=False,
         )
         assert program is not None, "with `dynamo` there is one"
-        _remove_stack_traces(program.model)
+        _remove_stack_traces(program)
         program.save(path, external_data=weights > _ONE_FILE)
     except torch.onnx.OnnxExporterError as error:
         name, reason = type(encoder.encoder).__name__, str(error).strip().splitlines()[0]  # pages of advice follow
         raise ValueError(f"PyTorch {torch.__version__} does not translate {name} into ONNX ({reason}).") from error
 
 
-def _remove_stack_traces(model: "onnx_ir.Model") -> None:
+def _remove_stack_traces(program: torch.onnx.ONNXProgram) -> None:
     """PyTorch notes for each node the stack that made it, with paths of this machine."""
-    for graph in (model.graph, *model.functions.values()):
+    for graph in (program.model.graph, *program.model.functions.values()):
         for node in graph:
             node.metadata_props.clear()
 

@@ -5,7 +5,7 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,15 @@ from .model_card import card_for_repository, public_recipe_text
 
 logger = logging.get_logger(__name__)
 
-_MODEL = ("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
-_ENCODER = (*_MODEL, "model.onnx", "model.onnx.data", "README.md")
+MODEL_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
+_ENCODER = (*MODEL_FILES, "model.onnx", "model.onnx.data", "README.md")
 _RUN = RunFolder("")  # names relative to the folder of a run
 _FILES = tuple(path.name for path in (_RUN.recipe, _RUN.versions, _RUN.results, _RUN.statistics, _RUN.metrics))
 # Folder of a run -> folder in the repository, and which files of it.
 _FOLDERS: dict[Path, tuple[str, tuple[str, ...]]] = {
     _RUN.encoder: ("", _ENCODER),
     _RUN.averaged_encoder: (f"{_RUN.averaged_encoder}/", _ENCODER),
-    _RUN.pretraining: (f"{_RUN.pretraining}/", _MODEL),
+    _RUN.pretraining: (f"{_RUN.pretraining}/", MODEL_FILES),
     _RUN.pictures: (f"{_RUN.pictures}/", ("*.png",)),
     _RUN.path: ("", _FILES),
 }
@@ -37,14 +37,9 @@ _SECRET_NAMES = re.compile("TOKEN|SECRET|PASSWORD|API_KEY")
 
 def public_files(folder: str | Path) -> dict[str, Path | bytes]:
     """
-    The files to publish, chosen from a list: never optimizer state, checkpoints or pickles.
-
-    Args:
-        folder (`str` or `Path`): A run folder; or an exported encoder, with its `pretraining/` if it contains one.
-
-    Returns:
-        `dict[str, Path | bytes]`: By name in the repository a file; or the content of a text, from which paths of
-        this machine, tokens and `_name_or_path` are removed.
+    The files to publish of a run folder, or of an exported encoder with its `pretraining/`, by name in the repository.
+    They are chosen from a list: never optimizer state, checkpoints or pickles. Texts come as their content, from which
+    paths of this machine, tokens and `_name_or_path` are removed.
     """
     folder = Path(folder)
     of_encoder = {_RUN.path: _FOLDERS[_RUN.encoder], _RUN.pretraining: _FOLDERS[_RUN.pretraining]}
@@ -90,9 +85,7 @@ def _without_private(path: Path, run: Path, local_paths: Collection[str] | None)
         text = card_for_repository(text, has_pictures=True)
     elif path == run / "README.md":  # an encoder folder alone
         text = card_for_repository(text, has_pictures=False)
-    clean = text
-    for replace in (_hide_paths(run), _hide_secrets):
-        clean = replace(clean)
+    clean = _hide_secrets(_hide_paths(text, run))
     if clean != text:
         logger.warning(f"{path.name}: paths of this machine or tokens in it are not published.")
     return clean.encode()
@@ -107,11 +100,11 @@ def _without_origin(value: Any) -> Any:  # noqa: ANN401, any JSON value
     return value
 
 
-def _hide_paths(run: Path) -> Callable[[str], str]:
+def _hide_paths(text: str, run: Path) -> str:
     places = {run.absolute(), run.resolve(), Path.cwd(), Path.home(), Path.home().resolve(), Path("/home") / _user()}
     longest_first = sorted((str(place) for place in places if len(place.parts) > 1), key=len, reverse=True)
     pattern = re.compile(f"(?<![\\w.-])({'|'.join(map(re.escape, longest_first))})(?![\\w-])[^\\s\"',)\\]}}]*")
-    return lambda text: pattern.sub("<local>", text)
+    return pattern.sub("<local>", text)
 
 
 def _user() -> str:

@@ -4,25 +4,10 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    ModelInfo,
-    SpaceInfo,
-    constants,
-    get_token,
-)
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, SpaceInfo, errors, get_token
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, validate_repo_id
 from transformers.utils import logging
 
@@ -32,6 +17,7 @@ from .public_files import is_of_this_package, is_run, public_files
 
 logger = logging.get_logger(__name__)
 
+_MAIN = "main"  # the Hub's default branch
 # Seconds before each retry. By then the client has retried six times itself, except when it creates or commits.
 _WAITS = (1, 2, 4, 8, 16)
 _LONGEST_WAIT = 300  # seconds that a server may demand
@@ -42,19 +28,14 @@ ConnectionTrouble: type[Exception] = HfHubHTTPError.__bases__[0]
 _PASSING_ERRORS: tuple[type[Exception], ...] = (ConnectionTrouble, OSError, RuntimeError, json.JSONDecodeError)
 
 Result = TypeVar("Result")
-Operation = CommitOperationAdd | CommitOperationDelete
 
 
 def push_run(
-    run: str | Path,
-    repo_id: str,
-    private: bool | None = None,
-    revision: str | None = None,
-    token: str | None = None,
+    run: str | Path, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
 ) -> str:
     """
     Publish a run: the encoder at the root of the repository, so that `AutoModel` and pipelines load it by its id;
-    `pretraining/` to continue from; pictures, recipe, versions, results and metrics.
+    `pretraining/` to continue from; pictures, recipe, versions, results and metrics. Returns the repository's address.
 
     Paths of this machine and tokens are removed from texts; optimizer state and checkpoints are never sent. Files
     that the repository already has are not sent again, so after a failure the same call continues.
@@ -66,9 +47,6 @@ def push_run(
         revision (`str`, *optional*, defaults to `"main"`): Branch; created if missing.
         token (`str`, *optional*): Access token. If missing, that of `HF_TOKEN` or `hf auth login`.
 
-    Returns:
-        `str`: Address of the repository.
-
     Raises:
         ValueError: If there is no finished run, or the id, the token or its permissions are not sufficient. Nothing
             was sent then.
@@ -76,35 +54,20 @@ def push_run(
     """
     files = public_files(_finished(Path(run)))
     target = Target(repo_id, private, revision, token)
-    known = target.prepare()
-    target.commit(files, known)
+    target.prepare()
+    target.commit(files, is_of_this_package, "LeJEPA encoder")
     return target.url
 
 
 class Target:
-    """
-    A branch of a repository to write to.
-
-    Args:
-        repo_id, private, revision, token: See [`push_run`].
-        is_space (`bool`, *optional*, defaults to `False`): Whether the repository is a Gradio Space instead of a
-            model.
-
-    Raises:
-        ValueError: If the id is not valid, or there is no token.
-    """
+    """A branch of a repository, a model or a Gradio Space, to write to; arguments and errors as of [`push_run`]."""
 
     def __init__(
-        self,
-        repo_id: str,
-        private: bool | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        is_space: bool = False,
+        self, repo_id: str, private: bool | None, revision: str | None, token: str | None, is_space: bool = False
     ) -> None:
         try:
             validate_repo_id(repo_id)
-        except HFValidationError as error:
+        except errors.HFValidationError as error:
             raise ValueError(f"`repo_id` {repo_id!r} is not the name of a repository: {_first_line(error)}") from None
         if repo_id.count("/") != 1:
             raise ValueError(f"`repo_id` {repo_id!r} must be of the form 'user/name', the user being your account.")
@@ -113,86 +76,53 @@ class Target:
                 f"`token` is missing, and `repo_id` {repo_id!r} cannot be written without one: log in with `hf auth "
                 "login`, or set HF_TOKEN."
             )
-        self.repo_id, self.private, self.branch = repo_id, private, revision or constants.DEFAULT_REVISION
+        self.repo_id, self.private, self.branch = repo_id, private, revision or _MAIN
         self._api = HfApi(token=token)
-        self._type = "space" if is_space else "model"
+        self._repository: dict[str, Any] = {"repo_id": repo_id, "repo_type": "space" if is_space else "model"}
+        self._known: list[str] = []
+        self._read_info: Callable[..., ModelInfo | SpaceInfo] = (
+            self._api.space_info if is_space else self._api.model_info
+        )
         self.url = f"{self._api.endpoint}/{'spaces/' if is_space else ''}{repo_id}"
-        if self.branch != constants.DEFAULT_REVISION:
+        if self.branch != _MAIN:
             self.url += f"/tree/{self.branch}"
 
-    def prepare(self) -> ModelInfo | SpaceInfo:
-        """
-        Create repository and branch where they are missing, and check that they can be written.
-
-        Returns:
-            `ModelInfo` or `SpaceInfo`: What the branch contains.
-
-        Raises:
-            ValueError, OSError: See [`push_run`].
-        """
-        sdk = "gradio" if self._type == "space" else None
+    def prepare(self) -> None:
+        """Create repository and branch where they are missing, and check that they can be written."""
+        sdk = "gradio" if self._repository["repo_type"] == "space" else None
         self._try(
-            lambda: self._api.create_repo(
-                self.repo_id, private=self.private, exist_ok=True, repo_type=self._type, space_sdk=sdk
-            )
+            lambda: self._api.create_repo(private=self.private, exist_ok=True, space_sdk=sdk, **self._repository)
         )
-        info = self._info(None)
+        info = self._try(lambda: self._read_info(self.repo_id))
         if self.private and not info.private:
             raise ValueError(
                 f"`private`: {self.repo_id!r} exists and everybody can read it. Make it private in its settings, or "
                 "choose another `repo_id`."
             )
-        if self.branch != constants.DEFAULT_REVISION:
-            self._try(
-                lambda: self._api.create_branch(self.repo_id, branch=self.branch, exist_ok=True, repo_type=self._type)
-            )
-            info = self._info(self.branch)
+        if self.branch != _MAIN:
+            self._try(lambda: self._api.create_branch(branch=self.branch, exist_ok=True, **self._repository))
+            info = self._try(lambda: self._read_info(self.repo_id, revision=self.branch))
         # Sends nothing and fails without write access; creating a repository that exists does not.
         probe = [CommitOperationAdd("config.json", b"{}")]
-        self._try(
-            lambda: self._api.preupload_lfs_files(self.repo_id, probe, revision=self.branch, repo_type=self._type)
-        )
-        return info
+        self._try(lambda: self._api.preupload_lfs_files(additions=probe, revision=self.branch, **self._repository))
+        self._known = [sibling.rfilename for sibling in info.siblings or []]
 
-    def _info(self, revision: str | None) -> ModelInfo | SpaceInfo:
-        read = self._api.space_info if self._type == "space" else self._api.model_info
-        return self._try(lambda: read(self.repo_id, revision=revision))
-
-    def commit(
-        self,
-        files: dict[str, Path | bytes],
-        known: ModelInfo | SpaceInfo,
-        is_ours: Callable[[str], bool] = is_of_this_package,
-        message: str = "LeJEPA encoder",
-    ) -> None:
+    def commit(self, files: dict[str, Path | bytes], is_ours: Callable[[str], bool], message: str) -> None:
         """
-        Send what is new in one commit.
-
-        Args:
-            files (`dict[str, Path | bytes]`): Name in the repository -> file or content.
-            known (`ModelInfo` or `SpaceInfo`): From [`prepare`]. Files of an earlier push that are not in `files` are
-                deleted; other files stay.
-            is_ours (`Callable`, *optional*): Whether a push may have written a file of that name.
-            message (`str`, *optional*, defaults to `"LeJEPA encoder"`): Commit message on the main branch; on others
-                it is the name of the branch.
-
-        Raises:
-            ValueError, OSError: See [`push_run`].
+        Send `files`, by name in the repository, in one commit. Its message is used on the main branch, the branch's
+        name on others. Other files there are deleted if an earlier push may have written them (`is_ours`).
         """
-        there = [sibling.rfilename for sibling in known.siblings or []]
-        stale = [name for name in there if name not in files and is_ours(name)]
+        stale = [name for name in self._known if name not in files and is_ours(name)]
         size = sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values())
         logger.info(f"{len(files)} files, {size / 1e6:,.1f} MB, to {self.url}; those it already has are not sent.")
 
         def send() -> None:
             # New operations in each try: they remember what the server had.
-            added: list[Operation] = [CommitOperationAdd(name, file) for name, file in files.items()]
+            added = [CommitOperationAdd(name, file) for name, file in files.items()]
+            deleted = [CommitOperationDelete(name, is_folder=False) for name in stale]
+            title = message if self.branch == _MAIN else self.branch
             self._api.create_commit(
-                self.repo_id,
-                [*added, *(CommitOperationDelete(name, is_folder=False) for name in stale)],
-                commit_message=message if self.branch == constants.DEFAULT_REVISION else self.branch,
-                revision=self.branch,
-                repo_type=self._type,
+                operations=[*added, *deleted], commit_message=title, revision=self.branch, **self._repository
             )
 
         self._try(send)
@@ -202,10 +132,9 @@ class Target:
         before, client.timeout = client.timeout, _LONGEST_SILENCE
         try:
             return call()
-        except OfflineModeIsEnabled as error:
-            raise ValueError(
-                f"`repo_id` {self.repo_id!r} cannot be written in offline mode: unset HF_HUB_OFFLINE."
-            ) from error
+        except errors.OfflineModeIsEnabled as error:
+            offline = f"`repo_id` {self.repo_id!r} cannot be written in offline mode: unset HF_HUB_OFFLINE."
+            raise ValueError(offline) from error
         except _PASSING_ERRORS as error:
             cause: BaseException = error
             if isinstance(error, RuntimeError):  # errors about a large file are wrapped, or come from hf_xet
@@ -230,19 +159,17 @@ class Target:
         """Raise what no retry changes, in one line with the way out."""
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         owner, where = self.repo_id.split("/")[0], self._api.endpoint
-        message = None
-        if isinstance(error, GatedRepoError):
-            message = f"it is gated and this account has no access: request it at {self.url}, or choose"
-            message += " an id under your own name."
-        elif isinstance(error, RevisionNotFoundError):
+        message, other = None, "choose an id under your own name."
+        if isinstance(error, errors.GatedRepoError):
+            message = f"it is gated and this account has no access: request it at {self.url}, or {other}"
+        elif isinstance(error, errors.RevisionNotFoundError):
             message = f"it has no branch {self.branch!r} to write to: choose another `revision`."
         elif status == 403:
-            message = f"this `token` has no right to write there: use one with write access to {owner!r}, or choose an"
-            message += " id under your own name."
+            message = f"this `token` has no right to write there: use one with write access to {owner!r}, or {other}"
         elif status == 401:
             message = f"{where} does not accept this `token`: make a new one with write access at"
             message += f" {where}/settings/tokens, then `hf auth login`, or set HF_TOKEN."
-        elif isinstance(error, RepositoryNotFoundError):
+        elif isinstance(error, errors.RepositoryNotFoundError):
             message = f"this `token` cannot see it and may not make it: use one of {owner!r}, or choose another id."
         elif status is not None and 400 <= status < 500 and status not in _PASSING_STATUS:
             given = error.server_message if isinstance(error, HfHubHTTPError) else None
@@ -267,11 +194,9 @@ def _finished(run: Path) -> Path:
             raise ValueError(f"`run` {str(run)!r} has a config.json and no weights: export the encoder anew.")
         return run
     folder = RunFolder(run)
-    missing = [path.name for path in (folder.encoder, folder.pretraining) if not _has_weights(path)]
+    missing = [f"{path.name}/" for path in (folder.encoder, folder.pretraining) if not _has_weights(path)]
     if missing:
-        raise ValueError(
-            f"`run` {str(run)!r} has no {' and no '.join(f'{name}/' for name in missing)} to push: {_way_out(folder)}."
-        )
+        raise ValueError(f"`run` {str(run)!r} has no {' and no '.join(missing)} to push: {_way_out(folder)}.")
     return run
 
 

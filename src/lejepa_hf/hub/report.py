@@ -25,17 +25,8 @@ _HEADLINES = {"eval_linear_top1": "linear top-1", "eval_knn_top1": "k-NN top-1",
 
 def write_report(run: str | Path) -> Path:
     """
-    Write `report.html` into the folder of a run: figures, tables, curves and pictures, recipe, versions. It contains
-    what a push would publish, without paths of this machine and tokens, and names what the run does not have yet.
-
-    Args:
-        run (`str` or `Path`): Run folder, finished or not.
-
-    Returns:
-        `Path`: The page.
-
-    Raises:
-        ValueError: If it is not the folder of a run.
+    Write `report.html` into the folder of a run, finished or not. It contains what a push would publish, without paths
+    of this machine and tokens, and names what the run does not have yet. ValueError if it is not the folder of a run.
     """
     folder = RunFolder(run)
     if not folder.recipe.is_file() or not is_run(folder.path):
@@ -49,8 +40,7 @@ def write_report(run: str | Path) -> Path:
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
     page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         name=folder.path.resolve().name,
-        model_type=_model_type(folder),
-        dataset=_dataset(folder),
+        **_names(folder),
         headlines=_headlines(results, statistics, metrics),
         missing=_missing(folder, metrics, results, statistics),
         columns=list(results["rows"]) if results else [],
@@ -76,19 +66,14 @@ def _text(files: Mapping[str, Path | bytes], path: Path) -> str:
     return content.decode() if isinstance(content, bytes) else ""
 
 
-def _dataset(run: RunFolder) -> str:
-    recipe = run.read_recipe()
-    if recipe.get("mixture"):
-        return "a mixture of sources"
-    return public_name(recipe.get("dataset"), run.read_local_paths()) or "local images"
-
-
-def _model_type(run: RunFolder) -> str:
-    """A public name, or "vision encoder" for a local checkpoint."""
-    recipe = run.read_recipe()
+def _names(run: RunFolder) -> dict[str, str]:
+    """Model and images of a run, without names that are private."""
+    recipe, local_paths = run.read_recipe(), run.read_local_paths()
     start = recipe.get("pretrained_backbone") or recipe.get("continue_from")
     own = (recipe.get("backbone_config") or {}).get("model_type")
-    return own or public_name(start, run.read_local_paths()) or "vision encoder"
+    images = "a mixture of sources" if recipe.get("mixture") else public_name(recipe.get("dataset"), local_paths)
+    model_type = own or public_name(start, local_paths) or "vision encoder"
+    return {"model_type": model_type, "dataset": images or "local images"}
 
 
 def _headlines(
@@ -127,10 +112,8 @@ def _missing(
 def _result_rows(rows: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
     """Name of the metric, and a cell for each encoder in percent."""
     names = [name for name in next(iter(rows.values())) if not is_spread(name)]
-    return [
-        (name.removeprefix("eval_").replace("_", " "), [_cell(values, name) for values in rows.values()])
-        for name in names
-    ]
+    titles = [name.removeprefix("eval_").replace("_", " ") for name in names]
+    return [(title, [_cell(of, name) for of in rows.values()]) for title, name in zip(titles, names, strict=True)]
 
 
 def _cell(values: dict[str, float], name: str) -> str:
@@ -161,8 +144,5 @@ def _views(statistics: dict[str, float] | None) -> list[tuple[str, float, float]
     if statistics is None:
         return []
     mean, std = statistics["sigreg_null_mean"], statistics["sigreg_null_std"]
-    return [
-        (name.removeprefix("sigreg_view"), value, (value - mean) / std)
-        for name, value in statistics.items()
-        if name.startswith("sigreg_view")
-    ]
+    views = {name: value for name, value in statistics.items() if name.startswith("sigreg_view")}
+    return [(name.removeprefix("sigreg_view"), value, (value - mean) / std) for name, value in views.items()]

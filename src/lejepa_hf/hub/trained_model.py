@@ -11,22 +11,14 @@ from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.distributed import read_shards_
 from ..system.run_folder import RunFolder
 
-# FSDP's names in a checkpoint: a folder of shards, or one file with all weights.
-_SHARDS, _WHOLE = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"
+# Names in a checkpoint: a folder of shards, or one file with all weights.
+FSDP_SHARDS, FSDP_WEIGHTS = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"
 
 
 def trained_folder(run: str | Path) -> Path:
     """
-    The folder that contains the model.
-
-    Args:
-        run (`str` or `Path`): A run folder, its `pretraining/` or one of its checkpoints.
-
-    Returns:
-        `Path`: `pretraining/` of a run folder, otherwise `run` itself.
-
-    Raises:
-        ValueError: If there is no model.
+    The folder that contains the model: `pretraining/` of a run folder, otherwise `run`, which then is such a folder or
+    a checkpoint. ValueError if there is no model.
     """
     run_folder = RunFolder(run)
     folder = run_folder.pretraining if run_folder.pretraining.is_dir() else run_folder.path
@@ -39,28 +31,20 @@ def trained_folder(run: str | Path) -> Path:
 
 def read_trained_model(folder: Path) -> LeJEPAForPreTraining:
     """
-    The model with its trained weights, on the CPU. Checkpoints of FSDP are read without starting processes.
-
-    Args:
-        folder (`Path`): A folder from [`trained_folder`].
-
-    Returns:
-        [`LeJEPAForPreTraining`]
-
-    Raises:
-        ValueError: If weights are missing there or cannot be read.
+    The model in a folder from [`trained_folder`], with its trained weights, on the CPU. Checkpoints of FSDP are read
+    without starting processes. ValueError if weights are missing or cannot be read.
     """
     try:
         if any(folder.glob("model*.safetensors")):
             return LeJEPAForPreTraining.from_pretrained(folder)
-        if not (folder / _SHARDS).is_dir() and not (folder / _WHOLE).is_file():
+        if not (folder / FSDP_SHARDS).is_dir() and not (folder / FSDP_WEIGHTS).is_file():
             raise ValueError(f"{str(folder)!r} has a config.json and no weights: choose a complete checkpoint.")
         model = LeJEPAForPreTraining(LeJEPAConfig.from_pretrained(folder))
-        if (folder / _SHARDS).is_dir():
+        if (folder / FSDP_SHARDS).is_dir():
             weights = model.state_dict()
-            read_shards_(weights, folder / _SHARDS)
+            read_shards_(weights, folder / FSDP_SHARDS)
         else:
-            weights = torch.load(folder / _WHOLE, map_location="cpu", weights_only=True)
+            weights = torch.load(folder / FSDP_WEIGHTS, map_location="cpu", weights_only=True)
         model.load_state_dict(weights)
         return model
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:

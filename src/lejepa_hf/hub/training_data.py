@@ -18,13 +18,8 @@ _DIGITS_SOURCE = (
 @dataclass(frozen=True)
 class TrainingData:
     """
-    One source of images.
-
-    Args:
-        text (`str`): Description in Markdown.
-        licence (`str`): Sentence about the licence of the images.
-        on_hub (`str`, *optional*): Dataset id, if it is a dataset of the Hub.
-        weight (`float`, *optional*): Share of the images of a mixture, in [0, 1].
+    One source of images: its description in Markdown, a sentence about the licence, the dataset's id if it is on the
+    Hub, and its share of the images of a mixture, in [0, 1].
     """
 
     text: str
@@ -35,15 +30,9 @@ class TrainingData:
 
 def public_name(name: str | None, local_paths: Collection[str] | None = None) -> str | None:
     """
-    The name of a dataset or model if everybody may read it.
-
-    Args:
-        name (`str`, *optional*): Value of a recipe.
-        local_paths (`Collection[str]`, *optional*): Names that were paths where the run was started, from
-            [`~system.run_folder.RunFolder.read_local_paths`]. If missing, names of folders here count as such.
-
-    Returns:
-        `str`: A Hub id or `digits`; None for a path of this machine, and for an address, which may hold a key.
+    The name of a dataset or model if everybody may read it: a Hub id or `digits`. None for a path of this machine, and
+    for an address, which may hold a key. `local_paths` are the names that were paths where the run was started; if
+    None, names of folders here count as such.
     """
     if not name or name.startswith((".", "/", "~")) or name.endswith((".parquet", ".tar")) or name.count("/") > 1:
         return None
@@ -53,33 +42,23 @@ def public_name(name: str | None, local_paths: Collection[str] | None = None) ->
 
 def training_data(recipe: dict[str, Any], local_paths: Collection[str] | None = None) -> list[TrainingData]:
     """
-    The sources a recipe trains on.
-
-    Args:
-        recipe (`dict`): Resolved recipe. Of a mixture the entries are described, not the dataset of the evaluation.
-        local_paths (`Collection[str]`, *optional*): See [`public_name`].
-
-    Returns:
-        `list[TrainingData]`: Empty for an empty recipe.
+    The sources a resolved recipe trains on, none for an empty one; `local_paths` as in [`public_name`]. Of a mixture
+    the entries are described, not the dataset of the evaluation.
     """
     mixture = recipe.get("mixture")
-    if not mixture:
-        config, split, revision = map(recipe.get, ("dataset_config", "train_split", "dataset_revision"))
-        name = recipe.get("dataset")
-        return [_describe(public_name(name, local_paths), config, split, revision)] if name else []
-    total = sum(entry.get("weight", 1.0) for entry in mixture)
-    return [
-        _describe(
-            public_name(entry["dataset"], local_paths), entry.get("config"), entry.get("split", "train"),
-            entry.get("revision"), entry.get("weight", 1.0) / total,
-        )
-        for entry in mixture
-    ]  # fmt: skip
+    if mixture:
+        total = sum(entry.get("weight", 1.0) for entry in mixture)
+        return [_describe({"split": "train", **it}, local_paths, it.get("weight", 1.0) / total) for it in mixture]
+    keys = {"dataset": "dataset", "config": "dataset_config", "split": "train_split", "revision": "dataset_revision"}
+    source = {key: recipe.get(of_recipe) for key, of_recipe in keys.items()}
+    return [_describe(source, local_paths)] if source["dataset"] else []
 
 
 def _describe(
-    public: str | None, config: str | None, split: str | None, revision: str | None, weight: float | None = None
+    source: dict[str, Any], local_paths: Collection[str] | None, weight: float | None = None
 ) -> TrainingData:
+    public = public_name(source["dataset"], local_paths)
+    config, split, revision = map(source.get, ("config", "split", "revision"))
     details = f", split `{split}`" if split else ""
     if public is None or not (public == _DIGITS or "/" in public):
         return TrainingData(f"local images{details}", "Their licence is not stated here.", None, weight)

@@ -6,19 +6,7 @@ from ..system.distributed import sum_for_loss
 
 
 def squared_distances(projections: torch.Tensor, num_global_views: int) -> torch.Tensor:
-    """
-    Sum of squared distances of all views from the mean of the global views of their image.
-
-    Args:
-        projections (`torch.Tensor` of shape `(num_views, batch_size, dim)`): Global views first.
-        num_global_views (`int`): Number of views whose mean is the centre; all views if there are no local ones.
-
-    Returns:
-        `torch.Tensor`: fp32 scalar, over this rank's images.
-
-    Raises:
-        ValueError: If `projections` is not 3-D or `num_global_views` is not in `[1, num_views]`.
-    """
+    """Sum over this rank's images of what [`prediction_loss`] averages, an fp32 scalar."""
     if projections.ndim != 3:
         raise ValueError(f"`projections` must be (views, images, dimensions), got shape {tuple(projections.shape)}.")
     if not 1 <= num_global_views <= len(projections):
@@ -27,31 +15,17 @@ def squared_distances(projections: torch.Tensor, num_global_views: int) -> torch
     return (projections - projections[:num_global_views].mean(0)).square().sum()
 
 
-def prediction_from_sum(total: torch.Tensor, num_images: torch.Tensor, num_views: int, dim: int) -> torch.Tensor:
-    """The mean over views, images of the global batch and dimensions, from the sum of squared distances."""
-    return total / (num_images * num_views * dim)
-
-
 def prediction_loss(projections: torch.Tensor, num_global_views: int) -> torch.Tensor:
     """
-    Mean squared distance of all views from the mean of the global views of their image.
+    Mean squared distance of all views from the mean of the global views of their image, an fp32 scalar.
 
-    The mean is over views, images of the global batch and dimensions. The gradient flows through both sides: there is
-    no stop-gradient on the centre.
-
-    Args:
-        projections (`torch.Tensor` of shape `(num_views, batch_size, dim)`): Global views first.
-        num_global_views (`int`): Number of views whose mean is the centre; all views if there are no local ones.
-
-    Returns:
-        `torch.Tensor`: fp32 scalar, the same on every rank.
-
-    Raises:
-        ValueError: If `projections` is not 3-D or `num_global_views` is not in `[1, num_views]`.
+    `projections` are `(num_views, batch_size, dim)` with `num_global_views` global views first; without local views
+    those are all. The mean is over views, images of the global batch and dimensions, and the same on every rank. The
+    gradient flows through both sides: there is no stop-gradient on the centre.
 
     Source: arXiv 2511.08544, equations 6-7 and algorithm 2; the mean over dimensions follows its algorithm.
     """
     distances = squared_distances(projections, num_global_views)
     num_views, batch_size, dim = projections.shape
     total, num_images = sum_for_loss(torch.stack([distances, torch.full_like(distances, batch_size)]))
-    return prediction_from_sum(total, num_images.detach(), num_views, dim)
+    return total / (num_images.detach() * num_views * dim)

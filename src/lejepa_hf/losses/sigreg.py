@@ -7,7 +7,7 @@ from torch import nn
 
 from ..ops import dispatch
 from ..ops.epps_pulley_eager import statistic_from_sums
-from ..ops.epps_pulley_reference import Quadrature, quadrature
+from ..ops.epps_pulley_reference import Quadrature, Redraw, quadrature
 from ..system.distributed import gather_for_loss, sum_for_loss, world_size
 from .univariate_statistics import anderson_darling, cramer_von_mises, extended_jarque_bera, vcreg
 
@@ -30,24 +30,10 @@ def draw_directions(
     dim: int, num_slices: int, seed: int, step: int, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """
-    Random unit directions, fixed by `(seed, step)` alone.
+    Random unit directions `(dim, num_slices)` in fp32, fixed by `(seed, step)` and the kind of device alone.
 
-    They are the same on every rank, after a resume and for any number of ranks. A private generator draws them, so
-    the global random state does not change.
-
-    Args:
-        dim (`int`): Dimension of the projections, K.
-        num_slices (`int`): Number of directions, M, at least 1.
-        seed (`int`): Seed of the run.
-        step (`int`): Optimiser step.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Device of the draw and of the result. Draws
-            differ between kinds of devices.
-
-    Returns:
-        `torch.Tensor` of shape `(dim, num_slices)`: unit columns, fp32.
-
-    Raises:
-        ValueError: If `dim` or `num_slices` is below 1.
+    They are the same on every rank, after a resume and for any number of ranks. A private generator on `device` draws
+    them, so the global random state does not change.
     """
     if dim < 1 or num_slices < 1:
         raise ValueError(f"`dim` and `num_slices` must be at least 1, got {dim} and {num_slices}.")
@@ -57,15 +43,7 @@ def draw_directions(
 
 
 def check_batch(batch_size: int) -> None:
-    """
-    Check that the batch of all ranks has at least two images, assuming equal batches on all ranks.
-
-    Args:
-        batch_size (`int`): Number of images on this rank.
-
-    Raises:
-        ValueError: If it has fewer.
-    """
+    """Refuse fewer than two images in the batch of all ranks, assuming equal batches on all ranks."""
     if batch_size * world_size() < 2:
         raise ValueError(
             f"SIGReg compares the distribution of a batch with a normal one and needs at least 2 images, got "
@@ -76,19 +54,14 @@ def check_batch(batch_size: int) -> None:
 def _check_shapes(projections: torch.Tensor, directions: torch.Tensor) -> None:
     if projections.ndim != 3:
         raise ValueError(f"`projections` must be (views, images, dimensions), got shape {tuple(projections.shape)}.")
-    if directions.ndim != 2 or directions.shape[0] != projections.shape[-1] or directions.shape[1] < 1:
-        raise ValueError(
-            f"`directions` must be ({projections.shape[-1]}, slices) for projections of {projections.shape[-1]} "
-            f"dimensions, got shape {tuple(directions.shape)}."
-        )
+    dim = projections.shape[-1]
+    if directions.ndim != 2 or directions.shape[0] != dim or directions.shape[1] < 1:
+        shape = tuple(directions.shape)
+        raise ValueError(f"`directions` must be ({dim}, slices) for {dim}-dimensional projections, got shape {shape}.")
 
 
 def _deviation_sums(
-    projections: torch.Tensor,
-    directions: torch.Tensor,
-    rule: Quadrature,
-    backend: str,
-    redraw: Callable[[], torch.Tensor] | None = None,
+    projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature, backend: str, redraw: Redraw | None = None
 ) -> torch.Tensor:
     """[`~ops.epps_pulley_reference.deviation_sums`] of the chosen backend, in fp32."""
     _check_shapes(projections, directions)
@@ -99,11 +72,7 @@ def _deviation_sums(
 
 
 def epps_pulley(
-    projections: torch.Tensor,
-    directions: torch.Tensor,
-    num_knots: int = 17,
-    t_max: float = 3.0,
-    backend: str = "auto",
+    projections: torch.Tensor, directions: torch.Tensor, num_knots: int = 17, t_max: float = 3.0, backend: str = "auto"
 ) -> torch.Tensor:
     """
     Epps-Pulley normality statistic of every view along every direction, over the batch of all ranks.
@@ -200,11 +169,7 @@ class SIGReg(nn.Module):
 
     @property
     def null_mean(self) -> float | None:
-        """
-        Expected loss of standard normal projections, for any number of images.
-
-        None for pooled views, which are not an independent sample, and for other statistics.
-        """
+        """Expected loss of normal projections for any batch size; None for pooled views and other statistics."""
         rule = self._closed_form_rule()
         return None if rule is None else (rule.weights * (1 - rule.normal.square())).sum().item()
 
@@ -215,6 +180,7 @@ class SIGReg(nn.Module):
         return None if rule is None else (rule.weights * (1 - rule.normal).square()).sum().item()
 
     def _closed_form_rule(self) -> Quadrature | None:
+        # Pooled views are not an independent sample, and the formulas are those of Epps-Pulley.
         known = self.statistic == "epps_pulley" and self.views == "per_view"
         return quadrature(self.num_knots, self.t_max) if known else None
 
@@ -237,7 +203,7 @@ class SIGReg(nn.Module):
         num_views = 1 if projections.ndim == 2 else len(projections)
         batch_size = projections.shape[-2]
         check_batch(batch_size)
-        if self.statistic == "epps_pulley" and not self.needs_no_sums(projections.device):
+        if not self.needs_no_sums(projections.device):
             sums, num_images = _over_ranks(self.sums(projections, step), batch_size)
             return self.from_sums(sums, num_images, num_views)
         samples = self._samples(projections)
@@ -259,12 +225,7 @@ class SIGReg(nn.Module):
         """
         The sums over this rank's images from which the loss is computed, to be added up over ranks and micro-batches.
 
-        Args:
-            projections (`torch.Tensor` of shape `(V, B, K)` or `(B, K)`): This rank's images.
-            step (`int`): Optimiser step, a Python integer.
-
-        Returns:
-            `torch.Tensor` of shape `(2, V, num_slices, num_knots)`: fp32; V is 1 if views are pooled.
+        They are fp32, of shape `(2, V, num_slices, num_knots)`, with V = 1 if views are pooled.
         """
         samples = self._samples(projections)
         draw = self._draw(samples, step)
@@ -272,17 +233,7 @@ class SIGReg(nn.Module):
         return _deviation_sums(samples, draw(), rule, self.backend, redraw=draw)
 
     def from_sums(self, sums: torch.Tensor, num_images: torch.Tensor, num_views: int) -> torch.Tensor:
-        """
-        The loss from [`sums`] over the batch of all ranks and micro-batches.
-
-        Args:
-            sums (`torch.Tensor`): The sums, in any shape.
-            num_images (`torch.Tensor`): Number of images in the batch.
-            num_views (`int`): Number of views of each image.
-
-        Returns:
-            `torch.Tensor`: fp32 scalar.
-        """
+        """The loss from [`sums`], in any shape, of the batch of all ranks and micro-batches; an fp32 scalar."""
         samples_per_image = num_views if self.views == "pooled" else 1
         rule = quadrature(self.num_knots, self.t_max, sums.device)
         sums = sums.view(2, num_views // samples_per_image, self.num_slices, self.num_knots)
@@ -294,7 +245,7 @@ class SIGReg(nn.Module):
             return projections.reshape(1, -1, projections.shape[-1])
         return projections
 
-    def _draw(self, samples: torch.Tensor, step: int) -> Callable[[], torch.Tensor]:
+    def _draw(self, samples: torch.Tensor, step: int) -> Redraw:
         """Draws the directions of a step. Drawing them twice costs less than keeping them for backward."""
         dim, device = samples.shape[-1], samples.device
         return lambda: draw_directions(dim, self.num_slices, self.seed, step, device)

@@ -33,7 +33,7 @@ without being normal (the paper's theorem 3).
 import math
 
 import torch
-from torch.autograd.function import FunctionCtx
+from torch.autograd import Function
 
 # A slice with a smaller spread counts as constant, which bounds gradients of its log and of quotients by it.
 _SPREAD = 1e-4
@@ -46,30 +46,24 @@ def _order(samples: torch.Tensor, offset: float) -> tuple[torch.Tensor, torch.Te
     return samples.sort(1).values, (ranks - offset) / (num + 1 - 2 * offset)
 
 
-class _TensorsContext(FunctionCtx):
-    saved_tensors: tuple[torch.Tensor, ...]
-
-
-class _LogNdtr(torch.autograd.Function):
+class _LogNdtr(Function):
     """`torch.special.log_ndtr` with a right gradient in the tail: PyTorch's is 5 % off at -1e3, sixfold at -1e4."""
 
     @staticmethod
-    def forward(ctx: _TensorsContext, values: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Function, values: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(values)
         return torch.special.log_ndtr(values)
 
     @staticmethod
-    def backward(ctx: _TensorsContext, grad: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Function, grad: torch.Tensor) -> torch.Tensor:
         (values,) = ctx.saved_tensors
         return grad * math.sqrt(2 / math.pi) / torch.special.erfcx(-values / math.sqrt(2))
 
 
 def anderson_darling(samples: torch.Tensor) -> torch.Tensor:
     """
-    Anderson-Darling A^2, `(V, N, M)` to `(V, M)`; mean exactly 1 for normal samples.
-
-    The only distance of distribution functions here that does not saturate: a single far outlier adds about
-    x^2 / (2 N), so it is pulled back.
+    Anderson-Darling A^2, the only distance of distribution functions here that does not saturate: a single far outlier
+    adds about x^2 / (2 N), so it is pulled back.
 
     Source: Anderson and Darling, "A test of goodness of fit", JASA 49 (1954).
     """
@@ -81,9 +75,8 @@ def anderson_darling(samples: torch.Tensor) -> torch.Tensor:
 
 def cramer_von_mises(samples: torch.Tensor) -> torch.Tensor:
     """
-    Cramér-von Mises W^2, `(V, N, M)` to `(V, M)`, at most about N/3; mean exactly 1/6 for normal samples.
-
-    Its gradient is proportional to the normal density, so it vanishes for samples far from 0.
+    Cramér-von Mises W^2, at most about N/3. Its gradient is proportional to the normal density, so it vanishes for
+    samples far from 0.
 
     Source: Csörgő and Faraway, "The exact and asymptotic distributions of Cramér-von Mises statistics", JRSS B 58
     (1996).
@@ -94,10 +87,8 @@ def cramer_von_mises(samples: torch.Tensor) -> torch.Tensor:
 
 def watson(samples: torch.Tensor) -> torch.Tensor:
     """
-    Watson U^2, `(V, N, M)` to `(V, M)`, at most about N/12; mean exactly 1/12 for normal samples.
-
-    W^2 without the contribution of the mean of Phi(x), hence weak against shifts: if all samples have the same value,
-    it is about N/12 for any value. Gradients vanish far from 0 as for W^2.
+    Watson U^2, at most about N/12: W^2 without the contribution of the mean of Phi(x), hence weak against shifts. If
+    all samples have the same value, it is about N/12 for any value. Gradients vanish far from 0 as for W^2.
 
     Source: Watson, "Goodness-of-fit tests on a circle", Biometrika 48 (1961).
     """
@@ -107,11 +98,10 @@ def watson(samples: torch.Tensor) -> torch.Tensor:
 
 def shapiro_wilk(samples: torch.Tensor) -> torch.Tensor:
     """
-    N (1 - W'), `(V, N, M)` to `(V, M)` in [0, N], W' the squared correlation of sorted samples and Blom's scores.
+    N (1 - W') in [0, N], with W' the squared correlation of sorted samples and Blom's scores.
 
     Not recommended: it does not depend on location and scale, so embeddings may drift or shrink. Its gradient grows as
-    1 / std until the value jumps to N below a std of about 1e-4. Its mean for normal samples grows slowly without
-    limit.
+    1 / std until the value jumps to N below a std of about 1e-4.
 
     Source: Shapiro and Francia, "An approximate analysis of variance test for normality", JASA 67 (1972). Differs:
     scores of Blom, "Statistical estimates and transformed beta-variables" (1958), and a floor under the variance.
@@ -126,13 +116,13 @@ def shapiro_wilk(samples: torch.Tensor) -> torch.Tensor:
 
 def entropy(samples: torch.Tensor) -> torch.Tensor:
     """
-    N times an estimate of KL(law of the samples, N(0, 1)), `(V, N, M)` to `(V, M)`.
+    N times an estimate of KL(law of the samples, N(0, 1)): cross entropy minus Vasicek's estimate of the entropy, from
+    spacings m ranks up and m down with m = floor(sqrt(N) + 1/2), at least 1 and below N/2.
 
-    Cross entropy against N(0, 1) minus Vasicek's estimate of the entropy, from spacings m ranks up and m down with
-    m = floor(sqrt(N) + 1/2), at least 1 and below N/2. The estimate is consistent but biased at finite N: too small in
-    the bulk, by about 1 / (4 m), and of either sign at the ends. Times N this bias is not constant; the module's table
-    has the means, the standard deviation is about 0.25 sqrt(N), and the minimum is negative. Spacings below 1e-4 count
-    as 1e-4 and have no gradient, so a slice that has collapsed further is not pushed apart.
+    The estimate is consistent but biased at finite N: too small in the bulk, by about 1 / (4 m), and of either sign at
+    the ends. Times N this bias is not constant (see the module's table), and the minimum is negative. The standard
+    deviation is about 0.25 sqrt(N). Spacings below 1e-4 count as 1e-4 and have no gradient, so a slice that has
+    collapsed further is not pushed apart.
 
     Source: Vasicek, "A test for normality based on sample entropy", JRSS B 38 (1976).
     """
@@ -147,10 +137,8 @@ def entropy(samples: torch.Tensor) -> torch.Tensor:
 
 def moments(samples: torch.Tensor) -> torch.Tensor:
     """
-    Mean over k = 1 to 4 of N (m_k - mu_k)^2 / Var(x^k), `(V, N, M)` to `(V, M)`; mean exactly 1 for normal samples.
-
-    m_k are the raw moments of the sample, mu_k and Var(x^k) those of N(0, 1). The terms are correlated, so their sum
-    is not a chi^2. Not recommended, see the module.
+    Mean over k = 1 to 4 of N (m_k - mu_k)^2 / Var(x^k), with raw moments m_k of the sample and mu_k of N(0, 1). The
+    terms are correlated, so their sum is not a chi^2. Not recommended, see the module.
 
     Source: the moment matching of arXiv 2511.08544, theorem 3. Differs: weights 1 / Var(x^k).
     """
@@ -161,13 +149,12 @@ def moments(samples: torch.Tensor) -> torch.Tensor:
 
 def extended_jarque_bera(samples: torch.Tensor) -> torch.Tensor:
     """
-    Sum over k = 1 to 4 of N mean(He_k(x))^2 / k!, `(V, N, M)` to `(V, M)`; mean exactly 4 for normal samples.
+    Sum over k = 1 to 4 of N mean(He_k(x))^2 / k!, Neyman's smooth test with Hermite polynomials He_k.
 
-    Neyman's smooth test with Hermite polynomials He_k, in place of the textbook's N (mean^2 + (var - 1)^2 / 2 +
-    skewness^2 / 6 + (kurtosis - 3)^2 / 24). For normal samples their difference tends to 0, and both tend to a chi^2
-    with 4 degrees of freedom. Far from N(0, 1) they differ: this one does not divide by a vanishing variance, and its
-    skewness and kurtosis are taken about 0 and 1, not about the sample's mean and variance. Not recommended, see the
-    module.
+    It stands in for the textbook's N (mean^2 + (var - 1)^2 / 2 + skewness^2 / 6 + (kurtosis - 3)^2 / 24). For normal
+    samples their difference tends to 0, and both tend to a chi^2 with 4 degrees of freedom. Far from N(0, 1) they
+    differ: this one does not divide by a vanishing variance, and its skewness and kurtosis are taken about 0 and 1,
+    not about the sample's mean and variance. Not recommended, see the module.
 
     Source: Jarque and Bera, "A test for normality of observations and regression residuals", Int. Stat. Rev. 55
     (1987), extended as in arXiv 2511.08544; Rayner and Best, "Smooth tests of goodness of fit" (1989).
@@ -180,9 +167,8 @@ def extended_jarque_bera(samples: torch.Tensor) -> torch.Tensor:
 
 def vcreg(samples: torch.Tensor) -> torch.Tensor:
     """
-    N (mean^2 + (std - 1)^2), `(V, N, M)` to `(V, M)`; mean 1.5 for normal samples as N grows.
-
-    VICReg's constraints in one dimension; the std has N - 1 in its denominator. Not recommended, see the module.
+    N (mean^2 + (std - 1)^2), VICReg's constraints in one dimension; the std has N - 1 in its denominator. Not
+    recommended, see the module.
 
     Source: arXiv 2105.04906 and, as a univariate statistic, arXiv 2511.08544. Differs: the factor N, and no hinge on
     the std.

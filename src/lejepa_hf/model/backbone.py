@@ -13,13 +13,10 @@ from .tracing import without_weights
 
 def prepare_config(config: PreTrainedConfig) -> None:
     """
-    Make the settings that training on crops needs in the config itself, so that they are exported with it.
+    Set in the config itself, where nothing was set, what training on crops needs, so that it is exported with it.
 
     timm's transformers take other sizes than their own only with `dynamic_img_size`, and a masking encoder has to see
     all of the image.
-
-    Args:
-        config (`PreTrainedConfig`): The backbone's config. Changed in place where nothing was set.
     """
     if is_timm(config) and "dynamic_img_size" not in (config.model_args or {}):
         wrapper, _ = without_weights(config)
@@ -31,15 +28,10 @@ def prepare_config(config: PreTrainedConfig) -> None:
 
 def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()) -> PreTrainedModel:
     """
-    The backbone with fresh weights, ready for training: no learned pooler, no parameter that never gets a gradient.
+    The backbone with fresh weights, ready for training, without a learned pooler.
 
-    Args:
-        config (`PreTrainedConfig`): Any vision config that `AutoModel` builds.
-        idle_parameters (`Iterable[str]`, *optional*): Names of the parameters to freeze, from
-            [`~model.tracing.describe_backbone`]: because they get no gradient, they would stop DDP in the second step.
-
-    Returns:
-        `PreTrainedModel`: The backbone's native class.
+    `idle_parameters` are names of parameters to freeze, from [`~model.tracing.describe_backbone`]: because they get no
+    gradient, they would stop DDP in the second step.
     """
     backbone = AutoModel.from_config(config, **without_pooler(config))
     if is_timm(config) and not next(backbone.parameters()).is_meta:
@@ -64,18 +56,10 @@ def pretrained_config(name_or_path: str) -> PreTrainedConfig:
 
 def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
     """
-    A pretrained backbone for a warm start, without its learned pooler if it has one.
+    A pretrained backbone in fp32 for a warm start, without its learned pooler if it has one.
 
-    Args:
-        name_or_path (`str`): Hub id or folder that `AutoModel.from_pretrained` accepts. From a model of text and
-            images (CLIP, SigLIP) the vision part is taken.
-
-    Returns:
-        `PreTrainedModel`: The backbone's native class, fp32.
-
-    Raises:
-        ValueError: If the checkpoint cannot be found, read with this login or stored here, or if it does not contain
-            all weights of the backbone.
+    `name_or_path` is a Hub id or a folder that `AutoModel.from_pretrained` accepts; of a model of text and images
+    (CLIP, SigLIP) the vision part is taken. A checkpoint that is missing or incomplete raises a `ValueError`.
     """
     if _config_of(name_or_path).model_type == "lejepa":
         with explained("pretrained_backbone", name_or_path):

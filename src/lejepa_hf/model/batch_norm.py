@@ -44,23 +44,15 @@ class _NormalizeOverRanks(torch.autograd.Function):
 
 class SynchronizedBatchNorm(nn.BatchNorm1d):
     """
-    Batch norm over the joined batch of all ranks, on any device; `torch.nn.SyncBatchNorm` refuses the CPU.
+    Batch norm over the joined batch of all ranks, which may hold batches of different sizes, on any device.
 
-    Ranks may hold batches of different sizes.
+    `torch.nn.SyncBatchNorm` refuses the CPU.
     """
 
     momentum: float  # `None`, a cumulative average, is not supported
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """
-        Normalise each feature.
-
-        Args:
-            rows (`torch.Tensor` of shape `(rows, features)`): All views of the images of this rank.
-
-        Returns:
-            `torch.Tensor`: Same shape and dtype.
-        """
+        """Normalise each feature of `(rows, features)`: the rows are all views of this rank's images."""
         by_batch = self.training or self.running_mean is None
         if not by_batch or world_size() == 1:
             return super().forward(rows)
@@ -80,14 +72,10 @@ class SynchronizedBatchNorm(nn.BatchNorm1d):
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """
-    Make all batch norms of a model in evaluation mode normalise by the batch they see.
+    Make all batch norms of a model in evaluation mode normalise by the batch they see, without running statistics.
 
-    Their running statistics are neither used nor changed. A network that takes crops of several sizes has a single
-    running average for all sizes, which fits none of them: in plain evaluation mode the objective differs from the one
-    in training, by a factor of up to 17 on digits.
-
-    Args:
-        model (`nn.Module`): In evaluation mode, wrapped or not.
+    A network that takes crops of several sizes has a single running average for all sizes, which fits none of them: in
+    plain evaluation mode the objective differs from the one in training, by a factor of up to 17 on digits.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     kept = [(norm.running_mean, norm.running_var) for norm in norms]

@@ -14,17 +14,10 @@ _STEP = 8  # pixels between the sizes that are tried where the patch size is unk
 @torch.no_grad()  # tables that a network keeps from a pass with gradients cannot be copied
 def accepted_crop_sizes(config: PreTrainedConfig, requested: dict[str, int]) -> dict[str, int]:
     """
-    Find by trial the sizes nearest to the requested ones that a backbone takes.
+    Find by trial the sizes nearest to the requested ones that a backbone takes, by the names of their fields.
 
     Only multiples of its patch size are tried, because pixels that do not fill a patch would be dropped silently. If
     the backbone takes none of them, its native size is used.
-
-    Args:
-        config (`PreTrainedConfig`): The backbone's config.
-        requested (`dict[str, int]`): Side in pixels by the name of its field, e.g. `{"local_crop_size": 98}`.
-
-    Returns:
-        `dict[str, int]`: An accepted side for each of these fields.
     """
     backbone, _ = without_weights(config)
     native = native_image_size(config)

@@ -19,23 +19,11 @@ def forward_layers(
     backbone: PreTrainedModel, pixel_values: torch.Tensor, num_layers: int
 ) -> tuple[ModelOutput, list[torch.Tensor]]:
     """
-    A forward pass that keeps the outputs of the last blocks.
+    A forward pass that returns the backbone's outputs and the states of its last `num_layers` layers, deepest last.
 
-    The last layer is the backbone's own `last_hidden_state`. Earlier ones are the outputs of their blocks, passed
-    through the backbone's final norm where it has one of that width, so that joined layers have the same scale.
-
-    Args:
-        backbone (`PreTrainedModel`): Any vision backbone of transformers, timm's included.
-        pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Preprocessed images.
-        num_layers (`int`): Number of layers to return, at least 1 and at most [`count_layers`].
-
-    Returns:
-        `tuple[ModelOutput, list[torch.Tensor]]`: The backbone's outputs, and `num_layers` states, deepest last: tokens
-        `(batch_size, num_tokens, width)` or feature maps `(batch_size, width, height, width)`.
-
-    Raises:
-        ValueError: If the backbone has fewer blocks, returns neither tokens nor a feature map, or has earlier blocks
-            that process images in pieces.
+    The states are tokens `(batch_size, num_tokens, width)` or feature maps `(batch_size, width, rows, columns)`. The
+    last layer is the backbone's own `last_hidden_state`. Earlier ones are the outputs of their blocks, passed through
+    the backbone's final norm where it has one of that width, so that joined layers have the same scale.
 
     Source: joined layers are the linear protocol of DINO, arXiv 2104.14294, with 4 blocks; LeJEPA joins 2.
     """
@@ -118,19 +106,9 @@ def _timm_attribute(backbone: PreTrainedModel, name: str) -> object:
 
 def patch_tokens(backbone: PreTrainedModel, state: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
     """
-    The tokens of the patches, without class and register tokens.
+    The tokens of the patches, `(batch_size, num_patches, width)`, in the order of the image's rows.
 
-    Args:
-        backbone (`PreTrainedModel`): The backbone that returned the state.
-        state (`torch.Tensor`): A state from [`forward_layers`].
-        image_size (`tuple[int, int]`): Height and width of the input in pixels.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, num_patches, width)`: In the order of the image's rows; a feature map
-        is flattened in the same order.
-
-    Raises:
-        ValueError: If there are no patches among the tokens.
+    `state` comes from [`forward_layers`], and `image_size` is the height and width of the input in pixels.
     """
     if state.ndim == 4:
         return state.flatten(2).transpose(1, 2)
@@ -138,24 +116,11 @@ def patch_tokens(backbone: PreTrainedModel, state: torch.Tensor, image_size: tup
 
 
 def feature_map(backbone: PreTrainedModel, state: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-    """
-    Arrange [`patch_tokens`] as they lie in the image.
-
-    Args:
-        backbone (`PreTrainedModel`): The backbone that returned the state.
-        state (`torch.Tensor`): A state from [`forward_layers`].
-        image_size (`tuple[int, int]`): Height and width of the input in pixels.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, width, rows, columns)`.
-
-    Raises:
-        ValueError: If the patches do not form a grid of the image's shape.
-    """
+    """Arrange [`patch_tokens`] as they lie in the image, `(batch_size, width, rows, columns)`."""
     if state.ndim == 4:
         return state
     patches = patch_tokens(backbone, state, image_size)
-    rows, columns = _patch_grid(backbone, image_size) or (0, 0)
+    rows, columns = _patch_grid(backbone, image_size)
     if rows * columns != patches.shape[1]:
         rows, columns = _largest_grid(patches.shape[1], image_size)
     if rows * columns != patches.shape[1]:
@@ -173,24 +138,13 @@ def count_prefix_tokens(backbone: PreTrainedModel, num_tokens: int, image_size: 
     timm's models state the number. For others, the number of patches follows from the patch size in the config, if
     that leaves a plausible number of other tokens. Where later stages merge patches (Swin), or the patch size is
     unknown, the patches are the largest grid of the image's shape that the tokens can fill.
-
-    Args:
-        backbone (`PreTrainedModel`): The backbone that returned the tokens.
-        num_tokens (`int`): Number of all tokens of an image.
-        image_size (`tuple[int, int]`): Height and width of the input in pixels.
-
-    Returns:
-        `int`: At least 0, less than `num_tokens`.
-
-    Raises:
-        ValueError: If there are no patches among the tokens.
     """
     stated = _timm_attribute(backbone, "num_prefix_tokens")
     if isinstance(stated, int):
         if stated >= num_tokens:
             raise ValueError(f"A {backbone.config.model_type} block yields {num_tokens} class tokens and no patches.")
         return stated
-    rows, columns = _patch_grid(backbone, image_size) or (0, 0)
+    rows, columns = _patch_grid(backbone, image_size)
     prefix = num_tokens - rows * columns
     if not rows * columns or not 0 <= prefix <= _MOST_PREFIX_TOKENS:
         rows, columns = _largest_grid(num_tokens, image_size)
@@ -205,15 +159,12 @@ def has_class_token(backbone: PreTrainedModel, state: torch.Tensor, image_size: 
     return state.ndim == 3 and count_prefix_tokens(backbone, state.shape[1], image_size) > others
 
 
-def _patch_grid(backbone: PreTrainedModel, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of patches by the config's patch size; None where it has none."""
+def _patch_grid(backbone: PreTrainedModel, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches by the config's patch size; zeros where it has none."""
     # The stride decides how many patches there are where they overlap (Hiera).
     side = setting(backbone.config, "patch_stride") or setting(backbone.config, "patch_size")
-    if isinstance(side, int):
-        return image_size[0] // side, image_size[1] // side
-    if isinstance(side, list | tuple):
-        return image_size[0] // side[0], image_size[1] // side[-1]
-    return None
+    sides = (side,) if isinstance(side, int) else side
+    return (image_size[0] // sides[0], image_size[1] // sides[-1]) if isinstance(sides, list | tuple) else (0, 0)
 
 
 def _largest_grid(num_tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -6,32 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def refuse_unfilled(field: str, name: str | Path, model_type: str, loaded: dict, may_miss: str | None = None) -> None:
     """
-    Refuse a checkpoint that does not contain all weights of the model.
+    Refuse a checkpoint that leaves weights of the model random.
 
-    Args:
-        field (`str`): The argument that named the checkpoint, see [`explained`].
-        name (`str` or `Path`): Its value.
-        model_type (`str`): Model type of the model that was loaded.
-        loaded (`dict`): What `from_pretrained` returns with `output_loading_info`.
-        may_miss (`str`, *optional*): Weights whose names begin with this prefix may be missing.
-
-    Raises:
-        ValueError: If other weights are missing, which were left random.
+    `loaded` is what `from_pretrained` returns with `output_loading_info`. Weights whose names begin with `may_miss`
+    may be missing; see [`explained`] for `field` and `name`.
     """
     missing = sorted(key for key in loaded["missing_keys"] if may_miss is None or not key.startswith(may_miss))
     unfilled = missing + sorted(str(key) for key in loaded["mismatched_keys"])
@@ -45,18 +30,14 @@ def refuse_unfilled(field: str, name: str | Path, model_type: str, loaded: dict,
 @contextmanager
 def explained(field: str, name: str | Path) -> Iterator[None]:
     """
-    Turn errors of a block that loads a model into ones that name the field, the value and the way out.
+    Turn errors of a block that loads a model into a `ValueError` with the field, the value and the way out.
 
-    Args:
-        field (`str`): The argument that names the model: `pretrained_backbone`, `encoder` and so on.
-        name (`str` or `Path`): Its value: a folder or an id on the Hub, with or without `@revision`.
-
-    Raises:
-        ValueError: In place of every `OSError`, and for names that cannot be those of a repository.
+    `field` is the argument that names the model (`pretrained_backbone`, `encoder`), and `name` its value: a folder or
+    an id on the Hub, with or without `@revision`.
     """
     try:
         yield
-    except (OSError, HFValidationError, RuntimeError) as error:
+    except (OSError, errors.HFValidationError, RuntimeError) as error:
         causes = list(_causes(error))
         if isinstance(error, RuntimeError) and not _is_no_room(error):  # hf_xet raises it for a full disk
             raise
@@ -82,7 +63,7 @@ def _way_out(causes: list[BaseException], name: str) -> str:
     def has(kind: type) -> bool:
         return any(isinstance(cause, kind) for cause in causes)
 
-    if has(HFValidationError):
+    if has(errors.HFValidationError):
         return "is neither a folder here nor a name of a repository of the Hub, 'user/name'."
     if any(map(_is_no_room, causes)):
         cache = Path(constants.HF_HUB_CACHE)
@@ -92,24 +73,24 @@ def _way_out(causes: list[BaseException], name: str) -> str:
             f"{shutil.disk_usage(cache).free / 2**20:,.0f} MiB are free): make room there, or let HF_HOME name a "
             "folder with more. Nothing incomplete is kept: the same command begins it again."
         )
-    if has(GatedRepoError):
+    if has(errors.GatedRepoError):
         return (
             f"is gated: accept its terms on {where}/{repo_id}, then log in as that account with `hf auth login`, or "
             "set HF_TOKEN."
         )
-    if has(RepositoryNotFoundError):
+    if has(errors.RepositoryNotFoundError):
         return (
             "was not found: it is neither a folder here nor a repository of the Hub that this login can read. Check "
             "the spelling; for a private one log in with `hf auth login`, or set HF_TOKEN."
         )
-    if has(RevisionNotFoundError):
+    if has(errors.RevisionNotFoundError):
         return f"has no branch, tag or commit {revision!r}: see {where}/{repo_id}/tree/main."
-    if any(isinstance(cause, HfHubHTTPError) and cause.response.status_code == 401 for cause in causes):
+    if any(isinstance(cause, errors.HfHubHTTPError) and cause.response.status_code == 401 for cause in causes):
         return (
             f"cannot be read: {where} does not accept this login. Make a new token at {where}/settings/tokens, then "
             "`hf auth login`, or set HF_TOKEN; or log out to read what is public."
         )
-    if has(LocalEntryNotFoundError):
+    if has(errors.LocalEntryNotFoundError):
         offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{where} cannot be reached"
         return f"is neither a folder here nor in the cache {constants.HF_HUB_CACHE!r}, and {offline}."
     return f"cannot be loaded from a folder here or the Hub: {reason[0]}"

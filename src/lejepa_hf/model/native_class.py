@@ -13,14 +13,8 @@ def as_native_class(backbone: PreTrainedModel, pooling: str) -> PreTrainedModel:
     Turn a trained backbone into a model that `AutoModel` loads from its saved form alone.
 
     A class with a learned pooler would be loaded with a random one. It gets the identity instead, so that
-    `pooler_output` is exactly the first token. `config.embedding_pooling` records how the trained embedding is made.
-
-    Args:
-        backbone (`PreTrainedModel`): A trained backbone from [`build_backbone`]; not modified, nor is its config.
-        pooling (`str`): How its embeddings were made in training: `"pooler"`, `"cls"` or `"mean"`.
-
-    Returns:
-        `PreTrainedModel`: In evaluation mode.
+    `pooler_output` is exactly the first token. `config.embedding_pooling` records how the trained embedding is made:
+    `"pooler"`, `"cls"` or `"mean"`. The trained backbone and its config do not change.
     """
     config = backbone.config.__class__.from_dict(backbone.config.to_dict())
     config.embedding_pooling = pooling

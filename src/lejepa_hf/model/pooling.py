@@ -6,16 +6,10 @@ from transformers.utils import ModelOutput
 
 def final_states(outputs: ModelOutput) -> torch.Tensor | None:
     """
-    The tokens or the feature map that a backbone ends with.
+    The tokens `(B, N, C)` or the feature map `(B, C, h, w)` that a backbone ends with, or None if there is neither.
 
     Classes made for detectors have no `last_hidden_state` but one feature map for each stage; a network of several
     branches may return a list as its `last_hidden_state`.
-
-    Args:
-        outputs (`ModelOutput`): What a backbone returned.
-
-    Returns:
-        `torch.Tensor` of shape `(B, N, C)` (tokens) or `(B, C, h, w)` (feature map), or None if there is neither.
     """
     states, maps = outputs.get("last_hidden_state"), outputs.get("feature_maps")
     states = maps[-1] if states is None and maps else states
@@ -23,19 +17,7 @@ def final_states(outputs: ModelOutput) -> torch.Tensor | None:
 
 
 def pool(outputs: ModelOutput, pooling: str) -> torch.Tensor:
-    """
-    One embedding per image.
-
-    Args:
-        outputs (`ModelOutput`): What the backbone returned.
-        pooling (`str`): `"pooler"`, `"cls"` or `"mean"`.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, embedding_dim)`.
-
-    Raises:
-        ValueError: If the backbone returned neither tokens nor a feature map.
-    """
+    """One embedding per image, `(batch_size, embedding_dim)`; `pooling` is `"pooler"`, `"cls"` or `"mean"`."""
     if pooling == "pooler":
         return outputs["pooler_output"].flatten(1)
     states = final_states(outputs)

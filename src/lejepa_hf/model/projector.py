@@ -22,10 +22,8 @@ class Projector(nn.Module):
     """
     MLP with a norm and ReLU after every hidden layer and a plain linear last layer.
 
-    Args:
-        embedding_dim (`int`): Width of the encoder's embeddings.
-        dims (`list[int]`): Widths of the layers; the last one is the dimension of the projections.
-        norm (`str`): `"batch"`, `"batch_per_size"`, `"layer"` or `"none"`, see [`LeJEPAConfig`].
+    `dims` are the widths of its layers; the last one is the dimension of the projections. `norm` is the
+    `projector_norm` of [`LeJEPAConfig`].
     """
 
     def __init__(self, embedding_dim: int, dims: list[int], norm: str) -> None:
@@ -42,16 +40,7 @@ class Projector(nn.Module):
         self.out = nn.Linear(widths[-2], widths[-1])
 
     def forward(self, *embeddings: torch.Tensor) -> torch.Tensor:
-        """
-        Project the views of all crop sizes.
-
-        Args:
-            embeddings (`torch.Tensor` of shape `(rows, embedding_dim)`): One tensor for each crop size, with all views
-                of that size.
-
-        Returns:
-            `torch.Tensor` of shape `(rows of all sizes, dims[-1])`: projections.
-        """
+        """Project `(rows, embedding_dim)` of each crop size to the joined rows of all sizes, `(rows, dims[-1])`."""
         if self._per_size:
             return torch.cat([self._project(rows) for rows in embeddings])
         return self._project(torch.cat(embeddings))

@@ -7,15 +7,9 @@ _MOST_STAGES = 6  # at most so many list elements that contain lists themselves 
 
 def find_blocks(backbone: nn.Module) -> list[nn.Module]:
     """
-    Find the blocks of a network from its structure.
+    Find the repeated blocks of a network from its structure, in order; an empty list if it has none.
 
     They are the modules in its module lists or, where these hold a few stages, in the lists inside the stages.
-
-    Args:
-        backbone (`nn.Module`): Any network.
-
-    Returns:
-        `list[nn.Module]`: In the order of the network; empty if it has no repeated blocks.
     """
     outer = _in_lists(backbone)
     inner = [block for module in outer for block in _in_lists(module)]

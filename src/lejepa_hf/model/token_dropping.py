@@ -22,14 +22,8 @@ class TokenDropping:
     """
     Keep a random subset of the patch tokens between a backbone's embeddings and its blocks, in training mode.
 
-    Every image draws its own subset, from the default generator of the device. All images of a size keep the same
-    number of patches, at least one. Class and register tokens are always kept.
-
-    Args:
-        backbone (`PreTrainedModel`): Drops tokens in its forward passes while `is_on` is true. Its weights do not
-            change.
-        rate (`float`): Share of the patches to drop, in [0, 1).
-        num_prefix_tokens (`int`): Number of class and register tokens in front, from [`check_token_dropping`].
+    Every image draws its own subset, from the default generator of the device, while `is_on` is true. All images of a
+    size keep the same number of patches, at least one, and the `num_prefix_tokens` class and register tokens in front.
     """
 
     def __init__(self, backbone: PreTrainedModel, rate: float, num_prefix_tokens: int) -> None:
@@ -54,19 +48,10 @@ def check_token_dropping(config: PreTrainedConfig, rate: float, pooling: str) ->
     Check by two trials that the layers behind a backbone's embeddings do not depend on the order of its tokens.
 
     First, half of the tokens pass through the backbone on the meta device. Then all tokens pass through its first
-    layers in another order, and the same tokens must come out in that order. Backbones that look up positions later
-    (rotary, relative, windows) fail one of the two.
+    layers in another order, and the same tokens must come out in that order and give the same embedding. Backbones
+    that look up positions later (rotary, relative, windows) fail one of the two and are refused with a `ValueError`.
 
-    Args:
-        config (`PreTrainedConfig`): The backbone's config.
-        rate (`float`): The requested `token_drop_rate`, for the error message.
-        pooling (`str`): `"pooler"`, `"cls"` or `"mean"`: the embedding must not depend on the order either.
-
-    Returns:
-        `int`: Number of tokens in front that do not depend on the pixels: class and register tokens.
-
-    Raises:
-        ValueError: If tokens of this backbone cannot be dropped.
+    Returns the number of class and register tokens in front, which do not depend on the pixels.
     """
     try:
         _try_fewer_tokens(config)

@@ -1,9 +1,8 @@
 """What a backbone does with images, found by forward passes on the meta device: no memory, no arithmetic."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -14,36 +13,20 @@ from .pooling import final_states, pool
 TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError)
 
 
-@dataclass(frozen=True)
-class BackboneTraits:
-    """
-    How a backbone's embedding is made.
+class BackboneTraits(NamedTuple):
+    """How a backbone's embedding is made, and how wide it is."""
 
-    Args:
-        pooling (`str`): `"pooler"`, `"cls"` or `"mean"`.
-        embedding_dim (`int`): Width of the embedding.
-        idle_parameters (`frozenset[str]`): Names of the parameters that this embedding does not depend on: mask
-            tokens, a norm that only serves another pooling.
-    """
-
-    pooling: str
+    pooling: str  # "pooler", "cls" or "mean"
     embedding_dim: int
-    idle_parameters: frozenset[str]
+    idle_parameters: frozenset[str]  # without effect on the embedding: mask tokens, a norm of another pooling
 
 
 def without_weights(config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOutput]:
     """
     Build the backbone with shapes but without values, and pass an image of its native size through it.
 
-    Args:
-        config (`PreTrainedConfig`): The backbone's config.
-
-    Returns:
-        `tuple[PreTrainedModel, ModelOutput]`: The backbone and its outputs on the meta device; on the CPU for the few
-        networks of timm that compute while they are built or depend on their device.
-
-    Raises:
-        ValueError: If the network needs a package that is not installed, or does not turn pixels into embeddings.
+    Backbone and outputs are on the meta device; on the CPU for the few networks of timm that compute while they are
+    built or depend on their device.
     """
     try:
         try:
@@ -69,19 +52,7 @@ def _trace_on(device: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, M
 
 
 def trace(backbone: PreTrainedModel, size: int) -> ModelOutput:
-    """
-    Pass one image through a backbone without values.
-
-    Args:
-        backbone (`PreTrainedModel`): From [`without_weights`].
-        size (`int`): Side of the image in pixels.
-
-    Returns:
-        `ModelOutput`: Its tensors have shapes and no values.
-
-    Raises:
-        TypeError: If the backbone returns something else.
-    """
+    """Pass one square image of `size` pixels through a backbone from [`without_weights`]; outputs have shapes only."""
     pixels = torch.zeros(1, num_channels(backbone.config), size, size, device=backbone.device)
     # Not under `torch.device("meta")`: tables that a class computes once for all its models (BEiT's positions) would
     # stay empty.
@@ -103,15 +74,7 @@ def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
     """
     Find how the embedding of a backbone is made, how wide it is, and which parameters take part.
 
-    Args:
-        config (`PreTrainedConfig`): The backbone's config.
-        pooling (`str`): `"auto"`, `"pooler"`, `"cls"` or `"mean"`, see [`LeJEPAConfig`].
-
-    Returns:
-        [`BackboneTraits`]
-
-    Raises:
-        ValueError: If the backbone yields nothing from which that embedding can be made.
+    `pooling` is that of [`LeJEPAConfig`]. If the backbone does not offer it, a `ValueError` lists what it does offer.
     """
     backbone, outputs = without_weights(config)
     _check_can_be_saved(backbone)
@@ -119,9 +82,11 @@ def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
     tokens = states is not None and states.ndim == 3
     # Some feature maps of timm have their channels last, which readers of the exported config could not know.
     feature_map = states is not None and states.ndim == 4 and states.shape[2] == states.shape[3]
+    # Parameters that hold a single token: weight matrices have no leading dimension of one.
+    single = [name for name, p in backbone.named_parameters() if p.ndim == 1 or p.shape[0] == 1]
     possible = {
         "pooler": pooled is not None and pooled.numel() > 0,
-        "cls": tokens and any("cls_token" in name or "class_embedding" in name for name in _tokens(backbone)),
+        "cls": tokens and any("cls_token" in name or "class_embedding" in name for name in single),
         "mean": tokens or feature_map,
     }
     available = [name for name, yes in possible.items() if yes]
@@ -151,8 +116,3 @@ def _check_can_be_saved(backbone: PreTrainedModel) -> None:
             f"`backbone_config`: layers share weights in this {backbone.config.model_type} backbone "
             f"({' and '.join(shared[:2])}), which safetensors does not store: choose another one."
         )
-
-
-def _tokens(backbone: nn.Module) -> list[str]:
-    """Names of the parameters that hold a single token: weight matrices have no leading dimension of one."""
-    return [name for name, p in backbone.named_parameters() if p.ndim == 1 or p.shape[0] == 1]

@@ -19,25 +19,15 @@ def operators(backend: str = "auto", device: torch.device | str = "cpu") -> Modu
     """
     The implementation to use: a module with `deviation_sums` and `mean_statistic`, None where sums are faster.
 
-    Args:
-        backend (`str`, *optional*, defaults to `"auto"`): `"reference"`, `"eager"`, `"triton"` or `"auto"`. The last
-            one takes the backend in the environment variable `LEJEPA_OPS`; if that is not set, Triton on CUDA where
-            it runs and agrees with eager, else eager.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Device of the projections.
-
-    Returns:
-        `ModuleType`: See [`~ops.epps_pulley_reference.deviation_sums`] and [`~ops.epps_pulley_eager.mean_statistic`].
-
-    Raises:
-        ValueError: If `backend` or `LEJEPA_OPS` is not one of these, or is `"triton"` where Triton cannot run.
+    `backend` is `"reference"`, `"eager"`, `"triton"` or `"auto"`. The last one takes the backend in the environment
+    variable `LEJEPA_OPS`; if that is not set, Triton on CUDA where it runs and agrees with eager, else eager. See
+    [`~ops.epps_pulley_reference.deviation_sums`] and [`~ops.epps_pulley_eager.mean_statistic`].
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
     source = "`backend`"
     if backend == "auto" and os.environ.get("LEJEPA_OPS"):
         backend, source = os.environ["LEJEPA_OPS"], "`LEJEPA_OPS`"
-        if backend not in BACKENDS:
-            raise ValueError(f"`LEJEPA_OPS` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    if backend not in BACKENDS:
+        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {backend!r}.")
     return _pick(backend, torch.device(device).type, source)
 
 
@@ -95,5 +85,6 @@ def _trial(device_type: str) -> str | None:
         for expected, other in zip(*found, strict=True):
             torch.testing.assert_close(other, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
     except Exception as error:  # noqa: BLE001, whatever the compiler raises, the run continues with the eager operator
-        return f"the fused kernels failed their trial ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+        first_line = str(error).partition("\n")[0][:200]
+        return f"the fused kernels failed their trial ({type(error).__name__}: {first_line})"
     return None

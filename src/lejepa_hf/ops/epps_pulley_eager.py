@@ -10,13 +10,13 @@ bilinear in the same values. Slices are processed in chunks that fit the cache; 
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .epps_pulley_reference import Quadrature
+from .epps_pulley_reference import Quadrature, Redraw
 
 # Samples (slices x views x images) of one chunk; with 17 knots about 20 planes of that size are alive. On a CPU they
 # should stay in its cache; elsewhere each operation has to be worth its launch.
@@ -29,20 +29,14 @@ class _Harmonics(NamedTuple):
     """
     Which multiples of the base angle are evaluated, and how all T multiples follow from them.
 
-    Args:
-        inner (`int`): Multiples 1 .. inner are evaluated.
-        stride (`int`): `2 * inner + 1`.
-        outer (`int`): Multiples stride, 2 * stride .. outer * stride are evaluated.
-        ladder (`tuple[tuple[int, int, int], ...]`): `(multiple, high, low)` with `high + low == multiple`, in the
-            order of evaluation: high and low are evaluated before their sum.
-        combine (`torch.Tensor` of shape `((1 + 2 * inner) * (1 + 2 * outer), 2 * T)`): Maps the products of the inner
-            and the outer `(1, cos, sin, cos, ..)` to cos and sin of all T multiples.
+    `combine`, of shape `((1 + 2 * inner) * (1 + 2 * outer), 2 * T)`, maps the products of the inner and the outer
+    `(1, cos, sin, cos, ..)` to cos and sin of all T multiples.
     """
 
-    inner: int
-    stride: int
-    outer: int
-    ladder: tuple[tuple[int, int, int], ...]
+    inner: int  # multiples 1 .. inner are evaluated
+    stride: int  # 2 * inner + 1
+    outer: int  # multiples stride, 2 * stride .. outer * stride are evaluated
+    ladder: tuple[tuple[int, int, int], ...]  # (high + low, high, low): both are evaluated before their sum
     combine: torch.Tensor
 
 
@@ -118,11 +112,6 @@ class _Planes:
             torch.addcmul(sin_gap, cos_high, sin_low, value=2, out=sin)
 
 
-def _exact_dtype(projections: torch.Tensor) -> torch.dtype:
-    """Dtype of the few numbers per slice whose rounding affects all images: double precision costs nothing there."""
-    return torch.float32 if projections.device.type == "mps" else torch.float64
-
-
 class _Pass:
     """One pass over all slices of a batch, chunk by chunk; shared by forward and backward."""
 
@@ -131,15 +120,15 @@ class _Pass:
         self.num_slices, self.num_knots = directions.shape[1], len(rule.knots)
         self.projections, self.directions, self.rule = projections, directions, rule
         self.rows = projections.flatten(0, 1)
-        self.exact = _exact_dtype(projections)
+        # For the few numbers per slice whose rounding affects all images: double precision costs nothing there.
+        self.exact = torch.float32 if projections.device.type == "mps" else torch.float64
         self.harmonics = _harmonics(self.num_knots, projections.device, self.exact)
         self.num_inner, self.num_outer = 2 * self.harmonics.inner, 2 * self.harmonics.outer
         # The gradient of a cosine is a sine and the other way round: d cos(t x) / dx = -t sin(t x).
         self.rates = torch.stack([rule.knots, -rule.knots])
         self.spread = self.harmonics.combine.T.to(projections.dtype)
         samples = _CHUNK_SAMPLES_CPU if self.rows.device.type == "cpu" else _CHUNK_SAMPLES
-        largest = max(1, samples // max(1, self.num_views * self.num_images))
-        self.chunk_slices = min(largest, self.num_slices)
+        self.chunk_slices = min(self.num_slices, max(1, samples // max(1, self.num_views * self.num_images)))
         self.planes = self._make_planes(self.chunk_slices)
 
     def _make_planes(self, num_slices: int) -> _Planes:
@@ -201,18 +190,13 @@ class Context(FunctionCtx):
     saved_tensors: tuple[torch.Tensor, ...]
     needs_input_grad: tuple[bool, ...]
     rule: Quadrature
-    redraw: Callable[[], torch.Tensor] | None
-    num_knots: int
+    redraw: Redraw | None
 
 
 class _DeviationSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Context,
-        projections: torch.Tensor,
-        directions: torch.Tensor,
-        rule: Quadrature,
-        redraw: Callable[[], torch.Tensor] | None,
+        ctx: Context, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature, redraw: Redraw | None
     ) -> torch.Tensor:
         ctx.save_for_backward(projections, *([] if redraw else [directions]))
         ctx.rule, ctx.redraw = rule, redraw
@@ -260,28 +244,18 @@ class _MeanStatistic(torch.autograd.Function):
 @torch.compiler.disable
 def mean_statistic(projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> torch.Tensor:
     """
-    The mean of the statistic over views and slices, for a batch that is complete on this process.
+    The mean of the statistic over views and slices, a scalar, for a batch that is complete on this process.
 
-    Because nothing is exchanged between the sums and their statistic, the gradient is computed in the same pass. That
-    is a third faster than [`deviation_sums`] with its backward, and only the gradient is kept.
-
-    Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): fp32. The only input that receives a gradient.
-        directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
-        rule ([`Quadrature`]): Quadrature on the same device.
-
-    Returns:
-        `torch.Tensor`: A scalar.
+    Arguments are those of [`deviation_sums`]. Because nothing is exchanged between the sums and their statistic, the
+    gradient is computed in the same pass. That is a third faster than [`deviation_sums`] with its backward, and only
+    the gradient is kept.
     """
     return _MeanStatistic.apply(projections, directions, rule)
 
 
 @torch.compiler.disable
 def deviation_sums(
-    projections: torch.Tensor,
-    directions: torch.Tensor,
-    rule: Quadrature,
-    redraw: Callable[[], torch.Tensor] | None = None,
+    projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature, redraw: Redraw | None = None
 ) -> torch.Tensor:
     """
     [`~ops.epps_pulley_reference.deviation_sums`] in small, bounded memory.
@@ -294,7 +268,6 @@ def deviation_sums(
 class _Statistic(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, sums: torch.Tensor, num_images: torch.Tensor | int, rule: Quadrature) -> torch.Tensor:
-        ctx.num_knots = sums.shape[-1]
         sums = sums[..., 1:]  # at knot 0 every characteristic function is 1
         rates = sums * (rule.weights[1:] / num_images)
         value = (sums[0] * rates[0]).sum(-1) + (sums[1] * rates[1]).sum(-1)
@@ -305,7 +278,7 @@ class _Statistic(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Context, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (rates,) = ctx.saved_tensors
-        grad_sums = rates.new_zeros(*rates.shape[:-1], ctx.num_knots)
+        grad_sums = rates.new_zeros(*rates.shape[:-1], rates.shape[-1] + 1)
         torch.mul(rates, grad[..., None], out=grad_sums[..., 1:])
         return grad_sums, None, None
 

@@ -11,22 +11,16 @@ from typing import NamedTuple
 
 import torch
 
+Redraw = Callable[[], torch.Tensor]  # draws the directions again for backward
+
 
 class Quadrature(NamedTuple):
-    """
-    Rule for the integral over frequencies t.
-
-    Args:
-        spacing (`float`): Distance between neighbouring knots.
-        knots (`torch.Tensor` of shape `(T,)`): Equispaced frequencies from 0.
-        normal (`torch.Tensor` of shape `(T,)`): Characteristic function of N(0, 1) at the knots, `exp(-t^2 / 2)`.
-        weights (`torch.Tensor` of shape `(T,)`): Trapezoid weights times the window `exp(-t^2 / 2)`.
-    """
+    """Rule for the integral over frequencies t: the distance of its knots, and tensors of shape `(T,)`."""
 
     spacing: float
-    knots: torch.Tensor
-    normal: torch.Tensor
-    weights: torch.Tensor
+    knots: torch.Tensor  # equispaced frequencies from 0
+    normal: torch.Tensor  # characteristic function of N(0, 1) at the knots, exp(-t^2 / 2)
+    weights: torch.Tensor  # trapezoid weights times the window exp(-t^2 / 2)
 
 
 @functools.lru_cache(maxsize=16)
@@ -34,23 +28,11 @@ def quadrature(
     num_knots: int, t_max: float, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Quadrature:
     """
-    The trapezoid rule on `[0, t_max]`, doubled.
+    The trapezoid rule with `num_knots` equispaced knots on `[0, t_max]`, doubled.
 
-    The integrand is even in t, so this equals the rule with `2 * num_knots - 1` knots on `[-t_max, t_max]`. The result
-    is cached for each device, because a copy to a GPU at every step would wait for the GPU.
-
-    Args:
-        num_knots (`int`): Number of equispaced knots, at least 2.
-        t_max (`float`): The last knot, positive.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Device of the tensors.
-        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Dtype of the tensors, which are computed in
-            double precision.
-
-    Returns:
-        [`Quadrature`]
-
-    Raises:
-        ValueError: If there are fewer than two knots or `t_max` is not positive and finite.
+    The integrand is even in t, so this equals the rule with `2 * num_knots - 1` knots on `[-t_max, t_max]`. It is
+    computed in double precision, and cached for each device, because a copy to a GPU at every step would wait for the
+    GPU.
     """
     if num_knots < 2:
         raise ValueError(f"`num_knots` must be at least 2, got {num_knots}.")
@@ -71,22 +53,13 @@ mean_statistic = None  # this implementation always goes by sums
 
 
 def deviation_sums(
-    projections: torch.Tensor,
-    directions: torch.Tensor,
-    rule: Quadrature,
-    redraw: Callable[[], torch.Tensor] | None = None,
+    projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature, redraw: Redraw | None = None
 ) -> torch.Tensor:
     """
     How far the empirical characteristic function of every slice is from that of N(0, 1), summed over images.
 
-    Args:
-        projections (`torch.Tensor` of shape `(V, B, K)`): fp32.
-        directions (`torch.Tensor` of shape `(K, M)`): Unit columns, fp32.
-        rule ([`Quadrature`]): Its knots and normal values are used.
-        redraw (`Callable`, *optional*): Not used here, because everything is kept for backward.
-
-    Returns:
-        `torch.Tensor` of shape `(2, V, M, T)`: sums over images of `cos(t x) - exp(-t^2 / 2)` and of `sin(t x)`.
+    Projections `(V, B, K)` and unit directions `(K, M)`, both fp32, give `(2, V, M, T)`: sums over images of `cos(t x)
+    - exp(-t^2 / 2)` and of `sin(t x)`. `redraw` is not used here, because everything is kept for backward.
     """
     angles = (projections @ directions).unsqueeze(-1) * rule.knots  # (V, B, M, T)
     return torch.stack([angles.cos().sum(1) - projections.shape[1] * rule.normal, angles.sin().sum(1)])
@@ -94,15 +67,10 @@ def deviation_sums(
 
 def statistic_from_sums(sums: torch.Tensor, num_images: torch.Tensor | int, rule: Quadrature) -> torch.Tensor:
     """
-    Epps-Pulley statistic `N * integral |phi_N(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt` against N(0, 1).
+    Epps-Pulley statistic `N * integral |phi_N(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt` against N(0, 1), `(V, M)`.
 
-    Args:
-        sums (`torch.Tensor` of shape `(2, V, M, T)`): [`deviation_sums`] over the whole global batch.
-        num_images (`torch.Tensor` or `int`): Number of images in the global batch, N.
-        rule ([`Quadrature`]): Its weights are used.
-
-    Returns:
-        `torch.Tensor` of shape `(V, M)`: about 1.05 on average for normal samples, whatever N.
+    `sums` are [`deviation_sums`] over all N = `num_images` images of the global batch. The mean is about 1.05 for
+    normal samples, whatever N.
 
     Source: arXiv 2511.08544, algorithm 1, with the window of its code, `exp(-t^2 / 2)`.
     """

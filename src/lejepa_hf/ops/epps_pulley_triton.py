@@ -12,7 +12,7 @@ neighbours are one rotation away, so errors do not accumulate.
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import triton
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from .epps_pulley_eager import Context
-from .epps_pulley_reference import Quadrature
+from .epps_pulley_reference import Quadrature, Redraw
 
 # Triton reads this variable when a kernel is declared. Kernels then run on the CPU, slowly, for tests.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -61,9 +61,7 @@ def _one_step(turns: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
 
 
 @triton.jit
-def _three_knots(
-    turns: tl.tensor, versine: tl.tensor, sine: tl.tensor, middle: tl.tensor
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+def _three_knots(turns: tl.tensor, versine: tl.tensor, sine: tl.tensor, middle: tl.tensor) -> tuple[tl.tensor, ...]:
     """Cos and sin at knots middle - 1, middle, middle + 1."""
     cos, sin = _cos_sin(middle * turns)
     cos_common, cos_apart = cos - cos * versine, sin * sine
@@ -80,7 +78,7 @@ def _tile(
     num_images: tl.tensor,
     BLOCK_SLICES: tl.constexpr,
     BLOCK_IMAGES: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+) -> tuple[tl.tensor, ...]:
     """The samples of this program without whole turns: pointers, masks, values and the offsets of its slices."""
     slices = tl.program_id(0) * BLOCK_SLICES + tl.arange(0, BLOCK_SLICES)
     images = tl.program_id(1) * BLOCK_IMAGES + tl.arange(0, BLOCK_IMAGES)
@@ -206,20 +204,12 @@ class _Launch:
         self.num_knots = len(rule.knots) - 1 + self.padding
 
     def __call__(self, kernel: triton.JITFunction, samples: torch.Tensor, *tensors: torch.Tensor) -> None:
+        grid = triton.cdiv(len(samples), self.block_slices), self.splits, self.num_views
+        numbers = self.turn, self.rest_of_turn, len(samples), self.num_images, self.num_knots
+        blocks = {"BLOCK_SLICES": self.block_slices, "BLOCK_IMAGES": self.block_images}
         with torch.cuda.device_of(samples):  # Triton launches on the current device
-            kernel[(triton.cdiv(len(samples), self.block_slices), self.splits, self.num_views)](
-                samples,
-                *tensors,
-                self.turn,
-                self.rest_of_turn,
-                len(samples),
-                self.num_images,
-                self.num_knots,
-                BLOCK_SLICES=self.block_slices,
-                BLOCK_IMAGES=self.block_images,
-                num_warps=_NUM_WARPS,
-                enable_fp_fusion=True,  # halves the instructions; the default differs between versions
-            )
+            # Fusion halves the instructions; its default differs between versions.
+            kernel[grid](samples, *tensors, *numbers, **blocks, num_warps=_NUM_WARPS, enable_fp_fusion=True)
 
     def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """
@@ -242,11 +232,7 @@ class _Launch:
 class _DeviationSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Context,
-        projections: torch.Tensor,
-        directions: torch.Tensor,
-        rule: Quadrature,
-        redraw: Callable[[], torch.Tensor] | None,
+        ctx: Context, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature, redraw: Redraw | None
     ) -> torch.Tensor:
         ctx.save_for_backward(projections, *([] if redraw else [directions]))
         ctx.rule, ctx.redraw = rule, redraw
@@ -275,10 +261,7 @@ class _DeviationSums(torch.autograd.Function):
 
 @torch.compiler.disable
 def deviation_sums(
-    projections: torch.Tensor,
-    directions: torch.Tensor,
-    rule: Quadrature,
-    redraw: Callable[[], torch.Tensor] | None = None,
+    projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature, redraw: Redraw | None = None
 ) -> torch.Tensor:
     """
     [`~ops.epps_pulley_reference.deviation_sums`] on a GPU in bounded memory, also for projections in bf16 or fp16.

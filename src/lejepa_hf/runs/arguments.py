@@ -19,17 +19,7 @@ _NOT_OF_THE_CONFIG = ("backbone_config", "pretrained_backbone", "continue_from",
 
 
 def check_key(key: str, where: str, known: Collection[str]) -> None:
-    """
-    Refuse a key that nothing reads.
-
-    Args:
-        key (`str`): What somebody wrote.
-        where (`str`): Place it was written at, for the message.
-        known (`Collection[str]`): The keys that are read.
-
-    Raises:
-        ValueError: If the key is not known; the message names the nearest one.
-    """
+    """Refuse a key that nothing reads; the message names where it was written and the nearest known key."""
     if key not in known:
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
         hint = f" Did you mean `{close[0]}`?" if close else ""
@@ -46,8 +36,7 @@ class ModelArguments:
         pretrained_backbone (`str`, *optional*): Hub id or folder whose weights the backbone starts from.
         continue_from (`str`, *optional*): Run folder or checkpoint whose backbone and projector are trained further,
             with a new optimizer; or a run that was pushed to the Hub, `user/name` or `user/name@revision`.
-        license (`str`, *optional*): Licence of the trained weights for their card, as the Hub spells it
-            (`apache-2.0`).
+        license (`str`, *optional*): Licence of the trained weights, in the Hub's spelling (`apache-2.0`).
         pooling, projector_dims, projector_norm, token_drop_rate, token_drop_views, sigreg_weight, sigreg_views,
             statistic, num_slices, num_knots, t_max: See [`LeJEPAConfig`].
     """
@@ -71,8 +60,7 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if self.continue_from is not None and self.pretrained_backbone is not None:
             raise ValueError(
-                "Set either `continue_from` (backbone and projector of an earlier run) or `pretrained_backbone` (a "
-                "backbone), got both."
+                "Set either `continue_from` (an earlier run) or `pretrained_backbone` (a backbone alone), got both."
             )
         if self.continue_from is None and (self.backbone_config is None) == (self.pretrained_backbone is None):
             raise ValueError(
@@ -126,8 +114,7 @@ class DataArguments(ViewSettings):
             `load_best_model_at_end`. Without it nothing is evaluated.
         streaming (`bool`): Read images during training instead of downloading them first.
         image_column (`str`, *optional*): Column of the images; found by its type if missing.
-        label_column (`str`, *optional*): Column of the labels, which serve the evaluation only; found by its type if
-            missing.
+        label_column (`str`, *optional*): Column of the labels, for the evaluation only; found by its type if missing.
         eval_crop_ratio (`float`): Share of the resized side that the evaluation's centre crop keeps, in (0, 1].
         eval_protocols (`list[str]`): Any of `linear`, `knn`, `few-shot`, `logistic`, `retrieval`.
     """
@@ -158,20 +145,12 @@ class DataArguments(ViewSettings):
 
 @dataclass(frozen=True)
 class Recipe:
-    """
-    Everything a run is told. Nothing changes a recipe: [`~runs.resolving.resolve`] returns a new one.
-
-    Args:
-        model ([`ModelArguments`]): The network and its objective.
-        data ([`DataArguments`]): Images and views.
-        training ([`LeJEPATrainingArguments`]): Optimisation, logs, checkpoints.
-        given (`frozenset[str]`): Names of the keys that the file or the command line set.
-    """
+    """All settings of a run. Nothing changes a recipe: [`~runs.resolving.resolve`] returns a new one."""
 
     model: ModelArguments
     data: DataArguments
     training: LeJEPATrainingArguments
-    given: frozenset[str]
+    given: frozenset[str]  # names of the keys that the file or the command line set
 
     @property
     def folder(self) -> Path:

@@ -22,17 +22,9 @@ _OF_THE_NETWORK = ("pooling", "projector_dims", "projector_norm")
 
 def find_earlier_run(recipe: Recipe) -> tuple[ModelArguments, Path | None]:
     """
-    Find what `continue_from` names.
-
-    Args:
-        recipe ([`Recipe`]): The new run.
-
-    Returns:
-        `tuple`: The recipe's model arguments, where those that describe the network and were not given are the earlier
-        run's; and the folder of that run's backbone and projector. None without `continue_from`.
-
-    Raises:
-        ValueError: If there is no such model, it cannot be read or stored, or the recipe describes another network.
+    Find the backbone and projector that `continue_from` names; return their folder, None without `continue_from`, and
+    the recipe's model arguments, completed by those of the earlier run that describe the network. A recipe that
+    describes another network is refused.
     """
     model = recipe.model
     if model.continue_from is None:
@@ -90,8 +82,9 @@ def _backbone_keys(model: ModelArguments, saved: LeJEPAConfig) -> dict[str, tupl
 
 
 def _differences(values: dict[str, tuple[Any, Any]]) -> list[str]:
-    # Compared as JSON, as which the saved values were written: tuples become lists.
-    same = {
-        key: json.dumps(there, default=str) == json.dumps(here, default=str) for key, (there, here) in values.items()
-    }
-    return [f"`{key}` is {there!r} there, {here!r} here" for key, (there, here) in values.items() if not same[key]]
+    return [
+        f"`{key}` is {there!r} there, {here!r} here"
+        for key, (there, here) in values.items()
+        # compared as JSON, as which the saved values were written: tuples become lists
+        if json.dumps(there, default=str) != json.dumps(here, default=str)
+    ]

@@ -29,43 +29,24 @@ _RESULT = "dry_run.json"
 @dataclass(frozen=True)
 class DryRun:
     """
-    Speed and memory of a training process, measured.
-
-    Args:
-        steps (`int`): Steps that were measured, after the warm-up.
-        images_per_second (`float`): Derived from the median of these steps' times and their mean waiting time: what
-            else the machine did for a moment does not count, batches that come late do.
-        data_wait_fraction (`float`): Share of the time in which training waited for views.
-        process_bytes (`int`): Peak resident memory of the process without its workers.
-        worker_bytes (`int`): Peak resident memory of the largest worker, pages shared with the process included.
-        allocated_bytes (`int`): Peak memory allocated on the GPU; 0 on a CPU.
-        reserved_bytes (`int`): Peak memory reserved for allocations on the GPU; 0 on a CPU.
+    Speed and peak memory of a training process, measured. The speed follows from the median of the steps' times and
+    their mean waiting time: other work of the machine for a moment does not count, batches that come late do.
     """
 
-    steps: int
+    steps: int  # after the warm-up
     images_per_second: float
-    data_wait_fraction: float
-    process_bytes: int
-    worker_bytes: int
-    allocated_bytes: int
-    reserved_bytes: int
+    data_wait_fraction: float  # share of the time in which training waited for views
+    process_bytes: int  # resident, without workers
+    worker_bytes: int  # resident in the largest worker, pages shared with the process included
+    allocated_bytes: int  # on the GPU; 0 on a CPU
+    reserved_bytes: int  # on the GPU, for allocations; 0 on a CPU
 
 
 def dry_run(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> DryRun | None:
     """
-    Train for a few seconds in a new process, with the model, loader, workers and optimiser of a run, and throw the
-    result away.
-
-    Args:
-        recipe ([`Recipe`]): The run.
-        batch_size (`int`): Images of a process and step, in place of the recipe's.
-        seconds (`float`, *optional*, defaults to 10.0): Duration after the warm-up, rounded up to complete steps.
-
-    Returns:
-        [`DryRun`], or None if there was not enough memory.
-
-    Raises:
-        ValueError: If the recipe cannot be run: as in training.
+    Train for some seconds after a warm-up, in a new process, with the model, loader, workers and optimiser of a run
+    but another batch size, and throw the result away. None if there was not enough memory; a recipe that cannot be run
+    raises the ValueError of training.
     """
     # A process of a launcher does its dry run alone, on its own device.
     environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
@@ -89,12 +70,8 @@ def dry_run(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> DryRun | 
 
 class Stopwatch(TrainerCallback):
     """
-    Collects the logged speed of every step after the warm-up, and ends the run when it has been measured long enough.
-
-    Args:
-        seconds (`float`): Duration to measure.
-        prefetched (`int`): Batches that workers prepare while the first steps are slow; they are used up first, within
-            the same number of seconds.
+    Collects the logged speed of every step after the warm-up, and ends the run after `seconds` of them. The batches
+    that workers `prefetched` while the first steps were slow are used up first, for as many seconds at most.
     """
 
     def __init__(self, seconds: float, prefetched: int) -> None:
@@ -103,9 +80,7 @@ class Stopwatch(TrainerCallback):
         self.waited: list[float] = []
         self.result: DryRun | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:
         """Start the clock."""
         self.begin = time.perf_counter()
 
@@ -118,7 +93,7 @@ class Stopwatch(TrainerCallback):
         **kwargs: object,
     ) -> None:
         """Take the times of the last step."""
-        if logs is None or "images_per_second" not in logs or state.global_step <= _WARM_UP:
+        if not logs or "images_per_second" not in logs or state.global_step <= _WARM_UP:
             return
         images = args.per_device_train_batch_size * args.gradient_accumulation_steps
         if state.global_step <= _WARM_UP + self.prefetched and time.perf_counter() - self.begin < self.seconds:

@@ -40,20 +40,18 @@ class RunNotFinished(Exception):
 
 def finish_run(recipe: Recipe, facts: dict[str, Any], held_out: ImageSource | None) -> None:
     """
-    Export, evaluate and draw, then log where everything is. For one process.
-
-    Nothing that fails takes another part with it.
+    Export, evaluate and draw, then log where everything is. For one process; nothing that fails stops another part.
 
     Args:
         recipe ([`Recipe`]): Recipe of the run; its `output_dir` contains `pretraining/` and `metrics.jsonl`.
-        facts (`dict`): About the training, for `results.json` and the card: `steps`, `global_batch`, `epochs`,
-            `device`, `encoder_parameters`, `energy_source`.
+        facts (`dict`): Of the training, for `results.json` and the card: `steps`, `global_batch`, `epochs`, `device`,
+            `encoder_parameters`, `energy_source`.
         held_out ([`ImageSource`], *optional*): Labelled images for the evaluation.
 
     Raises:
         RunNotFinished: If a part could not be made; the message names it, the reason and the command that makes it.
     """
-    run = RunFolder(_output_dir(recipe))
+    run = RunFolder(recipe.folder)
     failed: dict[str, Exception] = {}
     for name, make in _parts(run, recipe, facts, held_out).items():
         try:
@@ -64,9 +62,10 @@ def finish_run(recipe: Recipe, facts: dict[str, Any], held_out: ImageSource | No
     _log_contents(run)
     if failed:
         first = next(iter(failed.values()))
+        reason = (str(first).strip().splitlines() or [type(first).__name__])[0].rstrip(".")
         raise RunNotFinished(
-            f"{run.path} is trained and its model is kept, but {', '.join(failed)} could not be made "
-            f"({_first_line(first)}). {_way_out(run, recipe)}"
+            f"{run.path} is trained and its model is kept, but {', '.join(failed)} could not be made ({reason}). "
+            f"{_way_out(run, recipe)}"
         ) from first
 
 
@@ -85,9 +84,8 @@ def _parts(
     parts["statistics.json"] = partial(measure_projections, run.path, recipe)
     parts["the card"] = partial(write_model_card, run.encoder, run.path)
     if decay:
-        parts["the averaged encoder's card"] = partial(
-            write_model_card, run.averaged_encoder, run.path, ema_decay=decay
-        )
+        card = partial(write_model_card, run.averaged_encoder, run.path, ema_decay=decay)
+        parts["the averaged encoder's card"] = card
     parts["report.html"] = partial(write_report, run.path)
     return parts
 
@@ -99,10 +97,6 @@ def _way_out(run: RunFolder, recipe: Recipe) -> str:
         f"By hand: `lejepa export {run.path}`, `lejepa evaluate {run.encoder} --dataset {recipe.data.dataset}`, "
         f"`lejepa statistics {run.path}`, `lejepa card {run.path}` and `lejepa report {run.path}`."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _log_contents(run: RunFolder) -> None:
@@ -132,16 +126,10 @@ def _evaluate(run: RunFolder, recipe: Recipe, facts: dict[str, Any], held_out: I
     results, (bank, embedded) = evaluate_with_baselines(run.encoder, train, held_out, data.eval_protocols, averaged)
     table = format_table(results)
     logger.info(f"\n{table}\n")
-    facts = {
-        "train_split": data.train_split,
-        "eval_split": data.eval_split,
-        "num_train_images": train.num_images,
-        "num_eval_images": held_out.num_images,
-        **facts,
-        "train_seconds": _train_seconds(run, facts["global_batch"]),
-        "energy_kwh": _energy_kwh(run),
-    }
-    content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": facts}
+    splits = {"train_split": data.train_split, "eval_split": data.eval_split}
+    images = {"num_train_images": train.num_images, "num_eval_images": held_out.num_images}
+    costs = {"train_seconds": _train_seconds(run, facts["global_batch"]), "energy_kwh": _energy_kwh(run)}
+    content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": splits | images | facts | costs}
     if averaged is not None:
         content["averaged_encoder"] = results[AVERAGED]
     write_json(run.results, content)
@@ -153,19 +141,9 @@ def _evaluate(run: RunFolder, recipe: Recipe, facts: dict[str, Any], held_out: I
 
 def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) -> EmbeddingStatistics:
     """
-    How Gaussian the projections of a run's training images are, with batch norm as in training; written to
-    `statistics.json` and `pictures/gaussianity.png` of the run folder. For one process.
-
-    Args:
-        run (`str` or `Path`): Run folder with `pretraining/`.
-        recipe ([`Recipe`]): Recipe of the run: its images, views and device are used.
-        num_images (`int`, *optional*, defaults to 512): Largest number of images, the first ones of the first epoch.
-
-    Returns:
-        [`EmbeddingStatistics`]
-
-    Raises:
-        ValueError: If there are fewer than 2 images or they cannot be opened.
+    Measure how Gaussian the projections of training images are, with batch norm as in training, and write this to
+    `statistics.json` and `pictures/gaussianity.png` of the run folder, which has `pretraining/`. For one process.
+    Images, views and device are the recipe's; the images are the first ones of the first epoch, at least 2.
     """
     if num_images < 2:
         raise ValueError(f"The number of images must be at least 2, got {num_images}.")
@@ -180,12 +158,6 @@ def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) 
     write_json(folder.statistics, {"num_images": statistics.num_images, **statistics.metrics()})
     draw_gaussianity(run, statistics)
     return statistics
-
-
-def _output_dir(recipe: Recipe) -> str:
-    folder = recipe.training.output_dir
-    assert folder is not None, "parse_recipe names a folder for every run"
-    return folder
 
 
 def _train_seconds(run: RunFolder, global_batch: int) -> float:

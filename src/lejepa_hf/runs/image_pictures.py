@@ -27,16 +27,8 @@ logger = logging.getLogger("lejepa_hf")
 
 def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Path | None:
     """
-    Draw the patch features of some images into `pictures/pca_maps.png`: of held-out images, or of training images
-    where the recipe has no others. For one process.
-
-    Args:
-        run (`str` or `Path`): Run folder with `encoder/`.
-        recipe ([`Recipe`]): Recipe of the run.
-        num_images (`int`, *optional*, defaults to 8): Number of images, from the first epoch of a shuffled source.
-
-    Returns:
-        `Path`: The picture, None where no image could be read or the encoder has no patches.
+    Draw the patch features of held-out images, or of training images where the recipe has no others, into
+    `pictures/pca_maps.png` of a run with `encoder/`. None where no image could be read or the encoder has no patches.
     """
     extractor = FeatureExtractor(*load_encoder(RunFolder(run).encoder))
     source = held_out_source(recipe.data) or training_source(recipe.data)
@@ -67,21 +59,11 @@ def picture_neighbours(
     num_neighbours: int = 8,
 ) -> Path | None:
     """
-    Draw held-out images of as many classes as possible beside the training images nearest to them, into
-    `pictures/neighbours.png`. For one process.
-
-    Args:
-        run (`Path`): Run folder with `encoder/`.
-        bank (`tuple`): Labelled training images and their embeddings.
-        held_out (`tuple`): Held-out images and their embeddings; the same images are drawn in each call.
-        num_queries (`int`, *optional*, defaults to 6): Number of held-out images.
-        num_neighbours (`int`, *optional*, defaults to 8): Number of neighbours of each.
-
-    Returns:
-        `Path`: The picture, None for streams, whose images cannot be read again.
+    Draw held-out images of as many classes as possible, always the same ones, beside the training images (`bank`)
+    nearest to them, into `pictures/neighbours.png` of a run with `encoder/`. None for streams.
     """
     (bank_source, bank_embedded), (source, embedded) = bank, held_out
-    if not all(hasattr(one.dataset, "select") for one in (bank_source, source)):
+    if bank_source.is_stream or source.is_stream:
         logger.info("pictures/neighbours.png is left out: images of a stream cannot be read again by number.")
         return None
     extractor = FeatureExtractor(*load_encoder(RunFolder(run).encoder))
@@ -89,14 +71,8 @@ def picture_neighbours(
     number = min(num_neighbours, len(bank_embedded.labels))
     nearest = nearest_neighbours(bank_embedded.embeddings, embedded.embeddings[chosen], number)[1]
     shown = _pixels(extractor, bank_source, bank_embedded, nearest.flatten().tolist()).unflatten(0, nearest.shape)
-    return draw_neighbours(
-        run,
-        _pixels(extractor, source, embedded, chosen),
-        embedded.labels[chosen].tolist(),
-        shown,
-        bank_embedded.labels[nearest].tolist(),
-        source.class_names,
-    )
+    queries, labels = _pixels(extractor, source, embedded, chosen), embedded.labels[chosen].tolist()
+    return draw_neighbours(run, queries, labels, shown, bank_embedded.labels[nearest].tolist(), source.class_names)
 
 
 def _pixels(

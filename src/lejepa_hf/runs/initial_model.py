@@ -11,15 +11,8 @@ from .arguments import ModelArguments
 
 def build_config(arguments: ModelArguments, seed: int = 0, earlier: Path | None = None) -> LeJEPAConfig:
     """
-    The config of a run's model, without its weights.
-
-    Args:
-        arguments ([`ModelArguments`]): The network and its objective.
-        seed (`int`, *optional*, defaults to 0): Fixes SIGReg's directions.
-        earlier (`Path`, *optional*): Folder from [`~runs.continuing.find_earlier_run`]; needed with `continue_from`.
-
-    Returns:
-        [`LeJEPAConfig`]
+    The config of a run's model. `seed` fixes SIGReg's directions; `earlier` is the folder from
+    [`~runs.continuing.find_earlier_run`], which `continue_from` needs.
     """
     assert earlier is not None or arguments.continue_from is None, "resolve the recipe first"
     if earlier is not None:
@@ -32,12 +25,7 @@ def build_config(arguments: ModelArguments, seed: int = 0, earlier: Path | None 
 
 
 def build_model(arguments: ModelArguments, seed: int = 0, earlier: Path | None = None) -> LeJEPAForPreTraining:
-    """
-    The model of a run with the weights it starts from; arguments as in [`build_config`].
-
-    Raises:
-        ValueError: If weights are missing or cannot be read.
-    """
+    """The model of a run with the weights it starts from; arguments as in [`build_config`]."""
     if arguments.pretrained_backbone is not None:
         return LeJEPAForPreTraining.from_pretrained_backbone(
             arguments.pretrained_backbone, **arguments.config_kwargs(), directions_seed=seed

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,18 +19,11 @@ _USUAL_SHARE = 0.4  # of a large matrix product's rate, reached by a training st
 
 @dataclass(frozen=True)
 class CountedCosts:
-    """
-    What is known of a process without running it.
+    """What is known of a process without running it."""
 
-    Args:
-        flops_per_image (`float`): Multiplications and additions of forward and backward pass over all views.
-        state_bytes (`int`): Weights, gradients and AdamW's moments on a device.
-        image_bytes (`int`): Activations and views of an image on a device.
-    """
-
-    flops_per_image: float
-    state_bytes: int
-    image_bytes: int
+    flops_per_image: float  # multiplications and additions of forward and backward pass over all views
+    state_bytes: int  # weights, gradients and AdamW's moments on a device
+    image_bytes: int  # activations and views of an image on a device
 
     def batch_bytes(self, images: int) -> int:
         """Memory on a device with so many images in a micro-batch."""
@@ -40,47 +32,20 @@ class CountedCosts:
 
 @dataclass(frozen=True)
 class Measurement:
-    """
-    Speed and memory of one training process.
+    """Speed and peak memory of one training process."""
 
-    Args:
-        batch (`int`): Images of a micro-batch in the dry run; fewer than the recipe's if a step would have taken too
-            long, 0 if there was no dry run.
-        images_per_second (`float`): Images of the process and its workers in a second.
-        data_wait_fraction (`float`): Share of a step in which training waits for views.
-        process_bytes (`int`): Peak resident memory of the process.
-        worker_bytes (`int`): Peak resident memory of each worker; pages shared with the process are counted in both.
-        used_bytes (`int`): Peak memory of the process on its device: `process_bytes` on a CPU, PyTorch's reservation
-            on a GPU.
-        allocated_bytes (`int`): Peak memory allocated on a GPU, part of `used_bytes`; 0 on a CPU.
-        fits (`bool`): Whether the device has that much memory.
-    """
-
-    batch: int
+    batch: int  # images of a micro-batch in the dry run: fewer than the recipe's if steps are long, 0 without dry run
     images_per_second: float
-    data_wait_fraction: float
-    process_bytes: int
-    worker_bytes: int
-    used_bytes: int
-    allocated_bytes: int
-    fits: bool
+    data_wait_fraction: float  # share of a step in which training waits for views
+    process_bytes: int  # resident
+    worker_bytes: int  # resident in each worker; pages shared with the process are counted in both
+    used_bytes: int  # on the device: `process_bytes` on a CPU, PyTorch's reservation on a GPU
+    allocated_bytes: int  # on a GPU, part of `used_bytes`; 0 on a CPU
+    fits: bool  # whether the device has that much memory
 
 
 def measure(recipe: Recipe, seconds: float, counted: CountedCosts) -> Measurement:
-    """
-    Measure speed and memory of a process of a run.
-
-    Args:
-        recipe ([`Recipe`]): The run.
-        seconds (`float`): Duration of the dry run after its warm-up.
-        counted ([`CountedCosts`]): The process's costs as far as they can be counted.
-
-    Returns:
-        [`Measurement`]
-
-    Raises:
-        ValueError: If the recipe cannot be run: as in training.
-    """
+    """Measure a process of a run in a dry run that lasts `seconds` after its warm-up, or estimate it from counts."""
     training = recipe.training
     batch, memory = training.per_device_train_batch_size, memory_of(training.device)
     dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
@@ -90,23 +55,19 @@ def measure(recipe: Recipe, seconds: float, counted: CountedCosts) -> Measuremen
         has_room = memory is None or counted.batch_bytes(images) < memory
         return has_room and images * training.gradient_accumulation_steps * seconds_per_image <= _LONGEST_STEP
 
-    few = _largest_quick(batch, is_quick)
+    few = batch
+    while few >= 2 * _FEWEST_IMAGES and not is_quick(few):
+        few //= 2
+    estimate = _estimate(training.device, batch, counted, seconds_per_image, memory)
     # A dry run is one process: a model that FSDP shards over several may be too large for it.
     if training.fsdp or not is_quick(few):
-        return _estimate(training.device, batch, counted, seconds_per_image, memory)
+        return estimate
     logger.info(f"Dry run on {training.device.type} with {few} images a step ...")
     larger = dry_run(recipe, few, seconds)
     smaller = dry_run(recipe, few // 2, 0.0) if larger is not None and few < batch else larger
     if larger is None or smaller is None:
-        return _out_of_memory(training.device, batch, counted, seconds_per_image)
-    return _extrapolate(training.device, batch, (few, larger), (few // 2, smaller), counted, memory)
-
-
-def _largest_quick(batch: int, is_quick: Callable[[int], bool]) -> int:
-    """The batch, or a half, quarter and so on of it."""
-    while batch >= 2 * _FEWEST_IMAGES and not is_quick(batch):
-        batch //= 2
-    return batch
+        return replace(estimate, fits=False)
+    return _extrapolate(training.device, batch, few, larger, smaller, counted, memory)
 
 
 def _estimate(
@@ -120,35 +81,31 @@ def _estimate(
     return Measurement(0, 1 / seconds_per_image, 0.0, process, 0, used, 0 if on_cpu else bytes_, fits)
 
 
-def _out_of_memory(device: torch.device, batch: int, counted: CountedCosts, seconds_per_image: float) -> Measurement:
-    return replace(_estimate(device, batch, counted, seconds_per_image, memory=None), fits=False)
-
-
 def _extrapolate(
     device: torch.device,
     batch: int,
-    larger: tuple[int, DryRun],
-    smaller: tuple[int, DryRun],
+    few: int,
+    larger: DryRun,
+    smaller: DryRun,
     counted: CountedCosts,
     memory: int | None,
 ) -> Measurement:
-    """Memory at the full batch, on the straight line through both dry runs; each is given with its batch."""
-    (few, result), (fewer, rest) = larger, smaller
+    """Memory at the full batch, on the straight line through the dry runs with `few` images and with half of them."""
 
-    def at_full_batch(of_result: int, of_rest: int) -> int:
-        return of_result + max(0, of_result - of_rest) * (batch - few) // (few - fewer)
+    def at_full_batch(name: str) -> int:
+        at_few = vars(larger)[name]
+        return at_few + max(0, at_few - vars(smaller)[name]) * (batch - few) // (few - few // 2)
 
-    process = at_full_batch(result.process_bytes, rest.process_bytes)
-    reserved = at_full_batch(result.reserved_bytes, rest.reserved_bytes)
+    process, reserved = at_full_batch("process_bytes"), at_full_batch("reserved_bytes")
     used = {"cpu": process, "cuda": reserved}.get(device.type, counted.batch_bytes(batch))
     return Measurement(
         batch=few,
-        images_per_second=result.images_per_second,
-        data_wait_fraction=result.data_wait_fraction,
+        images_per_second=larger.images_per_second,
+        data_wait_fraction=larger.data_wait_fraction,
         process_bytes=process,
-        worker_bytes=at_full_batch(result.worker_bytes, rest.worker_bytes),
+        worker_bytes=at_full_batch("worker_bytes"),
         used_bytes=used,
-        allocated_bytes=at_full_batch(result.allocated_bytes, rest.allocated_bytes),
+        allocated_bytes=at_full_batch("allocated_bytes"),
         fits=memory is None or used < memory,
     )
 

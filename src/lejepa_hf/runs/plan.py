@@ -12,7 +12,7 @@ from .measurement import CountedCosts, Measurement, measure, memory_of
 from .recipe_sources import training_source
 from .recipes import Recipe
 from .resolving import resolve
-from .step_costs import count_activations, count_flops, count_tokens
+from .step_costs import count_activations, count_flops, count_tokens, kinds_of_views
 
 _BACKWARD = 2  # FLOPs of the backward pass, in those of the forward pass
 _MOMENTS = 2  # of AdamW, in the precision of the weights
@@ -20,64 +20,35 @@ _MOMENTS = 2  # of AdamW, in the precision of the weights
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """
-    Views of one size.
+    """Views of one size."""
 
-    Args:
-        kind (`str`): `global` or `local`.
-        number (`int`): Views of an image.
-        size (`int`): Side in pixels.
-        tokens (`int`): Positions of the backbone's last layer, class and register tokens included.
-    """
-
-    kind: str
-    number: int
-    size: int
-    tokens: int
+    kind: str  # global or local
+    number: int  # of an image
+    size: int  # side in pixels
+    tokens: int  # positions of the backbone's last layer, class and register tokens included
 
 
 @dataclass(frozen=True)
 class Plan:
-    """
-    What a run will do, and what it will cost.
+    """What a run will do, and what it will cost."""
 
-    Args:
-        source (`str`): Name of the training images.
-        images (`int`, *optional*): Images of an epoch; None for a stream that does not say.
-        steps (`int`): Optimiser steps.
-        batch (`int`): Images of a process and micro-batch.
-        global_batch (`int`): Images of a step over all processes.
-        processes (`int`): Training processes as started now; one unless a launcher starts more.
-        views (`list[ViewPlan]`): Views of each image, by size.
-        encoder_parameters (`int`): Parameters that are exported.
-        projector_parameters (`int`): Parameters that only training needs.
-        flops_per_image (`float`): Multiplications and additions of forward and backward pass over all views.
-        state_bytes (`int`): Weights, gradients and AdamW's moments on a device, counted.
-        activation_bytes (`int`): Memory that a batch keeps for the backward pass; counted on a small batch and scaled.
-        view_bytes (`int`): Views of a batch in fp32, counted.
-        device (`str`): Type of the device that this process would train on.
-        device_bytes (`int`, *optional*): Memory of that device.
-        workers (`int`): Loader processes of a training process; 0 if it cuts views itself.
-        measured ([`~runs.measurement.Measurement`]): Speed and memory of a process.
-    """
-
-    source: str
-    images: int | None
-    steps: int
-    batch: int
-    global_batch: int
-    processes: int
-    views: list[ViewPlan]
-    encoder_parameters: int
-    projector_parameters: int
-    flops_per_image: float
-    state_bytes: int
-    activation_bytes: int
-    view_bytes: int
-    device: str
-    device_bytes: int | None
-    workers: int
-    measured: Measurement
+    source: str  # name of the training images
+    images: int | None  # of an epoch; None for a stream that does not say
+    steps: int  # of the optimizer
+    batch: int  # images of a process and micro-batch
+    global_batch: int  # images of a step over all processes
+    processes: int  # as started now; one unless a launcher starts more
+    views: list[ViewPlan]  # of each image, by size
+    encoder_parameters: int  # exported
+    projector_parameters: int  # that only training needs
+    flops_per_image: float  # multiplications and additions of forward and backward pass over all views
+    state_bytes: int  # weights, gradients and AdamW's moments on a device, counted
+    activation_bytes: int  # that a batch keeps for the backward pass; counted on a small batch and scaled
+    view_bytes: int  # views of a batch in fp32, counted
+    device: str  # type of the device that this process would train on
+    device_bytes: int | None  # memory of that device
+    workers: int  # loader processes of a training process; 0 if it cuts views itself
+    measured: Measurement  # speed and memory of a process
 
     @property
     def tokens_per_image(self) -> int:
@@ -112,24 +83,17 @@ class Plan:
 
 def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
     """
-    Count what can be counted, and measure the rest in a dry run on this machine, which leaves nothing behind.
-
-    Args:
-        recipe ([`Recipe`]): The run.
-        seconds (`float`, *optional*, defaults to 10.0): Duration of the dry run, see [`~runs.dry_run.dry_run`].
-
-    Returns:
-        [`Plan`]
-
-    Raises:
-        ValueError: If the recipe cannot be run: as in training.
+    Count what can be counted, and measure the rest in a dry run on this machine, which lasts `seconds` after its
+    warm-up and leaves nothing behind. A recipe that cannot be run raises the ValueError of training.
     """
     recipe = resolve(recipe)
     data, training, batch = recipe.data, recipe.training, recipe.training.per_device_train_batch_size
     with torch.device("meta"):
         model = LeJEPAForPreTraining(build_config(recipe.model, training.seed, recipe.earlier))
     if training.recomputes_activations:
-        _recompute_activations(model)
+        # transformers calls it checkpointing of activations from 5.23 on
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
     source = training_source(data)
     global_batch = batch * training.world_size * training.gradient_accumulation_steps
     steps = _count_steps(training, source.num_images, global_batch)
@@ -159,12 +123,6 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
     )
 
 
-def _recompute_activations(model: LeJEPAForPreTraining) -> None:
-    # transformers calls it checkpointing of activations from 5.23 on
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable()
-
-
 def _count_steps(training: LeJEPATrainingArguments, images: int | None, global_batch: int) -> int:
     if training.max_steps > 0:
         return training.max_steps
@@ -180,6 +138,5 @@ def _count_states(model: LeJEPAForPreTraining, training: LeJEPATrainingArguments
 
 
 def _plan_views(model: LeJEPAForPreTraining, data: ViewSettings) -> list[ViewPlan]:
-    kinds = [("global", data.num_global_views, data.global_crop_size)]
-    kinds += [("local", data.num_local_views, data.local_crop_size)] if data.num_local_views else []
+    kinds = kinds_of_views(data)
     return [ViewPlan(kind, number, size, count_tokens(model, data, size, kind)) for kind, number, size in kinds]

@@ -1,9 +1,9 @@
 """The story of a run: recipe -> data -> model -> trainer -> run folder with encoder, evaluation, pictures, card."""
 
-import dataclasses
 import errno
 import logging
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,13 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         recipe = parse_recipe(arguments[0], arguments[1:])
         logger.setLevel(logging.INFO if recipe.training.process_index == 0 else logging.WARNING)
-        recipe = resolve(recipe)
-        trainer, held_out = build(recipe)
+        resolved = resolve(recipe)
+        trainer, held_out = build(resolved)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     try:
-        return run(recipe, trainer, held_out)
+        return run(resolved, trainer, held_out)
     except (FloatingPointError, DataError, CheckpointNotWritten, RunNotFinished) as error:
         sys.stderr.write(f"\nerror: {error}\n")
     except OSError as error:
@@ -74,10 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     """
-    Everything that can refuse a run, before any long work.
+    Data, model and trainer of a run: everything that can refuse it, before any long work.
 
     Args:
-        recipe ([`Recipe`]): The run; stays as it is.
+        recipe ([`Recipe`]): The run; stays as it is, and is resolved here if it is not yet.
 
     Returns:
         `tuple`: The trainer, and the held-out source if there is something to evaluate on.
@@ -85,10 +85,10 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     Raises:
         ValueError: If the folder, the network, the crops or the data cannot be used; the message says what to change.
     """
-    training = recipe.training
-    if training.process_index == 0:  # later ranks may look when the first one writes already
-        RunFolder(recipe.folder).claim(training.resume)
     resolved = resolve(recipe)
+    training = resolved.training
+    if training.process_index == 0:  # later ranks may look when the first one writes already
+        RunFolder(resolved.folder).claim(training.resume)
     sources = open_sources(resolved.data)
     _share_cores(training)
     set_seed(training.seed)
@@ -112,7 +112,7 @@ def _build_trainer(recipe: ResolvedRecipe, sources: RunSources, model: LeJEPAFor
     views = MultiCropTransform.from_settings(data, training.seed)
     return LeJEPATrainer(
         model=model,
-        args=training if pushes_checkpoints else dataclasses.replace(training, push_to_hub=False),
+        args=training if pushes_checkpoints else replace(training, push_to_hub=False),
         train_dataset=source.dataset,
         eval_dataset=sources.held_out_dataset(),
         data_collator=MultiCropCollator(views, source.image_column, source.label_column),
@@ -135,32 +135,20 @@ def _share_cores(training: LeJEPATrainingArguments) -> None:
         logger.info(f"{threads} of {cores_of_this_process()} cores train, instead of {before}.")
 
 
-def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) -> int:
-    """
-    Train, save, export, evaluate, draw, and log where everything is.
-
-    Args:
-        recipe ([`Recipe`]): The run.
-        trainer ([`LeJEPATrainer`]): From [`build`].
-        held_out ([`ImageSource`], *optional*): Labelled images for the evaluation.
-
-    Returns:
-        `int`: 0, or 143 if SIGTERM ended the training.
-    """
-    recipe = resolve(recipe)
-    folder = recipe.folder
+def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | None) -> int:
+    """Train what [`build`] made, save, export, evaluate, draw, push. Returns the exit status of [`main`]."""
+    folder = RunFolder(recipe.folder)
     if trainer.is_world_process_zero():
-        RunFolder(folder).write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint)
+        folder.write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint)
     trainer.train(resume_from_checkpoint=recipe.checkpoint)
     if trainer.preempted:
         trainer.accelerator.end_training()
-        logger.info(
-            f"Stopped by SIGTERM. The same command with `--resume` continues at step {trainer.state.global_step}."
-        )
+        step = trainer.state.global_step
+        logger.info(f"Stopped by SIGTERM. The same command with `--resume` continues at step {step}.")
         return EXIT_STATUS
-    trainer.save_model(str(folder / "pretraining"))
+    trainer.save_model(str(folder.pretraining))
     if trainer.encoder_average is not None:
-        trainer.encoder_average.save_state(folder / "pretraining")
+        trainer.encoder_average.save_state(folder.pretraining)
     # From here on the first rank works alone: nothing may wait for the others, SIGReg's sums over ranks included.
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
@@ -170,15 +158,13 @@ def run(recipe: Recipe, trainer: LeJEPATrainer, held_out: ImageSource | None) ->
 
 
 def _facts(trainer: LeJEPATrainer) -> dict[str, Any]:
-    device = trainer.args.device
+    device, threads = trainer.args.device, f"{torch.get_num_threads()} CPU threads"
     assert isinstance(trainer.model, LeJEPAForPreTraining)
     return {
         "steps": trainer.state.global_step,
         "global_batch": trainer.global_batch,
         "epochs": trainer.state.epoch,
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{torch.get_num_threads()} CPU threads",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else threads,
         "encoder_parameters": sum(p.numel() for p in trainer.model.encoder.backbone.parameters()),
         "energy_source": trainer.energy.source,
     }

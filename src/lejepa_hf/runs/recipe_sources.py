@@ -1,32 +1,24 @@
 """The images that a recipe names."""
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import Any, NamedTuple
 
+from ..data.dataset_kinds import Rows
 from ..data.sources import ImageSource, load_mixture, load_source
 from ..evaluation.labelled_sources import check_labels
 from .arguments import DataArguments
 
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
-
 
 class RunSources(NamedTuple):
-    """
-    The images of a run.
-
-    Args:
-        train ([`ImageSource`]): Images to train on, one source or a mixture.
-        held_out ([`ImageSource`], *optional*): Labelled images for the evaluation.
-    """
+    """The images of a run: those to train on, one source or a mixture, and labelled ones for the evaluation."""
 
     train: ImageSource
     held_out: ImageSource | None
 
-    def held_out_dataset(self) -> "Dataset | IterableDataset | None":
+    def held_out_dataset(self) -> "Rows | None":
         """The held-out images under the column names of the training images."""
         if self.held_out is None:
             return None
-        dataset = cast("Dataset | IterableDataset", self.held_out.dataset)  # only training images can be a mixture
+        dataset: Any = self.held_out.dataset  # only training images can be a mixture
         pairs = (
             (self.held_out.image_column, self.train.image_column),
             (self.held_out.label_column, self.train.label_column),
@@ -38,18 +30,7 @@ class RunSources(NamedTuple):
 
 
 def open_sources(data: DataArguments) -> RunSources:
-    """
-    Open all images of a run.
-
-    Args:
-        data ([`DataArguments`]): Names them.
-
-    Returns:
-        [`RunSources`]
-
-    Raises:
-        ValueError: If images cannot be opened, or those that the evaluation uses have no labels.
-    """
+    """Open all images of a run, and refuse an evaluation whose images have no labels."""
     train, held_out = training_source(data), held_out_source(data)
     if held_out is not None:  # the evaluation at the end fits its protocols on labelled training images
         for labelled in (held_out, train if data.mixture is None else open_split(data, data.train_split)):
@@ -58,12 +39,7 @@ def open_sources(data: DataArguments) -> RunSources:
 
 
 def training_source(data: DataArguments) -> ImageSource:
-    """
-    Open the images to train on, one source or a mixture.
-
-    Raises:
-        ValueError: If they cannot be opened.
-    """
+    """Open the images to train on, one source or a mixture."""
     if data.mixture is None:
         return open_split(data, data.train_split)
     mixture = load_mixture(data.mixture, data.streaming)
@@ -72,25 +48,14 @@ def training_source(data: DataArguments) -> ImageSource:
 
 def open_split(data: DataArguments, split: str) -> ImageSource:
     """Open one split of the recipe's `dataset`."""
+    columns = data.image_column, data.label_column
     return load_source(
-        data.dataset,
-        split,
-        data.dataset_config,
-        data.streaming,
-        data.image_column,
-        data.label_column,
-        data.dataset_revision,
-        data.data_files,
+        data.dataset, split, data.dataset_config, data.streaming, *columns, data.dataset_revision, data.data_files
     )
 
 
 def held_out_source(data: DataArguments) -> ImageSource | None:
-    """
-    Open the labelled images of the evaluation, None where the recipe has no `eval_split`.
-
-    Raises:
-        ValueError: If they cannot be opened, or have no labels.
-    """
+    """Open the labelled images of the evaluation, None where the recipe has no `eval_split`."""
     if data.eval_split is None:
         return None
     held_out = open_split(data, data.eval_split)

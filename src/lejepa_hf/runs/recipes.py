@@ -48,9 +48,7 @@ def known_keys() -> dict[str, type]:
 
 def _check_type(key: str, value: object, expected: object, where: str) -> object:
     """The value, with integers made floats where the type is a float."""
-    kinds = (
-        get_args(expected) if get_origin(expected) is not None and get_origin(expected) is not list else (expected,)
-    )
+    kinds = get_args(expected) if get_origin(expected) not in (None, list) else (expected,)
     if isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds:
         value = float(value)
     if list[float] in (expected, *kinds) and isinstance(value, list):

@@ -17,17 +17,10 @@ from .view_fitting import fit_views
 
 @dataclass(frozen=True)
 class ResolvedRecipe(Recipe):
-    """
-    A recipe whose every value is the one that the run uses.
+    """A recipe whose every value is the one that the run uses."""
 
-    Args:
-        earlier (`Path`, *optional*): Folder of the backbone and projector that `continue_from` names.
-        checkpoint (`Path`, *optional*): Complete checkpoint that `resume` stands for; None for a run from its first
-            step on.
-    """
-
-    earlier: Path | None
-    checkpoint: Path | None
+    earlier: Path | None  # folder of the backbone and projector that `continue_from` names
+    checkpoint: Path | None  # complete one that `resume` stands for; None for a run from its first step on
 
     def arguments(self) -> dict[str, Any]:
         """As in [`Recipe`], with the checkpoint itself in place of `auto`."""
@@ -39,10 +32,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     Decide everything that a recipe leaves open, before any data or weights are read.
 
     Args:
-        recipe ([`Recipe`]): Stays as it is. One that is resolved already is returned itself.
-
-    Returns:
-        [`ResolvedRecipe`]: A new recipe.
+        recipe ([`Recipe`]): Stays as it is; the result is a new one. A resolved recipe is returned itself.
 
     Raises:
         ValueError: If protocols are unknown, there is no checkpoint to resume from or no network to continue, or views

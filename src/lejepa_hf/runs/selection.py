@@ -22,26 +22,15 @@ _VIEWS = tuple(ViewSettings.__dataclass_fields__)
 
 @dataclass(frozen=True)
 class Candidate:
-    """
-    A run at one of its held-out evaluations.
-
-    Args:
-        run (`str`): Name of the run.
-        step (`int`): Step of the evaluation.
-        is_final (`bool`): Whether this is the last evaluation of the run.
-        sigreg_weight (`float`): Weight of SIGReg in the run.
-        loss (`float`): The objective on held-out images.
-        knn_top1 (`float`, *optional*): k-NN accuracy at the same step, in [0, 1].
-        linear_top1 (`float`, *optional*): Linear accuracy at the end of the run, in [0, 1].
-    """
+    """A run at one of its held-out evaluations."""
 
     run: str
     step: int
-    is_final: bool
+    is_final: bool  # the last evaluation of the run
     sigreg_weight: float
-    loss: float
-    knn_top1: float | None = None
-    linear_top1: float | None = None
+    loss: float  # the objective on held-out images
+    knn_top1: float | None = None  # at the same step, in [0, 1]
+    linear_top1: float | None = None  # at the end of the run, in [0, 1]
 
     @property
     def score(self) -> float:
@@ -56,7 +45,8 @@ class Candidate:
 
 def find_candidates(runs: Sequence[str | Path]) -> list[Candidate]:
     """
-    The candidates: the last held-out evaluation of each run, and those at the steps of checkpoints that still exist.
+    The candidates, the best score first: the last held-out evaluation of each run, and those at the steps of
+    checkpoints that still exist.
 
     Losses are comparable if they measure the same quantity on the same images. Backbone, optimizer, length, seed and
     `sigreg_weight` may differ; images, views, statistic, batch (SIGReg grows with it) and the last of `projector_dims`
@@ -66,34 +56,26 @@ def find_candidates(runs: Sequence[str | Path]) -> list[Candidate]:
     Args:
         runs (`Sequence[str | Path]`): Run folders, finished or not.
 
-    Returns:
-        `list[Candidate]`: The best score first.
-
     Raises:
         ValueError: If a folder is not a run or has no held-out losses, its `sigreg_weight` is 0, or losses of two runs
             cannot be compared.
     """
     folders = [RunFolder(run) for run in runs]
     recipes = [_read_recipe(folder) for folder in folders]
-    names = _names(folders)
-    for folder, recipe in zip(folders[1:], recipes[1:], strict=True):
-        _check_comparable(folders[0], recipes[0], folder, recipe)
+    names = [folder.path.resolve().name for folder in folders]
+    if len(set(names)) < len(names):  # then as they were given
+        names = [str(folder.path) for folder in folders]
     found = []
     for folder, recipe, name in zip(folders, recipes, names, strict=True):
+        _check_comparable(folders[0], recipes[0], folder, recipe)
         found += _candidates_of(folder, recipe, name)
     return sorted(found, key=lambda candidate: candidate.score)
 
 
 def rank_correlation(candidates: Sequence[Candidate]) -> tuple[float, int]:
     """
-    Whether a better score goes with a higher k-NN accuracy.
-
-    Args:
-        candidates (`Sequence[Candidate]`): Those without an accuracy are skipped.
-
-    Returns:
-        `tuple[float, int]`: Spearman's correlation, NaN where all scores or all accuracies are equal or there are
-        fewer than two; and the number of candidates it was computed over.
+    Whether a better score goes with a higher k-NN accuracy: Spearman's correlation over the candidates that have an
+    accuracy, NaN where all scores or all accuracies are equal, and the number of these candidates.
     """
     from scipy.stats import spearmanr
 
@@ -161,18 +143,12 @@ def _read_recipe(run: RunFolder) -> dict[str, Any]:
     return recipe
 
 
-def _names(runs: list[RunFolder]) -> list[str]:
-    """The folders' own names, or as they were given where two have the same."""
-    names = [run.path.resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
-
-
 def _check_comparable(first: RunFolder, first_recipe: dict, other: RunFolder, other_recipe: dict) -> None:
     values: dict[str, tuple[Any, ...]] = {
         key: (first_recipe.get(key), other_recipe.get(key)) for key in (*_OBJECTIVE, *_DATA, *_VIEWS)
     }
     dims = tuple(recipe.get("projector_dims") for recipe in (first_recipe, other_recipe))
-    if [(one or [None])[-1] for one in dims] != [(dims[0] or [None])[-1]] * 2:
+    if len({(one or [None])[-1] for one in dims}) == 2:
         values["projector_dims"] = dims
     for key, (there, here) in values.items():
         if there != here:
@@ -195,13 +171,13 @@ def _candidates_of(run: RunFolder, recipe: dict[str, Any], name: str) -> list[Ca
     return [
         Candidate(
             name,
-            row["step"],
-            row["step"] == last,
+            step,
+            step == last,
             recipe["sigreg_weight"],
             row["eval_loss"],
             row.get("eval_knn_top1"),
-            linear if row["step"] == last else None,
+            linear if step == last else None,
         )
         for row in rows
-        if row["step"] in steps
+        if (step := row["step"]) in steps
     ]

@@ -7,18 +7,16 @@ from ..data.view_settings import ViewSettings
 from ..modeling_lejepa import LeJEPAForPreTraining
 
 
+def kinds_of_views(views: ViewSettings) -> list[tuple[str, int, int]]:
+    """Kind, `global` or `local`, number and side in pixels of the views of an image."""
+    kinds = [("global", views.num_global_views, views.global_crop_size)]
+    return kinds + ([("local", views.num_local_views, views.local_crop_size)] if views.num_local_views else [])
+
+
 def count_tokens(model: LeJEPAForPreTraining, views: ViewSettings, size: int, kind: str | None = None) -> int:
     """
-    Count the positions of the backbone's last layer: tokens of a transformer, pixels of a feature map.
-
-    Args:
-        model ([`LeJEPAForPreTraining`]): Model on the meta device.
-        views ([`ViewSettings`]): Name the channels.
-        size (`int`): Side of a view in pixels.
-        kind (`str`, *optional*): `global` or `local`, to leave out tokens that views of this kind drop in training.
-
-    Returns:
-        `int`: Positions for one view.
+    Count the positions of the backbone's last layer for a view of `size` pixels a side: a transformer's tokens, or the
+    pixels of a feature map. With a `kind`, `global` or `local`, without the tokens that such views drop in training.
     """
     drop_tokens = kind is not None and model.config.drops_tokens_of(kind)
     model.train(drop_tokens)  # only where needed: batch norm refuses a single value in training mode
@@ -60,20 +58,8 @@ def _kept_bytes(model: LeJEPAForPreTraining, views: ViewSettings, batch: int) ->
 
 def _project(model: LeJEPAForPreTraining, views: ViewSettings, batch: int) -> torch.Tensor:
     """All views of a batch through encoder and projector: a step without the loss, which is small."""
-    embeddings = [
-        model.encoder(pixels, drop_tokens=model.config.drops_tokens_of(kind)).pooler_output
-        for kind, pixels in _views_on_meta(views, batch).items()
-    ]
+    embeddings = []
+    for kind, number, size in kinds_of_views(views):
+        pixels = torch.empty(batch * number, views.num_channels, size, size, device="meta")
+        embeddings.append(model.encoder(pixels, drop_tokens=model.config.drops_tokens_of(kind)).pooler_output)
     return model.projector(*embeddings)
-
-
-def _views_on_meta(views: ViewSettings, batch: int) -> dict[str, torch.Tensor]:
-    sizes = {
-        "global": (views.num_global_views, views.global_crop_size),
-        "local": (views.num_local_views, views.local_crop_size),
-    }
-    return {
-        kind: torch.empty(batch * number, views.num_channels, size, size, device="meta")
-        for kind, (number, size) in sizes.items()
-        if number
-    }

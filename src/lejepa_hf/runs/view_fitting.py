@@ -18,22 +18,9 @@ def fit_views(
     data: DataArguments, given: Collection[str], config: PreTrainedConfig, checkpoint: str | Path | None = None
 ) -> DataArguments:
     """
-    Choose what the recipe leaves open, replace what the backbone does not accept, and log both.
-
-    Mean and standard deviation that were not given are those of the checkpoint of a warm start, or 0.5 where there are
-    not three channels. Crops get the nearest size that the backbone accepts.
-
-    Args:
-        data ([`DataArguments`]): Views as the recipe asks for them.
-        given (`Collection[str]`): Keys that the recipe sets.
-        config (`PreTrainedConfig`): The backbone's config, prepared for training.
-        checkpoint (`str` or `Path`, *optional*): Where pretrained weights come from.
-
-    Returns:
-        [`DataArguments`]: New ones.
-
-    Raises:
-        ValueError: If views and backbone differ in their channels.
+    Choose what the recipe, which sets the keys `given`, leaves open, replace what the backbone does not accept, and
+    log both. Mean and standard deviation that were not given are those of the checkpoint of a warm start, or 0.5 where
+    there are not three channels. Crops get the nearest size that the backbone accepts.
     """
     mean, std = data.image_mean, data.image_std
     if not {"image_mean", "image_std"}.intersection(given):
@@ -44,14 +31,7 @@ def fit_views(
         raise ValueError(
             f"`backbone_config.{name}` is {channels}, but `image_mean` names {len(mean)} channels: they must agree."
         )
-    sizes = _fit_sizes(data, config)
-    return replace(
-        data,
-        image_mean=mean,
-        image_std=std,
-        global_crop_size=sizes["global_crop_size"],
-        local_crop_size=sizes.get("local_crop_size", data.local_crop_size),
-    )
+    return replace(_fit_sizes(data, config), image_mean=mean, image_std=std)
 
 
 def _choose_normalisation(
@@ -66,23 +46,23 @@ def _choose_normalisation(
     return mean, std
 
 
-def _fit_sizes(data: DataArguments, config: PreTrainedConfig) -> dict[str, int]:
+def _fit_sizes(data: DataArguments, config: PreTrainedConfig) -> DataArguments:
     requested = {"global_crop_size": data.global_crop_size}
     if data.num_local_views:
         requested["local_crop_size"] = data.local_crop_size
     accepted = accepted_crop_sizes(config, requested)
     # The nearest accepted size may be the backbone's own, far above.
     accepted = {name: min(size, accepted["global_crop_size"]) for name, size in accepted.items()}
+    nearest = f"the nearest size that the {config.model_type} backbone takes"
     for name, size in requested.items():
         if accepted[name] != size:
-            logger.info(
-                f"`{name}` {size} becomes {accepted[name]}, the nearest size that the {config.model_type} backbone "
-                "takes."
-            )
+            logger.info(f"`{name}` {size} becomes {accepted[name]}, {nearest}.")
     if len(set(accepted.values())) < len(set(requested.values())):
-        size = accepted["global_crop_size"]
-        logger.info(f"All views have {size} pixels a side: the backbone does not take both sizes.")
-    return accepted
+        logger.info(
+            f"All views have {accepted['global_crop_size']} pixels a side: the backbone does not take both sizes."
+        )
+    size = accepted["global_crop_size"]
+    return replace(data, global_crop_size=size, local_crop_size=accepted.get("local_crop_size", data.local_crop_size))
 
 
 def _normalisation(config: PreTrainedConfig, checkpoint: str | Path | None) -> tuple[list[float], list[float]] | None:

@@ -20,12 +20,7 @@ def default_device() -> torch.device:
 
 @contextmanager
 def threads_for(multiplications: int) -> Iterator[None]:
-    """
-    Compute with one CPU thread where steps are too small to be shared among several.
-
-    Args:
-        multiplications (`int`): Multiplications of the largest single operation.
-    """
+    """Compute with one CPU thread where the largest operation has too few multiplications to be worth several."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if multiplications < _WORTH_A_THREAD else before)
     try:
@@ -36,13 +31,8 @@ def threads_for(multiplications: int) -> Iterator[None]:
 
 def cores_of_this_process(root: Path = _ROOT) -> int:
     """
-    Count the CPU cores that this process may use, within its affinity and the quota of its control group.
-
-    Args:
-        root (`Path`, *optional*): Folder that has `proc/` and `sys/`, the root of the file system if missing.
-
-    Returns:
-        `int`: Number of cores, at least 1; the processes that a launcher started on this machine share them equally.
+    Number of CPU cores that this process may use, at least 1, within its affinity and the quota of its control group.
+    The processes that a launcher started on this machine share them equally. `root` has `proc/` and `sys/`.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     quotas = [_read_quota(folder) for folder in _control_groups("cpu", root)]
@@ -52,22 +42,15 @@ def cores_of_this_process(root: Path = _ROOT) -> int:
 
 def memory_of(device: torch.device, root: Path = _ROOT) -> int | None:
     """
-    Look up the memory that this process may use on a device.
-
-    Args:
-        device (`torch.device`): The CPU means the memory of the machine, within the limit of the control group.
-        root (`Path`, *optional*): Folder that has `proc/` and `sys/`, the root of the file system if missing.
-
-    Returns:
-        `int`: Memory in bytes, None where it is not known.
+    Bytes of memory that this process may use on a device, None where it is not known. For the CPU it is the memory of
+    the machine, within the limit of the control group. `root` has `proc/` and `sys/`.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if device.type != "cpu" or sys.platform == "win32":
         return None
-    limits = [
-        _read_number(folder, "memory.max", "memory.limit_in_bytes") for folder in _control_groups("memory", root)
-    ]
+    groups = _control_groups("memory", root)
+    limits = [_read_number(group, "memory.max", "memory.limit_in_bytes") for group in groups]
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([physical, *(limit for limit in limits if limit is not None)])
 

@@ -64,76 +64,55 @@ def shared_temporary_folder() -> Iterator[Path]:
             shutil.rmtree(path[0], ignore_errors=True)
 
 
+class _Context(FunctionCtx):
+    num_parts: int
+    own: slice  # rows of this rank
+
+
 class _LossSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: _Context, tensor: torch.Tensor) -> torch.Tensor:
         return total_over_ranks(tensor)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: _Context, grad: torch.Tensor) -> torch.Tensor:
         return grad * world_size()
 
 
 def sum_for_loss(tensor: torch.Tensor) -> torch.Tensor:
     """
-    Sum over ranks of a quantity from which every rank computes the same loss.
+    Sum over ranks of a tensor of the same shape and dtype, from which every rank computes the same loss.
 
     DDP and FSDP average gradients over the W ranks, but the gradient of a sum over ranks is the sum of the ranks'
     parts. So each part passes back W times the incoming gradient, with no collective in backward: after averaging,
     parameters receive exactly the gradient of one process on the joined batch, also when ranks hold unequal batches.
-
-    Args:
-        tensor (`torch.Tensor`): The local part; the same shape and dtype on every rank.
-
-    Returns:
-        `torch.Tensor`: The total over ranks, or `tensor` itself where there is one rank.
     """
     return _LossSum.apply(tensor) if world_size() > 1 else tensor
 
 
-class _CountsParts(FunctionCtx):
-    num_parts: int
-
-
 class _LossSumOfParts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _CountsParts, part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
+    def forward(ctx: _Context, part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
         ctx.num_parts = num_parts
         return total.clone()
 
     @staticmethod
-    def backward(ctx: _CountsParts, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: _Context, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return grad * (world_size() * ctx.num_parts), None, None
 
 
 def sum_of_parts_for_loss(part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
     """
-    As [`sum_for_loss`], for a sum over ranks and micro-batches that is known already.
+    As [`sum_for_loss`], where `total`, the sum of the parts of all ranks and `num_parts` micro-batches, is known.
 
     If gradients are averaged over W ranks and `num_parts` micro-batches, each part must pass back W times `num_parts`
     times the incoming gradient, so that the average is the sum of all parts' gradients.
-
-    Args:
-        part (`torch.Tensor`): The contribution of this rank's micro-batch.
-        total (`torch.Tensor`): The sum over all ranks and micro-batches, of the same shape.
-        num_parts (`int`): Number of micro-batches of one rank.
-
-    Returns:
-        `torch.Tensor`: `total`, with the gradient of `part`.
     """
     return _LossSumOfParts.apply(part, total, num_parts)
 
 
 def total_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """
-    Sum a tensor over ranks, without a gradient.
-
-    Args:
-        tensor (`torch.Tensor`): The local part; the same shape and dtype on every rank.
-
-    Returns:
-        `torch.Tensor`: The total, a new tensor.
-    """
+    """Sum over ranks of a tensor of the same shape and dtype: a new tensor, without a gradient."""
     total = tensor.detach().clone().contiguous()
     if world_size() > 1:
         dist.all_reduce(total)
@@ -141,15 +120,7 @@ def total_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def stack_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """
-    Stack the tensors of all ranks, without a gradient.
-
-    Args:
-        tensor (`torch.Tensor`): The local part; the same shape and dtype on every rank.
-
-    Returns:
-        `torch.Tensor` of shape `(world_size, *tensor.shape)`: In the order of ranks.
-    """
+    """The tensors of all ranks, of the same shape and dtype, as `(world_size, *tensor.shape)`, without a gradient."""
     if world_size() == 1:
         return tensor.detach()[None]
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
@@ -157,13 +128,9 @@ def stack_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return torch.stack(parts)
 
 
-class _KnowsOwnRows(FunctionCtx):
-    own: slice
-
-
 class _GatheredForLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _KnowsOwnRows, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: _Context, tensor: torch.Tensor) -> torch.Tensor:
         sizes = stack_over_ranks(torch.tensor(tensor.shape[1], device=tensor.device)).tolist()
         padded = tensor.new_zeros(tensor.shape[0], max(sizes), *tensor.shape[2:])
         padded[:, : tensor.shape[1]] = tensor
@@ -173,20 +140,14 @@ class _GatheredForLoss(torch.autograd.Function):
         return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
 
     @staticmethod
-    def backward(ctx: _KnowsOwnRows, grad: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: _Context, grad: torch.Tensor) -> torch.Tensor:
         return grad[:, ctx.own] * world_size()
 
 
 def gather_for_loss(tensor: torch.Tensor) -> torch.Tensor:
     """
-    Gather all ranks' images in one tensor, for a loss that is not a function of sums; gradients as in
-    [`sum_for_loss`]. The host waits for the sizes of the other ranks.
-
-    Args:
-        tensor (`torch.Tensor` of shape `(V, B, ...)`): This rank's images; B may differ between ranks.
-
-    Returns:
-        `torch.Tensor` of shape `(V, sum of B, ...)`: In the order of ranks, the same on every rank.
+    The images of all ranks in their order, for a loss that is not a function of sums: `(V, B, ...)`, where B may
+    differ between ranks, becomes `(V, sum of B, ...)`. Gradients as in [`sum_for_loss`]; the host waits for the sizes.
     """
     return _GatheredForLoss.apply(tensor) if world_size() > 1 else tensor
 
@@ -204,19 +165,10 @@ class AnyRank:
         self._sent: tuple[dist.Work | None, torch.Tensor] | None = None
 
     def __call__(self, holds: bool) -> bool:
-        """
-        Exchange the condition of this call. All ranks must call equally often.
-
-        Args:
-            holds (`bool`): Whether the condition holds on this rank.
-
-        Returns:
-            `bool`: Whether it held on any rank at the previous call; with one rank, `holds` itself.
-        """
+        """Whether it held on any rank at the last call; with one rank, `holds`. All ranks must call equally often."""
         if not isinstance(self._group, dist.ProcessGroup):
             return holds
-        before = self._sent
-        flag = torch.tensor([holds], dtype=torch.uint8)
+        before, flag = self._sent, torch.tensor([holds], dtype=torch.uint8)
         self._sent = dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True), flag
         if before is None:
             return False
@@ -245,13 +197,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def copy_whole_(tensor: torch.Tensor, value: torch.Tensor) -> None:
-    """
-    Fill a tensor that may be sharded.
-
-    Args:
-        tensor (`torch.Tensor`): The tensor to fill; if it is sharded, every rank fills its part.
-        value (`torch.Tensor`): The full tensor, the same on every rank.
-    """
+    """Fill a tensor, or this rank's part of a sharded one, from the full `value`, the same on every rank."""
     value = value.to(tensor.device)
     if _is_sharded(tensor):
         from torch.distributed.tensor import distribute_tensor
@@ -262,15 +208,8 @@ def copy_whole_(tensor: torch.Tensor, value: torch.Tensor) -> None:
 
 def read_shards_(weights: dict[str, torch.Tensor], folder: Path) -> None:
     """
-    Fill tensors from the shards that FSDP saved of a model, in a single process.
-
-    Args:
-        weights (`dict[str, torch.Tensor]`): Full tensors by the model's names, on the CPU; every one is filled.
-        folder (`Path`): The `pytorch_model_fsdp_0/` of a checkpoint.
-
-    Raises:
-        RuntimeError: If tensors or files are missing, or if there are several processes, which would wait for each
-            other.
+    Fill full tensors on the CPU, by the model's names, from `pytorch_model_fsdp_0/` of a checkpoint, in a single
+    process. RuntimeError if tensors or files are missing, or with several processes, which would wait for each other.
     """
     if world_size() > 1:
         raise RuntimeError("Shards are read by one process: end the others first, `accelerator.end_training()`.")

@@ -11,21 +11,13 @@ from safetensors import SafetensorError
 
 def flush(path: Path) -> None:
     """
-    Wait until a file, or the names in a folder, are on the disk.
-
-    Windows opens no folder, and keeps the names in it without being asked.
-
-    Args:
-        path (`Path`): Existing file or folder.
-
-    Raises:
-        OSError: If the disk reports an error only now.
+    Wait until an existing file, or the names in a folder, are on the disk. Windows opens no folder, and keeps the
+    names in it without being asked.
     """
-    is_folder = path.is_dir()
     try:
-        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows flushes only what it may write
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes only what it may write
     except PermissionError:
-        if is_folder:
+        if path.is_dir():
             return
         raise
     try:
@@ -37,15 +29,8 @@ def flush(path: Path) -> None:
 @contextmanager
 def complete_file(file: Path) -> Iterator[Path]:
     """
-    A path to write to; the file takes its name, and replaces an earlier one, when the block ends without an error.
-
-    Neither a kill nor a power cut leaves half a file under that name.
-
-    Args:
-        file (`Path`): Final name, in an existing folder.
-
-    Yields:
-        `Path`: A name beside it.
+    Yield a name beside `file` to write to. The file takes its own name, and replaces an earlier one, when the block
+    ends without an error: neither a kill nor a power cut leaves half a file under that name.
     """
     unfinished = file.with_name(f"{file.name}.unfinished")
     try:
@@ -66,13 +51,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def publish_folder(written: Path, folder: Path) -> None:
-    """
-    Give a folder its final name when everything in it is on the disk.
-
-    Args:
-        written (`Path`): A finished folder on the same disk.
-        folder (`Path`): Its final name; a folder of that name is replaced.
-    """
+    """Give a finished folder its final name on the same disk, replacing another, when all of it is written there."""
     for path in [*written.rglob("*"), written]:
         flush(path)
     if folder.exists():
@@ -84,20 +63,10 @@ def publish_folder(written: Path, folder: Path) -> None:
 @contextmanager
 def complete_folder(folder: str | Path, stale: Sequence[str]) -> Iterator[Path]:
     """
-    A folder to write into; its files move to `folder` together when the block ends without an error.
+    Yield an empty folder beside `folder` to write into; its files move there together when the block ends.
 
-    Where `folder` exists, files of the same names are replaced and stale ones removed; other files stay. After an
-    error `folder` is as it was.
-
-    Args:
-        folder (`str` or `Path`): Where the files belong.
-        stale (`Sequence[str]`): Patterns of file names that belong to what is replaced, whether written anew or not.
-
-    Yields:
-        `Path`: An empty folder beside it.
-
-    Raises:
-        OSError: If files cannot be written, for lack of room or permission.
+    Files of the same names are replaced, and files that match a pattern of `stale` removed unless written again; other
+    files stay. After an error `folder` is as it was. OSError if there is no room or no permission.
     """
     folder = Path(folder).resolve()  # through links, and "." has no name
     aside = folder.with_name(f"_{folder.name}_being_written")

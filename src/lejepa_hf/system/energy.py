@@ -3,7 +3,6 @@
 import importlib.util
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +16,9 @@ _SOURCES = {
 }
 
 
-@dataclass
 class _Counter:
-    read: Callable[[], float]  # joules
-    wraps_at: float = math.inf
-    last: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.last = self.read()
+    def __init__(self, read: Callable[[], float], wraps_at: float = math.inf) -> None:
+        self.read, self.wraps_at, self.last = read, wraps_at, read()  # joules
 
     def joules(self) -> float:
         now = self.read()
@@ -36,13 +30,8 @@ class _Counter:
 class EnergyMeter:
     """
     Reads the counter of the GPU that a process trains on (NVML, if the package nvidia-ml-py is installed), or of the
-    CPU packages of its machine (RAPL, if it is readable). Processes share the packages: the first one of a machine
-    counts them.
-
-    Args:
-        device (`torch.device`): Device that the process trains on.
-        is_first_here (`bool`): Whether the process is the first one on its machine.
-        powercap (`Path`, *optional*): Folder of RAPL's counters.
+    CPU packages of its machine (RAPL, in the folder `powercap`, if it is readable). Processes share the packages: the
+    first one of a machine counts them.
 
     `source` describes in words what is measured, None where there is no counter.
     """

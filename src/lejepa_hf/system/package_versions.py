@@ -23,20 +23,14 @@ def package_versions() -> dict[str, str]:
 
 def code_commit(checkout: str | Path = Path(__file__).parents[3]) -> str | None:
     """
-    Args:
-        checkout (`str` or `Path`, *optional*): Root of a git checkout; that of this package if missing.
-
-    Returns:
-        `str`: The commit as `git describe` names it, with `-dirty` for changed files; None where the folder is not
-        the root of a checkout, since an installed package may be inside somebody else's.
+    The commit of a git checkout as `git describe` names it, with `-dirty` for changed files. None where the folder is
+    not the root of a checkout, since an installed package may be inside somebody else's.
     """
     if not (Path(checkout) / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
     try:
-        return (
-            subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=30).stdout.strip()
-            or None
-        )
+        found = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=30)
+        return found.stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None

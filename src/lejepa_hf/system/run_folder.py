@@ -16,8 +16,6 @@ from .package_versions import package_versions
 Row = dict[str, Any]  # of metrics.jsonl: `step`, and numbers by name
 PictureName = Literal["losses", "pca_maps", "gaussianity", "few_shot", "neighbours", "embeddings", "confusion"]
 
-_RECORD = "run.json"
-
 
 class RunFolder:
     """
@@ -26,10 +24,8 @@ class RunFolder:
     Args:
         path (`str` or `Path`): The folder; need not exist yet.
 
-    Attributes: `encoder`, `averaged_encoder` and `pretraining` are the exported encoders and the whole trained model;
-    `recipe` (recipe.yaml) repeats the run; `record` (run.json) holds its identity, every training argument, and which
-    names in the recipe were local paths; `versions`, `metrics`, `results`, `statistics`, `report` and `pictures` are
-    files and a folder of the same names.
+    `encoder`, `averaged_encoder` and `pretraining` are the exported encoders and the whole trained model; `recipe`
+    repeats the run; `record` holds its identity, its training arguments, and which names in the recipe were paths.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -39,7 +35,7 @@ class RunFolder:
         self.pretraining = self.path / "pretraining"
         self.pictures = self.path / "pictures"
         self.recipe = self.path / "recipe.yaml"
-        self.record = self.path / _RECORD
+        self.record = self.path / "run.json"
         self.versions = self.path / "versions.json"
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
@@ -49,8 +45,6 @@ class RunFolder:
     def picture(self, name: PictureName) -> Path:
         """The file of a picture."""
         return self.pictures / f"{name}.png"
-
-    # Checkpoints
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint of a step."""
@@ -75,29 +69,15 @@ class RunFolder:
         return sorted(self.path.glob("_checkpoint-*_to_push"), key=lambda path: path.stat().st_mtime)
 
     def add_checkpoint(self, written: Path) -> None:
-        """
-        Move a complete checkpoint into the folder, with the identity of the run in it.
-
-        Args:
-            written (`Path`): On the same disk, under its final name in another folder.
-        """
+        """Move a complete checkpoint, on the same disk under its final name, here, and add the run's identity."""
         if self.record.is_file():
-            shutil.copy(self.record, written / _RECORD)
+            shutil.copy(self.record, written / self.record.name)
         publish_folder(written, self.path / written.name)
-
-    # The beginning of a run
 
     def claim(self, resume: str | Path | None = None, is_started: bool = False) -> None:
         """
-        Refuse to write over another run.
-
-        Args:
-            resume (`str` or `Path`, *optional*): What this run continues from: `"auto"` for its own newest checkpoint,
-                or a checkpoint folder.
-            is_started (`bool`, *optional*, defaults to `False`): Whether this run has written its recipe already.
-
-        Raises:
-            ValueError: If the folder holds a run and this one does not continue it.
+        Refuse to write over another run: `resume` must be `"auto"`, or a checkpoint that the run in the folder wrote
+        or began with. `is_started` says that this run itself has written its recipe already.
         """
         lost = [self.encoder, self.pretraining, self.results]
         begun = [] if is_started else [self.recipe, self.metrics]
@@ -124,13 +104,9 @@ class RunFolder:
         self, recipe: dict[str, Any], arguments: dict[str, Any] | None = None, resume: str | Path | None = None
     ) -> None:
         """
-        Write `recipe.yaml`, `versions.json` and `run.json`, which holds what only a run that begins knows.
-
-        Args:
-            recipe (`dict`): Resolved, so that it repeats the run.
-            arguments (`dict`, *optional*): Every training argument with its value, transformers' defaults included.
-                Tokens are left out.
-            resume (`str` or `Path`, *optional*): Checkpoint that the run continues from.
+        Write `recipe.yaml`, `versions.json` and `run.json`, which holds what only a run that begins knows. `recipe` is
+        resolved, so that it repeats the run; `arguments` are all of training, defaults included, and tokens are left
+        out; `resume` is the checkpoint that the run continues from.
         """
         record = {
             "id": self._read_record().get("id") or uuid.uuid4().hex,
@@ -138,14 +114,10 @@ class RunFolder:
             "local_paths": [name for name in _names_of_sources(recipe) if Path(name).expanduser().exists()],
             "arguments": {key: _plain(value) for key, value in (arguments or {}).items() if "token" not in key},
         }
-        text = yaml.safe_dump(
-            {key: _plain(value) for key, value in recipe.items()}, sort_keys=False, default_flow_style=None, width=110
-        )
-        write_text(self.recipe, text)
+        plain = {key: _plain(value) for key, value in recipe.items()}
+        write_text(self.recipe, yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=110))
         write_json(self.record, record)
         write_json(self.versions, package_versions())
-
-    # Reading
 
     def read_recipe(self) -> dict[str, Any]:
         """What `recipe.yaml` says; empty where there is none."""

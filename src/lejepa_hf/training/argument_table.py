@@ -1,7 +1,7 @@
 """Which arguments of transformers are honoured, which are translated, and which are refused when they are given."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainingArguments
@@ -13,24 +13,14 @@ from .callbacks.held_out import MEASURES
 
 @dataclass(frozen=True)
 class Honoured:
-    """
-    The argument does what transformers documents.
-
-    Args:
-        check (`Callable`, *optional*): Raises `ValueError` for values that cannot be honoured.
-    """
+    """The argument does what transformers documents; `check` raises ValueError for values that cannot be honoured."""
 
     check: Callable[[TrainingArguments], None] | None = None
 
 
 @dataclass(frozen=True)
 class Translated:
-    """
-    The argument takes effect by other means than in transformers.
-
-    Args:
-        how (`str`): What becomes of it, and where.
-    """
+    """The argument takes effect by other means than in transformers: `how` says what becomes of it, and where."""
 
     how: str
 
@@ -38,11 +28,8 @@ class Translated:
 @dataclass(frozen=True)
 class Refused:
     """
-    The argument would have no effect, or a harmful one: any value is an error, except those that are accepted.
-
-    Args:
-        reason (`str`): Reason, and what to do instead.
-        accepted (`tuple`): Values that request nothing, the default first.
+    The argument would have no effect, or a harmful one, for this `reason`: any value is an error, except those
+    `accepted`, which request nothing; the first of them is the default.
     """
 
     reason: str
@@ -50,7 +37,6 @@ class Refused:
 
 
 Decision = Honoured | Translated | Refused
-
 
 _LOADER_SETTINGS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking")
 
@@ -87,78 +73,28 @@ def _check_evaluates(args: TrainingArguments) -> None:
         raise ValueError("`do_eval` is true but `eval_strategy` is 'no': set it to 'steps' or 'epoch'.")
 
 
+_IN_STEPS = Translated("epochs become as many steps, `own_arguments`")
+_BACKBONE_ALONE = Translated("the backbone alone is compiled, `compile_if_requested`")
 _NO_TEXT = "there are no tokens or labels in pretraining on images"
 _NO_LOOP = "evaluations during training measure `monitor_images` held-out images in batches of the training's size"
 _ONE_LOADER = "the loader never comes to an end, and its position is saved in checkpoints"
 
-_HONOURED = [
-    "output_dir",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "optim",
-    "optim_args",
-    "optim_target_modules",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "bf16",
-    "fp16",
-    "tf32",
-    "activation_checkpointing",
-    "activation_checkpointing_kwargs",
-    "gradient_checkpointing",
-    "gradient_checkpointing_kwargs",
-    "torch_empty_cache_steps",
-    "logging_steps",
-    "logging_first_step",
-    "log_on_each_node",
-    "log_level",
-    "log_level_replica",
-    "disable_tqdm",
-    "report_to",
-    "run_name",
-    "project",
-    "trackio_space_id",
-    "trackio_bucket_id",
-    "trackio_static_space_id",
-    "eval_steps",
-    "eval_on_start",
-    "save_steps",
-    "save_only_model",
-    "save_total_limit",
-    "load_best_model_at_end",
-    "greater_is_better",
-    "restore_callback_states_from_checkpoint",
-    "full_determinism",
-    "seed",
-    "data_seed",
-    "use_cpu",
-    "skip_memory_metrics",
-    "debug",
-    "dataloader_pin_memory",
-    "dataloader_prefetch_factor",
-    "dataloader_multiprocessing_context",
-    "ddp_bucket_cap_mb",
-    "ddp_broadcast_buffers",
-    "ddp_static_graph",
-    "ddp_backend",
-    "ddp_timeout",
-    "fsdp",
-    "fsdp_config",
-    "hub_token",
-    "hub_private_repo",
-    "hub_model_id",
-    "hub_always_push",
-    "hub_revision",
-    "do_train",
-    "local_rank",
-]  # `do_train` is for the caller's script, `local_rank` for its parser, as in transformers
+# `do_train` is for the caller's script, `local_rank` for its parser, as in transformers.
+_HONOURED = (
+    *("output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "max_steps", "do_train"),
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"),
+    *("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("bf16", "fp16", "tf32", "activation_checkpointing", "activation_checkpointing_kwargs"),
+    *("gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
+    *("logging_steps", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica", "disable_tqdm"),
+    *("report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+    *("eval_steps", "eval_on_start", "save_steps", "save_only_model", "save_total_limit", "load_best_model_at_end"),
+    *("greater_is_better", "restore_callback_states_from_checkpoint", "seed", "data_seed", "full_determinism"),
+    *("use_cpu", "skip_memory_metrics", "debug", "local_rank", "fsdp", "fsdp_config"),
+    *("dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
+    *("ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout"),
+    *("hub_token", "hub_private_repo", "hub_model_id", "hub_always_push", "hub_revision"),
+)
 
 ARGUMENTS: dict[str, Decision] = {
     **dict.fromkeys(_HONOURED, Honoured()),
@@ -166,46 +102,34 @@ ARGUMENTS: dict[str, Decision] = {
         ("prediction_loss_only", "eval_use_gather_object", "batch_eval_metrics"), Refused(_NO_LOOP, (False,))
     ),
     **dict.fromkeys(
-        ("use_liger_kernel", "liger_kernel_config"), Refused("its kernels are for language models", (False, None))
+        ("bf16_full_eval", "fp16_full_eval"), Refused("evaluations use the precision of training", (False,))
     ),
-    **dict.fromkeys(
-        ("bf16_full_eval", "fp16_full_eval"), Refused("evaluations use `bf16` or `fp16` as training", (False,))
-    ),
+    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), Refused("it is for language models", (False, None))),
     "accelerator_config": Honoured(_check_accelerator_config),
     "metric_for_best_model": Honoured(_check_metric),
     "do_eval": Honoured(_check_evaluates),
     "num_train_epochs": Translated("passes over the images, as `max_steps` of the Trainer's own arguments"),
     "lr_scheduler_kwargs": Translated("the published end of the cosine for its type only, `fitting_kwargs`"),
-    "logging_strategy": Translated("'epoch' becomes as many `logging_steps`, `own_arguments`"),
-    "eval_strategy": Translated("'epoch' becomes as many `eval_steps`, `own_arguments`"),
-    "eval_delay": Translated("epochs become steps together with `eval_strategy`, `own_arguments`"),
-    "save_strategy": Translated("'epoch' becomes as many `save_steps`, `own_arguments`"),
-    "torch_compile": Translated("the backbone alone is compiled, `compile_backbone`"),
-    "torch_compile_backend": Translated("the backbone's"),
-    "torch_compile_mode": Translated("the backbone's"),
+    **dict.fromkeys(("logging_strategy", "eval_strategy", "save_strategy", "eval_delay"), _IN_STEPS),
+    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), _BACKBONE_ALONE),
     "push_to_hub": Translated("a callback pushes checkpoints, `CheckpointPush`"),
     "hub_strategy": Translated("read by `CheckpointPush`; the Trainer itself refuses 'end'"),
     "dataloader_num_workers": Translated("None becomes a share of the cores"),
     "ddp_find_unused_parameters": Translated("None becomes false: there are none"),
     "dataloader_persistent_workers": Translated("always: " + _ONE_LOADER),
     "auto_find_batch_size": Refused(
-        "SIGReg depends on the batch, so that a run does not change it by itself. Set `per_device_train_batch_size`; "
-        "`lejepa plan RECIPE` shows whether it fits",
+        "SIGReg depends on the batch: set `per_device_train_batch_size`; `lejepa plan RECIPE` shows what fits",
         (False,),
     ),
     "average_tokens_across_devices": Refused(_NO_TEXT, (True,)),
     "label_smoothing_factor": Refused(_NO_TEXT, (0.0,)),
     "include_num_input_tokens_seen": Refused(_NO_TEXT, ("no", False)),
-    "label_names": Refused(
-        "name the column of class numbers with `label_column` of the collator; only monitors use it", (None, [])
-    ),
+    "label_names": Refused("set `label_column` of the collator; only monitors use labels", (None, [])),
     "neftune_noise_alpha": Refused(_NO_TEXT),
     "use_cache": Refused("it is the cache of language models", (False,)),
     "train_sampling_strategy": Refused("images are shuffled anew in every epoch", ("random",)),
     "length_column_name": Refused("images are not grouped by length", ("length",)),
-    "per_device_eval_batch_size": Refused(
-        "evaluations during training take `per_device_train_batch_size`, so that their losses compare with its", (8,)
-    ),
+    "per_device_eval_batch_size": Refused("evaluations use `per_device_train_batch_size`, to be comparable", (8,)),
     "eval_do_concat_batches": Refused(_NO_LOOP, (True,)),
     "eval_accumulation_steps": Refused(_NO_LOOP),
     "include_for_metrics": Refused(_NO_LOOP, ([],)),
@@ -227,9 +151,7 @@ CONSTRUCTOR: dict[str, Decision] = {
     **dict.fromkeys(("optimizers", "optimizer_cls_and_kwargs", "callbacks", "processing_class"), Honoured()),
     **dict.fromkeys(("model", "args", "train_dataset", "eval_dataset", "data_collator"), Honoured()),
     "model_init": Refused("pass a `model`; a hyperparameter search builds a Trainer for each trial"),
-    "compute_loss_func": Refused(
-        "the loss is part of the model: change it with `LeJEPAConfig`, for example `sigreg_weight`"
-    ),
+    "compute_loss_func": Refused("the loss is part of the model: change it with `LeJEPAConfig`"),
     "compute_metrics": Refused(
         f"evaluations during training measure {', '.join(MEASURES)}; use `evaluate_encoder` for a finished encoder"
     ),
@@ -238,34 +160,15 @@ CONSTRUCTOR: dict[str, Decision] = {
 
 
 def refuse_arguments(values: Mapping[str, Any], table: Mapping[str, Decision]) -> None:
-    """
-    Refuse values that would have no effect, or a harmful one.
-
-    Args:
-        values (`Mapping`): Arguments by name, as given by the user.
-        table (`Mapping`): Either [`ARGUMENTS`] or [`CONSTRUCTOR`].
-
-    Raises:
-        ValueError: If a refused argument has a value; the message says why, and what to do instead.
-    """
+    """Refuse arguments given by the user, by name, that `table` ([`ARGUMENTS`] or [`CONSTRUCTOR`]) refuses."""
     for name, decision in table.items():
         if isinstance(decision, Refused) and name in values and values[name] not in decision.accepted:
             wanted, given = decision.accepted[0], values[name]
             raise ValueError(f"`{name}` must be {wanted!r}, got {given!r}: {decision.reason}.")
 
 
-def refuse_training_arguments(args: TrainingArguments) -> None:
-    """Refuse values of training arguments, before transformers acts on them."""
-    refuse_arguments({field.name: vars(args)[field.name] for field in fields(args)}, ARGUMENTS)
-
-
 def check_honoured(args: TrainingArguments) -> None:
-    """
-    Refuse values that cannot be honoured, after transformers has converted all of them.
-
-    Raises:
-        ValueError: If there is one.
-    """
+    """Refuse values that cannot be honoured, after transformers has converted all of them."""
     for decision in ARGUMENTS.values():
         if isinstance(decision, Honoured) and decision.check is not None:
             decision.check(args)

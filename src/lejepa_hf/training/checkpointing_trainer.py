@@ -87,7 +87,7 @@ class CheckpointingTrainer(Trainer):
         """Correct the best checkpoint, which the base class looked for in the folder of this one."""
         if not self.state.best_global_step:
             return
-        best = run / f"checkpoint-{self.state.best_global_step}"
+        best = RunFolder(run).checkpoint(self.state.best_global_step)
         is_this_one = self.state.best_global_step == self.state.global_step
         self.state.best_model_checkpoint = str(best) if is_this_one or best.is_dir() else None
         if self.args.should_save:
@@ -97,12 +97,7 @@ class CheckpointingTrainer(Trainer):
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, StatefulCallback)]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """
-        Save the complete model in one folder, also under FSDP with shards, for which the base class writes nothing.
-
-        Args:
-            output_dir (`str`, *optional*): Folder to write to; by default the run folder.
-        """
+        """Save the complete model in `output_dir` or the run folder; the base class writes nothing under FSDP."""
         folder = output_dir or str(self.args.output_dir)
         # The base class also pickles the arguments, with the Hub token. Nothing reads the pickle.
         with self._changed_arguments(hub_token=None):
@@ -159,14 +154,11 @@ class CheckpointingTrainer(Trainer):
                 f"{load_result.unexpected_keys}. Resume with the recipe it was made with."
             )
 
-    # Hub
-
     def push_to_hub(self, *args: object, **kwargs: object) -> NoReturn:
         """Refused: a model in training is not an encoder that others can load."""
         raise NotImplementedError(
-            "`push_to_hub` of the Trainer would publish a model in training: publish the finished run by "
-            "`lejepa_hf.hub.push.push_run(folder, repo_id)` or `lejepa push RUN REPO`, and checkpoints by "
-            "`lejepa_hf.hub.checkpoint_push.CheckpointPush` among the `callbacks`."
+            "`push_to_hub` of the Trainer would publish a model in training: publish the finished run by `lejepa push "
+            "RUN REPO` or `lejepa_hf.hub.push.push_run`, and checkpoints by a `CheckpointPush` among the `callbacks`."
         )
 
 

@@ -1,6 +1,5 @@
 """Which checkpoints of a run can be trusted."""
 
-import re
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 from ..data.reader_state import position_file
+from ..system.run_folder import RunFolder
 from .resume_settings import saved_world_size
 
 STATE_FILE = "trainer_state.json"
@@ -40,17 +40,13 @@ def is_complete(checkpoint: Path) -> bool:
 
 def complete_checkpoints(run: str | Path) -> list[Path]:
     """The complete checkpoints of a run folder, newest first."""
-    numbered = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in Path(run).glob("checkpoint-*")]
-    ordered = sorted(((int(match[1]), path) for match, path in numbered if match), reverse=True)
-    return [path for _, path in ordered if is_complete(path)]
+    return [path for path in reversed(RunFolder(run).checkpoints()) if is_complete(path)]
 
 
 def last_finite_checkpoint(run: str | Path) -> Path | None:
     """The newest complete checkpoint without NaN or infinity in its weights."""
-    for checkpoint in complete_checkpoints(run):
-        if all(_is_finite(weights) for weights in checkpoint.glob("*.safetensors")):
-            return checkpoint
-    return None
+    complete = complete_checkpoints(run)
+    return next((path for path in complete if all(map(_is_finite, path.glob("*.safetensors")))), None)
 
 
 def _is_finite(weights: Path) -> bool:
@@ -60,18 +56,9 @@ def _is_finite(weights: Path) -> bool:
 
 def resolve_resume(resume: str, run: str | Path) -> Path | None:
     """
-    Find the checkpoint to resume from.
-
-    Args:
-        resume (`str`): Checkpoint folder, or `"auto"` for the newest complete checkpoint of the run.
-        run (`str` or `Path`): Run folder.
-
-    Returns:
-        `Path`: A complete checkpoint. None with `"auto"` if the run has no checkpoint yet, so that the same command
-        starts a run and restarts it, as clusters do.
-
-    Raises:
-        ValueError: If the folder is not a complete checkpoint, or the run has results but no checkpoint.
+    The checkpoint to resume from: the folder `resume`, or with `"auto"` the newest complete one of a run folder; None
+    if that has none yet, so that the same command starts a run and restarts it, as clusters do. A folder that is
+    not a complete checkpoint is refused, and a run with results but no checkpoint.
     """
     if resume == "auto":
         found = complete_checkpoints(run)
@@ -86,9 +73,7 @@ def resolve_resume(resume: str, run: str | Path) -> Path | None:
         others = ", ".join(path.name for path in complete_checkpoints(run)) or "none"
         message = f"`resume` {resume!r} is not a complete checkpoint; complete ones in {str(run)!r}: {others}."
         if not Path(resume).exists() and resume.count("/") == 1 and resume[0] not in "./~":
-            message += (
-                " If it is an id of the Hub: optimizer state is never published, so a run cannot be resumed from "
-                f"there; a new run starts from its network with `--continue_from {resume}`."
-            )
+            message += " If it is an id of the Hub: optimizer state is never published, so a run cannot be resumed "
+            message += f"from there; a new run starts from its network with `--continue_from {resume}`."
         raise ValueError(message)
     return Path(resume)

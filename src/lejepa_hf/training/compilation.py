@@ -1,45 +1,34 @@
 """torch.compile for the backbone: one graph for each crop size, whatever its depth."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
+from transformers import TrainingArguments
 
 from ..model.repeated_layers import find_blocks
 
 
-def compile_backbone(
-    backbone: nn.Module, backend: str = "inductor", mode: str | None = None, by_block: bool = False
-) -> None:
+def compile_if_requested(backbone: nn.Module, args: TrainingArguments, by_block: bool) -> None:
     """
-    Compile a backbone in place; names of modules and weights do not change.
+    Compile a backbone in place if the arguments name a backend or the launcher does; names of weights do not change.
 
     If all blocks are alike, as in a ViT, one block is compiled and its graph is used for all of them, which takes
-    seconds at any depth; otherwise the entire backbone is compiled. Shapes are static, so that each crop size has one
-    graph of its own: a single graph for all sizes would be slower in every step.
-
-    Args:
-        backbone (`nn.Module`): Network that is called with crops of a few sizes.
-        backend (`str`, *optional*, defaults to `"inductor"`): Backend of `torch.compile`.
-        mode (`str`, *optional*): Mode of `torch.compile`.
-        by_block (`bool`, *optional*, defaults to `False`): Compile each block by itself in any case. FSDP needs this
-            because it shards each block.
+    seconds at any depth; otherwise the entire backbone is compiled. With `by_block` each block is compiled in any
+    case, which FSDP needs because it shards each block. Shapes are static, so that each crop size has a graph of its
+    own: a single graph for all sizes would be slower in every step.
     """
+    # A plugin of our own reads what the launcher set; Accelerate's belongs to all Trainers of the process.
+    mode = args.torch_compile_mode
+    chosen = TorchDynamoPlugin(backend=args.torch_compile_backend, mode=mode).backend
+    if chosen == DynamoBackend.NO:
+        return
     blocks = find_blocks(backbone)
     kinds = {tuple((name, p.shape) for name, p in block.named_parameters()) for block in blocks}
     for module in blocks if blocks and (by_block or len(kinds) == 1) else [backbone]:
-        module.compile(backend=backend, mode=mode, dynamic=False)
-
-
-def compile_if_requested(backbone: nn.Module, backend: str | None, mode: str | None, by_block: bool) -> None:
-    """As [`compile_backbone`], if the arguments name a backend or the launcher does."""
-    # A plugin of our own reads what the launcher set; Accelerate's belongs to all Trainers of the process.
-    chosen = TorchDynamoPlugin(backend=backend, mode=mode).backend
-    if chosen != DynamoBackend.NO:
-        compile_backbone(backbone, chosen.value.lower(), mode, by_block)
+        module.compile(backend=chosen.value.lower(), mode=mode, dynamic=False)
 
 
 @contextmanager
@@ -54,8 +43,3 @@ def left_to_us(accelerator: Accelerator) -> Iterator[None]:
         yield
     finally:
         plugin.backend = before
-
-
-def without_compiled_graphs() -> AbstractContextManager[None]:
-    """A context in which compiled modules run uncompiled: batches of other sizes would each need a new graph."""
-    return torch.compiler.set_stance("force_eager")

@@ -10,7 +10,6 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..data.collator import MultiCropCollator
 from ..data.dataset_kinds import count_rows
 from ..modeling_lejepa import LeJEPAForPreTraining
-from .callbacks.publishing import CheckpointPublisher
 
 
 @runtime_checkable
@@ -20,8 +19,8 @@ class _HasColumns(Protocol):
     column_names: list[str] | None
 
 
-def check_model(model: object, recomputes_activations: bool) -> None:
-    """Refuse a model without LeJEPA's objective, or a backbone that cannot recompute activations."""
+def check_kinds(model: object, collator: object, processor: object, recomputes_activations: bool) -> None:
+    """Refuse models, collators and processors of other kinds, and backbones that cannot recompute activations."""
     if not isinstance(model, LeJEPAForPreTraining):
         raise TypeError(
             f"`model` must be a LeJEPAForPreTraining, got {type(model).__name__}: put a backbone into one with "
@@ -33,18 +32,18 @@ def check_model(model: object, recomputes_activations: bool) -> None:
             f"`activation_checkpointing` is not possible with a {backbone.config.model_type} backbone: leave it "
             "out, and lower `per_device_train_batch_size` if memory is short."
         )
-
-
-def check_collator(collator: object) -> None:
-    """Refuse other collators: the Trainer reads the settings of the views from a `MultiCropCollator`."""
     if not isinstance(collator, MultiCropCollator):
         raise TypeError(
-            f"`data_collator` must be a MultiCropCollator, got {_name(collator)}: pass "
-            "`MultiCropCollator(MultiCropTransform(...))`, or a class derived from it."
+            f"`data_collator` must be a MultiCropCollator, got {_name(collator)}: pass one with a MultiCropTransform."
+        )
+    if processor is not None and not isinstance(processor, BaseImageProcessor):
+        raise TypeError(
+            f"`processing_class` must be an image processor, got {_name(processor)}: "
+            "`lejepa_hf.hub.export.build_processor` makes one."
         )
 
 
-def check_training_images(dataset: object, global_batch: int) -> int | None:
+def check_images(dataset: object, global_batch: int) -> int | None:
     """Number of training images, None for a stream that does not say; refuse fewer than one global batch."""
     if dataset is None:
         raise ValueError("`train_dataset` is missing: pass rows with an image, see `lejepa_hf.data.sources`.")
@@ -60,26 +59,7 @@ def check_training_images(dataset: object, global_batch: int) -> int | None:
 def check_held_out(
     dataset: object, args: TrainingArguments, collator: MultiCropCollator, processor: object, monitors: Sequence[str]
 ) -> None:
-    """
-    Refuse held-out images that cannot be evaluated.
-
-    Args:
-        dataset: `eval_dataset` of the Trainer.
-        args (`TrainingArguments`): Arguments of the Trainer.
-        collator ([`MultiCropCollator`]): Collator, which names the columns.
-        processor: `processing_class` of the Trainer.
-        monitors (`Sequence[str]`): Names of the monitors.
-
-    Raises:
-        TypeError: If `processor` is not an image processor.
-        ValueError: If the dataset is missing, too small, has no image column or is not a single one, or if the best
-            model would be chosen by a k-NN accuracy that is not measured.
-    """
-    if processor is not None and not isinstance(processor, BaseImageProcessor):
-        raise TypeError(
-            f"`processing_class` must be an image processor, got {_name(processor)}: "
-            "`lejepa_hf.hub.export.build_processor` makes one."
-        )
+    """Refuse an `eval_dataset` that cannot be evaluated, or whose k-NN accuracy chooses models but is not measured."""
     if dataset is None:
         if args.eval_on_start or args.eval_strategy != "no":
             raise ValueError(
@@ -115,6 +95,10 @@ def check_one_dataset(dataset: object, num_processes: int, image_column: str) ->
             f"`eval_dataset` has no column {image_column!r}, in which the training set holds its images, but "
             f"{', '.join(columns)}: rename its column."
         )
+
+
+class CheckpointPublisher(TrainerCallback):
+    """Base of callbacks that push checkpoints to the Hub, of which the Trainer needs one with `push_to_hub`."""
 
 
 def check_push(args: TrainingArguments, callbacks: Sequence[TrainerCallback | type[TrainerCallback]]) -> None:

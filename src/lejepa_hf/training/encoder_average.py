@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState
 
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from ..system.distributed import copy_whole_, is_first_rank, local_part, whole
@@ -19,30 +19,19 @@ _FILE = "encoder_average.safetensors"
 
 class EncoderAverage(StatefulCallback):
     """
-    Averages the encoder's parameters after every optimiser step. Each rank averages its own part of parameters that
-    FSDP2 has sharded.
-
-    The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`, so that the first weights are soon
+    Averages the encoder's parameters after every optimiser step, each rank its own part of parameters that FSDP2 has
+    sharded. The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`, so that the first weights are soon
     forgotten. Buffers (running means) are not averaged: an averaged encoder has the buffers of the trained one.
-
-    Args:
-        decay (`float`): Weight of the earlier average in each step, in (0, 1).
     """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self._average: dict[str, torch.Tensor] = {}
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: LeJEPAForPreTraining | None = None,
-        **kwargs: object,
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Begin with the weights as they are."""
-        assert model is not None  # transformers passes it
+        model = kwargs["model"]
+        assert isinstance(model, LeJEPAForPreTraining)
         # FSDP's activation checkpointing puts its wrapper into the names; the saved average is read without it.
         self._average = {
             name.replace("_checkpoint_wrapped_module.", ""): parameter.detach().clone()
@@ -50,16 +39,10 @@ class EncoderAverage(StatefulCallback):
         }
 
     @torch.no_grad()
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: LeJEPAForPreTraining | None = None,
-        **kwargs: object,
-    ) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Take in the weights of the step."""
-        assert model is not None
+        model = kwargs["model"]
+        assert isinstance(model, LeJEPAForPreTraining)
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         averages = [local_part(average) for average in self._average.values()]
         torch._foreach_lerp_(averages, [local_part(parameter) for parameter in model.encoder.parameters()], 1 - decay)
@@ -90,19 +73,7 @@ class EncoderAverage(StatefulCallback):
 
 @torch.no_grad()
 def load_average(encoder: LeJEPAModel, folder: str | Path) -> float:
-    """
-    Replace the weights of an encoder by their average.
-
-    Args:
-        encoder ([`LeJEPAModel`]): Encoder from the same folder.
-        folder (`str` or `Path`): Checkpoint, or `pretraining/` of a run folder.
-
-    Returns:
-        `float`: Decay of the average.
-
-    Raises:
-        ValueError: If the run did not keep an average.
-    """
+    """Replace the weights of an encoder by their average in a checkpoint or `pretraining/`; returns its decay."""
     path = Path(folder) / _FILE
     if not path.is_file():
         raise ValueError(

@@ -17,46 +17,30 @@ class ExactAccumulation:
     """
     Two passes over the micro-batches of an optimiser step.
 
-    The mean of the losses of micro-batches is not the loss of the large batch, because the statistic is not a mean
-    over images. It is a function of sums over images, however. The first pass, without a graph, adds these sums up
-    over micro-batches and ranks. In the second pass each micro-batch receives the total and backpropagates its own
-    share. Dropout and drop path draw the same numbers in both passes, and buffers (running means) are updated only
-    once.
-
-    Batch norm cannot be exact: each micro-batch is normalised by its own statistics.
-
-    Args:
-        model ([`LeJEPAForPreTraining`]): The model, not wrapped.
-
-    Raises:
-        ValueError: If the model's statistic is not a function of sums over images.
+    The statistic is not a mean over images but a function of sums over images. The first pass, without a graph, adds
+    these sums up over micro-batches and ranks. In the second pass each micro-batch receives the total and
+    backpropagates its own share. Dropout and drop path draw the same numbers in both passes, and buffers (running
+    means) are updated only once. Batch norm is not exact: it normalises each micro-batch by its own statistics.
     """
 
     def __init__(self, model: LeJEPAForPreTraining) -> None:
         if model.sigreg.statistic != "epps_pulley":
+            found = model.sigreg.statistic
             raise ValueError(
-                f"`exact_accumulation` needs `statistic` 'epps_pulley', got {model.sigreg.statistic!r}, which is "
-                "not a function of sums over images."
+                f"`exact_accumulation` needs `statistic` 'epps_pulley', a function of sums over images, got {found!r}."
             )
         norms = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         if norms:
             logger.warning(
-                f"`exact_accumulation` is exact but for batch norm, which sees one micro-batch at a time ({norms[0]}"
-                f"{f' and {len(norms) - 1} more' if norms[1:] else ''}); in the projector `projector_norm: layer` is "
-                "exact."
+                f"`exact_accumulation` is exact but for batch norm ({norms[0]}; {len(norms)} in all), which sees one "
+                "micro-batch at a time; in the projector `projector_norm: layer` is exact."
             )
         self._model = model
         self._parts: list[dict[str, Any]] = []
 
     @torch.no_grad()
     def collect(self, batches: list[Any], forward: Callable[..., Any]) -> None:
-        """
-        The first pass.
-
-        Args:
-            batches (`list`): The micro-batches of one optimiser step on this rank.
-            forward (`Callable`): `(batch, sums_only=True) -> LeJEPAOutput`, through the wrapped model.
-        """
+        """The first pass over this rank's micro-batches of a step: calls `forward(batch, sums_only=True)` for each."""
         self._parts = []
         if not batches:
             return
@@ -73,15 +57,7 @@ class ExactAccumulation:
             part["batch_sums"] = total
 
     def next_part(self, device: torch.device) -> dict[str, Any]:
-        """
-        Arguments for the model's second pass over the next micro-batch; sets the random state of its first.
-
-        Args:
-            device (`torch.device`): Where the model is.
-
-        Returns:
-            `dict`: `batch_sums` and `num_parts`.
-        """
+        """`batch_sums` and `num_parts` for the second pass over the next micro-batch, in its first random state."""
         part = self._parts.pop(0)
         _set_random_state(device, part.pop("random"))
         return part

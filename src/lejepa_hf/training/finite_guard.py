@@ -12,10 +12,8 @@ from .checkpoints import last_finite_checkpoint
 class FiniteGuard:
     """
     Copies numbers of each step to the host while the device works on, and checks them when they arrive: immediately on
-    the CPU, about a step later on an accelerator. Before anything is saved or logged it waits for all of them.
-
-    Args:
-        run (`str` or `Path`): Run folder; an error names its last good checkpoint.
+    the CPU, about a step later on an accelerator. Before anything is saved or logged it waits for all of them. Errors
+    name the last good checkpoint of the run folder.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -23,11 +21,7 @@ class FiniteGuard:
         self._pending: deque[tuple[int, tuple[str, ...], torch.Tensor, torch.Event | None]] = deque()
 
     def watch(self, step: int, **values: torch.Tensor) -> None:
-        """
-        Args:
-            step (`int`): Optimiser step of the numbers.
-            values (`torch.Tensor`): Scalars on one device, by name.
-        """
+        """Watch scalars on one device, by name, of an optimiser step."""
         together = torch.stack([value.detach().float() for value in values.values()])
         arrived = None
         if together.device.type != "cpu":
@@ -37,13 +31,7 @@ class FiniteGuard:
         self._pending.append((step, tuple(values), together, arrived))
 
     def check(self, wait: bool = False) -> None:
-        """
-        Args:
-            wait (`bool`, *optional*, defaults to `False`): Wait for numbers that have not arrived yet.
-
-        Raises:
-            FloatingPointError: If a number that arrived is NaN or infinite.
-        """
+        """Raise FloatingPointError if a number that arrived is NaN or infinite; `wait` for those still on the way."""
         while self._pending:
             step, names, together, arrived = self._pending[0]
             if arrived is not None and not arrived.query():

@@ -16,14 +16,8 @@ _GPU_COMMAND = "`accelerate launch --config_file recipes/accelerate/ddp.yaml tra
 
 def check_launch(args: TrainingArguments) -> None:
     """
-    Refuses launches that would silently run as something else, as far as the environment shows.
-
-    Args:
-        args (`TrainingArguments`): Arguments of this process.
-
-    Raises:
-        ValueError: If several processes would each train alone, one process was started instead of several, or one
-            process would use several GPUs through `DataParallel`; the message names the command to use.
+    Refuse launches where several processes would each train alone, one process was started instead of several, or one
+    process would use several GPUs through `DataParallel`; the message names the command to use.
     """
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started > args.world_size:
@@ -32,8 +26,7 @@ def check_launch(args: TrainingArguments) -> None:
             f"join them on {args.device.type}. Set `use_cpu`, as in {_CPU_COMMAND}, or start one process."
         )
     # What Accelerate's launcher leaves behind when it starts one CPU process instead of several: an address.
-    of_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "WORLD_SIZE" not in os.environ
-    if of_accelerate and "MASTER_ADDR" in os.environ:
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             "`accelerate launch` was set to several processes but started one, as it does on the CPU: use "
             f"{_CPU_COMMAND}, or leave `--num_processes` out (and unset MASTER_ADDR) for one process."
@@ -46,16 +39,7 @@ def check_launch(args: TrainingArguments) -> None:
 
 
 def check_backend(args: TrainingArguments, accelerator: Accelerator) -> None:
-    """
-    Refuses a backend other than the requested one, and backends that are not supported.
-
-    Args:
-        args (`TrainingArguments`): Arguments of this process.
-        accelerator (`Accelerator`): The accelerator that was made from them.
-
-    Raises:
-        ValueError: If DDP or a single process would run instead of FSDP, or for FSDP 1 and DeepSpeed.
-    """
+    """Refuse DDP or a single process where FSDP is requested, and FSDP 1 and DeepSpeed."""
     kind = accelerator.distributed_type
     if kind == DistributedType.DEEPSPEED:
         raise ValueError("DeepSpeed is not supported: use FSDP2, `--config_file recipes/accelerate/fsdp2.yaml`.")
@@ -66,27 +50,17 @@ def check_backend(args: TrainingArguments, accelerator: Accelerator) -> None:
             f"FSDP is requested, but Accelerate would run {instead} on {args.device.type}, where it has no FSDP: "
             f"use {_CPU_COMMAND} without FSDP, or a machine with GPUs."
         )
-    if kind != DistributedType.FSDP:
-        return
-    version = accelerator.state.fsdp_plugin.fsdp_version
-    if version != 2:
+    if kind == DistributedType.FSDP and (version := accelerator.state.fsdp_plugin.fsdp_version) != 2:
         raise ValueError(
-            f"`fsdp_version` is {version}: only FSDP2 is supported, `fsdp_version: 2` in "
-            "the `fsdp_config` of Accelerate's file, as in recipes/accelerate/fsdp2.yaml."
+            f"`fsdp_version` is {version}: only FSDP2 is supported, `fsdp_version: 2` in the `fsdp_config` of "
+            "Accelerate's file, as in recipes/accelerate/fsdp2.yaml."
         )
 
 
 def check_shared_folder(folder: str | Path, rank: int, world_size: int) -> None:
     """
-    Refuses a run folder that is not the same for all nodes: checkpoints hold a part of every rank.
-
-    Args:
-        folder (`str` or `Path`): Run folder, created if missing. Every rank calls this.
-        rank (`int`): Rank of this process.
-        world_size (`int`): Number of processes.
-
-    Raises:
-        ValueError: On all ranks, naming those that do not see what rank 0 writes.
+    Create the run folder and refuse it, on every rank, if some ranks do not see what rank 0 writes there: checkpoints
+    hold a part of every rank. Every rank must call this.
     """
     if world_size == 1:
         return

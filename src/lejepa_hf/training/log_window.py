@@ -6,12 +6,7 @@ import torch
 
 
 class LogWindow:
-    """
-    Adds up losses, images and waiting time of this rank until a row is logged, without waiting for the device.
-
-    Args:
-        device (`torch.device`): Device of the losses.
-    """
+    """Adds up losses, images and waiting time of this rank until a row is logged, without waiting for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from ..data.broken_images import BrokenImages
-from ..modeling_lejepa import LeJEPAOutput
+from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from ..system.distributed import whole
 from ..system.energy import EnergyMeter
 from .callbacks.held_out import HeldOutImages
 from .callbacks.monitor import Monitor, MonitorCost
 from .checkpointing_trainer import CheckpointingTrainer
-from .compilation import without_compiled_graphs
 from .finite_guard import FiniteGuard
 from .log_window import LogWindow
 
@@ -22,29 +21,15 @@ class MeasuringTrainer(CheckpointingTrainer):
     """
     Differences from the base class: logged rows have the parts of the loss, speed, waiting time and the figures of
     monitors; evaluations use a fixed sample of held-out images; a NaN or infinite loss or gradient stops the run
-    before anything of it is saved.
-
-    Args:
-        num_images (`int`, *optional*): Number of training images, if it is known.
-        global_batch (`int`): Number of images in an optimiser step over all processes.
-        max_bad_fraction (`float`): Largest share of broken images.
-        null_mean (`float`, *optional*): Mean of SIGReg for samples of the normal law, if it is known.
-        kwargs: Arguments of `Trainer`.
+    before anything of it is saved. `global_batch` counts images in an optimiser step over all processes.
     """
 
-    def __init__(
-        self,
-        *,
-        num_images: int | None,
-        global_batch: int,
-        max_bad_fraction: float,
-        null_mean: float | None,
-        **kwargs: Any,  # noqa: ANN401 - those of Trainer
-    ) -> None:
+    model: LeJEPAForPreTraining
+    _broken: BrokenImages
+
+    def __init__(self, *, num_images: int | None, global_batch: int, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)
-        self.global_batch = global_batch
-        self._num_images, self._null_mean = num_images, null_mean
-        self._broken = BrokenImages(max_bad_fraction)
+        self._num_images, self.global_batch = num_images, global_batch
         self._guard = FiniteGuard(str(self.args.output_dir))
         self._held_out: HeldOutImages | None = None
         self._begin_measuring()
@@ -52,8 +37,6 @@ class MeasuringTrainer(CheckpointingTrainer):
     def _begin_measuring(self) -> None:
         self._window, self._cost = LogWindow(self.args.device), MonitorCost()
         self.energy = EnergyMeter(self.args.device, self.args.local_process_index == 0)
-
-    # Evaluation while training
 
     def evaluate(
         self, eval_dataset: object = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -70,17 +53,14 @@ class MeasuringTrainer(CheckpointingTrainer):
         Returns:
             `dict[str, float]`: `eval_loss`, `eval_prediction_loss`, `eval_sigreg_loss`, `eval_effective_rank`,
             `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds.
-
-        Raises:
-            ValueError: If there is no such dataset, several, or too few images.
         """
         model, was_training = self.model_wrapped, self.model_wrapped.training
         model.eval()
         try:
-            with self._cost, torch.no_grad(), without_compiled_graphs():
-                found = self._held_out_images(eval_dataset).measure(
-                    model, self._forward_held_out, self._prepare_inputs
-                )
+            # Not compiled: batches of other sizes would each need a new graph.
+            with self._cost, torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                images = self._held_out_images(eval_dataset)
+                found = images.measure(model, self._forward_held_out, self._prepare_inputs)
         finally:
             model.train(was_training)
         self._window.leave_out(self._cost.last)  # speed is that of training
@@ -93,8 +73,7 @@ class MeasuringTrainer(CheckpointingTrainer):
     def predict(self, *args: object, **kwargs: object) -> NoReturn:
         """Refused: pretraining makes no predictions."""
         raise NotImplementedError(
-            "`predict` is not possible in pretraining: export the encoder with `export_encoder`, then use "
-            "`lejepa embed` or `evaluate_encoder`."
+            "`predict` is not possible in pretraining: export the encoder, then `lejepa embed` or `evaluate_encoder`."
         )
 
     def _forward_held_out(self, inputs: dict[str, torch.Tensor]) -> LeJEPAOutput:
@@ -112,8 +91,6 @@ class MeasuringTrainer(CheckpointingTrainer):
 
     def _open_held_out(self, dataset: object) -> HeldOutImages:
         raise NotImplementedError
-
-    # Logs
 
     def _monitors(self) -> list[Monitor]:
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, Monitor)]
@@ -144,11 +121,9 @@ class MeasuringTrainer(CheckpointingTrainer):
         row["broken_images"] = round(row["broken_images"])
         absent = {"broken_images": not row["broken_images"], "energy_kwh": math.isnan(row["energy_kwh"])}
         row = {name: value for name, value in row.items() if not absent.get(name, False)}
-        if self._null_mean is not None:
-            row["sigreg_over_null"] = row["sigreg_loss"] / self._null_mean
+        if (null_mean := self.model.sigreg.null_mean) is not None:
+            row["sigreg_over_null"] = row["sigreg_loss"] / null_mean
         return row
-
-    # NaN and infinity
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
         """As the base class, which measures it in each step; checked before the optimizer uses the gradient."""

@@ -9,44 +9,26 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import TrainingArguments, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.trainer_utils import SchedulerType
 
 PUBLISHED_KWARGS = {"min_lr_rate": 1e-3}
-_CONSTANT = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP)
 # Two of the functions hand all their arguments on to a class.
-_MAKERS: dict[SchedulerType, Any] = {
-    **TYPE_TO_SCHEDULER_FUNCTION,
-    SchedulerType.REDUCE_ON_PLATEAU: ReduceLROnPlateau,
-    SchedulerType.GREEDY: GreedyLR,
-}
+_CLASSES = {SchedulerType.REDUCE_ON_PLATEAU: ReduceLROnPlateau, SchedulerType.GREEDY: GreedyLR}
+_MAKERS: dict[SchedulerType, Any] = {**TYPE_TO_SCHEDULER_FUNCTION, **_CLASSES}
 _NOT_KWARGS = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def fitting_kwargs(kind: SchedulerType | str, given: dict[str, Any] | str | None) -> dict[str, Any] | None:
-    """
-    The arguments of a learning rate schedule. By default the cosine ends at a thousandth of the peak, as published.
-
-    Args:
-        kind (`SchedulerType`): Type of the schedule.
-        given (`dict`, *optional*): Arguments given by the user.
-
-    Returns:
-        `dict`, or None if there are none.
-
-    Raises:
-        ValueError: If the schedule does not take an argument, or lacks one.
-    """
+    """Checked arguments of a learning rate schedule; as published, the cosine ends at a thousandth of the peak."""
     kind = SchedulerType(kind)
     if given is None:
         given = dict(PUBLISHED_KWARGS) if kind == SchedulerType.COSINE_WITH_MIN_LR else None
-    elif given == PUBLISHED_KWARGS and kind in _CONSTANT:
+    elif given == PUBLISHED_KWARGS and kind.value.startswith("constant"):
         given = None  # recipes of version 0.1.0 hold the default of the cosine beside every type
     if isinstance(given, str):
-        raise ValueError(
-            f"`lr_scheduler_kwargs` must be names and values, as in '{{\"min_lr\": 1e-6}}', got {given!r}."
-        )
+        raise ValueError(f"`lr_scheduler_kwargs` must be names and values, as '{{\"min_lr\": 1e-6}}', got {given!r}.")
     taken = inspect.signature(_MAKERS[kind]).parameters
     known = [name for name in taken if name not in _NOT_KWARGS]
     unknown = ", ".join(f"`{name}`" for name in given or {} if name not in known)
@@ -66,20 +48,9 @@ def fitting_kwargs(kind: SchedulerType | str, given: dict[str, Any] | str | None
 
 def own_arguments(args: Arguments, num_images: int | None, global_batch: int) -> Arguments:
     """
-    A Trainer's own copy of the arguments, with the numbers that depend on the size of the dataset.
-
-    `push_to_hub` is false in the copy: a callback pushes checkpoints, not transformers.
-
-    Args:
-        args (`TrainingArguments`): Arguments of the caller, which are not changed.
-        num_images (`int`, *optional*): Number of training images, if it is known.
-        global_batch (`int`): Number of images in an optimiser step over all processes.
-
-    Returns:
-        `TrainingArguments`: A copy with `max_steps`, and with 'steps' in place of each strategy 'epoch'.
-
-    Raises:
-        ValueError: If epochs must be counted but the number of images is not known.
+    A Trainer's own copy of the arguments, with `max_steps`, and with 'steps' in place of each strategy 'epoch'. A
+    stream that does not say its number of images is refused where epochs must be counted. `push_to_hub` is false in
+    the copy: a callback pushes checkpoints, not transformers.
     """
     own = copy.copy(args)
     own.accelerator_config = copy.deepcopy(args.accelerator_config)  # transformers writes into it
@@ -88,30 +59,18 @@ def own_arguments(args: Arguments, num_images: int | None, global_batch: int) ->
         if num_images is None:
             raise ValueError("`max_steps` is needed: the stream does not say how many images it has.")
         own.max_steps = math.ceil(own.num_train_epochs * num_images / global_batch)
-    epochal = [
-        name
-        for name, strategy in (
-            ("logging_strategy", own.logging_strategy),
-            ("eval_strategy", own.eval_strategy),
-            ("save_strategy", own.save_strategy),
-        )
-        if strategy == "epoch"
-    ]
-    if epochal and num_images is None:
-        raise ValueError(
-            f"`{epochal[0]}` 'epoch' needs the number of images, which this stream does not say: use 'steps' with "
-            f"`{epochal[0].replace('strategy', 'steps')}`."
-        )
-    if epochal and num_images is not None:
-        _count_in_steps(own, math.ceil(num_images / global_batch))
+    for name in ("logging", "eval", "save"):
+        strategy = vars(own)[f"{name}_strategy"]
+        if strategy != "epoch":
+            continue
+        if num_images is None:
+            raise ValueError(
+                f"`{name}_strategy` 'epoch' needs the number of images, which this stream does not say: use 'steps' "
+                f"with `{name}_steps`."
+            )
+        steps = math.ceil(num_images / global_batch)
+        setattr(own, f"{name}_strategy", type(strategy)("steps"))
+        setattr(own, f"{name}_steps", steps)
+        if name == "eval":
+            own.eval_delay *= steps
     return own
-
-
-def _count_in_steps(args: TrainingArguments, steps: int) -> None:
-    """Replace epochs by this number of steps."""
-    if args.logging_strategy == IntervalStrategy.EPOCH:
-        args.logging_strategy, args.logging_steps = IntervalStrategy.STEPS, steps
-    if args.eval_strategy == IntervalStrategy.EPOCH:
-        args.eval_strategy, args.eval_steps, args.eval_delay = IntervalStrategy.STEPS, steps, args.eval_delay * steps
-    if args.save_strategy == SaveStrategy.EPOCH:
-        args.save_strategy, args.save_steps = SaveStrategy.STEPS, steps

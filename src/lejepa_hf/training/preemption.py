@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..system.distributed import AnyRank
 
@@ -40,15 +40,11 @@ class Preemption(TrainerCallback):
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self._received = True
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Open the channel between processes."""
         self._any_rank = AnyRank()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Stop if any process has received the signal."""
         # The last step saves a checkpoint anyway, and the remaining time is better spent on the run's results.
         if self._any_rank is not None and self._any_rank(self._received) and state.global_step < state.max_steps:

@@ -1,27 +1,15 @@
 """The list of private methods of transformers' Trainer on which this package depends."""
 
-# Overridden method -> its parameters, the method of the base class that calls it, and why no public way serves.
+# Overridden method -> its parameters, and the method of the base class that calls it.
 OVERRIDDEN = {
-    "_save_checkpoint": (
-        ("self", "model", "trial"),
-        "_maybe_log_save_evaluate",
-        "a checkpoint is written to another folder and renamed when all ranks are done; `on_save` comes too late",
-    ),
-    "_issue_warnings_after_load": (
-        ("self", "load_result"),
-        "_load_from_checkpoint",
-        "weights that do not fit are an error; the base class logs a warning",
-    ),
-    "_prepare_inputs": (
-        ("self", "inputs"),
-        "training_step",
-        "views get their photometric part on the device, from numbers that stay on the host",
-    ),
-    "_get_grad_norm": (
-        ("self", "model", "grad_norm"),
-        "_run_epoch",
-        "the measured norm is checked before the optimizer uses the gradient; callbacks do not receive it",
-    ),
+    # A checkpoint is written to another folder and renamed when all ranks are done; `on_save` comes too late.
+    "_save_checkpoint": (("self", "model", "trial"), "_maybe_log_save_evaluate"),
+    # Weights that do not fit are an error; the base class logs a warning.
+    "_issue_warnings_after_load": (("self", "load_result"), "_load_from_checkpoint"),
+    # Views get their photometric part on the device, from numbers that stay on the host.
+    "_prepare_inputs": (("self", "inputs"), "training_step"),
+    # The measured norm is checked before the optimizer uses the gradient; callbacks do not receive it.
+    "_get_grad_norm": (("self", "model", "grad_norm"), "_run_epoch"),
 }
 
 CALLED = {

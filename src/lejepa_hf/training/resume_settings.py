@@ -15,10 +15,7 @@ logger = logging.getLogger("lejepa_hf")
 
 _FILE = "resume_settings.json"
 # Keys in checkpoints of version 0.1.0.
-_RENAMED = {
-    "images SIGReg judges at once": "images_per_statistic",
-    "images of the dataset": "dataset_images",
-}
+_RENAMED = {"images SIGReg judges at once": "images_per_statistic", "images of the dataset": "dataset_images"}
 _NOT_OF_THE_MODEL = ("transformers_version", "architectures", "dtype", "_name_or_path", "_attn_implementation")
 
 
@@ -36,58 +33,28 @@ def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run_settings(
-    args: TrainingArguments,
-    model_config: dict[str, Any],
-    views: MultiCropTransform,
-    global_batch: int,
-    images_per_statistic: int,
-    num_images: int | None,
+    args: TrainingArguments, model_config: dict[str, Any], views: MultiCropTransform, **sizes: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """
-    Args:
-        args (`TrainingArguments`): Arguments of the run.
-        model_config (`dict`): Config of its model.
-        views ([`MultiCropTransform`]): Settings of its views.
-        global_batch (`int`): Number of images in an optimiser step over all processes.
-        images_per_statistic (`int`): Number of images in one SIGReg statistic.
-        num_images (`int`, *optional*): Number of training images, if it is known.
-
-    Returns:
-        `tuple`: settings that must not change in a resumed run, and settings that may, by key.
+    The settings of a run that must not change when it is resumed, among them `sizes`, and those that may, by key.
+    Sizes are the global batch, the images in one SIGReg statistic and the number of training images, if it is known.
     """
     fixed = {
         **flat_config(model_config),
         **dataclasses.asdict(views),
         "seed": args.seed,
         "data_seed": args.data_seed,
-        "global_batch": global_batch,
-        "images_per_statistic": images_per_statistic,
-        "dataset_images": num_images,
+        **sizes,
         "optim": str(OptimizerNames(args.optim).value),
     }
-    free = {
-        "learning_rate": args.learning_rate,
-        "weight_decay": args.weight_decay,
-        "max_steps": args.max_steps,
-        "warmup_steps": args.warmup_steps,
-        "lr_scheduler_type": args.lr_scheduler_type,
-        "max_grad_norm": args.max_grad_norm,
-        "lr_scheduler_kwargs": args.lr_scheduler_kwargs,
-        "bf16": args.bf16,
-        "fp16": args.fp16,
-        "processes": args.world_size,
-    }
+    names = ("learning_rate", "weight_decay", "max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")
+    free = {name: vars(args)[name] for name in (*names, "max_grad_norm", "bf16", "fp16")}
+    free["processes"] = args.world_size
     return fixed, free
 
 
 def write_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str, Any], world_size: int) -> None:
-    """
-    Args:
-        checkpoint (`str` or `Path`): Existing checkpoint folder.
-        fixed (`dict`): Settings that a resumed run must share, by key.
-        free (`dict`): Settings that it may change, which is then logged.
-        world_size (`int`): Number of processes of this run, each of which writes its own files into the checkpoint.
-    """
+    """Write the settings of [`run_settings`] and the number of processes into an existing checkpoint folder."""
     content = {"world_size": world_size, "fixed": fixed, "free": free}
     text = json.dumps(content, indent=1, default=str) + "\n"
     (Path(checkpoint) / _FILE).write_text(text, encoding="utf-8")
@@ -101,16 +68,8 @@ def saved_world_size(checkpoint: str | Path) -> int | None:
 
 def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str, Any]) -> None:
     """
-    Compare the settings of a checkpoint with those of the run that resumes from it; log those that may change and did.
-    Checkpoints of early versions without settings are not compared.
-
-    Args:
-        checkpoint (`str` or `Path`): Checkpoint to resume from.
-        fixed (`dict`): Settings of this run that must not change, by key.
-        free (`dict`): Settings of this run that may change, by key.
-
-    Raises:
-        ValueError: If a setting changed that must not; all such keys are named with both values.
+    Refuse to resume from a checkpoint if a setting changed that must not; all such keys are named with both values.
+    Changes of other settings are logged. Checkpoints of early versions without settings are not compared.
     """
     path = Path(checkpoint) / _FILE
     if not path.is_file():

@@ -1,8 +1,8 @@
 """ResumedRates: lets a changed learning rate or weight decay take effect when a run is resumed."""
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback, TrainerState
 
 
 class ResumedRates(TrainerCallback):
@@ -17,18 +17,12 @@ class ResumedRates(TrainerCallback):
             (group.get("initial_lr", group["lr"]), group.get("weight_decay", 0.0)) for group in optimizer.param_groups
         ]
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: torch.optim.Optimizer | None = None,
-        lr_scheduler: LRScheduler | None = None,
-        **kwargs: object,
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Everything is loaded, and no step has been made yet."""
-        if optimizer is None or state.global_step == 0 or not isinstance(lr_scheduler, LambdaLR):
+        optimizer, lr_scheduler = kwargs.get("optimizer"), kwargs.get("lr_scheduler")
+        if state.global_step == 0 or optimizer is None or not isinstance(lr_scheduler, LambdaLR):
             return
+        assert isinstance(optimizer, torch.optim.Optimizer)
         for group, (_, weight_decay) in zip(optimizer.param_groups, self._asked, strict=True):
             group["weight_decay"] = weight_decay
         rates: list[float | torch.Tensor] = [rate for rate, _ in self._asked]

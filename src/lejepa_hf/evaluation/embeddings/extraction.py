@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pyarrow.compute as compute
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -26,15 +27,11 @@ logger = logging.getLogger("lejepa_hf")
 @dataclass
 class LabelledEmbeddings:
     """
-    Embeddings of images, and their labels.
+    Embeddings `(num_images, dim)` of images, on the host or in a file that is mapped into memory, and their class
+    numbers `(num_images,)`.
 
-    Args:
-        embeddings (`torch.Tensor` of shape `(num_images, dim)`): Embeddings on the host, or in a file that is mapped
-            into memory.
-        labels (`torch.Tensor` of shape `(num_images,)`): Class numbers.
-        probe_features (`torch.Tensor` of shape `(num_images, probe_dim)`, *optional*): Features for a linear probe,
-            see [`FeatureExtractor.with_probe_features`]. The embeddings if missing.
-        broken (`frozenset[int]`, *optional*): Rows of the source that are left out, if one process extracted them.
+    `probe_features` `(num_images, probe_dim)` are for a linear probe, see [`FeatureExtractor.with_probe_features`];
+    the embeddings if missing. `broken` are the rows of the source that are left out, if one process extracted them.
     """
 
     embeddings: torch.Tensor
@@ -61,24 +58,17 @@ def extract_embeddings(
     """
     Run a frozen encoder over a labelled source, once for all protocols.
 
-    With several processes each one embeds its part of the images, and all return all embeddings.
+    With several processes each one embeds its part of the images, and all return all embeddings. More than 1 GiB of
+    them stay in a mapped file. A DataError is raised if they cannot be written, or no image can be read.
 
     Args:
-        encoder (`PreTrainedModel`): Encoder whose trained embeddings (`pooling="auto"` of [`FeatureExtractor`]) and
-            probe features are wanted.
-        processor (`BaseImageProcessor`): Makes pixel values of images; its `pixel_range`, if it has one, gives the
-            values of black and white in arrays and 16-bit images.
+        encoder (`PreTrainedModel`): Encoder whose embeddings with `pooling="auto"` of [`FeatureExtractor`] are wanted.
+        processor (`BaseImageProcessor`): Makes pixel values of images.
         source ([`ImageSource`]): Images with labels.
         batch_size (`int`, *optional*, defaults to 256): Images of a forward pass.
-        cache_dir (`str` or `Path`, *optional*): Folder where embeddings are found again by encoder, preprocessing and
-            data, and continued after a kill. Streams have no identity and are embedded each time. All processes must
-            see this folder. If missing, embeddings go into a temporary one.
-
-    Returns:
-        [`LabelledEmbeddings`]: More than 1 GiB of them stay in a file that is mapped into memory.
-
-    Raises:
-        DataError: If they cannot be written, or no image could be read.
+        cache_dir (`str` or `Path`, *optional*): Folder, seen by all processes, where embeddings are found again by
+            encoder, preprocessing and data, and continued after a kill. Streams have no identity and are embedded each
+            time. If missing, embeddings go into a temporary folder.
     """
     extractor = FeatureExtractor(encoder, processor)
     if cache_dir is not None and (name := _name_in_cache(extractor, source)) is not None:
@@ -144,25 +134,20 @@ def part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
 
 def _name_in_cache(extractor: FeatureExtractor, source: ImageSource) -> str | None:
     """None for images without an identity."""
-    data = source.fingerprint
-    if data is None:
+    if source.fingerprint is None:
         return None
-    columns = [source.image_column, source.label_column]
-    return store_name(
-        data=data, files=_state_of_files(source), columns=columns, encoder=extractor.fingerprint(),
-        versions=installed_versions(),
-    )  # fmt: skip
+    data = {"data": source.fingerprint, "columns": [source.image_column, source.label_column]}
+    files, versions = _state_of_files(source), installed_versions()
+    return store_name(**data, files=files, encoder=extractor.fingerprint(), versions=versions)
 
 
 def _state_of_files(source: ImageSource) -> int:
     """A checksum of sizes and times of the images' files, where rows are paths: an image may have been replaced."""
-    import pyarrow.compute
-
     column = map_style(source).data.column(source.image_column)
     check = 0
     if str(column.type) == "struct<bytes: binary, path: string>":
-        is_file = pyarrow.compute.is_null(pyarrow.compute.struct_field(column, "bytes"))
-        for path in pyarrow.compute.struct_field(column, "path").filter(is_file).to_pylist():
+        is_file = compute.is_null(compute.struct_field(column, "bytes"))
+        for path in compute.struct_field(column, "path").filter(is_file).to_pylist():
             if path is not None and os.path.isfile(path):
                 found = os.stat(path)
                 check = zlib.crc32(f"{path} {found.st_size} {found.st_mtime_ns}".encode(), check)
@@ -178,18 +163,8 @@ def embedded_batches(
     embed: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
     """
-    Embed images in batches.
-
-    Args:
-        extractor ([`FeatureExtractor`]): The encoder, and the features to take from it.
-        source ([`ImageSource`]): Source of the images.
-        batch_size (`int`): Images of a forward pass.
-        rows (`Iterable[dict]`, *optional*): Rows of the source, from row `start` on; all of them if missing.
-        start (`int`, *optional*, defaults to 0): Number of the first row.
-        embed (`Callable`, *optional*): Makes features of pixel values; `extractor` if missing.
-
-    Returns:
-        `Iterator`: Each batch with its embeddings, fp32, on the host; none for a batch whose images are all broken.
+    The batches of [`image_batches`], each with what `embed`, or `extractor` if missing, makes of its pixel values:
+    fp32, on the host; an empty tensor for a batch whose images are all broken.
     """
     waiting, embed = None, embed or extractor
     for batch in image_batches(source, batch_size, extractor.decode, extractor.preprocess, "embedding", rows, start):
@@ -205,7 +180,5 @@ def embedded_batches(
 def log_broken(source: ImageSource, broken: dict[int, str]) -> None:
     """Warn of broken images, if there are any; the reasons stand by number of the row."""
     if broken:
-        number, reason = next(iter(broken.items()))
-        logger.warning(
-            f"{source.name}: {len(broken)} broken images are left out, the first one row {number}: {reason}"
-        )
+        first, reason = next(iter(broken.items()))
+        logger.warning(f"{source.name}: {len(broken)} broken images are left out, the first one row {first}: {reason}")

@@ -1,21 +1,18 @@
 """Images of a source in batches, decoded and preprocessed ahead by a few threads."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from tqdm.auto import tqdm
 
 from ...data.decoding import DECODING_ERRORS
 from ...data.network import read_through
 from ...data.sources import ImageSource
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
+from ...system.devices import cores_of_this_process
 
 _MOST_THREADS = 8
 Decoded = TypeVar("Decoded")
@@ -24,24 +21,14 @@ Prepared = TypeVar("Prepared")
 
 @dataclass
 class ImageBatch(Generic[Prepared]):
-    """
-    Some consecutive rows of a source.
+    """Consecutive rows of a source: numbers, labels and file paths of the images that could be decoded."""
 
-    Args:
-        stop (`int`): Number of the row after the last one.
-        numbers (`list[int]`): Numbers of the rows whose image could be decoded.
-        labels (`list`): Labels of these rows; each None if the source has no labels.
-        paths (`list[str | None]`): Paths of their image files, None for images without a file.
-        images: What `prepare` made of the images, None if all are broken.
-        broken (`dict[int, str]`): Why the other images could not be decoded, by row.
-    """
-
-    stop: int
+    stop: int  # number of the row after the last one
     numbers: list[int] = field(default_factory=list)
-    labels: list = field(default_factory=list)
+    labels: list = field(default_factory=list)  # of None if the source has no labels
     paths: list[str | None] = field(default_factory=list)
-    images: Prepared | None = None
-    broken: dict[int, str] = field(default_factory=dict)
+    images: Prepared | None = None  # what `prepare` made of them, None if all are broken
+    broken: dict[int, str] = field(default_factory=dict)  # why the other images could not be decoded, by row
 
 
 def image_batches(
@@ -54,19 +41,11 @@ def image_batches(
     start: int = 0,
 ) -> Iterator[ImageBatch[Prepared]]:
     """
-    Read, decode and preprocess images, with a progress bar.
+    Read, decode and preprocess images in batches of `batch_size` rows, with `description` beside a progress bar.
 
-    Args:
-        source ([`ImageSource`]): Source of the images.
-        batch_size (`int`): Rows of a batch; broken images leave it smaller.
-        decode (`Callable`): Decodes the value of an image column. Called in threads.
-        prepare (`Callable`): Preprocesses the decoded images of a batch. Called in threads.
-        description (`str`): Text beside the progress bar.
-        rows (`Iterable[dict]`, *optional*): Rows of the source, from row `start` on; all of them if missing.
-        start (`int`, *optional*, defaults to 0): Number of the first row.
-
-    Returns:
-        `Iterator`: [`ImageBatch`] in the order of the rows. At most ten batches are in memory, whatever the source.
+    Threads call `decode` for each value of the image column and `prepare` for the decoded images of a batch. `rows`
+    are those of the source from row `start` on, all of them if missing. Batches come in the order of the rows; at
+    most ten are in memory, whatever the source.
     """
 
     def make(numbered: list[tuple[int, dict[str, Any]]]) -> ImageBatch[Prepared]:
@@ -85,8 +64,8 @@ def image_batches(
         batch.images = prepare(images) if images else None
         return batch
 
-    numbered = enumerate(cast("Iterable[dict[str, Any]]", source.dataset) if rows is None else rows, start)
-    num_threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    numbered = enumerate(source.dataset if rows is None else rows, start)
+    num_threads = min(_MOST_THREADS, cores_of_this_process())
     pending: deque[tuple[int, Future[ImageBatch[Prepared]]]] = deque()
     executor = ThreadPoolExecutor(num_threads)
     bar = tqdm(total=source.num_images, initial=start, desc=description, unit=" images", leave=False)
@@ -105,24 +84,14 @@ def image_batches(
 
 
 def rows_from(source: ImageSource, start: int) -> Iterator[dict[str, Any]]:
-    """
-    Read rows, also after lost connections.
-
-    Args:
-        source ([`ImageSource`]): Source of the images.
-        start (`int`): Number of the first row.
-
-    Returns:
-        `Iterator`: Undecoded rows, with the columns of images and labels alone.
-    """
-    dataset = source.dataset
-    if isinstance(dataset, list):  # of rows that were read before
-        yield from dataset[start:]
+    """Read undecoded rows from number `start` on, images and labels alone, also after lost connections."""
+    if isinstance(source.dataset, list):  # of rows that were read before
+        yield from source.dataset[start:]
         return
     if source.num_images is not None and start >= source.num_images:
         return  # after a kill between the last part and the end: a map-style dataset cannot skip all its rows
     wanted = [column for column in (source.image_column, source.label_column) if column is not None]
-    remaining = cast("IterableDataset", dataset).select_columns(wanted)
+    remaining = source.dataset.select_columns(wanted)
     if start:
         remaining = remaining.skip(start)
     way_out = "Repeat the command when the network is back: it goes on there."

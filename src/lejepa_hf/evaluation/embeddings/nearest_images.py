@@ -1,6 +1,7 @@
 """NearestImages: images of a source whose embeddings are most similar to that of another image."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +14,8 @@ from ..protocols.knn import nearest_neighbours
 from .extraction import embedded_batches
 
 
-@dataclass
-class Neighbour:
-    """
-    A similar image.
-
-    Args:
-        value: Undecoded image, for `decode` of [`FeatureExtractor`].
-        cosine (`float`): Similarity of the embeddings.
-        label (`str`, *optional*): Name of its class, or its number.
-    """
+class Neighbour(NamedTuple):
+    """A similar image, undecoded, the similarity of its embedding, and the name or number of its class."""
 
     value: Encoded
     cosine: float
@@ -30,22 +23,9 @@ class Neighbour:
 
 
 class NearestImages:
-    """
-    A bank of embedded images.
+    """A bank of the images in some rows of a source, embedded; a ValueError if none of them can be read."""
 
-    Args:
-        extractor ([`FeatureExtractor`]): Embeds them, and the images whose neighbours are wanted.
-        source ([`ImageSource`]): Source of the images.
-        rows (`list[dict]`): Some rows of the source.
-        batch_size (`int`, *optional*, defaults to 64): Images of a forward pass.
-
-    Raises:
-        ValueError: If none of the images can be read.
-    """
-
-    def __init__(
-        self, extractor: FeatureExtractor, source: ImageSource, rows: list[dict], batch_size: int = 64
-    ) -> None:
+    def __init__(self, extractor: FeatureExtractor, source: ImageSource, rows: list, batch_size: int = 64) -> None:
         self._extractor, self._source = extractor, source
         self._rows: list[dict] = []
         embeddings = []
@@ -60,16 +40,7 @@ class NearestImages:
         return len(self._rows)
 
     def __call__(self, image: Image.Image | np.ndarray, num_images: int = 12) -> list[Neighbour]:
-        """
-        Find the nearest images.
-
-        Args:
-            image (`PIL.Image.Image` or `np.ndarray`): Image from the extractor's `decode`.
-            num_images (`int`, *optional*, defaults to 12): Number of neighbours, at most all.
-
-        Returns:
-            `list[Neighbour]`: Neighbours, the nearest first.
-        """
+        """Find the images nearest to one from the extractor's `decode`, the nearest first."""
         embedding = self._extractor(self._extractor.preprocess([image]))
         (cosines,), (nearest,) = nearest_neighbours(self._embeddings, embedding, min(num_images, len(self)))
         return [

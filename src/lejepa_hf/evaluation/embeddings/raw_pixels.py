@@ -1,12 +1,13 @@
 """raw_pixels: the baseline without a network."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ...data.decoding import Encoded, decode_image, stored_size
+from ...data.decoding import decode_image, stored_size
 from ...data.sources import ImageSource
 from .extraction import LabelledEmbeddings, log_broken
 from .image_batches import image_batches
@@ -19,19 +20,10 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
     Take the pixels of each image in [0, 1] as one vector, at the image's own size up to 32 pixels on a side; images of
     several sizes are resized to 32 x 32.
 
-    Args:
-        source ([`ImageSource`]): Images with labels.
-        channels (`int`, *optional*, defaults to 3): Channels of the encoder that is compared; with 3, greyscale images
-            keep their single channel.
-        pixel_range (`list[float]`, *optional*): Values of black and white, as for the encoder.
-
-    Returns:
-        [`LabelledEmbeddings`]
+    `channels` and `pixel_range`, the values of black and white, are those of the encoder that is compared; with 3
+    channels, greyscale images keep their single one.
     """
-
-    def decode(value: Encoded) -> Image.Image | np.ndarray:
-        return decode_image(value, channels, pixel_range)
-
+    decode = partial(decode_image, num_channels=channels, pixel_range=pixel_range)
     images: list[Any] = []  # all of PIL, or all arrays
     labels: list[int] = []
     broken: dict[int, str] = {}
@@ -40,8 +32,9 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
         labels += batch.labels
         broken |= batch.broken
     log_broken(source, broken)
-    sizes = {stored_size(image) for image in images}
-    size = next(iter(sizes)) if len(sizes) == 1 and max(next(iter(sizes))) <= _SIDE else (_SIDE, _SIDE)
+    size, *others = {stored_size(image) for image in images}
+    if others or max(size) > _SIDE:
+        size = (_SIDE, _SIDE)
     if channels in (1, 3):
         mode = "L" if {image.mode for image in images} == {"L"} else "RGB"
         pixels = [np.asarray(image.convert(mode).resize(size)) for image in images]

@@ -5,19 +5,18 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import torch
 
 from ...data.errors import DataError
 from ...system.durable_files import complete_file, write_text
 from .image_batches import ImageBatch
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetWriter
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -30,37 +29,28 @@ class ResumableParquet:
     """
     A Parquet file of embeddings that is being written.
 
-    Rows gather in memory until a part of them is written to `<out>.parts/`; [`finish`] joins the parts. Every file
-    gets its name when all of it is on the disk. The bytes of the final file do not depend on the parts.
-
-    Args:
-        out (`Path`): Path of the final file, which ends in `.parquet`.
-        settings (`dict`): Everything that the embeddings depend on, kept beside the parts. Another `model` is not
-            refused, since the same encoder may have been moved to another folder.
-        schema (`pyarrow.Schema`): Columns `index` and `embedding`, and `path` and `label` if the source has them.
-        overwrite (`bool`): Whether parts of other settings may be deleted.
-        seconds_per_part (`float`): Longest time between two parts; a part is also written when it reaches 32 MiB.
-
-    Raises:
-        ValueError: If there are parts of other settings.
+    Rows gather in memory until, after `seconds_per_part` or 32 MiB, they are written as a part to `<out>.parts/`;
+    [`finish`] joins the parts. Every file gets its name when all of it is on the disk. The bytes of the final file do
+    not depend on the parts. `settings`, everything that the embeddings depend on, are kept beside the parts; parts of
+    other settings are a ValueError, or deleted with `overwrite`.
     """
 
-    def __init__(
-        self, out: Path, settings: dict[str, Any], schema: "pa.Schema", overwrite: bool, seconds_per_part: float
-    ) -> None:
+    def __init__(self, out: Path, settings: dict, schema: pa.Schema, overwrite: bool, seconds_per_part: float) -> None:
         self.out, self.schema, self.seconds_per_part = out, schema, seconds_per_part
         self.folder = Path(f"{out}.parts")
         self._take_up(settings, overwrite)
-        kind = schema.field("embedding").type
+        kind = self._kind = schema.field("embedding").type
         self._rows_per_group = max(1, _ROW_GROUP_BYTES // (kind.list_size * kind.value_type.bit_width // 8))
         self._begin_part(self._restore())
 
     def _take_up(self, settings: dict[str, Any], overwrite: bool) -> None:
-        """Keep the parts that an earlier command left, if they belong to this one."""
+        """
+        Keep the parts that an earlier command left, if they belong to this one. Another `model` is not refused: the
+        same encoder may have been moved to another folder.
+        """
         file = self.folder / _SETTINGS
-        is_begun = file.is_file()
         settings = json.loads(json.dumps(settings))  # as they are read
-        left: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if is_begun else settings
+        left: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
         changed = [key for key in {**left, **settings} if key != "model" and left.get(key) != settings.get(key)]
         if changed and not overwrite:
             differences = "; ".join(f"`{key}` was {left.get(key)!r}, is {settings.get(key)!r}" for key in changed)
@@ -71,7 +61,7 @@ class ResumableParquet:
             )
         if changed:
             shutil.rmtree(self.folder)
-        if not is_begun or changed:
+        if not file.is_file():
             self.folder.mkdir(exist_ok=True)
             for unknown in self.folder.glob("part-*.parquet"):
                 unknown.unlink()
@@ -79,8 +69,6 @@ class ResumableParquet:
 
     def _restore(self) -> int:
         """Count what existing parts hold; return the number of the first row that is missing."""
-        import pyarrow.parquet as parquet
-
         self._parts = sorted(self.folder.glob("part-*.parquet"))
         self.num_images, self.num_broken, next_row = 0, 0, 0
         self.broken: dict[int, str] = {}
@@ -94,9 +82,7 @@ class ResumableParquet:
 
     def _count(self, num_broken: int, broken: dict[int, str]) -> None:
         self.num_broken += num_broken
-        for number, reason in broken.items():
-            if len(self.broken) < _NAMED:
-                self.broken[number] = reason
+        self.broken |= dict(islice(broken.items(), _NAMED - len(self.broken)))
 
     def _begin_part(self, next_row: int) -> None:
         self.next_row, self._started = next_row, time.monotonic()
@@ -104,26 +90,21 @@ class ResumableParquet:
 
     def add(self, batch: ImageBatch, embeddings: torch.Tensor) -> None:
         """
-        Add a batch.
-
-        Args:
-            batch ([`ImageBatch`]): The next rows of the source.
-            embeddings (`torch.Tensor` of shape `(num_images, dim)`): Embeddings of the images that could be decoded,
-                fp32.
+        Add the next rows of the source, with embeddings `(num_images, dim)` of the images that could be decoded, fp32.
 
         Raises:
             DataError: If an embedding is not finite in the type it is stored in, or a part cannot be written.
         """
-        kind = self.schema.field("embedding").type
         with np.errstate(over="ignore"):  # an error follows
-            values = embeddings.numpy().reshape(-1, kind.list_size).astype(kind.value_type.to_pandas_dtype())
+            values = (
+                embeddings.numpy().reshape(-1, self._kind.list_size).astype(self._kind.value_type.to_pandas_dtype())
+            )
         finite = np.isfinite(values).all(1)
         if not finite.all():
-            way_out = (
-                "store `dtype` float32" if values.dtype == np.float16 else "look at this image, or leave out `bf16`"
-            )
+            is_half = values.dtype == np.float16
+            way_out = "store `dtype` float32" if is_half else "look at this image, or leave out `bf16`"
             raise DataError(f"Row {batch.numbers[int(finite.argmin())]}: its embedding is not finite; {way_out}.")
-        for number, reason in list(batch.broken.items())[: max(0, _NAMED - self.num_broken)]:
+        for number, reason in islice(batch.broken.items(), _NAMED - len(self.broken)):
             logger.warning(f"row {number} is left out, its image is broken: {reason}")
         batch.images = None  # no longer needed
         self._batches.append((batch, values))
@@ -139,44 +120,30 @@ class ResumableParquet:
             return
         batches = [batch for batch, _ in self._batches]
         broken = {number: reason for batch in batches for number, reason in batch.broken.items()}
-        of_part = {
-            "stop": batches[-1].stop,
-            "num_broken": len(broken),
-            "broken": dict(list(broken.items())[:_NAMED]),
-        }
+        named = dict(islice(broken.items(), _NAMED))
+        of_part = {"stop": batches[-1].stop, "num_broken": len(broken), "broken": named}
         table = self._table().replace_schema_metadata({_PART: json.dumps(of_part)})
         part = self.folder / f"part-{len(self._parts):05d}.parquet"
         self._write(part, table.schema, lambda writer: writer.write_table(table))
         self._parts.append(part)
         self._begin_part(batches[-1].stop)
 
-    def _table(self) -> "pa.Table":
-        import pyarrow as pa
-
-        kind = self.schema.field("embedding").type
+    def _table(self) -> pa.Table:
         batches = [batch for batch, _ in self._batches]
-        flat = np.concatenate([values.ravel() for _, values in self._batches])
+        flat = pa.array(np.concatenate([values.ravel() for _, values in self._batches]))
         columns = {
-            "index": pa.array([number for batch in batches for number in batch.numbers], pa.int64()),
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), kind.list_size),
-        }
-        listed = {
+            "index": [number for batch in batches for number in batch.numbers],
             "path": [path for batch in batches for path in batch.paths],
             "label": [label for batch in batches for label in batch.labels],
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, self._kind.list_size),
         }
-        for name in listed.keys() & {*self.schema.names}:
-            columns[name] = pa.array(listed[name], self.schema.field(name).type)
-        return pa.table({name: columns[name] for name in self.schema.names}).cast(self.schema.remove_metadata())
+        wanted = {name: columns[name] for name in self.schema.names}
+        return pa.table(wanted, schema=self.schema.remove_metadata())
 
     def finish(self, metadata: dict) -> None:
         """
-        Join all parts into the file, in row groups of 32 MiB, and remove them.
-
-        Args:
-            metadata (`dict`): Stored in the schema under `lejepa`, as JSON.
-
-        Raises:
-            DataError: If there are no images, or the file cannot be written.
+        Join all parts into the file, in row groups of 32 MiB, with `metadata` as JSON in the schema under `lejepa`;
+        then remove them. Without images, or if the file cannot be written, a DataError is raised.
         """
         self.write_part()
         if not self.num_images:
@@ -185,10 +152,7 @@ class ResumableParquet:
         self._write(self.out, schema, self._join)
         shutil.rmtree(self.folder)
 
-    def _join(self, writer: "ParquetWriter") -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
+    def _join(self, writer: parquet.ParquetWriter) -> None:
         size, held = self._rows_per_group, []
         for part in self._parts:
             held.append(parquet.ParquetFile(part).read().replace_schema_metadata(writer.schema.metadata))
@@ -199,18 +163,11 @@ class ResumableParquet:
         if sum(map(len, held)):
             writer.write_table(pa.concat_tables(held).combine_chunks())
 
-    def _write(self, file: Path, schema: "pa.Schema", fill: Callable[["ParquetWriter"], None]) -> None:
-        import pyarrow.parquet as parquet
-
+    def _write(self, file: Path, schema: pa.Schema, fill: Callable[[parquet.ParquetWriter], None]) -> None:
         texts = [name for name in schema.names if name != "embedding"]  # numbers do not repeat
         try:
-            with (
-                complete_file(file) as unfinished,
-                parquet.ParquetWriter(unfinished, schema, use_dictionary=texts) as writer,
-            ):
+            with complete_file(file) as path, parquet.ParquetWriter(path, schema, use_dictionary=texts) as writer:
                 fill(writer)
         except OSError as error:
-            raise DataError(
-                f"{file} cannot be written: {error}. Repair that and repeat the command: it continues with row "
-                f"{self.next_row}."
-            ) from error
+            way_out = f"Repair that and repeat the command: it continues with row {self.next_row}."
+            raise DataError(f"{file} cannot be written: {error}. {way_out}") from error

@@ -11,23 +11,14 @@ import evaluate
 class InMemoryMetric(evaluate.Metric, ABC):
     """
     A metric that is called directly. By default `evaluate` writes everything it is given below `HF_HOME`, which may be
-    read-only or full when a long run has ended.
-
-    Subclasses set:
-
-    - `summary` (`str`): What is measured.
-    - `inputs` (`str`): What predictions and references are.
-    - `columns` (`dict`): Their types in Arrow.
+    read-only or full when a long run has ended. Several processes (`num_process`) still exchange files.
 
     `evaluate.load` takes the first class of a file that is not abstract: this one has to be, for subclasses' files.
-
-    Args:
-        settings: Those of `evaluate.Metric`. Several processes (`num_process`) still exchange files.
     """
 
     summary: str
-    inputs: str
-    columns: dict
+    inputs: str  # what predictions and references are
+    columns: dict  # their types in Arrow
 
     def __init__(self, **settings: object) -> None:
         if settings.get("num_process", 1) != 1:
@@ -37,12 +28,8 @@ class InMemoryMetric(evaluate.Metric, ABC):
             super().__init__(**{**settings, "keep_in_memory": True, "cache_dir": folder})
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=self.summary,
-            citation="",
-            inputs_description=self.inputs,
-            features=datasets.Features(self.columns),
-        )
+        features = datasets.Features(self.columns)
+        return evaluate.MetricInfo(self.summary, citation="", inputs_description=self.inputs, features=features)
 
     @abstractmethod
     def _compute(self, *inputs: Any, **settings: Any) -> dict[str, float]:  # noqa: ANN401

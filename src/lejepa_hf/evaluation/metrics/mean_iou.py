@@ -33,16 +33,8 @@ def count_pixels(
     predicted: np.ndarray, mask: np.ndarray, num_classes: int, ignore: int = 255
 ) -> tuple[list[list[int]], list[int]]:
     """
-    Count the pixels of one image for [`MeanIoU`].
-
-    Args:
-        predicted (`np.ndarray`): Predicted class numbers, below `num_classes`.
-        mask (`np.ndarray` of the same shape): Correct class numbers.
-        num_classes (`int`): Number of classes.
-        ignore (`int`, *optional*, defaults to 255): Value of the mask whose pixels are not counted.
-
-    Returns:
-        `tuple[list[list[int]], list[int]]`: The image's prediction and its reference.
+    Count the pixels of one image: its prediction and reference for [`MeanIoU`], from predicted class numbers below
+    `num_classes` and a mask of the same shape, whose pixels of value `ignore` are left out.
     """
     kept = mask != ignore
     predicted, mask = predicted[kept], mask[kept]
@@ -55,24 +47,13 @@ def miou_and_accuracy(
     predicted: np.ndarray, correct: np.ndarray, present: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """
-    Compute both figures from counts of pixels.
-
-    Args:
-        predicted (`np.ndarray` of shape `(num_images, num_classes)`): Pixels predicted as each class.
-        correct (`np.ndarray` of the same shape): Those of them that are correct.
-        present (`np.ndarray` of the same shape): Pixels of each class in the masks.
-        weights (`np.ndarray` of shape `(num_draws, num_images)`, *optional*): How often each image counts in each
-            draw. Once if missing.
-
-    Returns:
-        `dict[str, np.ndarray]`: `miou` and `accuracy`, in [0, 1]; of shape `(num_draws,)` with weights.
+    Compute both figures, in [0, 1], from the pixels predicted as each class, the correct ones of them, and the pixels
+    of each class in the masks, all of shape (images, classes). With weights of shape (draws, images), how often each
+    image counts in each draw, they are of shape (draws,).
     """
-    totals = [part.sum(0) if weights is None else weights @ part for part in (predicted, correct, present)]
-    predicted, correct, present = totals
+    counts = (predicted, correct, present)
+    predicted, correct, present = (part.sum(0) if weights is None else weights @ part for part in counts)
     union = predicted + present - correct
-    counts = union > 0
-    ratios = correct / np.where(counts, union, 1)
-    return {
-        "miou": ratios.sum(-1) / counts.sum(-1).clip(1),
-        "accuracy": correct.sum(-1) / present.sum(-1).clip(1),
-    }
+    is_counted = union > 0
+    miou = (correct / np.where(is_counted, union, 1)).sum(-1) / is_counted.sum(-1).clip(1)
+    return {"miou": miou, "accuracy": correct.sum(-1) / present.sum(-1).clip(1)}

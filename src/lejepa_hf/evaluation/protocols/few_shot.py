@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -24,23 +23,13 @@ _FEW, _DRAWS_OF_MANY = 10, 5  # with more shots, draws differ little and each ta
 
 @dataclass(frozen=True)
 class FewShot(OnEmbeddings):
-    """
-    [`few_shot`] as a protocol.
+    """[`few_shot`] with these `shots`."""
 
-    Args:
-        shots (`Sequence[int | str]`, *optional*): As in [`few_shot`].
-    """
-
-    name: ClassVar[str] = "few-shot"
+    name = "few-shot"
     shots: Sequence[int | str] | None = None
 
     def check(self, train: ImageSource, test: ImageSource) -> None:
-        """
-        As [`OnEmbeddings.check`].
-
-        Raises:
-            ValueError: Also if a class has fewer training images than shots; a stream's are not known yet.
-        """
+        """Also refuse more shots than a class has training images; those of a stream are not known yet."""
         super().check(train, test)
         labels = labels_of(train)
         if self.shots is not None and labels is not None:
@@ -74,9 +63,6 @@ def few_shot(
         `dict[str, float]`: For each k `eval_<k>shot_top1`, the mean over draws, `eval_<k>shot_top1_ci95` and
         `eval_<k>shot_top1_std`, see [`over_draws`]; where all images of all classes are taken, the interval is that
         of [`with_interval`].
-
-    Raises:
-        ValueError: If a class has fewer images than shots; the message says which.
 
     Source: shots and sets are those of arXiv 2511.08544, Tables 2 and 3; how it fits them is not published, and the
     fit here is ours.
@@ -115,17 +101,7 @@ def fitting_shots(labels: np.ndarray) -> list[int | str]:
 
 
 def check_shots(shots: Sequence[int | str], labels: np.ndarray) -> None:
-    """
-    Check numbers of shots against the images there are.
-
-    Args:
-        shots (`Sequence[int | str]`): Numbers of images in a class, or `"all"`.
-        labels (`np.ndarray` of shape `(num_images,)`): Class numbers of the images to draw from.
-
-    Raises:
-        ValueError: If one is neither a number from 1 on nor `"all"`, or a class has fewer images; the message says
-            which.
-    """
+    """Refuse shots that are neither a number from 1 on nor `"all"`, or more than a class has images among `labels`."""
     for k in shots:
         if k != ALL and (not isinstance(k, int) or k < 1):
             raise ValueError(f"`shots` {k!r} is neither a number of images in a class, at least 1, nor {ALL!r}.")

@@ -3,14 +3,12 @@
 import copy
 import logging
 import math
-import os
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,12 +24,13 @@ from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
 from ...model.pooling import pool
+from ...system.devices import cores_of_this_process
 from ...system.distributed import is_first_rank, process_index, world_size
 from ..embeddings.extraction import part_of
 from ..embeddings.image_batches import image_batches
 from ..feature_extractor import FeatureExtractor
 from ..intervals import with_interval
-from ..labelled_sources import count_classes, known_labels, map_style, select_rows
+from ..labelled_sources import count_classes, map_style, select_rows
 from ..metrics.top_k_accuracy import TopKAccuracy
 from .protocol import OnImages, require_positive
 
@@ -47,16 +46,10 @@ _SMALLEST_CROP = 0.7  # of the shorter side
 
 @dataclass(frozen=True)
 class FineTune(OnImages):
-    """
-    [`fine_tune`] as a protocol.
+    """[`fine_tune`] with these settings; without a learning rate with the best of four."""
 
-    Args:
-        learning_rate (`float`, *optional*): Peak learning rate. If missing, the best of four, see [`fine_tune`].
-        num_epochs (`int`, *optional*): As in [`fine_tune`].
-    """
-
-    name: ClassVar[str] = "fine-tune"
-    shared_by_processes: ClassVar[bool] = True
+    name = "fine-tune"
+    shared_by_processes = True
     learning_rate: float | None = None
     num_epochs: int | None = None
 
@@ -107,16 +100,13 @@ def fine_tune(
         `dict[str, float]`: `eval_finetune_top1` and with at least five classes `eval_finetune_top5`, in [0, 1], and
         their intervals, see [`with_interval`]. Every process returns them.
 
-    Raises:
-        DataError: If no image can be read.
-
     Source: all settings are ours; arXiv 2511.08544 has no fine-tuning recipe that could be repeated.
     """
-    labels = known_labels(train)
-    num_classes = count_classes(labels, known_labels(test))
-    steps_an_epoch = math.ceil(len(labels) / _BATCH)
+    num_classes = count_classes(*(np.asarray(map_style(source)[source.label_column]) for source in (train, test)))
+    number = len(map_style(train))
+    steps_an_epoch = math.ceil(number / _BATCH)
     num_steps = (num_epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))) * steps_an_epoch
-    order = np.random.default_rng(seed).permutation(len(labels))
+    order = np.random.default_rng(seed).permutation(number)
     number_aside = min(len(order) // 10, _MOST_ASIDE)
     aside, others = (select_rows(train, rows) for rows in (order[:number_aside], order[number_aside:]))
     rate = learning_rates[0]
@@ -205,7 +195,7 @@ class _CroppedImages:
 
     def __init__(self, extractor: FeatureExtractor, source: ImageSource) -> None:
         self._extractor, self._source = extractor, source
-        self._threads = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
+        self._threads = ThreadPoolExecutor(min(_MOST_THREADS, cores_of_this_process()))
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         places = torch.rand(len(rows), 3).tolist()  # drawn here, since threads would draw in any order
@@ -226,16 +216,8 @@ class _CroppedImages:
 
 def square_crop(image: Image.Image | np.ndarray, share: float, across: float, down: float) -> Image.Image | np.ndarray:
     """
-    Cut a square out of an image.
-
-    Args:
-        image (`PIL.Image.Image` or `np.ndarray`): Image of any shape and number of channels.
-        share (`float`): Side of the square, from 0, 70 % of the image's shorter side, to 1, all of it.
-        across (`float`): Place of the square, from 0, the left border, to 1, the right one.
-        down (`float`): Place of the square, from 0, the upper border, to 1, the lower one.
-
-    Returns:
-        `PIL.Image.Image` or `np.ndarray`: The square, of the same type.
+    Cut a square out of an image. `share` sets its side, from 0, 70 % of the image's shorter side, to 1, all of it;
+    `across` and `down` set its place, from 0, the left or upper border, to 1, the right or lower one.
     """
     width, height = stored_size(image)
     side = max(1, round(min(width, height) * (_SMALLEST_CROP + (1 - _SMALLEST_CROP) * share)))

@@ -1,8 +1,6 @@
 """k-nearest-neighbour classification of embeddings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -18,11 +16,10 @@ _QUERIES, _BANK = 1024, 16384
 _DEFAULT_K = 20
 
 
-@dataclass(frozen=True)
 class Knn(OnEmbeddings):
     """[`knn`] with its defaults."""
 
-    name: ClassVar[str] = "knn"
+    name = "knn"
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
         """As [`knn`]."""
@@ -30,26 +27,13 @@ class Knn(OnEmbeddings):
 
 
 @torch.no_grad()
-def nearest_neighbours(
-    bank: torch.Tensor, queries: torch.Tensor, k: int, device: str | torch.device | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest_neighbours(bank: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Find the k rows of `bank` with the largest cosine to each query.
-
-    Args:
-        bank (`torch.Tensor` of shape `(num_images, dim)`): Embeddings that are searched. They may lie on disk, and
-            are read once, from front to end.
-        queries (`torch.Tensor` of shape `(num_queries, dim)`): Embeddings whose neighbours are wanted. They are kept
-            on the device, with k neighbours each.
-        k (`int`): Number of neighbours, at most the rows of `bank`.
-        device (`str` or `torch.device`, *optional*): Device to compute on. If missing, the accelerator if there is
-            one, or the CPU.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: cosines and rows, both of shape `(num_queries, k)`, nearest first, on the
-        host.
+    Find the k rows of `bank` (images, dim) with the largest cosine to each query (queries, dim): cosines and row
+    numbers, both of shape (queries, k), nearest first, on the host. The bank may lie on disk and is read once, from
+    front to end; the queries are kept on the device, an accelerator if there is one, with their k neighbours.
     """
-    device = torch.device(device or default_device())
+    device = default_device()
     queries = F.normalize(queries.to(device, torch.float32), dim=1)
     cosines = torch.full((len(queries), 0), 0.0, device=device)
     rows = torch.zeros((len(queries), 0), dtype=torch.long, device=device)
@@ -77,16 +61,8 @@ def _merge(
 
 def vote(cosines: torch.Tensor, labels: torch.Tensor, num_classes: int, temperature: float = 0.07) -> torch.Tensor:
     """
-    Let neighbours vote for the class of each query.
-
-    Args:
-        cosines (`torch.Tensor` of shape `(num_queries, k)`): Cosines to the neighbours, nearest first.
-        labels (`torch.Tensor` of shape `(num_queries, k)`): Classes of these neighbours.
-        num_classes (`int`): Number of classes of all images.
-        temperature (`float`, *optional*, defaults to 0.07): A vote weighs `exp(cosine / temperature)`.
-
-    Returns:
-        `torch.Tensor` of shape `(num_queries,)`: Class numbers.
+    Class number of each query by the vote of its neighbours, which weighs `exp(cosine / temperature)`. Cosines to the
+    neighbours and their class numbers are of shape (queries, k), nearest first.
     """
     best = []
     for chunk, classes in zip(cosines.split(_QUERIES), labels.split(_QUERIES), strict=True):
@@ -100,12 +76,7 @@ def vote(cosines: torch.Tensor, labels: torch.Tensor, num_classes: int, temperat
 def nearest_vote(
     train: LabelledEmbeddings, test: LabelledEmbeddings, k: int = _DEFAULT_K, temperature: float = 0.07
 ) -> torch.Tensor:
-    """
-    Classify test images by the vote of their nearest training images, see [`knn`].
-
-    Returns:
-        `torch.Tensor` of shape `(num_test_images,)`: Class numbers.
-    """
+    """Class numbers of test images by the vote of their nearest training images, see [`knn`]."""
     cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(k, len(train.labels)))
     return vote(cosines, train.labels[rows], count_classes(train.labels, test.labels), temperature)
 

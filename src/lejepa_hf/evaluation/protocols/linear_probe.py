@@ -3,8 +3,6 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -27,11 +25,10 @@ _MANY = 100_000  # images, from which on batches and steps are DINOv2's: 12,500 
 _SAMPLE, _CHUNK = 10_000, 4096
 
 
-@dataclass(frozen=True)
 class Linear(OnEmbeddings):
     """[`linear_probe`] with its defaults."""
 
-    name: ClassVar[str] = "linear"
+    name = "linear"
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
         """As [`linear_probe`]."""
@@ -53,8 +50,7 @@ def linear_probe(
     that tenth is fitted again, on all training images. Test images choose nothing.
 
     Args:
-        train ([`LabelledEmbeddings`]): Images that fit the probe. Their `probe_features` may lie on disk, from where
-            batches are read.
+        train ([`LabelledEmbeddings`]): Images that fit the probe, in batches. Their `probe_features` may lie on disk.
         test ([`LabelledEmbeddings`]): Images that measure it.
         learning_rates (`Sequence[float]`, *optional*, defaults to 7 from 1e-4 to 1e-1): Peak learning rates.
         num_steps (`int`, *optional*): Optimizer steps, a tenth of them warmup. If missing, ten passes over the images,

@@ -1,9 +1,6 @@
 """Logistic regression on frozen embeddings, for sets that fit into memory."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -11,31 +8,21 @@ from ..embeddings.extraction import LabelledEmbeddings
 from ..intervals import with_interval
 from .protocol import OnEmbeddings
 
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
-
-@dataclass(frozen=True)
 class Logistic(OnEmbeddings):
     """[`logistic_regression`]."""
 
-    name: ClassVar[str] = "logistic"
+    name = "logistic"
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
         """As [`logistic_regression`]."""
         return logistic_regression(train, test)
 
 
-def fit_logistic(embeddings: np.ndarray, labels: np.ndarray) -> Pipeline:
+def fit_logistic(embeddings: np.ndarray, labels: np.ndarray) -> Any:  # noqa: ANN401
     """
-    Fit scikit-learn's logistic regression on standardised embeddings, with its default penalty (L2, C = 1).
-
-    Args:
-        embeddings (`np.ndarray` of shape `(num_images, dim)`): Embeddings of the images to fit.
-        labels (`np.ndarray` of shape `(num_images,)`): Their classes, at least two.
-
-    Returns:
-        `sklearn.pipeline.Pipeline`
+    Fit scikit-learn's logistic regression on standardised embeddings (images, dim) of at least two classes, with its
+    default penalty (L2, C = 1).
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -46,14 +33,8 @@ def fit_logistic(embeddings: np.ndarray, labels: np.ndarray) -> Pipeline:
 
 def logistic_regression(train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
     """
-    Logistic regression on all training images, see [`fit_logistic`].
-
-    Args:
-        train ([`LabelledEmbeddings`]): Images to fit.
-        test ([`LabelledEmbeddings`]): Images that are classified.
-
-    Returns:
-        `dict[str, float]`: `eval_logistic_top1` in [0, 1], and its interval, see [`with_interval`].
+    Logistic regression on all training images, see [`fit_logistic`]: `eval_logistic_top1` in [0, 1], and its interval,
+    see [`with_interval`].
     """
     from ..metrics.top_k_accuracy import TopKAccuracy
 

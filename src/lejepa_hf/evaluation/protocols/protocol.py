@@ -16,24 +16,15 @@ class Protocol(ABC):
     """
     A way to evaluate an encoder; subclasses derive from [`OnEmbeddings`] or [`OnImages`].
 
-    The fields of a subclass, a frozen dataclass, are its settings, each with a default. `evaluate_encoder` takes them
-    as arguments of the same names.
-
-    Attributes:
-        name (`str`): Name in `protocols` and on the command line, a line of the registry.
-        labels (`str`): What the label column has to hold: `"classes"` or `"masks"`.
+    The fields of a subclass that is a frozen dataclass are its settings, each with a default. `evaluate_encoder` takes
+    them as arguments of the same names.
     """
 
-    name: ClassVar[str]
-    labels: ClassVar[Literal["classes", "masks"]] = "classes"
+    name: ClassVar[str]  # in `protocols` and on the command line, a line of the registry
+    labels: ClassVar[Literal["classes", "masks"]] = "classes"  # what the label column has to hold
 
     def check(self, train: ImageSource, test: ImageSource) -> None:
-        """
-        Refuse sources and settings that do not fit together, before any work on images.
-
-        Raises:
-            ValueError: If the labels are not of the kind that the protocol needs.
-        """
+        """Refuse sources and settings that do not fit together, before any work on images."""
         for source in (train, test):
             (check_masks if self.labels == "masks" else check_labels)(source)
 
@@ -44,31 +35,18 @@ class OnEmbeddings(Protocol):
     @abstractmethod
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
         """
-        Fit on one set of embeddings, measure on the other.
-
-        Returns:
-            `dict[str, float]`: Figures in [0, 1] as `eval_<name>`, with their intervals, see
-                [`~evaluation.intervals`].
+        Fit on one set of embeddings, measure on the other: figures in [0, 1] as `eval_<name>`, with their intervals,
+        see [`~evaluation.intervals`].
         """
 
 
 class OnImages(Protocol):
-    """
-    A protocol that needs the encoder itself and its images, which it may read several times in any order.
+    """A protocol that needs the encoder itself and its images, which it may read several times in any order."""
 
-    Attributes:
-        shared_by_processes (`bool`): Whether every process runs it; otherwise the first one does.
-    """
-
-    shared_by_processes: ClassVar[bool] = False
+    shared_by_processes: ClassVar[bool] = False  # whether every process runs it, not only the first one
 
     def check(self, train: ImageSource, test: ImageSource) -> None:
-        """
-        As [`Protocol.check`].
-
-        Raises:
-            ValueError: Also if a source is a stream.
-        """
+        """Also refuse streams."""
         for source in (train, test):
             if source.is_stream:
                 raise ValueError(
@@ -81,20 +59,10 @@ class OnImages(Protocol):
     def run(
         self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
     ) -> dict[str, float]:
-        """
-        Fit on one source of images, measure on the other; the encoder stays as it is.
-
-        Returns:
-            `dict[str, float]`: As of [`OnEmbeddings.run`].
-        """
+        """Fit on one source of images, measure on the other, as [`OnEmbeddings.run`]; the encoder stays as it is."""
 
 
 def require_positive(name: str, value: float | None) -> None:
-    """
-    Check a setting that may be left out.
-
-    Raises:
-        ValueError: If it is 0 or less.
-    """
+    """Refuse a setting of 0 or less; None stands for the default."""
     if value is not None and value <= 0:
         raise ValueError(f"`{name}` must be more than 0, got {value}.")

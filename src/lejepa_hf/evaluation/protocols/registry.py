@@ -26,27 +26,17 @@ def protocol_class(name: str) -> type[Protocol]:
 
 def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = False) -> None:
     """
-    Check names of protocols.
-
-    Args:
-        protocols (`Sequence[str]`): Names.
-        at_the_end_of_training (`bool`, *optional*, defaults to `False`): Whether they are to run there, where
-            baselines stand beside the encoder, so that all of them have to be computed from embeddings.
-
-    Raises:
-        ValueError: If a protocol is unknown, or needs more than embeddings at the end of training.
+    Refuse unknown names of protocols, and at the end of training those that need more than embeddings: there,
+    baselines without an encoder are evaluated too.
     """
     unknown = [name for name in protocols if name not in PROTOCOLS]
-    if at_the_end_of_training:
-        later = [name for name in protocols if name not in unknown and not is_on_embeddings(name)]
-        known = [name for name in PROTOCOLS if is_on_embeddings(name)]
-        if later:
-            raise ValueError(
-                f"`eval_protocols` {', '.join(later)}: only `lejepa evaluate`, after the run, has it; at the end of a "
-                f"run there are {', '.join(known)}."
-            )
-    else:
-        known = [*PROTOCOLS]
+    known = [name for name in PROTOCOLS if not at_the_end_of_training or is_on_embeddings(name)]
+    later = [name for name in protocols if name in PROTOCOLS and name not in known]
+    if later:
+        raise ValueError(
+            f"`eval_protocols` {', '.join(later)}: only `lejepa evaluate`, after the run, has it; at the end of a "
+            f"run there are {', '.join(known)}."
+        )
     if unknown:
         raise ValueError(f"`protocols` {', '.join(unknown)} unknown; known are {', '.join(known)}.")
 
@@ -58,30 +48,20 @@ def is_on_embeddings(name: str) -> bool:
 
 def make_protocols(protocols: Sequence[str | Protocol], settings: Mapping[str, object]) -> list[Protocol]:
     """
-    Build protocols from their names, each with those of the settings that it has.
-
-    Args:
-        protocols (`Sequence[str | Protocol]`): Names; built protocols are returned as they are.
-        settings (`Mapping[str, object]`): Settings of any protocols. None stands for the default.
-
-    Returns:
-        `list[Protocol]`: In the same order.
-
-    Raises:
-        ValueError: If a protocol is unknown, no protocol has a setting of that name, or a value is out of range.
+    Build protocols from their names, each with those of the settings that it has, where None stands for the default.
+    Built protocols are returned as they are. A setting that no protocol has is an error.
     """
     check_protocols([protocol for protocol in protocols if isinstance(protocol, str)])
     given = {name: value for name, value in settings.items() if value is not None}
     known = {name for protocol in PROTOCOLS if given for name in _settings_of(protocol_class(protocol))}
     if unknown := sorted(given.keys() - known):
         raise ValueError(f"`{unknown[0]}` is not a setting of any protocol; there are {', '.join(sorted(known))}.")
-    made = []
-    for protocol in protocols:
-        if isinstance(protocol, str):
-            kind = protocol_class(protocol)
-            protocol = kind(**{name: given[name] for name in _settings_of(kind) if name in given})
-        made.append(protocol)
-    return made
+    return [_make(protocol, given) if isinstance(protocol, str) else protocol for protocol in protocols]
+
+
+def _make(name: str, given: dict[str, object]) -> Protocol:
+    kind = protocol_class(name)
+    return kind(**{setting: given[setting] for setting in _settings_of(kind) if setting in given})
 
 
 def _settings_of(kind: type[Protocol]) -> list[str]:

@@ -1,8 +1,6 @@
 """Image retrieval: how high training images of the same class rank."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -17,11 +15,10 @@ _BLOCK = 2**26  # cosines at a time; a query needs all of its own, since its ran
 _BANK = 16384
 
 
-@dataclass(frozen=True)
 class Retrieval(OnEmbeddings):
     """[`retrieval`] with its defaults."""
 
-    name: ClassVar[str] = "retrieval"
+    name = "retrieval"
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
         """As [`retrieval`]."""
@@ -42,10 +39,7 @@ def retrieval(
     Returns:
         `dict[str, float]`: `eval_retrieval_recall<k>`, the share of queries with a relevant image among the first k,
         and `eval_retrieval_map`, the mean over queries of the average precision of the full ranking; in [0, 1], with
-        their intervals, see [`~evaluation.intervals.with_interval`] and [`~evaluation.intervals.over_images`].
-
-    Raises:
-        ValueError: If no query has a relevant image.
+        their intervals, see [`with_interval`] and [`over_images`].
     """
     from ..metrics.ranking_quality import RankingQuality, average_precisions
 

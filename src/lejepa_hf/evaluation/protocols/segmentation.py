@@ -2,9 +2,8 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,15 +30,10 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Segmentation(OnImages):
-    """
-    [`segmentation`] as a protocol.
+    """[`segmentation`] with these settings."""
 
-    Args:
-        resolution, ignore_labels: As in [`segmentation`].
-    """
-
-    name: ClassVar[str] = "segmentation"
-    labels: ClassVar[Literal["classes", "masks"]] = "masks"
+    name = "segmentation"
+    labels = "masks"
     resolution: int | None = None
     ignore_labels: Sequence[int] = (255,)
 
@@ -90,9 +84,6 @@ def segmentation(
         `dict[str, float]`: `eval_segmentation_miou` and `eval_segmentation_accuracy`, the share of pixels, in [0, 1],
         see [`MeanIoU`], and their 95 % intervals over draws of test images with replacement.
 
-    Raises:
-        ValueError: Before the fit, if the masks cannot be used or the encoder cannot take images of this size.
-
     Source: linear layer on the last layer's patch tokens, logits upsampled: DINOv2, arXiv 2304.07193; BatchNorm, batch
     of 16, AdamW and its weight decay: its published code. Ours: whole images at the size of training where DINOv2 has
     crops of 512 pixels and a sliding window, no augmentation, the number of steps, the sweep.
@@ -107,22 +98,19 @@ def segmentation(
     rate = learning_rates[0]
     if len(learning_rates) > 1 and len(aside):
         heads = _fit(fitted_on, others, learning_rates, len(classes), num_epochs, seed)
-        found = [_miou(head, fitted_on.batches(aside, _BATCH), len(classes)) for head in heads]
+        counts_of_heads = (_counts(head, fitted_on.batches(aside, _BATCH), len(classes)) for head in heads)
+        found = [MeanIoU().compute(**counts)["miou"] for counts in counts_of_heads]
         rate = learning_rates[found.index(max(found))]
         logger.info(f"segmentation: learning rate {rate:g}, the best of {len(heads)} on {len(aside)} training images")
     (head,) = _fit(fitted_on, np.arange(len(order)), [rate], len(classes), num_epochs, seed)
     measured_on = SegmentationMaps(extractor, test, classes, side, fitted_on.scale)
-    metric, counts = MeanIoU(), []
-    for maps, masks in measured_on.with_whole_masks():
-        counted = list(_counted(head, maps, masks, len(classes)))
-        metric.add_batch(predictions=[pair[0] for pair in counted], references=[pair[1] for pair in counted])
-        counts += counted
-    pairs, present = np.array([pair[0] for pair in counts]), np.array([pair[1] for pair in counts])
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=_RESAMPLES)
+    counts = _counts(head, measured_on.with_whole_masks(), len(classes))
+    pairs, present = np.array(counts["predictions"]), np.array(counts["references"])
+    number = len(present)
+    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=_RESAMPLES)
     resampled = miou_and_accuracy(pairs[..., 0], pairs[..., 1], present, draws)
     results: dict[str, float] = {}
-    for name, value in metric.compute().items():
+    for name, value in MeanIoU().compute(**counts).items():
         results |= over_resamples(f"eval_segmentation_{name}", value, resampled[name])
     return results
 
@@ -139,16 +127,11 @@ class _Head(nn.Sequential):
 
 
 def _fit(
-    maps: SegmentationMaps,
-    rows: np.ndarray,
-    rates: Sequence[float],
-    num_classes: int,
-    num_epochs: int | None,
-    seed: int,
+    maps: SegmentationMaps, rows: np.ndarray, rates: Sequence[float], num_classes: int, epochs: int | None, seed: int
 ) -> list[_Head]:
     """Heads that see the same batches of these rows, each with its own learning rate."""
     device, steps_an_epoch = default_device(), math.ceil(len(rows) / _BATCH)
-    num_epochs = num_epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))
+    num_epochs = epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))
     num_steps = num_epochs * steps_an_epoch
     rng = np.random.default_rng([seed, 1])
     heads: list[_Head] = []
@@ -176,18 +159,16 @@ def _fit(
     return [head.eval() for head in heads]
 
 
-@torch.inference_mode()
-def _counted(
-    head: _Head, maps: torch.Tensor, masks: Iterable[torch.Tensor], num_classes: int
-) -> Iterator[tuple[list[list[int]], list[int]]]:
-    """The counts of [`count_pixels`] for each image."""
-    logits = head(maps.to(default_device()))
-    for of_image, mask in zip(logits, masks, strict=True):
-        predicted = F.interpolate(of_image[None], size=tuple(mask.shape), mode="bilinear").argmax(1)[0]
-        yield count_pixels(predicted.cpu().numpy(), mask.numpy(), num_classes, IGNORED)
-
-
-def _miou(head: _Head, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], num_classes: int) -> float:
-    counts = [counted for maps, masks in batches for counted in _counted(head, maps, masks, num_classes)]
-    predictions, references = zip(*counts, strict=True)
-    return MeanIoU().compute(predictions=list(predictions), references=list(references))["miou"]
+def _counts(
+    head: _Head, batches: Iterable[tuple[torch.Tensor, Iterable[torch.Tensor]]], num_classes: int
+) -> dict[str, list]:
+    """The counts of [`count_pixels`] of each image, as arguments of [`MeanIoU`]."""
+    predictions, references = [], []
+    for maps, masks in batches:
+        with torch.inference_mode():
+            for logits, mask in zip(head(maps.to(default_device())), masks, strict=True):
+                predicted = F.interpolate(logits[None], size=tuple(mask.shape), mode="bilinear").argmax(1)[0]
+                prediction, reference = count_pixels(predicted.cpu().numpy(), mask.numpy(), num_classes, IGNORED)
+                predictions.append(prediction)
+                references.append(reference)
+    return {"predictions": predictions, "references": references}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,9 +44,6 @@ class SegmentationMaps:
         side (`int`): Side of the square in pixels.
         scale (`float`, *optional*): Divides the features, which might be too large for half precision. If missing,
             their standard deviation in some images of the source.
-
-    Raises:
-        DataError: If no image could be read.
     """
 
     def __init__(
@@ -62,14 +60,8 @@ class SegmentationMaps:
 
     def batches(self, rows: np.ndarray, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """
-        Iterate over images in a given order.
-
-        Args:
-            rows (`np.ndarray`): Numbers of the images. Broken ones are left out.
-            size (`int`): Images in a batch.
-
-        Returns:
-            `Iterator`: Maps `(size, dim, rows, columns)`, fp32, and masks `(size, side, side)`, int64, on the host.
+        Batches of the images with these numbers, in this order, without broken ones: maps (size, dim, rows, columns),
+        fp32, and masks (size, side, side), int64, on the host.
         """
         if self._kept is None and not self._is_too_large:
             self._keep_if_small()
@@ -134,9 +126,7 @@ class SegmentationMaps:
             sides = (self._side,) * 2 if squeeze_masks else [min(side, _LARGEST_MASK) for side in mask.shape]
             return squeezed(image, self._side), self._class_numbers(resize_mask(mask, *sides))
 
-        def prepare(
-            decoded: list[tuple[Image.Image | np.ndarray, torch.Tensor]],
-        ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        def prepare(decoded: list[tuple[Any, torch.Tensor]]) -> tuple[torch.Tensor, list[torch.Tensor]]:
             images, masks = zip(*decoded, strict=True)
             return as_they_are(list(images), extractor.processor, channels), list(masks)
 
@@ -158,19 +148,7 @@ class SegmentationMaps:
 
 
 def find_classes(source: ImageSource, ignore: Sequence[int]) -> set[int]:
-    """
-    Read all masks of a source and collect their values.
-
-    Args:
-        source ([`ImageSource`]): Images with masks as labels; map-style. Images are not read.
-        ignore (`Sequence[int]`): Values that are not classes.
-
-    Returns:
-        `set[int]`: All other values of its masks.
-
-    Raises:
-        ValueError: If no mask can be read or has a class.
-    """
+    """The values of all masks of a map-style source except those to ignore; no image is read."""
     column = str(source.label_column)
     dataset = map_style(source).select_columns([column])
     masks = replace(source, dataset=dataset, image_column=column, label_column=None)
@@ -207,16 +185,7 @@ def maps_of(encoder: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def try_size(extractor: FeatureExtractor, side: int) -> None:
-    """
-    Try one grey image of a size.
-
-    Args:
-        extractor ([`FeatureExtractor`]): The encoder with its processor.
-        side (`int`): Side of the square in pixels.
-
-    Raises:
-        ValueError: If the processor always changes the size, or the encoder cannot take this one or has no patches.
-    """
+    """Refuse a size that the processor always changes or the encoder cannot take, by one grey image of it."""
     encoder, kind = extractor.encoder, extractor.encoder.config.model_type
     try:
         grey = [squeezed(extractor.grey_image(), side)]

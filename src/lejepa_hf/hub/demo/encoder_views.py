@@ -29,14 +29,9 @@ _COLOURED_BY = 32  # images of the bank whose patches determine the colours
 
 class View(NamedTuple):
     """
-    The pictures of one image.
-
-    Args:
-        seen (`PIL.Image.Image`): The image as the processor passes it to the encoder.
-        patches (`PIL.Image.Image`): Principal components of its patch features as colours.
-        heat (`PIL.Image.Image`): Attention of the class token, or norms of the patch features.
-        neighbours (`list`): Pictures with their captions, the nearest first.
-        note (`str`): Sizes and ranges, and a warning if the requested size could not be used.
+    The pictures of one image: as the encoder sees it; principal components of its patch features as colours; attention
+    of the class token, or norms of the patch features; neighbours with captions, the nearest first; and a note on
+    sizes and ranges, with a warning if the requested size could not be used.
     """
 
     seen: Image.Image
@@ -48,21 +43,8 @@ class View(NamedTuple):
 
 class EncoderViews:
     """
-    An encoder and, if a dataset is given, its embedded images.
-
-    Args:
-        settings ([`DemoSettings`]): The encoder and the dataset.
-
-    Attributes:
-        title (`str`): Name of the encoder.
-        description (`str`): Its model type, size and pooling.
-        bank ([`~evaluation.embeddings.nearest_images.NearestImages`], *optional*): Images searched for neighbours.
-        examples (`list`): Images that are not in the bank, with the names of their classes.
-        enlarge (`int`): Initial value for [`look`].
-        has_attention (`bool`): Whether the attention of a class token can be shown, instead of feature norms.
-
-    Raises:
-        ValueError: If the dataset or the encoder cannot be loaded, or the encoder has no patches.
+    An encoder and, if a dataset is given, its embedded images: `bank` is searched for neighbours, `examples` are other
+    images with the names of their classes. ValueError if either cannot be loaded, or the encoder has no patches.
     """
 
     def __init__(self, settings: DemoSettings) -> None:
@@ -74,10 +56,8 @@ class EncoderViews:
         self.channels = num_channels(config)
         self.title = settings.title or public_model(settings.encoder).removesuffix("/encoder")
         parameters = sum(parameter.numel() for parameter in self.extractor.encoder.parameters())
-        self.description = (
-            f"{config.model_type}, {parameters / 1e6:.2f} million parameters, embeddings of {dim} numbers"
-        )
-        self.description += f" ({pooling})"
+        self.description = f"{config.model_type}, {parameters / 1e6:.2f} million parameters, "
+        self.description += f"embeddings of {dim} numbers ({pooling})"
         self.bank: NearestImages | None = None
         self.examples: list[tuple[_Image, str | None]] = []
         images = [self.extractor.grey_image()] if source is None else self._fill_bank(settings, source)
@@ -103,12 +83,8 @@ class EncoderViews:
 
     def look(self, image: _Image, enlarge: int) -> View:
         """
-        Make the pictures of an image.
-
-        Args:
-            image (`PIL.Image.Image` or `np.ndarray`): An image from the extractor's `decode`.
-            enlarge (`int`): Factor of the side of the processor's crop. An encoder that takes only one size gets that
-                size, and the note says so.
+        Make the pictures of an image from the extractor's `decode`, with the side of the processor's crop times
+        `enlarge`. An encoder that takes only one size gets that size, and the note says so.
         """
         note = ""
         try:
@@ -131,12 +107,7 @@ class EncoderViews:
         return View(seen, draw_colours(colours), draw_heat(heat, seen), self._neighbours(image), note)
 
     def _neighbours(self, image: _Image) -> list[tuple[Image.Image, str]]:
-        if self.bank is None:
-            return []
-        return [
-            (
-                draw_thumbnail(self.extractor.decode(found.value)),
-                (f"{found.label} · " if found.label is not None else "") + f"{found.cosine:.3f}",
-            )
-            for found in self.bank(image)
-        ]
+        found = self.bank(image) if self.bank is not None else []
+        captions = [(f"{one.label} · " if one.label is not None else "") + f"{one.cosine:.3f}" for one in found]
+        thumbnails = [draw_thumbnail(self.extractor.decode(one.value)) for one in found]
+        return list(zip(thumbnails, captions, strict=True))

@@ -15,12 +15,9 @@ _TAG = "Wheel-Version: 1.0\nGenerator: lejepa-hf\nRoot-Is-Purelib: true\nTag: py
 
 def build_wheel() -> tuple[str, bytes]:
     """
-    Pack the package without network or build tools, whether it is installed from a checkout or from a wheel.
-
-    Equal files make equal wheels, so that a wheel is uploaded again only after a change.
-
-    Returns:
-        `tuple[str, bytes]`: The file name that installers expect, and the content.
+    The file name that installers expect and the content of a wheel, packed without network or build tools, whether the
+    package is installed from a checkout or from a wheel. Equal files make equal wheels, so that a wheel is uploaded
+    again only after a change.
     """
     distribution = importlib.metadata.distribution(_DISTRIBUTION)
     stem = f"lejepa_hf-{distribution.version}"

@@ -29,29 +29,16 @@ _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "encoder", "concurrency_limi
 
 
 def check_gradio() -> None:
-    """
-    Check that gradio is installed.
-
-    Raises:
-        ImportError: If it is not.
-    """
+    """Raise an ImportError if gradio is not installed."""
     if find_spec("gradio") is None:
         raise ImportError('A demo needs gradio: `pip install "lejepa-hf[demo]"`.')
 
 
 def serve(settings: DemoSettings, host: str | None = None, port: int | None = None) -> None:
     """
-    Serve the page until the process is interrupted.
-
-    Args:
-        settings ([`DemoSettings`]): What the page shows.
-        host (`str`, *optional*): Address to listen on. If missing, this machine only; in a Space, the address that
-            the Space requires.
-        port (`int`, *optional*): Port to listen on. If missing, the first free one from 7860 on.
-
-    Raises:
-        ImportError: If gradio is not installed.
-        ValueError: If the port is not free, or the dataset or the encoder cannot be used.
+    Serve the page until the process is interrupted. If missing, `host` is this machine only, in a Space the address
+    that the Space requires, and `port` the first free one from 7860 on. ImportError without gradio; ValueError if the
+    port is not free, or the dataset or the encoder cannot be used.
     """
     check_gradio()
     if port is not None:
@@ -76,15 +63,7 @@ def serve(settings: DemoSettings, host: str | None = None, port: int | None = No
 
 
 def build_page(views: EncoderViews) -> "gr.Blocks":
-    """
-    Lay out the page and connect its parts.
-
-    Args:
-        views ([`EncoderViews`]): The encoder to look at.
-
-    Returns:
-        `gradio.Blocks`: The page, not launched.
-    """
+    """Lay out the page, not launched, and connect its parts."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
     import gradio as gr
 
@@ -117,11 +96,12 @@ def build_page(views: EncoderViews) -> "gr.Blocks":
                 )  # fmt: skip
             with gr.Column(scale=3):
                 with gr.Row():
-                    seen, patches, heat = (
-                        _titled_picture(name, title, what, quiet) for name, title, what in _titles(views)
-                    )
+                    seen, patches, heat = (_titled_picture(*titles, quiet) for titles in _titles(views))
                 note = gr.Markdown(elem_id="note")
-                gr.Markdown(f"### Nearest images\n{_bank_description(views)}")
+                among = "None, because this page was started without `--dataset`."
+                if views.bank is not None:
+                    among = f"among {len(views.bank):,} of the dataset, with the cosine similarity of the embeddings"
+                gr.Markdown(f"### Nearest images\n{among}")
                 neighbours = gr.Gallery(
                     columns=6, height="auto", object_fit="contain", buttons=[], visible=views.bank is not None,
                     elem_id="neighbours", **quiet,
@@ -171,12 +151,6 @@ def _titled_picture(name: str, title: str, what: str, settings: dict[str, Any]) 
         picture = gr.Image(elem_id=name, buttons=["fullscreen", "download"], **settings)
         gr.Markdown(what)
     return picture
-
-
-def _bank_description(views: EncoderViews) -> str:
-    if views.bank is None:
-        return "None, because this page was started without `--dataset`."
-    return f"among {len(views.bank):,} of the dataset, with the cosine similarity of the embeddings"
 
 
 def _look(views: EncoderViews, chosen: str | int, enlarge: float) -> View:

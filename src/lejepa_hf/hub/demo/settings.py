@@ -12,17 +12,8 @@ from ...data.sources import DIGITS, ImageSource, load_source
 @dataclass
 class DemoSettings:
     """
-    What a page shows.
-
-    Args:
-        encoder (`str`): Run folder, encoder folder or Hub id.
-        dataset (`str`, *optional*): Source of neighbours and examples, see [`~data.sources.load_source`].
-        split (`str`, *optional*, defaults to `"train"`): Split of the dataset.
-        images (`int`, *optional*, defaults to 2000): Largest number of its images that are searched for neighbours.
-        title (`str`, *optional*): Name of the encoder on the page. If missing, its folder or id.
-
-    Raises:
-        ValueError: If `images` is less than 1.
+    What a page shows: an encoder (run folder, encoder folder or Hub id) by its `title`, or by its folder or id; and,
+    of a dataset for [`~data.sources.load_source`], examples and at most `images` to search for neighbours.
     """
 
     encoder: str

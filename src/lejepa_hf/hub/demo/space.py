@@ -51,16 +51,8 @@ Made by `lejepa demo --push`. `{wheel}` is the package lejepa-hf {version} under
 
 def push_space(settings: DemoSettings, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
     """
-    Publish a page as a Space. A local encoder is pushed with it, into `encoder/`; one of the Hub is named.
-
-    Args:
-        settings ([`DemoSettings`]): What the page shows.
-        repo_id (`str`): `user/name` of the Space, which is created if missing and updated otherwise.
-        private (`bool`, *optional*): Whether only the owner can see the Space. If missing, the account's default.
-        token (`str`, *optional*): Token of the Hub. If missing, that of `HF_TOKEN` or `hf auth login`.
-
-    Returns:
-        `str`: Address of the Space.
+    Publish a page as a Space `repo_id`, and return its address. A local encoder is pushed with it, into `encoder/`;
+    one of the Hub is named. `private` and `token` are used as in [`~hub.push.push_run`].
 
     Raises:
         ValueError: If a Space could not show the page (a local dataset, an encoder that is not public), or if the id,
@@ -72,24 +64,17 @@ def push_space(settings: DemoSettings, repo_id: str, private: bool | None = None
             f"`dataset` {settings.dataset!r} is not where a Space could read it: push it to the Hub (`hf upload "
             "USER/NAME FOLDER --repo-type dataset`) and give its id, use 'digits', or leave it out."
         )
-    target = Target(repo_id, private, token=token, is_space=True)
+    target = Target(repo_id, private, None, token, is_space=True)
     files = space_files(settings)
-    target.commit(files, target.prepare(), _is_of_a_push, "Demo of an encoder")
+    target.prepare()
+    target.commit(files, _is_of_a_push, "Demo of an encoder")
     return target.url
 
 
 def space_files(settings: DemoSettings) -> dict[str, Path | bytes]:
     """
-    The files of a Space: the app, its settings and requirements, this package as a wheel, and a local encoder.
-
-    Args:
-        settings ([`DemoSettings`]): What the page shows.
-
-    Returns:
-        `dict[str, Path | bytes]`: File or content by its name in the repository.
-
-    Raises:
-        ValueError: If the encoder or the dataset cannot be read, or is on the Hub and not public.
+    The files of a Space by name: the app, its settings and requirements, this package as a wheel, and a local encoder.
+    ValueError if the encoder or the dataset cannot be read, or is on the Hub and not public.
     """
     settings.open_dataset()
     if settings.dataset not in (None, DIGITS):
@@ -139,13 +124,9 @@ def _readme(settings: DemoSettings, on_hub: bool, wheel: str) -> str:
     encoder = f"[{settings.encoder}]({hub}/{settings.encoder})" if on_hub else "in `encoder/`"
     images = {None: "", DIGITS: ", the images are scikit-learn's digits"}
     described = images.get(settings.dataset, f", the images are from [{dataset}]({hub}/datasets/{dataset})")
+    version, head = importlib.metadata.version("lejepa-hf"), card.to_yaml()
     return _README.format(
-        card=card.to_yaml(),
-        title=settings.title,
-        encoder=encoder,
-        dataset=described,
-        wheel=wheel,
-        version=importlib.metadata.version("lejepa-hf"),
+        card=head, title=settings.title, encoder=encoder, dataset=described, wheel=wheel, version=version
     )
 
 

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from ...system.run_folder import RunFolder
 from .figure import ORANGE, new_figure, save_figure
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from matplotlib.axes import Axes
 
 _MOST_NUMBERED = 20
@@ -16,20 +17,12 @@ _NUM_LISTED = 12
 
 
 def draw_confusion(
-    run: str | Path, labels: "torch.Tensor", predictions: "torch.Tensor", class_names: list[str] | None
+    run: str | Path, labels: torch.Tensor, predictions: torch.Tensor, class_names: list[str] | None
 ) -> Path:
     """
-    Confusion of held-out images in percent of each true class: a matrix with its numbers; for more than 20 classes
-    without numbers, beside a list of the largest confusions.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        labels (`torch.Tensor` of shape `(num_images,)`): True class numbers.
-        predictions (`torch.Tensor` of shape `(num_images,)`): Predicted class numbers.
-        class_names (`list[str]`, *optional*): Names of the classes.
-
-    Returns:
-        `Path`: `pictures/confusion.png` in the run folder.
+    Write `pictures/confusion.png`: confusion of held-out images by their true and predicted class numbers, in percent
+    of each true class. A matrix with its numbers; for more than 20 classes without numbers, beside a list of the
+    largest confusions.
     """
     classes = sorted({*labels.tolist(), *predictions.tolist()})
     names = [class_names[label] if class_names else str(label) for label in classes]
@@ -50,17 +43,15 @@ def draw_confusion(
     return save_figure(figure, RunFolder(run).picture("confusion"))
 
 
-def _shares(labels: "torch.Tensor", predictions: "torch.Tensor", classes: list[int]) -> "np.ndarray":
+def _shares(labels: torch.Tensor, predictions: torch.Tensor, classes: list[int]) -> np.ndarray:
     """Rows that sum to 1, or to 0 for a class that is only predicted."""
-    import numpy as np
-
     counts = np.zeros((len(classes), len(classes)))
     places = (np.searchsorted(classes, labels.numpy()), np.searchsorted(classes, predictions.numpy()))
     np.add.at(counts, places, 1)
     return counts / counts.sum(1, keepdims=True).clip(min=1)
 
 
-def _write_numbers(axes: "Axes", shares: "np.ndarray", names: list[str]) -> None:
+def _write_numbers(axes: "Axes", shares: np.ndarray, names: list[str]) -> None:
     is_long = max(map(len, names)) > 3
     axes.set_xticks(range(len(names)), labels=names, rotation=90 if is_long else 0)
     axes.set_yticks(range(len(names)), labels=names)
@@ -72,9 +63,7 @@ def _write_numbers(axes: "Axes", shares: "np.ndarray", names: list[str]) -> None
                 axes.text(column, row, number, ha="center", va="center", color=colour, fontsize="medium")
 
 
-def _list_largest(axes: "Axes", shares: "np.ndarray", names: list[str]) -> None:
-    import numpy as np
-
+def _list_largest(axes: "Axes", shares: np.ndarray, names: list[str]) -> None:
     off_diagonal = shares * (1 - np.eye(len(shares)))
     order = np.argsort(-off_diagonal, axis=None, kind="stable")[:_NUM_LISTED]
     pairs = [divmod(int(place), len(names)) for place in order]

@@ -1,29 +1,19 @@
 """Embeddings in two dimensions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from ...system.run_folder import RunFolder
 from .figure import new_figure, save_figure
 
-if TYPE_CHECKING:
-    import torch
-
 
 def draw_embeddings(
-    run: str | Path, embeddings: "torch.Tensor", labels: "torch.Tensor", class_names: list[str] | None
+    run: str | Path, embeddings: torch.Tensor, labels: torch.Tensor, class_names: list[str] | None
 ) -> Path:
     """
-    Held-out embeddings in two dimensions by t-SNE, coloured by labels that training never saw.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        embeddings (`torch.Tensor` of shape `(num_images, dim)`): Embeddings; the first 2,000 are shown.
-        labels (`torch.Tensor` of shape `(num_images,)`): Class numbers.
-        class_names (`list[str]`, *optional*): Names of the classes.
-
-    Returns:
-        `Path`: `pictures/embeddings.png` in the run folder.
+    Write `pictures/embeddings.png`: the first 2,000 held-out embeddings `(num_images, dim)` in two dimensions by
+    t-SNE, coloured by labels that training never saw.
     """
     from matplotlib import colormaps
     from sklearn.manifold import TSNE
@@ -42,14 +32,8 @@ def draw_embeddings(
         if len(classes) <= 30:
             # One of the class's own points: the mean would lie between its clusters.
             centre = min(chosen.tolist(), key=lambda point: (((chosen - point) ** 2).sum(1) ** 0.5).sum())
-            axes.annotate(
-                name,
-                centre,
-                ha="center",
-                va="center",
-                weight="bold",
-                bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "edgecolor": "none"},
-            )
+            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "edgecolor": "none"}
+            axes.annotate(name, centre, ha="center", va="center", weight="bold", bbox=box)
     axes.set(title="Held-out images by t-SNE of their embeddings, coloured by label", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return save_figure(figure, RunFolder(run).picture("embeddings"))

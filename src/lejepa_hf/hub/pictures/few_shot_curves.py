@@ -9,15 +9,8 @@ from .figure import STYLES, new_figure, save_figure
 
 def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path | None:
     """
-    Accuracy over the number of labelled images a class, with its 95 % interval, a curve for each encoder.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        results (`dict[str, dict[str, float]]`): Results of [`few_shot`] by name of the encoder; other results are
-            ignored.
-
-    Returns:
-        `Path`: `pictures/few_shot.png` in the run folder, None where there are results for fewer than two numbers.
+    Write `pictures/few_shot.png`: accuracy over the number of labelled images a class, with its 95 % interval, a curve
+    for each encoder in `results` of [`few_shot`]. None where there are results for fewer than two numbers.
     """
     pattern = re.compile(r"eval_(\d+|all)shot_top1")
     shots = [match[1] for name in next(iter(results.values()), {}) if (match := pattern.fullmatch(name))]
@@ -30,15 +23,12 @@ def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path
         accuracy = [100 * values[f"eval_{k}shot_top1"] for k in shots]
         half = [100 * values.get(f"eval_{k}shot_top1_ci95", 0.0) for k in shots]
         axes.errorbar(
-            places, accuracy, half, color=colour, linestyle=line, marker=marker, markersize=5, linewidth=2, capsize=3
+            places, accuracy, half, color=colour, linestyle=line, marker=marker, ms=5, linewidth=2, capsize=3
         )
         axes.plot([], [], color=colour, linestyle=line, marker=marker, linewidth=2, label=name)
     axes.set_xticks(places, labels=shots)
-    axes.set(
-        title="Classification from few labelled images, frozen embeddings",
-        xlabel="labelled images a class",
-        ylabel="held-out top-1 in %, 95 % interval",
-    )
+    axes.set_title("Classification from few labelled images, frozen embeddings")
+    axes.set(xlabel="labelled images a class", ylabel="held-out top-1 in %, 95 % interval")
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")

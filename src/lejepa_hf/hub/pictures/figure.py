@@ -40,15 +40,14 @@ def save_figure(figure: "Figure", path: Path) -> Path:
 
 def as_colours(pixels: "torch.Tensor") -> "np.ndarray":
     """
-    What an encoder sees, stretched from black to white.
-
-    Args:
-        pixels (`torch.Tensor` of shape `(channels, height, width)`): One image. The mean of its channels is shown
-            unless there are three.
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 3)`: Colours in [0, 1].
+    What an encoder sees, `(channels, height, width)`, stretched from black to white: `(height, width, 3)` in [0, 1].
+    The mean of the channels is shown unless there are three.
     """
     image = pixels.float() if len(pixels) == 3 else pixels.float().mean(0, keepdim=True).expand(3, -1, -1)
-    image = image - image.min()
-    return (image / image.max().clamp_min(1e-12)).movedim(0, -1).numpy()
+    return stretched(image).movedim(0, -1).numpy()
+
+
+def stretched(values: "torch.Tensor") -> "torch.Tensor":
+    """Values from 0 to 1; zeros if all are equal."""
+    values = values - values.min()
+    return values / values.max().clamp_min(1e-12)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...system.run_folder import RunFolder
 from .figure import BLUE, ORANGE, new_figure, save_figure
 
@@ -16,14 +18,8 @@ _MAX_LISTED_VIEWS = 8
 
 def draw_gaussianity(run: str | Path, statistics: "EmbeddingStatistics") -> Path:
     """
-    Draw how Gaussian a sample is: slices beside N(0, 1), their quantiles, the covariance spectrum.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        statistics ([`EmbeddingStatistics`]): Statistics of projections or embeddings.
-
-    Returns:
-        `Path`: `pictures/gaussianity.png` in the run folder.
+    Write `pictures/gaussianity.png`, how Gaussian projections or embeddings are: slices beside N(0, 1), their
+    quantiles, the covariance spectrum.
     """
     figure = new_figure(10, 4)
     left, middle, right = figure.subplots(1, 3)
@@ -46,8 +42,6 @@ def draw_gaussianity(run: str | Path, statistics: "EmbeddingStatistics") -> Path
 
 
 def _draw_slices(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
-    import numpy as np
-
     worst, others = statistics.worst_slices[0], statistics.random_slices.numpy()
     limit = max(4.0, float(np.abs(worst.sample.numpy()).max()), float(np.abs(others).max()))
     bins = np.linspace(-limit, limit, 32).tolist()
@@ -64,8 +58,6 @@ def _draw_slices(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
 
 
 def _draw_quantiles(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
-    import numpy as np
-
     levels = statistics.quantile_levels
     normal = (2**0.5 * (2 * levels - 1).erfinv()).numpy()
     low, median, high = statistics.quantile_band.numpy()
@@ -85,12 +77,7 @@ def _draw_spectrum(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
     axes.axhline(1, color="black", linestyle="--", linewidth=1.5)
     # At least two decades, so that the scatter of a Gaussian sample's eigenvalues looks small.
     low, high = (present.min(), present.max()) if len(present) else (1, 1)
-    axes.set(
-        title=f"Effective rank {statistics.effective_rank:.1f} of {len(eigenvalues)}",
-        xlabel="index",
-        ylabel="eigenvalue of the covariance",
-        yscale="log",
-        xlim=(0, len(eigenvalues) + 1),
-        ylim=(min(0.1, low / 2), max(10, high * 2)),
-    )
+    axes.set(xlabel="index", ylabel="eigenvalue of the covariance", yscale="log")
+    axes.set(xlim=(0, len(eigenvalues) + 1), ylim=(min(0.1, low / 2), max(10, high * 2)))
+    axes.set_title(f"Effective rank {statistics.effective_rank:.1f} of {len(eigenvalues)}")
     axes.minorticks_off()

@@ -10,14 +10,8 @@ _NULL_MEAN = 1.05  # SIGReg of Gaussian projections, with the published statisti
 
 def draw_losses(run: str | Path) -> Path | None:
     """
-    Both parts of the loss over steps, of training batches and of held-out images; SIGReg beside its value for a
-    perfect Gaussian.
-
-    Args:
-        run (`str` or `Path`): Run folder with `metrics.jsonl`.
-
-    Returns:
-        `Path`: `pictures/losses.png` in the run folder, None where nothing was logged.
+    Write `pictures/losses.png`: both parts of the loss over steps, of training batches and of held-out images; SIGReg
+    beside its value for a perfect Gaussian. None where nothing was logged.
     """
     rows, held_out = RunFolder(run).read_metrics(), RunFolder(run).read_held_out()
     if not rows:

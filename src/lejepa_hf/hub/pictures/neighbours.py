@@ -22,20 +22,9 @@ def draw_neighbours(
     class_names: list[str] | None,
 ) -> Path:
     """
-    A row for each query: the image, then its neighbours, the nearest first. A neighbour of another class has a thick
-    frame and a cross before the name of its class.
-
-    Args:
-        run (`str` or `Path`): Run folder.
-        queries (`torch.Tensor` of shape `(num_queries, channels, height, width)`): Held-out images, as the encoder
-            sees them, but not normalised.
-        query_labels (`list[int]`): Classes of the held-out images.
-        neighbours (`torch.Tensor` of shape `(num_queries, num_neighbours, channels, height, width)`): Training images.
-        neighbour_labels (`list[list[int]]`): Classes of the training images.
-        class_names (`list[str]`, *optional*): Names of the classes.
-
-    Returns:
-        `Path`: `pictures/neighbours.png` in the run folder.
+    Write `pictures/neighbours.png`: a row for each held-out image, as the encoder sees it but not normalised,
+    `(num_queries, channels, height, width)`, with its nearest training images `(num_queries, num_neighbours, channels,
+    height, width)`. A neighbour of another class has a thick frame and a cross before the name of its class.
     """
     rows, columns = neighbours.shape[:2]
     figure = new_figure(1.1 * (columns + 1), 1.25 * rows + 0.4)

@@ -1,28 +1,22 @@
 """Patch features as colours."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from ...system.run_folder import RunFolder
 from .figure import as_colours, new_figure, save_figure
 
-if TYPE_CHECKING:
-    import torch
 
-
-def draw_patch_maps(run: str | Path, pixels: "torch.Tensor", colours: "torch.Tensor") -> Path:
+def draw_patch_maps(run: str | Path, pixels: torch.Tensor, colours: torch.Tensor) -> Path:
     """
-    Images, and below each of them the principal components of its patch features as colours.
+    Write `pictures/pca_maps.png`: images, and below each of them the principal components of its patch features.
 
     Args:
         run (`str` or `Path`): Run folder.
-        pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): What the encoder saw, not
-            normalised. Each image is stretched from black to white.
+        pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): What the encoder saw, not normalised.
         colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): From
             [`~evaluation.patch_maps.principal_colours`].
-
-    Returns:
-        `Path`: `pictures/pca_maps.png` in the run folder.
     """
     num_images = len(pixels)
     figure = new_figure(max(4.0, 1.5 * num_images), 3.8)

@@ -9,16 +9,8 @@ from .figure import STYLES, new_figure, save_figure
 
 def draw_scores(path: Path, candidates: Sequence, title: str) -> Path:
     """
-    A marker for each candidate, with a shape and colour for each run, filled at the run's end: score and accuracy, or
-    the scores alone where nothing is labelled.
-
-    Args:
-        path (`Path`): File to write.
-        candidates (`Sequence[~runs.selection.Candidate]`): Candidates of one or more runs.
-        title (`str`): Title of the picture.
-
-    Returns:
-        `Path`: `path`.
+    Draw a marker for each candidate of `runs.selection`, with a shape and colour for each run, filled at the run's
+    end: score and accuracy, or the scores alone where nothing is labelled.
     """
     labelled = [one for one in candidates if one.knn_top1 is not None]
     runs = list(dict.fromkeys(one.run for one in candidates))

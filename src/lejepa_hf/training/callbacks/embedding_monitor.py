@@ -3,26 +3,18 @@
 import torch
 
 from ...evaluation.rank import rank_and_spread
-from .monitor import Monitor, MonitoredRun
+from .monitor import Monitor
 
 
 class EmbeddingMonitor(Monitor):
     """
     `effective_rank`, `embedding_spread` and `smallest_spread` of the global views of the last batch before a row is
     logged, see [`~evaluation.rank.rank_and_spread`]. Between rows it computes nothing.
-
-    Args:
-        num_global_views (`int`): Number of views, from the first on, that are measured.
     """
 
     def __init__(self, num_global_views: int) -> None:
         self.num_global_views = num_global_views
         self._embeddings: torch.Tensor | None = None
-
-    @classmethod
-    def for_run(cls, run: MonitoredRun) -> "EmbeddingMonitor":
-        """The monitor of a run."""
-        return cls(run.num_global_views)
 
     def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:
         """Keep the global views of the last batch."""

@@ -3,9 +3,9 @@
 import logging
 import math
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from .monitor import MonitoredRun
+from .monitor import MonitoredRun, Row
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -28,11 +28,8 @@ class HealthWatch(TrainerCallback):
     - Divergence: `loss` is above 3 times its best value.
 
     The first three are checked after warmup and must hold for 3 rows in a row, the last one for 5. A resumed run
-    includes the rows it already has.
-
-    Args:
-        collapsed_sigreg (`float`, *optional*): `sigreg_loss` of projections that are all 0: 0.402 times the number of
-            images in a loss, with the default quadrature. Without it the point is not checked.
+    includes the rows it already has. Without `collapsed_sigreg`, the `sigreg_loss` of projections that are all 0
+    (0.402 times the number of images in a loss, with the default quadrature), the point is not checked.
     """
 
     def __init__(self, collapsed_sigreg: float | None = None) -> None:
@@ -50,21 +47,14 @@ class HealthWatch(TrainerCallback):
         point = run.model.sigreg.collapsed_mean
         return cls(point and point * run.images_per_statistic)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: object, **kwargs: object) -> None:
         """Begin anew, with the rows that a resumed run already has."""
         self._forget()
         for row in state.log_history:  # not empty after a resume: its warnings are not repeated
             self._check(row, row["step"] > args.get_warmup_steps(state.max_steps))
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: object,
+        self, args: TrainingArguments, state: TrainerState, control: object, logs: Row | None = None, **kwargs: object
     ) -> None:
         """Look at the row, and warn."""
         for message in self._check(logs or {}, state.global_step > args.get_warmup_steps(state.max_steps)):
@@ -93,8 +83,7 @@ class HealthWatch(TrainerCallback):
         if loss > _LOSS_RISE * best:
             found["divergence"] = (
                 f"`loss` is {loss:.4g}, more than {_LOSS_RISE:g} times its best, {best:.4g}: training diverges. Lower "
-                "`learning_rate`, use a longer `warmup_steps` or a larger batch; `--resume` continues from the last "
-                "checkpoint."
+                "`learning_rate`, use longer `warmup_steps` or larger batches; `--resume` continues from a checkpoint."
             )
         if not warmed_up:
             return found

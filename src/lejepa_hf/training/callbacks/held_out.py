@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...data.batch import GLOBAL_VIEWS, tensors_of_views
@@ -19,7 +20,7 @@ from ...evaluation.pixel_values import to_pixel_values
 from ...evaluation.protocols.knn import nearest_vote
 from ...evaluation.rank import rank_and_spread
 from ...model.batch_norm import batch_statistics
-from ...system.distributed import stack_over_ranks, total_over_ranks
+from ...system.distributed import gather_for_loss, stack_over_ranks, total_over_ranks
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -58,21 +59,10 @@ class HeldOutImages:
     is weighted by the images that are new in it. Ranks may hold unequal numbers of images, but all of them make the
     same number of forward passes, as DDP and FSDP require.
 
-    Args:
-        held_out: Held-out dataset with the columns of the training set, see [`~data.streaming.EndlessRows`].
-        train: Training set, among whose images k-NN searches for neighbours.
-        collator ([`MultiCropCollator`]): Collator that cuts the views; its `label_column` names the classes for k-NN.
-        processor (`BaseImageProcessor`, *optional*): Processor of images for k-NN, which is left out without it.
-        num_images (`int`): Largest number of held-out images over all ranks; four times as many of the training set.
-        batch_size (`int`): Number of images in a batch of a rank, at least 2. That of training makes the losses
-            comparable.
-        seed (`int`): Seed that chooses the images and their views, which are the same at every call.
-        rank (`int`): Rank of this process.
-        world_size (`int`): Number of processes.
-        device (`torch.device`): Device of the model.
-
-    Raises:
-        ValueError: If there are fewer than 2 images in all, or fewer than one for each rank.
+    Views are cut by `collator` from at most `num_images` of `held_out` over all ranks. With the collator's
+    `label_column` and a `processor`, k-NN searches for their neighbours among four times as many images of `train`.
+    Batches have the size of training in `args`, so that losses can be compared; `args.seed` chooses the images and
+    their views, which are the same at every call.
     """
 
     def __init__(
@@ -82,14 +72,11 @@ class HeldOutImages:
         collator: MultiCropCollator,
         processor: BaseImageProcessor | None,
         num_images: int,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        device: torch.device,
+        args: TrainingArguments,
     ) -> None:
-        self.batch_size, self.device, self.processor = max(2, batch_size), device, processor
-        self._collator, self._seed, self._rank, self._world_size = collator, seed, rank, world_size
+        self.batch_size, self.device, self.processor = max(2, args.per_device_train_batch_size), args.device, processor
+        self._collator, self._seed = collator, args.seed
+        self._rank, self._world_size = args.process_index, args.world_size
         self.batches = self._view_batches(held_out, num_images)
         self.bank, self.queries = None, None
         if collator.label_column is not None and processor is not None:
@@ -134,9 +121,8 @@ class HeldOutImages:
         for begin in range(0, max(numbers), size):
             chosen = torch.arange(begin, begin + size) % number  # after the last image come the first ones
             new = [min(max(of_rank - begin, 0), size) for of_rank in numbers]
-            batches.append(
-                _Batch({name: of[chosen] for name, of in views.items()}, new[self._rank], sum(new) / sum(numbers))
-            )
+            filled = {name: of[chosen] for name, of in views.items()}
+            batches.append(_Batch(filled, new[self._rank], sum(new) / sum(numbers)))
         return batches
 
     def _plain_images(self, dataset: object, num_images: int) -> _PlainImages | None:
@@ -166,21 +152,10 @@ class HeldOutImages:
 
     def measure(self, model: nn.Module, forward: Callable[..., Any], prepare: Callable[..., Any]) -> dict[str, float]:
         """
-        Evaluate the model, in evaluation mode, without gradients, on all ranks.
-
-        Batch norm normalises views by their batch, as in training, so that losses can be compared with those of
-        training; for k-NN it uses its running statistics.
-
-        Args:
-            model (`nn.Module`): Model that `forward` calls.
-            forward (`Callable`): Function from arguments of [`LeJEPAForPreTraining`] to its output, with losses over
-                all ranks.
-            prepare (`Callable`): Function from a batch of the collator to these arguments.
-
-        Returns:
-            `dict[str, float]`: `loss`, `prediction_loss` and `sigreg_loss`, weighted means over batches;
-            `effective_rank` and `embedding_spread` of global views, see [`~evaluation.rank.rank_and_spread`]; with
-            labels `knn_top1`, in [0, 1]. The same on every rank.
+        Evaluate the model, in evaluation mode, without gradients, on all ranks: weighted means of the losses over
+        batches; rank and spread of global views; with labels `knn_top1`, in [0, 1]. `prepare` turns a batch of the
+        collator into the arguments of `forward`. Batch norm normalises views by their batch, as in training, so that
+        losses can be compared with those of training; for k-NN it uses its running statistics.
         """
         losses, embeddings = [], []
         with batch_statistics(model):
@@ -199,10 +174,7 @@ class HeldOutImages:
 
     def _of_all_ranks(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows of all ranks, which may have different numbers of rows."""
-        numbers = self._numbers(len(rows))
-        padded = torch.cat([rows, rows.new_zeros(max(numbers) - len(rows), *rows.shape[1:])])
-        together = stack_over_ranks(padded)
-        return torch.cat([of_rank[:number] for of_rank, number in zip(together, numbers, strict=True)])
+        return gather_for_loss(rows[None])[0]
 
     def _knn(self, bank_images: _PlainImages, query_images: _PlainImages, forward: Callable[..., Any]) -> float:
         bank, queries = self._embed(bank_images, forward), self._embed(query_images, forward)

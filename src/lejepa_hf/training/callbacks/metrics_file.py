@@ -1,29 +1,21 @@
-"""MetricsFile: every logged row in `metrics.jsonl`."""
+"""MetricsFile: every logged row in `metrics.jsonl`, one JSON object a line."""
 
 import json
 from pathlib import Path
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from ...system.durable_files import write_text
+from .monitor import Row
 
 
 class MetricsFile(TrainerCallback):
-    """
-    Writes every logged row to `metrics.jsonl` in the run folder, one JSON object a line.
-
-    A resumed run first drops the rows of the steps that it will repeat.
-
-    Args:
-        path (`str` or `Path`): File to write.
-    """
+    """Writes every logged row to a file; a resumed run first drops the rows of the steps that it will repeat."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Drop the rows after the step at which the run continues, and a line that was cut short."""
         if state.is_world_process_zero and self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines()
@@ -32,12 +24,7 @@ class MetricsFile(TrainerCallback):
             write_text(self.path, "".join(kept))
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: object, logs: Row | None = None, **kwargs: object
     ) -> None:
         """Append the row."""
         if state.is_world_process_zero and logs:

@@ -9,24 +9,17 @@ from transformers import TrainerCallback
 
 from ...modeling_lejepa import LeJEPAForPreTraining
 
+Row = dict[str, float]  # what is logged at a step, by name
+
 
 class MonitoredRun(NamedTuple):
-    """
-    Facts about a run from which monitors are built.
+    """Facts about a run from which monitors are built."""
 
-    Args:
-        model ([`LeJEPAForPreTraining`]): The model, not wrapped.
-        num_global_views (`int`): Global views of an image; they come first among its embeddings.
-        num_classes (`int`, *optional*): Number of classes of the training images, None without labels.
-        images_per_statistic (`int`): Number of images, over all processes, in one SIGReg statistic.
-        device (`torch.device`): Device of the embeddings.
-    """
-
-    model: LeJEPAForPreTraining
-    num_global_views: int
-    num_classes: int | None
-    images_per_statistic: int
-    device: torch.device
+    model: LeJEPAForPreTraining  # not wrapped
+    num_global_views: int  # they come first among the embeddings
+    num_classes: int | None  # of the training images, None without labels
+    images_per_statistic: int  # in one SIGReg statistic, over all processes
+    device: torch.device  # of the embeddings
 
 
 class Monitor(TrainerCallback, ABC):
@@ -49,10 +42,7 @@ class Monitor(TrainerCallback, ABC):
 
 
 class MonitorCost:
-    """
-    Measures the time that monitors take, as a context manager around them: `monitor_seconds` since the last row, and
-    `monitor_fraction`, their share of the time since this process began to train, in [0, 1].
-    """
+    """Measures, as a context manager around monitors, their seconds and their share of the time of the run so far."""
 
     def __init__(self) -> None:
         self._run_begin = time.perf_counter()
@@ -66,10 +56,8 @@ class MonitorCost:
         self._window += self.last
 
     def measure(self) -> dict[str, float]:
-        """Both figures; then begins a new window."""
+        """`monitor_seconds` since the last call, and `monitor_fraction` of the run's time, in [0, 1]."""
         self._total += self._window
         window, self._window = self._window, 0.0
-        return {
-            "monitor_seconds": window,
-            "monitor_fraction": self._total / (time.perf_counter() - self._run_begin),
-        }
+        fraction = self._total / (time.perf_counter() - self._run_begin)
+        return {"monitor_seconds": window, "monitor_fraction": fraction}

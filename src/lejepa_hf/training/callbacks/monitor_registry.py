@@ -9,25 +9,17 @@ from .health import HealthWatch
 from .monitor import MonitoredRun
 from .online_probe import OnlineProbe
 
-
-def _at_evaluations(run: MonitoredRun) -> None:
-    """No callback: the Trainer passes k-NN on to its held-out evaluations."""
-
-
 # Name -> function that builds the callback of a run, or returns None if it has nothing to measure there.
 MONITORS: dict[str, Callable[[MonitoredRun], TrainerCallback | None]] = {
-    "embeddings": EmbeddingMonitor.for_run,
+    "embeddings": lambda run: EmbeddingMonitor(run.num_global_views),
     "probe": OnlineProbe.for_run,
-    "knn": _at_evaluations,
+    "knn": lambda run: None,  # the Trainer passes k-NN on to its held-out evaluations
     "health": HealthWatch.for_run,
 }
 
 
 def check_monitors(names: list[str]) -> None:
-    """
-    Raises:
-        ValueError: If a monitor is unknown; the message names those that are known.
-    """
+    """Refuse unknown monitors; the message names those that are known."""
     unknown = [name for name in names if name not in MONITORS]
     if unknown:
         raise ValueError(f"`monitors`: {', '.join(unknown)} unknown; known are {', '.join(MONITORS)}.")

@@ -7,9 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from ...system.distributed import total_over_ranks
+from ...system.distributed import is_first_rank, total_over_ranks
 from .monitor import Monitor, MonitoredRun
 from .stateful import StatefulCallback
 
@@ -22,28 +21,17 @@ class OnlineProbe(Monitor, StatefulCallback):
     """
     LayerNorm and one linear layer with its own AdamW, one step on each batch of views.
 
-    It sees detached embeddings, so that labels cannot reach the encoder, and starts at zero, so that it draws no
-    random numbers. Gradients are those of the batch over all ranks, so that its weights are the same on every rank.
-    Its figures show how well classes are separated in views that it is about to learn from, not held-out accuracy.
+    It sees detached embeddings, so that labels cannot reach the encoder, and starts at zero, without random numbers.
+    Gradients are those of the batch over all ranks, so that its weights are the same on every rank. Its figures show
+    how well classes are separated in views that it is about to learn from, not held-out accuracy.
 
-    Args:
-        embedding_dim (`int`): Width of the embeddings.
-        num_classes (`int`): Number of classes. Labels outside of [0, `num_classes`), such as -1, are left out.
-        learning_rate (`float`, *optional*, defaults to 1e-3): Constant learning rate, positive.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Device of the embeddings.
-
-    Raises:
-        ValueError: If there are fewer than two classes.
+    Class numbers outside of [0, `num_classes`), such as -1, are left out. The learning rate is constant.
 
     Source: arXiv 2511.08544 and the minimal example of its code: every view, learning rate 1e-3, weight decay 1e-7.
     """
 
     def __init__(
-        self,
-        embedding_dim: int,
-        num_classes: int,
-        learning_rate: float = 1e-3,
-        device: torch.device | str = "cpu",
+        self, embedding_dim: int, num_classes: int, learning_rate: float = 1e-3, device: torch.device | str = "cpu"
     ) -> None:
         if num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
@@ -56,7 +44,6 @@ class OnlineProbe(Monitor, StatefulCallback):
         self.num_classes, self.device = num_classes, torch.device(device)
         self.optimizer = torch.optim.AdamW(self.probe.parameters(), lr=learning_rate, weight_decay=1e-7)
         self._window = torch.zeros(3, device=device)  # loss, hits, views, over ranks and batches since the last log
-        self._writes = True
 
     @classmethod
     def for_run(cls, run: MonitoredRun) -> "OnlineProbe | None":
@@ -65,20 +52,8 @@ class OnlineProbe(Monitor, StatefulCallback):
             return None
         return cls(run.model.encoder.embedding_dim, run.num_classes, device=run.device)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Remember whether this rank writes."""
-        self._writes = state.is_world_process_zero
-
     def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:
-        """
-        Train one step.
-
-        Args:
-            embeddings (`torch.Tensor` of shape `(num_views, batch_size, dim)`): Embeddings of all views.
-            labels (`torch.Tensor` of shape `(batch_size,)`, *optional*): Class numbers.
-        """
+        """Train one step on embeddings `(num_views, batch_size, dim)` and class numbers `(batch_size,)`."""
         if labels is None:
             return
         rows = embeddings.detach().float().flatten(0, 1)
@@ -98,20 +73,14 @@ class OnlineProbe(Monitor, StatefulCallback):
         self.optimizer.step()
 
     def measure(self) -> dict[str, float]:
-        """
-        Figures since the last call.
-
-        Returns:
-            `dict[str, float]`: `online_probe_loss`, the cross-entropy, at least 0, and `online_probe_top1`, in [0, 1],
-            both before each step; nothing if no label was seen.
-        """
+        """Cross-entropy and accuracy in [0, 1] since the last call, both before each step; nothing without labels."""
         loss, hits, views = self._window.tolist()
         self._window = torch.zeros_like(self._window)
         return {"online_probe_loss": loss / views, "online_probe_top1": hits / views} if views else {}
 
     def save_state(self, folder: Path) -> None:
         """Write weights, moments and the current window into a checkpoint, on the first rank."""
-        if not self._writes:
+        if not is_first_rank():
             return
         tensors = {f"probe.{name}": value for name, value in self.probe.state_dict().items()}
         for number, moments in self.optimizer.state_dict()["state"].items():

@@ -2,10 +2,11 @@
 
 import logging
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from ...system.devices import cores_of_this_process
+from .monitor import Row
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -16,12 +17,7 @@ class ProgressBar(ProgressCallback):
     """The progress bar of transformers, with loss, speed and the share of time spent waiting for data."""
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: object,
+        self, args: TrainingArguments, state: TrainerState, control: object, logs: Row | None = None, **kwargs: object
     ) -> None:
         """Refresh the figures."""
         super().on_log(args, state, control, logs=logs, **kwargs)
@@ -38,19 +34,12 @@ class DataHint(TrainerCallback):
     def __init__(self) -> None:
         self._windows = 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Count anew."""
         self._windows = 0
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: object,
+        self, args: TrainingArguments, state: TrainerState, control: object, logs: Row | None = None, **kwargs: object
     ) -> None:
         """Warn at the third row that waited too long."""
         if not state.is_world_process_zero or not logs or "data_wait_fraction" not in logs:

@@ -4,15 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 
 class StatefulCallback(TrainerCallback, ABC):
-    """
-    A callback that saves tensors in checkpoints, on every rank.
-
-    `ExportableState` of transformers is not enough: it saves JSON values, of the first rank.
-    """
+    """Saves tensors in checkpoints, on every rank; `ExportableState` of transformers saves JSON of the first rank."""
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:
@@ -24,12 +20,7 @@ class StatefulCallback(TrainerCallback, ABC):
 
 
 class StateLoader(TrainerCallback):
-    """
-    Loads stateful callbacks from the checkpoint a run is resumed from, and at the end from that of the best model.
-
-    Args:
-        callbacks (`Callable`): Returns the stateful callbacks of the Trainer.
-    """
+    """Loads stateful callbacks from the checkpoint a run resumes from, and at the end from that of the best model."""
 
     def __init__(self, callbacks: Callable[[], list[StatefulCallback]]) -> None:
         self._callbacks = callbacks
@@ -40,17 +31,13 @@ class StateLoader(TrainerCallback):
         for callback in self._callbacks():
             callback.load_state(Path(checkpoint))
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_epoch_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Load, now that model, optimizer and all callbacks are ready."""
         if self.checkpoint is not None:
             self.load(self.checkpoint)
             self.checkpoint = None
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: object, **kwargs: object) -> None:
         """Load the states of the best model, which the Trainer has just loaded."""
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self.load(state.best_model_checkpoint)
