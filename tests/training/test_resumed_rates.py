@@ -42,7 +42,8 @@ def resumed(rate: float, decay: float, step: int = 4, schedule_of=by_step):
     schedule = schedule_of(optimizer)
     optimizer.load_state_dict(old.state_dict())
     schedule.load_state_dict(old_schedule.state_dict())
-    rates.on_train_begin(None, TrainerState(global_step=step), TrainerControl(), optimizer, schedule)
+    state = TrainerState(global_step=step)
+    rates.on_train_begin(None, state, TrainerControl(), optimizer=optimizer, lr_scheduler=schedule)
     return optimizer, schedule
 
 
@@ -75,5 +76,6 @@ def test_a_start_and_schedules_of_other_kinds_are_left_alone(kept):
 def test_another_number_of_groups_is_an_error():
     rates, optimizer = ResumedRates(), optimizer_with(0.5, 0.1)
     rates.remember(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5))
+    given = {"optimizer": optimizer, "lr_scheduler": by_step(optimizer)}
     with pytest.raises(ValueError, match="shorter"):
-        rates.on_train_begin(None, TrainerState(global_step=1), TrainerControl(), optimizer, by_step(optimizer))
+        rates.on_train_begin(None, TrainerState(global_step=1), TrainerControl(), **given)
