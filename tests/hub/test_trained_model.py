@@ -50,6 +50,14 @@ def test_a_file_of_fsdp_holds_all_weights(tmp_path, model):
         read_trained_model(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"torn"])
+def test_a_file_of_fsdp_that_is_not_one_is_named(tmp_path, model, content):
+    model.config.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model_fsdp.bin").write_bytes(content)
+    with pytest.raises(ValueError, match="The weights in .* cannot be read .*: choose another checkpoint"):
+        read_trained_model(tmp_path)
+
+
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.999])
 def test_a_torn_file_of_fsdp_is_named(tmp_path, model, part):
     model.config.save_pretrained(tmp_path)

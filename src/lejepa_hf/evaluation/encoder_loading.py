@@ -7,6 +7,7 @@ from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreT
 
 from ..model.loading_errors import explained, refuse_unfilled
 from ..system.devices import default_device
+from ..system.error_text import reason_of
 
 LoadedEncoder = tuple[PreTrainedModel, BaseImageProcessor]
 
@@ -29,7 +30,7 @@ def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncode
     try:
         place = torch.empty(0, device=device or default_device()).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"`device` {device!r} cannot be used here: {reason_of(error)}") from error
     folder = find_encoder(encoder)
     with explained("encoder", encoder):
         # Stored in half precision, an encoder would embed and train with other errors than those it is compared with.

@@ -15,7 +15,8 @@ from ..data.sources import ImageSource
 from ..model.architecture import forward_kwargs, native_image_size, num_channels
 from ..model.layers import count_layers, forward_layers, has_class_token, patch_tokens
 from ..model.pooling import pool
-from ..model.tracing import TRACING_ERRORS, reason_of
+from ..model.tracing import TRACING_ERRORS
+from ..system.error_text import reason_of
 from .embeddings.image_batches import rows_from
 from .pixel_values import height_and_width, pixel_range, to_pixel_values
 

@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 
 from ..model.architecture import num_channels
 from ..model.layers import feature_map, forward_layers
-from ..model.tracing import TRACING_ERRORS, reason_of
+from ..model.tracing import TRACING_ERRORS
+from ..system.error_text import reason_of
 from .feature_extractor import FeatureExtractor
 from .pixel_values import height_and_width, setting_of, to_pixel_values
 

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 from ..model.architecture import forward_kwargs, is_timm, native_image_size, num_channels
 from ..model.pooling import final_states, pool
 from ..system.durable_files import complete_folder
+from ..system.error_text import reason_of
 from .model_card import with_onnx
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -102,7 +103,7 @@ def _translate(encoder: _Encoder, size: int, path: Path) -> None:
         _remove_stack_traces(program)
         program.save(path, external_data=weights > _ONE_FILE)
     except torch.onnx.OnnxExporterError as error:
-        name, reason = type(encoder.encoder).__name__, str(error).strip().splitlines()[0]  # pages of advice follow
+        name, reason = type(encoder.encoder).__name__, reason_of(error)  # pages of advice follow
         raise ValueError(f"PyTorch {torch.__version__} does not translate {name} into ONNX ({reason}).") from error
 
 

@@ -47,7 +47,7 @@ def read_trained_model(folder: Path) -> LeJEPAForPreTraining:
             weights = torch.load(folder / FSDP_WEIGHTS, map_location="cpu", weights_only=True)
         model.load_state_dict(weights)
         return model
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, IndexError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"The weights in {str(folder)!r} cannot be read ({error}): choose another checkpoint."
         ) from error

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from huggingface_hub import constants, errors
 
+from ..system.error_text import reason_of
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -58,7 +60,7 @@ def _is_no_room(error: BaseException) -> bool:
 def _way_out(causes: list[BaseException], name: str) -> str:
     repo_id, _, revision = name.partition("@")
     where = constants.ENDPOINT
-    reason = str(causes[0]).strip().splitlines() or [type(causes[0]).__name__]
+    reason = reason_of(causes[0])
 
     def has(kind: type) -> bool:
         return any(isinstance(cause, kind) for cause in causes)
@@ -69,7 +71,7 @@ def _way_out(causes: list[BaseException], name: str) -> str:
         cache = Path(constants.HF_HUB_CACHE)
         cache = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
         return (
-            f"cannot be downloaded, there is no room for it in {str(cache)!r} ({reason[0]}; "
+            f"cannot be downloaded, there is no room for it in {str(cache)!r} ({reason}; "
             f"{shutil.disk_usage(cache).free / 2**20:,.0f} MiB are free): make room there, or let HF_HOME name a "
             "folder with more. Nothing incomplete is kept: the same command begins it again."
         )
@@ -93,4 +95,4 @@ def _way_out(causes: list[BaseException], name: str) -> str:
     if has(errors.LocalEntryNotFoundError):
         offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{where} cannot be reached"
         return f"is neither a folder here nor in the cache {constants.HF_HUB_CACHE!r}, and {offline}."
-    return f"cannot be loaded from a folder here or the Hub: {reason[0]}"
+    return f"cannot be loaded from a folder here or the Hub: {reason}"

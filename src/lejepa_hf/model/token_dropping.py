@@ -9,10 +9,11 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..system.error_text import reason_of
 from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, setting
 from .backbone import build_backbone
 from .pooling import pool
-from .tracing import TRACING_ERRORS, reason_of
+from .tracing import TRACING_ERRORS
 
 _TRIED_LAYERS, _TRIED_PATCHES_A_SIDE = 2, 4
 _TOLERANCE = 1e-3  # the outputs are of order one and rounding is at 1e-6

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..system.error_text import reason_of
 from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, setting, without_pooler
 from .pooling import final_states, pool
 
@@ -60,12 +61,6 @@ def trace(backbone: PreTrainedModel, size: int) -> ModelOutput:
     if not isinstance(outputs, ModelOutput):
         raise TypeError(f"its outputs are a {type(outputs).__name__}, not a ModelOutput")
     return outputs
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of what a network raised."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 @torch.inference_mode(False)

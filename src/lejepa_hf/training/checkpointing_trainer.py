@@ -14,6 +14,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
+from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
 from .callbacks.stateful import StatefulCallback, StateLoader
 from .checkpoints import STATE_FILE, CheckpointNotWritten, complete_checkpoints, is_complete
@@ -171,8 +172,7 @@ def _is_about_the_disk(error: Exception) -> bool:
 def _explain(error: Exception, run: Path, name: str) -> str:
     good = complete_checkpoints(run)
     kept = f"the last complete one is {good[0]}" if good else "there is no earlier one"
-    reason = str(error).strip().splitlines()[0]
     return (
-        f"{name} could not be written ({reason}); {shutil.disk_usage(run).free / 2**20:,.0f} MiB are free in "
+        f"{name} could not be written ({reason_of(error)}); {shutil.disk_usage(run).free / 2**20:,.0f} MiB are free in "
         f"{str(run)!r}, {kept}. Make room, then continue with `--resume`."
     )

@@ -16,7 +16,8 @@ from ...data.masks import decode_mask, resize_mask
 from ...data.sources import ImageSource
 from ...model.architecture import num_channels
 from ...model.layers import feature_map, forward_layers
-from ...model.tracing import TRACING_ERRORS, reason_of
+from ...model.tracing import TRACING_ERRORS
+from ...system.error_text import reason_of
 from ..embeddings.image_batches import image_batches
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import map_style, select_rows
