@@ -25,6 +25,7 @@ from ..hub.pictures.gaussianity import draw_gaussianity
 from ..hub.pictures.losses import draw_losses
 from ..hub.report import write_report
 from ..modeling_lejepa import LeJEPAForPreTraining
+from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder, write_json
 from ..training.checkpoints import complete_checkpoints
 from .image_pictures import picture_neighbours, picture_patches
@@ -62,7 +63,7 @@ def finish_run(recipe: Recipe, facts: dict[str, Any], held_out: ImageSource | No
     _log_contents(run)
     if failed:
         first = next(iter(failed.values()))
-        reason = (str(first).strip().splitlines() or [type(first).__name__])[0].rstrip(".")
+        reason = reason_of(first).rstrip(".")
         raise RunNotFinished(
             f"{run.path} is trained and its model is kept, but {', '.join(failed)} could not be made ({reason}). "
             f"{_way_out(run, recipe)}"

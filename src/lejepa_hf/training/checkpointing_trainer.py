@@ -173,6 +173,6 @@ def _explain(error: Exception, run: Path, name: str) -> str:
     good = complete_checkpoints(run)
     kept = f"the last complete one is {good[0]}" if good else "there is no earlier one"
     return (
-        f"{name} could not be written ({reason_of(error)}); {shutil.disk_usage(run).free / 2**20:,.0f} MiB are free in "
-        f"{str(run)!r}, {kept}. Make room, then continue with `--resume`."
+        f"{name} could not be written ({reason_of(error)}); {shutil.disk_usage(run).free / 2**20:,.0f} MiB are free "
+        f"in {str(run)!r}, {kept}. Make room, then continue with `--resume`."
     )
