@@ -51,7 +51,16 @@ def test_workers_follow_from_the_cores_unless_given(tmp_path, monkeypatch):
     assert workers(8, dataloader_num_workers=0) == 0 and workers(1, dataloader_num_workers=3) == 3
 
 
-@pytest.mark.parametrize(("field", "value"), [("max_bad_fraction", 1.5), ("max_network_retries", -1)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_bad_fraction", 1.5),
+        ("max_network_retries", -1),
+        ("num_train_epochs", 0),
+        ("gradient_accumulation_steps", 0),
+        ("per_device_train_batch_size", 0),
+    ],
+)
 def test_limits_out_of_range_are_refused(tmp_path, field, value):
     with pytest.raises(ValueError, match=f"`{field}` must be .*{value}"):
         LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{field: value})

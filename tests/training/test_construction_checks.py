@@ -24,6 +24,16 @@ def collate(examples):
     return {"global_views": torch.zeros(8, 1, 3, 16, 16)}
 
 
+class Pictures:
+    """Rows without a list of their columns."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return {"picture": DIGITS[index]["image"]}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -33,6 +43,9 @@ def collate(examples):
             "`args` must be LeJEPATrainingArguments, got TrainingArguments",
         ),
         ({"model": torch.nn.Linear(1, 1)}, "`model` must be a LeJEPAForPreTraining, got Linear: put a backbone"),
+        ({"train_dataset": "digits"}, "`train_dataset` must be rows with an image, got str: pass the `dataset` of"),
+        ({"eval_dataset": "digits"}, "`eval_dataset` must be rows with an image, got str: pass the `dataset` of"),
+        ({"eval_dataset": collate}, "`eval_dataset` must be rows with an image, got the function collate"),
         ({"processing_class": collate}, "`processing_class` must be an image processor, got the function collate"),
     ],
 )
@@ -53,6 +66,7 @@ def test_things_of_another_kind(tmp_path, tiny_resnet, given, message):
         ({"eval_dataset": {"a": DIGITS}}, "`eval_dataset` must be one dataset of held-out images, got several (dict)"),
         ({"eval_dataset": DIGITS.select(range(1))}, "`eval_dataset` has 1 images"),
         ({"eval_dataset": DIGITS.rename_column("image", "picture")}, "no column 'image', .* but picture, label"),
+        ({"eval_dataset": Pictures()}, "no column 'image', .* but picture:"),
         ({"args": {"eval_strategy": "steps"}}, "`eval_dataset` is missing, but the arguments request evaluations"),
         ({"args": {"eval_on_start": True}}, "`eval_dataset` is missing, but the arguments request evaluations"),
         (

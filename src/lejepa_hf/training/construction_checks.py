@@ -1,6 +1,7 @@
 """Checks of everything that a Trainer is built from, before any long work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
+from contextlib import suppress
 from types import FunctionType
 from typing import Protocol, runtime_checkable
 
@@ -8,7 +9,8 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.collator import MultiCropCollator
-from ..data.dataset_kinds import count_rows
+from ..data.dataset_kinds import Mixture, count_rows
+from ..data.decoding import DECODING_ERRORS
 from ..modeling_lejepa import LeJEPAForPreTraining
 
 
@@ -47,6 +49,7 @@ def check_images(dataset: object, global_batch: int) -> int | None:
     """Number of training images, None for a stream that does not say; refuse fewer than one global batch."""
     if dataset is None:
         raise ValueError("`train_dataset` is missing: pass rows with an image, see `lejepa_hf.data.sources`.")
+    _check_rows("train_dataset", dataset)
     num_images = count_rows(dataset)
     if num_images is not None and num_images < global_batch:
         raise ValueError(
@@ -83,18 +86,39 @@ def check_one_dataset(dataset: object, num_processes: int, image_column: str) ->
             f"`eval_dataset` must be one dataset of held-out images, got several ({type(dataset).__name__}): evaluate "
             "each with `trainer.evaluate(dataset, metric_key_prefix=...)`."
         )
+    _check_rows("eval_dataset", dataset)
     number = count_rows(dataset)
     if number is not None and number < max(2, num_processes):
         raise ValueError(
             f"`eval_dataset` has {number} images: the held-out images are fewer than 2 or than the {num_processes} "
             "processes. Give more, or set `eval_strategy: 'no'`."
         )
-    columns = dataset.column_names if isinstance(dataset, _HasColumns) else None  # others do not say
+    columns = _columns(dataset)
     if columns and image_column not in columns:
         raise ValueError(
             f"`eval_dataset` has no column {image_column!r}, in which the training set holds its images, but "
             f"{', '.join(columns)}: rename its column."
         )
+
+
+def _check_rows(argument: str, dataset: object) -> None:
+    """Refuse what are not rows with numbers, a stream of `datasets` or a mixture."""
+    if isinstance(dataset, str | bytes) or not isinstance(dataset, Mixture | Sized | _HasColumns):
+        raise TypeError(
+            f"`{argument}` must be rows with an image, got {_name(dataset)}: pass the `dataset` of "
+            "`lejepa_hf.data.sources.load_source(name)`."
+        )
+
+
+def _columns(dataset: object) -> list[str] | None:
+    """Names of a dataset's columns, where its class does not know them those of the first row; None for a mixture."""
+    if isinstance(dataset, _HasColumns):
+        return dataset.column_names
+    if not isinstance(dataset, Mixture):
+        with suppress(*DECODING_ERRORS):  # broken images are counted later
+            row = dataset[0]  # type: ignore[index]
+            return [str(name) for name in row] if isinstance(row, Mapping) else ["no names"]
+    return None
 
 
 class CheckpointPublisher(TrainerCallback):
