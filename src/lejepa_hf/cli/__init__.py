@@ -1,4 +1,4 @@
-"""The `lejepa` command: thin doors to what can also be called from Python. May import every room."""
+"""The `lejepa` command, a thin layer over functions of the other rooms. May import every room."""
 
 import argparse
 import logging
@@ -11,7 +11,7 @@ from . import encoder_commands, run_commands
 _COMMANDS = {
     "evaluate": ("measure how good encoders are, on labelled images", encoder_commands.add_evaluate),
     "embed": ("a folder or dataset -> a Parquet file of embeddings", encoder_commands.add_embed),
-    "demo": ("a page in the browser to look at an encoder", encoder_commands.add_demo),
+    "demo": ("a browser page that shows what an encoder sees", encoder_commands.add_demo),
     "export": ("a run or checkpoint -> an encoder folder for AutoModel", encoder_commands.add_export),
     "push": ("a finished run -> encoder, card and pictures on the Hub", encoder_commands.add_push),
     "card": ("write the model card of a run's encoder again", run_commands.add_card),
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     `lejepa train | plan | evaluate | embed | demo | export | card | push | report | select | statistics`.
 
     Args:
-        arguments (`list[str]`, *optional*): The command line; that of the process if missing.
+        arguments (`list[str]`, *optional*): Command line; the process's own if missing.
 
     Returns:
         `int`: Exit status.

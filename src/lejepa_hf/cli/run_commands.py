@@ -54,9 +54,7 @@ def _card(options: argparse.Namespace) -> int:
 
 def add_select(parser: argparse.ArgumentParser) -> None:
     """Arguments of `lejepa select`."""
-    parser.add_argument(
-        "run", nargs="+", help="run folder; its last evaluation and those of its checkpoints are compared"
-    )
+    parser.add_argument("run", nargs="+", help="run folder; its checkpoints are compared too")
     parser.add_argument("--out", metavar="FOLDER", help="folder for the picture select.png; no picture if missing")
     parser.set_defaults(command=_select)
 

@@ -23,7 +23,8 @@ def class_attention(extractor: FeatureExtractor, images: list, enlarge: int = 1)
     Args:
         extractor ([`FeatureExtractor`]): The encoder with its processor; its pooling is not used.
         images (`list`): Images from its `decode`.
-        enlarge (`int`, *optional*, defaults to 1): As in [`~evaluation.patch_maps.patch_maps`].
+        enlarge (`int`, *optional*, defaults to 1): Factor for the size of images, see
+            [`~evaluation.patch_maps.patch_maps`].
 
     Returns:
         `torch.Tensor` of shape `(num_images, rows, columns)`: Shares of its attention, fp32, on the host, without

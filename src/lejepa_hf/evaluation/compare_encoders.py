@@ -28,7 +28,7 @@ def compare_encoders(
     Args:
         encoders (`Sequence[str | Path]`): Folders or Hub ids.
         splits (pair of [`ImageSource`]): Sources from [`~evaluation.labelled_sources.labelled_sources`].
-        protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): As in [`evaluate_encoder`].
+        protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): Names, see [`evaluate_encoder`].
         out (`str` or `Path`, *optional*): JSON file for the record, rewritten after each encoder.
         **settings: Further arguments of [`evaluate_encoder`].
 

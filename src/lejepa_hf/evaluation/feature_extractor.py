@@ -84,7 +84,7 @@ class FeatureExtractor:
         The trained embedding, and the features that the paper fits a linear probe on, from one forward pass.
 
         Args:
-            pixels (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): From [`preprocess`].
+            pixels (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): Pixels from [`preprocess`].
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: `(batch_size, dim)`, that of `pooling="auto"`, and `(batch_size,
@@ -140,7 +140,7 @@ class FeatureExtractor:
         except TRACING_ERRORS as error:
             raise ValueError(
                 f"`model`: a {kind} model does not turn the pixels of its processor into embeddings "
-                f"({reason_of(error)}): take a vision encoder; of a model of images and texts, its vision part."
+                f"({reason_of(error)}): use a vision encoder, or the vision part of a model of images and text."
             ) from error
         size = height_and_width(pixels)
         offered = ["auto"]

@@ -55,7 +55,7 @@ def in_own_colours(pixel_values: torch.Tensor, processor: BaseImageProcessor) ->
     looks tinted where its channels have different ones.
 
     Args:
-        pixel_values (`torch.Tensor` of shape `(..., C, H, W)`): From [`to_pixel_values`].
+        pixel_values (`torch.Tensor` of shape `(..., C, H, W)`): Pixels from [`to_pixel_values`].
         processor (`BaseImageProcessor`): The processor that made them.
 
     Returns:

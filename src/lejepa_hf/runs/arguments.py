@@ -23,7 +23,7 @@ def check_key(key: str, where: str, known: Collection[str]) -> None:
     Refuse a key that nothing reads.
 
     Args:
-        key (`str`): What somebody wrote.
+        key (`str`): Key as the user wrote it.
         where (`str`): Place it was written at, for the message.
         known (`Collection[str]`): The keys that are read.
 
@@ -94,7 +94,7 @@ def _check_license(given: str | None) -> None:
         return
     close = difflib.get_close_matches(given.lower().replace(" ", "-"), _LICENSES, n=1, cutoff=0.4)
     hint = f"Did you mean {close[0]!r}?" if close else f"Some of them: {', '.join(_LICENSES)}."
-    raise ValueError(f"`license` {given!r} is not the Hub's name of a licence. {hint}")
+    raise ValueError(f"`license` {given!r} is not a name of a licence on the Hub. {hint}")
 
 
 def _check_backbone_keys(given: dict[str, Any]) -> None:
@@ -159,7 +159,7 @@ class DataArguments(ViewSettings):
 @dataclass(frozen=True)
 class Recipe:
     """
-    Everything a run is told. Nothing changes a recipe: [`~runs.resolving.resolve`] returns a new one.
+    All settings of a run. Nothing changes a recipe: [`~runs.resolving.resolve`] returns a new one.
 
     Args:
         model ([`ModelArguments`]): The network and its objective.

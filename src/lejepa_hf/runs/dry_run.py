@@ -57,8 +57,8 @@ def dry_run(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> DryRun | 
     result away.
 
     Args:
-        recipe ([`Recipe`]): The run.
-        batch_size (`int`): Images of a process and step, in place of the recipe's.
+        recipe ([`Recipe`]): Recipe of the run.
+        batch_size (`int`): Images per process and step, instead of the recipe's.
         seconds (`float`, *optional*, defaults to 10.0): Duration after the warm-up, rounded up to complete steps.
 
     Returns:
@@ -84,7 +84,7 @@ def dry_run(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> DryRun | 
             return DryRun(**result) if result else None
     if done.returncode == -signal.SIGKILL:  # what Linux does when memory runs out
         return None
-    raise RuntimeError(f"The dry run broke off:\n{done.stderr[-4000:]}")
+    raise RuntimeError(f"The dry run failed:\n{done.stderr[-4000:]}")
 
 
 class Stopwatch(TrainerCallback):

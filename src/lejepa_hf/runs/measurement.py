@@ -21,7 +21,7 @@ _USUAL_SHARE = 0.4  # of a large matrix product's rate, reached by a training st
 @dataclass(frozen=True)
 class CountedCosts:
     """
-    What is known of a process without running it.
+    Costs of a process, counted without running it.
 
     Args:
         flops_per_image (`float`): Multiplications and additions of forward and backward pass over all views.
@@ -34,7 +34,7 @@ class CountedCosts:
     image_bytes: int
 
     def batch_bytes(self, images: int) -> int:
-        """Memory on a device with so many images in a micro-batch."""
+        """Memory on a device with `images` images in a micro-batch."""
         return self.state_bytes + images * self.image_bytes
 
 
@@ -71,7 +71,7 @@ def measure(recipe: Recipe, seconds: float, counted: CountedCosts) -> Measuremen
     Measure speed and memory of a process of a run.
 
     Args:
-        recipe ([`Recipe`]): The run.
+        recipe ([`Recipe`]): Recipe of the run.
         seconds (`float`): Duration of the dry run after its warm-up.
         counted ([`CountedCosts`]): The process's costs as far as they can be counted.
 
@@ -94,7 +94,7 @@ def measure(recipe: Recipe, seconds: float, counted: CountedCosts) -> Measuremen
     # A dry run is one process: a model that FSDP shards over several may be too large for it.
     if training.fsdp or not is_quick(few):
         return _estimate(training.device, batch, counted, seconds_per_image, memory)
-    logger.info(f"Dry run on {training.device.type} with {few} images a step ...")
+    logger.info(f"Dry run on {training.device.type} with {few} images per step ...")
     larger = dry_run(recipe, few, seconds)
     smaller = dry_run(recipe, few // 2, 0.0) if larger is not None and few < batch else larger
     if larger is None or smaller is None:

@@ -43,10 +43,10 @@ class Plan:
 
     Args:
         source (`str`): Name of the training images.
-        images (`int`, *optional*): Images of an epoch; None for a stream that does not say.
+        images (`int`, *optional*): Images per epoch; None for a stream of unknown length.
         steps (`int`): Optimiser steps.
-        batch (`int`): Images of a process and micro-batch.
-        global_batch (`int`): Images of a step over all processes.
+        batch (`int`): Images per process and micro-batch.
+        global_batch (`int`): Images per step over all processes.
         processes (`int`): Training processes as started now; one unless a launcher starts more.
         views (`list[ViewPlan]`): Views of each image, by size.
         encoder_parameters (`int`): Parameters that are exported.
@@ -91,17 +91,17 @@ class Plan:
 
     @property
     def images_per_second(self) -> float:
-        """Images of all processes in a second."""
+        """Images per second of all processes."""
         return self.measured.images_per_second * self.processes
 
     @property
     def epochs(self) -> float | None:
-        """Passes over the images, None for a stream that does not say how many it has."""
+        """Passes over the images, None for a stream of unknown length."""
         return self.steps * self.global_batch / self.images if self.images else None
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """Time of a pass over the images, None for a stream that does not say how many it has."""
+        """Time of a pass over the images, None for a stream of unknown length."""
         return self.images / self.images_per_second if self.images else None
 
     @property
@@ -115,7 +115,7 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
     Count what can be counted, and measure the rest in a dry run on this machine, which leaves nothing behind.
 
     Args:
-        recipe ([`Recipe`]): The run.
+        recipe ([`Recipe`]): Recipe of the run.
         seconds (`float`, *optional*, defaults to 10.0): Duration of the dry run, see [`~runs.dry_run.dry_run`].
 
     Returns:

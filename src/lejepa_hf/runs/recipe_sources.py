@@ -42,7 +42,7 @@ def open_sources(data: DataArguments) -> RunSources:
     Open all images of a run.
 
     Args:
-        data ([`DataArguments`]): Names them.
+        data ([`DataArguments`]): Datasets, splits and columns.
 
     Returns:
         [`RunSources`]

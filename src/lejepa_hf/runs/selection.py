@@ -86,10 +86,10 @@ def find_candidates(runs: Sequence[str | Path]) -> list[Candidate]:
 
 def rank_correlation(candidates: Sequence[Candidate]) -> tuple[float, int]:
     """
-    Whether a better score goes with a higher k-NN accuracy.
+    Correlation between better scores and higher k-NN accuracies.
 
     Args:
-        candidates (`Sequence[Candidate]`): Those without an accuracy are skipped.
+        candidates (`Sequence[Candidate]`): Candidates; those without an accuracy are skipped.
 
     Returns:
         `tuple[float, int]`: Spearman's correlation, NaN where all scores or all accuracies are equal or there are

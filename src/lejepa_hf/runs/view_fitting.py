@@ -24,10 +24,10 @@ def fit_views(
     not three channels. Crops get the nearest size that the backbone accepts.
 
     Args:
-        data ([`DataArguments`]): Views as the recipe asks for them.
+        data ([`DataArguments`]): Views as the recipe sets them.
         given (`Collection[str]`): Keys that the recipe sets.
         config (`PreTrainedConfig`): The backbone's config, prepared for training.
-        checkpoint (`str` or `Path`, *optional*): Where pretrained weights come from.
+        checkpoint (`str` or `Path`, *optional*): Checkpoint of a warm start.
 
     Returns:
         [`DataArguments`]: New ones.
@@ -81,7 +81,7 @@ def _fit_sizes(data: DataArguments, config: PreTrainedConfig) -> dict[str, int]:
             )
     if len(set(accepted.values())) < len(set(requested.values())):
         size = accepted["global_crop_size"]
-        logger.info(f"All views have {size} pixels a side: the backbone does not take both sizes.")
+        logger.info(f"All views are {size} x {size} pixels: the backbone does not accept both sizes.")
     return accepted
 
 

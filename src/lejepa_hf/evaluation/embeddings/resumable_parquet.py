@@ -120,7 +120,7 @@ class ResumableParquet:
         finite = np.isfinite(values).all(1)
         if not finite.all():
             way_out = (
-                "store `dtype` float32" if values.dtype == np.float16 else "look at this image, or leave out `bf16`"
+                "store `dtype` float32" if values.dtype == np.float16 else "check this image, or leave out `bf16`"
             )
             raise DataError(f"Row {batch.numbers[int(finite.argmin())]}: its embedding is not finite; {way_out}.")
         for number, reason in list(batch.broken.items())[: max(0, _NAMED - self.num_broken)]:
