@@ -59,7 +59,7 @@ class LeJEPATrainer(MeasuringTrainer):
     [`MeasuringTrainer`]. To push checkpoints to the Hub, add [`~hub.checkpoint_push.CheckpointPush`] to `callbacks`.
 
     Args:
-        model ([`LeJEPAForPreTraining`]): The model.
+        model ([`LeJEPAForPreTraining`]): Model to train.
         args ([`LeJEPATrainingArguments`]): How to train. The Trainer works with a copy.
         train_dataset: Map-style (length and integer index) or a `datasets.IterableDataset`, rows with an image.
         data_collator ([`MultiCropCollator`], *optional*): Cuts the views; the published settings if missing. With its
@@ -199,7 +199,7 @@ class LeJEPATrainer(MeasuringTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
-        """As the base class; follows the position in the data, and measures how long the step waited for it."""
+        """Like the base class; also follows the position in the data, and measures the waiting time."""
         begin = time.perf_counter()
         try:
             batches = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -296,7 +296,7 @@ class LeJEPATrainer(MeasuringTrainer):
         logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")
         self._begin_measuring()
         with self._preemption.listening(), left_to_us(self.accelerator), warnings.catch_warnings():
-            # FSDP warns in every step that outputs must not be changed in place, which nobody does.
+            # FSDP warns in every step that outputs must not be changed in place; they are not.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             return super().train(checkpoint, trial, ignore_keys_for_eval)
 

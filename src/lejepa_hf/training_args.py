@@ -47,7 +47,7 @@ class LeJEPATrainingArguments(TrainingArguments):
         monitor_images (`int`, *optional*, defaults to 512): Number of held-out images in an evaluation during
             training, at least 2. k-NN searches for neighbours among four times as many training images.
         push_to_hub (`bool`, *optional*, defaults to `False`): Push the encoder of each checkpoint to the branch
-            `checkpoint-N` of `hub_model_id` (`user/name`) while training goes on, and the finished run to
+            `checkpoint-N` of `hub_model_id` (`user/name`) during training, and the finished run to
             `hub_revision`, the main branch if missing. `hub_strategy` is `every_save` (checkpoints are skipped if
             uploads are slower than saves), `all_checkpoints` or `end`. In Python, this needs a
             [`~hub.checkpoint_push.CheckpointPush`] among the Trainer's callbacks.

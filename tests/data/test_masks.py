@@ -43,7 +43,7 @@ def test_colours_of_pascal_voc():
 
 def test_a_colour_that_is_no_class():
     # 1, 2, 3 lies between two known colours.
-    with pytest.raises(ValueError, match=r"colour \(1, 2, 3\) is none of PASCAL VOC's"):
+    with pytest.raises(ValueError, match=r"colour \(1, 2, 3\) is not a class of PASCAL VOC"):
         decode_mask(png(Image.fromarray(np.array([[[128, 0, 0], [1, 2, 3]]], np.uint8))))
 
 

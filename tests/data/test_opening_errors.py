@@ -22,7 +22,7 @@ def test_secrets_of_an_address_are_not_shown():
 
 
 def test_addresses_that_say_too_little():
-    assert "does not say what it holds" in message("http://127.0.0.1:9/images")
+    assert "does not name its file type" in message("http://127.0.0.1:9/images")
     assert "does not list its files" in message("http://127.0.0.1:9/*.parquet")
 
 

@@ -94,7 +94,7 @@ def test_settings_out_of_range(resnet_folder, protocol, setting):
 
 
 def test_a_setting_of_no_protocol(resnet_folder):
-    with pytest.raises(ValueError, match="`shotz` is not a setting of any protocol; there are ignore_labels, .*shots"):
+    with pytest.raises(ValueError, match="`shotz` is not a setting of any protocol; known are ignore_labels, .*shots"):
         evaluate_encoder(resnet_folder, "digits", shotz=[1])
 
 
@@ -136,7 +136,7 @@ def test_images_of_other_channels_are_refused_before_any_is_embedded(
 def test_a_stream_with_secret_labels_is_refused(resnet_folder, few_digits):
     train, test = few_digits
     hidden = test.dataset.to_iterable_dataset().map(lambda row: {"label": -1})
-    with pytest.raises(ValueError, match="no class in `label_column` 'label' but -1"):
+    with pytest.raises(ValueError, match="-1 or nothing as class in `label_column` 'label'"):
         evaluate_encoder(resnet_folder, (train, replace(test, dataset=hidden)), ["knn"])
 
 

@@ -62,7 +62,9 @@ def test_sizes_that_are_not_taken(tiny_vit, images):
     extractor = extractor_of(
         {"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_224", "model_args": arguments}
     )
-    with pytest.raises(ValueError, match=r"`enlarge` 2: this timm_wrapper encoder takes no images of 32 x 32 pixels"):
+    with pytest.raises(
+        ValueError, match=r"`enlarge` 2: this timm_wrapper encoder does not accept images of 32 x 32 pixels"
+    ):
         patch_maps(extractor, images, 2)
 
 

@@ -91,7 +91,7 @@ def test_only_the_end(hub, recipe, capfd):
         (["--hub_strategy", "checkpoint"], "would push the optimizer's state, which stays in the run folder"),
         (["--hub_token", "hf_" + "x" * 30], "does not accept this `token`"),
         (["--hub_token", "hf_" + "b" * 30], "has no right to write there"),
-        ("down", "did not take it"),
+        ("down", "did not accept it"),
     ],
 )
 @pytest.mark.parametrize("exists", [False, True])
@@ -159,7 +159,7 @@ def test_where_uploads_are_slower_only_the_newest_waits(tmp_path, uploads, caplo
         saves(tmp_path, callback, step)
     assert uploads.names() == ["checkpoint-1"]
     assert waiting(tmp_path) == {"_checkpoint-1_to_push", "_checkpoint-3_to_push"}
-    assert "checkpoint-2 is not pushed, newer ones are" in caplog.text
+    assert "checkpoint-2 is not pushed, since newer ones are" in caplog.text
     uploads.end("checkpoint-1", 0)
     callback.on_log(None, None, None)
     assert uploads.names() == ["checkpoint-1", "checkpoint-3"]

@@ -300,7 +300,7 @@ def test_a_server_that_is_gone_half_way(hub, finished, tmp_path, monkeypatch, ca
     hub.stop_behind = "POST /lfs/verify"  # of one of the large files
     assert main(["push", str(finished), ID]) == 2
     error = capfd.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: `repo_id` '{ID}': {hub.url} did not take it (")
+    assert error.startswith(f"error: `repo_id` '{ID}': {hub.url} did not accept it (")
     assert error.endswith("the same command continues from there.")
     assert hub.files(ID).keys() == {".gitattributes"}
     with HubServer(hub.folder, port=hub.port, tokens=hub.tokens) as again:
@@ -356,14 +356,14 @@ def test_gated_repositories_of_others(hub, finished, monkeypatch, capfd):
 
 def test_what_should_be_private_is_not_pushed_to_a_public_place(hub, finished, capfd):
     hub.create(ID)
-    assert f"`private`: '{ID}' exists and everybody can read it" in refused(capfd, str(finished), ID, "--private")
+    assert f"`private`: '{ID}' exists and is public" in refused(capfd, str(finished), ID, "--private")
     assert hub.files(ID).keys() == {".gitattributes"}
 
 
 def test_no_server(hub, finished, monkeypatch, capfd):
     hub.stop()
     connect(hub, monkeypatch)
-    assert f"{hub.url} did not take it (" in refused(capfd, str(finished), ID)
+    assert f"{hub.url} did not accept it (" in refused(capfd, str(finished), ID)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     close_session()
     assert "cannot be written in offline mode: unset HF_HUB_OFFLINE" in refused(capfd, str(finished), ID)
@@ -384,8 +384,8 @@ def test_folders_with_nothing_to_push(hub, finished, tmp_path, capfd):
         f"{run}/checkpoint-100`, then `lejepa push {run}/encoder-100 REPO_ID`",
         exported: f"has no encoder/ to push: write it with `lejepa export {exported}`",
         exported / "encoder": "has a config.json and no weights: export the encoder anew",
-        finished / "pretraining": "is a model in training: give the folder of its run",
-        finished / "checkpoint-2": "is a model in training: give the folder of its run",
+        finished / "pretraining": "holds a model in training: give the folder of its run",
+        finished / "checkpoint-2": "holds a model in training: give the folder of its run",
     }
     for folder, message in cases.items():
         error = refused(capfd, str(folder), ID)

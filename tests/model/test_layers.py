@@ -187,7 +187,7 @@ def test_a_block_of_class_tokens_has_no_patches():
 
 def test_patches_that_form_no_grid_are_refused():
     backbone = build("vit_tiny_patch16_224")[0]
-    with pytest.raises(ValueError, match="6 patch tokens of a timm_wrapper encoder form no grid"):
+    with pytest.raises(ValueError, match="6 patch tokens of a timm_wrapper encoder do not form a grid"):
         feature_map(backbone, torch.zeros(2, 7, 48), (32, 32))
 
 

@@ -85,7 +85,7 @@ def test_what_nobody_gave_is_as_there(earlier, recipe, tiny_resnet, caplog):
     assert config.projector_dims == asked.model.projector_dims == [16, 8]
     assert (config.num_slices, config.sigreg_weight, config.directions_seed) == (16, 0.1, 3)  # the objective is ours
     assert asked.data.image_mean == MEAN
-    assert f"Backbone and projector go on from {earlier}; the optimizer begins anew, and steps" in caplog.text
+    assert f"Backbone and projector continue from {earlier}; optimizer and steps start from 0" in caplog.text
     assert "`seed` 3 was that run's too: its crops and directions come again. Another `--seed`" in caplog.text
     assert trainer.state.global_step == 0
     caplog.clear()
@@ -114,12 +114,12 @@ def write_resolved(recipe: Recipe) -> Path:
         ({"backbone_config": {"model_type": "vit"}}, "`backbone_config.model_type` is 'resnet' there, 'vit' here"),
         (
             {"backbone_config": {"model_type": "resnet", "layer_type": "basic", "depths": [2, 1]}},
-            r"`backbone_config.depths` is \[1, 1\] there, \[2, 1\] here\. Take these keys from there",
+            r"`backbone_config.depths` is \[1, 1\] there, \[2, 1\] here\. Use its values",
         ),
     ],
 )
 def test_another_network_is_refused_by_name(earlier, recipe, keys, message):
-    with pytest.raises(ValueError, match=rf"`continue_from` '{earlier}' is another network: .*{message}"):
+    with pytest.raises(ValueError, match=rf"`continue_from` '{earlier}' has another network: .*{message}"):
         find_earlier_run(recipe(str(earlier), **keys))
 
 
@@ -206,7 +206,9 @@ def test_the_whole_way(hub, recipe, tmp_path, tiny_resnet, capfd, monkeypatch):
             capture_output=True, text=True, timeout=200,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-        assert f"Backbone and projector go on from {start};" in done.stdout and TOKEN not in done.stdout + done.stderr
+        assert (
+            f"Backbone and projector continue from {start};" in done.stdout and TOKEN not in done.stdout + done.stderr
+        )
         assert (len(hub.requests) == before) == bool(offline)
         (tmp_path / "there").write_bytes(weights["checkpoint-2"])
         there, here = load_file(tmp_path / "there"), load_file(folder / "pretraining" / "model.safetensors")

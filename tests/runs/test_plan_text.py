@@ -30,14 +30,14 @@ def test_rows():
 
 
 def test_estimates_are_called_so():
-    assert "estimated from 4 images a step" in format_plan(measured(batch=4))
+    assert "estimated from 4 images per step" in format_plan(measured(batch=4))
     text = format_plan(measured(batch=0))
     assert ", estimated\n" in text and "There was no dry run" in text
 
 
 def test_a_stream_of_unknown_length():
     text = format_plan(replace(PLAN, images=None))
-    assert "a stream that does not say how many" in text and "unknown" in text and "passes over" not in text
+    assert "a stream of unknown length" in text and "unknown" in text and "passes over" not in text
 
 
 @pytest.mark.parametrize(

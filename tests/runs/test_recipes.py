@@ -165,7 +165,7 @@ BAD = [
     ("dataset: ''", "`dataset` is missing"),
     ("pretrained_backbone: some/model", "`backbone_config`.*`pretrained_backbone`.*both"),
     ("continue_from: a/b\npretrained_backbone: c/d", "`continue_from` .* or `pretrained_backbone` .*got both"),
-    ("license: Apache 2.0", "`license` 'Apache 2.0' is not the Hub's name .*Did you mean 'apache-2.0'"),
+    ("license: Apache 2.0", "`license` 'Apache 2.0' is not a name of a licence .*Did you mean 'apache-2.0'"),
     ("license: CC_BY_NC_4.0", "`license` .*Did you mean 'cc-by-nc-4.0'"),
     ("license: '???'", "`license` .*Some of them: apache-2.0, mit"),
     ("backbone_config: {model_type: vit, hidden_sise: 64}", "`hidden_sise` in `backbone_config`.*`hidden_size`"),

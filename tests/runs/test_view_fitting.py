@@ -42,7 +42,7 @@ def test_a_backbone_of_one_size_has_all_views_at_it(fitted):
     config = f"model_type: aimv2_vision_model, image_size: 64, patch_size: 16, {TOKENS}"
     recipe, said = fitted(f"backbone_config: {{{config}}}\nglobal_crop_size: 96\nlocal_crop_size: 32\n")
     assert (recipe.data.global_crop_size, recipe.data.local_crop_size) == (64, 64)
-    assert "All views have 64 pixels a side: the backbone does not take both sizes." in said
+    assert "All views are 64 x 64 pixels: the backbone does not accept both sizes." in said
 
 
 def test_local_crops_stay_below_global_ones(fitted):

@@ -1,4 +1,4 @@
-"""The `lejepa` command: thin doors to what can also be called from Python. May import every room."""
+"""The `lejepa` command, a thin layer over functions of the other rooms. May import every room."""
 
 import argparse
 import logging

@@ -13,13 +13,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--protocol", nargs="+", default=["linear", "knn"],
         help="any of linear, knn, few-shot, logistic, retrieval, fine-tune; segmentation for masks (linear knn)",
     )  # fmt: skip
-    add("--train_split", help="split that the protocols are fitted on (that of the preset, or train)")
-    add("--eval_split", help="split that the encoder is measured on (that of the preset, or test)")
+    add("--train_split", help="split to fit the protocols on (the preset's, or train)")
+    add("--eval_split", help="split to evaluate the encoder on (the preset's, or test)")
     add("--shots", nargs="+", metavar="K", help="few-shot: images of each class (1 2 5 10 100 all)")
-    add("--resolution", type=int, help="segmentation: side of the images in pixels (that of the processor)")
+    add("--resolution", type=int, help="segmentation: side of the images in pixels (the processor's)")
     add(
         "--ignore_labels", nargs="+", type=int, metavar="N",
-        help="segmentation: labels in masks that are not a class (those of the preset, or 255)",
+        help="segmentation: labels in masks that are not a class (the preset's, or 255)",
     )  # fmt: skip
     add("--learning_rate", type=float, help="fine-tune: learning rate, instead of the best of four")
     add("--num_epochs", type=int, help="fine-tune: passes over the images (5, more for few images)")
@@ -28,7 +28,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--image_column", help="column of the images; found by its type if missing")
     add("--label_column", help="column of the labels; found by its type if missing, required for masks")
     add("--streaming", action="store_true", help="read images while embedding them; nothing is cached")
-    add("--batch_size", type=int, default=256, help="images in a forward pass (256)")
+    add("--batch_size", type=int, default=256, help="images per forward pass (256)")
     add("--cache_dir", metavar="FOLDER", help="folder for the cache of embeddings (in HF_HOME)")
     add("--no_cache", action="store_true", help="do not cache embeddings")
     add("--out", metavar="FILE", help="JSON file for metrics, intervals, data and settings")
@@ -66,7 +66,11 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
     add("dataset", help="digits, a Hub dataset id, a folder or Parquet files")
     add("--model", required=True, help="run folder, encoder folder or Hub id of any vision encoder")
     add("--out", required=True, help="Parquet file to write; after an interruption the same command continues")
-    add("--pooling", default="auto", help="auto (as trained), pooler, cls or patches, their mean (auto)")
+    add(
+        "--pooling",
+        default="auto",
+        help="auto (as trained), pooler, cls, or patches for the mean of patch tokens (auto)",
+    )
     add("--layers", type=int, default=1, help="number of last layers whose cls or patches are concatenated (1)")
     add("--dtype", default="float32", help="type of the stored numbers, float32 or float16 (float32)")
     add("--split", default="train", help="split to embed; a slice like train[:1000] is read without streaming (train)")
@@ -76,7 +80,7 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
     add("--image_column", help="column of the images; found by its type if missing")
     add("--label_column", help="column of the labels; found by its type if missing")
     add("--streaming", action=argparse.BooleanOptionalAction, help="read while embedding (on, except for slices)")
-    add("--batch_size", type=int, default=64, help="images in a forward pass (64)")
+    add("--batch_size", type=int, default=64, help="images per forward pass (64)")
     add("--device", help="device of the model; the accelerator if there is one")
     add("--bf16", action="store_true", help="run forward passes under bf16 autocast")
     add("--overwrite", action="store_true", help="replace OUT, and delete parts that other settings left")
@@ -102,11 +106,11 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     add("encoder", help="run folder, encoder folder or Hub id of any vision encoder")
     add("--dataset", help="digits, a Hub dataset id or a folder: examples, and images to search for neighbours")
     add("--split", default="train", help="split of the dataset to use (train)")
-    add("--images", type=int, default=2000, help="number of images to search for neighbours (2000)")
+    add("--images", type=int, default=2000, help="largest number of images to search for neighbours (2000)")
     add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1, this machine only)")
     add("--port", type=int, help="port to listen on; the first free one from 7860 if missing")
     add("--push", metavar="USER/NAME", help="push the page to the Hub as a Space instead of serving it")
-    add("--private", action="store_true", default=None, help="make the Space private, if it is created now")
+    add("--private", action="store_true", default=None, help="make a new Space private")
 
 
 def _demo(options: argparse.Namespace) -> str | None:
@@ -149,7 +153,7 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", help="folder of a finished run, or an exported encoder")
     add("repo_id", help="repository USER/NAME; after a failure the same command continues")
-    add("--private", action="store_true", default=None, help="make the repository private, if it is created now")
+    add("--private", action="store_true", default=None, help="make a new repository private")
     add("--revision", metavar="BRANCH", help="branch to write to, created if missing (main)")
 
 

@@ -12,9 +12,9 @@ from .opening_errors import explained
 
 class ImageTars(WebDataset):
     """
-    The reader of WebDataset tar files for sets in which one sample is a jpg and another a png, which that of
-    `datasets` refuses if it notices at once, and otherwise drops. Where a sample has a single image, it goes into the
-    column of the first sample's image, whatever its own ending.
+    Reads WebDataset tar files in which one sample is a jpg and another a png. The reader of `datasets` refuses them if
+    it notices at once, and otherwise drops samples. The only image of a sample is stored in the column of the first
+    sample's image, whatever its own extension.
     """
 
     _image_column: str | None = None  # known from the first tar on, before a stream is handed to workers

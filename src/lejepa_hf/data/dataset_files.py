@@ -38,7 +38,7 @@ def open_files(kind: str, patterns: str | list[str], name: str, split: str, stre
 
 
 def open_shards(name: str, split: str, streaming: bool) -> Opened:
-    """Open a folder of Parquet or tar files whose names tell the splits, as in a dataset repository of the Hub."""
+    """Open a folder of Parquet or tar files with splits in their names, as in a dataset repository of the Hub."""
     import datasets
 
     from .dataset_builders import load_split

@@ -104,7 +104,7 @@ def load_upright(
         reduction = max(1, reduction)
         image.draft(mode, (image.width // reduction, image.height // reduction))
     image.load()
-    if image.getexif().get(_ORIENTATION, 1) != 1:  # a look at the header instead of a copy of every image
+    if image.getexif().get(_ORIENTATION, 1) != 1:  # reads the header; transposing would copy every image
         image = ImageOps.exif_transpose(image)
     if num_channels not in (1, 3):
         return _channels(image, num_channels, pixel_range)

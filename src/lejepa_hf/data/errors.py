@@ -6,7 +6,7 @@ class DataError(Exception):
     The data cannot be read any further.
 
     Args:
-        message (`str`): What happened, where, and the way out. Of a worker's traceback the last line is kept.
+        message (`str`): What happened, where, and the way out. Only the last line of a worker's traceback is kept.
     """
 
     def __init__(self, message: str) -> None:

@@ -31,7 +31,7 @@ def open_folder(name: str, split: str, streaming: bool) -> Opened:
     right above an image is its label.
 
     The imagefolder of `datasets` is not used: it assigns every file whose name contains train or test to that split,
-    silently leaves out the others, and looks at each file several times.
+    silently leaves out the others, and visits each file several times.
     """
     images, others = _list_images(name)
     if not images and any(kind_of_files(ending) for ending in others):

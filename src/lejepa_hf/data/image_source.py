@@ -56,7 +56,7 @@ class ImageSource:
 
     @property
     def fingerprint(self) -> str | None:
-        """What tells these images from others, None for a stream or a mixture."""
+        """Identifies these images; None for a stream or a mixture."""
         return None if self.is_stream or isinstance(self.dataset, Mixture) else self.dataset._fingerprint
 
 
@@ -71,7 +71,7 @@ def find_columns(dataset: Opened, name: str, image_column: str | None, label_col
     from datasets import ClassLabel, Value
     from datasets import Image as ImageFeature
 
-    if dataset.features is None:  # a stream without a schema: its first row tells
+    if dataset.features is None:  # a stream without a schema: read its first row
         dataset = dataset._resolve_features()
     features = dataset.features
     images = [column for column, feature in features.items() if is_image(feature)]

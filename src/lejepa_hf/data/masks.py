@@ -22,7 +22,7 @@ def decode_mask(value: Encoded) -> np.ndarray:
     if mask.ndim == 3 and mask.shape[2] == 3:
         return _classes_of_colours(mask)
     if mask.ndim != 2:
-        raise ValueError(f"a mask has one class number a pixel, this one has the shape {mask.shape}")
+        raise ValueError(f"a mask must have one class number per pixel, got shape {mask.shape}")
     return mask.astype(np.int64)
 
 
@@ -43,7 +43,7 @@ def _classes_of_colours(mask: np.ndarray) -> np.ndarray:
     found = order[np.searchsorted(known, codes, sorter=order).clip(max=255)]
     unknown = mask[known[found] != codes]
     if len(unknown):
-        raise ValueError(f"a mask's colour {tuple(unknown[0].tolist())} is none of PASCAL VOC's")
+        raise ValueError(f"the mask's colour {tuple(unknown[0].tolist())} is not a class of PASCAL VOC")
     return found
 
 

@@ -48,13 +48,13 @@ def read_through(
     open_items: Callable[[], Iterator[Item]], name: str, max_retries: int = MAX_RETRIES, way_out: str = _RESUME
 ) -> Iterator[Item]:
     """
-    Read the items of a remote source, after a lost connection from the item on where it broke.
+    Read the items of a remote source; after a lost connection, continue with the next item.
 
     Args:
         open_items (`Callable`): Opens the source at its beginning; called again after each loss.
         name (`str`): Name of the source, for messages.
         max_retries (`int`, *optional*, defaults to 8): Retries without an item between them, after 1, 2, 4, ... 60 s.
-        way_out (`str`, *optional*): What the user can do after the last retry; the advice for training if missing.
+        way_out (`str`, *optional*): What the user can do after the last retry; if missing, resume training.
 
     Raises:
         StreamInterrupted: If the last retry fails too. Errors that a retry cannot mend are raised as they are.
@@ -66,13 +66,13 @@ def read_through(
                 done, retries = done + 1, 0
                 yield item
             return
-        except Exception as error:  # noqa: PERF203, entered once a connection, not once an item
+        except Exception as error:  # noqa: PERF203, once per connection, not once per item
             if not is_network_error(error):
                 raise
             # Addresses of a storage behind the Hub carry a signature, which is a secret.
             reason = re.sub(r"\?[^\s'\"]+", "?...", " ".join(f"{type(error).__name__} {error}".split()))
             if retries == max_retries:
-                tried = f"the connection was lost and {max_retries} retries did not bring it back ({reason})"
+                tried = f"the connection was lost and {max_retries} retries did not restore it ({reason})"
                 raise StreamInterrupted(f"{name}: {tried}. {way_out}") from error
             wait = min(_FIRST_WAIT * 2**retries, _LONGEST_WAIT)
             retries += 1

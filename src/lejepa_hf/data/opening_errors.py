@@ -1,4 +1,4 @@
-"""What opening a dataset raised -> one line that says what to do about it."""
+"""An error from opening a dataset -> one line with the way out."""
 
 import difflib
 import re

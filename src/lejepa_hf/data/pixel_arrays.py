@@ -78,7 +78,7 @@ def to_eight_bit_array(array: np.ndarray, pixel_range: list[float] | None) -> np
     if pixel_range is None and kind in "ui" and bits > 16:
         if array.min() < 0 or array.max() > 255:
             found = f"The values of type {array.dtype} go from {array.min()} to {array.max()}, not from 0 to 255"
-            raise ValueError(f"{found}: say with `pixel_range: [low, high]` what black and white are.")
+            raise ValueError(f"{found}: set `pixel_range: [low, high]` to the values of black and white.")
         return array.astype(np.uint8)
     if pixel_range is None:
         pixel_range = [0.0, 1.0] if kind == "f" else [np.iinfo(array.dtype).min, np.iinfo(array.dtype).max]

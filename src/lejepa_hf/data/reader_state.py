@@ -1,4 +1,4 @@
-"""Where a run stands in its data: the positions of its readers, one file for each rank in a checkpoint."""
+"""The position of a run in its data, by reader: one file for each rank in a checkpoint."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ class ReaderPosition(NamedTuple):
 
 
 class RankState(NamedTuple):
-    """What a checkpoint keeps about the data of one rank."""
+    """The state of one rank's data in a checkpoint."""
 
     readers: list[ReaderPosition]  # the next one to make a batch first
     num_images: int  # consumed since the run began
@@ -61,7 +61,9 @@ def deal_readers(
         return start[rank], sum(map(len, start))
     readers = sorted(chain(*start))
     if len(readers) >= world_size:
-        logger.info(f"The stream of {len(start)} processes is now read by {world_size}: each row still once an epoch.")
+        logger.info(
+            f"The stream of {len(start)} processes is now read by {world_size}; each row still comes once per epoch."
+        )
         return readers[rank::world_size], len(readers)
     epoch = 1 + max(progress.epoch for position in readers for progress in position.passes)
     logger.warning(
@@ -83,7 +85,7 @@ def read_positions(checkpoint: str | Path) -> list[RankState]:
     ranks = [Path(checkpoint) / position_file(rank) for rank in range(max(1, len(paths)))]
     missing = [path.name for path in ranks if not path.is_file()]
     if missing:
-        reason = f"does not say where the run stood in its data: {missing[0]} is missing"
+        reason = f"has no position in the data: {missing[0]} is missing"
         raise ValueError(f"`resume` {str(checkpoint)!r} {reason}. Resume from another checkpoint.")
     return [_rank_state(json.loads(path.read_text(encoding="utf-8"))) for path in ranks]
 

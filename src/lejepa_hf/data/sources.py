@@ -68,7 +68,9 @@ def _open_named(
     if name in FILE_KINDS:
         _refuse(f"`dataset` {name!r}", config=config, revision=revision)
         if not data_files:
-            raise ValueError(f"`data_files` is missing: `dataset` {name!r} says what the files are, not where.")
+            raise ValueError(
+                f"`data_files` is missing: `dataset` {name!r} gives the type of the files, not their paths."
+            )
         return open_files(name, data_files, shown, split, streaming)
     if kind := kind_of_files(name):
         _refuse(f"`dataset` {shown!r}", config=config, revision=revision, data_files=data_files)
@@ -81,7 +83,7 @@ def _open_named(
         return (open_saved_dataset if is_saved_dataset(name) else open_folder)(name, split, streaming)
     if "://" in name:
         way_out = f"end it in .parquet or .tar, or name it in `data_files` with `dataset: {' or '.join(FILE_KINDS)}`"
-        raise ValueError(f"`dataset` {shown!r} does not say what it holds: {way_out}.")
+        raise ValueError(f"`dataset` {shown!r} does not name its file type: {way_out}.")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"`dataset` {name!r}: no such folder. {nearby(name)}")
     from .dataset_builders import load_split
@@ -116,7 +118,7 @@ def load_mixture(entries: list[dict[str, Any]], streaming: bool = False) -> Mixt
         settings = {key: value for key, value in entry.items() if key not in ("dataset", "weight")}
         source = load_source(entry["dataset"], streaming=streaming, **settings)
         if source.is_stream and not streaming:
-            raise ValueError(f"`dataset` in {place} is a stream: set `streaming: true`, for all of them.")
+            raise ValueError(f"`dataset` in {place} is a stream: set `streaming: true`, for all entries.")
         dataset = source.dataset.select_columns([source.image_column])
         is_named = source.image_column == "image"
         datasets.append(dataset if is_named else dataset.rename_column(source.image_column, "image"))

@@ -38,7 +38,7 @@ def _content_hash(row: dict[str, Any], image_column: str, fallback: int) -> int:
 
 class EndlessRows(IterableDataset):
     """
-    Rows of a dataset, shuffled anew in every epoch, each once an epoch over all ranks and workers.
+    Rows of a dataset, reshuffled in every epoch, each once per epoch over all ranks and workers.
 
     Feeds a plain `DataLoader(..., batch_size=batch_size, num_workers=rows.num_workers(wanted))`: rows are split over
     ranks and workers here, Accelerate must not split them again. There is no epoch boundary in the loader: batches run
@@ -57,8 +57,8 @@ class EndlessRows(IterableDataset):
             [`~data.stream_readers.StreamReader`]: as many as the loader has workers. Map-style datasets ignore it.
         start (`list[list[ReaderPosition]]`, *optional*): Positions to continue from instead of `num_readers`, for each
             rank those of its readers, the next one to make a batch first. With the same number of ranks the rows
-            continue at the very batch, whatever the number of workers; otherwise the readers are dealt anew, and each
-            row still comes once an epoch. Only if that leaves a rank without a reader, a new epoch begins.
+            continue with the next batch, whatever the number of workers; otherwise the readers are redistributed, and
+            each row still comes once per epoch. A new epoch begins only if a rank would be left without a reader.
         image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
         shuffle_buffer_size (`int`, *optional*, defaults to 1000): Rows in the shuffle buffer of a reader.
         max_retries (`int`, *optional*, defaults to 8): Retries after a lost connection.

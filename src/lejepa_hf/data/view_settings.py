@@ -79,7 +79,7 @@ class ViewSettings:
             raise ValueError("`num_global_views` + `num_local_views` must be at least 2: one view predicts nothing.")
         if self.num_local_views and self.local_crop_size > self.global_crop_size:
             larger = f"{self.local_crop_size} is larger than `global_crop_size` {self.global_crop_size}"
-            raise ValueError(f"`local_crop_size` {larger}: exchange them, or set `num_local_views: 0`.")
+            raise ValueError(f"`local_crop_size` {larger}: swap them, or set `num_local_views: 0`.")
         for name in ("global_crop_scale", "local_crop_scale", "crop_aspect_ratio", "blur_sigma"):
             bounds = values[name]
             limit = 1.0 if name.endswith("scale") else inf

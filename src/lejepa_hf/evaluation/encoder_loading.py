@@ -43,7 +43,7 @@ def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncode
 
 
 def find_encoder(encoder: str | Path) -> str | Path:
-    """Where a model is loaded from: `encoder/` of a run folder, anything else unchanged."""
+    """The place to load a model from: `encoder/` of a run folder, anything else unchanged."""
     inside = Path(encoder) / "encoder"
     is_run = (inside / "config.json").is_file() and not (Path(encoder) / "config.json").is_file()
     return inside if is_run else encoder

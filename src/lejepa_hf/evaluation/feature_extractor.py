@@ -129,7 +129,7 @@ class FeatureExtractor:
         except TRACING_ERRORS as error:
             raise ValueError(
                 f"`model`: a {kind} model does not turn the pixels of its processor into embeddings "
-                f"({reason_of(error)}): take a vision encoder; of a model of images and texts, its vision part."
+                f"({reason_of(error)}): use a vision encoder, or the vision part of a model of images and text."
             ) from error
         has_cls = has_class_token(self.encoder, state, height_and_width(pixels))
         offers = {"auto": True, "pooler": _is_pooled(outputs), "cls": has_cls, "patches": True}

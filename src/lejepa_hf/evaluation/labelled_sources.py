@@ -30,8 +30,8 @@ def labelled_sources(
 
     Args:
         dataset: Name of a preset, see [`find_preset`], or anything that [`~data.sources.load_source`] opens.
-        train_split (`str`, *optional*): Split that fits the protocols. If missing, that of the preset or `train`.
-        eval_split (`str`, *optional*): Split that measures them. If missing, that of the preset or `test`.
+        train_split (`str`, *optional*): Split to fit the protocols on. If missing, the preset's or `train`.
+        eval_split (`str`, *optional*): Split to evaluate on. If missing, the preset's or `test`.
         **source: Arguments of [`~data.sources.load_source`]: `config`, `image_column`, `label_column` and so on.
     """
     preset = find_preset(dataset) if isinstance(dataset, str) else None
@@ -49,13 +49,13 @@ def check_pair(train: ImageSource, test: ImageSource) -> None:
     """Refuse two sources that are the same images, or number their classes differently."""
     if train.dataset is test.dataset or (train.fingerprint is not None and train.fingerprint == test.fingerprint):
         raise ValueError(
-            f"`dataset` {test.name!r}: the same images would fit the protocols and measure them. Name two splits with "
-            "`train_split` and `eval_split`, give a `DatasetDict`, or two sources."
+            f"`dataset` {test.name!r}: protocols would be fitted and evaluated on the same images. Name two splits "
+            "with `train_split` and `eval_split`, give a `DatasetDict`, or two sources."
         )
     if train.class_names and test.class_names and train.class_names != test.class_names:
         differing = sorted(set(train.class_names) ^ set(test.class_names)) or ["in another order"]
         raise ValueError(
-            f"The classes of {train.name!r} and {test.name!r} are not the same, so that their numbers mean different "
+            f"The classes of {train.name!r} and {test.name!r} differ, so that their numbers mean different "
             f"things ({', '.join(differing[:5])}): give both folders the same classes, or both splits in one folder."
         )
 
@@ -65,7 +65,7 @@ def check_labels(source: ImageSource) -> None:
     from datasets import ClassLabel, Value
 
     if source.label_column is None:
-        raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled one.")
+        raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled dataset.")
     features = source.features
     feature = features.get(source.label_column)
     if is_image(feature):
@@ -86,13 +86,13 @@ def check_labels(source: ImageSource) -> None:
 
 
 def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: ImageSource) -> None:
-    """Refuse labels of a source, all or some of them, if one is missing or negative."""
+    """Refuse `labels`, all or part of a source's, if one is missing or negative."""
     number = sum(label is None or label < 0 for label in labels)
     if number:
         raise ValueError(
-            f"`dataset` {source.name!r}: {number:,} of {len(labels):,} images have no class in `label_column` "
-            f"{source.label_column!r} but -1 or nothing, as test splits with secret labels do: name another split, or "
-            "leave these rows out."
+            f"`dataset` {source.name!r}: {number:,} of {len(labels):,} images have -1 or nothing as class in "
+            f"`label_column` {source.label_column!r}, like test splits with secret labels: name another split, or leave "
+            "these rows out."
         )
 
 
@@ -106,7 +106,7 @@ def check_masks(source: ImageSource) -> None:
     others = ", ".join(name for name in source.features if name != source.image_column)
     raise ValueError(
         f"`dataset` {source.name!r} has {found}; segmentation needs masks: set `label_column` to their column, one of "
-        f"{others}, or take another dataset."
+        f"{others}, or use another dataset."
     )
 
 

@@ -58,8 +58,8 @@ def forward_enlarged(encoder: PreTrainedModel, pixels: torch.Tensor, enlarge: in
     except TRACING_ERRORS as error:
         rows, columns = pixels.shape[-2:]
         raise ValueError(
-            f"`enlarge` {enlarge}: this {encoder.config.model_type} encoder takes no images of {rows} x {columns} "
-            f"pixels ({reason_of(error)}); choose 1."
+            f"`enlarge` {enlarge}: this {encoder.config.model_type} encoder does not accept images of {rows} x "
+            f"{columns} pixels ({reason_of(error)}); choose 1."
         ) from error
 
 

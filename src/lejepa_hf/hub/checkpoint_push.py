@@ -80,7 +80,7 @@ class CheckpointPush(CheckpointPublisher):
         for upload in self._failed + self._waiting:
             if upload not in kept:
                 logger.warning(
-                    f"{upload.branch} is not pushed, newer ones are; `hub_strategy: all_checkpoints` pushes all."
+                    f"{upload.branch} is not pushed, since newer ones are; `hub_strategy: all_checkpoints` pushes all."
                 )
                 upload.forget()
         self._failed, self._waiting = [], kept

@@ -77,7 +77,7 @@ def export_encoder(
     Args:
         run_or_model (`str`, `Path` or model): A run folder, its `pretraining/`, one of its checkpoints (FSDP's, in
             shards, too), or a model.
-        folder (`str` or `Path`, *optional*): Where to write. If missing, `encoder/` in the run folder for a run and
+        folder (`str` or `Path`, *optional*): Folder to write. If missing, `encoder/` in the run folder for a run and
             `encoder-400/` for its `checkpoint-400`; `encoder_averaged/` and `encoder_averaged-400/` for averages.
         processor (`ImageProcessor`, *optional*): Image processor; the one saved with the run if missing.
         averaged (`bool`, *optional*, defaults to `False`): Export the moving average of the weights instead, for a

@@ -18,7 +18,7 @@ from ..system.run_folder import PictureName, RunFolder
 from .training_data import public_name, training_data
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
-# Keys about this machine, not the run: paths tell who ran it and where.
+# Keys about the machine, not the run: paths identify user and machine.
 _PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_", "push_to_hub")
 # Caption of each picture, and whether it shows the training or the weights that the run ended with.
 PICTURES: dict[PictureName, tuple[str, str]] = {
@@ -76,9 +76,9 @@ def write_model_card(
 
 def rewrite_model_card(run: str | Path, encoder: str | Path | None = None) -> Path:
     """
-    Write the card of an exported encoder of a run (if missing, of its `encoder/`) again, from what the run's folder
-    holds now. The results go into the card if the weights are those the run ended with, or their average. ValueError
-    if there is no encoder, or it is not known which weights of the run it has.
+    Write the card of a run's exported encoder (its `encoder/` if missing) again, from the run folder as it is now. The
+    card has the results if the weights are those the run ended with, or their average. ValueError if there is no
+    encoder, or it is not known which weights of the run it has.
     """
     run_folder = RunFolder(run)
     folder = run_folder.encoder if encoder is None else Path(encoder)
@@ -111,7 +111,7 @@ def card_for_repository(text: str, has_pictures: bool) -> str:
 
 
 def public_recipe_text(recipe: dict[str, Any], local_paths: Collection[str] | None = None) -> str:
-    """A recipe as YAML, without what tells who ran it and where; `local_paths` as in [`public_name`]."""
+    """A recipe as YAML, without what identifies user and machine; `local_paths` as in [`public_name`]."""
     public = {key: value for key, value in recipe.items() if not key.startswith(_PRIVATE_KEYS)}
     public = {key: _without_paths(key, value, local_paths) for key, value in public.items()}
     return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
@@ -137,7 +137,7 @@ def is_in_training(folder: Path) -> bool:
 
 
 def _context_of_recipe(folder: Path, run: RunFolder | None) -> dict[str, Any]:
-    """What the recipe of a run says, for the template and for the card's head."""
+    """Fields of a run's recipe, for the template and for the card's head."""
     recipe, local_paths = (run.read_recipe(), run.read_local_paths()) if run else ({}, None)
     warm_start = recipe.get("continue_from") or recipe.get("pretrained_backbone")
     base_model, _, revision = (public_name(warm_start, local_paths) or "").partition("@")

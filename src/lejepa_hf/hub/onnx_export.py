@@ -44,7 +44,7 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
     one, and `last_hidden_state`.
 
     Args:
-        encoder_folder (`str` or `Path`): From [`export_encoder`].
+        encoder_folder (`str` or `Path`): Encoder from [`export_encoder`].
         path (`str` or `Path`, *optional*): The file; if missing, `model.onnx` in the folder, whose card then
             describes its use. Weights of more than 1.5 GB are written beside it, to `<name>.data`.
 

@@ -49,7 +49,9 @@ def public_files(folder: str | Path) -> dict[str, Path | bytes]:
     for part, (prefix, patterns) in folders.items():
         for path in sorted(path for pattern in patterns for path in (folder / part).glob(pattern)):
             if path.suffix == ".onnx" and _has_stack_traces(path):
-                logger.warning(f"{path} names files of this machine and is not pushed: make it with `lejepa export`.")
+                logger.warning(
+                    f"{path} names files of this machine and is not pushed: write it with `lejepa export --onnx`."
+                )
                 continue
             found[prefix + path.name] = _without_private(path, folder, local_paths) if path.suffix in _TEXT else path
     return found
@@ -87,7 +89,7 @@ def _without_private(path: Path, run: Path, local_paths: Collection[str] | None)
         text = card_for_repository(text, has_pictures=False)
     clean = _hide_secrets(_hide_paths(text, run))
     if clean != text:
-        logger.warning(f"{path.name}: paths of this machine or tokens in it are not published.")
+        logger.warning(f"{path.name}: paths of this machine and tokens are removed before publishing.")
     return clean.encode()
 
 

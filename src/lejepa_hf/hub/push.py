@@ -21,7 +21,7 @@ _MAIN = "main"  # the Hub's default branch
 # Seconds before each retry. By then the client has retried six times itself, except when it creates or commits.
 _WAITS = (1, 2, 4, 8, 16)
 _LONGEST_WAIT = 300  # seconds that a server may demand
-_LONGEST_SILENCE = 300  # seconds without data; the client would wait for ever
+_LONGEST_SILENCE = 300  # seconds without data; the client has no limit
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 # `HTTPError` of httpx or httpx2, whichever the installed client uses: connections refused, cut and timed out.
 ConnectionTrouble: type[Exception] = HfHubHTTPError.__bases__[0]
@@ -96,7 +96,7 @@ class Target:
         info = self._try(lambda: self._read_info(self.repo_id))
         if self.private and not info.private:
             raise ValueError(
-                f"`private`: {self.repo_id!r} exists and everybody can read it. Make it private in its settings, or "
+                f"`private`: {self.repo_id!r} exists and is public. Make it private in its settings, or "
                 "choose another `repo_id`."
             )
         if self.branch != _MAIN:
@@ -145,8 +145,8 @@ class Target:
             reason = _first_line(cause)
             if failed == len(_WAITS):
                 raise OSError(
-                    f"`repo_id` {self.repo_id!r}: {self._api.endpoint} did not take it ({reason}), {failed} further "
-                    "tries included. What arrived is kept: the same command continues from there."
+                    f"`repo_id` {self.repo_id!r}: {self._api.endpoint} did not accept it ({reason}), "
+                    f"after {failed} retries. What arrived is kept: the same command continues from there."
                 ) from error
             wait = max(_WAITS[failed], _asked_to_wait(cause))
             logger.warning(f"{reason}: trying again in {wait} s.")
@@ -170,7 +170,7 @@ class Target:
             message = f"{where} does not accept this `token`: make a new one with write access at"
             message += f" {where}/settings/tokens, then `hf auth login`, or set HF_TOKEN."
         elif isinstance(error, errors.RepositoryNotFoundError):
-            message = f"this `token` cannot see it and may not make it: use one of {owner!r}, or choose another id."
+            message = f"this `token` may neither see nor create it: use one of {owner!r}, or choose another id."
         elif status is not None and 400 <= status < 500 and status not in _PASSING_STATUS:
             given = error.server_message if isinstance(error, HfHubHTTPError) else None
             message = f"{where} refuses ({given or _first_line(error)})."
@@ -186,12 +186,12 @@ def _finished(run: Path) -> Path:
         raise ValueError(f"`run` {str(run)!r} is not a folder: give that of a finished run, or an exported encoder.")
     if is_in_training(run):
         raise ValueError(
-            f"`run` {str(run)!r} is a model in training: give the folder of its run, or write its encoder with "
+            f"`run` {str(run)!r} holds a model in training: give the folder of its run, or write its encoder with "
             f"`lejepa export {run} FOLDER` and push that."
         )
     if not is_run(run):
         if not _has_weights(run):
-            raise ValueError(f"`run` {str(run)!r} has a config.json and no weights: export the encoder anew.")
+            raise ValueError(f"`run` {str(run)!r} has a config.json and no weights: export the encoder again.")
         return run
     folder = RunFolder(run)
     missing = [f"{path.name}/" for path in (folder.encoder, folder.pretraining) if not _has_weights(path)]

@@ -31,7 +31,7 @@ def write_report(run: str | Path) -> Path:
     folder = RunFolder(run)
     if not folder.recipe.is_file() or not is_run(folder.path):
         raise ValueError(f"`run` {str(run)!r} is not a run folder: no recipe.yaml there.")
-    draw_losses(run)  # anew: the run may have continued
+    draw_losses(run)  # again: the run may have continued
     files = public_files(run)
     results, statistics, versions = (
         json.loads(_text(files, path) or "null") for path in (folder.results, folder.statistics, folder.versions)
@@ -99,11 +99,11 @@ def _missing(
     if not metrics:
         found.append("Training curves: nothing has been logged yet.")
     if not is_finished:
-        found.append("The end: this run is not finished; the command it was started with continues it with --resume.")
+        found.append("Results: this run is not finished; its own command with --resume continues it.")
     if results is None and run.read_recipe().get("eval_split") is None:
         found.append("Accuracies: the recipe names no eval_split with labels.")
     elif results is None and is_finished:
-        found.append("Accuracies: there is no results.json; `lejepa evaluate RUN --dataset DATASET` measures some.")
+        found.append("Accuracies: there is no results.json; `lejepa evaluate RUN --dataset DATASET` measures them.")
     if statistics is None and is_finished:
         found.append("How Gaussian the projections are: `lejepa statistics RUN` measures it.")
     return found

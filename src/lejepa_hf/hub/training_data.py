@@ -30,7 +30,7 @@ class TrainingData:
 
 def public_name(name: str | None, local_paths: Collection[str] | None = None) -> str | None:
     """
-    The name of a dataset or model if everybody may read it: a Hub id or `digits`. None for a path of this machine, and
+    The name of a dataset or model if it may be published: a Hub id or `digits`. None for a path of this machine, and
     for an address, which may hold a key. `local_paths` are the names that were paths where the run was started; if
     None, names of folders here count as such.
     """
@@ -71,7 +71,7 @@ def _describe(
 
 
 def _licence_of(dataset: str, revision: str | None) -> str:
-    """From the dataset's page, which `datasets` left in the cache when it opened the images; nothing is downloaded."""
+    """The licence on the dataset's page, which `datasets` has left in the cache; nothing is downloaded."""
     unknown = "Its licence is not stated here: see its page."
     try:
         page = try_to_load_from_cache(dataset, "README.md", revision=revision, repo_type="dataset")

@@ -125,8 +125,8 @@ def feature_map(backbone: PreTrainedModel, state: torch.Tensor, image_size: tupl
         rows, columns = _largest_grid(patches.shape[1], image_size)
     if rows * columns != patches.shape[1]:
         raise ValueError(
-            f"{patches.shape[1]} patch tokens of a {backbone.config.model_type} encoder form no grid for images of "
-            f"{image_size[0]} x {image_size[1]} pixels: use images of its native size."
+            f"{patches.shape[1]} patch tokens of a {backbone.config.model_type} encoder do not form a grid for images "
+            f"of {image_size[0]} x {image_size[1]} pixels: use images of its native size."
         )
     return patches.transpose(1, 2).unflatten(2, (rows, columns))
 

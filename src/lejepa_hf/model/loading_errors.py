@@ -25,7 +25,7 @@ def refuse_unfilled(field: str, name: str | Path, model_type: str, loaded: dict,
     if unfilled:
         raise ValueError(
             f"`{field}` {str(name)!r} leaves {len(unfilled)} weights of a {model_type} unfilled "
-            f"({', '.join(unfilled[:3])}): it is a checkpoint of something else."
+            f"({', '.join(unfilled[:3])}): it is a checkpoint of another architecture."
         )
 
 

@@ -27,7 +27,7 @@ def as_native_class(backbone: PreTrainedModel, pooling: str) -> PreTrainedModel:
     result = native.load_state_dict(backbone.state_dict(), strict=False)
     unfilled = [key for key in result.missing_keys if not key.startswith("pooler.")] + result.unexpected_keys
     if unfilled:
-        raise RuntimeError(f"{type(backbone).__name__} does not take its own weights back: {unfilled}.")
+        raise RuntimeError(f"{type(backbone).__name__} does not load its own weights: {unfilled}.")
     # Some classes have the setting in their config and no pooler by default.
     if "pooler" in dict(native.named_children()):
         native.config.embedding_pooling = "pooler" if pooling == "cls" else pooling

@@ -120,7 +120,7 @@ def _try_another_order(config: PreTrainedConfig, pooling: str) -> int:
         is_prefix = (tokens[0] == tokens[1]).all(-1)
         num_prefix_tokens = int(is_prefix.sum())
         if is_prefix[num_prefix_tokens:].any():
-            raise ValueError("its class and register tokens are not in front")
+            raise ValueError("its class and register tokens do not come first")
         patches = num_prefix_tokens + torch.randperm(len(is_prefix) - num_prefix_tokens)
         order = torch.cat([torch.arange(num_prefix_tokens), patches])
         with _changed_tokens(backbone, lambda tokens: tokens[:, order]):
@@ -130,7 +130,7 @@ def _try_another_order(config: PreTrainedConfig, pooling: str) -> int:
             (pool(found, pooling), pool(expected, pooling)),
         )
         if not all(torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE) for one, other in pairs):
-            raise ValueError("it looks up positions behind its embeddings")
+            raise ValueError("it uses positions after its embeddings")
     return num_prefix_tokens
 
 

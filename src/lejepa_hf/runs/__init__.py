@@ -1,5 +1,5 @@
 """
 From a recipe to a finished run: recipes, pretraining, finishing, planning, continuing, selecting.
 
-May import every room but `demo`'s.
+May import every room except `cli`.
 """

@@ -82,7 +82,7 @@ def _check_license(given: str | None) -> None:
         return
     close = difflib.get_close_matches(given.lower().replace(" ", "-"), _LICENSES, n=1, cutoff=0.4)
     hint = f"Did you mean {close[0]!r}?" if close else f"Some of them: {', '.join(_LICENSES)}."
-    raise ValueError(f"`license` {given!r} is not the Hub's name of a licence. {hint}")
+    raise ValueError(f"`license` {given!r} is not a name of a licence on the Hub. {hint}")
 
 
 def _check_backbone_keys(given: dict[str, Any]) -> None:

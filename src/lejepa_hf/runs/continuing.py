@@ -36,16 +36,14 @@ def find_earlier_run(recipe: Recipe) -> tuple[ModelArguments, Path | None]:
     changed = _differences(_backbone_keys(model, saved) | given)
     if changed:
         raise ValueError(
-            f"`continue_from` {model.continue_from!r} is another network: {'; '.join(changed)}. Take these keys from "
-            "there, or leave them out; `pretrained_backbone` starts from its encoder alone."
+            f"`continue_from` {model.continue_from!r} has another network: {'; '.join(changed)}. Use its values, "
+            "or leave these keys out; `pretrained_backbone` starts from its encoder alone."
         )
-    logger.info(
-        f"Backbone and projector go on from {model.continue_from}; the optimizer begins anew, and steps count from 0."
-    )
+    logger.info(f"Backbone and projector continue from {model.continue_from}; optimizer and steps start from 0.")
     if saved.directions_seed == recipe.training.seed:
         logger.warning(
-            f"`seed` {recipe.training.seed} was that run's too: its crops and directions come again. Another `--seed` "
-            "brings new ones."
+            f"`seed` {recipe.training.seed} was that run's too, so that its crops and directions are repeated: "
+            "set another `--seed`."
         )
     return replace(model, **{key: value for key, value in there.items() if key not in given}), folder
 

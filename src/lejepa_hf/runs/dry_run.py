@@ -65,7 +65,7 @@ def dry_run(recipe: Recipe, batch_size: int, seconds: float = 10.0) -> DryRun | 
             return DryRun(**result) if result else None
     if done.returncode == -signal.SIGKILL:  # what Linux does when memory runs out
         return None
-    raise RuntimeError(f"The dry run broke off:\n{done.stderr[-4000:]}")
+    raise RuntimeError(f"The dry run failed:\n{done.stderr[-4000:]}")
 
 
 class Stopwatch(TrainerCallback):

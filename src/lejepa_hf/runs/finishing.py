@@ -105,7 +105,7 @@ def _log_contents(run: RunFolder) -> None:
         run.encoder: "AutoModel.from_pretrained loads it; its card is README.md",
         run.averaged_encoder: "the same with averaged weights",
         run.pretraining: "backbone and projector; `--continue_from` starts a new run with them",
-        run.report: "everything on one page, which can be sent to somebody",
+        run.report: "everything on one page, easy to share",
         run.results: "the evaluation",
         run.statistics: "how Gaussian the projections are",
         run.metrics: "every logged row",

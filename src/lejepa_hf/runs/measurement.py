@@ -26,7 +26,7 @@ class CountedCosts:
     image_bytes: int  # activations and views of an image on a device
 
     def batch_bytes(self, images: int) -> int:
-        """Memory on a device with so many images in a micro-batch."""
+        """Memory on a device with `images` images in a micro-batch."""
         return self.state_bytes + images * self.image_bytes
 
 
@@ -62,7 +62,7 @@ def measure(recipe: Recipe, seconds: float, counted: CountedCosts) -> Measuremen
     # A dry run is one process: a model that FSDP shards over several may be too large for it.
     if training.fsdp or not is_quick(few):
         return estimate
-    logger.info(f"Dry run on {training.device.type} with {few} images a step ...")
+    logger.info(f"Dry run on {training.device.type} with {few} images per step ...")
     larger = dry_run(recipe, few, seconds)
     smaller = dry_run(recipe, few // 2, 0.0) if larger is not None and few < batch else larger
     if larger is None or smaller is None:

@@ -62,17 +62,17 @@ class Plan:
 
     @property
     def images_per_second(self) -> float:
-        """Images of all processes in a second."""
+        """Images per second of all processes."""
         return self.measured.images_per_second * self.processes
 
     @property
     def epochs(self) -> float | None:
-        """Passes over the images, None for a stream that does not say how many it has."""
+        """Passes over the images, None for a stream of unknown length."""
         return self.steps * self.global_batch / self.images if self.images else None
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """Time of a pass over the images, None for a stream that does not say how many it has."""
+        """Time of a pass over the images, None for a stream of unknown length."""
         return self.images / self.images_per_second if self.images else None
 
     @property

@@ -11,12 +11,12 @@ def format_plan(plan: Plan) -> str:
     measured = plan.measured
     how = "measured in a dry run"
     if plan.is_estimated:
-        how = f"estimated from {measured.batch} images a step" if measured.batch else "estimated"
+        how = f"estimated from {measured.batch} images per step" if measured.batch else "estimated"
     counted = (
         f"{_size(plan.state_bytes)} weights, gradients and AdamW, {_size(plan.activation_bytes)} activations, "
         f"{_size(plan.view_bytes)} views"
     )
-    process = f"{_size(measured.process_bytes)} a process"
+    process = f"{_size(measured.process_bytes)} per process"
     if measured.worker_bytes:
         process += f", {_size(measured.worker_bytes)} each of its {plan.workers} workers"
     allocated = f", {_size(measured.allocated_bytes)} of it allocated at once" if measured.allocated_bytes else ""
@@ -25,16 +25,16 @@ def format_plan(plan: Plan) -> str:
     speed = f"{plan.images_per_second:,.3g} images/s"
     waiting = f", {measured.data_wait_fraction:.0%} of the time waiting for views" if measured.batch else ""
     rows = [
-        ("images", f"{plan.source}: {f'{plan.images:,}' if plan.images else 'a stream that does not say how many'}"),
+        ("images", f"{plan.source}: {f'{plan.images:,}' if plan.images else 'a stream of unknown length'}"),
         ("training", f"{plan.steps:,} steps of {plan.global_batch} images, {plan.processes} process(es){epochs}"),
-        ("views of an image", f"{views}: {plan.tokens_per_image:,} tokens"),
+        ("views per image", f"{views}: {plan.tokens_per_image:,} tokens"),
         ("parameters", f"encoder {plan.encoder_parameters:,}, projector {plan.projector_parameters:,}"),
-        ("operations", f"{plan.flops_per_image / 1e9:,.1f} GFLOP an image, forward and backward"),
+        ("operations", f"{plan.flops_per_image / 1e9:,.1f} GFLOP per image, forward and backward"),
         ("counted memory", counted),
         (f"memory on the {plan.device}", on_device),
         ("memory of the host", process),
         ("speed", f"{speed}{waiting}, {how}"),
-        ("time of an epoch", epoch),
+        ("time per epoch", epoch),
         ("whole training", _duration(plan.seconds)),
     ]
     return "\n".join([*(f"{name:<20}{value}" for name, value in rows), _verdict(plan)])
@@ -57,7 +57,7 @@ def _verdict(plan: Plan) -> str:
         return "Training and cutting views share the CPU: fewer or smaller views, or an accelerator, speed it up."
     return (
         f"The {plan.device} will wait for data {wait:.0%} of the time: it needs {plan.workers / (1 - wait):.0f} "
-        f"workers for {plan.workers}. More `dataloader_num_workers` and cores, smaller images, or fewer views."
+        f"workers, not {plan.workers}. More `dataloader_num_workers` and cores, smaller images, or fewer views."
     )
 
 

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     `train.py RECIPE [--key value ...]`.
 
     Args:
-        arguments (`list[str]`, *optional*): The command line; that of the process if missing.
+        arguments (`list[str]`, *optional*): Command line; the process's own if missing.
 
     Returns:
         `int`: Exit status: 0; 2 with one line on stderr if the recipe, the data, the launch or the folder cannot be
@@ -132,7 +132,7 @@ def _share_cores(training: LeJEPATrainingArguments) -> None:
     before = torch.get_num_threads()
     if training.device.type == "cpu" and (before == 1 or before > threads) and threads != before:
         torch.set_num_threads(threads)
-        logger.info(f"{threads} of {cores_of_this_process()} cores train, instead of {before}.")
+        logger.info(f"{threads} of {cores_of_this_process()} cores are used for training, instead of {before}.")
 
 
 def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | None) -> int:

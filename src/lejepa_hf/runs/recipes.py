@@ -130,7 +130,7 @@ def _read_file(recipe: Path) -> dict[str, Any]:
 
 
 def _drop_replaced(values: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """What the command line starts from replaces what the recipe starts from."""
+    """Drop the recipe's initial weights if the command line names others."""
     if "pretrained_backbone" in overrides and "backbone_config" not in overrides:
         values.pop("backbone_config", None)
     for key, other in (("pretrained_backbone", "continue_from"), ("continue_from", "pretrained_backbone")):

@@ -59,7 +59,7 @@ def _fit_sizes(data: DataArguments, config: PreTrainedConfig) -> DataArguments:
             logger.info(f"`{name}` {size} becomes {accepted[name]}, {nearest}.")
     if len(set(accepted.values())) < len(set(requested.values())):
         logger.info(
-            f"All views have {accepted['global_crop_size']} pixels a side: the backbone does not take both sizes."
+            f"All views are {accepted['global_crop_size']} pixels wide and high: the backbone does not accept both sizes."
         )
     size = accepted["global_crop_size"]
     return replace(data, global_crop_size=size, local_crop_size=accepted.get("local_crop_size", data.local_crop_size))

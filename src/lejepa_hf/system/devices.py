@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-_WORTH_A_THREAD = 2**24  # multiplications: with fewer, threads mostly wait for each other, for ever on a busy machine
+_WORTH_A_THREAD = 2**24  # multiplications: with fewer, threads mostly wait for each other
 _ROOT = Path("/")
 
 

@@ -103,7 +103,7 @@ class _LossSumOfParts(torch.autograd.Function):
 
 def sum_of_parts_for_loss(part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
     """
-    As [`sum_for_loss`], where `total`, the sum of the parts of all ranks and `num_parts` micro-batches, is known.
+    Like [`sum_for_loss`], with the known `total` of the parts of all ranks and `num_parts` micro-batches.
 
     If gradients are averaged over W ranks and `num_parts` micro-batches, each part must pass back W times `num_parts`
     times the incoming gradient, so that the average is the sum of all parts' gradients.
@@ -154,7 +154,7 @@ def gather_for_loss(tensor: torch.Tensor) -> torch.Tensor:
 
 class AnyRank:
     """
-    Tells all ranks, at the same call, that the condition holds on any of them.
+    Reports to all ranks, at the same call, whether a condition holds on any of them.
 
     The flag is exchanged between hosts while the devices work, and arrives one call later; nothing waits for a device.
     """

@@ -24,7 +24,7 @@ def package_versions() -> dict[str, str]:
 def code_commit(checkout: str | Path = Path(__file__).parents[3]) -> str | None:
     """
     The commit of a git checkout as `git describe` names it, with `-dirty` for changed files. None where the folder is
-    not the root of a checkout, since an installed package may be inside somebody else's.
+    not the root of a checkout, since an installed package may be inside another one.
     """
     if not (Path(checkout) / ".git").exists():
         return None

@@ -56,7 +56,7 @@ class RunFolder:
         return sorted(found, key=lambda path: (len(path.name), path.name))
 
     def exported(self, checkpoint: Path, averaged: bool = False) -> Path:
-        """Where the encoder of a checkpoint is exported to: `encoder-400` for `checkpoint-400`."""
+        """The folder of a checkpoint's exported encoder: `encoder-400` for `checkpoint-400`."""
         encoder = self.averaged_encoder if averaged else self.encoder
         return self.path / f"{encoder.name}-{step_of(checkpoint)}"
 
@@ -120,7 +120,7 @@ class RunFolder:
         write_json(self.versions, package_versions())
 
     def read_recipe(self) -> dict[str, Any]:
-        """What `recipe.yaml` says; empty where there is none."""
+        """The content of `recipe.yaml`; empty if there is none."""
         text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
         return yaml.safe_load(text) or {}
 
@@ -154,7 +154,7 @@ class RunFolder:
         return [row for row in self.read_rows() if "prediction_loss" in row]
 
     def read_held_out(self) -> list[Row]:
-        """Logged rows of held-out images, one a step: of a step repeated after a kill the last one counts."""
+        """Logged rows of held-out images, one per step: the last one if a step was repeated after a kill."""
         return list({row["step"]: row for row in self.read_rows() if "eval_loss" in row}.values())
 
     def _read_record(self) -> dict[str, Any]:

@@ -127,7 +127,7 @@ ARGUMENTS: dict[str, Decision] = {
     "label_names": Refused("set `label_column` of the collator; only monitors use labels", (None, [])),
     "neftune_noise_alpha": Refused(_NO_TEXT),
     "use_cache": Refused("it is the cache of language models", (False,)),
-    "train_sampling_strategy": Refused("images are shuffled anew in every epoch", ("random",)),
+    "train_sampling_strategy": Refused("images are reshuffled in every epoch", ("random",)),
     "length_column_name": Refused("images are not grouped by length", ("length",)),
     "per_device_eval_batch_size": Refused("evaluations use `per_device_train_batch_size`, to be comparable", (8,)),
     "eval_do_concat_batches": Refused(_NO_LOOP, (True,)),

@@ -66,7 +66,7 @@ class CheckpointingTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 if not self.args.save_only_model and not is_complete(aside / name):
-                    raise CheckpointNotWritten(f"{name} misses files after it was written.")
+                    raise CheckpointNotWritten(f"{name} lacks files after it was written.")
                 RunFolder(run).add_checkpoint(aside / name)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -125,7 +125,7 @@ class CheckpointingTrainer(Trainer):
     # Load
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As the base class; remembers the rates, which a checkpoint would replace."""
+        """Like the base class; remembers the rates, which a checkpoint would replace."""
         optimizer = super().create_optimizer(model)
         self._rates.remember(optimizer)
         return optimizer

@@ -32,8 +32,8 @@ class ExactAccumulation:
         norms = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         if norms:
             logger.warning(
-                f"`exact_accumulation` is exact but for batch norm ({norms[0]}; {len(norms)} in all), which sees one "
-                "micro-batch at a time; in the projector `projector_norm: layer` is exact."
+                f"`exact_accumulation` is exact except for batch norm ({norms[0]}; {len(norms)} in all), which sees "
+                "one micro-batch at a time; in the projector `projector_norm: layer` is exact."
             )
         self._model = model
         self._parts: list[dict[str, Any]] = []

@@ -46,9 +46,9 @@ class FiniteGuard:
 
 
 def _explain(step: int, broken: dict[str, float], good: Path | None) -> str:
-    way_out = f"continue from the last good checkpoint, `--resume {good}`" if good else "start anew"
+    way_out = f"continue from the last good checkpoint, `--resume {good}`" if good else "start again"
     found = ", ".join(f"`{name}` is {value}" for name, value in broken.items())
     return (
-        f"Step {step}: {found}. Stopped, and nothing of it was saved: {way_out}, and lower the `learning_rate`, or "
-        "use bf16 instead of fp16."
+        f"Step {step}: {found}. The run stopped without saving this step: {way_out}, and lower the `learning_rate`, "
+        "or use bf16 instead of fp16."
     )

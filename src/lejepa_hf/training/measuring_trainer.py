@@ -126,7 +126,7 @@ class MeasuringTrainer(CheckpointingTrainer):
         return row
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
-        """As the base class, which measures it in each step; checked before the optimizer uses the gradient."""
+        """Like the base class, which measures it; checks it before the optimizer uses the gradient."""
         norm = whole(super()._get_grad_norm(model, grad_norm))  # under FSDP a rank holds its part
         if self.accelerator.scaler is None:  # with fp16 the scaler handles overflow
             self._guard.watch(self.state.global_step, grad_norm=norm)
@@ -134,6 +134,6 @@ class MeasuringTrainer(CheckpointingTrainer):
         return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in [`CheckpointingTrainer`], after a check that no loss or gradient was NaN or infinite."""
+        """Like [`CheckpointingTrainer`], after a check that no loss or gradient was NaN or infinite."""
         self._guard.check(wait=True)
         super().save_model(output_dir, _internal_call)

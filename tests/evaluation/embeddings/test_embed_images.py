@@ -207,7 +207,7 @@ def test_broken_images_are_left_out_named_and_counted(encoder, folder, tmp_path,
     assert metadata(done.out)["num_broken"] == 5
     assert caplog.text.count("is left out, its image is broken") == 5 and "row 7 is left out" in caplog.text
     (loud,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
-    assert "5 broken images are left out, 41.67% of all. LOOK AT THE SOURCE" in loud
+    assert "5 broken images are left out, 41.67% of all. CHECK THE SOURCE" in loud
 
 
 def test_nothing_but_broken_images(encoder, folder, tmp_path):

@@ -65,7 +65,7 @@ def test_all_of_many_images_must_be_asked_for(monkeypatch, caplog):
     monkeypatch.setattr("lejepa_hf.evaluation.protocols.few_shot._MOST_IMAGES", 20)
     train, test = toy([12, 12], 0), toy([5, 5], 1)
     assert "eval_allshot_top1" not in few_shot(train, test, num_draws=2)
-    assert "all 24 images would take hours; `shots` all does it" in caplog.text
+    assert "`all` shots of 24 images would take hours and are left out" in caplog.text
     assert "eval_allshot_top1" in few_shot(train, test, shots=("all",))
 
 

@@ -42,7 +42,7 @@ def test_each_protocol_gets_its_own_settings():
 
 
 def test_a_setting_that_no_protocol_has():
-    with pytest.raises(ValueError, match="`shot` is not a setting of any protocol; there are .*num_epochs.*shots"):
+    with pytest.raises(ValueError, match="`shot` is not a setting of any protocol; known are .*num_epochs.*shots"):
         make_protocols(["knn"], {"shot": 1})
 
 

@@ -56,7 +56,9 @@ def test_an_encoder_of_one_size_says_so(tmp_path):
     views = EncoderViews(DemoSettings(encoder_folder(tmp_path / "mine", timm)))
     assert views.enlarge == 1
     view = views.look(views.extractor.grey_image(), 2)
-    assert view.note.startswith("**Shown at its own size.** `enlarge` 2: this timm_wrapper encoder takes no images of")
+    assert view.note.startswith(
+        "**Shown at its own size.** `enlarge` 2: this timm_wrapper encoder does not accept images of"
+    )
     assert "16 x 16 pixels, 4 x 4 patches" in view.note
 
 

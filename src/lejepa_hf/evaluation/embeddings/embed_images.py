@@ -134,7 +134,7 @@ def _checked(out: str | Path, overwrite: bool) -> Path:
 
 
 def _identity(opened: ImageSource, source: dict[str, Any]) -> dict[str, Any]:
-    """What tells whether parts belong to this source. Streaming does not change its rows."""
+    """Identifies the source of parts. Streaming does not change its rows."""
     name = os.path.abspath(opened.name) if os.path.exists(opened.name) else opened.name
     given = {key: value for key, value in source.items() if key != "streaming" and value is not None}
     if "data_files" in given:
@@ -191,6 +191,6 @@ def _log_broken(file: ResumableParquet) -> None:
     share = file.num_broken / (file.num_images + file.num_broken)
     message = f"{file.out}: {file.num_broken} broken images are left out, {share:.2%} of all"
     if share > _MANY_BROKEN:
-        logger.error(f"{message}. LOOK AT THE SOURCE before you use these embeddings. Some of them: {file.broken}")
+        logger.error(f"{message}. CHECK THE SOURCE before you use these embeddings. Some of them: {file.broken}")
     elif share:
         logger.warning(message)

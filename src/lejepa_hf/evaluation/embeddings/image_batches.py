@@ -94,5 +94,5 @@ def rows_from(source: ImageSource, start: int) -> Iterator[dict[str, Any]]:
     remaining = source.dataset.select_columns(wanted)
     if start:
         remaining = remaining.skip(start)
-    way_out = "Repeat the command when the network is back: it goes on there."
+    way_out = "Repeat the command when the network is back: it continues there."
     yield from read_through(lambda: iter(remaining), source.name, way_out=way_out)

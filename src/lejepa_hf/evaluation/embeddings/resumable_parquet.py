@@ -102,7 +102,7 @@ class ResumableParquet:
         finite = np.isfinite(values).all(1)
         if not finite.all():
             is_half = values.dtype == np.float16
-            way_out = "store `dtype` float32" if is_half else "look at this image, or leave out `bf16`"
+            way_out = "store `dtype` float32" if is_half else "check this image, or leave out `bf16`"
             raise DataError(f"Row {batch.numbers[int(finite.argmin())]}: its embedding is not finite; {way_out}.")
         for number, reason in islice(batch.broken.items(), _NAMED - len(self.broken)):
             logger.warning(f"row {number} is left out, its image is broken: {reason}")

@@ -104,7 +104,7 @@ class EmbeddingStore:
         if path.stat().st_size <= _READ_WHOLE:
             features = torch.from_numpy(np.fromfile(path, dtype=np.float32).reshape(shape))
         else:
-            # Nobody writes to it, but `torch.from_numpy` would warn of `mode="r"`.
+            # It is only read, but `torch.from_numpy` would warn of `mode="r"`.
             features = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="c", shape=shape))
         labels = torch.from_numpy(np.fromfile(self.folder / _LABELS, dtype=np.int64))
         return features[:, : self.dim], labels, features[:, self.dim :] if self.width > self.dim else features

@@ -36,7 +36,7 @@ class FewShot(OnEmbeddings):
             check_shots(self.shots, labels)
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """As [`few_shot`]."""
+        """Run [`few_shot`]."""
         return few_shot(train, test, self.shots)
 
 
@@ -88,14 +88,14 @@ def few_shot(
 
 
 def fitting_shots(labels: np.ndarray) -> list[int | str]:
-    """Those of 1, 2, 5, 10, 100 and all that every class has images for; all only up to 100,000 images."""
+    """The shots that every class has enough images for; `all` only up to 100,000 images."""
     fewest = int(np.unique(labels, return_counts=True)[1].min())
     fitting = [k for k in SHOTS if isinstance(k, str) or k <= fewest]
     if len(fitting) < len(SHOTS):
         left_out = [str(k) for k in SHOTS if k not in fitting]
         logger.info(f"The smallest class has {fewest} images: {' and '.join(left_out)} shots are left out.")
     if len(labels) > _MOST_IMAGES:
-        logger.info(f"Logistic regression on all {len(labels):,} images would take hours; `shots` all does it.")
+        logger.info(f"`all` shots of {len(labels):,} images would take hours and are left out: set `shots` for them.")
         fitting.remove(ALL)
     return fitting
 
@@ -104,9 +104,9 @@ def check_shots(shots: Sequence[int | str], labels: np.ndarray) -> None:
     """Refuse shots that are neither a number from 1 on nor `"all"`, or more than a class has images among `labels`."""
     for k in shots:
         if k != ALL and (not isinstance(k, int) or k < 1):
-            raise ValueError(f"`shots` {k!r} is neither a number of images in a class, at least 1, nor {ALL!r}.")
+            raise ValueError(f"`shots` {k!r} must be a number of images per class, at least 1, or {ALL!r}.")
     classes, counts = np.unique(labels, return_counts=True)
     most = max((k for k in shots if isinstance(k, int)), default=0)
     if counts.min() < most:
         short = classes[counts < most].tolist()
-        raise ValueError(f"`shots` {most} is more than class {short} has images: choose at most {counts.min()}.")
+        raise ValueError(f"`shots` {most} needs more images than class {short} has: choose at most {counts.min()}.")

@@ -60,7 +60,7 @@ class FineTune(OnImages):
     def run(
         self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
     ) -> dict[str, float]:
-        """As [`fine_tune`]."""
+        """Run [`fine_tune`]."""
         rates = LEARNING_RATES if self.learning_rate is None else (self.learning_rate,)
         return fine_tune(encoder, processor, train, test, rates, self.num_epochs)
 

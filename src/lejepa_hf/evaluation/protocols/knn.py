@@ -22,7 +22,7 @@ class Knn(OnEmbeddings):
     name = "knn"
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """As [`knn`]."""
+        """Run [`knn`]."""
         return knn(train, test)
 
 

@@ -31,7 +31,7 @@ class Linear(OnEmbeddings):
     name = "linear"
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """As [`linear_probe`]."""
+        """Run [`linear_probe`]."""
         return linear_probe(train, test)
 
 

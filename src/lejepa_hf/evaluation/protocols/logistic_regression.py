@@ -15,7 +15,7 @@ class Logistic(OnEmbeddings):
     name = "logistic"
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """As [`logistic_regression`]."""
+        """Run [`logistic_regression`]."""
         return logistic_regression(train, test)
 
 

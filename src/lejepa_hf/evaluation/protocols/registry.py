@@ -34,8 +34,8 @@ def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = Fal
     later = [name for name in protocols if name in PROTOCOLS and name not in known]
     if later:
         raise ValueError(
-            f"`eval_protocols` {', '.join(later)}: only `lejepa evaluate`, after the run, has it; at the end of a "
-            f"run there are {', '.join(known)}."
+            f"`eval_protocols` {', '.join(later)} cannot run at the end of training: use `lejepa evaluate` after the "
+            f"run, or any of {', '.join(known)}."
         )
     if unknown:
         raise ValueError(f"`protocols` {', '.join(unknown)} unknown; known are {', '.join(known)}.")
@@ -48,14 +48,14 @@ def is_on_embeddings(name: str) -> bool:
 
 def make_protocols(protocols: Sequence[str | Protocol], settings: Mapping[str, object]) -> list[Protocol]:
     """
-    Build protocols from their names, each with those of the settings that it has, where None stands for the default.
+    Build protocols from their names, each with the settings that it has; None stands for the default.
     Built protocols are returned as they are. A setting that no protocol has is an error.
     """
     check_protocols([protocol for protocol in protocols if isinstance(protocol, str)])
     given = {name: value for name, value in settings.items() if value is not None}
     known = {name for protocol in PROTOCOLS if given for name in _settings_of(protocol_class(protocol))}
     if unknown := sorted(given.keys() - known):
-        raise ValueError(f"`{unknown[0]}` is not a setting of any protocol; there are {', '.join(sorted(known))}.")
+        raise ValueError(f"`{unknown[0]}` is not a setting of any protocol; known are {', '.join(sorted(known))}.")
     return [_make(protocol, given) if isinstance(protocol, str) else protocol for protocol in protocols]
 
 

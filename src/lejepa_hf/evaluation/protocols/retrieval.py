@@ -21,7 +21,7 @@ class Retrieval(OnEmbeddings):
     name = "retrieval"
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """As [`retrieval`]."""
+        """Run [`retrieval`]."""
         return retrieval(train, test)
 
 
@@ -29,7 +29,7 @@ def retrieval(
     train: LabelledEmbeddings, test: LabelledEmbeddings, depths: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float]:
     """
-    Rank all training images by their cosine to each test image; those of its class are the relevant ones.
+    Rank all training images by their cosine to each test image; images of its class are relevant.
 
     Args:
         train ([`LabelledEmbeddings`]): Images that are searched.

@@ -43,7 +43,7 @@ class Segmentation(OnImages):
     def run(
         self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
     ) -> dict[str, float]:
-        """As [`segmentation`]."""
+        """Run [`segmentation`]."""
         return segmentation(encoder, processor, train, test, self.resolution, self.ignore_labels)
 
 
@@ -68,9 +68,9 @@ def segmentation(
 
     Args:
         encoder (`PreTrainedModel`): Frozen encoder.
-        processor (`BaseImageProcessor`): Normalises images.
-        train ([`ImageSource`]): Images that fit the layer; map-style, with masks as labels.
-        test ([`ImageSource`]): Images that measure it; map-style.
+        processor (`BaseImageProcessor`): Image processor of the encoder.
+        train ([`ImageSource`]): Images to fit the layer on; map-style, with masks as labels.
+        test ([`ImageSource`]): Images to evaluate it on; map-style.
         resolution (`int`, *optional*): Side of the square in pixels. That of the processor's crop if missing.
         ignore_labels (`Sequence[int]`, *optional*, defaults to `(255,)`): Values of the masks that are ignored. All
             others are classes.

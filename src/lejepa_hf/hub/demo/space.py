@@ -19,7 +19,7 @@ from .package_wheel import build_wheel
 from .settings import DemoSettings, is_on_hub
 
 _SETTINGS = "demo.json"
-_APP = f'''"""A page to look at an encoder: `lejepa demo` with the settings in {_SETTINGS}."""
+_APP = f'''"""A page that shows what an encoder sees: `lejepa demo` with the settings in {_SETTINGS}."""
 
 import logging
 import sys
@@ -150,6 +150,6 @@ def _check_public(repo_id: str, kind: str) -> None:
 
 
 def _is_of_a_push(name: str) -> bool:
-    """Whether a file comes from a push; those of an older push that are no longer needed are removed."""
+    """Whether a push wrote this file; the next push removes it if it is no longer needed."""
     is_wheel = name.startswith("lejepa_hf-") and name.endswith(".whl")
     return is_wheel or name.startswith(("lejepa_hf/", "encoder/"))  # Spaces of version 0.1.0 have sources

@@ -40,7 +40,7 @@ def save_figure(figure: "Figure", path: Path) -> Path:
 
 def as_colours(pixels: "torch.Tensor") -> "np.ndarray":
     """
-    What an encoder sees, `(channels, height, width)`, stretched from black to white: `(height, width, 3)` in [0, 1].
+    An encoder's input `(channels, height, width)` as a picture `(height, width, 3)`, stretched to [0, 1].
     The mean of the channels is shown unless there are three.
     """
     image = pixels.float() if len(pixels) == 3 else pixels.float().mean(0, keepdim=True).expand(3, -1, -1)

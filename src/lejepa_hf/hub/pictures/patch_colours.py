@@ -14,8 +14,8 @@ def draw_patch_maps(run: str | Path, pixels: torch.Tensor, colours: torch.Tensor
 
     Args:
         run (`str` or `Path`): Run folder.
-        pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): What the encoder saw, not normalised.
-        colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): From
+        pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): Input of the encoder, not normalised.
+        colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): Colours from
             [`~evaluation.patch_maps.principal_colours`].
     """
     num_images = len(pixels)

@@ -13,7 +13,7 @@ _NEAR_COLLAPSED = 0.9  # of SIGReg's value where all projections are the same po
 _LOWEST_RANK = 2.0
 _RANK_LOSS, _SPREAD_LOSS = 0.1, 0.01  # of the best seen
 _LOSS_RISE = 3.0  # times the best seen
-_WINDOWS = {"point": 3, "rank": 3, "spread": 3, "divergence": 5}  # in a row: one bad window is no trend
+_WINDOWS = {"point": 3, "rank": 3, "spread": 3, "divergence": 5}  # in a row: one bad window is not a trend
 
 _MORE_SIGREG = "Raise `sigreg_weight`, lower `learning_rate`, or use a longer `warmup_steps`"
 
@@ -48,7 +48,7 @@ class HealthWatch(TrainerCallback):
         return cls(point and point * run.images_per_statistic)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: object, **kwargs: object) -> None:
-        """Begin anew, with the rows that a resumed run already has."""
+        """Start again, with the rows that a resumed run already has."""
         self._forget()
         for row in state.log_history:  # not empty after a resume: its warnings are not repeated
             self._check(row, row["step"] > args.get_warmup_steps(state.max_steps))
@@ -56,7 +56,7 @@ class HealthWatch(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: object, logs: Row | None = None, **kwargs: object
     ) -> None:
-        """Look at the row, and warn."""
+        """Check the row, and warn."""
         for message in self._check(logs or {}, state.global_step > args.get_warmup_steps(state.max_steps)):
             if state.is_world_process_zero:
                 logger.warning(f"Step {state.global_step}: {message}")
@@ -91,7 +91,7 @@ class HealthWatch(TrainerCallback):
         if sigreg is not None and point is not None and sigreg >= _NEAR_COLLAPSED * point:
             found["point"] = (
                 f"`sigreg_loss` is {sigreg:.4g}, no better than if all projections were the same point, "
-                f"{point:.4g}: the model has collapsed. {_MORE_SIGREG}, and start anew or from a checkpoint before it."
+                f"{point:.4g}: the model has collapsed. {_MORE_SIGREG}, and restart or resume an earlier checkpoint."
             )
         rank, best = row.get("effective_rank"), self._best["effective_rank"]
         if rank is not None and (rank < _LOWEST_RANK or rank < _RANK_LOSS * best):

@@ -35,7 +35,7 @@ class DataHint(TrainerCallback):
         self._windows = 0
 
     def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
-        """Count anew."""
+        """Reset the count."""
         self._windows = 0
 
     def on_log(
@@ -48,7 +48,7 @@ class DataHint(TrainerCallback):
         # In the first steps workers start and buffers fill.
         if logs["data_wait_fraction"] > _TOLERATED_WAIT and self._windows == 3:
             logger.warning(
-                f"{logs['data_wait_fraction']:.0%} of the time goes into waiting for data (`data_wait_fraction`). "
+                f"{logs['data_wait_fraction']:.0%} of the time is spent waiting for data (`data_wait_fraction`). "
                 + _remedy(args.dataloader_num_workers, cores_of_this_process(), args.device.type)
             )
 
