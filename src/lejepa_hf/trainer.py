@@ -33,6 +33,7 @@ from .training.callbacks.metrics_file import MetricsFile
 from .training.callbacks.monitor import MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
 from .training.callbacks.progress import DataHint, ProgressBar
+from .training.checkpoints import resolve_resume
 from .training.compilation import compile_if_requested, left_to_us
 from .training.construction_checks import check_held_out, check_images, check_kinds, check_one_dataset, check_push
 from .training.encoder_average import EncoderAverage
@@ -278,7 +279,12 @@ class LeJEPATrainer(MeasuringTrainer):
         trial: object = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train, from a complete checkpoint folder on if given, or from the newest one in `output_dir` with `True`."""
+        """
+        Train, from a complete checkpoint folder on if given, or from the newest one in `output_dir` with `True`; if
+        missing, as `args.resume` says.
+        """
+        if resume_from_checkpoint is None and self.args.resume is not None:
+            resume_from_checkpoint = resolve_resume(self.args.resume, str(self.args.output_dir))
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         if self.state.global_step == 0:  # a trainer may train again in its own folder
             RunFolder(str(self.args.output_dir)).claim(checkpoint, is_started=True)
