@@ -32,7 +32,7 @@ from .training.callbacks.held_out import HeldOutImages
 from .training.callbacks.metrics_file import MetricsFile
 from .training.callbacks.monitor import MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
-from .training.callbacks.progress import DataHint, ProgressBar
+from .training.callbacks.progress import DataHint, LastRow, ProgressBar
 from .training.checkpoints import resolve_resume
 from .training.compilation import compile_if_requested, left_to_us
 from .training.construction_checks import check_held_out, check_images, check_kinds, check_one_dataset, check_push
@@ -128,7 +128,7 @@ class LeJEPATrainer(MeasuringTrainer):
         self._exact = ExactAccumulation(model) if args.exact_accumulation else None
         self._preemption = Preemption()
         self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
-        self._add_callbacks()
+        self._add_callbacks(logs_epochs=args.logging_strategy == "epoch")
 
     def _prepare_model(self, model: LeJEPAForPreTraining) -> None:
         args = self.args
@@ -138,7 +138,7 @@ class LeJEPATrainer(MeasuringTrainer):
             model.encoder.use_channels_last()
         compile_if_requested(model.encoder.backbone, args, by_block=self.is_fsdp_enabled)
 
-    def _add_callbacks(self) -> None:
+    def _add_callbacks(self, logs_epochs: bool) -> None:
         args, collator = self.args, self.data_collator
         label_column = collator.label_column
         run = MonitoredRun(
@@ -150,6 +150,7 @@ class LeJEPATrainer(MeasuringTrainer):
         )
         own = [self._preemption, MetricsFile(RunFolder(str(args.output_dir)).metrics), DataHint()]
         own += [] if self.encoder_average is None else [self.encoder_average]
+        own += [LastRow()] if logs_epochs else []
         own += [] if self.pop_callback(ProgressCallback) is None else [ProgressBar()]
         for callback in [*own, *build_monitors(args.monitors, run)]:
             self.add_callback(callback)
