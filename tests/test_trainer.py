@@ -68,6 +68,16 @@ def test_trains_saves_and_logs(tmp_path, tiny_resnet):
     assert {path.suffix for path in (tmp_path / "checkpoint-39").glob("model*")} == {".safetensors"}
 
 
+def test_resume_among_the_arguments_is_honoured_from_python(tmp_path, tiny_resnet):
+    with pytest.raises(ValueError, match="`resume` '/nowhere/checkpoint-3' is not a complete checkpoint"):
+        trainer_for(tmp_path, model_for(tiny_resnet), resume="/nowhere/checkpoint-3").train()
+    trainer_for(tmp_path, model_for(tiny_resnet), max_steps=3, resume="auto").train()
+    resumed = trainer_for(tmp_path, model_for(tiny_resnet), max_steps=4, resume="auto")
+    resumed.train()
+    assert [step for step, _ in losses(resumed)] == [1, 2, 3, 4]
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == [1, 2, 3, 3, 4, 4]
+
+
 def test_equals_a_bare_loop(tmp_path, tiny_resnet):
     """Same rows, views, directions, optimiser and schedule: the Trainer must add nothing to the mathematics."""
     trainer = trainer_for(tmp_path, model_for(tiny_resnet), max_steps=4, learning_rate=1e-2, weight_decay=0.1)

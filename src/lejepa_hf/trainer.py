@@ -32,7 +32,8 @@ from .training.callbacks.held_out import HeldOutImages
 from .training.callbacks.metrics_file import MetricsFile
 from .training.callbacks.monitor import MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
-from .training.callbacks.progress import DataHint, ProgressBar
+from .training.callbacks.progress import DataHint, LastRow, ProgressBar
+from .training.checkpoints import resolve_resume
 from .training.compilation import compile_if_requested, left_to_us
 from .training.construction_checks import check_held_out, check_images, check_kinds, check_one_dataset, check_push
 from .training.encoder_average import EncoderAverage
@@ -127,7 +128,7 @@ class LeJEPATrainer(MeasuringTrainer):
         self._exact = ExactAccumulation(model) if args.exact_accumulation else None
         self._preemption = Preemption()
         self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
-        self._add_callbacks()
+        self._add_callbacks(logs_epochs=args.logging_strategy == "epoch")
 
     def _prepare_model(self, model: LeJEPAForPreTraining) -> None:
         args = self.args
@@ -137,7 +138,7 @@ class LeJEPATrainer(MeasuringTrainer):
             model.encoder.use_channels_last()
         compile_if_requested(model.encoder.backbone, args, by_block=self.is_fsdp_enabled)
 
-    def _add_callbacks(self) -> None:
+    def _add_callbacks(self, logs_epochs: bool) -> None:
         args, collator = self.args, self.data_collator
         label_column = collator.label_column
         run = MonitoredRun(
@@ -149,6 +150,7 @@ class LeJEPATrainer(MeasuringTrainer):
         )
         own = [self._preemption, MetricsFile(RunFolder(str(args.output_dir)).metrics), DataHint()]
         own += [] if self.encoder_average is None else [self.encoder_average]
+        own += [LastRow()] if logs_epochs else []
         own += [] if self.pop_callback(ProgressCallback) is None else [ProgressBar()]
         for callback in [*own, *build_monitors(args.monitors, run)]:
             self.add_callback(callback)
@@ -278,7 +280,12 @@ class LeJEPATrainer(MeasuringTrainer):
         trial: object = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train, from a complete checkpoint folder on if given, or from the newest one in `output_dir` with `True`."""
+        """
+        Train, from a complete checkpoint folder on if given, or from the newest one in `output_dir` with `True`; if
+        missing, as `args.resume` says.
+        """
+        if resume_from_checkpoint is None and self.args.resume is not None:
+            resume_from_checkpoint = resolve_resume(self.args.resume, str(self.args.output_dir))
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         if self.state.global_step == 0:  # a trainer may train again in its own folder
             RunFolder(str(self.args.output_dir)).claim(checkpoint, is_started=True)

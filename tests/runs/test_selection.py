@@ -124,6 +124,12 @@ def test_a_default_may_be_stated(tmp_path):
     assert len(find_candidates([*runs, recorded])) == 4
 
 
+def test_a_path_may_be_written_in_other_ways(tmp_path):
+    names = ("data/photos", "./data/photos/", "data//photos")
+    runs = [write_run(tmp_path / str(number), {10: 1.0}, dataset=name) for number, name in enumerate(names)]
+    assert len(find_candidates(runs)) == 3
+
+
 def test_what_may_differ(tmp_path):
     other = {"backbone_config": {"model_type": "vit"}, "seed": 3, "learning_rate": 1.0, "projector_dims": [512, 16]}
     runs = [write_run(tmp_path / "a", {10: 1.0}), write_run(tmp_path / "b", {10: 1.0}, **other)]

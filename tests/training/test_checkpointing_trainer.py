@@ -1,6 +1,8 @@
 import dataclasses
 
+import torch
 from monitored_run import monitored
+from safetensors.torch import load_file
 from transformers import TrainerState
 
 from lejepa_hf import LeJEPAForPreTraining
@@ -17,6 +19,24 @@ def test_the_best_checkpoint_is_named_where_it_lies(tmp_path):
     saved = TrainerState.load_from_json(str(complete_checkpoints(tmp_path)[0] / "trainer_state.json"))
     assert saved.best_model_checkpoint == best
     assert not list(tmp_path.glob("_*"))
+
+
+def test_the_best_checkpoint_is_found_from_another_folder(tmp_path):
+    settings = {"eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True, "greater_is_better": True}
+    settings |= {"learning_rate": 1e-2, "monitors": []}
+    first = monitored(tmp_path / "a", max_steps=3, **settings)
+    first.train()
+    best = first.state.best_global_step
+    weights = load_file(tmp_path / f"a/checkpoint-{best}/model.safetensors")
+    assert best < 3
+    branch = monitored(tmp_path / "c", max_steps=4, **settings)
+    branch.train(resume_from_checkpoint=tmp_path / "a/checkpoint-3")
+    assert branch.state.best_model_checkpoint == str(tmp_path / f"a/checkpoint-{best}")
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = monitored(tmp_path / "b", max_steps=3, **settings)
+    moved.train(resume_from_checkpoint=True)
+    assert moved.state.best_model_checkpoint == str(tmp_path / f"b/checkpoint-{best}")
+    assert all(torch.equal(weights[name], value) for name, value in moved.model.named_parameters())
 
 
 def test_weights_alone_are_enough_for_the_best_model(tmp_path):

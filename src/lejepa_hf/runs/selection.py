@@ -1,6 +1,7 @@
 """Which run is best, without labels: held-out losses corrected for the weight of SIGReg."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,8 @@ def _read_recipe(run: RunFolder) -> dict[str, Any]:
         raise ValueError(f"{str(run.path)!r} is not a run: no recipe.yaml there.")
     recipe = {"per_device_train_batch_size": LeJEPATrainingArguments.per_device_train_batch_size}
     recipe |= run.read_arguments() | run.read_recipe()
+    if recipe.get("dataset"):
+        recipe["dataset"] = os.path.normpath(recipe["dataset"])  # `./photos/` is `photos`
     if not recipe.get("sigreg_weight"):
         raise ValueError(
             f"{str(run.path)!r} has `sigreg_weight` {recipe.get('sigreg_weight')!r}: without SIGReg there is no "

@@ -88,11 +88,16 @@ class CheckpointingTrainer(Trainer):
         """Correct the best checkpoint, which the base class looked for in the folder of this one."""
         if not self.state.best_global_step:
             return
-        best = RunFolder(run).checkpoint(self.state.best_global_step)
         is_this_one = self.state.best_global_step == self.state.global_step
-        self.state.best_model_checkpoint = str(best) if is_this_one or best.is_dir() else None
+        self.state.best_model_checkpoint = str(run / written.name) if is_this_one else self._find_best(self.state)
         if self.args.should_save:
             self.state.save_to_json(str(written / STATE_FILE))
+
+    def _find_best(self, state: TrainerState) -> str | None:
+        """The best checkpoint: in the run folder, which may have moved since, or in that where the run began."""
+        known = [] if state.best_model_checkpoint is None else [Path(state.best_model_checkpoint)]
+        own = [RunFolder(str(self.args.output_dir)).checkpoint(state.best_global_step or 0)]
+        return next((str(path) for path in [*own, *known] if path.is_dir()), None)
 
     def _stateful_callbacks(self) -> list[StatefulCallback]:
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, StatefulCallback)]
@@ -142,6 +147,7 @@ class CheckpointingTrainer(Trainer):
         self._load_from_checkpoint(checkpoint)
         self._states.load(checkpoint)
         self.state = state
+        state.best_model_checkpoint = self._find_best(state)
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
             self._states.load(state.best_model_checkpoint)

@@ -1,8 +1,8 @@
-"""What a run shows while it trains: the progress bar, and a hint if it waits for data."""
+"""What a run shows while it trains: the progress bar, the row of the last step, and a hint if it waits for data."""
 
 import logging
 
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from ...system.devices import cores_of_this_process
@@ -26,6 +26,14 @@ class ProgressBar(ProgressCallback):
                 f"loss {logs['loss']:.4g}, {logs['images_per_second']:.0f} images/s, "
                 f"{logs['data_wait_fraction']:.0%} waiting for data"
             )
+
+
+class LastRow(TrainerCallback):
+    """Logs the last step too, where the last epoch ends before its number of steps, which is rounded up."""
+
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Request the row."""
+        control.should_log = control.should_log or state.global_step >= state.max_steps
 
 
 class DataHint(TrainerCallback):
