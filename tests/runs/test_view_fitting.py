@@ -29,7 +29,7 @@ def fitted(tmp_path, caplog):
 def test_crops_are_rounded_and_it_is_said(fitted):
     recipe, said = fitted(f"backbone_config: {{{VIT}}}\nglobal_crop_size: 64\nlocal_crop_size: 30\n")
     assert (recipe.data.global_crop_size, recipe.data.local_crop_size) == (64, 32)
-    assert "`local_crop_size` 30 becomes 32, the nearest size that the vit backbone takes" in said
+    assert "`local_crop_size` 30 becomes 32, the nearest size that the vit backbone accepts" in said
     assert recipe.resolved()["local_crop_size"] == 32, "what repeats the run"
 
 

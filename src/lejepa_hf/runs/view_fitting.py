@@ -53,15 +53,13 @@ def _fit_sizes(data: DataArguments, config: PreTrainedConfig) -> DataArguments:
     accepted = accepted_crop_sizes(config, requested)
     # The nearest accepted size may be the backbone's own, far above.
     accepted = {name: min(size, accepted["global_crop_size"]) for name, size in accepted.items()}
-    nearest = f"the nearest size that the {config.model_type} backbone takes"
+    nearest = f"the nearest size that the {config.model_type} backbone accepts"
     for name, size in requested.items():
         if accepted[name] != size:
             logger.info(f"`{name}` {size} becomes {accepted[name]}, {nearest}.")
-    if len(set(accepted.values())) < len(set(requested.values())):
-        logger.info(
-            f"All views are {accepted['global_crop_size']} pixels wide and high: the backbone does not accept both sizes."
-        )
     size = accepted["global_crop_size"]
+    if len(set(accepted.values())) < len(set(requested.values())):
+        logger.info(f"All views are {size} x {size} pixels: the backbone does not accept both sizes.")
     return replace(data, global_crop_size=size, local_crop_size=accepted.get("local_crop_size", data.local_crop_size))
 
 
