@@ -12,8 +12,8 @@ from ...data.sources import DIGITS, ImageSource, load_source
 @dataclass
 class DemoSettings:
     """
-    What a page shows: an encoder (run folder, encoder folder or Hub id), named by `title` if given; examples and at most
-    `images` images to search for neighbours from a dataset, see [`~data.sources.load_source`].
+    What a page shows: an encoder (run folder, encoder folder or Hub id), named by `title` if given; examples and at
+    most `images` images to search for neighbours from a dataset, see [`~data.sources.load_source`].
     """
 
     encoder: str
