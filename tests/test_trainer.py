@@ -342,7 +342,7 @@ def test_a_stream_that_is_lost_leaves_a_checkpoint_and_goes_on_from_there(tmp_pa
     whole.train()
     reachable["rows"] = 64  # rows are read 32 at a time, so that some are at hand when it breaks
     torn = run(tmp_path / "torn")
-    with pytest.raises(StreamInterrupted, match=r"1 retries did not restore it .*--resume"):
+    with pytest.raises(StreamInterrupted, match=r"1 retries did not bring it back .*--resume"):
         torn.train()
     (checkpoint,) = complete_checkpoints(tmp_path / "torn")
     assert checkpoint.name == f"checkpoint-{torn.state.global_step}" and 2 < torn.state.global_step < 12

@@ -255,7 +255,7 @@ def test_each_item_once(short_waits):
 
 
 def test_waits_double_up_to_the_longest(short_waits, log):
-    with pytest.raises(StreamInterrupted, match="^it: .* 5 retries did not restore it .ConnectionError gone away."):
+    with pytest.raises(StreamInterrupted, match="^it: .* 5 retries did not bring it back .ConnectionError gone away."):
         list(read_through(Source(*[(0, ConnectionError("gone\n away"))] * 6), "it", 5))
     assert short_waits() == [0.001, 0.002, 0.004, 0.006, 0.006]
     assert log()[1] == "it: ConnectionError gone away; retry 2 of 5 in 0.002 s"

@@ -104,7 +104,7 @@ def test_a_built_protocol(resnet_folder, few_digits):
 
 
 def test_shots_are_checked_before_any_work(few_digits):
-    with pytest.raises(ValueError, match="`shots` 500 is more than class"):
+    with pytest.raises(ValueError, match="`shots` 500 needs more images than class"):
         evaluate_encoder("/no/such/encoder", few_digits, ["few-shot"], shots=[500])
 
 

@@ -23,7 +23,7 @@ ALLOWED = {
 REFUSED = {
     "dinov3_vit": (WIDE, "needs all tokens"),
     # Not as large as in the trial: BEiT caches its position index by size, and a pass over shapes an empty one.
-    "beit": (WIDE | {"use_relative_position_bias": True, "image_size": 24}, "looks up positions"),
+    "beit": (WIDE | {"use_relative_position_bias": True, "image_size": 24}, "uses positions after"),
     "mlcd_vision_model": (WIDE, "needs all tokens"),
     "swin": (
         {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "image_size": 32, "patch_size": 2, "window_size": 4},
@@ -115,7 +115,7 @@ def test_positions_that_fit_by_accident_do_not_pass():
     """Relative biases and rotary tables are cut to the number of tokens, so shapes show no error."""
     _try_fewer_tokens(AutoConfig.for_model("beit", **REFUSED["beit"][0]))
     for family in ("beit", "dinov3_vit", "mlcd_vision_model"):
-        with pytest.raises(ValueError, match="looks up positions"):
+        with pytest.raises(ValueError, match="uses positions after"):
             _try_another_order(AutoConfig.for_model(family, **REFUSED[family][0]), "mean")
 
 

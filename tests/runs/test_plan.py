@@ -31,7 +31,7 @@ def test_plan_of_a_small_run(tiny_resnet, tmp_path):
     assert 100 << 20 < measured.worker_bytes < plan.device_bytes and measured.allocated_bytes == 0
     text = format_plan(plan)
     assert (
-        "1,347" in text and "506 steps of 8" in text and "measured in a dry run" in text and "time of an epoch" in text
+        "1,347" in text and "506 steps of 8" in text and "measured in a dry run" in text and "time per epoch" in text
     )
     assert not folder.exists()
 

@@ -43,7 +43,7 @@ def test_a_stream_of_unknown_length():
 @pytest.mark.parametrize(
     ("plan", "verdict"),
     [
-        (PLAN, "will wait for data 60% of the time: it needs 10 workers for 4"),
+        (PLAN, "will wait for data 60% of the time: it needs 10 workers, not 4"),
         (measured(data_wait_fraction=0.0), "The data keep up"),
         (replace(PLAN, workers=0), "Views are cut between steps, 60%"),
         (replace(PLAN, device="cpu"), "share the CPU"),

@@ -10,7 +10,7 @@ def test_names_what_was_not_finite_and_when(tmp_path):
     guard.check()
     guard.watch(4, loss=torch.tensor(float("nan")), norm=torch.tensor(2.0))
     guard.watch(5, loss=torch.tensor(1.0), norm=torch.tensor(float("inf")))
-    with pytest.raises(FloatingPointError, match="^Step 4: `loss` is nan. Stopped"):
+    with pytest.raises(FloatingPointError, match="^Step 4: `loss` is nan. The run stopped"):
         guard.check()
     guard.check(wait=True)  # reported once
 

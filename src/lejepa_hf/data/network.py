@@ -72,7 +72,7 @@ def read_through(
             # Addresses of a storage behind the Hub carry a signature, which is a secret.
             reason = re.sub(r"\?[^\s'\"]+", "?...", " ".join(f"{type(error).__name__} {error}".split()))
             if retries == max_retries:
-                tried = f"the connection was lost and {max_retries} retries did not restore it ({reason})"
+                tried = f"the connection was lost and {max_retries} retries did not bring it back ({reason})"
                 raise StreamInterrupted(f"{name}: {tried}. {way_out}") from error
             wait = min(_FIRST_WAIT * 2**retries, _LONGEST_WAIT)
             retries += 1

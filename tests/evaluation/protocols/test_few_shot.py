@@ -71,7 +71,7 @@ def test_all_of_many_images_must_be_asked_for(monkeypatch, caplog):
 
 @pytest.mark.parametrize("shots", [(0,), (1, "many"), (2.5,)])
 def test_shots_that_are_none(shots):
-    with pytest.raises(ValueError, match=r"`shots` .* is neither a number of images in a class"):
+    with pytest.raises(ValueError, match=r"`shots` .* must be a number of images per class"):
         few_shot(toy([12, 12], 0), toy([5, 5], 1), shots)
 
 
@@ -92,5 +92,5 @@ def test_more_labelled_images_help():
 
 
 def test_a_class_with_too_few_images_is_named():
-    with pytest.raises(ValueError, match=r"`shots` 10 is more than class \[1, 3\] has images: choose at most 2"):
+    with pytest.raises(ValueError, match=r"`shots` 10 needs more images than class \[1, 3\] has: choose at most 2"):
         few_shot(toy([12, 9, 10, 2], 0), toy([5, 5, 5, 5], 1), (1, 10))

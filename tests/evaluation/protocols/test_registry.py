@@ -29,7 +29,7 @@ def test_unknown_ones_are_refused():
 
 def test_what_needs_images_is_for_later():
     check_protocols([name for name in PROTOCOLS if is_on_embeddings(name)], at_the_end_of_training=True)
-    with pytest.raises(ValueError, match="`eval_protocols` fine-tune, segmentation: only `lejepa evaluate`, after"):
+    with pytest.raises(ValueError, match="`eval_protocols` fine-tune, segmentation cannot run at the end"):
         check_protocols(["knn", "fine-tune", "segmentation"], at_the_end_of_training=True)
 
 
