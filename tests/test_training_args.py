@@ -84,3 +84,8 @@ def test_what_loggers_are_given_names_no_token_and_no_folder(tmp_path):
     assert "hf_secret" not in shown and str(tmp_path) not in shown and "~" not in shown
     assert args.to_dict()["output_dir"] == "mine" and args.to_dict()["resume"] == "checkpoint-3"
     assert args.output_dir == str(tmp_path / "mine")
+
+
+def test_torn_json_is_quoted(tmp_path):
+    with pytest.raises(ValueError, match=r"'\{\"min_lr\": ' is not an argument's value in JSON, Expecting value"):
+        LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, lr_scheduler_kwargs='{"min_lr": ')

@@ -1,5 +1,6 @@
 """LeJEPATrainingArguments: the Trainer's arguments with the method's defaults."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ class LeJEPATrainingArguments(TrainingArguments):
             cores = cores_of_this_process()
             share = cores - 1 if accelerated else max(1, cores // 4)
             self.dataloader_num_workers = min(16, share) if cores > 1 else 0
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{error.doc!r} is not an argument's value in JSON, {error}.") from error
         self.lr_scheduler_kwargs = fitting_kwargs(self.lr_scheduler_type, self.lr_scheduler_kwargs)
         check_honoured(self)
         self._check_hub()

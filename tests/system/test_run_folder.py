@@ -203,3 +203,13 @@ def test_a_line_torn_by_a_kill_is_left_out(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "prediction_lo')
     assert [row["step"] for row in RunFolder(tmp_path).read_metrics()] == [10, 20]
+
+
+def test_a_checkpoint_kept_on_another_disk_is_still_of_the_run(tmp_path):
+    (tmp_path / "archive/old-3").mkdir(parents=True)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.checkpoint(3).symlink_to(tmp_path / "archive/old-3")
+    run.claim(run.checkpoint(3))
+    with pytest.raises(ValueError, match="is not one of its checkpoints"):
+        run.claim(tmp_path / "archive/old-3")

@@ -92,7 +92,8 @@ class RunFolder:
 
     def _is_continued_from(self, checkpoint: Path) -> bool:
         """Whether the run wrote this checkpoint, wherever it is now, or began with it and has written none since."""
-        if checkpoint.resolve().parent == self.path.resolve():
+        # One on another disk may be linked into the folder, or the folder itself be a link.
+        if self.path.resolve() in (checkpoint.parent.resolve(), checkpoint.resolve().parent):
             return True
         own, other = self._read_record(), RunFolder(checkpoint)._read_record()
         if own.get("id") is None:
