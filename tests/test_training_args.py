@@ -57,6 +57,7 @@ def test_workers_follow_from_the_cores_unless_given(tmp_path, monkeypatch):
         ("max_bad_fraction", 1.5),
         ("max_network_retries", -1),
         ("num_train_epochs", 0),
+        ("num_train_epochs", float("nan")),
         ("gradient_accumulation_steps", 0),
         ("per_device_train_batch_size", 0),
     ],

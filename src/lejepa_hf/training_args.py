@@ -1,6 +1,7 @@
 """LeJEPATrainingArguments: the Trainer's arguments with the method's defaults."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,10 @@ class LeJEPATrainingArguments(TrainingArguments):
         for name in ("gradient_accumulation_steps", "per_device_train_batch_size"):
             if vars(self)[name] < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {vars(self)[name]}.")
-        if self.max_steps <= 0 and self.num_train_epochs <= 0:
-            raise ValueError(f"`num_train_epochs` must be above 0, got {self.num_train_epochs}, or set `max_steps`.")
+        if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
+            raise ValueError(
+                f"`num_train_epochs` must be a number above 0, got {self.num_train_epochs}, or set `max_steps`."
+            )
         parts = self.gradient_accumulation_steps if self.exact_accumulation else 1
         if self.per_device_train_batch_size * self.world_size * parts < 2:
             raise ValueError(

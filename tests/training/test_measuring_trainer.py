@@ -1,5 +1,6 @@
 import time
 
+import pytest
 from monitored_run import monitored, rows
 
 
@@ -13,8 +14,11 @@ def test_an_evaluation_does_not_slow_the_speed_of_training(tmp_path):
     assert after["images_per_second"] > 8 / 1.5  # the eight images of the step, without the evaluation before it
 
 
-def test_resuming_from_true_is_from_the_newest_checkpoint(tmp_path):
-    monitored(tmp_path, eval_strategy="no", max_steps=3).train()
+@pytest.mark.parametrize("given", [True, "auto"])
+def test_resuming_without_a_path_is_from_the_newest_checkpoint(tmp_path, given):
     again = monitored(tmp_path, eval_strategy="no", max_steps=4)
-    again.train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match=f"`resume_from_checkpoint` is {given}, but .* has no checkpoint"):
+        again.train(resume_from_checkpoint=given)
+    monitored(tmp_path, eval_strategy="no", max_steps=3).train()
+    again.train(resume_from_checkpoint=given)
     assert [row["step"] for row in rows(again)] == [1, 2, 3, 4]

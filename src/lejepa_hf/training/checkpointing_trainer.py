@@ -136,10 +136,12 @@ class CheckpointingTrainer(Trainer):
         return optimizer
 
     def _checkpoint_to_resume(self, given: str | Path | bool | None) -> str | None:
-        if given is True:
+        if given is True or given == "auto":
             found = complete_checkpoints(str(self.args.output_dir))
             if not found:
-                raise ValueError(f"`resume_from_checkpoint` is true, but {self.args.output_dir!r} has no checkpoint.")
+                raise ValueError(
+                    f"`resume_from_checkpoint` is {given}, but {self.args.output_dir!r} has no checkpoint."
+                )
             return str(found[0])
         return str(given) if given else None
 

@@ -63,7 +63,7 @@ def write_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str
 def saved_world_size(checkpoint: str | Path) -> int | None:
     """Number of processes of the run that wrote a checkpoint; None if the checkpoint does not say."""
     path = Path(checkpoint) / _FILE
-    return json.loads(path.read_text(encoding="utf-8"))["world_size"] if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")).get("world_size") if path.is_file() else None
 
 
 def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str, Any]) -> None:
