@@ -113,10 +113,10 @@ def test_several_processes_fine_tune_one_network(run, tmp_path):
         (["--dataset", "digits", "--protocol", "knn", "svm"], "`protocols` svm unknown"),
         (["--dataset", "UNLABELLED", "--eval_split", "train"], "has no labels"),
         (["--dataset", "didgits"], "Did you mean 'digits'?"),
-        (["--dataset", "digits", "--protocol", "few-shot", "--shots", "1000"], "`shots` 1000 is more than"),
+        (["--dataset", "digits", "--protocol", "few-shot", "--shots", "1000"], "`shots` 1000 needs more images than"),
         (["--dataset", "digits", "--out", "no/such/folder.json"], "the folder 'no/such' does not exist"),
         (["--dataset", "digits", "--out", "/tmp"], "`--out` '/tmp' is a folder: name a file"),
-        (["--dataset", "digits", "--eval_split", "train"], "the same images would fit"),
+        (["--dataset", "digits", "--eval_split", "train"], "evaluated on the same images"),
     ],
 )
 def test_evaluate_refuses_in_one_line(run, tmp_path, capsys, arguments, message):

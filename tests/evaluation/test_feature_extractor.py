@@ -99,7 +99,7 @@ def test_auto_is_the_trained_embedding(images, family, said, resolved):
         ("resnet", "patches", 4, "`layers` must be 1 to 3 for this resnet encoder, got 4"),
         ("vit", "auto", 2, "`layers` 2 has no meaning for `pooling` 'auto'.*choose cls or patches"),
         ("resnet", "pooler", 2, "`layers` 2 has no meaning for `pooling` 'pooler'.*choose patches"),
-        ("clip", "auto", 1, "`model`: a clip model does not turn the pixels.*its vision part"),
+        ("clip", "auto", 1, "`model`: a clip model does not turn the pixels.*the vision part"),
     ],
 )
 def test_what_an_encoder_does_not_offer_is_refused(family, pooling, layers, message):

@@ -64,7 +64,7 @@ def test_paths_and_tokens_are_replaced_and_nothing_like_them(tmp_path, monkeypat
     (run / "metrics.jsonl").write_text(text, encoding="utf-8")
     public = public.replace("<secret> and s3cretk", "<secret>y and s3cretk")
     assert public_files(run) == {"metrics.jsonl": public.encode()}
-    assert ("metrics.jsonl: paths of this machine or tokens" in caplog.text) == (public != text)
+    assert ("metrics.jsonl: paths of this machine and tokens" in caplog.text) == (public != text)
 
 
 def test_where_weights_were_read_from_stays_private_however_deep(tmp_path):

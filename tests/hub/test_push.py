@@ -383,7 +383,7 @@ def test_folders_with_nothing_to_push(hub, finished, tmp_path, capfd):
         run: f"did not end. Continue it with `--resume`, or push a checkpoint of it: `lejepa export "
         f"{run}/checkpoint-100`, then `lejepa push {run}/encoder-100 REPO_ID`",
         exported: f"has no encoder/ to push: write it with `lejepa export {exported}`",
-        exported / "encoder": "has a config.json and no weights: export the encoder anew",
+        exported / "encoder": "has a config.json and no weights: export the encoder again",
         finished / "pretraining": "holds a model in training: give the folder of its run",
         finished / "checkpoint-2": "holds a model in training: give the folder of its run",
     }

@@ -153,7 +153,10 @@ def test_own_images_without_labels(tmp_path):
         (["--train_split", "validation"], "has the splits train and test, got 'validation'"),
         (["--pooling", "cls"], "'cls' cannot be made from a resnet backbone"),
         (["--eval_protocols", "knn", "clustering"], "clustering unknown; known are linear, knn, few-shot"),
-        (["--eval_protocols", "knn", "fine-tune"], "fine-tune: only `lejepa evaluate`, after the run, has it"),
+        (
+            ["--eval_protocols", "knn", "fine-tune"],
+            "fine-tune cannot run at the end of training: use `lejepa evaluate`",
+        ),
         (["--local_crop_size", "64"], "`local_crop_size` 64 is larger than `global_crop_size` 24"),
         (["--resume", "runs/none"], "is not a complete checkpoint"),
         (["--backbone_config", "{model_type: resnet, num_channels: 1}"], "`backbone_config.num_channels` is 1"),
