@@ -16,8 +16,9 @@ from hub_server import HubServer
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder, train
+from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.hub.export import build_processor
+from lejepa_hf.runs import pretraining
 
 WITHOUT_THIS_PACKAGE = "docs/encoders.md"  # its blocks are for people who found an encoder
 SHORT = [
@@ -83,7 +84,7 @@ def place(tmp_path_factory):
             ("resnet_tiny", run, []),
             ("vit_tiny", vit, ["--eval_split", "null", "--dataset", "photos"]),
         ):
-            assert train.main([f"recipes/digits/{recipe}.yaml", *SHORT, *more, "--output_dir", output]) == 0
+            assert pretraining.main([f"recipes/digits/{recipe}.yaml", *SHORT, *more, "--output_dir", output]) == 0
         Path(run, "checkpoint-2").rename(Path(run, "checkpoint-600"))
         Path("runs/digits").symlink_to("digits-vit_tiny")
         timm = {"model_type": "timm_wrapper", "architecture": "resnet18"}

@@ -27,7 +27,7 @@ def test_in_a_browser(tiny_vit, tmp_path):
             page = Page(browser)
             page.check_pictures()
             first = page.sources()
-            assert "of 200 of the dataset" in page.text()
+            assert "among 200 of the dataset" in page.text()
 
             noise = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
             Image.fromarray(noise).save(tmp_path / "mine.png")
