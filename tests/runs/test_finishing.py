@@ -13,23 +13,7 @@ from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
 from lejepa_hf.evaluation.projections import extract_projections
 from lejepa_hf.runs import finishing
 from lejepa_hf.runs.finishing import RunNotFinished, finish_run, measure_projections
-from lejepa_hf.runs.pretraining import build_model
-from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.system.run_folder import RunFolder
-
-
-@pytest.fixture
-def untrained(tmp_path, tiny_resnet):
-    """A run folder with a model as it was drawn, and its recipe."""
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        "dataset: digits\nuse_cpu: true\nseed: 7\nglobal_crop_size: 16\nlocal_crop_size: 12\nblur_kernel_size: 5\n"
-        "projector_dims: [16, 8]\nnum_knots: 4\nt_max: 1.0\n"
-        f"backbone_config: {json.dumps(tiny_resnet)}\noutput_dir: {tmp_path}\n"
-    )
-    recipe = parse_recipe(recipe)
-    build_model(recipe.model).save_pretrained(tmp_path / "pretraining")
-    return tmp_path, recipe
 
 
 def test_projections_are_measured_on_the_first_images_of_the_run(untrained):

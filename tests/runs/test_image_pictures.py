@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,21 +12,6 @@ from lejepa_hf.evaluation.evaluate_encoder import load_encoder
 from lejepa_hf.hub.export import build_processor
 from lejepa_hf.runs.image_pictures import picture_neighbours, picture_patches
 from lejepa_hf.runs.pretraining import build_model
-from lejepa_hf.runs.recipes import parse_recipe
-
-
-@pytest.fixture
-def untrained(tmp_path, tiny_resnet):
-    """A run folder with a model as it was drawn, and its recipe."""
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        "dataset: digits\nuse_cpu: true\nseed: 7\nglobal_crop_size: 16\nlocal_crop_size: 12\nblur_kernel_size: 5\n"
-        "projector_dims: [16, 8]\nnum_knots: 4\nt_max: 1.0\n"
-        f"backbone_config: {json.dumps(tiny_resnet)}\noutput_dir: {tmp_path}\n"
-    )
-    recipe = parse_recipe(recipe)
-    build_model(recipe.model).save_pretrained(tmp_path / "pretraining")
-    return tmp_path, recipe
 
 
 def picture_of(folder, recipe) -> bytes:
