@@ -29,6 +29,7 @@ from lejepa_hf.runs.dry_run import peak_resident_bytes
 from lejepa_hf.runs.plan import make_plan
 from lejepa_hf.runs.pretraining import build
 from lejepa_hf.runs.recipes import parse_recipe
+from lejepa_hf.runs.resolving import resolve
 
 RESULTS = Path(__file__).parent / "results" / "plan.csv"
 DIGITS = ["--max_steps", "150"]
@@ -49,7 +50,7 @@ def real_run(recipe: str, arguments: list[str]) -> tuple[float, int]:
     """Images per second and peak bytes of a short training run."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [*arguments, "--output_dir", f"{folder}/run", "--save_strategy", "no", "--disable_tqdm", "true"]
-        trainer, _ = build(parse_recipe(recipe, settings))
+        trainer, _ = build(resolve(parse_recipe(recipe, settings)))
         trainer.train()
         rows = map(json.loads, Path(folder, "run", "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         rates = [row["images_per_second"] for row in rows if "images_per_second" in row]

@@ -26,7 +26,7 @@ from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
 from lejepa_hf.model.architecture import is_convolutional
-from lejepa_hf.runs.initial_model import build_model
+from lejepa_hf.runs.initial_model import build_config, build_model
 from lejepa_hf.runs.recipes import parse_recipe
 
 RESULTS = Path(__file__).parent / "results" / "trainer.csv"
@@ -37,7 +37,7 @@ class BareLoop(transformers.TrainerCallback):
     """Takes a step of the bare loop after each step of the Trainer, and times both."""
 
     def __init__(self, recipe, source):
-        self.model = build_model(recipe.model).train()
+        self.model = build_model(build_config(recipe.model)).train()
         if is_convolutional(self.model.encoder.backbone):
             self.model.encoder.use_channels_last()  # as the Trainer does: its own cost is the question
         self.transform = MultiCropTransform.from_settings(recipe.data, recipe.training.seed)
@@ -78,7 +78,7 @@ def main() -> None:
         source = load_source(recipe.data.dataset, recipe.data.train_split)
         bare = BareLoop(recipe, source)
         LeJEPATrainer(
-            model=build_model(recipe.model),
+            model=build_model(build_config(recipe.model)),
             args=recipe.training,
             train_dataset=source.dataset,
             data_collator=MultiCropCollator(bare.transform),

@@ -11,6 +11,7 @@ from study_runs import draw_groups, export, print_table, run_study, write_rows
 
 from lejepa_hf.runs.pretraining import build
 from lejepa_hf.runs.recipes import Recipe
+from lejepa_hf.runs.resolving import resolve
 
 BACKBONES = {
     "ResNet": None,  # the recipe's
@@ -36,7 +37,7 @@ SETTINGS = {name: {} if backbone is None else {"backbone_config": backbone} for 
 
 def train_nothing(recipe: Recipe) -> None:
     """Export the encoder with its initial weights."""
-    trainer, _ = build(recipe)
+    trainer, _ = build(resolve(recipe))
     export(trainer, recipe)
 
 

@@ -20,13 +20,14 @@ from transformers import get_scheduler
 from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.runs.pretraining import build
 from lejepa_hf.runs.recipes import Recipe
+from lejepa_hf.runs.resolving import resolve
 
 
 def train_lightly(recipe: Recipe) -> None:
     from lightly.loss.lejepa_loss import LeJEPALoss
     from lightly.models.modules.heads import LeJEPAProjectionHead
 
-    trainer, _ = build(recipe)
+    trainer, _ = build(resolve(recipe))
     config, args = trainer.model.config, trainer.args
     encoder, (*hidden, output) = trainer.model.encoder.train(), config.projector_dims
     head = LeJEPAProjectionHead(encoder.embedding_dim, hidden[0], output, num_layers=len(config.projector_dims))
@@ -56,7 +57,7 @@ def train_lightly(recipe: Recipe) -> None:
 
 
 def train_he_rule(recipe: Recipe) -> None:
-    trainer, _ = build(recipe)
+    trainer, _ = build(resolve(recipe))
     for module in trainer.model.projector.modules():
         if isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

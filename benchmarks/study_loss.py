@@ -27,6 +27,7 @@ from lejepa_hf import LeJEPAForPreTraining
 from lejepa_hf.model.batch_norm import batch_statistics
 from lejepa_hf.runs.pretraining import build
 from lejepa_hf.runs.recipes import parse_recipe
+from lejepa_hf.runs.resolving import resolve
 from lejepa_hf.runs.selection import ALPHA
 
 WEIGHTS = (0.02, 0.05, 0.1)
@@ -53,7 +54,7 @@ def held_out_losses(run: Path, batches: dict[int, tuple]) -> dict[str, float]:
             recipe = Path(folder) / "recipe.yaml"
             recipe.write_text(yaml.safe_dump(content | {"output_dir": f"{folder}/run"}))
             with torch.enable_grad():
-                trainer, _ = build(parse_recipe(recipe))
+                trainer, _ = build(resolve(parse_recipe(recipe)))
         images = trainer._held_out_images().batches
         batches[content["seed"]] = [trainer._prepare_inputs(batch) for batch in images]
     model = LeJEPAForPreTraining.from_pretrained(run / "pretraining").eval()

@@ -42,7 +42,7 @@ _LAST = 5  # logged rows, of 10 steps each, that the training loss is averaged o
 
 def train_ours(recipe: Recipe) -> None:
     """Train like `train.py`, without evaluation, pictures and card."""
-    trainer, _ = build(recipe)
+    trainer, _ = build(resolve(recipe))
     trainer.train()
     export(trainer, recipe)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from doc_blocks import blocks_of
 
-from lejepa_hf.runs.initial_model import build_model
+from lejepa_hf.runs.initial_model import build_config, build_model
 from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.runs.resolving import resolve
 
@@ -20,5 +20,5 @@ def test_blocks(block, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"dataset: digits\nmax_steps: 1\n{block.code}", encoding="utf-8")
     recipe = parse_recipe(tmp_path / "recipe.yaml", ["--use_cpu"])
     with torch.device("meta"):
-        build_model(recipe.model)
+        build_model(build_config(recipe.model))
     assert resolve(recipe).data.global_crop_size == recipe.data.global_crop_size

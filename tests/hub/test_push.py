@@ -199,12 +199,14 @@ import sys
 from safetensors.torch import save_file
 from lejepa_hf import LeJEPAForPreTraining
 from lejepa_hf.runs.recipes import parse_recipe
-from lejepa_hf.runs.pretraining import build_model
+from lejepa_hf.runs.initial_model import build_model
+from lejepa_hf.runs.resolving import resolve
 
 repo, recipe, folder = sys.argv[1:]
 going_on = LeJEPAForPreTraining.from_pretrained(repo, subfolder="pretraining")
 save_file({name: value.contiguous() for name, value in going_on.state_dict().items()}, folder + "/going_on")
-warm = build_model(parse_recipe(recipe, ["--pretrained_backbone", repo]).model)
+recipe = resolve(parse_recipe(recipe, ["--pretrained_backbone", repo]))
+warm = build_model(recipe.config, recipe.model.pretrained_backbone)
 save_file({name: value.contiguous() for name, value in warm.encoder.state_dict().items()}, folder + "/warm")
 """
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lejepa_hf.runs.initial_model import build_model
+from lejepa_hf.runs.initial_model import build_config, build_model
 from lejepa_hf.runs.recipes import parse_recipe
 
 
@@ -18,5 +18,5 @@ def untrained(tmp_path, tiny_resnet):
         f"backbone_config: {json.dumps(tiny_resnet)}\noutput_dir: {tmp_path}\n"
     )
     recipe = parse_recipe(recipe)
-    build_model(recipe.model).save_pretrained(tmp_path / "pretraining")
+    build_model(build_config(recipe.model)).save_pretrained(tmp_path / "pretraining")
     return tmp_path, recipe

@@ -7,7 +7,7 @@ import torch
 from lejepa_hf import LeJEPAForPreTraining
 from lejepa_hf.runs.arguments import Recipe
 from lejepa_hf.runs.dry_run import DryRun
-from lejepa_hf.runs.initial_model import build_model
+from lejepa_hf.runs.initial_model import build_config, build_model
 from lejepa_hf.runs.recipes import parse_recipe
 
 SMALL = ["--use_cpu", "--global_crop_size", "16", "--local_crop_size", "8", "--blur_kernel_size", "5"]
@@ -21,7 +21,7 @@ def small_recipe(folder: Path, backbone: dict, *arguments: str) -> Recipe:
 
 def on_meta(recipe: Recipe) -> LeJEPAForPreTraining:
     with torch.device("meta"):
-        return build_model(recipe.model)
+        return build_model(build_config(recipe.model))
 
 
 def pretend_dry_runs(monkeypatch) -> list[int]:

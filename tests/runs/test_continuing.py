@@ -18,7 +18,7 @@ from lejepa_hf.hub.checkpoint_push import _export_and_push, _keep
 from lejepa_hf.hub.export import build_processor, export_encoder
 from lejepa_hf.hub.push import push_run
 from lejepa_hf.runs.continuing import find_earlier_run
-from lejepa_hf.runs.initial_model import build_model
+from lejepa_hf.runs.initial_model import build_config, build_model
 from lejepa_hf.runs.pretraining import build, main
 from lejepa_hf.runs.recipes import Recipe, parse_recipe
 from lejepa_hf.runs.resolving import resolve
@@ -66,7 +66,7 @@ def recipe(tmp_path):
 def is_from(recipe: Recipe, folder: Path) -> bool:
     """Whether the model that the recipe starts with has the weights there, the projector's too."""
     model, earlier = find_earlier_run(recipe)
-    found = build_model(model, earlier=earlier).state_dict()
+    found = build_model(build_config(model, earlier=earlier), earlier=earlier).state_dict()
     trained = load_file(folder / "model.safetensors")
     assert any(name.startswith("projector.") for name in trained)
     return all(torch.equal(found[name], value) for name, value in trained.items())

@@ -11,7 +11,7 @@ from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, extra
 from lejepa_hf.evaluation.evaluate_encoder import load_encoder
 from lejepa_hf.hub.export import build_processor
 from lejepa_hf.runs.image_pictures import picture_neighbours, picture_patches
-from lejepa_hf.runs.pretraining import build_model
+from lejepa_hf.runs.initial_model import build_config, build_model
 
 
 def picture_of(folder, recipe) -> bytes:
@@ -85,6 +85,6 @@ def test_an_encoder_of_one_size_is_drawn_at_it(untrained, caplog):
     arguments = {"img_size": 64}
     backbone = {"model_type": "timm_wrapper", "architecture": "mixer_s32_224", "model_args": arguments}
     model = replace(recipe.model, backbone_config=backbone)
-    export_encoder(build_model(model).encoder, folder / "encoder")
+    export_encoder(build_model(build_config(model)).encoder, folder / "encoder")
     assert picture_of(folder, recipe)
     assert "left out" not in caplog.text

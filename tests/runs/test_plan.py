@@ -4,7 +4,7 @@ import pytest
 from small_recipe import SMALL, pretend_dry_runs, small_recipe
 
 from lejepa_hf.cli import main
-from lejepa_hf.runs.initial_model import build_model
+from lejepa_hf.runs.initial_model import build_config, build_model
 from lejepa_hf.runs.plan import make_plan
 from lejepa_hf.runs.plan_text import format_plan
 
@@ -18,7 +18,7 @@ def test_plan_of_a_small_run(tiny_resnet, tmp_path):
     assert parsed == before, "nothing changes a recipe"
     measured = plan.measured
     assert (plan.images, plan.global_batch, plan.steps) == (1347, 8, 506)  # 3 * 1347 / 8, rounded up
-    model = build_model(parsed.model)
+    model = build_model(build_config(parsed.model))
     assert plan.encoder_parameters == sum(p.numel() for p in model.encoder.parameters())
     assert plan.state_bytes == 16 * sum(p.numel() for p in model.parameters())
     assert plan.view_bytes == 8 * 4 * 3 * (2 * 16**2 + 6 * 8**2)

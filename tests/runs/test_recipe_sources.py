@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lejepa_hf.runs.arguments import DataArguments
-from lejepa_hf.runs.recipe_sources import RunSources, held_out_source, open_sources, open_split, training_source
+from lejepa_hf.runs.recipe_sources import held_out_source, open_sources, open_split, training_source
 
 DIGITS = DataArguments(dataset="digits")
 
@@ -24,7 +24,7 @@ def images(tmp_path):
 
 def test_one_source(images):
     data = DataArguments(dataset=images, eval_split="test")
-    train, held_out = open_sources(data)
+    train, held_out, _ = open_sources(data)
     assert (train.num_images, train.image_column, train.label_column) == (6, "scan", "kind")
     assert (held_out.num_images, held_out.class_names) == (4, ["a", "b"])
     assert training_source(data).num_images == 6 and open_split(data, "test").num_images == 4
@@ -41,7 +41,7 @@ def test_columns_and_streaming_are_those_of_the_recipe(images):
 
 def test_without_held_out_images():
     sources = open_sources(DIGITS)
-    assert sources.held_out is None and sources.held_out_dataset() is None and held_out_source(DIGITS) is None
+    assert sources.held_out is None and sources.held_out_dataset is None and held_out_source(DIGITS) is None
 
 
 def test_held_out_images_have_the_columns_of_a_mixture(images):
@@ -50,13 +50,13 @@ def test_held_out_images_have_the_columns_of_a_mixture(images):
     sources = open_sources(data)
     assert sources.train.num_images == 6 + 1347 and sources.train.image_column == "image"
     assert sources.train.name == "a mixture of 2 datasets"
-    assert sources.held_out_dataset().column_names == ["image", "kind"]
+    assert sources.held_out_dataset.column_names == ["image", "kind"]
     assert sources.held_out.dataset.column_names == ["scan", "kind"], "the source itself stays as it is"
 
 
 def test_names_that_agree_stay():
-    digits = open_split(DIGITS, "test")
-    assert RunSources(digits, digits).held_out_dataset().column_names == digits.dataset.column_names
+    sources = open_sources(replace(DIGITS, eval_split="test"))
+    assert sources.held_out_dataset is sources.held_out.dataset
 
 
 def test_held_out_images_need_labels(tmp_path):

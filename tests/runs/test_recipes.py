@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from lejepa_hf.runs.initial_model import build_model
+from lejepa_hf.runs.initial_model import build_config, build_model
 from lejepa_hf.runs.recipes import SECTIONS, known_keys, load_yaml, parse_recipe
 from lejepa_hf.runs.resolving import resolve
 
@@ -30,7 +30,7 @@ def recipe(tmp_path):
 def test_every_recipe_parses_and_builds(path):
     parsed = parse_recipe(path, ["--use_cpu", "--bf16", "false"])
     with torch.device("meta"):
-        build_model(parsed.model)
+        build_model(build_config(parsed.model))
     assert resolve(parsed).data == parsed.data, "a recipe asks for what its backbone accepts"
     opening = path.read_text().splitlines()[0]
     assert opening.startswith("# ") and ("accelerate launch" in opening or "not run yet" in opening)
@@ -68,7 +68,7 @@ def test_encoders_are_those_of_their_names(name):
     path = ROOT / "recipes" / f"{name}.yaml"
     assert path.read_text().startswith(f"# not run yet: accelerate launch train.py recipes/{name}.yaml (")
     with torch.device("meta"):
-        encoder = build_model(parse_recipe(path, ["--use_cpu", "--bf16", "false"]).model).encoder
+        encoder = build_model(build_config(parse_recipe(path, ["--use_cpu", "--bf16", "false"]).model)).encoder
     assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(EXPECTED[name], rel=0.01)
 
 
@@ -91,7 +91,7 @@ def test_imagenet_recipe_is_the_published_one():
     assert (views.num_local_views, views.local_crop_size) == (6, 98)
     assert views.streaming and parsed.training.learning_rate == 5e-4 and parsed.model.sigreg_weight == 0.05
     with torch.device("meta"):
-        encoder = build_model(parsed.model).encoder
+        encoder = build_model(build_config(parsed.model)).encoder
     assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(304e6, rel=0.01)
 
 

@@ -49,7 +49,7 @@ def test_what_was_left_open_is_decided_in_a_new_recipe(recipe, tmp_path):
     assert (asked.data.local_crop_size, resolved.data.local_crop_size) == (15, 16)
     assert (len(asked.data.image_mean), resolved.data.image_mean) == (3, [0.5])
     assert resolved.folder == tmp_path / "run" and resolved.earlier is resolved.checkpoint is None
-    assert resolve(resolved) is resolved
+    assert resolved.config.backbone_config.hidden_size == 32
 
 
 def test_a_resolved_recipe_that_was_written_is_resolved(recipe, tmp_path):
@@ -62,18 +62,18 @@ def test_a_resolved_recipe_that_was_written_is_resolved(recipe, tmp_path):
 def test_building_a_run_changes_no_recipe(recipe):
     asked = recipe("--resume")
     before, resume = values_of(asked), asked.training.resume
-    trainer, _ = build(asked)
+    resolved = resolve(asked)
+    complete, config = values_of(resolved), resolved.config.to_dict()
+    trainer, _ = build(resolved)
     assert values_of(asked) == before, "nothing changes a recipe"
     assert asked.training.resume == resume == "auto"
+    assert values_of(resolved) == complete and resolved.config.to_dict() == config
+    assert trainer.model.config is not resolved.config
     assert trainer.data_collator.transform.local_crop_size == 16
-    resolved = resolve(asked)
-    before = values_of(resolved)
-    build(resolved)
-    assert values_of(resolved) == before
 
 
 def test_equal_recipes_make_equal_models(recipe):
-    (first, _), (second, _) = build(recipe()), build(recipe())
+    (first, _), (second, _) = build(resolve(recipe())), build(resolve(recipe()))
     for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -87,7 +87,7 @@ def test_recipes_are_frozen(recipe):
 
 def test_resume_stands_for_a_complete_checkpoint(recipe, tmp_path):
     assert resolve(recipe("--resume")).checkpoint is None, "nothing to resume yet: a run starts from its first step"
-    trainer, _ = build(recipe("--max_steps", "1", "--save_steps", "1", "--monitors", "health"))
+    trainer, _ = build(resolve(recipe("--max_steps", "1", "--save_steps", "1", "--monitors", "health")))
     trainer.train()
     for given in ("auto", str(tmp_path / "run" / "checkpoint-1")):
         asked = recipe("--resume", given)

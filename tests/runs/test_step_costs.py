@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_recipe import on_meta, small_recipe
 
-from lejepa_hf.runs.initial_model import build_model
+from lejepa_hf.runs.initial_model import build_config, build_model
 from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.runs.step_costs import count_activations, count_flops, count_tokens
 
@@ -29,7 +29,7 @@ def test_published_recipe():
 def kept_by_a_real_step(recipe, batch: int) -> int:
     """Bytes that a forward pass on the CPU keeps."""
     torch.manual_seed(0)
-    model, data = build_model(recipe.model).train(), recipe.data
+    model, data = build_model(build_config(recipe.model)).train(), recipe.data
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 

@@ -4,14 +4,12 @@ import difflib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_pt_utils import AcceleratorConfig
-
 from ..configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from ..data.view_settings import ViewSettings
+from ..system.run_folder import plain
 from ..training_args import LeJEPATrainingArguments
 
 _LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "other")
@@ -161,7 +159,7 @@ class Recipe:
     def arguments(self) -> dict[str, Any]:
         """Every argument of the run, transformers' defaults included, as plain values. Never a token."""
         names = [item.name for item in fields(self.training) if item.init and not item.name.endswith("_token")]
-        training = {name: _plain(vars(self.training)[name]) for name in names}
+        training = {name: plain(vars(self.training)[name]) for name in names}
         return {**vars(self.model), **vars(self.data), **training}
 
     def resolved(self) -> dict[str, Any]:
@@ -172,12 +170,3 @@ class Recipe:
         of_the_method = {*LeJEPATrainingArguments.__annotations__, "seed"}
         repeated = {*vars(self.model), *vars(self.data), *of_the_method, *self.given} - {"resume"}
         return {name: value for name, value in self.arguments().items() if name in repeated}
-
-
-def _plain(value: object) -> object:
-    """An argument as YAML can write it."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, AcceleratorConfig):
-        return value.to_dict()
-    return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -20,6 +20,7 @@ from ..data.errors import DataError
 from ..system.run_folder import RunFolder
 from .pretraining import build
 from .recipes import Recipe, parse_recipe
+from .resolving import resolve
 
 _WARM_UP = 2  # steps: memory is laid out, workers start
 _LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -138,7 +139,7 @@ def main(folder: str, batch_size: str, seconds: str) -> dict[str, Any]:
     settings |= {"disable_tqdm": "true", "resume": "null"}
     try:
         arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
-        trainer, _ = build(parse_recipe(Path(folder) / "recipe.yaml", arguments))
+        trainer, _ = build(resolve(parse_recipe(Path(folder) / "recipe.yaml", arguments)))
         workers, ahead = trainer.args.dataloader_num_workers or 0, trainer.args.dataloader_prefetch_factor or 2
         stopwatch = Stopwatch(float(seconds), workers * ahead)
         trainer.add_callback(stopwatch)

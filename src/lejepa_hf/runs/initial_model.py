@@ -1,10 +1,11 @@
 """The model of a run before its first step: fresh, with a pretrained backbone, or of an earlier run."""
 
+import copy
 from pathlib import Path
 
 from ..configuration_lejepa import LeJEPAConfig
 from ..hub.trained_model import read_trained_model
-from ..model.backbone import pretrained_config
+from ..model.backbone import load_pretrained_backbone, pretrained_config
 from ..modeling_lejepa import LeJEPAForPreTraining
 from .arguments import ModelArguments
 
@@ -24,13 +25,17 @@ def build_config(arguments: ModelArguments, seed: int = 0, earlier: Path | None 
     return LeJEPAConfig(backbone_config=backbone, **arguments.config_kwargs(), directions_seed=seed)
 
 
-def build_model(arguments: ModelArguments, seed: int = 0, earlier: Path | None = None) -> LeJEPAForPreTraining:
-    """The model of a run with the weights it starts from; arguments as in [`build_config`]."""
-    if arguments.pretrained_backbone is not None:
-        return LeJEPAForPreTraining.from_pretrained_backbone(
-            arguments.pretrained_backbone, **arguments.config_kwargs(), directions_seed=seed
-        )
-    model = LeJEPAForPreTraining(build_config(arguments, seed, earlier))
+def build_model(
+    config: LeJEPAConfig, pretrained_backbone: str | None = None, earlier: Path | None = None
+) -> LeJEPAForPreTraining:
+    """
+    The model of a run with the weights it starts from: those of `pretrained_backbone`, a Hub id or folder, in its
+    backbone; those of `earlier`, an earlier run's folder, in backbone and projector; otherwise fresh ones. `config` is
+    from [`build_config`] and stays as it is.
+    """
+    model = LeJEPAForPreTraining(copy.deepcopy(config))
+    if pretrained_backbone is not None:
+        model.encoder.backbone.load_state_dict(load_pretrained_backbone(pretrained_backbone).state_dict())
     if earlier is not None:  # the objective has no weights, and may be another one than the earlier run's
         saved = read_trained_model(earlier)
         model.encoder.load_state_dict(saved.encoder.state_dict())

@@ -1,5 +1,6 @@
 """What a run will cost, before any training."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,6 @@ import torch
 from ..data.view_settings import ViewSettings
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..training_args import LeJEPATrainingArguments
-from .initial_model import build_config
 from .measurement import CountedCosts, Measurement, measure, memory_of
 from .recipe_sources import training_source
 from .recipes import Recipe
@@ -89,7 +89,7 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
     recipe = resolve(recipe)
     data, training, batch = recipe.data, recipe.training, recipe.training.per_device_train_batch_size
     with torch.device("meta"):
-        model = LeJEPAForPreTraining(build_config(recipe.model, training.seed, recipe.earlier))
+        model = LeJEPAForPreTraining(copy.deepcopy(recipe.config))
     if training.recomputes_activations:
         # transformers calls it checkpointing of activations from 5.23 on
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable

@@ -72,12 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
-def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
+def build(recipe: ResolvedRecipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     """
     Data, model and trainer of a run: everything that can refuse it, before any long work.
 
     Args:
-        recipe ([`Recipe`]): The run; stays as it is, and is resolved here if it is not yet.
+        recipe ([`ResolvedRecipe`]): The run, from [`~runs.resolving.resolve`]; stays as it is.
 
     Returns:
         `tuple`: The trainer, and the held-out source if there is something to evaluate on.
@@ -85,17 +85,16 @@ def build(recipe: Recipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     Raises:
         ValueError: If the folder, the network, the crops or the data cannot be used; the message says what to change.
     """
-    resolved = resolve(recipe)
-    training = resolved.training
+    training = recipe.training
     if training.process_index == 0:  # later ranks may look when the first one writes already
-        RunFolder(resolved.folder).claim(training.resume)
-    sources = open_sources(resolved.data)
+        RunFolder(recipe.folder).claim(training.resume)
+    sources = open_sources(recipe.data)
     _share_cores(training)
     set_seed(training.seed)
-    model = build_model(resolved.model, training.seed, resolved.earlier)
-    trainer = _build_trainer(resolved, sources, model)
-    if resolved.checkpoint is not None:
-        trainer.check_resume(resolved.checkpoint)
+    model = build_model(recipe.config, recipe.model.pretrained_backbone, recipe.earlier)
+    trainer = _build_trainer(recipe, sources, model)
+    if recipe.checkpoint is not None:
+        trainer.check_resume(recipe.checkpoint)
     return trainer, sources.held_out
 
 
@@ -114,7 +113,7 @@ def _build_trainer(recipe: ResolvedRecipe, sources: RunSources, model: LeJEPAFor
         model=model,
         args=training if pushes_checkpoints else replace(training, push_to_hub=False),
         train_dataset=source.dataset,
-        eval_dataset=sources.held_out_dataset(),
+        eval_dataset=sources.held_out_dataset,
         data_collator=MultiCropCollator(views, source.image_column, source.label_column),
         processing_class=build_processor(
             data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std, data.pixel_range

@@ -13,29 +13,22 @@ class RunSources(NamedTuple):
 
     train: ImageSource
     held_out: ImageSource | None
-
-    def held_out_dataset(self) -> "Rows | None":
-        """The held-out images under the column names of the training images."""
-        if self.held_out is None:
-            return None
-        dataset: Any = self.held_out.dataset  # only training images can be a mixture
-        pairs = (
-            (self.held_out.image_column, self.train.image_column),
-            (self.held_out.label_column, self.train.label_column),
-        )
-        for name, wanted in pairs:
-            if name is not None and wanted is not None and name != wanted:
-                dataset = dataset.rename_column(name, wanted)
-        return dataset
+    held_out_dataset: "Rows | None"  # under the column names of the training images
 
 
 def open_sources(data: DataArguments) -> RunSources:
     """Open all images of a run, and refuse an evaluation whose images have no labels."""
     train, held_out = training_source(data), held_out_source(data)
-    if held_out is not None:  # the evaluation at the end fits its protocols on labelled training images
-        for labelled in (held_out, train if data.mixture is None else open_split(data, data.train_split)):
-            check_labels(labelled)
-    return RunSources(train, held_out)
+    if held_out is None:
+        return RunSources(train, None, None)
+    # The evaluation at the end fits its protocols on labelled training images.
+    for labelled in (held_out, train if data.mixture is None else open_split(data, data.train_split)):
+        check_labels(labelled)
+    dataset: Any = held_out.dataset  # only training images can be a mixture
+    for name, wanted in ((held_out.image_column, train.image_column), (held_out.label_column, train.label_column)):
+        if name is not None and wanted is not None and name != wanted:
+            dataset = dataset.rename_column(name, wanted)
+    return RunSources(train, held_out, dataset)
 
 
 def training_source(data: DataArguments) -> ImageSource:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..configuration_lejepa import resolve_backbone_config
+from ..configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from ..data.reader_state import read_positions
 from ..evaluation.protocols.registry import check_protocols
 from ..model.backbone import prepare_config
@@ -19,6 +19,7 @@ from .view_fitting import fit_views
 class ResolvedRecipe(Recipe):
     """A recipe whose every value is the one that the run uses."""
 
+    config: LeJEPAConfig  # of the model
     earlier: Path | None  # folder of the backbone and projector that `continue_from` names
     checkpoint: Path | None  # complete one that `resume` stands for; None for a run from its first step on
 
@@ -32,21 +33,23 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     Decide everything that a recipe leaves open, before any data or weights are read.
 
     Args:
-        recipe ([`Recipe`]): Stays as it is; the result is a new one. A resolved recipe is returned itself.
+        recipe ([`Recipe`]): Stays as it is.
+
+    Returns:
+        [`ResolvedRecipe`]: A new recipe, the only one that [`~runs.pretraining.build`] takes.
 
     Raises:
         ValueError: If protocols are unknown, there is no checkpoint to resume from or no network to continue, or views
             and backbone do not fit; the message says what to change.
     """
-    if isinstance(recipe, ResolvedRecipe):
-        return recipe
     training = recipe.training
     check_protocols(recipe.data.eval_protocols, at_the_end_of_training=True)
     checkpoint = None if training.resume is None else resolve_resume(training.resume, recipe.folder)
     if checkpoint is not None:
         read_positions(checkpoint)  # refuses a checkpoint without them
     model, earlier = find_earlier_run(recipe)
-    backbone = resolve_backbone_config(build_config(model, training.seed, earlier).backbone_config)
+    config = build_config(model, training.seed, earlier)
+    backbone = resolve_backbone_config(config.backbone_config)
     prepare_config(backbone)
     data = fit_views(recipe.data, recipe.given, backbone, earlier or model.pretrained_backbone)
-    return ResolvedRecipe(model, data, training, recipe.given, earlier, checkpoint)
+    return ResolvedRecipe(model, data, training, recipe.given, config, earlier, checkpoint)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import uuid
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,10 +114,10 @@ class RunFolder:
             "id": self._read_record().get("id") or uuid.uuid4().hex,
             "resumed_from": str(Path(resume).resolve()) if resume is not None else None,
             "local_paths": [name for name in _names_of_sources(recipe) if Path(name).expanduser().exists()],
-            "arguments": {key: _plain(value) for key, value in (arguments or {}).items() if "token" not in key},
+            "arguments": {key: plain(value) for key, value in (arguments or {}).items() if "token" not in key},
         }
-        plain = {key: _plain(value) for key, value in recipe.items()}
-        write_text(self.recipe, yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=110))
+        keys = {key: plain(value) for key, value in recipe.items()}
+        write_text(self.recipe, yaml.safe_dump(keys, sort_keys=False, default_flow_style=None, width=110))
         write_json(self.record, record)
         write_json(self.versions, package_versions())
 
@@ -184,6 +185,10 @@ def _names_of_sources(recipe: dict[str, Any]) -> list[str]:
     return [name for name in names if name]
 
 
-def _plain(value: object) -> object:
-    """The Trainer's arguments turn some of their dicts into objects."""
+def plain(value: object) -> object:
+    """An argument as YAML and JSON can write it: the Trainer's turn some values into objects and enumerations."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
