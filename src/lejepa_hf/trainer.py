@@ -4,6 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -287,8 +288,9 @@ class LeJEPATrainer(MeasuringTrainer):
         if resume_from_checkpoint is None and self.args.resume is not None:
             resume_from_checkpoint = resolve_resume(self.args.resume, str(self.args.output_dir))
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        folder = RunFolder(str(self.args.output_dir))
         if self.state.global_step == 0:  # a trainer may train again in its own folder
-            RunFolder(str(self.args.output_dir)).claim(checkpoint, is_started=True)
+            folder.claim(checkpoint, is_started=True)
         self._start = None
         if checkpoint is not None:
             self.check_resume(checkpoint)
@@ -302,7 +304,8 @@ class LeJEPATrainer(MeasuringTrainer):
         self._states.checkpoint = checkpoint
         logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")
         self._begin_measuring()
-        with self._preemption.listening(), left_to_us(self.accelerator), warnings.catch_warnings():
+        holding = folder.held() if self.is_world_process_zero() else nullcontext()
+        with holding, self._preemption.listening(), left_to_us(self.accelerator), warnings.catch_warnings():
             # FSDP warns in every step that outputs must not be changed in place; they are not.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             return super().train(checkpoint, trial, ignore_keys_for_eval)

@@ -196,3 +196,25 @@ def test_a_diverging_run_ends_with_step_component_and_checkpoint(tmp_path, capsy
 
 def test_usage():
     assert main(["--help"]) == 0 and main([]) == 2
+
+
+def test_a_run_in_the_folder_of_one_that_runs_is_refused(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = [RECIPE, *SMALL, "--output_dir", str(folder), "--resume", "--max_steps", "2"]
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"import time\nfrom lejepa_hf.system.run_folder import RunFolder\n"
+         f"with RunFolder({str(folder)!r}).held():\n    print('held', flush=True)\n    time.sleep(100)"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with other:
+        assert other.stdout.readline() == "held\n"
+        assert main(arguments) == 2
+        assert f"is being written by process {other.pid} on" in capsys.readouterr().err
+        other.kill()
+    assert not (folder / "recipe.yaml").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([RECIPE, *SMALL, "--output_dir", str(tmp_path / "file")]) == 2
+    assert "cannot be written to" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import errno
 import logging
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -53,23 +54,27 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if arguments else 2
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     disable_progress_bar()  # of loading and saving weights; the Trainer's own stays
-    try:
-        recipe = parse_recipe(arguments[0], arguments[1:])
-        logger.setLevel(logging.INFO if recipe.training.process_index == 0 else logging.WARNING)
-        resolved = resolve(recipe)
-        trainer, held_out = build(resolved)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    try:
-        return run(resolved, trainer, held_out)
-    except (FloatingPointError, DataError, CheckpointNotWritten, RunNotFinished) as error:
-        sys.stderr.write(f"\nerror: {error}\n")
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        sys.stderr.write(f"\nerror: {error}. Make room, then continue with `--resume`.\n")
-    return 1
+    with ExitStack() as holding:
+        try:
+            recipe = parse_recipe(arguments[0], arguments[1:])
+            is_first = recipe.training.process_index == 0
+            logger.setLevel(logging.INFO if is_first else logging.WARNING)
+            if is_first:
+                holding.enter_context(RunFolder(recipe.folder).held())
+            resolved = resolve(recipe)
+            trainer, held_out = build(resolved)
+        except ValueError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
+        try:
+            return run(resolved, trainer, held_out)
+        except (FloatingPointError, DataError, CheckpointNotWritten, RunNotFinished) as error:
+            sys.stderr.write(f"\nerror: {error}\n")
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            sys.stderr.write(f"\nerror: {error}. Make room, then continue with `--resume`.\n")
+        return 1
 
 
 def build(recipe: ResolvedRecipe) -> tuple[LeJEPATrainer, ImageSource | None]:
