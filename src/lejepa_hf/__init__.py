@@ -5,7 +5,7 @@ import sys
 import warnings
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CodeType, ModuleType
 
 __version__ = "0.1.0"
 
@@ -42,6 +42,11 @@ class _MovedModules(MetaPathFinder, Loader):
         old, new = module.__name__, _MOVED[module.__name__]
         warnings.warn(f"{old} is now {new}.", FutureWarning, stacklevel=2)
         sys.modules[old] = importlib.import_module(new)
+
+    def get_code(self, fullname: str) -> CodeType:
+        """What `python -m` runs: the module at its new place."""
+        run = f"import runpy\nrunpy.run_module({_MOVED[fullname]!r}, run_name='__main__', alter_sys=True)"
+        return compile(run, fullname, "exec")
 
 
 sys.meta_path.insert(0, _MovedModules())

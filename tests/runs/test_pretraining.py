@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -196,6 +197,15 @@ def test_a_diverging_run_ends_with_step_component_and_checkpoint(tmp_path, capsy
 
 def test_usage():
     assert main(["--help"]) == 0 and main([]) == 2
+
+
+@pytest.mark.parametrize("module", ["lejepa_hf.train", "lejepa_hf.runs.pretraining", "lejepa_hf"])
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning", "ignore:lejepa_hf.train is now")
+def test_modules_that_are_run_train(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, *(["train"] if module == "lejepa_hf" else []), "missing.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert ended.value.code == 2 and "No recipe 'missing.yaml'" in capsys.readouterr().err
 
 
 def test_a_run_in_the_folder_of_one_that_runs_is_refused(tmp_path, capsys):

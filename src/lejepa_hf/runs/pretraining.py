@@ -191,3 +191,7 @@ def _push(recipe: Recipe, trainer: LeJEPATrainer) -> int:
         return 1
     logger.info(f"Pushed to {url}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
