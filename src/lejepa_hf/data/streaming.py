@@ -118,37 +118,34 @@ class EndlessRows(IterableDataset):
 
     def _permuted(self, worker: int, num_workers: int) -> Iterator[dict[str, Any]]:
         """Place p of a member is its row `permutation[p // n][p % n]`; a global batch takes the next places."""
-        counts = [len(member) for member in self.members]
+        lengths = [len(member) for member in self.members]
         orders: list[tuple[int, np.ndarray]] = [(-1, np.empty(0, dtype=int))] * len(self.members)
-        _, batch, passes = self.readers[0]
-        places = np.array([epoch * count + taken for (epoch, taken), count in zip(passes, counts, strict=True)])
+        _, first_batch, passes = self.readers[0]
+        places = np.array([epoch * length + taken for (epoch, taken), length in zip(passes, lengths, strict=True)])
         first = self.rank * self.batch_size
-        turn = 0
-        while True:
+        for batch in count(first_batch):
             of_member = self._member_of_each(self.world_size * self.batch_size, batch)
-            batch += 1
-            behind = places + np.bincount(of_member, minlength=len(counts))
-            if turn % num_workers == worker:
+            behind = places + np.bincount(of_member, minlength=len(lengths))
+            if (batch - first_batch) % num_workers == worker:
                 rows: list[dict[str, Any]] = [{}] * self.batch_size
-                for member, count in enumerate(counts):
+                for member, length in enumerate(lengths):
                     among = np.flatnonzero(of_member == member) - first
                     wanted = []
                     own = np.flatnonzero((among >= 0) & (among < self.batch_size))
                     for nth in own.tolist():
-                        epoch, place = divmod(int(places[member]) + nth, count)
+                        epoch, place = divmod(int(places[member]) + nth, length)
                         if orders[member][0] != epoch:
                             random = np.random.default_rng([self.seed, epoch, member])
-                            orders[member] = epoch, random.permutation(count)
+                            orders[member] = epoch, random.permutation(length)
                         wanted.append((epoch, int(orders[member][1][place])))
                     found = _read(self.members[member], [index for _, index in wanted])
                     for place, row, (epoch, index) in zip(among[own], found, wanted, strict=True):
                         where = f"row {index}{self._name(member)}"
                         rows[place] = {**row, "epoch": epoch, "index": index, "where": where}
-                ahead = [Progress(*divmod(int(p), count)) for p, count in zip(behind, counts, strict=True)]
-                rows[-1][POSITION] = ReaderPosition(0, batch, ahead)
+                ahead = [Progress(*divmod(int(p), length)) for p, length in zip(behind, lengths, strict=True)]
+                rows[-1][POSITION] = ReaderPosition(0, batch + 1, ahead)
                 yield from rows
             places = behind
-            turn += 1
 
     # Streams
 
@@ -160,7 +157,11 @@ class EndlessRows(IterableDataset):
 
     def _batches(self, position: ReaderPosition) -> Iterator[Iterator[dict[str, Any]]]:
         """The batches of a reader."""
-        members = [self._rows_of(member, position) for member in range(len(self.members))]
+        members = []
+        for member, (dataset, progress) in enumerate(zip(self.members, position.passes, strict=True)):
+            key, size, name = [self.seed, member], self.shuffle_buffer_size, self._name(member)
+            reader = StreamReader(dataset, position.reader, self.total_readers, key, size, name, self.max_retries)
+            members.append(reader.rows(*progress))
         passes = list(position.passes)
 
         def rows(batch: int) -> Iterator[dict[str, Any]]:
@@ -174,13 +175,6 @@ class EndlessRows(IterableDataset):
                 yield row
 
         return map(rows, count(position.batches))
-
-    def _rows_of(self, member: int, position: ReaderPosition) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """The rows that a reader reads from a member of the mixture."""
-        dataset, name = self.members[member], self._name(member)
-        key, size = [self.seed, member], self.shuffle_buffer_size
-        reader = StreamReader(dataset, position.reader, self.total_readers, key, size, name, self.max_retries)
-        return reader.rows(*position.passes[member])
 
     def _name(self, member: int) -> str:
         return f" of mixed dataset {member}" if len(self.members) > 1 else ""
