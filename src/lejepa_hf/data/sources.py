@@ -15,7 +15,6 @@ from .opening_errors import nearby, without_secrets
 DIGITS = "digits"
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
 
-Files: TypeAlias = str | list[str]
 Built: TypeAlias = "Opened | dict[str, Opened]"  # a DatasetDict is a dict
 
 
@@ -27,7 +26,7 @@ def load_source(
     image_column: str | None = None,
     label_column: str | None = None,
     revision: str | None = None,
-    data_files: Files | None = None,
+    data_files: str | list[str] | None = None,
 ) -> ImageSource:
     """
     Open a source of images.

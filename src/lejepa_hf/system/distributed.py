@@ -144,20 +144,17 @@ class AnyRank:
     def __init__(self) -> None:
         # A group of its own: the default one may belong to the devices, and its queue to the gradients.
         self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
-        self._sent: tuple[dist.Work | None, torch.Tensor] | None = None
+        self._sent: tuple[dist.Work | None, torch.Tensor] = None, torch.tensor([False])
 
     def __call__(self, holds: bool) -> bool:
         """Whether it held on any rank at the last call; with one rank, `holds`. All ranks must call equally often."""
         if not isinstance(self._group, dist.ProcessGroup):
             return holds
-        before, flag = self._sent, torch.tensor([holds], dtype=torch.uint8)
+        (work, before), flag = self._sent, torch.tensor([holds], dtype=torch.uint8)
         self._sent = dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True), flag
-        if before is None:
-            return False
-        work, flag = before
         if work is not None:
             work.wait()
-        return bool(flag)
+        return bool(before)
 
 
 def _is_sharded(tensor: torch.Tensor) -> "TypeGuard[DTensor]":
