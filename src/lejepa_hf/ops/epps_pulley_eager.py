@@ -60,7 +60,7 @@ def _harmonics(num_knots: int, device: torch.device, dtype: torch.dtype) -> _Har
 
 
 def _places(multiple: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where cos and sin of a multiple are among the `(1, cos, sin, cos, ..)` of the multiples 1 .. `number`."""
+    """Cos and sin of a multiple as places in the `(1, cos, sin, cos, ..)` of the multiples 0 .. `number`."""
     values = torch.eye(1 + 2 * number, device="cpu")
     sign = (multiple > 0) - (multiple < 0)
     return values[max(0, 2 * abs(multiple) - 1)], sign * values[2 * abs(multiple)]
