@@ -60,7 +60,7 @@ class MeasuringTrainer(CheckpointingTrainer):
             # Not compiled: batches of other sizes would each need a new graph.
             with self._cost, torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 images = self._held_out_images(eval_dataset)
-                found = images.measure(model, self._forward_held_out, self._prepare_inputs)
+                found = images.measure(self.model, self._forward_held_out, self._prepare_inputs)
         finally:
             model.train(was_training)
         self._window.leave_out(self._cost.last)  # speed is that of training

@@ -7,7 +7,6 @@ from itertools import islice, takewhile
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -19,7 +18,9 @@ from ...evaluation.embeddings.extraction import LabelledEmbeddings
 from ...evaluation.pixel_values import to_pixel_values
 from ...evaluation.protocols.knn import nearest_vote
 from ...evaluation.rank import rank_and_spread
+from ...losses.prediction import prediction_loss
 from ...model.batch_norm import batch_statistics
+from ...modeling_lejepa import LeJEPAForPreTraining
 from ...system.distributed import gather_for_loss, stack_over_ranks, total_over_ranks
 
 logger = logging.getLogger("lejepa_hf")
@@ -42,7 +43,7 @@ class _PlainImages:
 
 @dataclass
 class _Batch:
-    """Views of a complete batch: how many images of this rank are new in it, and its weight among all batches."""
+    """Views of a complete batch: how many images of this rank are new in it, and its weight in the mean of SIGReg."""
 
     views: dict[str, torch.Tensor]
     num_new: int
@@ -55,9 +56,10 @@ class HeldOutImages:
     all processes for 512 images of 224 pixels.
 
     Every image is evaluated. SIGReg grows with the batch, so all batches have the same size: if the images do not
-    divide evenly, the last batch is filled up with the first images. Their embeddings are counted once, and each batch
-    is weighted by the images that are new in it. Ranks may hold unequal numbers of images, but all of them make the
-    same number of forward passes, as DDP and FSDP require.
+    divide evenly, the last batch is filled up with the first images. The prediction loss and the embeddings count each
+    image once. SIGReg compares the distribution of a complete batch, so its mean is over batches, each weighted by the
+    images that are new in it. Ranks may hold unequal numbers of images, but all of them make the same number of
+    forward passes, as DDP and FSDP require.
 
     Views are cut by `collator` from at most `num_images` of `held_out` over all ranks. With the collator's
     `label_column` and a `processor`, k-NN searches for their neighbours among four times as many images of `train`.
@@ -150,23 +152,31 @@ class HeldOutImages:
             return None
         return _PlainImages(torch.cat(pixels), torch.tensor(labels), max(2, *numbers))
 
-    def measure(self, model: nn.Module, forward: Callable[..., Any], prepare: Callable[..., Any]) -> dict[str, float]:
+    def measure(
+        self, model: LeJEPAForPreTraining, forward: Callable[..., Any], prepare: Callable[..., Any]
+    ) -> dict[str, float]:
         """
-        Evaluate the model, in evaluation mode, without gradients, on all ranks: weighted means of the losses over
-        batches; rank and spread of global views; with labels `knn_top1`, in [0, 1]. `prepare` turns a batch of the
-        collator into the arguments of `forward`. Batch norm normalises views by their batch, as in training, so that
-        losses can be compared with those of training; for k-NN it uses its running statistics.
+        Evaluate the model, in evaluation mode, without gradients, on all ranks: `prediction_loss`, the mean over
+        images; `sigreg_loss`, the weighted mean over batches; `loss`, which joins both as in training; rank and spread
+        of global views; with labels `knn_top1`, in [0, 1]. `prepare` turns a batch of the collator into the arguments
+        of `forward`, which calls the model. Batch norm normalises views by their batch, as in training, so that losses
+        can be compared with those of training; for k-NN it uses its running statistics.
         """
-        losses, embeddings = [], []
+        num_global_views = self.batches[0].views[GLOBAL_VIEWS].shape[1]
+        sigreg, embeddings, projections = torch.zeros((), device=self.device), [], []
         with batch_statistics(model):
             for batch in self.batches:
                 output = forward(prepare(batch.views))
-                parts = torch.stack([output.loss, output.prediction_loss, output.sigreg_loss]).float()
-                losses.append(batch.weight * parts)
-                num_global_views = batch.views[GLOBAL_VIEWS].shape[1]
-                embeddings.append(output.embeddings[:num_global_views, : batch.num_new].float().transpose(0, 1))
-        numbers = dict(zip(MEASURES[:3], torch.stack(losses).sum(0).tolist(), strict=True))
-        found = rank_and_spread(self._of_all_ranks(torch.cat(embeddings)).flatten(0, 1))
+                sigreg += batch.weight * output.sigreg_loss
+                embeddings.append(output.embeddings[:num_global_views, : batch.num_new].float())
+                projections.append(output.projections[:, : batch.num_new])
+        prediction, weight = (
+            prediction_loss(torch.cat(projections, dim=1), num_global_views),
+            model.config.sigreg_weight,
+        )
+        losses = torch.stack([(1 - weight) * prediction + weight * sigreg, prediction, sigreg])
+        numbers = dict(zip(MEASURES[:3], losses.tolist(), strict=True))
+        found = rank_and_spread(gather_for_loss(torch.cat(embeddings, dim=1)).transpose(0, 1).flatten(0, 1))
         numbers |= {name: found[name] for name in ("effective_rank", "embedding_spread")}
         if self.bank is not None and self.queries is not None:
             numbers["knn_top1"] = self._knn(self.bank, self.queries, forward)
