@@ -148,7 +148,7 @@ class LeJEPATrainer(MeasuringTrainer):
             images_per_statistic=self._images_per_statistic,
             device=args.device,
         )
-        own = [self._preemption, MetricsFile(RunFolder(str(args.output_dir)).metrics), DataHint()]
+        own = [self._preemption, MetricsFile(RunFolder(str(args.output_dir))), DataHint()]
         own += [] if self.encoder_average is None else [self.encoder_average]
         own += [LastRow()] if logs_epochs else []
         own += [] if self.pop_callback(ProgressCallback) is None else [ProgressBar()]

@@ -3,11 +3,12 @@ import json
 import pytest
 from transformers import TrainerControl, TrainerState
 
+from lejepa_hf.system.run_folder import RunFolder
 from lejepa_hf.training.callbacks.metrics_file import MetricsFile
 
 
 def begin(path, step: int, main_process: bool = True) -> MetricsFile:
-    metrics = MetricsFile(path)
+    metrics = MetricsFile(RunFolder(path.parent))
     state = TrainerState(global_step=step, is_world_process_zero=main_process)
     metrics.on_train_begin(None, state, TrainerControl())
     return metrics
