@@ -29,10 +29,9 @@ from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .system.run_folder import RunFolder
 from .training.argument_table import CONSTRUCTOR, refuse_arguments
 from .training.callbacks.held_out import HeldOutImages
-from .training.callbacks.metrics_file import MetricsFile
 from .training.callbacks.monitor import MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
-from .training.callbacks.progress import DataHint, LastRow, ProgressBar
+from .training.callbacks.progress import DataHint, LastRow, MetricsFile, ProgressBar
 from .training.checkpoints import resolve_resume
 from .training.compilation import compile_if_requested, left_to_us
 from .training.construction_checks import check_held_out, check_images, check_kinds, check_one_dataset, check_push
@@ -206,9 +205,8 @@ class LeJEPATrainer(MeasuringTrainer):
         try:
             batches = super().get_batch_samples(epoch_iterator, num_batches, device)
         except StreamInterrupted:
-            if (
-                self.args.world_size == 1 and self.state.global_step > 0
-            ):  # others would wait in a step that never comes
+            # With several processes the others would wait in a step that never comes.
+            if self.args.world_size == 1 and self.state.global_step > 0:
                 self._save_checkpoint(self.model, trial=None)
                 logger.warning(f"Step {self.state.global_step} is saved.")
             raise
@@ -217,7 +215,7 @@ class LeJEPATrainer(MeasuringTrainer):
                 self._readers = advance(self._readers, batch.pop(POSITION))
             self._broken.count(self.args.per_device_train_batch_size, batch.pop(BROKEN, []))
         self._labels = [batch.pop(PROBE_LABELS, None) for batch in batches[0]]
-        self._window.add_waiting(time.perf_counter() - begin)
+        self._window.waited += time.perf_counter() - begin
         if self._exact is not None:
             self._exact.collect(batches[0], self._forward)
         return batches
@@ -245,7 +243,7 @@ class LeJEPATrainer(MeasuringTrainer):
         self._guard.watch(self.state.global_step, **parts)
         self._guard.check()
         if model.training:
-            self._window.add_losses(**parts, num_images=len(inputs[GLOBAL_VIEWS]))
+            self._window.add(**parts, num_images=len(inputs[GLOBAL_VIEWS]))
             with self._cost:
                 labels = self._labels.pop(0) if self._labels else None
                 for monitor in self._monitors():

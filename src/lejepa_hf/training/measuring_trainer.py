@@ -18,46 +18,29 @@ from .finite_guard import FiniteGuard
 
 
 class LogWindow:
-    """Adds up losses, images and waiting time of this rank until a row is logged, without waiting for the device."""
+    """Losses, images and waiting time of this rank since the last logged row, without waiting for the device."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.begin()
+        self.losses = torch.zeros(2, device=device)  # prediction loss and SIGReg, sums over micro-batches
+        self.micro_batches, self.images = 0, 0
+        self.waited = 0.0  # seconds, for data
+        self.start = time.perf_counter()  # put off by the time of what is not training, such as an evaluation
 
-    def begin(self) -> None:
-        """Begin a new window."""
-        self._losses = torch.zeros(2, device=self._device)
-        self._micro_batches, self._images, self._waited = 0, 0, 0.0
-        self._start = time.perf_counter()
-
-    def add_losses(self, prediction_loss: torch.Tensor, sigreg_loss: torch.Tensor, num_images: int) -> None:
+    def add(self, prediction_loss: torch.Tensor, sigreg_loss: torch.Tensor, num_images: int) -> None:
         """Add a micro-batch."""
-        self._losses += torch.stack([prediction_loss.detach(), sigreg_loss.detach()])
-        self._micro_batches += 1
-        self._images += num_images
-
-    def add_waiting(self, seconds: float) -> None:
-        """Add time spent waiting for data."""
-        self._waited += seconds
-
-    def leave_out(self, seconds: float) -> None:
-        """Exclude time that was not spent on training, such as an evaluation, from the speed."""
-        self._start += seconds
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no micro-batch has been seen."""
-        return self._micro_batches == 0
+        self.losses += torch.stack([prediction_loss.detach(), sigreg_loss.detach()])
+        self.micro_batches += 1
+        self.images += num_images
 
     def measure(self) -> dict[str, float]:
         """`prediction_loss`, `sigreg_loss`, `images_per_second` and `data_wait_fraction` of this rank."""
-        elapsed = time.perf_counter() - self._start
-        prediction_loss, sigreg_loss = (self._losses / self._micro_batches).tolist()
+        elapsed = time.perf_counter() - self.start
+        prediction_loss, sigreg_loss = (self.losses / self.micro_batches).tolist()
         return {
             "prediction_loss": prediction_loss,
             "sigreg_loss": sigreg_loss,
-            "images_per_second": self._images / elapsed,
-            "data_wait_fraction": self._waited / elapsed,
+            "images_per_second": self.images / elapsed,
+            "data_wait_fraction": self.waited / elapsed,
         }
 
 
@@ -107,7 +90,7 @@ class MeasuringTrainer(CheckpointingTrainer):
                 found = images.measure(self.model, self._forward_held_out, self._prepare_inputs)
         finally:
             model.train(was_training)
-        self._window.leave_out(self._cost.last)  # speed is that of training
+        self._window.start += self._cost.last  # speed is that of training
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(self._cost.last, 4)
         self.log(metrics)
@@ -142,9 +125,9 @@ class MeasuringTrainer(CheckpointingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log a row; adds means over the steps since the last row and over ranks."""
         self._guard.check(wait=True)
-        if "loss" in logs and not self._window.is_empty:
+        if "loss" in logs and self._window.micro_batches:
             logs |= self._measure()
-            self._window.begin()
+            self._window = LogWindow(self.args.device)
         if "loss" in logs or "train_runtime" in logs:
             logs |= self._cost.measure()
         if self._num_images and self.state.epoch is not None:
