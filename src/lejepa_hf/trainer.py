@@ -4,6 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,9 @@ class LeJEPATrainer(MeasuringTrainer):
             global_batch=global_batch,
             **kwargs,
         )
+        self._images_per_statistic = global_batch // (
+            1 if args.exact_accumulation else args.gradient_accumulation_steps
+        )
         self._broken = BrokenImages(args.max_bad_fraction)
         self._labels: list[torch.Tensor | None] = []
         self._start: list[RankState] | None = None
@@ -153,10 +157,6 @@ class LeJEPATrainer(MeasuringTrainer):
         own += [] if self.pop_callback(ProgressCallback) is None else [ProgressBar()]
         for callback in [*own, *build_monitors(args.monitors, run)]:
             self.add_callback(callback)
-
-    @property
-    def _images_per_statistic(self) -> int:
-        return self.global_batch // (1 if self.args.exact_accumulation else self.args.gradient_accumulation_steps)
 
     # Data
 
@@ -217,7 +217,8 @@ class LeJEPATrainer(MeasuringTrainer):
         self._labels = [batch.pop(PROBE_LABELS, None) for batch in batches[0]]
         self._window.waited += time.perf_counter() - begin
         if self._exact is not None:
-            self._exact.collect(batches[0], self._forward)
+            self.model_wrapped.train()
+            self._exact.collect(batches[0], partial(self._forward, step=self.state.global_step))
         return batches
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -249,12 +250,6 @@ class LeJEPATrainer(MeasuringTrainer):
                 for monitor in self._monitors():
                     monitor.observe(outputs.embeddings.detach(), labels)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def _forward(self, batch: dict[str, torch.Tensor], **kwargs: object) -> LeJEPAOutput:
-        """The forward pass of a training step."""
-        self.model_wrapped.train()
-        with self.compute_loss_context_manager():
-            return self.model_wrapped(**self._prepare_inputs(batch), step=self.state.global_step, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices and filters decay; norms, biases and other vectors do not."""

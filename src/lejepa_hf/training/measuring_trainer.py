@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -87,7 +88,8 @@ class MeasuringTrainer(CheckpointingTrainer):
             # Not compiled: batches of other sizes would each need a new graph.
             with self._cost, torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 images = self._held_out_images(eval_dataset)
-                found = images.measure(self.model, self._forward_held_out, self._prepare_inputs)
+                # Always the same directions: evaluations of a run are compared with each other.
+                found = images.measure(self.model, partial(self._forward, step=0))
         finally:
             model.train(was_training)
         self._window.start += self._cost.last  # speed is that of training
@@ -103,10 +105,11 @@ class MeasuringTrainer(CheckpointingTrainer):
             "`predict` is not possible in pretraining: export the encoder, then `lejepa embed` or `evaluate_encoder`."
         )
 
-    def _forward_held_out(self, inputs: dict[str, torch.Tensor]) -> LeJEPAOutput:
-        # Always the same directions: evaluations of a run are compared with each other.
+    def _forward(self, inputs: dict[str, torch.Tensor], step: int, **kwargs: object) -> LeJEPAOutput:
+        """A forward pass outside of `training_step`, with the directions of a step."""
+        prepared = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
-            return self.model_wrapped(**inputs, step=0)
+            return self.model_wrapped(**prepared, step=step, **kwargs)
 
     def _held_out_images(self, dataset: object = None) -> HeldOutImages:
         """Held-out images, which are cut only once for the Trainer's own dataset."""

@@ -154,28 +154,24 @@ class HeldOutImages:
         repeated = torch.arange(max(2, *numbers)) % len(labels)
         return _PlainImages(torch.cat(pixels)[repeated], torch.tensor(labels))
 
-    def measure(
-        self, model: LeJEPAForPreTraining, forward: Callable[..., Any], prepare: Callable[..., Any]
-    ) -> dict[str, float]:
+    def measure(self, model: LeJEPAForPreTraining, forward: Callable[..., Any]) -> dict[str, float]:
         """
         Evaluate the model, in evaluation mode, without gradients, on all ranks: `prediction_loss`, the mean over
         images; `sigreg_loss`, the weighted mean over batches; `loss`, which joins both as in training; rank and spread
-        of global views; with labels `knn_top1`, in [0, 1]. `prepare` turns a batch of the collator into the arguments
-        of `forward`, which calls the model. Batch norm normalises views by their batch, as in training, so that losses
-        can be compared with those of training; for k-NN it uses its running statistics.
+        of global views; with labels `knn_top1`, in [0, 1]. `forward` calls the model with a batch of the collator.
+        Batch norm normalises views by their batch, as in training, so that losses can be compared with those of
+        training; for k-NN it uses its running statistics.
         """
         num_global_views = self.batches[0].views[GLOBAL_VIEWS].shape[1]
         sigreg, embeddings, projections = torch.zeros((), device=self.device), [], []
         with batch_statistics(model):
             for batch in self.batches:
-                output = forward(prepare(batch.views))
+                output = forward(batch.views)
                 sigreg += batch.weight * output.sigreg_loss
                 embeddings.append(output.embeddings[:num_global_views, : batch.num_new].float())
                 projections.append(output.projections[:, : batch.num_new])
-        prediction, weight = (
-            prediction_loss(torch.cat(projections, dim=1), num_global_views),
-            model.config.sigreg_weight,
-        )
+        prediction = prediction_loss(torch.cat(projections, dim=1), num_global_views)
+        weight = model.config.sigreg_weight
         losses = torch.stack([(1 - weight) * prediction + weight * sigreg, prediction, sigreg])
         numbers = dict(zip(MEASURES[:3], losses.tolist(), strict=True))
         found = rank_and_spread(gather_for_loss(torch.cat(embeddings, dim=1)).transpose(0, 1).flatten(0, 1))
