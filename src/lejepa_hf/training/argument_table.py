@@ -37,8 +37,6 @@ class Refused:
 Decision = Honoured | Translated | Refused
 
 _LOADER_SETTINGS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking")
-
-
 _IN_STEPS = Translated("epochs become as many steps, `own_arguments`")
 _BACKBONE_ALONE = Translated("the backbone alone is compiled, `compile_if_requested`")
 _NO_TEXT = "there are no tokens or labels in pretraining on images"
@@ -55,16 +53,9 @@ _HONOURED = (
     *("logging_steps", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica", "disable_tqdm"),
     *("report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
     *("eval_steps", "eval_on_start", "save_steps", "save_only_model", "save_total_limit", "load_best_model_at_end"),
-    *(
-        "do_eval",
-        "metric_for_best_model",
-        "greater_is_better",
-        "restore_callback_states_from_checkpoint",
-        "seed",
-        "data_seed",
-        "full_determinism",
-    ),
-    *("use_cpu", "skip_memory_metrics", "debug", "local_rank", "fsdp", "fsdp_config", "accelerator_config"),
+    *("do_eval", "metric_for_best_model", "greater_is_better", "seed", "data_seed", "full_determinism"),
+    *("restore_callback_states_from_checkpoint", "accelerator_config"),
+    *("use_cpu", "skip_memory_metrics", "debug", "local_rank", "fsdp", "fsdp_config"),
     *("dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
     *("ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout"),
     *("hub_token", "hub_private_repo", "hub_model_id", "hub_always_push", "hub_revision"),
