@@ -120,9 +120,8 @@ class LeJEPATrainer(MeasuringTrainer):
             global_batch=global_batch,
             **kwargs,
         )
-        self._images_per_statistic = global_batch // (
-            1 if args.exact_accumulation else args.gradient_accumulation_steps
-        )
+        parts = 1 if args.exact_accumulation else args.gradient_accumulation_steps
+        self._images_per_statistic = global_batch // parts
         self._broken = BrokenImages(args.max_bad_fraction)
         self._labels: list[torch.Tensor | None] = []
         self._start: list[RankState] | None = None
