@@ -47,7 +47,7 @@ def _add_select(parser: argparse.ArgumentParser) -> None:
 
 
 def _select(options: argparse.Namespace) -> str | Path:
-    from ..hub.pictures.score_and_accuracy import draw_scores
+    from ..hub.pictures.accuracies import draw_scores
     from ..runs.selection import describe_correlation, find_candidates, format_candidates
 
     candidates = find_candidates(options.run)
