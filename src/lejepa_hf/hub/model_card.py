@@ -4,22 +4,19 @@ import filecmp
 import json
 import os
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from ..evaluation.intervals import is_spread
 from ..system.durable_files import write_text
 from ..system.run_folder import PictureName, RunFolder
+from .public_files import public_recipe_text
 from .training_data import public_name, training_data
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
-# Keys about the machine, not the run: paths identify user and machine.
-_PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_", "push_to_hub")
 # Caption of each picture, and whether it shows the training or the weights that the run ended with.
 PICTURES: dict[PictureName, tuple[str, str]] = {
     "losses": ("Both parts of the loss while training", "training"),
@@ -35,7 +32,6 @@ _ONNX = (
     '\nWithout torch, for pixels as above: `onnxruntime.InferenceSession("model.onnx").run(["embedding"], '
     '{"pixel_values": pixels.numpy()})`.\n'
 )
-_SECTION_OF_PICTURES = re.compile(r"^## Pictures\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 
 
 def write_model_card(
@@ -54,8 +50,6 @@ def write_model_card(
             its results and losses are left out, since other weights were measured.
         ema_decay (`float`, *optional*): Decay of the moving average, if the weights are one.
     """
-    from .code_example import usage_of  # imports torch, which a push of existing cards does not need
-
     folder, run_folder = Path(folder), RunFolder(run) if run is not None else None
     context = _context_of_recipe(folder, run_folder) | usage_of(folder)
     context |= _measurements(run_folder if is_final else None, ema_decay, context)
@@ -105,18 +99,6 @@ def with_onnx(text: str) -> str:
     return text if _ONNX in text else text.replace(_END_OF_USE, _END_OF_USE + _ONNX)
 
 
-def card_for_repository(text: str, has_pictures: bool) -> str:
-    """The card of `encoder/` for the root of a repository. Without `pictures/` there, their section is left out."""
-    return text.replace("](../pictures/", "](pictures/") if has_pictures else _SECTION_OF_PICTURES.sub("", text)
-
-
-def public_recipe_text(recipe: dict[str, Any], local_paths: Collection[str] | None = None) -> str:
-    """A recipe as YAML, without what identifies user and machine; `local_paths` as in [`public_name`]."""
-    public = {key: value for key, value in recipe.items() if not key.startswith(_PRIVATE_KEYS)}
-    public = {key: _without_paths(key, value, local_paths) for key, value in public.items()}
-    return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
-
-
 def num_processes(run: RunFolder) -> int:
     """Number of processes of a run, from the size of its batch; 1 where nothing is known."""
     results, recipe = run.read_results(), run.read_recipe()
@@ -134,6 +116,35 @@ def is_in_training(folder: Path) -> bool:
     config = folder / "config.json"
     of_this_package = config.is_file() and '"lejepa"' in config.read_text(encoding="utf-8")
     return of_this_package or (folder / "trainer_state.json").is_file()
+
+
+def usage_of(folder: Path) -> dict[str, Any]:
+    """
+    How to use an exported encoder: names of classes and outputs, `pixel_range` or None, `crop_size` in pixels or None;
+    `interpolate`, whether the class needs an argument for images of another size than its positions.
+    """
+    # They import torch, which a push of existing cards does not need.
+    import transformers
+    from transformers.backbone_utils import BackboneMixin
+
+    from ..model.architecture import forward_kwargs, num_channels
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    native = getattr(transformers, config.architectures[0])
+    file = folder / "preprocessor_config.json"
+    processor = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    side = (processor.get("crop_size") or {}).get("height")
+    own_side = getattr(config, "image_size", None)
+    fits = side is None or own_side in (None, side, [side, side], (side, side))
+    return {
+        "class_name": config.architectures[0],
+        "channels": num_channels(config),
+        "pooling": config.embedding_pooling,
+        "states": "feature_maps[-1]" if issubclass(native, BackboneMixin) else "last_hidden_state",
+        "interpolate": not fits and bool(forward_kwargs(native)),
+        "pixel_range": processor.get("pixel_range"),
+        "crop_size": side,
+    }
 
 
 def _context_of_recipe(folder: Path, run: RunFolder | None) -> dict[str, Any]:
@@ -212,20 +223,6 @@ def _eval_results(context: dict[str, Any]) -> list[EvalResult]:
         for metric, value in context["own_results"].items()
         if not is_spread(metric)
     ]
-
-
-def _without_paths(key: str, value: Any, local_paths: Collection[str] | None) -> Any:  # noqa: ANN401, any YAML value
-    """A recipe's value without paths of this machine and addresses, in lists and in entries of `mixture` too."""
-    if isinstance(value, list):
-        return [_without_paths(key, item, local_paths) for item in value]
-    if isinstance(value, dict):
-        return {inner: _without_paths(inner, item, local_paths) for inner, item in value.items()}
-    if not isinstance(value, str) or not value:
-        return value
-    private = value.startswith(("/", "~", "../", "./")) or "://" in value
-    if key in ("dataset", "pretrained_backbone", "continue_from"):
-        private = private or public_name(value, local_paths) is None
-    return "<local>" if private else value
 
 
 def _is_held_out(recipe: dict[str, Any]) -> bool:
