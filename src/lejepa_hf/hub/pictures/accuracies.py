@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import fill
 
 from ...system.run_folder import RunFolder
-from .figure import STYLES, new_figure, save_figure
+from .figure import STYLES, new_subplots, save_figure
 
 
 def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path | None:
@@ -18,8 +18,7 @@ def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path
     shots = [match[1] for name in next(iter(results.values()), {}) if (match := pattern.fullmatch(name))]
     if len(shots) < 2:
         return None
-    figure = new_figure(7, 4.5)
-    axes = figure.subplots()
+    figure, axes = new_subplots(7, 4.5)
     places = range(len(shots))
     for (name, values), (colour, line, marker) in zip(results.items(), STYLES, strict=False):
         accuracy = [100 * values[f"eval_{k}shot_top1"] for k in shots]
@@ -44,8 +43,7 @@ def draw_scores(path: Path, candidates: Sequence, title: str) -> Path:
     """
     labelled = [one for one in candidates if one.knn_top1 is not None]
     runs = list(dict.fromkeys(one.run for one in candidates))
-    figure = new_figure(7, 5 if labelled else max(2.5, 1.2 + 0.4 * len(runs)))
-    axes = figure.subplots()
+    figure, axes = new_subplots(7, 5 if labelled else max(2.5, 1.2 + 0.4 * len(runs)))
     for number, run in enumerate(runs):
         colour, _, marker = STYLES[number % len(STYLES)]
         for one in labelled or candidates:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ...system.run_folder import RunFolder
-from .figure import ORANGE, new_figure, save_figure
+from .figure import ORANGE, new_subplots, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,8 +29,7 @@ def draw_embeddings(
     shown, numbers = embeddings[:2000].numpy(), labels[:2000].numpy()
     perplexity = min(30, (len(numbers) - 1) / 3)
     points = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(shown)
-    figure = new_figure(7, 6)
-    axes = figure.subplots()
+    figure, axes = new_subplots(7, 6)
     classes = sorted(set(numbers.tolist()))
     colours = colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
     for number, label in enumerate(classes):
@@ -64,8 +63,8 @@ def draw_confusion(
     accuracy = (labels == predictions).double().mean().item()
     is_numbered = len(classes) <= _MOST_NUMBERED
     side = max(4.5, 0.5 * len(classes) + 1.5) if is_numbered else 5.5
-    figure = new_figure(side, side) if is_numbered else new_figure(10, side)
-    axes, *others = figure.subplots(1, 1 if is_numbered else 2, squeeze=False)[0]
+    width, columns = (side, 1) if is_numbered else (10, 2)
+    figure, ((axes, *others),) = new_subplots(width, side, 1, columns, squeeze=False)
     axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     axes.set(xlabel="taken for", ylabel="true class", xticks=[], yticks=[])
     if is_numbered:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...system.run_folder import RunFolder
-from .figure import BLUE, ORANGE, as_colours, new_figure, save_figure
+from .figure import BLUE, ORANGE, as_colours, new_subplots, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +25,7 @@ def draw_patch_maps(run: str | Path, pixels: torch.Tensor, colours: torch.Tensor
             [`~evaluation.patch_maps.principal_colours`].
     """
     num_images = len(pixels)
-    figure = new_figure(max(4.0, 1.5 * num_images), 3.8)
-    axes = figure.subplots(2, num_images, squeeze=False)
+    figure, axes = new_subplots(max(4.0, 1.5 * num_images), 3.8, 2, num_images, squeeze=False)
     for column in range(num_images):
         axes[0, column].imshow(as_colours(pixels[column]))
         axes[1, column].imshow(colours[column].numpy(), interpolation="nearest")
@@ -55,8 +54,7 @@ def draw_neighbours(
     height, width)`. A neighbour of another class has a thick frame and a cross before the name of its class.
     """
     rows, columns = neighbours.shape[:2]
-    figure = new_figure(1.1 * (columns + 1), 1.25 * rows + 0.4)
-    grid = figure.subplots(rows, columns + 1, squeeze=False)
+    figure, grid = new_subplots(1.1 * (columns + 1), 1.25 * rows + 0.4, rows, columns + 1, squeeze=False)
     for row in range(rows):
         own = query_labels[row]
         _show(grid[row, 0], queries[row], _name(own, class_names), "black", "bold")
