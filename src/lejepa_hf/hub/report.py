@@ -51,7 +51,6 @@ def write_report(run: str | Path) -> Path:
         held_out=folder.read_held_out(),
         pictures=_pictures(folder),
         statistics=statistics,
-        views=_views(statistics),
         last=metrics[-1] if metrics else None,
         recipe=_text(files, folder.recipe),
         versions=versions or {},
@@ -137,12 +136,3 @@ def _pictures(run: RunFolder) -> list[tuple[str, str]]:
         (f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}", caption)
         for path, caption in {**own, **others}.items()
     ]
-
-
-def _views(statistics: dict[str, float] | None) -> list[tuple[str, float, float]]:
-    """(view, SIGReg, null standard deviations above the null mean)."""
-    if statistics is None:
-        return []
-    mean, std = statistics["sigreg_null_mean"], statistics["sigreg_null_std"]
-    views = {name: value for name, value in statistics.items() if name.startswith("sigreg_view")}
-    return [(name.removeprefix("sigreg_view"), value, (value - mean) / std) for name, value in views.items()]
