@@ -51,7 +51,8 @@ def write_model_card(
         ema_decay (`float`, *optional*): Decay of the moving average, if the weights are one.
     """
     folder, run_folder = Path(folder), RunFolder(run) if run is not None else None
-    context = _context_of_recipe(folder, run_folder) | usage_of(folder)
+    recipe, local_paths = (run_folder.read_recipe(), run_folder.read_local_paths()) if run_folder else ({}, None)
+    context = _context_of_recipe(folder, recipe, local_paths) | usage_of(folder)
     context |= _measurements(run_folder if is_final else None, ema_decay, context)
     shown = _pictures(folder, run_folder, "training" if ema_decay else "weights") if run_folder and is_final else {}
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
@@ -60,7 +61,7 @@ def write_model_card(
         ema_decay=ema_decay,
         pictures=shown,
         versions=run_folder.read_versions() if run_folder else {},
-        card_data=_metadata(context).to_yaml(),
+        card_data=_metadata(context, recipe).to_yaml(),
     )
     path = folder / "README.md"
     text = str(ModelCard(text))  # refuses a head that the Hub could not read
@@ -76,7 +77,7 @@ def rewrite_model_card(run: str | Path, encoder: str | Path | None = None) -> Pa
     """
     run_folder = RunFolder(run)
     folder = run_folder.encoder if encoder is None else Path(encoder)
-    if not (folder / "config.json").is_file() or not _weights(folder):
+    if not has_weights(folder):
         raise ValueError(f"{str(folder)!r} holds no encoder: write it with `lejepa export {run}`.")
     if is_in_training(folder):
         raise ValueError(f"{str(folder)!r} holds a model in training: give an encoder that `lejepa export` wrote.")
@@ -109,6 +110,11 @@ def num_processes(run: RunFolder) -> int:
     default = TrainingArguments.per_device_train_batch_size
     images = recipe.get("per_device_train_batch_size", default) * recipe.get("gradient_accumulation_steps", 1)
     return max(1, results["run"]["global_batch"] // images)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a model with weights in safetensors."""
+    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
 
 
 def is_in_training(folder: Path) -> bool:
@@ -147,9 +153,8 @@ def usage_of(folder: Path) -> dict[str, Any]:
     }
 
 
-def _context_of_recipe(folder: Path, run: RunFolder | None) -> dict[str, Any]:
+def _context_of_recipe(folder: Path, recipe: dict[str, Any], local_paths: list[str] | None) -> dict[str, Any]:
     """Fields of a run's recipe, for the template and for the card's head."""
-    recipe, local_paths = (run.read_recipe(), run.read_local_paths()) if run else ({}, None)
     warm_start = recipe.get("continue_from") or recipe.get("pretrained_backbone")
     base_model, _, revision = (public_name(warm_start, local_paths) or "").partition("@")
     at_revision = f" at revision {revision}" if revision else ""
@@ -160,9 +165,6 @@ def _context_of_recipe(folder: Path, run: RunFolder | None) -> dict[str, Any]:
         "name": f"lejepa-{model_type}" + (f"-{dataset.split('/')[-1]}" if dataset and len(data) == 1 else ""),
         "data": data,
         "dataset": dataset or "local images",
-        "dataset_on_hub": dataset if dataset and "/" in dataset else None,
-        "dataset_config": recipe.get("dataset_config"),
-        "dataset_revision": recipe.get("dataset_revision"),
         "base_model": base_model or None,
         "warm_start": warm_start and (base_model + at_revision or "a local checkpoint"),
         "is_continued": recipe.get("continue_from") is not None,
@@ -191,7 +193,7 @@ def _measurements(run: RunFolder | None, ema_decay: float | None, context: dict[
     }
 
 
-def _metadata(context: dict[str, Any]) -> ModelCardData:
+def _metadata(context: dict[str, Any], recipe: dict[str, Any]) -> ModelCardData:
     """The head of a card, which the Hub reads."""
     return ModelCardData(
         library_name="transformers",
@@ -201,20 +203,20 @@ def _metadata(context: dict[str, Any]) -> ModelCardData:
         base_model=context["base_model"],
         license=context["license"],
         model_name=context["name"],
-        eval_results=_eval_results(context) or None,
+        eval_results=_eval_results(context, recipe) or None,
     )
 
 
-def _eval_results(context: dict[str, Any]) -> list[EvalResult]:
-    name, on_hub = context["dataset"], context["dataset_on_hub"] is not None
+def _eval_results(context: dict[str, Any], recipe: dict[str, Any]) -> list[EvalResult]:
+    name, on_hub = context["dataset"], "/" in context["dataset"]
     return [
         EvalResult(
             task_type="image-classification",
             task_name=f"frozen encoder, {metric.removeprefix('eval_').replace('_', ' ')}",
             dataset_type="local" if name == "local images" else name,
             dataset_name=name,
-            dataset_config=context["dataset_config"] if on_hub else None,
-            dataset_revision=context["dataset_revision"] if on_hub else None,
+            dataset_config=recipe.get("dataset_config") if on_hub else None,
+            dataset_revision=recipe.get("dataset_revision") if on_hub else None,
             dataset_split=context["run"]["eval_split"],
             metric_type="accuracy",
             metric_name=metric,
@@ -240,11 +242,7 @@ def _pictures(folder: Path, run: RunFolder, kind: str) -> dict[str, str]:
     return {f"{way}/{run.picture(name).name}": PICTURES[name][0] for name in names if run.picture(name).is_file()}
 
 
-def _weights(folder: Path) -> list[Path]:
-    return sorted(folder.glob("model*.safetensors"))
-
-
 def _same_weights(one: Path, other: Path) -> bool:
-    names = [path.name for path in _weights(one)]
-    same_names = bool(names) and names == [path.name for path in _weights(other)]
+    names, others = (sorted(path.name for path in folder.glob("model*.safetensors")) for folder in (one, other))
+    same_names = bool(names) and names == others
     return same_names and (one.samefile(other) or not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:]))

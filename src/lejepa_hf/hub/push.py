@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
-from .model_card import is_in_training
+from .model_card import has_weights, is_in_training
 from .public_files import is_of_this_package, is_run, public_files
 
 logger = logging.get_logger(__name__)
@@ -190,11 +190,11 @@ def _finished(run: Path) -> Path:
             f"`lejepa export {run} FOLDER` and push that."
         )
     if not is_run(run):
-        if not _has_weights(run):
+        if not has_weights(run):
             raise ValueError(f"`run` {str(run)!r} has a config.json and no weights: export the encoder again.")
         return run
     folder = RunFolder(run)
-    missing = [f"{path.name}/" for path in (folder.encoder, folder.pretraining) if not _has_weights(path)]
+    missing = [f"{path.name}/" for path in (folder.encoder, folder.pretraining) if not has_weights(path)]
     if missing:
         raise ValueError(f"`run` {str(run)!r} has no {' and no '.join(missing)} to push: {_way_out(folder)}.")
     return run
@@ -202,7 +202,7 @@ def _finished(run: Path) -> Path:
 
 def _way_out(run: RunFolder) -> str:
     """What to do with a run that cannot be pushed."""
-    if _has_weights(run.pretraining):
+    if has_weights(run.pretraining):
         return f"write it with `lejepa export {run.path}`"
     checkpoints = run.checkpoints()
     if not checkpoints:
@@ -211,10 +211,6 @@ def _way_out(run: RunFolder) -> str:
         f"the run did not end. Continue it with `--resume`, or push a checkpoint of it: `lejepa export "
         f"{checkpoints[-1]}`, then `lejepa push {run.exported(checkpoints[-1])} REPO_ID`"
     )
-
-
-def _has_weights(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
 
 
 def _asked_to_wait(error: Exception) -> int:
