@@ -184,14 +184,12 @@ def _exported(checkpoint: Path) -> Path:
     return encoder
 
 
-def _export_and_push(folder: str, repo_id: str, branch: str, private: str) -> int:
+def _export_and_push(folder: str, repo_id: str, branch: str, private: str) -> None:
     try:
         push_run(_exported(Path(folder)), repo_id, json.loads(private), branch)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(_export_and_push(*sys.argv[1:]))
+    _export_and_push(*sys.argv[1:])
