@@ -54,12 +54,9 @@ def draw_confusion(
     of each true class. A matrix with its numbers; for more than 20 classes without numbers, beside a list of the
     largest confusions.
     """
-    from sklearn.metrics import confusion_matrix
-
     classes = sorted({*labels.tolist(), *predictions.tolist()})
     names = [class_names[label] if class_names else str(label) for label in classes]
-    # Rows sum to 1, or to 0 for a class that is only predicted.
-    shares = confusion_matrix(labels.numpy(), predictions.numpy(), labels=classes, normalize="true")
+    shares = _shares(labels, predictions, classes)
     accuracy = (labels == predictions).double().mean().item()
     is_numbered = len(classes) <= _MOST_NUMBERED
     side = max(4.5, 0.5 * len(classes) + 1.5) if is_numbered else 5.5
@@ -74,6 +71,14 @@ def draw_confusion(
         _list_largest(others[0], shares, names)
     figure.suptitle(f"Held-out images by k-NN: {100 * accuracy:.1f} % right. Percent of each true class")
     return save_figure(figure, RunFolder(run).picture("confusion"))
+
+
+def _shares(labels: torch.Tensor, predictions: torch.Tensor, classes: list[int]) -> np.ndarray:
+    """Rows that sum to 1, or to 0 for a class that is only predicted."""
+    counts = np.zeros((len(classes), len(classes)))
+    places = (np.searchsorted(classes, labels.numpy()), np.searchsorted(classes, predictions.numpy()))
+    np.add.at(counts, places, 1)
+    return counts / counts.sum(1, keepdims=True).clip(min=1)
 
 
 def _write_numbers(axes: "Axes", shares: np.ndarray, names: list[str]) -> None:
