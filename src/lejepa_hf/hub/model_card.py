@@ -40,8 +40,8 @@ def write_model_card(
     """
     Fill the card's template with what the folder of a run holds, and write it as README.md beside the encoder.
 
-    Pictures are linked where they are stored, for an encoder inside the run's folder; [`card_for_repository`] changes
-    the links for a repository.
+    Pictures are linked where they are stored, for an encoder inside the run's folder;
+    [`~hub.public_files.card_for_repository`] changes the links for a repository.
 
     Args:
         folder (`str` or `Path`): Exported encoder.
