@@ -56,12 +56,11 @@ def held_out_losses(run: Path, batches: dict[int, tuple]) -> dict[str, float]:
             with torch.enable_grad():
                 trainer, _ = build(resolve(parse_recipe(recipe)))
         images = trainer._held_out_images().batches
-        batches[content["seed"]] = [trainer._prepare_inputs(batch) for batch in images]
+        batches[content["seed"]] = [(trainer._prepare_inputs(batch.views), batch.weight) for batch in images]
     model = LeJEPAForPreTraining.from_pretrained(run / "pretraining").eval()
 
     def mean_loss() -> float:
-        losses = [model(**batch, step=0).loss.item() for batch in batches[content["seed"]]]
-        return sum(losses) / len(losses)
+        return sum(weight * model(**views, step=0).loss.item() for views, weight in batches[content["seed"]])
 
     found = {"held_out_loss_in_eval_mode": mean_loss()}
     with batch_statistics(model):

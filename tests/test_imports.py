@@ -24,7 +24,7 @@ ALLOWED = {
     "model": {"losses", "system"},
     "modeling_lejepa": {"configuration_lejepa", "losses", "model"},
     "evaluation": {"data", "losses", "model", "system"},
-    "training": {"data", "evaluation", "model", "modeling_lejepa", "system"},
+    "training": {"data", "evaluation", "losses", "model", "modeling_lejepa", "system"},
     "training_args": {"data", "system", "training"},
     "trainer": {"data", "model", "modeling_lejepa", "system", "training", "training_args"},
     "hub": {

@@ -27,6 +27,7 @@ __all__ = ["__version__", *_HOMES]
 _MOVED = {
     "lejepa_hf.backbone": "lejepa_hf.model",
     "lejepa_hf.backbone.layers": "lejepa_hf.model.layers",
+    "lejepa_hf.hub.pictures.patch_colours": "lejepa_hf.hub.pictures.image_grids",
     "lejepa_hf.recipes": "lejepa_hf.runs.recipes",
     "lejepa_hf.train": "lejepa_hf.runs.pretraining",
 }

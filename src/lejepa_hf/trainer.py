@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,9 @@ from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .system.run_folder import RunFolder
 from .training.argument_table import CONSTRUCTOR, refuse_arguments
 from .training.callbacks.held_out import HeldOutImages
-from .training.callbacks.metrics_file import MetricsFile
 from .training.callbacks.monitor import MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
-from .training.callbacks.progress import DataHint, LastRow, ProgressBar
+from .training.callbacks.progress import DataHint, LastRow, MetricsFile, ProgressBar
 from .training.checkpoints import resolve_resume
 from .training.compilation import compile_if_requested, left_to_us
 from .training.construction_checks import check_held_out, check_images, check_kinds, check_one_dataset, check_push
@@ -121,6 +121,8 @@ class LeJEPATrainer(MeasuringTrainer):
             global_batch=global_batch,
             **kwargs,
         )
+        parts = 1 if args.exact_accumulation else args.gradient_accumulation_steps
+        self._images_per_statistic = global_batch // parts
         self._broken = BrokenImages(args.max_bad_fraction)
         self._labels: list[torch.Tensor | None] = []
         self._start: list[RankState] | None = None
@@ -149,16 +151,12 @@ class LeJEPATrainer(MeasuringTrainer):
             images_per_statistic=self._images_per_statistic,
             device=args.device,
         )
-        own = [self._preemption, MetricsFile(RunFolder(str(args.output_dir)).metrics), DataHint()]
+        own = [self._preemption, MetricsFile(RunFolder(str(args.output_dir))), DataHint()]
         own += [] if self.encoder_average is None else [self.encoder_average]
         own += [LastRow()] if logs_epochs else []
         own += [] if self.pop_callback(ProgressCallback) is None else [ProgressBar()]
         for callback in [*own, *build_monitors(args.monitors, run)]:
             self.add_callback(callback)
-
-    @property
-    def _images_per_statistic(self) -> int:
-        return self.global_batch // (1 if self.args.exact_accumulation else self.args.gradient_accumulation_steps)
 
     # Data
 
@@ -207,9 +205,8 @@ class LeJEPATrainer(MeasuringTrainer):
         try:
             batches = super().get_batch_samples(epoch_iterator, num_batches, device)
         except StreamInterrupted:
-            if (
-                self.args.world_size == 1 and self.state.global_step > 0
-            ):  # others would wait in a step that never comes
+            # With several processes the others would wait in a step that never comes.
+            if self.args.world_size == 1 and self.state.global_step > 0:
                 self._save_checkpoint(self.model, trial=None)
                 logger.warning(f"Step {self.state.global_step} is saved.")
             raise
@@ -218,9 +215,10 @@ class LeJEPATrainer(MeasuringTrainer):
                 self._readers = advance(self._readers, batch.pop(POSITION))
             self._broken.count(self.args.per_device_train_batch_size, batch.pop(BROKEN, []))
         self._labels = [batch.pop(PROBE_LABELS, None) for batch in batches[0]]
-        self._window.add_waiting(time.perf_counter() - begin)
+        self._window.waited += time.perf_counter() - begin
         if self._exact is not None:
-            self._exact.collect(batches[0], self._forward)
+            self.model_wrapped.train()
+            self._exact.collect(batches[0], partial(self._forward, step=self.state.global_step))
         return batches
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -246,18 +244,12 @@ class LeJEPATrainer(MeasuringTrainer):
         self._guard.watch(self.state.global_step, **parts)
         self._guard.check()
         if model.training:
-            self._window.add_losses(**parts, num_images=len(inputs[GLOBAL_VIEWS]))
+            self._window.add(**parts, num_images=len(inputs[GLOBAL_VIEWS]))
             with self._cost:
                 labels = self._labels.pop(0) if self._labels else None
                 for monitor in self._monitors():
                     monitor.observe(outputs.embeddings.detach(), labels)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def _forward(self, batch: dict[str, torch.Tensor], **kwargs: object) -> LeJEPAOutput:
-        """The forward pass of a training step."""
-        self.model_wrapped.train()
-        with self.compute_loss_context_manager():
-            return self.model_wrapped(**self._prepare_inputs(batch), step=self.state.global_step, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices and filters decay; norms, biases and other vectors do not."""

@@ -112,9 +112,10 @@ class LeJEPATrainingArguments(TrainingArguments):
             )
 
     def _check_ranges(self) -> None:
-        for name in ("gradient_accumulation_steps", "per_device_train_batch_size"):
-            if vars(self)[name] < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {vars(self)[name]}.")
+        least = {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 1, "shuffle_buffer_size": 1}
+        for name, minimum in {**least, "max_network_retries": 0, "monitor_images": 2}.items():
+            if vars(self)[name] < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}, got {vars(self)[name]}.")
         if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
             raise ValueError(
                 f"`num_train_epochs` must be a number above 0, got {self.num_train_epochs}, or set `max_steps`."
@@ -131,10 +132,6 @@ class LeJEPATrainingArguments(TrainingArguments):
             )
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"`max_bad_fraction` must be in [0, 1], got {self.max_bad_fraction}.")
-        least = {"shuffle_buffer_size": 1, "max_network_retries": 0, "monitor_images": 2}
-        for name, minimum in least.items():
-            if vars(self)[name] < minimum:
-                raise ValueError(f"`{name}` must be at least {minimum}, got {vars(self)[name]}.")
 
     @property
     def recomputes_activations(self) -> bool:

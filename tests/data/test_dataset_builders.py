@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from pictures import contents, encoded, message
+from pictures import contents, encoded, message, table
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -85,3 +85,20 @@ def test_tars_that_cannot_be_read(tmp_path, streaming):
     (tmp_path / "a.tar").write_bytes(b"no archive" * 200)
     assert "a.tar' cannot be read" in message(str(tmp_path / "a.tar"), streaming=streaming)
     assert "no such file" in message(f"{tmp_path}/b*.tar", streaming=streaming)
+
+
+def test_a_stream_of_parquet_files_says_its_length(parquet):
+    source = load_source(parquet, streaming=True)
+    assert source.num_images == 7
+    assert source.dataset.num_shards == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("broken", [0, 1])
+def test_broken_parquet(tmp_path, broken, streaming):
+    for number in range(2):
+        table([number]).to_parquet(tmp_path / f"{number}.parquet")
+    file = tmp_path / f"{broken}.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    text = message(f"{tmp_path}/*.parquet", streaming=streaming)
+    assert text.startswith(f"`dataset` '{tmp_path}/*.parquet' cannot be read:")

@@ -30,12 +30,6 @@ def test_other_splits_of_parquet_do_not_pass_as_train(parquet, streaming):
     assert "no split 'test'" in text and "train" in text
 
 
-def test_a_stream_of_parquet_files_says_its_length(parquet):
-    source = load_source(parquet, streaming=True)
-    assert source.num_images == 7
-    assert source.dataset.num_shards == 2
-
-
 @pytest.mark.parametrize("streaming", [False, True])
 def test_data_files(parquet, streaming):
     folder = Path(parquet).parent
@@ -59,17 +53,6 @@ def test_globs_are_sorted(tmp_path):
 def test_parquet_with_a_bracket_in_its_name(tmp_path, streaming):
     table([3]).to_parquet(tmp_path / "train[1].parquet")
     assert contents(load_source(str(tmp_path / "train[1].parquet"), streaming=streaming)) == [3]
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("broken", [0, 1])
-def test_broken_parquet(tmp_path, broken, streaming):
-    for number in range(2):
-        table([number]).to_parquet(tmp_path / f"{number}.parquet")
-    file = tmp_path / f"{broken}.parquet"
-    file.write_bytes(file.read_bytes()[:-20])
-    text = message(f"{tmp_path}/*.parquet", streaming=streaming)
-    assert text.startswith(f"`dataset` '{tmp_path}/*.parquet' cannot be read:")
 
 
 def test_no_such_parquet(tmp_path):

@@ -15,8 +15,8 @@ from transformers import AutoImageProcessor
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.evaluation.pixel_values import to_pixel_values
-from lejepa_hf.hub.code_example import usage_of
 from lejepa_hf.hub.export import build_processor
+from lejepa_hf.hub.model_card import usage_of
 
 VIT = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 VIT |= {"intermediate_size": 64, "image_size": 16, "patch_size": 4}

@@ -13,7 +13,8 @@ from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.cli import main
 from lejepa_hf.hub import model_card
 from lejepa_hf.hub.export import build_processor
-from lejepa_hf.hub.model_card import card_for_repository, rewrite_model_card, write_model_card
+from lejepa_hf.hub.model_card import rewrite_model_card, write_model_card
+from lejepa_hf.hub.public_files import card_for_repository
 from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.system.run_folder import RunFolder
 

@@ -47,8 +47,8 @@ def test_a_difference_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
     encoder = export_encoder(build("resnet"), tmp_path / "encoder", build_processor(SIZE))
     translate = onnx_export._translate
 
-    def of_other_weights(network, size, path):
-        translate(network, size, path)
+    def of_other_weights(network, path):
+        translate(network, path)
         with torch.no_grad():
             next(network.parameters()).add_(0.1)
 

@@ -24,7 +24,7 @@ from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.cli import main
 from lejepa_hf.hub import push
 from lejepa_hf.hub.export import build_processor
-from lejepa_hf.hub.model_card import card_for_repository
+from lejepa_hf.hub.public_files import card_for_repository
 from lejepa_hf.hub.push import push_run
 from lejepa_hf.system.run_folder import RunFolder
 

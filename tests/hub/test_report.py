@@ -13,7 +13,7 @@ import yaml
 from browser import chromium
 
 from lejepa_hf.cli import main
-from lejepa_hf.hub.pictures.embedding_map import draw_embeddings
+from lejepa_hf.hub.pictures.held_out_classes import draw_embeddings
 from lejepa_hf.hub.report import write_report
 
 TOKEN = "hf_" + "abcdefgh" * 3

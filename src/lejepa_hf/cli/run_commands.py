@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from .encoder_commands import AddArgument
 
-def _add_plan(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+
+def _add_plan(add: AddArgument) -> None:
     add("recipe", help="recipe, a YAML file")
     add("--seconds", type=float, default=10.0, help="duration of the dry run after its warm-up, in seconds (10)")
 
@@ -19,8 +20,8 @@ def _plan(options: argparse.Namespace) -> str:
     return format_plan(make_plan(parse_recipe(options.recipe, options.overrides), options.seconds))
 
 
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="run folder, finished or not")
+def _add_report(add: AddArgument) -> None:
+    add("run", help="run folder, finished or not")
 
 
 def _report(options: argparse.Namespace) -> Path:
@@ -29,9 +30,9 @@ def _report(options: argparse.Namespace) -> Path:
     return write_report(options.run)
 
 
-def _add_card(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("--encoder", metavar="FOLDER", help="exported encoder of that run (RUN/encoder)")
+def _add_card(add: AddArgument) -> None:
+    add("run", help="folder of a finished run")
+    add("--encoder", metavar="FOLDER", help="exported encoder of that run (RUN/encoder)")
 
 
 def _card(options: argparse.Namespace) -> Path:
@@ -40,14 +41,13 @@ def _card(options: argparse.Namespace) -> Path:
     return rewrite_model_card(options.run, options.encoder)
 
 
-def _add_select(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_select(add: AddArgument) -> None:
     add("run", nargs="+", help="run folder; its last evaluation and those of its checkpoints are compared")
     add("--out", metavar="FOLDER", help="folder for the picture select.png; no picture if missing")
 
 
 def _select(options: argparse.Namespace) -> str | Path:
-    from ..hub.pictures.score_and_accuracy import draw_scores
+    from ..hub.pictures.accuracies import draw_scores
     from ..runs.selection import describe_correlation, find_candidates, format_candidates
 
     candidates = find_candidates(options.run)
@@ -58,8 +58,7 @@ def _select(options: argparse.Namespace) -> str | Path:
     return draw_scores(Path(options.out) / "select.png", candidates, describe_correlation(candidates))
 
 
-def _add_statistics(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_statistics(add: AddArgument) -> None:
     add("run", help="folder of a finished run")
     add("--images", type=int, default=512, help="largest number of training images to measure on (512)")
 

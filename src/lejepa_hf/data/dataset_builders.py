@@ -4,9 +4,12 @@ from typing import Any
 
 import datasets
 import pyarrow.dataset
+import pyarrow.parquet
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
+from .dataset_files import FILE_KINDS, with_length
+from .dataset_kinds import Opened
 from .opening_errors import explained
 
 
@@ -34,12 +37,14 @@ def load_split(
     name: str,
     split: str,
     streaming: bool,
-    on_hub: bool = True,
     config: str | None = None,
     data_files: str | list[str] | dict[str, list[str]] | None = None,
     revision: str | None = None,
-) -> datasets.Dataset | datasets.IterableDataset:
-    """Load a split as `datasets.load_dataset` does; errors call it `name`, and speak of the Hub if it is `on_hub`."""
+) -> Opened:
+    """
+    Load a split as `datasets.load_dataset` does; errors call it `name`. A stream of local Parquet files is split by
+    row groups: readers get equal shares and need little memory.
+    """
     files = str(data_files["train"] if isinstance(data_files, dict) else data_files)
     try:
         if path == "webdataset":
@@ -49,12 +54,31 @@ def load_split(
         if not streaming:
             builder.download_and_prepare()
             return builder.as_dataset(split=split)
-        if isinstance(builder.config, ParquetConfig):
+        is_parquet = isinstance(builder.config, ParquetConfig)
+        if is_parquet:
             # By default Arrow keeps what it has read of a Parquet file until the file ends: gigabytes a worker.
             builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
-        return builder.as_streaming_dataset(split=split)
+        stream = builder.as_streaming_dataset(split=split)
     except Exception as error:
-        message = explained(error, name, split, path, files, on_hub)
+        message = explained(error, name, split, path, files, on_hub=path not in FILE_KINDS)
         if message is None:
             raise
         raise message from error
+    shards = builder.config.data_files[split] if is_parquet else []
+    if not shards or any("://" in shard for shard in shards):
+        return stream
+    rows = _count_rows(shards, name)  # names a broken file, before `reshard` opens them
+    return with_length(stream.reshard(), rows)
+
+
+def _count_rows(files: list[str], name: str) -> int:
+    """Number of rows of local Parquet files, from their footers: a stream does not know it."""
+    rows, file = 0, ""
+    try:
+        for file in files:
+            rows += pyarrow.parquet.read_metadata(file).num_rows
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`dataset` {name!r} cannot be read: {file}: {error}") from error
+    if not rows:
+        raise ValueError(f"`dataset` {name!r} has no images: its files have no rows.")
+    return rows

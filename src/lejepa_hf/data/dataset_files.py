@@ -33,28 +33,7 @@ def open_files(kind: str, patterns: str | list[str], name: str, split: str, stre
     # A file that two patterns match is read once. `datasets` takes files for patterns, in which a bracket is special.
     files = list(dict.fromkeys(file for pattern in patterns for file in _resolve(os.fspath(pattern))))
     data_files = {"train": [file if "://" in file else glob.escape(file) for file in files]}
-    dataset = load_split(kind, name, split, streaming, on_hub=False, data_files=data_files)
-    return _by_row_groups(dataset, files, name) if streaming and kind == "parquet" else dataset
-
-
-def open_shards(name: str, split: str, streaming: bool) -> Opened:
-    """Open a folder of Parquet or tar files with splits in their names, as in a dataset repository of the Hub."""
-    import datasets
-
-    from .dataset_builders import load_split
-
-    dataset = load_split(name, name, split, streaming)
-    files = datasets.load_dataset_builder(name).config.data_files.get(split, [])
-    is_parquet = bool(files) and kind_of_files(files[0]) == "parquet"
-    return _by_row_groups(dataset, files, name) if streaming and is_parquet else dataset
-
-
-def _by_row_groups(stream: Stream, files: list[str], name: str) -> Stream:
-    """Split local Parquet files by row groups: readers get equal shares and need little memory."""
-    if any("://" in file for file in files):
-        return stream
-    rows = _count(files, name)  # names a broken file, before `reshard` opens them
-    return _with_length(stream.reshard(), rows)
+    return load_split(kind, name, split, streaming, data_files=data_files)
 
 
 def _resolve(pattern: str) -> list[str]:
@@ -76,22 +55,7 @@ def _resolve(pattern: str) -> list[str]:
     return files
 
 
-def _count(files: list[str], name: str) -> int:
-    """Number of rows of local Parquet files, from their footers: a stream does not know it."""
-    import pyarrow.parquet as parquet
-
-    rows, file = 0, ""
-    try:
-        for file in files:
-            rows += parquet.read_metadata(file).num_rows
-    except (OSError, ValueError) as error:
-        raise ValueError(f"`dataset` {name!r} cannot be read: {file}: {error}") from error
-    if not rows:
-        raise ValueError(f"`dataset` {name!r} has no images: its files have no rows.")
-    return rows
-
-
-def _with_length(stream: Stream, rows: int) -> Stream:
+def with_length(stream: Stream, rows: int) -> Stream:
     """Write the number of rows into the description of the stream's split, which may have no name."""
     import datasets
 
@@ -104,7 +68,7 @@ def as_stream(dataset: Opened, streaming: bool) -> Opened:
     """A map-style dataset as a stream of up to 64 shards, if `streaming` is set; a stream or an empty one as it is."""
     if not streaming or is_stream(dataset) or not len(dataset):
         return dataset
-    return _with_length(dataset.to_iterable_dataset(num_shards=min(_MAX_SHARDS, len(dataset))), len(dataset))
+    return with_length(dataset.to_iterable_dataset(num_shards=min(_MAX_SHARDS, len(dataset))), len(dataset))
 
 
 def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> list[Any]:

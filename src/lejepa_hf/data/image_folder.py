@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from PIL import Image
 
-from .dataset_files import as_stream, kind_of_files, open_shards, parts_of_split
+from .dataset_files import as_stream, kind_of_files, parts_of_split
 from .dataset_kinds import Opened
 from .pixel_arrays import NPY_ENDING
 
@@ -24,7 +24,7 @@ _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has 
 def open_folder(name: str, split: str, streaming: bool) -> Opened:
     """
     Open a folder of images, nested or flat, in any format PIL reads or as `.npy` arrays, without hidden files and
-    folders. A folder of Parquet or tar files is opened by [`~data.dataset_files.open_shards`] instead.
+    folders. A folder of Parquet or tar files is opened like a dataset repository of the Hub instead.
 
     Folders called train, val or test (or as in `_SPLIT_FOLDERS`) are splits, if there are at least two of them or
     nothing else; without such folders everything is `train`. If all images lie equally deep, the name of the folder
@@ -35,7 +35,9 @@ def open_folder(name: str, split: str, streaming: bool) -> Opened:
     """
     images, others = _list_images(name)
     if not images and any(kind_of_files(ending) for ending in others):
-        return open_shards(name, split, streaming)
+        from .dataset_builders import load_split
+
+        return load_split(name, name, split, streaming)
     splits = _splits(name, images, others)
     parts = parts_of_split(name, split, {key: len(images) for key, images in splits.items()})
     images = [image for part in parts for image in splits[part.splitname][part.from_ : part.to]]

@@ -37,9 +37,10 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 def _classes_of_colours(mask: np.ndarray) -> np.ndarray:
     if (mask[..., 0] == mask[..., 1]).all() and (mask[..., 0] == mask[..., 2]).all():
         return mask[..., 0].astype(np.int64)  # grey: a mask of one channel, saved as three
-    known = _code(_voc_colours())
+    known = _voc_colours()
     order = known.argsort()
-    codes = _code(mask)
+    red, green, blue = np.moveaxis(mask.astype(np.int64), -1, 0)
+    codes = red << 16 | green << 8 | blue
     found = order[np.searchsorted(known, codes, sorter=order).clip(max=255)]
     unknown = mask[known[found] != codes]
     if len(unknown):
@@ -47,20 +48,15 @@ def _classes_of_colours(mask: np.ndarray) -> np.ndarray:
     return found
 
 
-def _code(colours: np.ndarray) -> np.ndarray:
-    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
-    return red << 16 | green << 8 | blue
-
-
 def _voc_colours() -> np.ndarray:
     """
-    The colours of 256 classes as in the development kit of PASCAL VOC 2012: the bits of a class number, three at a
-    time from the lowest, are those of red, green and blue from the highest. 255, the border of objects, is (224, 224,
-    192).
+    The colours, 0xRRGGBB, of 256 classes as in the development kit of PASCAL VOC 2012: the bits of a class number,
+    three at a time from the lowest, are those of red, green and blue from the highest. 255, the border of objects, is
+    (224, 224, 192).
     """
     classes = np.arange(256)
-    colours = np.zeros((256, 3), np.int64)
-    for place in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (classes >> (3 * place + channel) & 1) << (7 - place)
+    colours = np.zeros(256, np.int64)
+    for bit in range(8):
+        place, channel = divmod(bit, 3)
+        colours |= (classes >> bit & 1) << (23 - 8 * channel - place)
     return colours

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TypeVar
 
+from ..system.error_text import with_causes
 from .errors import StreamInterrupted
 
 logger = logging.getLogger("lejepa_hf")
@@ -23,9 +24,9 @@ _NETWORK_ERRNO = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOS
 Item = TypeVar("Item")
 
 
-def is_network_error(error: BaseException | None) -> bool:
+def is_network_error(failure: BaseException) -> bool:
     """Whether trying again may help: lost connections, timeouts, busy servers, but not a missing file."""
-    while error is not None:
+    for error in with_causes(failure):
         status = status_of(error)
         if status is not None and status >= 400:
             return status in _PASSING_STATUS
@@ -34,7 +35,6 @@ def is_network_error(error: BaseException | None) -> bool:
             return True
         if any(kind.__module__.split(".")[0] in _NETWORK_LIBRARIES for kind in type(error).__mro__):
             return True
-        error = error.__cause__ or error.__context__
     return False
 
 

@@ -15,7 +15,6 @@ from .opening_errors import nearby, without_secrets
 DIGITS = "digits"
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
 
-Files: TypeAlias = str | list[str]
 Built: TypeAlias = "Opened | dict[str, Opened]"  # a DatasetDict is a dict
 
 
@@ -27,7 +26,7 @@ def load_source(
     image_column: str | None = None,
     label_column: str | None = None,
     revision: str | None = None,
-    data_files: Files | None = None,
+    data_files: str | list[str] | None = None,
 ) -> ImageSource:
     """
     Open a source of images.
@@ -51,35 +50,35 @@ def load_source(
     Raises:
         ValueError: If there is no such source, split, column or image; the message names what was found.
     """
+    settings = {"config": config, "revision": revision, "data_files": data_files}
     if not isinstance(name, str | Path):
-        _refuse("a dataset built already", config=config, revision=revision, data_files=data_files)
+        _refuse("a dataset built already", settings)
         return _given_source(name, split, streaming, image_column, label_column)
     name = os.path.expanduser(name)
-    dataset = _open_named(name, split, streaming, config, revision, data_files)
+    dataset = _open_named(name, split, streaming, settings)
     source = find_columns(dataset, without_secrets(name), image_column, label_column)
     source.split, source.config, source.revision = split, config, revision
     return source
 
 
-def _open_named(
-    name: str, split: str, streaming: bool, config: str | None, revision: str | None, data_files: Files | None
-) -> Opened:
+def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]) -> Opened:
+    """Open what has a name; `settings` of [`load_source`] that have no meaning for it are refused."""
     shown = without_secrets(name)
     if name in FILE_KINDS:
-        _refuse(f"`dataset` {name!r}", config=config, revision=revision)
-        if not data_files:
+        _refuse(f"`dataset` {name!r}", settings, but="data_files")
+        if not settings["data_files"]:
             raise ValueError(
                 f"`data_files` is missing: `dataset` {name!r} gives the type of the files, not their paths."
             )
-        return open_files(name, data_files, shown, split, streaming)
+        return open_files(name, settings["data_files"], shown, split, streaming)
     if kind := kind_of_files(name):
-        _refuse(f"`dataset` {shown!r}", config=config, revision=revision, data_files=data_files)
+        _refuse(f"`dataset` {shown!r}", settings)
         return open_files(kind, name, shown, split, streaming)
     if name == DIGITS:
-        _refuse(f"`dataset` {name!r}", config=config, revision=revision, data_files=data_files)
+        _refuse(f"`dataset` {name!r}", settings)
         return as_stream(load_digits_split(split), streaming)
     if os.path.isdir(name):
-        _refuse(f"the folder {name!r}", config=config, revision=revision, data_files=data_files)
+        _refuse(f"the folder {name!r}", settings)
         return (open_saved_dataset if is_saved_dataset(name) else open_folder)(name, split, streaming)
     if "://" in name:
         way_out = f"end it in .parquet or .tar, or name it in `data_files` with `dataset: {' or '.join(FILE_KINDS)}`"
@@ -88,7 +87,7 @@ def _open_named(
         raise ValueError(f"`dataset` {name!r}: no such folder. {nearby(name)}")
     from .dataset_builders import load_split
 
-    return load_split(name, name, split, streaming, config=config, revision=revision, data_files=data_files)
+    return load_split(name, name, split, streaming, **settings)
 
 
 def load_mixture(entries: list[dict[str, Any]], streaming: bool = False) -> Mixture:
@@ -125,10 +124,10 @@ def load_mixture(entries: list[dict[str, Any]], streaming: bool = False) -> Mixt
     return Mixture(datasets, [entry.get("weight", 1.0) for entry in entries])
 
 
-def _refuse(what: str, **settings: object) -> None:
+def _refuse(what: str, settings: dict[str, Any], but: str | None = None) -> None:
     """Refuse settings that would be ignored."""
     for field, value in settings.items():
-        if value is not None:
+        if value is not None and field != but:
             raise ValueError(f"`{field}` {value!r} has no meaning for {what}: leave it out.")
 
 

@@ -6,13 +6,13 @@ import os
 import zlib
 from collections.abc import Iterator
 from itertools import count, cycle
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .batch import POSITION
-from .dataset_kinds import Mixture, Rows, is_stream
+from .dataset_kinds import MapStyle, Mixture, Rows, is_stream
 from .network import MAX_RETRIES
 from .reader_state import Progress, ReaderPosition, deal_readers
 from .stream_readers import StreamReader
@@ -20,11 +20,11 @@ from .stream_readers import StreamReader
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
-@runtime_checkable
-class _ReadsMany(Protocol):
-    """A map-style dataset that reads several rows in one call, as PyTorch's fetcher calls it."""
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]: ...
+def _read(dataset: MapStyle, indices: list[int]) -> list[dict[str, Any]]:
+    """Rows by number; in one call where PyTorch's loader makes one, which with `datasets` is a third of the cost."""
+    if hasattr(dataset, "__getitems__"):
+        return dataset.__getitems__(indices) if indices else []
+    return [dataset[index] for index in indices]
 
 
 def _content_hash(row: dict[str, Any], image_column: str, fallback: int) -> int:
@@ -111,49 +111,34 @@ class EndlessRows(IterableDataset):
 
     def _permuted(self, worker: int, num_workers: int) -> Iterator[dict[str, Any]]:
         """Place p of a member is its row `permutation[p // n][p % n]`; a global batch takes the next places."""
-        counts = [len(member) for member in self.members]
+        lengths = [len(member) for member in self.members]
         orders: list[tuple[int, np.ndarray]] = [(-1, np.empty(0, dtype=int))] * len(self.members)
-        _, batch, passes = self.readers[0]
-        places = np.array([epoch * count + taken for (epoch, taken), count in zip(passes, counts, strict=True)])
-        own = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        turn = 0
-        while True:
+        _, first_batch, passes = self.readers[0]
+        places = np.array([epoch * length + taken for (epoch, taken), length in zip(passes, lengths, strict=True)])
+        first = self.rank * self.batch_size
+        for batch in count(first_batch):
             of_member = self._member_of_each(self.world_size * self.batch_size, batch)
-            batch += 1
-            behind = places + np.bincount(of_member, minlength=len(counts))
-            if turn % num_workers == worker:
-                wanted: list[tuple[int, int, int]] = [(0, 0, 0)] * self.batch_size
-                for member, count in enumerate(counts):
-                    among = np.flatnonzero(of_member == member)
-                    for nth in np.flatnonzero((among >= own.start) & (among < own.stop)).tolist():
-                        epoch, place = divmod(int(places[member]) + nth, count)
+            behind = places + np.bincount(of_member, minlength=len(lengths))
+            if (batch - first_batch) % num_workers == worker:
+                rows: list[dict[str, Any]] = [{}] * self.batch_size
+                for member, length in enumerate(lengths):
+                    among = np.flatnonzero(of_member == member) - first
+                    wanted = []
+                    own = np.flatnonzero((among >= 0) & (among < self.batch_size))
+                    for nth in own.tolist():
+                        epoch, place = divmod(int(places[member]) + nth, length)
                         if orders[member][0] != epoch:
                             random = np.random.default_rng([self.seed, epoch, member])
-                            orders[member] = epoch, random.permutation(count)
-                        wanted[among[nth] - own.start] = member, epoch, int(orders[member][1][place])
-                rows = self._read([(member, index) for member, _, index in wanted])
-                ahead = [Progress(*divmod(int(p), count)) for p, count in zip(behind, counts, strict=True)]
-                for number, (row, (member, epoch, index)) in enumerate(zip(rows, wanted, strict=True), 1):
-                    row = {**row, "epoch": epoch, "index": index, "where": f"row {index}{self._name(member)}"}
-                    if number == self.batch_size:
-                        row[POSITION] = ReaderPosition(0, batch, ahead)
-                    yield row
+                            orders[member] = epoch, random.permutation(length)
+                        wanted.append((epoch, int(orders[member][1][place])))
+                    found = _read(self.members[member], [index for _, index in wanted])
+                    for place, row, (epoch, index) in zip(among[own], found, wanted, strict=True):
+                        where = f"row {index}{self._name(member)}"
+                        rows[place] = {**row, "epoch": epoch, "index": index, "where": where}
+                ahead = [Progress(*divmod(int(p), length)) for p, length in zip(behind, lengths, strict=True)]
+                rows[-1][POSITION] = ReaderPosition(0, batch + 1, ahead)
+                yield from rows
             places = behind
-            turn += 1
-
-    def _read(self, wanted: list[tuple[int, int]]) -> list[dict[str, Any]]:
-        """Rows by member and number; in one call where the dataset can, a third of the cost with `datasets`."""
-        rows: list[dict[str, Any]] = [{}] * len(wanted)
-        for member, dataset in enumerate(self.members):
-            places = [place for place, (of_member, _) in enumerate(wanted) if of_member == member]
-            indices = [wanted[place][1] for place in places]
-            if isinstance(dataset, _ReadsMany):
-                found = dataset.__getitems__(indices) if indices else []
-            else:
-                found = [dataset[index] for index in indices]
-            for place, row in zip(places, found, strict=True):
-                rows[place] = row
-        return rows
 
     # Streams
 
@@ -165,7 +150,11 @@ class EndlessRows(IterableDataset):
 
     def _batches(self, position: ReaderPosition) -> Iterator[Iterator[dict[str, Any]]]:
         """The batches of a reader."""
-        members = [self._rows_of(member, position) for member in range(len(self.members))]
+        members = []
+        for member, (dataset, progress) in enumerate(zip(self.members, position.passes, strict=True)):
+            key, size, name = [self.seed, member], self.shuffle_buffer_size, self._name(member)
+            reader = StreamReader(dataset, position.reader, self.total_readers, key, size, name, self.max_retries)
+            members.append(reader.rows(*progress))
         passes = list(position.passes)
 
         def rows(batch: int) -> Iterator[dict[str, Any]]:
@@ -179,13 +168,6 @@ class EndlessRows(IterableDataset):
                 yield row
 
         return map(rows, count(position.batches))
-
-    def _rows_of(self, member: int, position: ReaderPosition) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """The rows that a reader reads from a member of the mixture."""
-        dataset, name = self.members[member], self._name(member)
-        key, size = [self.seed, member], self.shuffle_buffer_size
-        reader = StreamReader(dataset, position.reader, self.total_readers, key, size, name, self.max_retries)
-        return reader.rows(*position.passes[member])
 
     def _name(self, member: int) -> str:
         return f" of mixed dataset {member}" if len(self.members) > 1 else ""

@@ -1,5 +1,6 @@
 """Pushes checkpoints to branches of a repository, without optimizer state, while training continues."""
 
+import json
 import logging
 import os
 import shutil
@@ -63,13 +64,11 @@ class CheckpointPush(CheckpointPublisher):
         self._failed: list[_Upload] = []
         self._running: tuple[_Upload, subprocess.Popen] | None = None
 
-    def on_train_begin(self, *args: object, **kwargs: object) -> None:
-        """Push what an earlier process has left."""
+    def on_log(self, *args: object, **kwargs: object) -> None:
+        """Look after the running upload. At the beginning, push what an earlier process has left."""
         self._advance()
 
-    def on_log(self, *args: object, **kwargs: object) -> None:
-        """Look after the running upload."""
-        self._advance()
+    on_train_begin = on_log
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Queue the new checkpoint."""
@@ -136,8 +135,9 @@ class CheckpointPush(CheckpointPublisher):
         environment = os.environ | settings
         if args.hub_token is not None:
             environment["HF_TOKEN"] = args.hub_token  # not as an argument, which every user of the machine can read
-        visibility = {True: "private", False: "public", None: "default"}[args.hub_private_repo]
-        command = [sys.executable, "-m", __name__, str(upload.folder), _repository(args), upload.branch, visibility]
+        # `push_to_hub` without `hub_model_id` is refused.
+        target = [str(args.hub_model_id), upload.branch, json.dumps(args.hub_private_repo)]
+        command = [sys.executable, "-m", __name__, str(upload.folder), *target]
         with (upload.folder / _LOG).open("w", encoding="utf-8") as log:
             return subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -147,14 +147,9 @@ class CheckpointPush(CheckpointPublisher):
 def prepare_repository(args: LeJEPATrainingArguments) -> None:
     """Create the repository of `hub_model_id` before any long work; ValueError if it cannot be created or written."""
     try:
-        Target(_repository(args), args.hub_private_repo, args.hub_revision, args.hub_token).prepare()
+        Target(str(args.hub_model_id), args.hub_private_repo, args.hub_revision, args.hub_token).prepare()
     except OSError as error:
         raise ValueError(f"`push_to_hub`: {error}") from error
-
-
-def _repository(args: LeJEPATrainingArguments) -> str:
-    assert args.hub_model_id is not None, "`push_to_hub` without it is refused"
-    return args.hub_model_id
 
 
 def _keep(checkpoint: Path, folder: Path) -> Path:
@@ -189,15 +184,12 @@ def _exported(checkpoint: Path) -> Path:
     return encoder
 
 
-def _export_and_push(folder: str, repo_id: str, branch: str, visibility: str) -> int:
-    private = {"private": True, "public": False, "default": None}[visibility]
+def _export_and_push(folder: str, repo_id: str, branch: str, private: str) -> None:
     try:
-        push_run(_exported(Path(folder)), repo_id, private, branch)
+        push_run(_exported(Path(folder)), repo_id, json.loads(private), branch)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(_export_and_push(*sys.argv[1:]))
+    _export_and_push(*sys.argv[1:])

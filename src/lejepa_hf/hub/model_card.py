@@ -4,22 +4,19 @@ import filecmp
 import json
 import os
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from ..evaluation.intervals import is_spread
 from ..system.durable_files import write_text
 from ..system.run_folder import PictureName, RunFolder
+from .public_files import public_recipe_text
 from .training_data import public_name, training_data
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
-# Keys about the machine, not the run: paths identify user and machine.
-_PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_", "push_to_hub")
 # Caption of each picture, and whether it shows the training or the weights that the run ended with.
 PICTURES: dict[PictureName, tuple[str, str]] = {
     "losses": ("Both parts of the loss while training", "training"),
@@ -35,7 +32,6 @@ _ONNX = (
     '\nWithout torch, for pixels as above: `onnxruntime.InferenceSession("model.onnx").run(["embedding"], '
     '{"pixel_values": pixels.numpy()})`.\n'
 )
-_SECTION_OF_PICTURES = re.compile(r"^## Pictures\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 
 
 def write_model_card(
@@ -44,8 +40,8 @@ def write_model_card(
     """
     Fill the card's template with what the folder of a run holds, and write it as README.md beside the encoder.
 
-    Pictures are linked where they are stored, for an encoder inside the run's folder; [`card_for_repository`] changes
-    the links for a repository.
+    Pictures are linked where they are stored, for an encoder inside the run's folder;
+    [`~hub.public_files.card_for_repository`] changes the links for a repository.
 
     Args:
         folder (`str` or `Path`): Exported encoder.
@@ -54,10 +50,9 @@ def write_model_card(
             its results and losses are left out, since other weights were measured.
         ema_decay (`float`, *optional*): Decay of the moving average, if the weights are one.
     """
-    from .code_example import usage_of  # imports torch, which a push of existing cards does not need
-
     folder, run_folder = Path(folder), RunFolder(run) if run is not None else None
-    context = _context_of_recipe(folder, run_folder) | usage_of(folder)
+    recipe, local_paths = (run_folder.read_recipe(), run_folder.read_local_paths()) if run_folder else ({}, None)
+    context = _context_of_recipe(folder, recipe, local_paths) | usage_of(folder)
     context |= _measurements(run_folder if is_final else None, ema_decay, context)
     shown = _pictures(folder, run_folder, "training" if ema_decay else "weights") if run_folder and is_final else {}
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
@@ -66,7 +61,7 @@ def write_model_card(
         ema_decay=ema_decay,
         pictures=shown,
         versions=run_folder.read_versions() if run_folder else {},
-        card_data=_metadata(context).to_yaml(),
+        card_data=_metadata(context, recipe).to_yaml(),
     )
     path = folder / "README.md"
     text = str(ModelCard(text))  # refuses a head that the Hub could not read
@@ -82,7 +77,7 @@ def rewrite_model_card(run: str | Path, encoder: str | Path | None = None) -> Pa
     """
     run_folder = RunFolder(run)
     folder = run_folder.encoder if encoder is None else Path(encoder)
-    if not (folder / "config.json").is_file() or not _weights(folder):
+    if not has_weights(folder):
         raise ValueError(f"{str(folder)!r} holds no encoder: write it with `lejepa export {run}`.")
     if is_in_training(folder):
         raise ValueError(f"{str(folder)!r} holds a model in training: give an encoder that `lejepa export` wrote.")
@@ -105,18 +100,6 @@ def with_onnx(text: str) -> str:
     return text if _ONNX in text else text.replace(_END_OF_USE, _END_OF_USE + _ONNX)
 
 
-def card_for_repository(text: str, has_pictures: bool) -> str:
-    """The card of `encoder/` for the root of a repository. Without `pictures/` there, their section is left out."""
-    return text.replace("](../pictures/", "](pictures/") if has_pictures else _SECTION_OF_PICTURES.sub("", text)
-
-
-def public_recipe_text(recipe: dict[str, Any], local_paths: Collection[str] | None = None) -> str:
-    """A recipe as YAML, without what identifies user and machine; `local_paths` as in [`public_name`]."""
-    public = {key: value for key, value in recipe.items() if not key.startswith(_PRIVATE_KEYS)}
-    public = {key: _without_paths(key, value, local_paths) for key, value in public.items()}
-    return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
-
-
 def num_processes(run: RunFolder) -> int:
     """Number of processes of a run, from the size of its batch; 1 where nothing is known."""
     results, recipe = run.read_results(), run.read_recipe()
@@ -129,6 +112,11 @@ def num_processes(run: RunFolder) -> int:
     return max(1, results["run"]["global_batch"] // images)
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a model with weights in safetensors."""
+    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
+
+
 def is_in_training(folder: Path) -> bool:
     """Whether a folder holds a model with its projector or a checkpoint, not an exported encoder."""
     config = folder / "config.json"
@@ -136,9 +124,37 @@ def is_in_training(folder: Path) -> bool:
     return of_this_package or (folder / "trainer_state.json").is_file()
 
 
-def _context_of_recipe(folder: Path, run: RunFolder | None) -> dict[str, Any]:
+def usage_of(folder: Path) -> dict[str, Any]:
+    """
+    How to use an exported encoder: names of classes and outputs, `pixel_range` or None, `crop_size` in pixels or None;
+    `interpolate`, whether the class needs an argument for images of another size than its positions.
+    """
+    # They import torch, which a push of existing cards does not need.
+    import transformers
+    from transformers.backbone_utils import BackboneMixin
+
+    from ..model.architecture import forward_kwargs, num_channels
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    native = getattr(transformers, config.architectures[0])
+    file = folder / "preprocessor_config.json"
+    processor = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    side = (processor.get("crop_size") or {}).get("height")
+    own_side = getattr(config, "image_size", None)
+    fits = side is None or own_side in (None, side, [side, side], (side, side))
+    return {
+        "class_name": config.architectures[0],
+        "channels": num_channels(config),
+        "pooling": config.embedding_pooling,
+        "states": "feature_maps[-1]" if issubclass(native, BackboneMixin) else "last_hidden_state",
+        "interpolate": not fits and bool(forward_kwargs(native)),
+        "pixel_range": processor.get("pixel_range"),
+        "crop_size": side,
+    }
+
+
+def _context_of_recipe(folder: Path, recipe: dict[str, Any], local_paths: list[str] | None) -> dict[str, Any]:
     """Fields of a run's recipe, for the template and for the card's head."""
-    recipe, local_paths = (run.read_recipe(), run.read_local_paths()) if run else ({}, None)
     warm_start = recipe.get("continue_from") or recipe.get("pretrained_backbone")
     base_model, _, revision = (public_name(warm_start, local_paths) or "").partition("@")
     at_revision = f" at revision {revision}" if revision else ""
@@ -149,9 +165,6 @@ def _context_of_recipe(folder: Path, run: RunFolder | None) -> dict[str, Any]:
         "name": f"lejepa-{model_type}" + (f"-{dataset.split('/')[-1]}" if dataset and len(data) == 1 else ""),
         "data": data,
         "dataset": dataset or "local images",
-        "dataset_on_hub": dataset if dataset and "/" in dataset else None,
-        "dataset_config": recipe.get("dataset_config"),
-        "dataset_revision": recipe.get("dataset_revision"),
         "base_model": base_model or None,
         "warm_start": warm_start and (base_model + at_revision or "a local checkpoint"),
         "is_continued": recipe.get("continue_from") is not None,
@@ -180,7 +193,7 @@ def _measurements(run: RunFolder | None, ema_decay: float | None, context: dict[
     }
 
 
-def _metadata(context: dict[str, Any]) -> ModelCardData:
+def _metadata(context: dict[str, Any], recipe: dict[str, Any]) -> ModelCardData:
     """The head of a card, which the Hub reads."""
     return ModelCardData(
         library_name="transformers",
@@ -190,20 +203,20 @@ def _metadata(context: dict[str, Any]) -> ModelCardData:
         base_model=context["base_model"],
         license=context["license"],
         model_name=context["name"],
-        eval_results=_eval_results(context) or None,
+        eval_results=_eval_results(context, recipe) or None,
     )
 
 
-def _eval_results(context: dict[str, Any]) -> list[EvalResult]:
-    name, on_hub = context["dataset"], context["dataset_on_hub"] is not None
+def _eval_results(context: dict[str, Any], recipe: dict[str, Any]) -> list[EvalResult]:
+    name, on_hub = context["dataset"], "/" in context["dataset"]
     return [
         EvalResult(
             task_type="image-classification",
             task_name=f"frozen encoder, {metric.removeprefix('eval_').replace('_', ' ')}",
             dataset_type="local" if name == "local images" else name,
             dataset_name=name,
-            dataset_config=context["dataset_config"] if on_hub else None,
-            dataset_revision=context["dataset_revision"] if on_hub else None,
+            dataset_config=recipe.get("dataset_config") if on_hub else None,
+            dataset_revision=recipe.get("dataset_revision") if on_hub else None,
             dataset_split=context["run"]["eval_split"],
             metric_type="accuracy",
             metric_name=metric,
@@ -212,20 +225,6 @@ def _eval_results(context: dict[str, Any]) -> list[EvalResult]:
         for metric, value in context["own_results"].items()
         if not is_spread(metric)
     ]
-
-
-def _without_paths(key: str, value: Any, local_paths: Collection[str] | None) -> Any:  # noqa: ANN401, any YAML value
-    """A recipe's value without paths of this machine and addresses, in lists and in entries of `mixture` too."""
-    if isinstance(value, list):
-        return [_without_paths(key, item, local_paths) for item in value]
-    if isinstance(value, dict):
-        return {inner: _without_paths(inner, item, local_paths) for inner, item in value.items()}
-    if not isinstance(value, str) or not value:
-        return value
-    private = value.startswith(("/", "~", "../", "./")) or "://" in value
-    if key in ("dataset", "pretrained_backbone", "continue_from"):
-        private = private or public_name(value, local_paths) is None
-    return "<local>" if private else value
 
 
 def _is_held_out(recipe: dict[str, Any]) -> bool:
@@ -243,11 +242,7 @@ def _pictures(folder: Path, run: RunFolder, kind: str) -> dict[str, str]:
     return {f"{way}/{run.picture(name).name}": PICTURES[name][0] for name in names if run.picture(name).is_file()}
 
 
-def _weights(folder: Path) -> list[Path]:
-    return sorted(folder.glob("model*.safetensors"))
-
-
 def _same_weights(one: Path, other: Path) -> bool:
-    names = [path.name for path in _weights(one)]
-    same_names = bool(names) and names == [path.name for path in _weights(other)]
+    names, others = (sorted(path.name for path in folder.glob("model*.safetensors")) for folder in (one, other))
+    same_names = bool(names) and names == others
     return same_names and (one.samefile(other) or not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:]))

@@ -25,7 +25,7 @@ class _Encoder(nn.Module):
 
     def __init__(self, encoder: PreTrainedModel, size: int) -> None:
         super().__init__()
-        self.encoder, self.pooling = encoder, encoder.config.embedding_pooling
+        self.encoder, self.size, self.pooling = encoder, size, encoder.config.embedding_pooling
         self.kwargs = forward_kwargs(encoder) if size != native_image_size(encoder.config) else {}
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,6 +33,10 @@ class _Encoder(nn.Module):
         states = final_states(outputs)
         assert states is not None, "every backbone that can be trained returns states"
         return pool(outputs, self.pooling), states
+
+    def example(self, batch: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(batch)
+        return torch.randn(batch, num_channels(self.encoder.config), self.size, self.size, generator=generator)
 
 
 def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> Path:
@@ -59,17 +63,17 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
         raise ImportError(f'ONNX needs {", ".join(missing)}: `pip install "lejepa-hf[onnx]"`.')
     folder = Path(encoder_folder)
     path = folder / "model.onnx" if path is None else Path(path)
-    encoder, size = _read(folder)
+    encoder = _read(folder)
     with complete_folder(path.parent, stale=[f"{path.name}.data"]) as aside:
-        _translate(encoder, size, aside / path.name)
-        _compare(encoder, size, aside / path.name)
+        _translate(encoder, aside / path.name)
+        _compare(encoder, aside / path.name)
         card = path.parent / "README.md"
         if path.name == "model.onnx" and card.is_file():
             (aside / card.name).write_text(with_onnx(card.read_text(encoding="utf-8")), encoding="utf-8")
     return path
 
 
-def _read(folder: Path) -> tuple[_Encoder, int]:
+def _read(folder: Path) -> _Encoder:
     config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
     if config is None or "embedding_pooling" not in config.to_dict():
         raise ValueError(f"{str(folder)!r} is not an exported encoder: make one with `lejepa export RUN`.")
@@ -79,20 +83,15 @@ def _read(folder: Path) -> tuple[_Encoder, int]:
     encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **attention).eval()
     processor = AutoImageProcessor.from_pretrained(folder).to_dict()
     size = (processor.get("crop_size") or processor["size"])["height"]
-    return _Encoder(encoder, size).eval(), size
+    return _Encoder(encoder, size).eval()
 
 
-def _pixels(encoder: _Encoder, size: int, batch: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(batch)
-    return torch.randn(batch, num_channels(encoder.encoder.config), size, size, generator=generator)
-
-
-def _translate(encoder: _Encoder, size: int, path: Path) -> None:
+def _translate(encoder: _Encoder, path: Path) -> None:
     weights = sum(value.nbytes for value in encoder.state_dict().values())
     try:
         program = torch.onnx.export(
             encoder,
-            (_pixels(encoder, size, _TRACED_BATCH),),
+            (encoder.example(_TRACED_BATCH),),
             input_names=["pixel_values"],
             output_names=_OUTPUTS,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -115,12 +114,12 @@ def _remove_stack_traces(program: torch.onnx.ONNXProgram) -> None:
 
 
 @torch.no_grad()
-def _compare(encoder: _Encoder, size: int, path: Path) -> None:
+def _compare(encoder: _Encoder, path: Path) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch in _CHECKED_BATCHES:
-        pixels = _pixels(encoder, size, batch)
+        pixels = encoder.example(batch)
         found = session.run(_OUTPUTS, {"pixel_values": pixels.numpy()})
         for name, value, expected in zip(_OUTPUTS, found, encoder(pixels), strict=True):
             difference, largest = (torch.from_numpy(value) - expected).abs().max(), expected.abs().max()

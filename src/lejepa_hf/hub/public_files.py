@@ -14,7 +14,7 @@ from huggingface_hub import get_token
 from transformers.utils import logging
 
 from ..system.run_folder import RunFolder
-from .model_card import card_for_repository, public_recipe_text
+from .training_data import public_name
 
 logger = logging.get_logger(__name__)
 
@@ -30,9 +30,12 @@ _FOLDERS: dict[Path, tuple[str, tuple[str, ...]]] = {
     _RUN.pictures: (f"{_RUN.pictures}/", ("*.png",)),
     _RUN.path: ("", _FILES),
 }
+# Keys about the machine, not the run: paths identify user and machine.
+_PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_", "push_to_hub")
 _TEXT = (".json", ".jsonl", ".yaml", ".md")
 _HUB_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
 _SECRET_NAMES = re.compile("TOKEN|SECRET|PASSWORD|API_KEY")
+_SECTION_OF_PICTURES = re.compile(r"^## Pictures\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 
 
 def public_files(folder: str | Path) -> dict[str, Path | bytes]:
@@ -77,10 +80,23 @@ def is_run(folder: Path) -> bool:
     return not (folder / "config.json").is_file()
 
 
+def card_for_repository(text: str, has_pictures: bool) -> str:
+    """The card of `encoder/` for the root of a repository. Without `pictures/` there, their section is left out."""
+    return text.replace("](../pictures/", "](pictures/") if has_pictures else _SECTION_OF_PICTURES.sub("", text)
+
+
+def public_recipe_text(recipe: dict[str, Any], local_paths: Collection[str] | None = None) -> str:
+    """A recipe as YAML, without what identifies user and machine; `local_paths` as in [`public_name`]."""
+    public = {key: value for key, value in recipe.items() if not key.startswith(_PRIVATE_KEYS)}
+    public = _without_paths("", public, local_paths)
+    return yaml.safe_dump(public, sort_keys=False, default_flow_style=None, width=110)
+
+
 def _without_private(path: Path, run: Path, local_paths: Collection[str] | None) -> bytes:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
-        text = json.dumps(_without_origin(json.loads(text)), indent=2, ensure_ascii=False) + "\n"
+        content = json.loads(text, object_hook=_without_origin)
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     elif path == RunFolder(run).recipe:
         text = public_recipe_text(yaml.safe_load(text) or {}, local_paths)
     elif path == RunFolder(run).encoder / "README.md":
@@ -93,13 +109,23 @@ def _without_private(path: Path, run: Path, local_paths: Collection[str] | None)
     return clean.encode()
 
 
-def _without_origin(value: Any) -> Any:  # noqa: ANN401, any JSON value
+def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
     """A config without the place its weights were read from, usually a folder."""
+    return {key: value for key, value in config.items() if key != "_name_or_path"}
+
+
+def _without_paths(key: str, value: Any, local_paths: Collection[str] | None) -> Any:  # noqa: ANN401, any YAML value
+    """A recipe's value without paths of this machine and addresses, in lists and in entries of `mixture` too."""
     if isinstance(value, list):
-        return [_without_origin(item) for item in value]
+        return [_without_paths(key, item, local_paths) for item in value]
     if isinstance(value, dict):
-        return {key: _without_origin(item) for key, item in value.items() if key != "_name_or_path"}
-    return value
+        return {inner: _without_paths(inner, item, local_paths) for inner, item in value.items()}
+    if not isinstance(value, str) or not value:
+        return value
+    private = value.startswith(("/", "~", "../", "./")) or "://" in value
+    if key in ("dataset", "pretrained_backbone", "continue_from"):
+        private = private or public_name(value, local_paths) is None
+    return "<local>" if private else value
 
 
 def _hide_paths(text: str, run: Path) -> str:

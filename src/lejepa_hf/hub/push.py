@@ -11,8 +11,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, validate_repo_id
 from transformers.utils import logging
 
+from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
-from .model_card import is_in_training
+from .model_card import has_weights, is_in_training
 from .public_files import is_of_this_package, is_run, public_files
 
 logger = logging.get_logger(__name__)
@@ -68,7 +69,8 @@ class Target:
         try:
             validate_repo_id(repo_id)
         except errors.HFValidationError as error:
-            raise ValueError(f"`repo_id` {repo_id!r} is not the name of a repository: {_first_line(error)}") from None
+            reason = reason_of(error).rstrip(" .")
+            raise ValueError(f"`repo_id` {repo_id!r} is not the name of a repository: {reason}") from None
         if repo_id.count("/") != 1:
             raise ValueError(f"`repo_id` {repo_id!r} must be of the form 'user/name', the user being your account.")
         if not (token or get_token()):
@@ -80,9 +82,6 @@ class Target:
         self._api = HfApi(token=token)
         self._repository: dict[str, Any] = {"repo_id": repo_id, "repo_type": "space" if is_space else "model"}
         self._known: list[str] = []
-        self._read_info: Callable[..., ModelInfo | SpaceInfo] = (
-            self._api.space_info if is_space else self._api.model_info
-        )
         self.url = f"{self._api.endpoint}/{'spaces/' if is_space else ''}{repo_id}"
         if self.branch != _MAIN:
             self.url += f"/tree/{self.branch}"
@@ -93,7 +92,7 @@ class Target:
         self._try(
             lambda: self._api.create_repo(private=self.private, exist_ok=True, space_sdk=sdk, **self._repository)
         )
-        info = self._try(lambda: self._read_info(self.repo_id))
+        info = self._try(lambda: self._api.repo_info(**self._repository))
         if self.private and not info.private:
             raise ValueError(
                 f"`private`: {self.repo_id!r} exists and is public. Make it private in its settings, or "
@@ -101,10 +100,11 @@ class Target:
             )
         if self.branch != _MAIN:
             self._try(lambda: self._api.create_branch(branch=self.branch, exist_ok=True, **self._repository))
-            info = self._try(lambda: self._read_info(self.repo_id, revision=self.branch))
+            info = self._try(lambda: self._api.repo_info(revision=self.branch, **self._repository))
         # Sends nothing and fails without write access; creating a repository that exists does not.
         probe = [CommitOperationAdd("config.json", b"{}")]
         self._try(lambda: self._api.preupload_lfs_files(additions=probe, revision=self.branch, **self._repository))
+        assert isinstance(info, ModelInfo | SpaceInfo), "the repository is one of these"
         self._known = [sibling.rfilename for sibling in info.siblings or []]
 
     def commit(self, files: dict[str, Path | bytes], is_ours: Callable[[str], bool], message: str) -> None:
@@ -139,10 +139,10 @@ class Target:
             cause: BaseException = error
             if isinstance(error, RuntimeError):  # errors about a large file are wrapped, or come from hf_xet
                 cause = error.__cause__ or error
-            if not isinstance(cause, Exception) or not isinstance(cause, _PASSING_ERRORS):
+            if not isinstance(cause, _PASSING_ERRORS):
                 raise
             self._refuse(cause)
-            reason = _first_line(cause)
+            reason = reason_of(cause).rstrip(" .")
             if failed == len(_WAITS):
                 raise OSError(
                     f"`repo_id` {self.repo_id!r}: {self._api.endpoint} did not accept it ({reason}), "
@@ -173,7 +173,7 @@ class Target:
             message = f"this `token` may neither see nor create it: use one of {owner!r}, or choose another id."
         elif status is not None and 400 <= status < 500 and status not in _PASSING_STATUS:
             given = error.server_message if isinstance(error, HfHubHTTPError) else None
-            message = f"{where} refuses ({given or _first_line(error)})."
+            message = f"{where} refuses ({given or reason_of(error).rstrip(' .')})."
         if message is not None:
             raise ValueError(f"`repo_id` {self.repo_id!r}: {message}") from error
         if isinstance(error, FileNotFoundError | PermissionError):  # of our files, not of the connection
@@ -190,11 +190,11 @@ def _finished(run: Path) -> Path:
             f"`lejepa export {run} FOLDER` and push that."
         )
     if not is_run(run):
-        if not _has_weights(run):
+        if not has_weights(run):
             raise ValueError(f"`run` {str(run)!r} has a config.json and no weights: export the encoder again.")
         return run
     folder = RunFolder(run)
-    missing = [f"{path.name}/" for path in (folder.encoder, folder.pretraining) if not _has_weights(path)]
+    missing = [f"{path.name}/" for path in (folder.encoder, folder.pretraining) if not has_weights(path)]
     if missing:
         raise ValueError(f"`run` {str(run)!r} has no {' and no '.join(missing)} to push: {_way_out(folder)}.")
     return run
@@ -202,7 +202,7 @@ def _finished(run: Path) -> Path:
 
 def _way_out(run: RunFolder) -> str:
     """What to do with a run that cannot be pushed."""
-    if _has_weights(run.pretraining):
+    if has_weights(run.pretraining):
         return f"write it with `lejepa export {run.path}`"
     checkpoints = run.checkpoints()
     if not checkpoints:
@@ -213,15 +213,6 @@ def _way_out(run: RunFolder) -> str:
     )
 
 
-def _has_weights(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
-
-
 def _asked_to_wait(error: Exception) -> int:
     asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
     return min(int(asked), _LONGEST_WAIT) if asked.isdecimal() else 0
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

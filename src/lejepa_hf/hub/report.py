@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,9 @@ def write_report(run: str | Path) -> Path:
     if not folder.recipe.is_file() or not is_run(folder.path):
         raise ValueError(f"`run` {str(run)!r} is not a run folder: no recipe.yaml there.")
     draw_losses(run)  # again: the run may have continued
-    files = public_files(run)
+    texts = {name: file.decode() for name, file in public_files(run).items() if isinstance(file, bytes)}
     results, statistics, versions = (
-        json.loads(_text(files, path) or "null") for path in (folder.results, folder.statistics, folder.versions)
+        json.loads(texts.get(path.name, "null")) for path in (folder.results, folder.statistics, folder.versions)
     )
     metrics = folder.read_metrics()
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
@@ -51,19 +50,12 @@ def write_report(run: str | Path) -> Path:
         held_out=folder.read_held_out(),
         pictures=_pictures(folder),
         statistics=statistics,
-        views=_views(statistics),
         last=metrics[-1] if metrics else None,
-        recipe=_text(files, folder.recipe),
+        recipe=texts[folder.recipe.name],
         versions=versions or {},
     )
     write_text(folder.report, page)
     return folder.report
-
-
-def _text(files: Mapping[str, Path | bytes], path: Path) -> str:
-    """A text of the run as it would be published, empty where there is none."""
-    content = files.get(path.name)
-    return content.decode() if isinstance(content, bytes) else ""
 
 
 def _names(run: RunFolder) -> dict[str, str]:
@@ -137,12 +129,3 @@ def _pictures(run: RunFolder) -> list[tuple[str, str]]:
         (f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}", caption)
         for path, caption in {**own, **others}.items()
     ]
-
-
-def _views(statistics: dict[str, float] | None) -> list[tuple[str, float, float]]:
-    """(view, SIGReg, null standard deviations above the null mean)."""
-    if statistics is None:
-        return []
-    mean, std = statistics["sigreg_null_mean"], statistics["sigreg_null_std"]
-    views = {name: value for name, value in statistics.items() if name.startswith("sigreg_view")}
-    return [(name.removeprefix("sigreg_view"), value, (value - mean) / std) for name, value in views.items()]

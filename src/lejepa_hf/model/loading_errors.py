@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, errors
 
-from ..system.error_text import reason_of
+from ..system.error_text import reason_of, with_causes
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -40,16 +40,9 @@ def explained(field: str, name: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, errors.HFValidationError, RuntimeError) as error:
-        causes = list(_causes(error))
         if isinstance(error, RuntimeError) and not _is_no_room(error):  # hf_xet raises it for a full disk
             raise
-        raise ValueError(f"`{field}` {str(name)!r} {_way_out(causes, str(name))}") from error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+        raise ValueError(f"`{field}` {str(name)!r} {_way_out(list(with_causes(error)), str(name))}") from error
 
 
 def _is_no_room(error: BaseException) -> bool:

@@ -1,13 +1,12 @@
 """Token dropping: training on a random subset of the patches, for backbones that treat their tokens as a set."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from ..system.error_text import reason_of
 from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, setting
@@ -75,18 +74,15 @@ def _token_module(backbone: nn.Module) -> nn.Module:
     raise ValueError("it has no embeddings to drop tokens from")
 
 
-@contextmanager
-def _changed_tokens(backbone: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    def hook(module: nn.Module, inputs: tuple, tokens: object) -> torch.Tensor:
+def _changed_tokens(backbone: nn.Module, change: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
+    """A block in which the tokens before a backbone's blocks are what `change` returns, unchanged if that is None."""
+
+    def hook(module: nn.Module, inputs: tuple, tokens: object) -> torch.Tensor | None:
         if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3:
             raise ValueError("its embeddings are not a sequence of tokens")
         return change(tokens)
 
-    handle = _token_module(backbone).register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return _token_module(backbone).register_forward_hook(hook)
 
 
 def _try_fewer_tokens(config: PreTrainedConfig) -> None:
@@ -116,8 +112,11 @@ def _try_another_order(config: PreTrainedConfig, pooling: str) -> int:
             parameter.normal_(std=parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0)
         size = native_image_size(config)
         pixels = torch.randn(2, num_channels(config), size, size)
-        tokens, expected = _tokens_and_outputs(backbone, pixels)
-        is_prefix = (tokens[0] == tokens[1]).all(-1)
+        seen: list[torch.Tensor] = []
+        with _changed_tokens(backbone, seen.append):
+            expected = backbone(pixels, **forward_kwargs(backbone))
+        of_two_images = seen[0]
+        is_prefix = (of_two_images[0] == of_two_images[1]).all(-1)
         num_prefix_tokens = int(is_prefix.sum())
         if is_prefix[num_prefix_tokens:].any():
             raise ValueError("its class and register tokens do not come first")
@@ -132,19 +131,6 @@ def _try_another_order(config: PreTrainedConfig, pooling: str) -> int:
         if not all(torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE) for one, other in pairs):
             raise ValueError("it uses positions after its embeddings")
     return num_prefix_tokens
-
-
-def _tokens_and_outputs(backbone: PreTrainedModel, pixels: torch.Tensor) -> tuple[torch.Tensor, ModelOutput]:
-    """The tokens between embeddings and blocks, and the outputs."""
-    seen: list[torch.Tensor] = []
-
-    def keep(tokens: torch.Tensor) -> torch.Tensor:
-        seen.append(tokens)
-        return tokens
-
-    with _changed_tokens(backbone, keep):
-        outputs = backbone(pixels, **forward_kwargs(backbone))
-    return seen[0], outputs
 
 
 def _reduced(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -48,21 +48,22 @@ def _harmonics(num_knots: int, device: torch.device, dtype: torch.dtype) -> _Har
     ladder = [(multiple, multiple - multiple // 2, multiple // 2) for multiple in range(2, inner + 1)]
     ladder += [(stride * j, stride * (j - j // 2), stride * (j // 2)) for j in range(2, outer + 1)]
     with torch.inference_mode(False):
-        combine = torch.zeros(1 + 2 * inner, 1 + 2 * outer, 2, num_knots, device="cpu", dtype=dtype)
+        knots = []
         for knot in range(num_knots):
             block = min((knot + inner) // stride, outer)
-            offset = knot - stride * block
-            cos_a, sin_a, cos_b, sin_b = 2 * abs(offset) - 1, 2 * abs(offset), 2 * block - 1, 2 * block
-            cos_a, cos_b = max(cos_a, 0), max(cos_b, 0)  # plane 0 is the constant 1, the cosine of 0
-            sign = 1 if offset > 0 else -1
-            combine[cos_a, cos_b, 0, knot] = 1  # cos(a + b) = cos a cos b - sin a sin b
-            if offset and block:
-                combine[sin_a, sin_b, 0, knot] = -sign
-            if block:
-                combine[cos_a, sin_b, 1, knot] = 1  # sin(a + b) = cos a sin b + sin a cos b
-            if offset:
-                combine[sin_a, cos_b, 1, knot] = sign
-        return _Harmonics(inner, stride, outer, tuple(ladder), combine.flatten(2).flatten(0, 1).to(device))
+            (cos_a, sin_a), (cos_b, sin_b) = _places(knot - stride * block, inner), _places(block, outer)
+            cos = torch.outer(cos_a, cos_b) - torch.outer(sin_a, sin_b)
+            sin = torch.outer(cos_a, sin_b) + torch.outer(sin_a, cos_b)
+            knots.append(torch.stack([cos, sin], -1).flatten(0, 1))
+        combine = torch.stack(knots, -1).flatten(1).to(device, dtype)
+        return _Harmonics(inner, stride, outer, tuple(ladder), combine)
+
+
+def _places(multiple: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cos and sin of a multiple as places in the `(1, cos, sin, cos, ..)` of the multiples 0 .. `number`."""
+    values = torch.eye(1 + 2 * number, device="cpu")
+    sign = (multiple > 0) - (multiple < 0)
+    return values[max(0, 2 * abs(multiple) - 1)], sign * values[2 * abs(multiple)]
 
 
 def _two_parts(number: float, dtype: torch.dtype) -> tuple[float, float]:
@@ -74,7 +75,7 @@ def _two_parts(number: float, dtype: torch.dtype) -> tuple[float, float]:
 class _Planes:
     """Buffers for one chunk of slices, reused for the next chunk; rows are (slice, view), columns are images."""
 
-    def __init__(self, projections: torch.Tensor, num_slices: int, harmonics: _Harmonics, spacing: float) -> None:
+    def __init__(self, projections: torch.Tensor, harmonics: _Harmonics, spacing: float, num_slices: int) -> None:
         num_views, num_images, _ = projections.shape
         inner, stride, outer = harmonics.inner, harmonics.stride, harmonics.outer
         self.projected = projections.new_empty(num_slices, num_views * num_images)
@@ -118,8 +119,7 @@ class _Pass:
     def __init__(self, projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> None:
         self.num_views, self.num_images, _ = projections.shape
         self.num_slices, self.num_knots = directions.shape[1], len(rule.knots)
-        self.projections, self.directions, self.rule = projections, directions, rule
-        self.rows = projections.flatten(0, 1)
+        self.rows, self.directions, self.rule = projections.flatten(0, 1), directions, rule
         # For the few numbers per slice whose rounding affects all images: double precision costs nothing there.
         self.exact = torch.float32 if projections.device.type == "mps" else torch.float64
         self.harmonics = _harmonics(self.num_knots, projections.device, self.exact)
@@ -129,10 +129,8 @@ class _Pass:
         self.spread = self.harmonics.combine.T.to(projections.dtype)
         samples = _CHUNK_SAMPLES_CPU if self.rows.device.type == "cpu" else _CHUNK_SAMPLES
         self.chunk_slices = min(self.num_slices, max(1, samples // max(1, self.num_views * self.num_images)))
-        self.planes = self._make_planes(self.chunk_slices)
-
-    def _make_planes(self, num_slices: int) -> _Planes:
-        return _Planes(self.projections, num_slices, self.harmonics, self.rule.spacing)
+        self.make_planes = functools.partial(_Planes, projections, self.harmonics, rule.spacing)
+        self.planes = self.make_planes(self.chunk_slices)
 
     def chunks(self) -> Iterator[slice]:
         """Slices of each chunk, after its planes were filled."""
@@ -141,7 +139,7 @@ class _Pass:
             size = chunk.stop - start
             if len(self.planes.projected) != size:  # the last chunk
                 del self.planes  # frees its memory before the next one is made
-                self.planes = self._make_planes(size)
+                self.planes = self.make_planes(size)
             self.planes.fill(self.rows, self.directions[:, chunk])
             yield chunk
 

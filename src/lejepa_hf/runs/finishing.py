@@ -18,10 +18,9 @@ from ..evaluation.projections import extract_projections
 from ..evaluation.protocols.knn import nearest_vote
 from ..hub.export import export_encoder
 from ..hub.model_card import write_model_card
-from ..hub.pictures.confusion import draw_confusion
-from ..hub.pictures.embedding_map import draw_embeddings
-from ..hub.pictures.few_shot_curves import draw_few_shot
+from ..hub.pictures.accuracies import draw_few_shot
 from ..hub.pictures.gaussianity import draw_gaussianity
+from ..hub.pictures.held_out_classes import draw_confusion, draw_embeddings
 from ..hub.pictures.losses import draw_losses
 from ..hub.report import write_report
 from ..modeling_lejepa import LeJEPAForPreTraining

@@ -16,8 +16,7 @@ from ..evaluation.feature_extractor import FeatureExtractor
 from ..evaluation.patch_maps import enlarged_pixels, legible_patch_maps, principal_colours
 from ..evaluation.pixel_values import in_own_colours
 from ..evaluation.protocols.knn import nearest_neighbours
-from ..hub.pictures.neighbours import draw_neighbours
-from ..hub.pictures.patch_colours import draw_patch_maps
+from ..hub.pictures.image_grids import draw_neighbours, draw_patch_maps
 from ..system.run_folder import RunFolder
 from .recipe_sources import held_out_source, training_source
 from .recipes import Recipe

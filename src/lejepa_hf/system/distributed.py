@@ -65,18 +65,20 @@ def shared_temporary_folder() -> Iterator[Path]:
 
 
 class _Context(FunctionCtx):
-    num_parts: int
-    own: slice  # rows of this rank
+    factor: int
 
 
-class _LossSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: _Context, tensor: torch.Tensor) -> torch.Tensor:
-        return total_over_ranks(tensor)
+class _ScaledGradient(torch.autograd.Function):
+    """A value that is computed without gradients; `part` receives `factor` times its gradient."""
 
     @staticmethod
-    def backward(ctx: _Context, grad: torch.Tensor) -> torch.Tensor:
-        return grad * world_size()
+    def forward(ctx: _Context, part: torch.Tensor, value: torch.Tensor, factor: int) -> torch.Tensor:
+        ctx.factor = factor
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: _Context, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return grad * ctx.factor, None, None
 
 
 def sum_for_loss(tensor: torch.Tensor) -> torch.Tensor:
@@ -87,18 +89,7 @@ def sum_for_loss(tensor: torch.Tensor) -> torch.Tensor:
     parts. So each part passes back W times the incoming gradient, with no collective in backward: after averaging,
     parameters receive exactly the gradient of one process on the joined batch, also when ranks hold unequal batches.
     """
-    return _LossSum.apply(tensor) if world_size() > 1 else tensor
-
-
-class _LossSumOfParts(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: _Context, part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
-        ctx.num_parts = num_parts
-        return total.clone()
-
-    @staticmethod
-    def backward(ctx: _Context, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return grad * (world_size() * ctx.num_parts), None, None
+    return _ScaledGradient.apply(tensor, total_over_ranks(tensor), world_size()) if world_size() > 1 else tensor
 
 
 def sum_of_parts_for_loss(part: torch.Tensor, total: torch.Tensor, num_parts: int) -> torch.Tensor:
@@ -108,7 +99,7 @@ def sum_of_parts_for_loss(part: torch.Tensor, total: torch.Tensor, num_parts: in
     If gradients are averaged over W ranks and `num_parts` micro-batches, each part must pass back W times `num_parts`
     times the incoming gradient, so that the average is the sum of all parts' gradients.
     """
-    return _LossSumOfParts.apply(part, total, num_parts)
+    return _ScaledGradient.apply(part, total, world_size() * num_parts)
 
 
 def total_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
@@ -128,28 +119,19 @@ def stack_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return torch.stack(parts)
 
 
-class _GatheredForLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: _Context, tensor: torch.Tensor) -> torch.Tensor:
-        sizes = stack_over_ranks(torch.tensor(tensor.shape[1], device=tensor.device)).tolist()
-        padded = tensor.new_zeros(tensor.shape[0], max(sizes), *tensor.shape[2:])
-        padded[:, : tensor.shape[1]] = tensor
-        start = sum(sizes[: dist.get_rank()])
-        ctx.own = slice(start, start + tensor.shape[1])
-        parts = stack_over_ranks(padded)
-        return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
-
-    @staticmethod
-    def backward(ctx: _Context, grad: torch.Tensor) -> torch.Tensor:
-        return grad[:, ctx.own] * world_size()
-
-
 def gather_for_loss(tensor: torch.Tensor) -> torch.Tensor:
     """
     The images of all ranks in their order, for a loss that is not a function of sums: `(V, B, ...)`, where B may
     differ between ranks, becomes `(V, sum of B, ...)`. Gradients as in [`sum_for_loss`]; the host waits for the sizes.
     """
-    return _GatheredForLoss.apply(tensor) if world_size() > 1 else tensor
+    if world_size() == 1:
+        return tensor
+    sizes = stack_over_ranks(torch.tensor(tensor.shape[1], device=tensor.device)).tolist()
+    padded = tensor.new_zeros(tensor.shape[0], max(sizes), *tensor.shape[2:])
+    padded[:, : tensor.shape[1]] = tensor.detach()
+    parts = [part[:, :size] for part, size in zip(stack_over_ranks(padded), sizes, strict=True)]
+    parts[dist.get_rank()] = _ScaledGradient.apply(tensor, tensor.detach(), world_size())
+    return torch.cat(parts, dim=1)
 
 
 class AnyRank:
@@ -162,20 +144,17 @@ class AnyRank:
     def __init__(self) -> None:
         # A group of its own: the default one may belong to the devices, and its queue to the gradients.
         self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
-        self._sent: tuple[dist.Work | None, torch.Tensor] | None = None
+        self._sent: tuple[dist.Work | None, torch.Tensor] = None, torch.tensor([False])
 
     def __call__(self, holds: bool) -> bool:
         """Whether it held on any rank at the last call; with one rank, `holds`. All ranks must call equally often."""
         if not isinstance(self._group, dist.ProcessGroup):
             return holds
-        before, flag = self._sent, torch.tensor([holds], dtype=torch.uint8)
+        (work, before), flag = self._sent, torch.tensor([holds], dtype=torch.uint8)
         self._sent = dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True), flag
-        if before is None:
-            return False
-        work, flag = before
         if work is not None:
             work.wait()
-        return bool(flag)
+        return bool(before)
 
 
 def _is_sharded(tensor: torch.Tensor) -> "TypeGuard[DTensor]":

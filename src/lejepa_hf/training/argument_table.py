@@ -1,6 +1,6 @@
 """Which arguments of transformers are honoured, which are translated, and which are refused when they are given."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,7 @@ from .callbacks.held_out import MEASURES
 
 @dataclass(frozen=True)
 class Honoured:
-    """The argument does what transformers documents; `check` raises ValueError for values that cannot be honoured."""
-
-    check: Callable[[TrainingArguments], None] | None = None
+    """The argument does what transformers documents, if its value passes [`check_honoured`]."""
 
 
 @dataclass(frozen=True)
@@ -39,40 +37,6 @@ class Refused:
 Decision = Honoured | Translated | Refused
 
 _LOADER_SETTINGS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking")
-
-
-def _check_accelerator_config(args: TrainingArguments) -> None:
-    config = args.accelerator_config
-    assert isinstance(config, AcceleratorConfig)  # transformers has made it one
-    usual = {name: value for name, value in AcceleratorConfig().to_dict().items() if name in _LOADER_SETTINGS}
-    changed = [name for name, value in config.to_dict().items() if value != usual.get(name, value)]
-    if changed:
-        raise ValueError(
-            f"`accelerator_config` sets {', '.join(changed)}, which would have no effect: images are split over "
-            "processes without Accelerate's loader. Leave them out."
-        )
-    if "num_steps" in (config.gradient_accumulation_kwargs or {}):
-        raise ValueError("`accelerator_config` sets `num_steps`: use `gradient_accumulation_steps`.")
-
-
-def _check_metric(args: TrainingArguments) -> None:
-    name = args.metric_for_best_model
-    if name is not None and name.removeprefix("eval_") not in MEASURES:
-        raise ValueError(
-            f"`metric_for_best_model` must be one of {', '.join(MEASURES)}, which evaluations during training give, "
-            f"got {name!r}."
-        )
-
-
-def _check_evaluates(args: TrainingArguments) -> None:
-    if args.eval_strategy != IntervalStrategy.NO:
-        return
-    if args.save_strategy == SaveStrategy.BEST:
-        raise ValueError("`save_strategy` 'best' needs evaluations: set `eval_strategy` to 'steps' or 'epoch'.")
-    if args.do_eval:
-        raise ValueError("`do_eval` is true but `eval_strategy` is 'no': set it to 'steps' or 'epoch'.")
-
-
 _IN_STEPS = Translated("epochs become as many steps, `own_arguments`")
 _BACKBONE_ALONE = Translated("the backbone alone is compiled, `compile_if_requested`")
 _NO_TEXT = "there are no tokens or labels in pretraining on images"
@@ -89,7 +53,8 @@ _HONOURED = (
     *("logging_steps", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica", "disable_tqdm"),
     *("report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
     *("eval_steps", "eval_on_start", "save_steps", "save_only_model", "save_total_limit", "load_best_model_at_end"),
-    *("greater_is_better", "restore_callback_states_from_checkpoint", "seed", "data_seed", "full_determinism"),
+    *("do_eval", "metric_for_best_model", "greater_is_better", "seed", "data_seed", "full_determinism"),
+    *("restore_callback_states_from_checkpoint", "accelerator_config"),
     *("use_cpu", "skip_memory_metrics", "debug", "local_rank", "fsdp", "fsdp_config"),
     *("dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
     *("ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout"),
@@ -105,9 +70,6 @@ ARGUMENTS: dict[str, Decision] = {
         ("bf16_full_eval", "fp16_full_eval"), Refused("evaluations use the precision of training", (False,))
     ),
     **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), Refused("it is for language models", (False, None))),
-    "accelerator_config": Honoured(_check_accelerator_config),
-    "metric_for_best_model": Honoured(_check_metric),
-    "do_eval": Honoured(_check_evaluates),
     "num_train_epochs": Translated("passes over the images, as `max_steps` of the Trainer's own arguments"),
     "lr_scheduler_kwargs": Translated("the published end of the cosine for its type only, `fitting_kwargs`"),
     **dict.fromkeys(("logging_strategy", "eval_strategy", "save_strategy", "eval_delay"), _IN_STEPS),
@@ -169,6 +131,29 @@ def refuse_arguments(values: Mapping[str, Any], table: Mapping[str, Decision]) -
 
 def check_honoured(args: TrainingArguments) -> None:
     """Refuse values that cannot be honoured, after transformers has converted all of them."""
-    for decision in ARGUMENTS.values():
-        if isinstance(decision, Honoured) and decision.check is not None:
-            decision.check(args)
+    _check_accelerator_config(args.accelerator_config)
+    name = args.metric_for_best_model
+    if name is not None and name.removeprefix("eval_") not in MEASURES:
+        raise ValueError(
+            f"`metric_for_best_model` must be one of {', '.join(MEASURES)}, which evaluations during training give, "
+            f"got {name!r}."
+        )
+    if args.eval_strategy != IntervalStrategy.NO:
+        return
+    if args.save_strategy == SaveStrategy.BEST:
+        raise ValueError("`save_strategy` 'best' needs evaluations: set `eval_strategy` to 'steps' or 'epoch'.")
+    if args.do_eval:
+        raise ValueError("`do_eval` is true but `eval_strategy` is 'no': set it to 'steps' or 'epoch'.")
+
+
+def _check_accelerator_config(config: object) -> None:
+    assert isinstance(config, AcceleratorConfig)  # transformers has made it one
+    usual = {name: value for name, value in AcceleratorConfig().to_dict().items() if name in _LOADER_SETTINGS}
+    changed = [name for name, value in config.to_dict().items() if value != usual.get(name, value)]
+    if changed:
+        raise ValueError(
+            f"`accelerator_config` sets {', '.join(changed)}, which would have no effect: images are split over "
+            "processes without Accelerate's loader. Leave them out."
+        )
+    if "num_steps" in (config.gradient_accumulation_kwargs or {}):
+        raise ValueError("`accelerator_config` sets `num_steps`: use `gradient_accumulation_steps`.")

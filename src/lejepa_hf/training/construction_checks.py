@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence, Sized
 from contextlib import suppress
 from types import FunctionType
-from typing import Protocol, runtime_checkable
 
 from transformers import TrainerCallback, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
@@ -14,20 +13,11 @@ from ..data.decoding import DECODING_ERRORS
 from ..modeling_lejepa import LeJEPAForPreTraining
 
 
-@runtime_checkable
-class _HasColumns(Protocol):
-    """A dataset of `datasets`, which need not be installed."""
-
-    column_names: list[str] | None
-
-
 def check_kinds(model: object, collator: object, processor: object, recomputes_activations: bool) -> None:
     """Refuse models, collators and processors of other kinds, and backbones that cannot recompute activations."""
     if not isinstance(model, LeJEPAForPreTraining):
-        raise TypeError(
-            f"`model` must be a LeJEPAForPreTraining, got {type(model).__name__}: put a backbone into one with "
-            "`LeJEPAForPreTraining.from_pretrained_backbone` or `LeJEPAConfig(backbone_config=...)`."
-        )
+        way_out = "`LeJEPAForPreTraining.from_pretrained_backbone` or `LeJEPAConfig(backbone_config=...)`"
+        raise _wrong_kind("model", "a LeJEPAForPreTraining", model, f"put a backbone into one with {way_out}")
     backbone = model.encoder.backbone
     if recomputes_activations and not any(hasattr(m, "gradient_checkpointing") for m in backbone.modules()):
         raise ValueError(
@@ -35,14 +25,10 @@ def check_kinds(model: object, collator: object, processor: object, recomputes_a
             "out, and lower `per_device_train_batch_size` if memory is short."
         )
     if not isinstance(collator, MultiCropCollator):
-        raise TypeError(
-            f"`data_collator` must be a MultiCropCollator, got {_name(collator)}: pass one with a MultiCropTransform."
-        )
+        raise _wrong_kind("data_collator", "a MultiCropCollator", collator, "pass one with a MultiCropTransform")
     if processor is not None and not isinstance(processor, BaseImageProcessor):
-        raise TypeError(
-            f"`processing_class` must be an image processor, got {_name(processor)}: "
-            "`lejepa_hf.hub.export.build_processor` makes one."
-        )
+        way_out = "`lejepa_hf.hub.export.build_processor` makes one"
+        raise _wrong_kind("processing_class", "an image processor", processor, way_out)
 
 
 def check_images(dataset: object, global_batch: int) -> int | None:
@@ -102,17 +88,16 @@ def check_one_dataset(dataset: object, num_processes: int, image_column: str) ->
 
 
 def _check_rows(argument: str, dataset: object) -> None:
-    """Refuse what are not rows with numbers, a stream of `datasets` or a mixture."""
-    if isinstance(dataset, str | bytes) or not isinstance(dataset, Mixture | Sized | _HasColumns):
-        raise TypeError(
-            f"`{argument}` must be rows with an image, got {_name(dataset)}: pass the `dataset` of "
-            "`lejepa_hf.data.sources.load_source(name)`."
-        )
+    """Refuse what are not rows with numbers, a stream of `datasets`, which need not be installed, or a mixture."""
+    is_of_rows = isinstance(dataset, Mixture | Sized) or hasattr(dataset, "column_names")
+    if isinstance(dataset, str | bytes) or not is_of_rows:
+        way_out = "pass the `dataset` of `lejepa_hf.data.sources.load_source(name)`"
+        raise _wrong_kind(argument, "rows with an image", dataset, way_out)
 
 
 def _columns(dataset: object) -> list[str] | None:
     """Names of a dataset's columns, where its class does not know them those of the first row; None for a mixture."""
-    if isinstance(dataset, _HasColumns):
+    if hasattr(dataset, "column_names"):
         return dataset.column_names
     if not isinstance(dataset, Mixture):
         with suppress(*DECODING_ERRORS):  # broken images are counted later
@@ -144,6 +129,7 @@ def check_push(args: TrainingArguments, callbacks: Sequence[TrainerCallback | ty
         )
 
 
-def _name(value: object) -> str:
+def _wrong_kind(argument: str, wanted: str, value: object, way_out: str) -> TypeError:
     kind = value if isinstance(value, type) else type(value)
-    return f"the function {value.__name__}" if isinstance(value, FunctionType) else kind.__name__
+    name = f"the function {value.__name__}" if isinstance(value, FunctionType) else kind.__name__
+    return TypeError(f"`{argument}` must be {wanted}, got {name}: {way_out}.")

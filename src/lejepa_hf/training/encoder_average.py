@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerState
 
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
@@ -38,14 +39,14 @@ class EncoderAverage(StatefulCallback):
             for name, parameter in model.encoder.named_parameters()
         }
 
-    @torch.no_grad()
     def on_step_end(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Take in the weights of the step."""
         model = kwargs["model"]
         assert isinstance(model, LeJEPAForPreTraining)
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         averages = [local_part(average) for average in self._average.values()]
-        torch._foreach_lerp_(averages, [local_part(parameter) for parameter in model.encoder.parameters()], 1 - decay)
+        parameters = [local_part(parameter) for parameter in model.encoder.parameters()]
+        get_ema_multi_avg_fn(decay)(averages, parameters, None)
 
     def save_state(self, folder: Path) -> None:
         """Write the average as complete tensors; every rank calls this, the first one writes."""

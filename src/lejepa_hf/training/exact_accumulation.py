@@ -48,7 +48,8 @@ class ExactAccumulation:
         buffers = [buffer.clone() for buffer in self._model.buffers()]
         total = torch.zeros((), device=device)
         for batch in batches:
-            self._parts.append({"random": _random_state(device), "num_parts": len(batches)})
+            random = [generator.get_rng_state() for generator in _generators(device)]
+            self._parts.append({"random": random, "num_parts": len(batches)})
             total = total + forward(batch, sums_only=True).sums
         total = total_over_ranks(total)
         for buffer, before in zip(self._model.buffers(), buffers, strict=True):
@@ -59,16 +60,11 @@ class ExactAccumulation:
     def next_part(self, device: torch.device) -> dict[str, Any]:
         """`batch_sums` and `num_parts` for the second pass over the next micro-batch, in its first random state."""
         part = self._parts.pop(0)
-        _set_random_state(device, part.pop("random"))
+        for generator, state in zip(_generators(device), part.pop("random"), strict=True):
+            generator.set_rng_state(state)
         return part
 
 
-def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    on_device = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state()
-    return torch.get_rng_state(), on_device
-
-
-def _set_random_state(device: torch.device, state: tuple[torch.Tensor, torch.Tensor | None]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.get_device_module(device).set_rng_state(state[1])
+def _generators(device: torch.device) -> list[Any]:
+    """Modules that hold the random states from which a forward pass may draw."""
+    return [torch.random] if device.type == "cpu" else [torch.random, torch.get_device_module(device)]

@@ -1,6 +1,8 @@
 """MeasuringTrainer: a Trainer that measures its run: logged rows, held-out evaluations, a stop at NaN."""
 
 import math
+import time
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -14,7 +16,33 @@ from .callbacks.held_out import HeldOutImages
 from .callbacks.monitor import Monitor, MonitorCost
 from .checkpointing_trainer import CheckpointingTrainer
 from .finite_guard import FiniteGuard
-from .log_window import LogWindow
+
+
+class LogWindow:
+    """Losses, images and waiting time of this rank since the last logged row, without waiting for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.losses = torch.zeros(2, device=device)  # prediction loss and SIGReg, sums over micro-batches
+        self.micro_batches, self.images = 0, 0
+        self.waited = 0.0  # seconds, for data
+        self.start = time.perf_counter()  # put off by the time of what is not training, such as an evaluation
+
+    def add(self, prediction_loss: torch.Tensor, sigreg_loss: torch.Tensor, num_images: int) -> None:
+        """Add a micro-batch."""
+        self.losses += torch.stack([prediction_loss.detach(), sigreg_loss.detach()])
+        self.micro_batches += 1
+        self.images += num_images
+
+    def measure(self) -> dict[str, float]:
+        """`prediction_loss`, `sigreg_loss`, `images_per_second` and `data_wait_fraction` of this rank."""
+        elapsed = time.perf_counter() - self.start
+        prediction_loss, sigreg_loss = (self.losses / self.micro_batches).tolist()
+        return {
+            "prediction_loss": prediction_loss,
+            "sigreg_loss": sigreg_loss,
+            "images_per_second": self.images / elapsed,
+            "data_wait_fraction": self.waited / elapsed,
+        }
 
 
 class MeasuringTrainer(CheckpointingTrainer):
@@ -60,10 +88,11 @@ class MeasuringTrainer(CheckpointingTrainer):
             # Not compiled: batches of other sizes would each need a new graph.
             with self._cost, torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 images = self._held_out_images(eval_dataset)
-                found = images.measure(model, self._forward_held_out, self._prepare_inputs)
+                # Always the same directions: evaluations of a run are compared with each other.
+                found = images.measure(self.model, partial(self._forward, step=0))
         finally:
             model.train(was_training)
-        self._window.leave_out(self._cost.last)  # speed is that of training
+        self._window.start += self._cost.last  # speed is that of training
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(self._cost.last, 4)
         self.log(metrics)
@@ -76,10 +105,11 @@ class MeasuringTrainer(CheckpointingTrainer):
             "`predict` is not possible in pretraining: export the encoder, then `lejepa embed` or `evaluate_encoder`."
         )
 
-    def _forward_held_out(self, inputs: dict[str, torch.Tensor]) -> LeJEPAOutput:
-        # Always the same directions: evaluations of a run are compared with each other.
+    def _forward(self, inputs: dict[str, torch.Tensor], step: int, **kwargs: object) -> LeJEPAOutput:
+        """A forward pass outside of `training_step`, with the directions of a step."""
+        prepared = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
-            return self.model_wrapped(**inputs, step=0)
+            return self.model_wrapped(**prepared, step=step, **kwargs)
 
     def _held_out_images(self, dataset: object = None) -> HeldOutImages:
         """Held-out images, which are cut only once for the Trainer's own dataset."""
@@ -98,9 +128,9 @@ class MeasuringTrainer(CheckpointingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log a row; adds means over the steps since the last row and over ranks."""
         self._guard.check(wait=True)
-        if "loss" in logs and not self._window.is_empty:
+        if "loss" in logs and self._window.micro_batches:
             logs |= self._measure()
-            self._window.begin()
+            self._window = LogWindow(self.args.device)
         if "loss" in logs or "train_runtime" in logs:
             logs |= self._cost.measure()
         if self._num_images and self.state.epoch is not None:

@@ -22,12 +22,15 @@ class Preemption(TrainerCallback):
     def __init__(self) -> None:
         self.stopped = False
         self._received = False
-        self._any_rank: AnyRank | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within this context SIGTERM does not kill the process. Only in the main thread, as Python requires."""
+        """
+        Train within this context, which all ranks enter. SIGTERM does not kill the process there, if this is the main
+        thread, as Python requires.
+        """
         self.stopped = self._received = False
+        self._any_rank = AnyRank()
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -40,13 +43,9 @@ class Preemption(TrainerCallback):
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self._received = True
 
-    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
-        """Open the channel between processes."""
-        self._any_rank = AnyRank()
-
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Stop if any process has received the signal."""
         # The last step saves a checkpoint anyway, and the remaining time is better spent on the run's results.
-        if self._any_rank is not None and self._any_rank(self._received) and state.global_step < state.max_steps:
+        if self._any_rank(self._received) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
             logger.warning(f"SIGTERM: saving step {state.global_step} and stopping.")

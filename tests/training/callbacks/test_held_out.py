@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from monitored_run import RESNET, TRANSFORM, VIT, monitored, rows
+from monitored_run import RESNET, TRANSFORM, VIT, monitored, rows, without_batch_norm
 
 from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator
 from lejepa_hf.data.decoding import decode_image
@@ -38,21 +38,40 @@ def test_the_loss_is_that_of_training_on_the_same_views(tmp_path, backbone):
     found = trainer.evaluate()
     held_out = load_source("digits", "test").dataset
     chosen = np.random.default_rng([trainer.args.seed, 0, 0]).permutation(len(held_out))[:20].tolist()
-    losses, embeddings = [], []
+    predictions, sigreg, embeddings = [], [], []
     model = copy.deepcopy(trainer.model).train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    # Complete batches as in training: the last one is filled up with the first images, and weighs as its own four.
+    # Complete batches as in training: the last one is filled up with the first images. Its SIGReg weighs as its own
+    # four images, and the prediction loss is the mean over each image once.
     for part, new in ((chosen[:8], 8), (chosen[8:16], 8), (chosen[16:] + chosen[:4], 4)):
         batch = MultiCropCollator(TRANSFORM)([{**held_out[i], "epoch": 0, "index": i} for i in part])
         output = model(**trainer._prepare_inputs(batch), step=0)
-        losses.append(new / 20 * output.loss.item())
+        centres = output.projections[:2, :new].mean(0)
+        predictions += (output.projections[:, :new] - centres).square().mean((0, 2)).tolist()
+        sigreg.append(new / 20 * output.sigreg_loss.item())
         embeddings.append(output.embeddings[:2, :new].detach())
-    assert found["eval_loss"] == pytest.approx(sum(losses), rel=1e-5)
+    assert found["eval_prediction_loss"] == pytest.approx(sum(predictions) / 20, rel=1e-5)
+    assert found["eval_sigreg_loss"] == pytest.approx(sum(sigreg), rel=1e-5)
+    assert found["eval_loss"] == pytest.approx(0.95 * sum(predictions) / 20 + 0.05 * sum(sigreg), rel=1e-5)
     expected = rank_and_spread(torch.cat(embeddings, dim=1).flatten(0, 1))
     assert found["eval_effective_rank"] == pytest.approx(expected["effective_rank"], rel=1e-4)
     assert found["eval_embedding_spread"] == pytest.approx(expected["embedding_spread"], rel=1e-4)
+
+
+def test_the_prediction_loss_counts_each_held_out_image_once(tmp_path):
+    """Images that fill up the last batch used to be counted twice: 450 images in batches of 64 were 512."""
+    model = {"projector_norm": "layer"}  # without batch norm a loss of an image does not depend on its batch
+    trainer = monitored(tmp_path, VIT, "label", model=model, monitor_images=450, per_device_train_batch_size=64)
+    found = trainer.evaluate()
+    held_out = load_source("digits", "test").dataset
+    everyone = MultiCropCollator(TRANSFORM)([{**row, "epoch": 0, "index": i} for i, row in enumerate(held_out)])
+    with torch.no_grad():
+        projections = trainer.model.eval()(**trainer._prepare_inputs(everyone), step=0).projections
+    of_images = (projections - projections[:2].mean(0)).square().mean((0, 2))
+    assert len(of_images) == 450
+    assert found["eval_prediction_loss"] == pytest.approx(of_images.double().mean().item(), rel=1e-5)
 
 
 def test_knn_is_that_of_the_evaluation_protocol(tmp_path):
@@ -171,6 +190,8 @@ def test_one_held_out_dataset(tmp_path):
     assert trainer.evaluate(held_out.select(range(8)), metric_key_prefix="few").keys() >= {"few_loss", "few_knn_top1"}
 
 
-def test_two_processes_agree(two_processes):
+def test_two_processes_agree(tmp_path, two_processes):
     figures = json.loads(two_processes(Path(__file__).parents[2] / "monitored_run.py").strip().splitlines()[-1])
     assert {row["step"] for row in figures["figures"] if "eval_knn_top1" in row} == {2, 4, 6}
+    alone = without_batch_norm(tmp_path).evaluate()
+    assert figures["prediction_loss"] == pytest.approx(alone["eval_prediction_loss"], rel=1e-5)

@@ -1,4 +1,5 @@
 import io
+import json
 import logging
 import sys
 from types import SimpleNamespace
@@ -6,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from lejepa_hf.training.callbacks.progress import DataHint, ProgressBar
+from lejepa_hf.system.run_folder import RunFolder
+from lejepa_hf.training.callbacks.progress import DataHint, MetricsFile, ProgressBar
 
 
 def hints(caplog, fractions, workers: int = 2, device: str = "cuda", main_process: bool = True) -> list[str]:
@@ -48,3 +50,77 @@ def test_bar_shows_loss_speed_and_waiting(monkeypatch):
     bar.on_log(None, state, None, logs={"loss": 0.51234, "images_per_second": 812.4, "data_wait_fraction": 0.07})
     bar.on_train_end(None, state, None)
     assert "loss 0.5123, 812 images/s, 7% waiting for data" in shown.getvalue()
+
+
+def begin(path, step: int, main_process: bool = True) -> MetricsFile:
+    metrics = MetricsFile(RunFolder(path.parent))
+    state = TrainerState(global_step=step, is_world_process_zero=main_process)
+    metrics.on_train_begin(None, state, TrainerControl())
+    return metrics
+
+
+def log(metrics: MetricsFile, steps, main_process: bool = True, **values):
+    for step in steps:
+        state = TrainerState(global_step=step, is_world_process_zero=main_process)
+        metrics.on_log(None, state, TrainerControl(), logs={"loss": step / 8, **values})
+
+
+def steps_in(path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run" / "metrics.jsonl"
+
+
+def test_rows_are_appended(path):
+    metrics = begin(path, 0)
+    log(metrics, [10], prediction_loss=0.25)
+    log(metrics, [20])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"step": 10, "loss": 1.25, "prediction_loss": 0.25}, {"step": 20, "loss": 2.5}]
+
+
+def test_a_row_is_on_disk_as_soon_as_it_is_logged(path):
+    metrics = begin(path, 0)
+    for step in (1, 2, 3):
+        log(metrics, [step])
+        assert path.read_text().endswith("}\n")
+        assert steps_in(path)[-1] == step
+
+
+@pytest.mark.parametrize(("resume_at", "kept"), [(20, [10, 20]), (25, [10, 20]), (30, [10, 20, 30]), (5, [])])
+def test_a_resumed_run_drops_the_rows_it_repeats(path, resume_at, kept):
+    log(begin(path, 0), [10, 20, 30])
+    before = path.read_text().splitlines()
+    metrics = begin(path, resume_at)
+    assert path.read_text().splitlines() == before[: len(kept)]
+    log(metrics, [40])
+    assert steps_in(path) == [*kept, 40]
+
+
+@pytest.mark.parametrize("torn", ['{"step": 30, "loss": 3.', '{"step"', "{"])
+def test_a_line_torn_by_a_kill_is_dropped(path, torn):
+    log(begin(path, 0), [10, 20])
+    with path.open("a") as file:
+        file.write(torn)
+    log(begin(path, 30), [40])
+    assert steps_in(path) == [10, 20, 40]
+
+
+def test_a_fresh_run_starts_an_empty_file(path):
+    log(begin(path, 0), [0, 10, 20])  # something may be logged before the first step
+    log(begin(path, 0), [1])
+    assert steps_in(path) == [1]
+
+
+def test_only_the_main_process_writes(path):
+    log(begin(path, 0), [10, 20])
+    log(begin(path, 10, main_process=False), [30], main_process=False)
+    assert steps_in(path) == [10, 20]
+
+
+def test_an_empty_log_is_no_row(path):
+    begin(path, 0).on_log(None, TrainerState(global_step=1), TrainerControl(), logs={})
+    assert not path.exists()

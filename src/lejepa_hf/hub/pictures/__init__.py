@@ -1,1 +1,1 @@
-"""The pictures of a run, one file each; matplotlib is imported when the first one is drawn."""
+"""The pictures of a run; matplotlib is imported when the first one is drawn."""

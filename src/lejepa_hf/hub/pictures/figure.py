@@ -1,7 +1,7 @@
-"""What all pictures of a run share: colours, a new figure, saving it."""
+"""What all pictures of a run share: colours, a new figure with its axes, saving it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...system.durable_files import complete_file
 
@@ -23,11 +23,15 @@ STYLES = (
 )
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """A figure, its size in inches. Not pyplot's, which would choose a window system and stay open in a notebook."""
+def new_subplots(width: float, height: float, *grid: int, **options: Any) -> tuple["Figure", Any]:  # noqa: ANN401
+    """
+    A figure, its size in inches, and the axes that `Figure.subplots` makes of the other arguments. Not pyplot's, which
+    would choose a window system and stay open in a notebook.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(*grid, **options)
 
 
 def save_figure(figure: "Figure", path: Path) -> Path:

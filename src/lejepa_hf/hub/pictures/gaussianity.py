@@ -5,24 +5,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...evaluation.embedding_statistics import EmbeddingStatistics
 from ...system.run_folder import RunFolder
-from .figure import BLUE, ORANGE, new_figure, save_figure
+from .figure import BLUE, ORANGE, new_subplots, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ...evaluation.embedding_statistics import EmbeddingStatistics
-
 _MAX_LISTED_VIEWS = 8
 
 
-def draw_gaussianity(run: str | Path, statistics: "EmbeddingStatistics") -> Path:
+def draw_gaussianity(run: str | Path, statistics: EmbeddingStatistics) -> Path:
     """
     Write `pictures/gaussianity.png`, how Gaussian projections or embeddings are: slices beside N(0, 1), their
     quantiles, the covariance spectrum.
     """
-    figure = new_figure(10, 4)
-    left, middle, right = figure.subplots(1, 3)
+    figure, (left, middle, right) = new_subplots(10, 4, 1, 3)
     _draw_slices(left, statistics)
     _draw_quantiles(middle, statistics)
     _draw_spectrum(right, statistics)
@@ -41,7 +39,7 @@ def draw_gaussianity(run: str | Path, statistics: "EmbeddingStatistics") -> Path
     return save_figure(figure, RunFolder(run).picture("gaussianity"))
 
 
-def _draw_slices(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
+def _draw_slices(axes: "Axes", statistics: EmbeddingStatistics) -> None:
     worst, others = statistics.worst_slices[0], statistics.random_slices.numpy()
     limit = max(4.0, float(np.abs(worst.sample.numpy()).max()), float(np.abs(others).max()))
     bins = np.linspace(-limit, limit, 32).tolist()
@@ -57,7 +55,7 @@ def _draw_slices(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
     axes.legend(frameon=False, fontsize="small", loc="upper left")
 
 
-def _draw_quantiles(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
+def _draw_quantiles(axes: "Axes", statistics: EmbeddingStatistics) -> None:
     levels = statistics.quantile_levels
     normal = (2**0.5 * (2 * levels - 1).erfinv()).numpy()
     low, median, high = statistics.quantile_band.numpy()
@@ -70,7 +68,7 @@ def _draw_quantiles(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
     axes.legend(frameon=False, fontsize="small", loc="upper left")
 
 
-def _draw_spectrum(axes: "Axes", statistics: "EmbeddingStatistics") -> None:
+def _draw_spectrum(axes: "Axes", statistics: EmbeddingStatistics) -> None:
     eigenvalues = statistics.eigenvalues.numpy()
     present = eigenvalues[eigenvalues > 0]
     axes.plot(range(1, len(present) + 1), present, color=BLUE, marker="o", markersize=3, linewidth=1)

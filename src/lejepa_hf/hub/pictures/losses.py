@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ...system.run_folder import Row, RunFolder
-from .figure import BLUE, GRAY, ORANGE, new_figure, save_figure
+from .figure import BLUE, GRAY, ORANGE, new_subplots, save_figure
 
 _NULL_MEAN = 1.05  # SIGReg of Gaussian projections, with the published statistic
 
@@ -16,8 +16,7 @@ def draw_losses(run: str | Path) -> Path | None:
     rows, held_out = RunFolder(run).read_metrics(), RunFolder(run).read_held_out()
     if not rows:
         return None
-    figure = new_figure(10, 4)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_subplots(10, 4, 1, 2)
     steps = [row["step"] for row in rows]
     for axes, name, colour in ((left, "prediction_loss", BLUE), (right, "sigreg_loss", ORANGE)):
         axes.plot(steps, [row[name] for row in rows], color=colour, linewidth=2, label="training batches")

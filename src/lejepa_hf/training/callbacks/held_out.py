@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -19,7 +19,9 @@ from ...evaluation.embeddings.extraction import LabelledEmbeddings
 from ...evaluation.pixel_values import to_pixel_values
 from ...evaluation.protocols.knn import nearest_vote
 from ...evaluation.rank import rank_and_spread
+from ...losses.prediction import prediction_loss
 from ...model.batch_norm import batch_statistics
+from ...modeling_lejepa import LeJEPAForPreTraining
 from ...system.distributed import gather_for_loss, stack_over_ranks, total_over_ranks
 
 logger = logging.getLogger("lejepa_hf")
@@ -33,16 +35,18 @@ _CHUNK = 64  # rows cut at a time
 
 @dataclass
 class _PlainImages:
-    """Images without augmentation, `(N, C, H, W)` uint8, their labels, and the largest N of all ranks."""
+    """
+    Images without augmentation, `(M, C, H, W)` uint8, and the labels of the first of them, `(N,)`. M is the same on
+    all ranks, so that they call the model equally often: the largest N, reached by repeating images.
+    """
 
     pixels: torch.Tensor
     labels: torch.Tensor
-    most: int
 
 
 @dataclass
 class _Batch:
-    """Views of a complete batch: how many images of this rank are new in it, and its weight among all batches."""
+    """Views of a complete batch: how many images of this rank are new in it, and its weight in the mean of SIGReg."""
 
     views: dict[str, torch.Tensor]
     num_new: int
@@ -55,9 +59,10 @@ class HeldOutImages:
     all processes for 512 images of 224 pixels.
 
     Every image is evaluated. SIGReg grows with the batch, so all batches have the same size: if the images do not
-    divide evenly, the last batch is filled up with the first images. Their embeddings are counted once, and each batch
-    is weighted by the images that are new in it. Ranks may hold unequal numbers of images, but all of them make the
-    same number of forward passes, as DDP and FSDP require.
+    divide evenly, the last batch is filled up with the first images. The prediction loss and the embeddings count each
+    image once. SIGReg compares the distribution of a complete batch, so its mean is over batches, each weighted by the
+    images that are new in it. Ranks may hold unequal numbers of images, but all of them make the same number of
+    forward passes, as DDP and FSDP require.
 
     Views are cut by `collator` from at most `num_images` of `held_out` over all ranks. With the collator's
     `label_column` and a `processor`, k-NN searches for their neighbours among four times as many images of `train`.
@@ -75,8 +80,7 @@ class HeldOutImages:
         args: TrainingArguments,
     ) -> None:
         self.batch_size, self.device, self.processor = max(2, args.per_device_train_batch_size), args.device, processor
-        self._collator, self._seed = collator, args.seed
-        self._rank, self._world_size = args.process_index, args.world_size
+        self._collator, self._args = collator, args
         self.batches = self._view_batches(held_out, num_images)
         self.bank, self.queries = None, None
         if collator.label_column is not None and processor is not None:
@@ -90,20 +94,20 @@ class HeldOutImages:
         rows = EndlessRows(
             dataset,
             batch_size=1,
-            seed=self._seed,
-            rank=self._rank,
-            world_size=self._world_size,
+            seed=self._args.seed,
+            rank=self._args.process_index,
+            world_size=self._args.world_size,
             image_column=self._collator.image_column,
             shuffle_buffer_size=num_images,
         )
         first_epoch = takewhile(lambda row: row["epoch"] == 0, rows)
-        own = islice(first_epoch, len(range(self._rank, num_images, self._world_size)))
+        own = islice(first_epoch, len(range(self._args.process_index, num_images, self._args.world_size)))
         while chunk := list(islice(own, _CHUNK)):
             yield chunk
 
     def _numbers(self, number: int) -> list[int]:
         """This number on each rank."""
-        return [int(of_rank) for of_rank in stack_over_ranks(torch.tensor(number, device=self.device))]
+        return stack_over_ranks(torch.tensor(number, device=self.device)).tolist()
 
     def _view_batches(self, held_out: object, num_images: int) -> list[_Batch]:
         parts = [self._collator(chunk) for chunk in self._chunks(held_out, num_images)]
@@ -111,8 +115,8 @@ class HeldOutImages:
         numbers = self._numbers(number)
         if min(numbers) == 0 or sum(numbers) < 2:
             raise ValueError(
-                f"The held-out images are fewer than 2 or than the {self._world_size} processes: give more, or set "
-                "`eval_strategy: 'no'`."
+                f"The held-out images are fewer than 2 or than the {self._args.world_size} processes: give more, or "
+                "set `eval_strategy: 'no'`."
             )
         cut = [tensors_of_views(part) for part in parts]
         views = {name: torch.cat([part[name] for part in cut]) for name in cut[0]}
@@ -122,7 +126,7 @@ class HeldOutImages:
             chosen = torch.arange(begin, begin + size) % number  # after the last image come the first ones
             new = [min(max(of_rank - begin, 0), size) for of_rank in numbers]
             filled = {name: of[chosen] for name, of in views.items()}
-            batches.append(_Batch(filled, new[self._rank], sum(new) / sum(numbers)))
+            batches.append(_Batch(filled, new[self._args.process_index], sum(new) / sum(numbers)))
         return batches
 
     def _plain_images(self, dataset: object, num_images: int) -> _PlainImages | None:
@@ -134,12 +138,10 @@ class HeldOutImages:
                 label = row.get(str(self._collator.label_column))
                 if not isinstance(label, int) or label < 0:
                     continue
-                try:
+                with suppress(*DECODING_ERRORS):  # training counts broken images
                     value = row[self._collator.image_column]
                     images.append(decode_image(value, views.num_channels, views.pixel_range))
                     labels.append(label)
-                except DECODING_ERRORS:
-                    continue  # training counts broken images
             if images:
                 # Normalised on the device: as floats they would take four times the memory.
                 plain = {"do_rescale": False, "do_normalize": False}
@@ -148,54 +150,53 @@ class HeldOutImages:
         numbers = self._numbers(len(labels))
         if min(numbers) == 0 or sum(numbers) < 2:
             return None
-        return _PlainImages(torch.cat(pixels), torch.tensor(labels), max(2, *numbers))
+        # Never a single image in a forward pass, for which the losses are undefined.
+        repeated = torch.arange(max(2, *numbers)) % len(labels)
+        return _PlainImages(torch.cat(pixels)[repeated], torch.tensor(labels))
 
-    def measure(self, model: nn.Module, forward: Callable[..., Any], prepare: Callable[..., Any]) -> dict[str, float]:
+    def measure(self, model: LeJEPAForPreTraining, forward: Callable[..., Any]) -> dict[str, float]:
         """
-        Evaluate the model, in evaluation mode, without gradients, on all ranks: weighted means of the losses over
-        batches; rank and spread of global views; with labels `knn_top1`, in [0, 1]. `prepare` turns a batch of the
-        collator into the arguments of `forward`. Batch norm normalises views by their batch, as in training, so that
-        losses can be compared with those of training; for k-NN it uses its running statistics.
+        Evaluate the model, in evaluation mode, without gradients, on all ranks: `prediction_loss`, the mean over
+        images; `sigreg_loss`, the weighted mean over batches; `loss`, which joins both as in training; rank and spread
+        of global views; with labels `knn_top1`, in [0, 1]. `forward` calls the model with a batch of the collator.
+        Batch norm normalises views by their batch, as in training, so that losses can be compared with those of
+        training; for k-NN it uses its running statistics.
         """
-        losses, embeddings = [], []
+        num_global_views = self.batches[0].views[GLOBAL_VIEWS].shape[1]
+        sigreg, embeddings, projections = torch.zeros((), device=self.device), [], []
         with batch_statistics(model):
             for batch in self.batches:
-                output = forward(prepare(batch.views))
-                parts = torch.stack([output.loss, output.prediction_loss, output.sigreg_loss]).float()
-                losses.append(batch.weight * parts)
-                num_global_views = batch.views[GLOBAL_VIEWS].shape[1]
-                embeddings.append(output.embeddings[:num_global_views, : batch.num_new].float().transpose(0, 1))
-        numbers = dict(zip(MEASURES[:3], torch.stack(losses).sum(0).tolist(), strict=True))
-        found = rank_and_spread(self._of_all_ranks(torch.cat(embeddings)).flatten(0, 1))
+                output = forward(batch.views)
+                sigreg += batch.weight * output.sigreg_loss
+                embeddings.append(output.embeddings[:num_global_views, : batch.num_new].float())
+                projections.append(output.projections[:, : batch.num_new])
+        prediction = prediction_loss(torch.cat(projections, dim=1), num_global_views)
+        weight = model.config.sigreg_weight
+        losses = torch.stack([(1 - weight) * prediction + weight * sigreg, prediction, sigreg])
+        numbers = dict(zip(MEASURES[:3], losses.tolist(), strict=True))
+        found = rank_and_spread(gather_for_loss(torch.cat(embeddings, dim=1)).transpose(0, 1).flatten(0, 1))
         numbers |= {name: found[name] for name in ("effective_rank", "embedding_spread")}
         if self.bank is not None and self.queries is not None:
             numbers["knn_top1"] = self._knn(self.bank, self.queries, forward)
         return numbers
 
-    def _of_all_ranks(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of all ranks, which may have different numbers of rows."""
-        return gather_for_loss(rows[None])[0]
-
     def _knn(self, bank_images: _PlainImages, query_images: _PlainImages, forward: Callable[..., Any]) -> float:
         bank, queries = self._embed(bank_images, forward), self._embed(query_images, forward)
-        everyone = LabelledEmbeddings(
-            self._of_all_ranks(bank.embeddings).cpu(), self._of_all_ranks(bank.labels.to(self.device)).cpu()
-        )
-        hits = nearest_vote(everyone, LabelledEmbeddings(queries.embeddings.cpu(), queries.labels)) == queries.labels
+        bank, labels = (gather_for_loss(rows[None])[0].cpu() for rows in (bank, bank_images.labels.to(self.device)))
+        found = nearest_vote(LabelledEmbeddings(bank, labels), LabelledEmbeddings(queries.cpu(), query_images.labels))
+        hits = found == query_images.labels
         total, number = total_over_ranks(torch.tensor([hits.sum(), len(hits)], device=self.device)).tolist()
         return total / number
 
-    def _embed(self, images: _PlainImages, forward: Callable[..., Any]) -> LabelledEmbeddings:
-        settings = {} if self.processor is None else self.processor.to_dict()
+    def _embed(self, images: _PlainImages, forward: Callable[..., Any]) -> torch.Tensor:
+        assert self.processor is not None
+        settings = self.processor.to_dict()
         mean = torch.tensor(settings["image_mean"], device=self.device)[:, None, None]
         std = torch.tensor(settings["image_std"], device=self.device)[:, None, None]
-        number = len(images.labels)
-        # As many as the rank with most images has, so that all ranks call the model equally often.
-        chosen = torch.arange(images.most) % number
         embeddings = []
-        # Parts of about a batch, never a single image, for which the losses are undefined. The complete model is
-        # called, with one global view, because FSDP gathers weights only in its forward pass.
-        for part in chosen.tensor_split(max(1, images.most // self.batch_size)):
-            pixels = (images.pixels[part].to(self.device).float() * settings["rescale_factor"] - mean) / std
+        # Parts of about a batch. The complete model is called, with one global view, because FSDP gathers weights only
+        # in its forward pass.
+        for part in images.pixels.tensor_split(max(1, len(images.pixels) // self.batch_size)):
+            pixels = (part.to(self.device).float() * settings["rescale_factor"] - mean) / std
             embeddings.append(forward({GLOBAL_VIEWS: pixels[:, None]}).embeddings[0].float())
-        return LabelledEmbeddings(torch.cat(embeddings)[:number], images.labels)
+        return torch.cat(embeddings)[: len(images.labels)]

@@ -1,11 +1,14 @@
-"""What a run shows while it trains: the progress bar, the row of the last step, and a hint if it waits for data."""
+"""What a run reports while it trains: progress bar, `metrics.jsonl`, last row, and a hint if it waits for data."""
 
+import json
 import logging
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from ...system.devices import cores_of_this_process
+from ...system.durable_files import write_text
+from ...system.run_folder import RunFolder
 from .monitor import Row
 
 logger = logging.getLogger("lejepa_hf")
@@ -26,6 +29,29 @@ class ProgressBar(ProgressCallback):
                 f"loss {logs['loss']:.4g}, {logs['images_per_second']:.0f} images/s, "
                 f"{logs['data_wait_fraction']:.0%} waiting for data"
             )
+
+
+class MetricsFile(TrainerCallback):
+    """Writes every logged row to a file; a resumed run first drops the rows of the steps that it will repeat."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
+        """Drop the rows after the step at which the run continues, and a line that was cut short."""
+        if state.is_world_process_zero and self.run.metrics.exists():
+            rows = self.run.read_rows() if state.global_step else []
+            kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
+            write_text(self.run.metrics, "".join(kept))
+
+    def on_log(
+        self, args: object, state: TrainerState, control: object, logs: Row | None = None, **kwargs: object
+    ) -> None:
+        """Append the row."""
+        if state.is_world_process_zero and logs:
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            with self.run.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
 class LastRow(TrainerCallback):
@@ -50,13 +76,13 @@ class DataHint(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: object, logs: Row | None = None, **kwargs: object
     ) -> None:
         """Warn at the third row that waited too long."""
-        if not state.is_world_process_zero or not logs or "data_wait_fraction" not in logs:
+        waited = (logs or {}).get("data_wait_fraction", 0.0)
+        if not state.is_world_process_zero or waited <= _TOLERATED_WAIT:
             return
-        self._windows += logs["data_wait_fraction"] > _TOLERATED_WAIT
-        # In the first steps workers start and buffers fill.
-        if logs["data_wait_fraction"] > _TOLERATED_WAIT and self._windows == 3:
+        self._windows += 1
+        if self._windows == 3:  # in the first steps workers start and buffers fill
             logger.warning(
-                f"{logs['data_wait_fraction']:.0%} of the time is spent waiting for data (`data_wait_fraction`). "
+                f"{waited:.0%} of the time is spent waiting for data (`data_wait_fraction`). "
                 + _remedy(args.dataloader_num_workers, cores_of_this_process(), args.device.type)
             )
 

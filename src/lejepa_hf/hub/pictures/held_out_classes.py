@@ -1,4 +1,4 @@
-"""The confusion matrix of held-out images."""
+"""Held-out images by class: a map of their embeddings, and the confusion matrix of their classification."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,13 +7,43 @@ import numpy as np
 import torch
 
 from ...system.run_folder import RunFolder
-from .figure import ORANGE, new_figure, save_figure
+from .figure import ORANGE, new_subplots, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_NUMBERED = 20
 _NUM_LISTED = 12
+
+
+def draw_embeddings(
+    run: str | Path, embeddings: torch.Tensor, labels: torch.Tensor, class_names: list[str] | None
+) -> Path:
+    """
+    Write `pictures/embeddings.png`: the first 2,000 held-out embeddings `(num_images, dim)` in two dimensions by
+    t-SNE, coloured by labels that training never saw.
+    """
+    from matplotlib import colormaps
+    from sklearn.manifold import TSNE
+
+    shown, numbers = embeddings[:2000].numpy(), labels[:2000].numpy()
+    perplexity = min(30, (len(numbers) - 1) / 3)
+    points = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(shown)
+    figure, axes = new_subplots(7, 6)
+    classes = sorted(set(numbers.tolist()))
+    colours = colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
+    for number, label in enumerate(classes):
+        chosen = points[numbers == label]
+        name = class_names[label] if class_names else str(label)
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=16, color=colours(number), label=name, linewidths=0)
+        if len(classes) <= 30:
+            # One of the class's own points: the mean would lie between its clusters.
+            centre = min(chosen.tolist(), key=lambda point: (((chosen - point) ** 2).sum(1) ** 0.5).sum())
+            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "edgecolor": "none"}
+            axes.annotate(name, centre, ha="center", va="center", weight="bold", bbox=box)
+    axes.set(title="Held-out images by t-SNE of their embeddings, coloured by label", xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return save_figure(figure, RunFolder(run).picture("embeddings"))
 
 
 def draw_confusion(
@@ -30,8 +60,8 @@ def draw_confusion(
     accuracy = (labels == predictions).double().mean().item()
     is_numbered = len(classes) <= _MOST_NUMBERED
     side = max(4.5, 0.5 * len(classes) + 1.5) if is_numbered else 5.5
-    figure = new_figure(side, side) if is_numbered else new_figure(10, side)
-    axes, *others = figure.subplots(1, 1 if is_numbered else 2, squeeze=False)[0]
+    width, columns = (side, 1) if is_numbered else (10, 2)
+    figure, ((axes, *others),) = new_subplots(width, side, 1, columns, squeeze=False)
     axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     axes.set(xlabel="taken for", ylabel="true class", xticks=[], yticks=[])
     if is_numbered:

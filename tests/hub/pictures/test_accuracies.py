@@ -3,7 +3,7 @@ from dataclasses import replace
 from picture_checks import assert_is_a_picture
 from PIL import Image
 
-from lejepa_hf.hub.pictures.score_and_accuracy import draw_scores
+from lejepa_hf.hub.pictures.accuracies import draw_few_shot, draw_scores
 from lejepa_hf.runs.selection import Candidate
 
 LABELLED = [
@@ -12,6 +12,19 @@ LABELLED = [
     Candidate("b", 20, True, 0.1, 3.0, 0.4),
 ]
 UNLABELLED = [replace(one, knn_top1=None) for one in LABELLED]
+
+
+def test_few_shot_curves(tmp_path):
+    def row(best: float) -> dict[str, float]:
+        values = {f"eval_{k}shot_top1": best - 1 / (2 + number) for number, k in enumerate((1, 5, 10, "all"))}
+        return {"eval_knn_top1": 0.5} | values | {f"{name}_ci95": 0.03 for name in values}
+
+    path = draw_few_shot(tmp_path, {"encoder": row(1.0), "untrained": row(0.8), "pixels": row(0.7)})
+    assert_is_a_picture(path, tmp_path, "few_shot.png")
+    first = path.read_bytes()
+    assert draw_few_shot(tmp_path, {"encoder": row(0.9)}).read_bytes() != first
+    assert draw_few_shot(tmp_path, {"encoder": {"eval_knn_top1": 0.5}}) is None
+    assert draw_few_shot(tmp_path, {}) is None
 
 
 def draw(tmp_path, candidates: list[Candidate], title: str = "Rank correlation 1.00") -> bytes:
