@@ -1,5 +1,6 @@
 """InMemoryMetric: the base of our `evaluate` metrics, which neither needs the network nor writes a file."""
 
+import inspect
 import tempfile
 from abc import ABC, abstractmethod
 from typing import Any
@@ -16,9 +17,7 @@ class InMemoryMetric(evaluate.Metric, ABC):
     `evaluate.load` takes the first class of a file that is not abstract: this one has to be, for subclasses' files.
     """
 
-    summary: str
-    inputs: str  # what predictions and references are
-    columns: dict  # their types in Arrow
+    columns: dict  # types of predictions and references in Arrow; a subclass's docstring says what they are
 
     def __init__(self, **settings: object) -> None:
         if settings.get("num_process", 1) != 1:
@@ -28,8 +27,8 @@ class InMemoryMetric(evaluate.Metric, ABC):
             super().__init__(**{**settings, "keep_in_memory": True, "cache_dir": folder})
 
     def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(self.columns)
-        return evaluate.MetricInfo(self.summary, citation="", inputs_description=self.inputs, features=features)
+        about, features = inspect.cleandoc(type(self).__doc__ or ""), datasets.Features(self.columns)
+        return evaluate.MetricInfo(about, citation="", inputs_description=about, features=features)
 
     @abstractmethod
     def _compute(self, *inputs: Any, **settings: Any) -> dict[str, float]:  # noqa: ANN401

@@ -17,8 +17,6 @@ class RankingQuality(InMemoryMetric):
     `depths`, the k of recall.
     """
 
-    summary = "Recall at k and mean average precision of rankings."
-    inputs = "predictions: places of the relevant items, from 1; references: their number."
     columns = {"predictions": datasets.List(datasets.Value("int64")), "references": datasets.Value("int64")}
 
     def _compute(
