@@ -1,5 +1,7 @@
 """extract_embeddings: a frozen encoder and a labelled source -> embeddings, once for all protocols."""
 
+import hashlib
+import json
 import logging
 import os
 import zlib
@@ -19,7 +21,7 @@ from ...system.package_versions import installed_versions
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import check_class_numbers, map_style, select_rows
 from .image_batches import ImageBatch, image_batches, rows_from
-from .store import EmbeddingStore, locked, store_name
+from .store import EmbeddingStore, locked
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -133,12 +135,17 @@ def part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
 
 
 def _name_in_cache(extractor: FeatureExtractor, source: ImageSource) -> str | None:
-    """None for images without an identity."""
+    """Another name for each combination of what the embeddings depend on; None for images without an identity."""
     if source.fingerprint is None:
         return None
-    data = {"data": source.fingerprint, "columns": [source.image_column, source.label_column]}
-    files, versions = _state_of_files(source), installed_versions()
-    return store_name(**data, files=files, encoder=extractor.fingerprint(), versions=versions)
+    identity = {
+        "data": source.fingerprint,
+        "columns": [source.image_column, source.label_column],
+        "files": _state_of_files(source),
+        "encoder": extractor.fingerprint(),
+        "versions": installed_versions(),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _state_of_files(source: ImageSource) -> int:

@@ -1,6 +1,5 @@
 """EmbeddingStore: embeddings of a labelled source in files, appended in batches, mapped into memory when large."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -163,8 +162,3 @@ def locked(folder: Path) -> Iterator[None]:
 def default_cache() -> Path:
     """The default of the command line: a folder in `HF_HOME`, beside what is downloaded from the Hub."""
     return Path(HF_HOME) / "lejepa_hf" / "embeddings"
-
-
-def store_name(**identity: object) -> str:
-    """The folder of a store: 24 hexadecimal digits for each combination of values that the embeddings depend on."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
