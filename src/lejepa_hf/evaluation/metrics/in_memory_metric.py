@@ -3,7 +3,7 @@
 import inspect
 import tempfile
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
@@ -17,7 +17,11 @@ class InMemoryMetric(evaluate.Metric, ABC):
     `evaluate.load` takes the first class of a file that is not abstract: this one has to be, for subclasses' files.
     """
 
-    columns: dict  # types of predictions and references in Arrow; a subclass's docstring says what they are
+    # Types in Arrow: numbers for each prediction, one for its reference; a subclass may have others.
+    columns: ClassVar[dict] = {
+        "predictions": datasets.List(datasets.Value("int64")),
+        "references": datasets.Value("int64"),
+    }
 
     def __init__(self, **settings: object) -> None:
         if settings.get("num_process", 1) != 1:

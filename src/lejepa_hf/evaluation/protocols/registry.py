@@ -1,6 +1,6 @@
 """The protocols by name."""
 
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
@@ -20,8 +20,7 @@ PROTOCOLS = {
 
 def protocol_class(name: str) -> type[Protocol]:
     """The class of a protocol that is in `PROTOCOLS`."""
-    module, class_name = PROTOCOLS[name].split(".")
-    return getattr(importlib.import_module(f".{module}", __package__), class_name)
+    return pkgutil.resolve_name(f"{__package__}.{PROTOCOLS[name]}")
 
 
 def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = False) -> None:

@@ -90,7 +90,7 @@ class SegmentationMaps:
         numbers: list[int] = []
         for some_maps, some_masks, some_numbers in self._computed(np.arange(len(self)), _BATCH):
             size = 2 * (some_maps[0].numel() + some_masks[0].numel()) * len(self)
-            if size > _KEPT:
+            if size > _KEPT:  # known from the first batch on
                 logger.info(
                     f"{self._source.name}: feature maps would take {size / 2**30:.1f} GiB; they are computed again "
                     "for each pass."
