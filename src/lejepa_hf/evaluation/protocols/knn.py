@@ -63,12 +63,10 @@ def vote(cosines: torch.Tensor, labels: torch.Tensor, num_classes: int, temperat
     return torch.cat(best)
 
 
-def nearest_vote(
-    train: LabelledEmbeddings, test: LabelledEmbeddings, k: int = _DEFAULT_K, temperature: float = 0.07
-) -> torch.Tensor:
-    """Class numbers of test images by the vote of their nearest training images, see [`knn`]."""
-    cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(k, len(train.labels)))
-    return vote(cosines, train.labels[rows], count_classes(train.labels, test.labels), temperature)
+def nearest_vote(train: LabelledEmbeddings, test: LabelledEmbeddings) -> torch.Tensor:
+    """Class numbers of test images by the vote of their 20 nearest training images, as [`knn`] with its defaults."""
+    cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(_DEFAULT_K, len(train.labels)))
+    return vote(cosines, train.labels[rows], count_classes(train.labels, test.labels))
 
 
 def knn(
