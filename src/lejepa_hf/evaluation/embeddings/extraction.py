@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,8 +117,7 @@ def _fill(store: EmbeddingStore, extractor: FeatureExtractor, source: ImageSourc
             is_same = embedding.shape == features.shape and torch.allclose(embedding, features, 1e-3, 1e-5)
         return embedding if is_same else torch.cat([embedding, features], dim=1)
 
-    rows = rows_from(source, store.next_row)
-    for batch, features in embedded_batches(extractor, source, batch_size, rows, store.next_row, embed):
+    for batch, features in embedded_batches(extractor, source, batch_size, store.next_row, embed):
         check_class_numbers(batch.labels, source)  # those of a stream are only known now
         store.add(batch, features, dim)
     store.save(is_complete=True)
@@ -165,15 +164,14 @@ def embedded_batches(
     extractor: FeatureExtractor,
     source: ImageSource,
     batch_size: int,
-    rows: Iterable[dict] | None = None,
     start: int = 0,
     embed: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
     """
-    The batches of [`image_batches`], each with what `embed`, or `extractor` if missing, makes of its pixel values:
-    fp32, on the host; an empty tensor for a batch whose images are all broken.
+    The batches of [`image_batches`] from row `start` on, read by [`rows_from`], each with what `embed`, or `extractor`
+    if missing, makes of its pixel values: fp32, on the host; an empty tensor for a batch whose images are all broken.
     """
-    waiting, embed = None, embed or extractor
+    waiting, embed, rows = None, embed or extractor, rows_from(source, start)
     for batch in image_batches(source, batch_size, extractor.decode, extractor.preprocess, "embedding", rows, start):
         found = embed(batch.images) if batch.images is not None else torch.empty(0)
         # A batch is fetched after the next one was started, so that the device does not wait for the host.
