@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from lejepa_hf.evaluation.intervals import is_spread, over_draws, over_images, over_resamples, with_interval
+from lejepa_hf.evaluation.intervals import (
+    is_spread,
+    over_draws,
+    over_images,
+    over_resamples,
+    top_accuracies,
+    with_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +28,13 @@ def test_reaches_wilsons_farther_end(hits, number, farther_end):
     assert with_interval("top1", accuracy, number) == {
         "top1": accuracy, "top1_ci95": pytest.approx(farther_end, rel=1e-12),
     }  # fmt: skip
+
+
+def test_accuracies_of_guesses():
+    assert top_accuracies("eval_x", [[1], [0], [2], [2]], [1, 1, 2, 0]) == with_interval("eval_x_top1", 0.5, 4)
+    ranked = [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]]
+    expected = with_interval("eval_x_top1", 0.5, 2) | with_interval("eval_x_top5", 1.0, 2)
+    assert top_accuracies("eval_x", ranked, [0, 0]) == expected
 
 
 def test_interval_of_a_mean_over_images():

@@ -20,6 +20,19 @@ def with_interval(name: str, accuracy: float, num_images: int) -> dict[str, floa
     return {name: accuracy, name + INTERVAL: float(max(accuracy - ends.low, ends.high - accuracy))}
 
 
+def top_accuracies(name: str, best: Sequence[Sequence[int]], labels: Sequence[int]) -> dict[str, float]:
+    """
+    `<name>_top1`, and with at least five guesses per image `<name>_top5`, as in [`with_interval`]. `best` are the
+    classes guessed for each test image, best first, and `labels` the correct ones.
+    """
+    from .metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training can do without
+
+    results: dict[str, float] = {}
+    for top, accuracy in TopKAccuracy().compute(predictions=best, references=labels).items():
+        results |= with_interval(f"{name}_{top}", accuracy, len(labels))
+    return results
+
+
 def over_draws(name: str, accuracies: Sequence[float]) -> dict[str, float]:
     """
     The mean of at least two independent draws as `name`, half the width of its 95 % interval by Student's t as

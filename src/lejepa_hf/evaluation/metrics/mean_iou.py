@@ -16,8 +16,6 @@ class MeanIoU(InMemoryMetric):
     Classes that are neither present nor predicted anywhere do not count.
     """
 
-    summary = "Mean intersection over union, and the share of pixels classified correctly."
-    inputs = "predictions: (predicted, correctly predicted) pixels by class; references: pixels by class."
     columns = {
         "predictions": datasets.List(datasets.List(datasets.Value("int64"))),
         "references": datasets.List(datasets.Value("int64")),
