@@ -53,9 +53,11 @@ def test_interval_of_a_mean_is_students():
 
 
 def test_interval_over_resamples_is_that_of_their_spread():
-    draws = np.random.default_rng(0).normal(0.7, 0.1, 100_000)
-    found = over_resamples("miou", 0.71, draws)
-    assert found == {"miou": 0.71, "miou_ci95": pytest.approx(1.96 * 0.1, rel=0.02)}
+    values = np.random.default_rng(0).normal(0.7, 0.1, 400)
+    found = over_resamples("miou", lambda images: values[images].mean(), len(values))
+    assert found == {"miou": pytest.approx(values.mean()), "miou_ci95": pytest.approx(1.96 * 0.1 / 20, rel=0.1)}
+    assert found == over_resamples("miou", lambda images: values[images].mean(), len(values))
+    assert over_resamples("miou", lambda images: values[images].mean(), 1) == {"miou": values[0]}, "no interval of one"
     assert is_spread("miou_ci95")
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from tqdm.auto import tqdm
+from transformers import get_cosine_schedule_with_warmup
 
 from ...system.devices import default_device, threads_for
 from ..embeddings.extraction import LabelledEmbeddings
@@ -110,7 +110,7 @@ def _fit(
     probes = [_Probe(features.shape[1], num_classes, scale, device) for _ in rates]
     groups = [{"params": list(probe.parameters()), "lr": rate} for probe, rate in zip(probes, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
-    schedule = _warmup_and_cosine(optimizer, num_steps)
+    schedule = get_cosine_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
     generator = torch.Generator().manual_seed(seed)
     for _ in tqdm(range(num_steps), desc="linear probe", unit=" steps", leave=False):
         # Sorted, since features may be read from a disk.
@@ -122,15 +122,6 @@ def _fit(
         optimizer.step()
         schedule.step()
     return probes
-
-
-def _warmup_and_cosine(optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
-    """A tenth of the steps up to the peak, which the cosine then brings to 0."""
-    warmup = num_steps // 10
-    cosine = CosineAnnealingLR(optimizer, num_steps - warmup)
-    if not warmup:
-        return cosine
-    return SequentialLR(optimizer, [LinearLR(optimizer, 1 / warmup, total_iters=warmup - 1), cosine], [warmup])
 
 
 @torch.inference_mode()
