@@ -175,6 +175,25 @@ def test_untrained_baseline_has_no_random_pooler(tiny_vit, tmp_path, few_digits)
     assert rows[UNTRAINED] == knn(*(extract_embeddings(fresh, processor, source) for source in few_digits))
 
 
-def test_protocols_share_one_dict():
+def test_protocols_share_one_dict_and_are_logged_in_percent(caplog):
+    caplog.set_level("INFO", "lejepa_hf")
     parts = LabelledEmbeddings(torch.eye(4).repeat(3, 1), torch.arange(4).repeat(3))
-    assert run_protocols(parts, parts, ["knn"]) == knn(parts, parts)
+    assert run_protocols(parts, parts, ["knn"], "title") == knn(parts, parts)
+    assert caplog.messages[-1] == "title, knn: " + ", ".join(
+        f"{k} top1 100.0" for k in ("knn10", "knn", "knn100", "knn200")
+    )
+
+
+def test_table():
+    table = format_table(
+        {
+            "encoder": {"eval_knn_top1": 0.98765, "eval_1shot_top1": 0.5, "eval_1shot_top1_ci95": 0.0123},
+            "pixels": {"eval_knn_top1": 1.0, "eval_1shot_top1": 0.25, "eval_1shot_top1_ci95": 0.1},
+        }
+    )
+    assert table.splitlines() == [
+        "| frozen, held out, in % | encoder    | pixels      |",
+        "| ---------------------- | ---------- | ----------- |",
+        "| knn top1               | 98.8       | 100.0       |",
+        "| 1shot top1             | 50.0 ± 1.2 | 25.0 ± 10.0 |",
+    ]

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from lejepa_hf.evaluation.intervals import is_spread, over_draws, over_images, over_resamples, with_interval
+from lejepa_hf.evaluation.intervals import (
+    is_spread,
+    over_draws,
+    over_images,
+    over_resamples,
+    top_accuracies,
+    with_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +30,13 @@ def test_reaches_wilsons_farther_end(hits, number, farther_end):
     }  # fmt: skip
 
 
+def test_accuracies_of_guesses():
+    assert top_accuracies("eval_x", [[1], [0], [2], [2]], [1, 1, 2, 0]) == with_interval("eval_x_top1", 0.5, 4)
+    ranked = [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]]
+    expected = with_interval("eval_x_top1", 0.5, 2) | with_interval("eval_x_top5", 1.0, 2)
+    assert top_accuracies("eval_x", ranked, [0, 0]) == expected
+
+
 def test_interval_of_a_mean_over_images():
     found = over_images("map", [0.2, 0.5, 0.9])
     assert found == {"map": pytest.approx(1.6 / 3), "map_ci95": over_draws("map", [0.2, 0.5, 0.9])["map_ci95"]}
@@ -39,9 +53,11 @@ def test_interval_of_a_mean_is_students():
 
 
 def test_interval_over_resamples_is_that_of_their_spread():
-    draws = np.random.default_rng(0).normal(0.7, 0.1, 100_000)
-    found = over_resamples("miou", 0.71, draws)
-    assert found == {"miou": 0.71, "miou_ci95": pytest.approx(1.96 * 0.1, rel=0.02)}
+    values = np.random.default_rng(0).normal(0.7, 0.1, 400)
+    found = over_resamples("miou", lambda images: values[images].mean(), len(values))
+    assert found == {"miou": pytest.approx(values.mean()), "miou_ci95": pytest.approx(1.96 * 0.1 / 20, rel=0.1)}
+    assert found == over_resamples("miou", lambda images: values[images].mean(), len(values))
+    assert over_resamples("miou", lambda images: values[images].mean(), 1) == {"miou": values[0]}, "no interval of one"
     assert is_spread("miou_ci95")
 
 

@@ -6,7 +6,13 @@ from sklearn.decomposition import PCA
 from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.evaluation.feature_extractor import FeatureExtractor
-from lejepa_hf.evaluation.patch_maps import PrincipalColours, legible_patch_maps, patch_maps, principal_colours
+from lejepa_hf.evaluation.patch_maps import (
+    PrincipalColours,
+    class_attention,
+    legible_patch_maps,
+    patch_maps,
+    principal_colours,
+)
 from lejepa_hf.hub.export import build_processor
 
 
@@ -16,9 +22,10 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(image.numpy()) for image in pixels]
 
 
-def extractor_of(config) -> FeatureExtractor:
+def extractor_of(config: dict, **settings) -> FeatureExtractor:
     torch.manual_seed(0)
-    return FeatureExtractor(AutoModel.from_config(AutoConfig.for_model(**config)), build_processor(16, crop_ratio=1.0))
+    encoder = AutoModel.from_config(AutoConfig.for_model(**config), **settings)
+    return FeatureExtractor(encoder, build_processor(16, crop_ratio=1.0))
 
 
 @pytest.mark.parametrize("enlarge", [1, 3])
@@ -104,3 +111,46 @@ def test_features_of_few_dimensions(dim):
     assert colours[..., 1:].eq(0.5).all()
     assert colours[..., 0].unique().numel() > 10
     assert principal_colours(torch.ones(1, dim, 4, 4)).eq(0.5).all()
+
+
+REGISTERS = {"model_type": "dinov2_with_registers", "num_register_tokens": 3, "mlp_ratio": 2}
+
+
+@pytest.mark.parametrize("enlarge", [1, 2])
+@pytest.mark.parametrize(("more", "others"), [({}, 1), (REGISTERS, 4)])
+def test_what_transformers_says_of_the_last_block(tiny_vit, images, more, others, enlarge):
+    extractor = extractor_of(tiny_vit | more)
+    side = 4 * enlarge
+    found = class_attention(extractor, images, enlarge)
+    assert found.shape == (3, side, side)
+
+    eager = extractor_of(tiny_vit | more, attn_implementation="eager").encoder
+    size = {"height": 16 * enlarge, "width": 16 * enlarge}
+    pixels = extractor.processor(
+        images, return_tensors="pt", size={"shortest_edge": 16 * enlarge}, crop_size=size
+    ).pixel_values
+    kwargs = {} if more else {"interpolate_pos_encoding": True}
+    with torch.no_grad():
+        attentions = eager(pixels, output_attentions=True, **kwargs).attentions
+    expected = attentions[-1].mean(1)[:, 0, others:]
+    torch.testing.assert_close(found.flatten(1), expected)
+    assert not torch.allclose(expected, attentions[0].mean(1)[:, 0, others:])  # the blocks can be told apart
+
+
+def test_the_encoder_stays_as_it_was(tiny_vit, images):
+    extractor = extractor_of(tiny_vit)
+    before = patch_maps(extractor, images)
+    class_attention(extractor, images)
+    assert extractor.encoder.config._attn_implementation == "sdpa"
+    assert torch.equal(patch_maps(extractor, images), before)
+
+
+def test_where_there_is_none_to_see(tiny_vit, tiny_resnet, images):
+    assert class_attention(extractor_of(tiny_resnet), images) is None
+    assert class_attention(extractor_of(tiny_vit, attn_implementation="eager"), images) is None
+    no_class_token = tiny_vit | {"model_type": "siglip_vision_model"}
+    assert class_attention(extractor_of(no_class_token), images) is None
+    pytest.importorskip("timm")
+    arguments = {"img_size": 16, "patch_size": 4, "depth": 1}
+    timm = {"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_224", "model_args": arguments}
+    assert class_attention(extractor_of(timm), images) is None

@@ -18,13 +18,10 @@ from .embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from .embeddings.raw_pixels import raw_pixels
 from .encoder_loading import LoadedEncoder, load_encoder
 from .feature_extractor import FeatureExtractor
+from .intervals import INTERVAL, is_spread
 from .labelled_sources import check_pair, labelled_sources
-from .pixel_values import pixel_range
 from .protocols.protocol import OnEmbeddings, OnImages, Protocol
 from .protocols.registry import check_protocols, make_protocols
-from .results_table import format_figures, format_table
-
-__all__ = ["evaluate_encoder", "evaluate_with_baselines", "format_table", "load_encoder", "run_protocols"]
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -127,7 +124,7 @@ def evaluate_with_baselines(
         encoders[AVERAGED] = load_encoder(averaged)
     encoders[UNTRAINED] = untrained, processor
     embedded = {name: (extract_embeddings(*it, train), extract_embeddings(*it, test)) for name, it in encoders.items()}
-    channels, values = num_channels(model.config), pixel_range(processor)
+    channels, values = num_channels(model.config), getattr(processor, "pixel_range", None)
     embedded[PIXELS] = raw_pixels(train, channels, values), raw_pixels(test, channels, values)
     rows = {name: run_protocols(*pair, protocols, name) for name, pair in embedded.items()}
     return rows, embedded[ENCODER]
@@ -148,6 +145,36 @@ def run_protocols(
 
 
 def _log(title: str, results: dict[str, float]) -> None:
-    """At once, so that figures are not lost if a later protocol fails."""
+    """The figures in percent, at once, so that they are not lost if a later protocol fails."""
     if is_first_rank():
-        logger.info(f"{title}: {format_figures(results)}")
+        figures = [f"{_readable(key)} {100 * value:.1f}" for key, value in results.items() if not is_spread(key)]
+        logger.info(f"{title}: {', '.join(figures)}")
+
+
+def format_table(results: dict[str, dict[str, float]]) -> str:
+    """
+    Format results, by name of the column, as a Markdown table in percent: a line for each metric, with intervals
+    behind the figures.
+    """
+    names = list(next(iter(results.values())))
+    is_frozen = not any(name.startswith("eval_finetune") for name in names)
+    rows = [["frozen, held out, in %" if is_frozen else "held out, in %", *results]]
+    rows += [
+        [_readable(name), *(_cell(values, name) for values in results.values())]
+        for name in names
+        if not is_spread(name)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    )
+
+
+def _cell(values: dict[str, float], name: str) -> str:
+    interval = f" ± {100 * values[name + INTERVAL]:.1f}" if name + INTERVAL in values else ""
+    return f"{100 * values[name]:.1f}{interval}"
+
+
+def _readable(name: str) -> str:
+    return name.removeprefix("eval_").replace("_", " ")

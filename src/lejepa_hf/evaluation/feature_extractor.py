@@ -13,12 +13,12 @@ from transformers.utils import ModelOutput
 from ..data.decoding import DECODING_ERRORS, Encoded, decode_image
 from ..data.sources import ImageSource
 from ..model.architecture import forward_kwargs, native_image_size, num_channels
-from ..model.layers import count_layers, forward_layers, has_class_token, patch_tokens
+from ..model.layers import count_layers, feature_map, forward_layers, has_class_token, patch_tokens
 from ..model.pooling import pool
 from ..model.tracing import TRACING_ERRORS
 from ..system.error_text import reason_of
 from .embeddings.image_batches import rows_from
-from .pixel_values import height_and_width, pixel_range, to_pixel_values
+from .pixel_values import height_and_width, to_pixel_values
 
 _PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
 # Fields of a config that saving and loading change. The dtype is that of the weights.
@@ -58,11 +58,14 @@ class FeatureExtractor:
 
     def decode(self, value: Encoded) -> Image.Image | np.ndarray:
         """Decode a value of an image column for the encoder's channels, by [`~data.decoding.decode_image`]."""
-        return decode_image(value, num_channels(self.encoder.config), pixel_range(self.processor))
+        return decode_image(value, num_channels(self.encoder.config), getattr(self.processor, "pixel_range", None))
 
-    def preprocess(self, images: list) -> torch.Tensor:
-        """Decoded images -> pixel values of shape `(batch_size, num_channels, height, width)`, on the host."""
-        pixels = to_pixel_values(images, self.processor, num_channels(self.encoder.config))
+    def preprocess(self, images: list, **settings: object) -> torch.Tensor:
+        """
+        Decoded images -> pixel values of shape `(batch_size, num_channels, height, width)`, on the host. `settings`
+        are arguments of the processor.
+        """
+        pixels = to_pixel_values(images, self.processor, num_channels(self.encoder.config), **settings)
         return pixels.pin_memory() if self.encoder.device.type == "cuda" else pixels
 
     @torch.no_grad()
@@ -73,11 +76,14 @@ class FeatureExtractor:
             if self.pooling in ("auto", "pooler"):
                 outputs = self.encoder(pixels, **forward_kwargs(self.encoder))
                 return pool(outputs, self.resolved_pooling(outputs)).float()
-            states = forward_layers(self.encoder, pixels, self.num_layers)[1]
-            if self.pooling == "cls":
-                parts = [state[:, 0] for state in states]
-            else:
-                parts = [patch_tokens(self.encoder, state, height_and_width(pixels)).mean(1) for state in states]
+            return self._joined(forward_layers(self.encoder, pixels, self.num_layers)[1], self.pooling, pixels)
+
+    def _joined(self, states: list[torch.Tensor], pooling: str, pixels: torch.Tensor) -> torch.Tensor:
+        """The class tokens, or the means of the patches, of several layers."""
+        size = height_and_width(pixels)
+        parts = [
+            state[:, 0] if pooling == "cls" else patch_tokens(self.encoder, state, size).mean(1) for state in states
+        ]
         return torch.cat(parts, dim=1).float()
 
     @torch.no_grad()
@@ -90,7 +96,6 @@ class FeatureExtractor:
         patch tokens or of the feature map. Source: arXiv 2511.08544, experiment details.
         """
         pixels = pixels.to(self.encoder.device, self.encoder.dtype, non_blocking=True)
-        size = height_and_width(pixels)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
             try:
                 outputs, states = forward_layers(self.encoder, pixels, self._probe_layers)
@@ -98,11 +103,21 @@ class FeatureExtractor:
                 self._probe_layers = 1
                 outputs, states = forward_layers(self.encoder, pixels, 1)
             embedding = pool(outputs, self.resolved_pooling(outputs)).float()
-            if has_class_token(self.encoder, states[-1], size):
-                features = torch.cat([state[:, 0] for state in states], dim=1)
-            else:
-                features = patch_tokens(self.encoder, states[-1], size).mean(1)
-        return embedding, features.float()
+            if has_class_token(self.encoder, states[-1], height_and_width(pixels)):
+                return embedding, self._joined(states, "cls", pixels)
+            return embedding, self._joined(states[-1:], "patches", pixels)
+
+    @torch.no_grad()
+    def last_state(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixel values -> the state of the last layer, see [`~model.layers.forward_layers`]."""
+        return forward_layers(self.encoder, pixels.to(self.encoder.device, self.encoder.dtype), 1)[1][0]
+
+    def as_maps(self, state: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """
+        Tokens of all patches of `pixels`, or a feature map, -> maps `(batch_size, dim, rows, columns)`, fp32, on the
+        host, see [`~model.layers.feature_map`].
+        """
+        return feature_map(self.encoder, state, height_and_width(pixels)).float().cpu()
 
     def resolved_pooling(self, outputs: ModelOutput) -> str:
         """The pooling of these outputs of the encoder; of `auto` `"pooler"`, `"cls"` or `"mean"`."""
@@ -149,10 +164,12 @@ class FeatureExtractor:
         """Decode images until the first one that this encoder can take."""
         found: list[Exception] = []
         for row in islice(rows_from(source, 0), _TRIED):
-            error = self._refusal(row[source.image_column])
-            if error is None:
+            value = row[source.image_column]
+            try:
+                self.preprocess([self.decode(value)])
                 return
-            found.append(error)
+            except DECODING_ERRORS as error:
+                found.append(error)
         if found:
             raise ValueError(
                 f"`dataset` {source.name!r}: none of its first images, up to {_TRIED}, can be given to this "
@@ -164,13 +181,6 @@ class FeatureExtractor:
         self.try_one()
         for source in sources:
             self._try_source(source)
-
-    def _refusal(self, value: Encoded) -> Exception | None:
-        try:
-            self.preprocess([self.decode(value)])
-        except DECODING_ERRORS as error:
-            return error
-        return None
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits, a checksum of weights, config and preprocessing."""

@@ -1,11 +1,12 @@
 """Confidence intervals: how far a figure may be from that of all images of the kind that was measured."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 INTERVAL, SPREAD = "_ci95", "_std"
+_RESAMPLES = 1000
 
 
 def with_interval(name: str, accuracy: float, num_images: int) -> dict[str, float]:
@@ -18,6 +19,19 @@ def with_interval(name: str, accuracy: float, num_images: int) -> dict[str, floa
 
     ends = binomtest(round(accuracy * num_images), num_images).proportion_ci(0.95, method="wilson")
     return {name: accuracy, name + INTERVAL: float(max(accuracy - ends.low, ends.high - accuracy))}
+
+
+def top_accuracies(name: str, best: Sequence[Sequence[int]], labels: Sequence[int]) -> dict[str, float]:
+    """
+    `<name>_top1`, and with at least five guesses per image `<name>_top5`, as in [`with_interval`]. `best` are the
+    classes guessed for each test image, best first, and `labels` the correct ones.
+    """
+    from .metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training can do without
+
+    results: dict[str, float] = {}
+    for top, accuracy in TopKAccuracy().compute(predictions=best, references=labels).items():
+        results |= with_interval(f"{name}_{top}", accuracy, len(labels))
+    return results
 
 
 def over_draws(name: str, accuracies: Sequence[float]) -> dict[str, float]:
@@ -40,14 +54,23 @@ def over_images(name: str, values: Sequence[float]) -> dict[str, float]:
     return {key: found[key] for key in (name, name + INTERVAL)}
 
 
-def over_resamples(name: str, value: float, resampled: np.ndarray) -> dict[str, float]:
+def over_resamples(
+    name: str, figure: Callable[[np.ndarray], float], num_images: int, seed: int = 0
+) -> dict[str, float]:
     """
-    A figure as `name`, and as `<name>_ci95` half the distance from the 2.5 % to the 97.5 % quantile of its values on
-    test images that are drawn with replacement. The draws come from the caller, who can often compute all of them by
-    one product of matrices; `scipy.stats.bootstrap` would compute the figure once for each draw.
+    A figure of test images as `name`, and for two or more of them as `<name>_ci95` half the width of its 95 %
+    percentile interval over 1,000 bootstrap samples. `figure` computes it from the numbers of the images, below
+    `num_images`, that count; `seed` draws the samples.
     """
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return {name: value, name + INTERVAL: float(high - low) / 2}
+    from scipy.stats import bootstrap
+
+    images = np.arange(num_images)
+    found = {name: float(figure(images))}
+    if num_images > 1:
+        draws = bootstrap((images,), figure, vectorized=False, n_resamples=_RESAMPLES, method="percentile", rng=seed)
+        ends = draws.confidence_interval
+        found[name + INTERVAL] = float(ends.high - ends.low) / 2
+    return found
 
 
 def is_spread(name: str) -> bool:

@@ -1,20 +1,23 @@
-"""Patch features as maps of images, and three colours that show them."""
+"""Patch features and attention as maps of images, and three colours that show features."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
 
-from ..model.architecture import num_channels
-from ..model.layers import feature_map, forward_layers
+from ..model.layers import has_class_token
 from ..model.tracing import TRACING_ERRORS
 from ..system.error_text import reason_of
 from .feature_extractor import FeatureExtractor
-from .pixel_values import height_and_width, setting_of, to_pixel_values
+from .pixel_values import height_and_width
 
 _OUTLIERS = 0.02  # share of values left out at either end of a colour's scale: one odd patch would grey all others
 _ROWS_TO_SEE = 12  # rows of a legible map of patches
 MOST_ENLARGED = 4
+_RECORDING = "class_token_attention"  # name of the recording function among transformers' attention functions
 
 
 def patch_maps(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
@@ -28,10 +31,8 @@ def patch_maps(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> t
             images that are larger than those the encoder was trained on. A ValueError is raised if it cannot take
             images of that size, or its patches do not form a grid.
     """
-    encoder = extractor.encoder
     pixels = enlarged_pixels(extractor, images, enlarge)
-    state = forward_enlarged(encoder, pixels, enlarge)
-    return feature_map(encoder, state, height_and_width(pixels)).float().cpu()
+    return extractor.as_maps(_last_state(extractor, pixels, enlarge), pixels)
 
 
 def legible_patch_maps(extractor: FeatureExtractor, images: list) -> tuple[torch.Tensor, int]:
@@ -47,18 +48,13 @@ def legible_patch_maps(extractor: FeatureExtractor, images: list) -> tuple[torch
     return maps, 1
 
 
-@torch.no_grad()
-def forward_enlarged(encoder: PreTrainedModel, pixels: torch.Tensor, enlarge: int) -> torch.Tensor:
-    """
-    The last layer's state, as from [`~model.layers.forward_layers`], for [`enlarged_pixels`]; a ValueError that names
-    `enlarge` if the encoder cannot take images of that size.
-    """
+def _last_state(extractor: FeatureExtractor, pixels: torch.Tensor, enlarge: int) -> torch.Tensor:
     try:
-        return forward_layers(encoder, pixels.to(encoder.device, encoder.dtype), 1)[1][0]
+        return extractor.last_state(pixels)
     except TRACING_ERRORS as error:
-        rows, columns = pixels.shape[-2:]
+        kind, (rows, columns) = extractor.encoder.config.model_type, pixels.shape[-2:]
         raise ValueError(
-            f"`enlarge` {enlarge}: this {encoder.config.model_type} encoder does not accept images of {rows} x "
+            f"`enlarge` {enlarge}: this {kind} encoder does not accept images of {rows} x "
             f"{columns} pixels ({reason_of(error)}); choose 1."
         ) from error
 
@@ -70,13 +66,67 @@ def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1)
     """
     if enlarge < 1:
         raise ValueError(f"`enlarge` must be at least 1, got {enlarge}.")
-    processor = extractor.processor
     sizes: dict[str, dict[str, int]] = {}
     if enlarge > 1:
         for name in ("size", "crop_size"):
-            if sides := setting_of(processor, name):
+            if sides := getattr(extractor.processor, name, None):
                 sizes[name] = {side: enlarge * value for side, value in dict(sides).items() if value}
-    return to_pixel_values(images, processor, num_channels(extractor.encoder.config), **sizes)
+    return extractor.preprocess(images, **sizes)
+
+
+@torch.no_grad()
+def class_attention(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor | None:
+    """
+    Attention of the class token to the patches in the last block, averaged over heads, `(num_images, rows, columns)`,
+    fp32, on the host, for images as in [`patch_maps`]. What it pays to class and register
+    tokens is left out. None if the encoder has no class token, or its attention does not pass through transformers'
+    interface: convolutional networks, timm's models, BEiT and Swin among others.
+    """
+    encoder, pixels = extractor.encoder, enlarged_pixels(extractor, images, enlarge)
+    with _recorded(encoder) as attentions:
+        state = _last_state(extractor, pixels, enlarge)
+    if not attentions or attentions[-1].shape[-1] != state.shape[1]:
+        return None
+    if not has_class_token(encoder, state, height_and_width(pixels)):
+        return None
+    # A state with one feature, which is laid out over the image like any other.
+    return extractor.as_maps(attentions[-1].mean(1).transpose(1, 2), pixels)[:, 0]
+
+
+@contextmanager
+def _recorded(encoder: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """
+    Record the first token's attention in each block that runs, `(batch_size, heads, 1, num_tokens)`.
+
+    `output_attentions` would keep the attention of all tokens in all blocks: gigabytes for enlarged images.
+    """
+    recorded: list[torch.Tensor] = []
+    usual = encoder.config._attn_implementation
+    attention_of = AttentionInterface().get(usual)
+    if attention_of is None:  # "eager": the class computes attention itself
+        yield recorded
+        return
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if attention_mask is None:
+            scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+            logits = query[:, :, :1].float() @ key.transpose(2, 3).float() * scale
+            recorded.append(logits.softmax(-1))
+        return attention_of(module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register(_RECORDING, attend)
+    encoder.set_attn_implementation(_RECORDING)
+    try:
+        yield recorded
+    finally:
+        encoder.set_attn_implementation(usual)
 
 
 def principal_colours(maps: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """Decoded images -> pixel values, and back to colours that can be shown."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from transformers import BaseImageProcessor
@@ -28,16 +26,6 @@ def to_pixel_values(images: list, processor: BaseImageProcessor, num_channels: i
     return processor(images, return_tensors="pt", **settings)["pixel_values"]
 
 
-def setting_of(processor: BaseImageProcessor, name: str) -> Any:  # noqa: ANN401
-    """A setting from the processor's file, None if it has none of this name."""
-    return getattr(processor, name, None)
-
-
-def pixel_range(processor: BaseImageProcessor) -> list[float] | None:
-    """Values that stand for black and white in arrays and 16-bit images, if the processor's file has them."""
-    return setting_of(processor, "pixel_range")
-
-
 def height_and_width(pixel_values: Tensor) -> tuple[int, int]:
     """Height and width in pixels of a batch."""
     return pixel_values.shape[-2], pixel_values.shape[-1]
@@ -48,8 +36,8 @@ def in_own_colours(pixel_values: Tensor, processor: BaseImageProcessor) -> Tenso
     Undo the normalisation of pixel values `(..., C, H, W)`, if their processor has its mean and standard deviation: a
     normalised image looks tinted where its channels have different ones.
     """
-    mean, std = setting_of(processor, "image_mean"), setting_of(processor, "image_std")
-    if not mean or not std or setting_of(processor, "do_normalize") is False:
+    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    if not mean or not std or getattr(processor, "do_normalize", None) is False:
         return pixel_values
     mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (mean, std))
     return pixel_values * std + mean

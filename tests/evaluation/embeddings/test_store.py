@@ -14,7 +14,7 @@ from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embeddings import store as module
 from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
 from lejepa_hf.evaluation.embeddings.image_batches import ImageBatch
-from lejepa_hf.evaluation.embeddings.store import EmbeddingStore, store_name
+from lejepa_hf.evaluation.embeddings.store import EmbeddingStore
 from lejepa_hf.hub.export import build_processor
 
 
@@ -74,11 +74,6 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     (tmp_path / "features.f32").symlink_to("/dev/full")
     with pytest.raises(DataError, match=r"cannot be written to .*No space left.*`cache_dir`"):
         store.add(batch(0, 4), numbers(batch(0, 4)), dim=5)
-
-
-def test_names_tell_combinations_apart():
-    names = {store_name(data=data, weights=weights) for data in "ab" for weights in "xy"}
-    assert len(names) == 4 and store_name(weights="x", data="a") in names
 
 
 @pytest.fixture

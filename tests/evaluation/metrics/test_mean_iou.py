@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
-from lejepa_hf.evaluation.metrics.mean_iou import MeanIoU, count_pixels, miou_and_accuracy
+from lejepa_hf.evaluation.metrics.mean_iou import MeanIoU, count_pixels
 
 NUM_CLASSES = 6
 
@@ -47,14 +47,3 @@ def test_ignored_pixels_may_be_predicted_as_anything():
     mask = np.array([[0, 255, 1]])
     assert count_pixels(np.array([[0, 1, 1]]), mask, 2) == count_pixels(np.array([[0, 0, 1]]), mask, 2)
     assert count_pixels(np.array([[0, 1, 1]]), mask, 2) == ([[1, 1], [1, 1]], [1, 1])
-
-
-def test_images_may_be_weighted():
-    counts = [count_pixels(predicted, mask, NUM_CLASSES) for predicted, mask in images()]
-    pairs, there = np.array([pair for pair, _ in counts]), np.array([there for _, there in counts])
-    parts = pairs[..., 0], pairs[..., 1], there
-    drawn = miou_and_accuracy(*parts, np.array([[1, 1, 1], [2, 0, 1]]))
-    found, *_ = both(images())
-    assert drawn["miou"][0] == found["miou"]
-    twice = [part[[0, 0, 2]] for part in parts]
-    assert drawn["miou"][1] == pytest.approx(miou_and_accuracy(*twice, None)["miou"])

@@ -1,4 +1,3 @@
-import math
 import re
 import sys
 
@@ -104,20 +103,6 @@ def test_weights_hardly_decay():
     (probe,) = module._fit(images, torch.arange(50), [0.1], 1, 200, 10, seed=0)
     decay = 1 - probe[0].weight.min().item()
     assert 0 < decay < 1e-4
-
-
-@pytest.mark.parametrize("num_steps", [1, 9, 10, 300])
-def test_warmup_and_cosine(num_steps):
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.3)
-    schedule, warmup, rates = module._warmup_and_cosine(optimizer, num_steps), num_steps // 10, []
-    for _ in range(num_steps):
-        rates.append(optimizer.param_groups[0]["lr"] / 0.3)
-        optimizer.step()
-        schedule.step()
-    rising = [(step + 1) / warmup for step in range(warmup)]
-    falling = [0.5 + 0.5 * math.cos(math.pi * step / (num_steps - warmup)) for step in range(num_steps - warmup)]
-    assert rates == pytest.approx(rising + falling)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")

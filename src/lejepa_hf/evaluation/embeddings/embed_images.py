@@ -17,7 +17,6 @@ from ...data.sources import Built, ImageSource, load_source
 from ..encoder_loading import find_encoder, load_encoder
 from ..feature_extractor import FEATURE_POOLINGS, FeatureExtractor
 from .extraction import embedded_batches
-from .image_batches import rows_from
 from .resumable_parquet import ResumableParquet
 
 logger = logging.getLogger("lejepa_hf")
@@ -105,9 +104,8 @@ def embed_images(
     before, started = file.num_images, time.monotonic()
     if file.next_row:
         logger.warning(f"{out}: continuing with row {file.next_row}, {before} images are embedded already")
-    rows = rows_from(opened, file.next_row)
     try:
-        for batch, embeddings in embedded_batches(extractor, opened, batch_size, rows, file.next_row):
+        for batch, embeddings in embedded_batches(extractor, opened, batch_size, file.next_row):
             batch.paths = [_path_within(path, opened.name) for path in batch.paths]
             file.add(batch, embeddings)
     finally:

@@ -1,9 +1,11 @@
 """extract_embeddings: a frozen encoder and a labelled source -> embeddings, once for all protocols."""
 
+import hashlib
+import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from ...system.package_versions import installed_versions
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import check_class_numbers, map_style, select_rows
 from .image_batches import ImageBatch, image_batches, rows_from
-from .store import EmbeddingStore, locked, store_name
+from .store import EmbeddingStore, locked
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -115,8 +117,7 @@ def _fill(store: EmbeddingStore, extractor: FeatureExtractor, source: ImageSourc
             is_same = embedding.shape == features.shape and torch.allclose(embedding, features, 1e-3, 1e-5)
         return embedding if is_same else torch.cat([embedding, features], dim=1)
 
-    rows = rows_from(source, store.next_row)
-    for batch, features in embedded_batches(extractor, source, batch_size, rows, store.next_row, embed):
+    for batch, features in embedded_batches(extractor, source, batch_size, store.next_row, embed):
         check_class_numbers(batch.labels, source)  # those of a stream are only known now
         store.add(batch, features, dim)
     store.save(is_complete=True)
@@ -133,12 +134,17 @@ def part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
 
 
 def _name_in_cache(extractor: FeatureExtractor, source: ImageSource) -> str | None:
-    """None for images without an identity."""
+    """Another name for each combination of what the embeddings depend on; None for images without an identity."""
     if source.fingerprint is None:
         return None
-    data = {"data": source.fingerprint, "columns": [source.image_column, source.label_column]}
-    files, versions = _state_of_files(source), installed_versions()
-    return store_name(**data, files=files, encoder=extractor.fingerprint(), versions=versions)
+    identity = {
+        "data": source.fingerprint,
+        "columns": [source.image_column, source.label_column],
+        "files": _state_of_files(source),
+        "encoder": extractor.fingerprint(),
+        "versions": installed_versions(),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _state_of_files(source: ImageSource) -> int:
@@ -158,15 +164,14 @@ def embedded_batches(
     extractor: FeatureExtractor,
     source: ImageSource,
     batch_size: int,
-    rows: Iterable[dict] | None = None,
     start: int = 0,
     embed: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
     """
-    The batches of [`image_batches`], each with what `embed`, or `extractor` if missing, makes of its pixel values:
-    fp32, on the host; an empty tensor for a batch whose images are all broken.
+    The batches of [`image_batches`] from row `start` on, read by [`rows_from`], each with what `embed`, or `extractor`
+    if missing, makes of its pixel values: fp32, on the host; an empty tensor for a batch whose images are all broken.
     """
-    waiting, embed = None, embed or extractor
+    waiting, embed, rows = None, embed or extractor, rows_from(source, start)
     for batch in image_batches(source, batch_size, extractor.decode, extractor.preprocess, "embedding", rows, start):
         found = embed(batch.images) if batch.images is not None else torch.empty(0)
         # A batch is fetched after the next one was started, so that the device does not wait for the host.

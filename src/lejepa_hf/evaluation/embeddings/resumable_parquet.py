@@ -86,7 +86,8 @@ class ResumableParquet:
 
     def _begin_part(self, next_row: int) -> None:
         self.next_row, self._started = next_row, time.monotonic()
-        self._batches: list[tuple[ImageBatch, np.ndarray]] = []  # embeddings of shape (num_images, dim)
+        self._waiting: list[pa.Table] = []  # of the part that comes next
+        self._waiting_broken: dict[int, str] = {}
 
     def add(self, batch: ImageBatch, embeddings: torch.Tensor) -> None:
         """
@@ -106,39 +107,29 @@ class ResumableParquet:
             raise DataError(f"Row {batch.numbers[int(finite.argmin())]}: its embedding is not finite; {way_out}.")
         for number, reason in islice(batch.broken.items(), _NAMED - len(self.broken)):
             logger.warning(f"row {number} is left out, its image is broken: {reason}")
-        batch.images = None  # no longer needed
-        self._batches.append((batch, values))
+        of_images = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), self._kind.list_size)
+        columns = {"index": batch.numbers, "path": batch.paths, "label": batch.labels, "embedding": of_images}
+        wanted = {name: columns[name] for name in self.schema.names}
+        self._waiting.append(pa.table(wanted, schema=self.schema.remove_metadata()))
+        self._waiting_broken |= batch.broken
+        self._stop = batch.stop
         self._count(len(batch.broken), batch.broken)
         self.num_images += len(batch.numbers)
-        rows = sum(len(batch.numbers) for batch, _ in self._batches)
+        rows = sum(map(len, self._waiting))
         if rows >= self._rows_per_group or time.monotonic() - self._started >= self.seconds_per_part:
             self.write_part()
 
     def write_part(self) -> None:
         """Put everything added so far onto the disk."""
-        if not self._batches:
+        if not self._waiting:
             return
-        batches = [batch for batch, _ in self._batches]
-        broken = {number: reason for batch in batches for number, reason in batch.broken.items()}
-        named = dict(islice(broken.items(), _NAMED))
-        of_part = {"stop": batches[-1].stop, "num_broken": len(broken), "broken": named}
-        table = self._table().replace_schema_metadata({_PART: json.dumps(of_part)})
+        named = dict(islice(self._waiting_broken.items(), _NAMED))
+        of_part = {"stop": self._stop, "num_broken": len(self._waiting_broken), "broken": named}
+        table = pa.concat_tables(self._waiting).combine_chunks().replace_schema_metadata({_PART: json.dumps(of_part)})
         part = self.folder / f"part-{len(self._parts):05d}.parquet"
         self._write(part, table.schema, lambda writer: writer.write_table(table))
         self._parts.append(part)
-        self._begin_part(batches[-1].stop)
-
-    def _table(self) -> pa.Table:
-        batches = [batch for batch, _ in self._batches]
-        flat = pa.array(np.concatenate([values.ravel() for _, values in self._batches]))
-        columns = {
-            "index": [number for batch in batches for number in batch.numbers],
-            "path": [path for batch in batches for path in batch.paths],
-            "label": [label for batch in batches for label in batch.labels],
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, self._kind.list_size),
-        }
-        wanted = {name: columns[name] for name in self.schema.names}
-        return pa.table(wanted, schema=self.schema.remove_metadata())
+        self._begin_part(self._stop)
 
     def finish(self, metadata: dict) -> None:
         """

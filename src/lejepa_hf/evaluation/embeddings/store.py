@@ -1,13 +1,11 @@
 """EmbeddingStore: embeddings of a labelled source in files, appended in batches, mapped into memory when large."""
 
-import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -60,20 +58,16 @@ class EmbeddingStore:
         """
         if len(batch.numbers):
             self.dim, self.width = dim, features.shape[1]
-            with self._appending(_FEATURES) as file:
-                file.write(np.ascontiguousarray(features.numpy(), dtype=np.float32).data)
-            with self._appending(_LABELS) as file:
-                file.write(np.asarray(batch.labels, dtype=np.int64).data)
+            added = {_FEATURES: np.ascontiguousarray(features.numpy(), dtype=np.float32)}
+            added[_LABELS] = np.asarray(batch.labels, dtype=np.int64)
+            for name, values in added.items():
+                with self._explained(), (self.folder / name).open("ab") as file:
+                    file.write(values.data)
         self.num_images += len(batch.numbers)
         self.broken |= batch.broken
         self.next_row, self._since_save = batch.stop, self._since_save + 1
         if self._since_save >= _BATCHES_PER_SAVE:
             self.save()
-
-    @contextmanager
-    def _appending(self, name: str) -> Iterator[BinaryIO]:
-        with self._explained(), (self.folder / name).open("ab") as file:
-            yield file
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -114,17 +108,15 @@ class EmbeddingStore:
         Join the complete stores that several processes have written in these folders, in their order, and delete them.
         What a single process began here is overwritten.
         """
+        stores = [EmbeddingStore(folder) for folder in parts]
         for name in (_FEATURES, _LABELS):
-            (self.folder / name).open("wb").close()
-        self.num_images, self.broken = 0, {}
-        for folder in parts:
-            part = EmbeddingStore(folder)
-            for name in (_FEATURES, _LABELS):
-                with self._appending(name) as file, (folder / name).open("rb") as of_part:
-                    shutil.copyfileobj(of_part, file, 2**24)
-            self.dim, self.width = max(self.dim, part.dim), max(self.width, part.width)
-            self.num_images += part.num_images
-            self.broken |= part.broken
+            with self._explained(), (self.folder / name).open("wb") as file:
+                for folder in parts:
+                    with (folder / name).open("rb") as of_part:
+                        shutil.copyfileobj(of_part, file, 2**24)
+        self.dim, self.width = max(store.dim for store in stores), max(store.width for store in stores)
+        self.num_images = sum(store.num_images for store in stores)
+        self.broken = {row: reason for store in stores for row, reason in store.broken.items()}
         self.save(is_complete=True)
         for folder in parts:
             shutil.rmtree(folder)
@@ -163,8 +155,3 @@ def locked(folder: Path) -> Iterator[None]:
 def default_cache() -> Path:
     """The default of the command line: a folder in `HF_HOME`, beside what is downloaded from the Hub."""
     return Path(HF_HOME) / "lejepa_hf" / "embeddings"
-
-
-def store_name(**identity: object) -> str:
-    """The folder of a store: 24 hexadecimal digits for each combination of values that the embeddings depend on."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]

@@ -1,8 +1,9 @@
 """InMemoryMetric: the base of our `evaluate` metrics, which neither needs the network nor writes a file."""
 
+import inspect
 import tempfile
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
@@ -16,9 +17,11 @@ class InMemoryMetric(evaluate.Metric, ABC):
     `evaluate.load` takes the first class of a file that is not abstract: this one has to be, for subclasses' files.
     """
 
-    summary: str
-    inputs: str  # what predictions and references are
-    columns: dict  # their types in Arrow
+    # Types in Arrow: numbers for each prediction, one for its reference; a subclass may have others.
+    columns: ClassVar[dict] = {
+        "predictions": datasets.List(datasets.Value("int64")),
+        "references": datasets.Value("int64"),
+    }
 
     def __init__(self, **settings: object) -> None:
         if settings.get("num_process", 1) != 1:
@@ -28,8 +31,8 @@ class InMemoryMetric(evaluate.Metric, ABC):
             super().__init__(**{**settings, "keep_in_memory": True, "cache_dir": folder})
 
     def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(self.columns)
-        return evaluate.MetricInfo(self.summary, citation="", inputs_description=self.inputs, features=features)
+        about, features = inspect.cleandoc(type(self).__doc__ or ""), datasets.Features(self.columns)
+        return evaluate.MetricInfo(about, citation="", inputs_description=about, features=features)
 
     @abstractmethod
     def _compute(self, *inputs: Any, **settings: Any) -> dict[str, float]:  # noqa: ANN401

@@ -16,8 +16,6 @@ class MeanIoU(InMemoryMetric):
     Classes that are neither present nor predicted anywhere do not count.
     """
 
-    summary = "Mean intersection over union, and the share of pixels classified correctly."
-    inputs = "predictions: (predicted, correctly predicted) pixels by class; references: pixels by class."
     columns = {
         "predictions": datasets.List(datasets.List(datasets.Value("int64"))),
         "references": datasets.List(datasets.Value("int64")),
@@ -25,8 +23,7 @@ class MeanIoU(InMemoryMetric):
 
     def _compute(self, predictions: list[list[list[int]]], references: list[list[int]]) -> dict[str, float]:
         pairs, present = np.asarray(predictions), np.asarray(references)
-        found = miou_and_accuracy(pairs[..., 0], pairs[..., 1], present)
-        return {name: float(value) for name, value in found.items()}
+        return miou_and_accuracy(pairs[..., 0], pairs[..., 1], present)
 
 
 def count_pixels(
@@ -43,17 +40,13 @@ def count_pixels(
     return np.stack([as_class, correct], axis=1).tolist(), np.bincount(mask, minlength=num_classes).tolist()
 
 
-def miou_and_accuracy(
-    predicted: np.ndarray, correct: np.ndarray, present: np.ndarray, weights: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def miou_and_accuracy(predicted: np.ndarray, correct: np.ndarray, present: np.ndarray) -> dict[str, float]:
     """
     Compute both figures, in [0, 1], from the pixels predicted as each class, the correct ones of them, and the pixels
-    of each class in the masks, all of shape (images, classes). With weights of shape (draws, images), how often each
-    image counts in each draw, they are of shape (draws,).
+    of each class in the masks, all of shape (images, classes).
     """
-    counts = (predicted, correct, present)
-    predicted, correct, present = (part.sum(0) if weights is None else weights @ part for part in counts)
+    predicted, correct, present = (part.sum(0) for part in (predicted, correct, present))
     union = predicted + present - correct
-    is_counted = union > 0
-    miou = (correct / np.where(is_counted, union, 1)).sum(-1) / is_counted.sum(-1).clip(1)
-    return {"miou": miou, "accuracy": correct.sum(-1) / present.sum(-1).clip(1)}
+    counted = union > 0
+    miou = (correct[counted] / union[counted]).sum() / max(1, counted.sum())
+    return {"miou": float(miou), "accuracy": float(correct.sum() / max(1, present.sum()))}

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import datasets
-
 from .in_memory_metric import InMemoryMetric
 
 
@@ -16,10 +14,6 @@ class RankingQuality(InMemoryMetric):
     the numbers of items that are relevant to each query. Neither has the length of the ranking. `compute` takes
     `depths`, the k of recall.
     """
-
-    summary = "Recall at k and mean average precision of rankings."
-    inputs = "predictions: places of the relevant items, from 1; references: their number."
-    columns = {"predictions": datasets.List(datasets.Value("int64")), "references": datasets.Value("int64")}
 
     def _compute(
         self, predictions: list[list[int]], references: list[int], depths: Sequence[int] = (1, 5, 10)

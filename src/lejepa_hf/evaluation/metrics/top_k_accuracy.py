@@ -1,7 +1,5 @@
 """Top-k accuracy as an `evaluate` metric."""
 
-import datasets
-
 from .in_memory_metric import InMemoryMetric
 
 
@@ -11,10 +9,6 @@ class TopKAccuracy(InMemoryMetric):
 
     `predictions` are lists of class numbers, best first, not scores; `references` are class numbers.
     """
-
-    summary = "Share of references among the first k predictions."
-    inputs = "predictions: class numbers, best first; references: class numbers."
-    columns = {"predictions": datasets.List(datasets.Value("int64")), "references": datasets.Value("int64")}
 
     def _compute(self, predictions: list[list[int]], references: list[int]) -> dict[str, float]:
         ranks = [

@@ -28,10 +28,10 @@ from ...system.devices import cores_of_this_process
 from ...system.distributed import is_first_rank, process_index, world_size
 from ..embeddings.extraction import part_of
 from ..embeddings.image_batches import image_batches
+from ..encoder_loading import LoadedEncoder
 from ..feature_extractor import FeatureExtractor
-from ..intervals import with_interval
+from ..intervals import top_accuracies
 from ..labelled_sources import count_classes, map_style, select_rows
-from ..metrics.top_k_accuracy import TopKAccuracy
 from .protocol import OnImages, require_positive
 
 logger = logging.getLogger("lejepa_hf")
@@ -103,7 +103,7 @@ def fine_tune(
     Source: all settings are ours; arXiv 2511.08544 has no fine-tuning recipe that could be repeated.
     """
     num_classes = count_classes(*(np.asarray(map_style(source)[source.label_column]) for source in (train, test)))
-    number = len(map_style(train))
+    loaded, number = (encoder, processor), len(map_style(train))
     steps_an_epoch = math.ceil(number / _BATCH)
     num_steps = (num_epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))) * steps_an_epoch
     order = np.random.default_rng(seed).permutation(number)
@@ -113,39 +113,30 @@ def fine_tune(
     if len(learning_rates) > 1 and number_aside:
         found, num_tried = [], min(max(round(_TRIED_SHARE * num_steps), _LEAST_TRIED), _MOST_TRIED)
         for tried in learning_rates:
-            classifier = _fit(encoder, processor, others, num_classes, tried, num_tried, seed)
-            best, certainties, wanted = _predict(classifier, aside, 1)
-            hits = sum(one == [label] for one, label in zip(best, wanted, strict=True))
-            found.append((hits, sum(certainties)))
+            classifier = _fit(loaded, others, num_classes, tried, num_tried, seed)
+            predictions = _predict(classifier, aside, 1)
+            hits = sum(best == [label] for best, _, label in predictions)
+            found.append((hits, sum(certainty for _, certainty, _ in predictions)))
         rate = learning_rates[found.index(max(found))]
         if is_first_rank():
             logger.info(f"fine-tuning: learning rate {rate:g}, best of {len(found)} on {number_aside} training images")
-    classifier = _fit(encoder, processor, train, num_classes, rate, num_steps, seed)
-    best, _, wanted = _predict(classifier, test, min(5, num_classes))
-    if not wanted:
+    classifier = _fit(loaded, train, num_classes, rate, num_steps, seed)
+    predictions = _predict(classifier, test, min(5, num_classes))
+    if not predictions:
         raise DataError(f"{test.name}: none of its images can be read.")
-    results: dict[str, float] = {}
-    for name, value in TopKAccuracy().compute(predictions=best, references=wanted).items():
-        results |= with_interval(f"eval_finetune_{name}", value, len(wanted))
-    return results
+    return top_accuracies("eval_finetune", [best for best, *_ in predictions], [label for *_, label in predictions])
 
 
 def _fit(
-    encoder: PreTrainedModel,
-    processor: BaseImageProcessor,
-    train: ImageSource,
-    num_classes: int,
-    learning_rate: float,
-    num_steps: int,
-    seed: int,
+    loaded: LoadedEncoder, train: ImageSource, num_classes: int, learning_rate: float, num_steps: int, seed: int
 ) -> "_Classifier":
     with _global_rngs_kept(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        classifier = _Classifier(FeatureExtractor(copy.deepcopy(encoder), processor), num_classes)
+        classifier = _Classifier(FeatureExtractor(*copy.deepcopy(loaded)), num_classes)
         arguments = TrainingArguments(
             folder, max_steps=num_steps, learning_rate=learning_rate, weight_decay=0.05, warmup_steps=0.1,
             lr_scheduler_type="cosine", seed=seed, report_to="none", save_strategy="no", logging_strategy="no",
-            remove_unused_columns=False, use_cpu=encoder.device.type == "cpu",
+            remove_unused_columns=False, use_cpu=loaded[0].device.type == "cpu",
             ddp_find_unused_parameters=True,  # such as those of a pooler that the embedding does not use
         )  # fmt: skip
         # Without a launcher the Trainer uses all GPUs there are.
@@ -158,21 +149,18 @@ def _fit(
     return classifier.eval()
 
 
-def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> tuple[list, list[float], list[int]]:
-    """The best classes of all images that can be read, the log-probabilities of the correct one, the labels."""
+def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> list[tuple[list[int], float, int]]:
+    """Of each image that can be read the best classes, the log-probability of the correct one, and the label."""
     part, extractor = part_of(source, process_index(), world_size()), classifier.extractor
-    best: list[list[int]] = []
-    certainties: list[float] = []
-    wanted: list[int] = []
+    found: list[tuple[list[int], float, int]] = []
     for batch in image_batches(part, _BATCH, extractor.decode, extractor.preprocess, "fine-tuned"):
         if batch.images is not None:
             labels = torch.tensor(batch.labels)
             with torch.inference_mode():
                 logits = classifier(batch.images.to(classifier.head.weight.device))["logits"].float().cpu()
-            best += logits.topk(depth).indices.tolist()
-            certainties += (-F.cross_entropy(logits, labels, reduction="none")).tolist()
-            wanted += batch.labels
-    return gather_object(best), gather_object(certainties), gather_object(wanted)
+            best, losses = logits.topk(depth).indices, F.cross_entropy(logits, labels, reduction="none")
+            found += zip(best.tolist(), (-losses).tolist(), batch.labels, strict=True)
+    return gather_object(found)
 
 
 class _Classifier(nn.Module):

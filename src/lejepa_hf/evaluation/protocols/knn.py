@@ -7,23 +7,13 @@ from torch.nn import functional as F
 
 from ...system.devices import default_device
 from ..embeddings.extraction import LabelledEmbeddings
-from ..intervals import with_interval
+from ..intervals import top_accuracies
 from ..labelled_sources import count_classes
 from .protocol import OnEmbeddings
 
 # Blocks of the matrix of cosines: 64 MB at a time.
 _QUERIES, _BANK = 1024, 16384
 _DEFAULT_K = 20
-
-
-class Knn(OnEmbeddings):
-    """[`knn`] with its defaults."""
-
-    name = "knn"
-
-    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """Run [`knn`]."""
-        return knn(train, test)
 
 
 @torch.no_grad()
@@ -73,12 +63,10 @@ def vote(cosines: torch.Tensor, labels: torch.Tensor, num_classes: int, temperat
     return torch.cat(best)
 
 
-def nearest_vote(
-    train: LabelledEmbeddings, test: LabelledEmbeddings, k: int = _DEFAULT_K, temperature: float = 0.07
-) -> torch.Tensor:
-    """Class numbers of test images by the vote of their nearest training images, see [`knn`]."""
-    cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(k, len(train.labels)))
-    return vote(cosines, train.labels[rows], count_classes(train.labels, test.labels), temperature)
+def nearest_vote(train: LabelledEmbeddings, test: LabelledEmbeddings) -> torch.Tensor:
+    """Class numbers of test images by the vote of their 20 nearest training images, as [`knn`] with its defaults."""
+    cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(_DEFAULT_K, len(train.labels)))
+    return vote(cosines, train.labels[rows], count_classes(train.labels, test.labels))
 
 
 def knn(
@@ -104,14 +92,18 @@ def knn(
     Source: the protocol of Wu et al., arXiv 1805.01978, as used for DINO; the numbers of neighbours are DINO's. The
     LeJEPA paper has no k-NN.
     """
-    from ..metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training can do without
-
     cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(max(ks), len(train.labels)))
     labels, num_classes = train.labels[rows], count_classes(train.labels, test.labels)
     results: dict[str, float] = {}
     for k in ks:
         best = vote(cosines[:, :k], labels[:, :k], num_classes, temperature).unsqueeze(1)
-        top = TopKAccuracy().compute(predictions=best.tolist(), references=test.labels.tolist())
-        name = "eval_knn_top1" if k == _DEFAULT_K else f"eval_knn{k}_top1"
-        results |= with_interval(name, top["top1"], len(test.labels))
+        name = "eval_knn" if k == _DEFAULT_K else f"eval_knn{k}"
+        results |= top_accuracies(name, best.tolist(), test.labels.tolist())
     return results
+
+
+class Knn(OnEmbeddings):
+    """[`knn`] with its defaults."""
+
+    name = "knn"
+    run = staticmethod(knn)

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from tqdm.auto import tqdm
+from transformers import get_cosine_schedule_with_warmup
 
 from ...system.devices import default_device, threads_for
 from ..embeddings.extraction import LabelledEmbeddings
-from ..intervals import with_interval
+from ..intervals import top_accuracies
 from ..labelled_sources import count_classes
-from ..metrics.top_k_accuracy import TopKAccuracy
 from .protocol import OnEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
@@ -23,16 +22,6 @@ LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _WEIGHT_DECAY = 1e-6
 _MANY = 100_000  # images, from which on batches and steps are DINOv2's: 12,500 steps of 1,024 for ImageNet-1k
 _SAMPLE, _CHUNK = 10_000, 4096
-
-
-class Linear(OnEmbeddings):
-    """[`linear_probe`] with its defaults."""
-
-    name = "linear"
-
-    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """Run [`linear_probe`]."""
-        return linear_probe(train, test)
 
 
 def linear_probe(
@@ -79,25 +68,25 @@ def linear_probe(
             rate = learning_rates[found.index(max(found))]
             logger.info(f"linear probe: learning rate {rate:g}, best of {len(probes)} on {len(aside)} training images")
         (probe,) = _fit(train, torch.arange(number), [rate], num_classes, num_steps, batch_size, seed)
-    metric, depth = TopKAccuracy(), min(5, num_classes)
+    best: list[list[int]] = []
     for rows in torch.arange(len(test.labels)).split(_CHUNK):
-        best = _logits(probe, test, rows).topk(depth).indices
-        metric.add_batch(predictions=best.tolist(), references=test.labels[rows].tolist())
-    results: dict[str, float] = {}
-    for name, value in metric.compute().items():
-        results |= with_interval(f"eval_linear_{name}", value, len(test.labels))
-    return results
+        best += _logits(probe, test, rows).topk(min(5, num_classes)).indices.tolist()
+    return top_accuracies("eval_linear", best, test.labels.tolist())
+
+
+def layer_of_zeros(kind: type[nn.Module], *sizes: int) -> nn.Module:
+    """A layer of this kind whose parameters are 0; `kind` itself would draw its first ones from the global RNG."""
+    layer = nn.utils.skip_init(kind, *sizes)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 class _Probe(nn.Sequential):
     """LayerNorm and a linear layer of zeros, on features brought to one scale."""
 
     def __init__(self, dim: int, num_classes: int, scale: torch.Tensor, device: torch.device) -> None:
-        # `nn.Linear` itself would draw its first weights from the global RNG.
-        linear = nn.utils.skip_init(nn.Linear, dim, num_classes)
-        super().__init__(nn.LayerNorm(dim), linear)
-        for parameter in linear.parameters():
-            nn.init.zeros_(parameter)
+        super().__init__(nn.LayerNorm(dim), layer_of_zeros(nn.Linear, dim, num_classes))
         self.to(device)
         self.scale, self.device = scale.to(device), device
 
@@ -121,7 +110,7 @@ def _fit(
     probes = [_Probe(features.shape[1], num_classes, scale, device) for _ in rates]
     groups = [{"params": list(probe.parameters()), "lr": rate} for probe, rate in zip(probes, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
-    schedule = _warmup_and_cosine(optimizer, num_steps)
+    schedule = get_cosine_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
     generator = torch.Generator().manual_seed(seed)
     for _ in tqdm(range(num_steps), desc="linear probe", unit=" steps", leave=False):
         # Sorted, since features may be read from a disk.
@@ -133,15 +122,6 @@ def _fit(
         optimizer.step()
         schedule.step()
     return probes
-
-
-def _warmup_and_cosine(optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
-    """A tenth of the steps up to the peak, which the cosine then brings to 0."""
-    warmup = num_steps // 10
-    cosine = CosineAnnealingLR(optimizer, num_steps - warmup)
-    if not warmup:
-        return cosine
-    return SequentialLR(optimizer, [LinearLR(optimizer, 1 / warmup, total_iters=warmup - 1), cosine], [warmup])
 
 
 @torch.inference_mode()
@@ -157,3 +137,10 @@ def _hits_and_certainty(probe: _Probe, images: LabelledEmbeddings, rows: torch.T
         hits += int((logits.argmax(1) == labels).sum())
         certainty -= float(F.cross_entropy(logits, labels, reduction="sum"))
     return hits, certainty / len(rows)
+
+
+class Linear(OnEmbeddings):
+    """[`linear_probe`] with its defaults."""
+
+    name = "linear"
+    run = staticmethod(linear_probe)

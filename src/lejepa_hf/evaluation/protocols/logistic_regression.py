@@ -5,18 +5,8 @@ from typing import Any
 import numpy as np
 
 from ..embeddings.extraction import LabelledEmbeddings
-from ..intervals import with_interval
+from ..intervals import top_accuracies
 from .protocol import OnEmbeddings
-
-
-class Logistic(OnEmbeddings):
-    """[`logistic_regression`]."""
-
-    name = "logistic"
-
-    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """Run [`logistic_regression`]."""
-        return logistic_regression(train, test)
 
 
 def fit_logistic(embeddings: np.ndarray, labels: np.ndarray) -> Any:  # noqa: ANN401
@@ -36,8 +26,12 @@ def logistic_regression(train: LabelledEmbeddings, test: LabelledEmbeddings) -> 
     Logistic regression on all training images, see [`fit_logistic`]: `eval_logistic_top1` in [0, 1], and its interval,
     see [`with_interval`].
     """
-    from ..metrics.top_k_accuracy import TopKAccuracy
-
     guesses = fit_logistic(train.embeddings.numpy(), train.labels.numpy()).predict(test.embeddings.numpy())
-    top = TopKAccuracy().compute(predictions=guesses[:, None].tolist(), references=test.labels.tolist())
-    return with_interval("eval_logistic_top1", top["top1"], len(test.labels))
+    return top_accuracies("eval_logistic", guesses[:, None].tolist(), test.labels.tolist())
+
+
+class Logistic(OnEmbeddings):
+    """[`logistic_regression`]."""
+
+    name = "logistic"
+    run = staticmethod(logistic_regression)

@@ -1,6 +1,6 @@
 """The protocols by name."""
 
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
@@ -20,8 +20,7 @@ PROTOCOLS = {
 
 def protocol_class(name: str) -> type[Protocol]:
     """The class of a protocol that is in `PROTOCOLS`."""
-    module, class_name = PROTOCOLS[name].split(".")
-    return getattr(importlib.import_module(f".{module}", __package__), class_name)
+    return pkgutil.resolve_name(f"{__package__}.{PROTOCOLS[name]}")
 
 
 def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = False) -> None:
@@ -53,7 +52,7 @@ def make_protocols(protocols: Sequence[str | Protocol], settings: Mapping[str, o
     """
     check_protocols([protocol for protocol in protocols if isinstance(protocol, str)])
     given = {name: value for name, value in settings.items() if value is not None}
-    known = {name for protocol in PROTOCOLS if given for name in _settings_of(protocol_class(protocol))}
+    known = {field.name for protocol in PROTOCOLS if given for field in fields(protocol_class(protocol))}
     if unknown := sorted(given.keys() - known):
         raise ValueError(f"`{unknown[0]}` is not a setting of any protocol; known are {', '.join(sorted(known))}.")
     return [_make(protocol, given) if isinstance(protocol, str) else protocol for protocol in protocols]
@@ -61,8 +60,4 @@ def make_protocols(protocols: Sequence[str | Protocol], settings: Mapping[str, o
 
 def _make(name: str, given: dict[str, object]) -> Protocol:
     kind = protocol_class(name)
-    return kind(**{setting: given[setting] for setting in _settings_of(kind) if setting in given})
-
-
-def _settings_of(kind: type[Protocol]) -> list[str]:
-    return [field.name for field in fields(kind)]
+    return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})

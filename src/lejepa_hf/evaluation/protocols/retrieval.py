@@ -15,16 +15,6 @@ _BLOCK = 2**26  # cosines at a time; a query needs all of its own, since its ran
 _BANK = 16384
 
 
-class Retrieval(OnEmbeddings):
-    """[`retrieval`] with its defaults."""
-
-    name = "retrieval"
-
-    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """Run [`retrieval`]."""
-        return retrieval(train, test)
-
-
 def retrieval(
     train: LabelledEmbeddings, test: LabelledEmbeddings, depths: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float]:
@@ -76,3 +66,10 @@ def _places_of_relevant(train: LabelledEmbeddings, test: LabelledEmbeddings) -> 
         ranking = cosines.argsort(dim=1, descending=True, stable=True).cpu()
         is_relevant = train.labels[ranking] == wanted[:, None]
         yield [(of_query.nonzero().squeeze(1) + 1).tolist() for of_query in is_relevant]
+
+
+class Retrieval(OnEmbeddings):
+    """[`retrieval`] with its defaults."""
+
+    name = "retrieval"
+    run = staticmethod(retrieval)

@@ -17,6 +17,7 @@ from ...system.devices import default_device
 from ..feature_extractor import FeatureExtractor
 from ..intervals import over_resamples
 from ..metrics.mean_iou import MeanIoU, count_pixels, miou_and_accuracy
+from .linear_probe import layer_of_zeros
 from .protocol import OnImages, require_positive
 from .segmentation_maps import IGNORED, SegmentationMaps, find_classes, try_size
 
@@ -25,7 +26,6 @@ logger = logging.getLogger("lejepa_hf")
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _WEIGHT_DECAY = 1e-4
 _BATCH, _LEAST_STEPS, _LEAST_EPOCHS = 16, 600, 10
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -106,41 +106,33 @@ def segmentation(
     measured_on = SegmentationMaps(extractor, test, classes, side, fitted_on.scale)
     counts = _counts(head, measured_on.with_whole_masks(), len(classes))
     pairs, present = np.array(counts["predictions"]), np.array(counts["references"])
-    number = len(present)
-    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=_RESAMPLES)
-    resampled = miou_and_accuracy(pairs[..., 0], pairs[..., 1], present, draws)
     results: dict[str, float] = {}
-    for name, value in MeanIoU().compute(**counts).items():
-        results |= over_resamples(f"eval_segmentation_{name}", value, resampled[name])
+    for name in MeanIoU().compute(**counts):
+
+        def figure(images: np.ndarray, name: str = name) -> float:
+            return miou_and_accuracy(pairs[images, :, 0], pairs[images, :, 1], present[images])[name]
+
+        results |= over_resamples(f"eval_segmentation_{name}", figure, len(present), seed)
     return results
-
-
-class _Head(nn.Sequential):
-    """BatchNorm and a linear layer of zeros at each position."""
-
-    def __init__(self, dim: int, num_classes: int) -> None:
-        # `nn.Conv2d` itself would draw its first weights from the global RNG.
-        linear = nn.utils.skip_init(nn.Conv2d, dim, num_classes, 1)
-        super().__init__(nn.BatchNorm2d(dim), linear)
-        for parameter in linear.parameters():
-            nn.init.zeros_(parameter)
 
 
 def _fit(
     maps: SegmentationMaps, rows: np.ndarray, rates: Sequence[float], num_classes: int, epochs: int | None, seed: int
-) -> list[_Head]:
+) -> list[nn.Module]:
     """Heads that see the same batches of these rows, each with its own learning rate."""
     device, steps_an_epoch = default_device(), math.ceil(len(rows) / _BATCH)
     num_epochs = epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))
     num_steps = num_epochs * steps_an_epoch
     rng = np.random.default_rng([seed, 1])
-    heads: list[_Head] = []
+    heads: list[nn.Module] = []
     with tqdm(total=num_steps, desc="segmentation", unit=" steps", leave=False) as bar:
         for _ in range(num_epochs):
             for batch, masks in maps.batches(rng.permutation(rows), _BATCH):
                 batch, masks = batch.to(device), masks.to(device)
                 if not heads:
-                    heads = [_Head(batch.shape[1], num_classes).to(device) for _ in rates]
+                    dim = batch.shape[1]
+                    layers = [layer_of_zeros(nn.Conv2d, dim, num_classes, 1) for _ in rates]
+                    heads = [nn.Sequential(nn.BatchNorm2d(dim), layer).to(device) for layer in layers]
                     groups = [
                         {"params": list(head.parameters()), "lr": rate}
                         for head, rate in zip(heads, rates, strict=True)
@@ -160,7 +152,7 @@ def _fit(
 
 
 def _counts(
-    head: _Head, batches: Iterable[tuple[torch.Tensor, Iterable[torch.Tensor]]], num_classes: int
+    head: nn.Module, batches: Iterable[tuple[torch.Tensor, Iterable[torch.Tensor]]], num_classes: int
 ) -> dict[str, list]:
     """The counts of [`count_pixels`] of each image, as arguments of [`MeanIoU`]."""
     predictions, references = [], []

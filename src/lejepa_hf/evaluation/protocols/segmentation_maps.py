@@ -8,24 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BaseImageProcessor, PreTrainedModel
 
 from ...data.decoding import Encoded
 from ...data.errors import DataError
 from ...data.masks import decode_mask, resize_mask
 from ...data.sources import ImageSource
-from ...model.architecture import num_channels
-from ...model.layers import feature_map, forward_layers
 from ...model.tracing import TRACING_ERRORS
 from ...system.error_text import reason_of
 from ..embeddings.image_batches import image_batches
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import map_style, select_rows
-from ..pixel_values import height_and_width, to_pixel_values
 
 logger = logging.getLogger("lejepa_hf")
 
 IGNORED = -1
+_AS_THEY_ARE = {"do_resize": False, "do_center_crop": False}  # for images that have their final size
 _BATCH = 64  # images of a forward pass
 _KEPT = 2**30  # bytes
 _LARGEST_MASK = 512  # pixels on a side: logits of 150 classes at that size are 157 MB
@@ -88,22 +85,18 @@ class SegmentationMaps:
             yield maps, masks
 
     def _keep_if_small(self) -> None:
-        all_rows = np.arange(len(self))
-        first = next(self._computed(all_rows[:_BATCH], _BATCH), None)
-        if first is None and len(self) <= _BATCH:
-            raise DataError(f"{self._source.name}: none of its images and masks can be read.")
-        per_image = 0 if first is None else 2 * (first[0][0].numel() + first[1][0].numel())
-        if per_image * len(self) > _KEPT:
-            logger.info(
-                f"{self._source.name}: feature maps would take {per_image * len(self) / 2**30:.1f} GiB; they are "
-                "computed again for each pass."
-            )
-            self._is_too_large = True
-            return
         maps: list[torch.Tensor] = []
         masks: list[torch.Tensor] = []
         numbers: list[int] = []
-        for some_maps, some_masks, some_numbers in self._computed(all_rows, _BATCH):
+        for some_maps, some_masks, some_numbers in self._computed(np.arange(len(self)), _BATCH):
+            size = 2 * (some_maps[0].numel() + some_masks[0].numel()) * len(self)
+            if size > _KEPT:  # known from the first batch on
+                logger.info(
+                    f"{self._source.name}: feature maps would take {size / 2**30:.1f} GiB; they are computed again "
+                    "for each pass."
+                )
+                self._is_too_large = True
+                return
             maps.append(some_maps.half())
             masks += [mask.short() for mask in some_masks]
             numbers += some_numbers
@@ -118,7 +111,7 @@ class SegmentationMaps:
     ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor], list[int]]]:
         """Maps, masks and numbers of the images that can be read."""
         source = self._source
-        extractor, channels = self._extractor, num_channels(self._extractor.encoder.config)
+        extractor = self._extractor
         chosen = map_style(select_rows(source, rows)).select_columns([source.image_column, source.label_column])
         pairs = ({"pair": (row[source.image_column], row[source.label_column])} for row in chosen)
 
@@ -129,7 +122,7 @@ class SegmentationMaps:
 
         def prepare(decoded: list[tuple[Any, torch.Tensor]]) -> tuple[torch.Tensor, list[torch.Tensor]]:
             images, masks = zip(*decoded, strict=True)
-            return as_they_are(list(images), extractor.processor, channels), list(masks)
+            return extractor.preprocess(list(images), **_AS_THEY_ARE), list(masks)
 
         of_pairs = replace(source, dataset=chosen, image_column="pair", label_column=None)
         for batch in image_batches(of_pairs, size, decode, prepare, "feature maps", pairs):
@@ -138,7 +131,7 @@ class SegmentationMaps:
                 logger.warning(f"{source.name}: row {rows[number]} is broken and left out: {reason}")
             if batch.images is not None:
                 pixels, masks = batch.images
-                maps = maps_of(extractor.encoder, pixels)
+                maps = extractor.as_maps(extractor.last_state(pixels), pixels)
                 if self.scale is None:
                     self.scale = float(maps.std().clamp_min(1e-12))
                 yield maps / self.scale, masks, [int(rows[number]) for number in batch.numbers]
@@ -173,34 +166,20 @@ def squeezed(image: Image.Image | np.ndarray, side: int) -> Image.Image | np.nda
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def as_they_are(images: list, processor: BaseImageProcessor, channels: int) -> torch.Tensor:
-    """Pixel values of images that have their final size: they are only normalised."""
-    return to_pixel_values(images, processor, channels, do_resize=False, do_center_crop=False)
-
-
-@torch.no_grad()
-def maps_of(encoder: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
-    """The last layer's patch tokens in their places, or its feature map; fp32, on the host."""
-    state = forward_layers(encoder, pixels.to(encoder.device, encoder.dtype), 1)[1][0]
-    return feature_map(encoder, state, height_and_width(pixels)).float().cpu()
-
-
 def try_size(extractor: FeatureExtractor, side: int) -> None:
     """Refuse a size that the processor always changes or the encoder cannot take, by one grey image of it."""
-    encoder, kind = extractor.encoder, extractor.encoder.config.model_type
+    kind = extractor.encoder.config.model_type
     try:
-        grey = [squeezed(extractor.grey_image(), side)]
-        found = as_they_are(grey, extractor.processor, num_channels(encoder.config)).shape[-2:]
+        pixels = extractor.preprocess([squeezed(extractor.grey_image(), side)], **_AS_THEY_ARE)
     except TypeError:  # timm's processor has no such arguments
-        found = torch.Size()
-    if found != (side, side):
+        pixels = torch.empty(0, 0)
+    if pixels.shape[-2:] != (side, side):
         raise ValueError(
             f"`segmentation`: the {type(extractor.processor).__name__} of this encoder always resizes or crops, so "
             "that masks would not fit: save the encoder with a `BitImageProcessor`."
         )
-    pixels = torch.zeros(1, num_channels(encoder.config), side, side)
     try:
-        maps_of(encoder, pixels)
+        extractor.as_maps(extractor.last_state(pixels), pixels)
     except TRACING_ERRORS as error:
         raise ValueError(
             f"`resolution` {side}: this {kind} encoder cannot make a feature map of images of {side} x {side} pixels "

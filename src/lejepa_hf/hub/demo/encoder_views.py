@@ -9,12 +9,11 @@ from PIL import Image
 from ...data.decoding import DECODING_ERRORS
 from ...data.image_source import some_rows
 from ...data.sources import ImageSource
-from ...evaluation.attention_maps import class_attention, feature_norms
 from ...evaluation.embeddings.embed_images import public_model
 from ...evaluation.embeddings.nearest_images import NearestImages
 from ...evaluation.evaluate_encoder import load_encoder
 from ...evaluation.feature_extractor import FeatureExtractor
-from ...evaluation.patch_maps import PrincipalColours, enlarged_pixels, legible_patch_maps, patch_maps
+from ...evaluation.patch_maps import PrincipalColours, class_attention, enlarged_pixels, legible_patch_maps, patch_maps
 from ...evaluation.pixel_values import in_own_colours
 from ...model.architecture import num_channels
 from .drawing import draw_colours, draw_heat, draw_pixels, draw_thumbnail
@@ -96,7 +95,7 @@ class EncoderViews:
         pixels = enlarged_pixels(self.extractor, [image], enlarge)[0]
         colours = (self._colours or PrincipalColours(maps))(maps)[0]
         attention = class_attention(self.extractor, [image], enlarge) if self.has_attention else None
-        heat = (feature_norms(maps) if attention is None else attention)[0]
+        heat = (maps.norm(dim=1) if attention is None else attention)[0]
         seen = draw_pixels(in_own_colours(pixels, self.extractor.processor))
         rows, columns = heat.shape
         note += f"{pixels.shape[2]} x {pixels.shape[1]} pixels, {columns} x {rows} patches. "
