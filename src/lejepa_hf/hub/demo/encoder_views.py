@@ -116,10 +116,12 @@ class EncoderViews:
         return View(seen, draw_colours(colours), draw_heat(heat, seen), self._neighbours(image), note)
 
     def _check_size(self, image: _Image, enlarge: int) -> None:
-        """Refuse more pixels than a square image has that is enlarged most: processors without a crop have no limit."""
+        """Refuse more pixels than the most enlarged square image has. Processors that do not crop have no limit."""
         _, _, height, width = enlarged_pixels(self.extractor, [image], enlarge).shape
         if height * width > self._most_pixels:
-            raise ValueError(f"`enlarge` {enlarge}: {width} x {height} pixels are too many for this page; choose less.")
+            raise ValueError(
+                f"`enlarge` {enlarge}: {width} x {height} pixels are too many for this page; choose less."
+            )
 
     def _neighbours(self, image: _Image) -> list[tuple[Image.Image, str]]:
         found = self.bank(image) if self.bank is not None else []

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 LARGEST_UPLOAD = 64 << 20  # bytes
-_MOST_BYTES = 2 << 30  # of uploads and of pictures that were made from them, together
+_MOST_BYTES = 1 << 30  # of uploads and of pictures that were made from them, together
 _MOST_FILES = 4000
 _CHECKSUM = re.compile("[0-9a-f]{64}")  # Gradio stores a file in a folder of this name
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -43,14 +43,14 @@ class Uploads:
         if not self.has(path):
             raise ValueError(_REFUSED)
         try:
-            descriptor = os.open(path, _FLAGS)
-        except OSError:
-            raise ValueError(_REFUSED) from None
-        with os.fdopen(descriptor, "rb") as opened:
-            about = os.fstat(opened.fileno())
-            if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST_UPLOAD:
-                raise ValueError(_REFUSED)
-            return opened.read(LARGEST_UPLOAD)
+            # Unbuffered: the file is opened as it is, whatever it is, and nothing waits for it.
+            with open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, _FLAGS)) as opened:
+                about = os.fstat(opened.fileno())
+                if stat.S_ISREG(about.st_mode) and about.st_size <= LARGEST_UPLOAD:
+                    return opened.readall()
+        except OSError:  # a directory, a link, deleted
+            pass
+        raise ValueError(_REFUSED)
 
     def keep(self) -> None:
         """Never delete what is in the folder now: pictures of the examples."""
