@@ -73,7 +73,7 @@ def test_what_a_page_sends_arrives_as_it_is(limits, tmp_path):
 def test_nothing_else_can_be_sent(limits, path):
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         assert answer(limits, method, path, b"{}") == (404, b"Not found.", 0)
-    assert answer(limits, "PUT", JOIN, b"{}")[0] == 404
+    assert answer(limits, "PUT", JOIN, b"{}", length=70_000)[0] == 413  # limited as well
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,8 @@ def test_nothing_else_can_be_sent(limits, path):
         "/gradio_api/file=/etc/passwd", "/gradio_api/file//etc/passwd", "/gradio_api/file=http://127.0.0.1/",
         "/gradio_api/file=", "/gradio_api/file=\n/etc/passwd", "/gradio_api/proxy=http://127.0.0.1/", "/monitoring",
         "/monitoring/summary", "/gradio_api/deep_link", "/gradio_api/runs", "/gradio_api/dev/reload",
-        "/gradio_api/run-history/records",
+        "/gradio_api/run-history/records", "/gradio_api/user", "/gradio_api/openapi.json", "/gradio_api",
+        "/gradio_apis", "/gradio_api/custom_component/a/client/b/c", "/gradio_api/infos", "/gradio_api/queue/datas",
     ],
 )  # fmt: skip
 def test_what_the_page_does_not_show(limits, path):

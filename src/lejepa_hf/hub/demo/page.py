@@ -30,7 +30,7 @@ _STYLE = """
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 #neighbours .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)); }
 """
-_MOST_WAITING = 32  # events; a visitor who sends more is told that the queue is full
+_MOST_WAITING = 20  # events; a visitor who sends more is told that the queue is full
 _MOST_SESSIONS = 1000  # visitors whose last image is remembered
 # All events share the encoder: one runs at a time.
 _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "encoder", "concurrency_limit": 1, "api_visibility": "private"}

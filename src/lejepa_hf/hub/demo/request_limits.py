@@ -17,11 +17,13 @@ _EVENT, _UPLOAD = f"{_API}/queue/join", f"{_API}/upload"
 # The two requests that send something, and their largest size in bytes. Gradio has more: direct calls of the page's
 # functions that evade the queue, calls of components, recordings.
 _SENT = {_EVENT: 64 << 10, _UPLOAD: LARGEST_UPLOAD + (64 << 10)}
-# What Gradio would fetch from other servers, store, or report of the operator.
-_CLOSED = re.compile(
-    f"({_API}/(proxy=|deep_link|runs|run-history|dev/|custom_component|stream|profiling)|/monitoring)"
+# What the page reads of Gradio's interface. The rest would fetch from other servers, store, or report of the operator.
+_READ = re.compile(
+    f"{_API}/(startup-events|app_id|info|login_check|theme[.]css|heartbeat/.*|queue/(data|status)|upload_progress|file=.*)",
+    re.DOTALL,
 )
-_FILE = re.compile(f"{_API}/file[=/](.*)", re.DOTALL)
+_FILE = re.compile(f"{_API}/file=(.*)", re.DOTALL)
+_READING = ("GET", "HEAD", "OPTIONS")
 _SECONDS = 120  # for a request to arrive
 _MOST_REQUESTS = 400  # at the same time; a page that is open needs two
 _MOST_UPLOADS = 8
@@ -61,7 +63,7 @@ class RequestLimits:
         self._running, self._uploading = self._running + 1, self._uploading + is_upload
         try:
             self._check(scope, path)
-            if scope["method"] == "POST":
+            if scope["method"] not in _READING:
                 body = _Body(receive, _SENT[path])
                 receive = _again(await self._event(body), receive) if path == _EVENT else body.receive
             if is_upload:
@@ -77,14 +79,19 @@ class RequestLimits:
         """Raise unless the request may be read."""
         if self._running > _MOST_REQUESTS or self._uploading > _MOST_UPLOADS:
             raise _Refused(503, "Too many requests at the same time: try again later.")
-        file = _FILE.match(path)
-        is_sent = scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        is_known = scope["method"] == "POST" and path in _SENT if is_sent else not _CLOSED.match(path)
-        if not is_known or (file is not None and not self._uploads.has(file[1])):
+        if not (self._is_readable(path) if scope["method"] in _READING else path in _SENT):
             raise _Refused(404, "Not found.")
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if is_sent and (not length.isdigit() or int(length) > _SENT[path]):
+        if path in _SENT and (not length.isdigit() or int(length) > _SENT[path]):
             raise _Refused(413, f"At most {_SENT[path]:,} bytes are accepted.")
+
+    def _is_readable(self, path: str) -> bool:
+        file = _FILE.fullmatch(path)
+        if file is not None:
+            return self._uploads.has(file[1])
+        if path.startswith(_API):
+            return _READ.fullmatch(path) is not None or path in _SENT  # for OPTIONS; Gradio refuses the others
+        return not path.startswith("/monitoring")
 
     async def _event(self, body: "_Body") -> bytes:
         """Read an event."""

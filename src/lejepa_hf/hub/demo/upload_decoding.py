@@ -13,7 +13,7 @@ from PIL import Image
 from ...data.decoding import DECODING_ERRORS, load_upright, open_image, stored_size
 from ...system.error_text import reason_of
 
-_SECONDS = 20
+_SECONDS = 10
 _MEMORY = 4 << 30  # bytes of address space
 _MOST_VALUES = 3 << 26  # in all channels
 _LONGEST = 8  # times as long as wide: processors enlarge the shorter side, and the longer one with it
