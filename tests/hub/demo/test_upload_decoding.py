@@ -63,6 +63,16 @@ def test_the_first_of_several_pictures():
         assert found.size == (40, 30) and red > 200 and blue < 50
 
 
+def test_large_images_become_smaller():
+    wide = Image.linear_gradient("L").resize((8000, 4000))
+    for kind in ("PNG", "JPEG"):
+        found = upload_decoding._decode(encoded(wide, kind), 3, None)
+        assert found.size == (4000, 2000) and found.getextrema() == (0, 255)
+        darker = np.asarray(found).mean(1)
+        assert darker[10] < 5 and darker[1000] == pytest.approx(127, abs=2) and darker[-10] > 250
+    assert upload_decoding._decode(encoded(Image.new("L", (4096, 4096)), "PNG"), 3, None).size == (4096, 4096)
+
+
 def test_what_is_not_accepted():
     assert "cannot identify image file" in refusal(b"no image")
     assert "cannot identify image file" in refusal(b"")

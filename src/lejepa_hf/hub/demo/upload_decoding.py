@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from ...system.error_text import reason_of
 _SECONDS = 10
 _MEMORY = 4 << 30  # bytes of address space
 _MOST_VALUES = 3 << 26  # in all channels
+_PIXELS = 1 << 24  # larger images are made smaller, which no map shows, and which saves the server most of the time
 _LONGEST = 8  # times as long as wide: processors enlarge the shorter side, and the longer one with it
 # PIL reads many more, some of them by starting other programs.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -29,8 +31,9 @@ def decode_upload(
 ) -> Image.Image | np.ndarray:
     """
     Decode the content of an image file or a `.npy` as [`~data.decoding.decode_image`] does, safely: a separate process
-    decodes, for at most so many seconds. ValueError, with a sentence for the visitor, if that fails, or if the
-    image is of another format, has more than 67 million pixels of 3 channels, or is more than 8 times as long as wide.
+    decodes, for at most so many seconds, and makes images of more than 17 million pixels smaller. ValueError, with a
+    sentence for the visitor, if that fails, or if the image is of another format, has more than 67 million pixels of 3
+    channels, or is more than 8 times as long as wide.
     """
     arguments = json.dumps([path for path in sys.path if path]), json.dumps([num_channels, pixel_range])
     # Isolated, because a file of the current folder could otherwise replace a module.
@@ -73,7 +76,16 @@ def _decode(content: bytes, num_channels: int, pixel_range: list[float] | None) 
         raise ValueError(f"it has {width} x {height} pixels, and at most {most:,} are accepted")
     if max(width, height) > _LONGEST * min(width, height):
         raise ValueError(f"{width} x {height} pixels are too long: at most {_LONGEST} times as long as wide")
-    return load_upright(image, 1, num_channels, pixel_range)
+    image = load_upright(image, _reduction(width * height), num_channels, pixel_range)
+    if isinstance(image, np.ndarray):
+        return image
+    left = _reduction(image.width * image.height)  # only JPEGs were made smaller above
+    return image if left == 1 else image.reduce(left)
+
+
+def _reduction(num_pixels: int) -> int:
+    """By which width and height are divided."""
+    return math.ceil(math.sqrt(num_pixels / _PIXELS))
 
 
 def _limit_memory() -> None:
