@@ -24,7 +24,9 @@ async def echo(scope, receive, send):
     await send({"type": "http.response.body", "body": content})
 
 
-async def send(limits: RequestLimits, method: str, path: str, *parts: bytes, length: int | None = None, hangs=False):
+async def send(
+    limits: RequestLimits, method: str, path: str, *parts: bytes, length: int | None = None, hangs=False, query=b""
+):
     """Status and content of the answer to a request whose body comes in parts, and how many of them were read."""
     waiting, sent = list(parts), []
 
@@ -39,7 +41,8 @@ async def send(limits: RequestLimits, method: str, path: str, *parts: bytes, len
         sent.append(message)
 
     headers = [] if length is None else [(b"content-length", str(length).encode())]
-    await limits({"type": "http", "method": method, "path": path, "headers": headers}, receive, collect)
+    scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": query}
+    await limits(scope, receive, collect)
     return sent[0]["status"], b"".join(m.get("body", b"") for m in sent), len(parts) - len(waiting)
 
 
@@ -117,6 +120,19 @@ def test_no_address_is_fetched(limits, path):
 @pytest.mark.parametrize("event", [b"", b"{", b"\xff\xfe", b"[" * 60_000])
 def test_events_that_are_not_json(limits, event):
     assert answer(limits, "POST", JOIN, event)[0] == 400
+
+
+@pytest.mark.parametrize("session", ["a" * 65, 7, ["a"], {}, None])
+def test_names_that_gradio_remembers_are_short(limits, session):
+    assert answer(limits, "POST", JOIN, json.dumps({"session_hash": session}).encode())[0] == 400
+    assert answer(limits, "POST", JOIN, json.dumps([session]).encode())[0] == 400
+    for path in ("/gradio_api/upload_progress", "/gradio_api/queue/data", "/gradio_api/info"):
+        assert answer(limits, "GET", path, query=b"session_hash=" + b"a" * 64)[0] == 200
+        assert answer(limits, "GET", path, query=b"session_hash=" + b"a" * 1000)[0] == 404
+    assert answer(limits, "GET", f"/gradio_api/heartbeat/{'a' * 1000}")[0] == 404
+    assert answer(limits, "GET", "/", query=b"__sign=" + b"a" * 1000)[0] == 200  # of a private Space
+    for query in (b"deep_link=../aaa", b"a=1&deep%5Flink=x"):
+        assert answer(limits, "GET", "/config", query=query)[0] == answer(limits, "GET", "/", query=query)[0] == 404
 
 
 def test_slow_requests_end(limits, monkeypatch):

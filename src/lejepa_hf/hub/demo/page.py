@@ -185,12 +185,18 @@ def _titled_picture(name: str, title: str, what: str, settings: dict[str, Any]) 
 
 def _look(views: EncoderViews, uploads: Uploads, chosen: str | int, enlarge: int) -> View:
     """The pictures of an example or an upload. The page shows why a file cannot be read."""
+    import gradio as gr
+
     uploads.tidy()
     if isinstance(chosen, int):
-        return views.look(views.examples[chosen][0], enlarge)
-    content = _for_visitors(uploads.read, chosen)
-    values = pixel_range(views.extractor.processor)
-    return views.look(_for_visitors(decode_upload, content, views.channels, values), enlarge)
+        image = views.examples[chosen][0]
+    else:
+        content, values = _for_visitors(uploads.read, chosen), pixel_range(views.extractor.processor)
+        image = _for_visitors(decode_upload, content, views.channels, values)
+    try:
+        return views.look(image, enlarge)
+    except ValueError as error:  # not written for visitors: Gradio prints it
+        raise gr.Error("The encoder cannot be used with this image; the server's log has the reason.") from error
 
 
 def _checked_enlargement(value: object) -> int:

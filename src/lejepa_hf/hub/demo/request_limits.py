@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from .uploads import LARGEST_UPLOAD, Uploads
 
@@ -27,6 +28,9 @@ _READING = ("GET", "HEAD", "OPTIONS")
 _SECONDS = 120  # for a request to arrive
 _MOST_REQUESTS = 400  # at the same time; a page that is open needs two
 _MOST_UPLOADS = 8
+# Gradio remembers names of sessions and of uploads, some for ever.
+_LONGEST_NAME = 64
+_LONGEST_ADDRESS = 1000
 
 
 class _Refused(Exception):
@@ -79,6 +83,13 @@ class RequestLimits:
         """Raise unless the request may be read."""
         if self._running > _MOST_REQUESTS or self._uploading > _MOST_UPLOADS:
             raise _Refused(503, "Too many requests at the same time: try again later.")
+        query = scope.get("query_string", b"")
+        if (
+            path.startswith(_API)
+            and len(path) + len(query) > _LONGEST_ADDRESS
+            or b"deep_link" in unquote_to_bytes(query)
+        ):
+            raise _Refused(404, "Not found.")
         if not (self._is_readable(path) if scope["method"] in _READING else path in _SENT):
             raise _Refused(404, "Not found.")
         length = dict(scope["headers"]).get(b"content-length", b"0")
@@ -97,9 +108,13 @@ class RequestLimits:
         """Read an event."""
         content = await body.read()
         try:
-            names_address = _names_address(json.loads(content))
+            event = json.loads(content)
+            names_address = _names_address(event)
         except (ValueError, RecursionError):
             raise _Refused(400, "An event must be JSON.") from None
+        session = event.get("session_hash", "") if isinstance(event, dict) else None
+        if not isinstance(session, str) or len(session) > _LONGEST_NAME:
+            raise _Refused(400, "An event names its session.")
         if names_address:
             raise _Refused(400, "An event names an upload, not an address.")
         return content
