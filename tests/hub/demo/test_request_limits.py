@@ -86,7 +86,8 @@ def test_nothing_else_can_be_sent(limits, path):
         "/gradio_api/file=", "/gradio_api/file=\n/etc/passwd", "/gradio_api/proxy=http://127.0.0.1/", "/monitoring",
         "/monitoring/summary", "/gradio_api/deep_link", "/gradio_api/runs", "/gradio_api/dev/reload",
         "/gradio_api/run-history/records", "/gradio_api/user", "/gradio_api/openapi.json", "/gradio_api",
-        "/gradio_apis", "/gradio_api/custom_component/a/client/b/c", "/gradio_api/infos", "/gradio_api/queue/datas",
+        "/static//windows/win.ini", "/static/../secret", "/assets/C:/x", "/static/..\\x", "/gradio_apis",
+        "/gradio_api/custom_component/a/client/b/c", "/gradio_api/infos", "/gradio_api/queue/datas",
     ],
 )  # fmt: skip
 def test_what_the_page_does_not_show(limits, path):
@@ -106,6 +107,29 @@ def test_large_bodies(limits, monkeypatch):
     assert answer(limits, "POST", JOIN, *[b" " * 9000] * 50)[::2] == (413, 8)
     monkeypatch.setitem(request_limits._SENT, UPLOAD, 25_000)
     assert answer(limits, "POST", UPLOAD, *[b"a" * 9000] * 50)[::2] == (413, 3)
+
+
+def test_the_connection_ends_with_an_answer_before_the_end_of_a_request(tmp_path):
+    async def refuse(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def headers(*parts: bytes):
+        waiting, sent = list(parts), []
+
+        async def receive():
+            return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
+
+        async def collect(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": []}
+        await RequestLimits(refuse, Uploads(tmp_path))(scope, receive, collect)
+        return sent[0]["headers"]
+
+    assert asyncio.run(headers(b"a", b"b")) == [(b"connection", b"close")]
+    assert asyncio.run(headers(b"a")) == []
 
 
 @pytest.mark.parametrize(

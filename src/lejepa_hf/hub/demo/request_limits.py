@@ -24,10 +24,12 @@ _READ = re.compile(
     re.DOTALL,
 )
 _FILE = re.compile(f"{_API}/file=(.*)", re.DOTALL)
+_ODD = re.compile(r"//|\\|[.][.]|:")  # in names of the page's own files, some versions of Gradio follow them elsewhere
 _READING = ("GET", "HEAD", "OPTIONS")
 _SECONDS = 120  # for a request to arrive
 _MOST_REQUESTS = 400  # at the same time; a page that is open needs two
 _MOST_UPLOADS = 8
+_CLOSE = (b"connection", b"close")  # after an answer whose request was not read to its end
 # Gradio remembers names of sessions and of uploads, some for ever.
 _LONGEST_NAME = 64
 _LONGEST_ADDRESS = 1000
@@ -55,20 +57,21 @@ class RequestLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        has_answered = False
+        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+        has_answered, body = False, _Body(receive, _SENT.get(path, 0))
 
         async def observe(message: MutableMapping[str, Any]) -> None:
             nonlocal has_answered
+            if not has_answered and scope["method"] not in _READING and not body.has_ended:
+                message = {**message, "headers": [*message["headers"], _CLOSE]}  # or the server would read the rest
             has_answered = True
             await send(message)
 
-        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
         is_upload = path == _UPLOAD
         self._running, self._uploading = self._running + 1, self._uploading + is_upload
         try:
             self._check(scope, path)
             if scope["method"] not in _READING:
-                body = _Body(receive, _SENT[path])
                 receive = _again(await self._event(body), receive) if path == _EVENT else body.receive
             if is_upload:
                 await asyncio.to_thread(self._uploads.tidy)
@@ -102,7 +105,7 @@ class RequestLimits:
             return self._uploads.has(file[1])
         if path.startswith(_API):
             return _READ.fullmatch(path) is not None or path in _SENT  # for OPTIONS; Gradio refuses the others
-        return not path.startswith("/monitoring")
+        return not path.startswith("/monitoring") and not _ODD.search(path)
 
     async def _event(self, body: "_Body") -> bytes:
         """Read an event."""
@@ -126,11 +129,11 @@ class _Body:
     def __init__(self, receive: Receive, most: int) -> None:
         self._receive, self._left = receive, most
         self._end = asyncio.get_running_loop().time() + _SECONDS
-        self._has_ended = False
+        self.has_ended = False
 
     async def receive(self) -> MutableMapping[str, Any]:
         """The next part."""
-        if self._has_ended:  # what may still come is that the client has gone, at any time
+        if self.has_ended:  # what may still come is that the client has gone, at any time
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), self._end - asyncio.get_running_loop().time())
@@ -139,13 +142,13 @@ class _Body:
         self._left -= len(message.get("body", b""))
         if self._left < 0:
             raise _Refused(413, "The request is too large.")
-        self._has_ended = not message.get("more_body", False)
+        self.has_ended = not message.get("more_body", False)
         return message
 
     async def read(self) -> bytes:
         """All of it."""
         parts = []
-        while not self._has_ended:
+        while not self.has_ended:
             message = await self.receive()
             parts.append(message.get("body", b""))
         return b"".join(parts)
@@ -175,8 +178,7 @@ def _names_address(value: Any) -> bool:  # noqa: ANN401, any JSON value
 async def _answer(send: Send, refused: _Refused, as_json: bool) -> None:
     """Give the reason. The page shows the text of a refused upload as it is, but reads the JSON of a refused event."""
     content = (json.dumps({"error": refused.reason}) if as_json else refused.reason).encode()
-    # The rest of the body is not read: the connection cannot be used again.
-    headers = [(b"content-type", b"application/json" if as_json else b"text/plain"), (b"connection", b"close")]
+    headers = [(b"content-type", b"application/json" if as_json else b"text/plain"), _CLOSE]
     headers.append((b"content-length", str(len(content)).encode()))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
