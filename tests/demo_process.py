@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from processes import Script
 from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.hub.export import build_processor
@@ -45,18 +46,33 @@ def running_demo(command: list[str], port: int, output: Path, seconds: float = 1
     Returns:
         `Iterator[str]`: The page's address.
     """
-    url, started = f"http://127.0.0.1:{port}", f"The demo is at http://127.0.0.1:{port}/"
     with output.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, **settings)
+    with _until_interrupted(process, port, output, seconds) as url:
+        yield url
+
+
+@contextmanager
+def prepared_demo(arguments: list, output: Path, seconds: float = 120) -> Iterator[str]:
+    """`running_demo` of `lejepa demo` with these arguments, in a process that has imported already: it starts soon."""
+    output.touch()
+    port = free_port()
+    process = Script(Path(__file__).with_name("demo_run.py"), [*arguments, "--port", port], output)
+    with _until_interrupted(process, port, output, seconds) as url:
+        yield url
+
+
+@contextmanager
+def _until_interrupted(process: subprocess.Popen | Script, port: int, output: Path, seconds: float) -> Iterator[str]:
+    url, started = f"http://127.0.0.1:{port}", f"The demo is at http://127.0.0.1:{port}/"
     try:
         end = time.monotonic() + seconds
-        while started not in output.read_text(
-            encoding="utf-8"
-        ):  # it may answer before that, but not be interrupted in order
+        # It may answer before that, but not be interrupted in order.
+        while started not in output.read_text(encoding="utf-8"):
             assert process.poll() is None and time.monotonic() < end, output.read_text(encoding="utf-8")[-4000:]
             time.sleep(0.2)
         yield url
-        process.send_signal(signal.SIGINT)
+        os.kill(process.pid, signal.SIGINT)
         assert process.wait(20) == 0, output.read_text(encoding="utf-8")[-4000:]
     finally:
         process.kill()

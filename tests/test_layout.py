@@ -30,6 +30,7 @@ FORMER_NAMES = {
 DISTRIBUTIONS = {"PIL": "pillow", "onnx_ir": "onnx-ir", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 NOT_DECLARED = {
     "pynvml": "read only if it is installed; otherwise energy is estimated or left out",
+    "starlette": "comes with gradio, which is built on it",
     "triton": "comes with PyTorch wherever its kernels can run",
 }
 NOT_IMPORTED = {"torchvision": "image processors of transformers need it"}

@@ -1,6 +1,8 @@
 """Commands about encoders: evaluate, embed, demo, export, push."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +116,16 @@ def _add_demo(add: AddArgument) -> None:
 
 
 def _demo(options: argparse.Namespace) -> str | None:
+    try:
+        return _serve_or_push(options)
+    except KeyboardInterrupt:  # before the page was there, which ends in order itself
+        sys.stderr.write("interrupted\n")
+        sys.stderr.flush()
+        # `sys.exit` would wait for threads that download, and ends by the signal if an import was interrupted.
+        os._exit(128 + signal.SIGINT)
+
+
+def _serve_or_push(options: argparse.Namespace) -> str | None:
     from ..hub.demo.page import check_gradio, serve
     from ..hub.demo.settings import DemoSettings
 

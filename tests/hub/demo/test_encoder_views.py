@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from demo_process import encoder_folder
@@ -60,6 +62,19 @@ def test_an_encoder_of_one_size_says_so(tmp_path):
         "**Shown at its own size.** `enlarge` 2: this timm_wrapper encoder does not accept images of"
     )
     assert "16 x 16 pixels, 4 x 4 patches" in view.note
+
+
+def test_images_that_a_processor_does_not_crop_are_not_enlarged_without_limit(tiny_vit, tmp_path):
+    encoder = encoder_folder(tmp_path / "mine", tiny_vit)
+    settings = tmp_path / "mine" / "preprocessor_config.json"
+    kept = json.loads(settings.read_text(encoding="utf-8")) | {"do_center_crop": False, "size": {"shortest_edge": 16}}
+    settings.write_text(json.dumps(kept), encoding="utf-8")
+    views = EncoderViews(DemoSettings(encoder))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 240, 3), dtype=np.uint8))
+    assert "64 x 32 pixels" in views.look(noise.crop((0, 0, 60, 30)), 2).note
+    note = views.look(noise, 4).note
+    assert note.startswith("**Shown at its own size.** `enlarge` 4: 512 x 64 pixels are too many for this page")
+    assert "128 x 16 pixels, 32 x 4 patches" in note
 
 
 @pytest.mark.parametrize("channels", [1, 5])

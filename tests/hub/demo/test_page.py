@@ -1,14 +1,24 @@
-"""The page of a real `lejepa demo` in a real browser, and what the command refuses."""
+"""
+The page of a real `lejepa demo`: in a real browser, and with requests that no browser makes; what the command refuses.
+"""
 
+import io
 import json
+import os
+import signal
 import socket
+import subprocess
 import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import chromium
-from demo_process import encoder_folder, free_port, running_demo
+from demo_process import encoder_folder, free_port, prepared_demo, running_demo
+from demo_visitor import Answer, Visitor, file_data
 from PIL import Image
 
 from lejepa_hf.cli import main
@@ -51,8 +61,8 @@ def test_in_a_browser(tiny_vit, tmp_path):
             page.find("#upload button[aria-label='Remove Image']").click()
             page.wait(lambda: page.find_all("#upload input[type=file]"))
             page.find("#upload input[type=file]").send_keys(str(tmp_path / "broken.png"))
-            page.wait(page.errors)
-            assert "cannot be read as an image" in page.errors()[0]
+            # The message is not readable before it has faded in.
+            page.wait(lambda: any("cannot be read as an image" in error for error in page.errors()))
     assert "Traceback" not in (tmp_path / "output.txt").read_text(encoding="utf-8")
 
 
@@ -107,6 +117,231 @@ class Page:
         asked = {one["request"]["url"] for one in sent if one.get("documentURL", "").startswith(url)}
         assert len(asked) > 10
         assert not [one for one in asked if not one.startswith((url, "data:", "blob:"))]
+
+
+NOISE = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+# A vision transformer for images of 16 pixels.
+TINY = {
+    "model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
+    "image_size": 16, "patch_size": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """The address of a page that all tests below share, so that each finds what the others left."""
+    pytest.importorskip("gradio", reason="gradio is an extra")
+    folder = tmp_path_factory.mktemp("demo")
+    encoder = encoder_folder(folder / "mine", TINY)
+    with prepared_demo([encoder, "--dataset", "digits", "--images", "50"], folder / "output.txt") as url:
+        yield url
+
+
+@pytest.fixture
+def visitor(url):
+    visitor = Visitor(url)
+    yield visitor
+    answer = visitor.send("load", [1])  # whatever was sent, the page is there for the next visitor
+    assert answer.success and len(answer.data[4]) == 12
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def assert_refused(answer: Answer) -> str:
+    """That it shows no picture and names no path of the server; the message."""
+    assert not answer.success
+    places = (tempfile.gettempdir(), os.getcwd(), sys.prefix, str(Path.home()), "site-packages", "Errno", ".py")
+    assert not [place for place in places if place in answer.text], answer.text
+    return json.loads(answer.text)["error"]
+
+
+def test_an_upload_is_shown(visitor):
+    answer = visitor.send("upload", [visitor.uploaded(encoded(Image.fromarray(NOISE))), 1])
+    assert answer.success
+    _, *pictures, neighbours, note = answer.data
+    assert len(neighbours) == 12 and "16 x 16 pixels, 4 x 4 patches" in note
+    for picture in [*pictures, neighbours[0]["image"]]:
+        assert Image.open(io.BytesIO(visitor.picture(picture))).format == "PNG"
+    assert "32 x 32 pixels" in visitor.send("change", [None, 2]).data[-1]  # of the same image
+    answer = visitor.send("select", [3], {"index": 8, "value": None})
+    assert "48 x 48 pixels" in answer.data[-1]
+    Image.open(io.BytesIO(visitor.picture(answer.data[1])))
+
+
+def test_no_other_file_is_read(visitor, tmp_path):
+    (tmp_path / "secret.png").write_bytes(encoded(Image.fromarray(NOISE)))
+    os.mkfifo(tmp_path / "pipe.png")
+    mine = visitor.uploaded(encoded(Image.fromarray(NOISE)))["path"]
+    above = os.path.dirname(os.path.dirname(mine))
+    (tmp_path / "link.png").symlink_to(mine)
+    names = ("secret.png", "pipe.png", "link.png", "missing.png", ".")
+    paths = [f"{tmp_path}/{name}" for name in names]
+    paths += ["/etc/passwd", "/dev/zero", "/dev/stdin", "/proc/self/environ", "secret.png", "setup.cfg", "", above]
+    paths += [
+        f"{mine}/../../../{tmp_path.name}/secret.png",
+        f"{above}/../{tmp_path}/secret.png",
+        f"{mine}\0",
+        f"{mine}x",
+    ]
+    found: dict[bool, set] = {True: set(), False: set()}
+    for path in paths:
+        for file in ({"path": path}, file_data(path), file_data(path, url=None, is_stream=True)):
+            message = assert_refused(visitor.send("upload", [file, 1]))
+            found["meta" in file].add(message)
+        assert visitor.request("GET", f"/gradio_api/file={path.replace(chr(0), '%00')}")[0] in (403, 404)
+    # One message, whether there is such a file or not.
+    assert found[False] == {"This is not a file that was uploaded here, or it was deleted meanwhile: upload it again."}
+    assert found[True] <= found[False] | {None}
+    for value in ("/etc/passwd", ["/etc/passwd"], 7, None, {}, {"path": 7}, {"path": ["/etc/passwd"]}, [mine, mine]):
+        assert_refused(visitor.send("upload", [value, 1]))
+
+
+def test_numbers_are_bounded(visitor):
+    mine = visitor.uploaded(encoded(Image.fromarray(NOISE)))
+    numbers = (0, -1, 5, 1000, 1e300, 2.5, float("nan"), float("inf"), "3", "1e9", [3], {"a": 1}, None, True)
+    for number in numbers:
+        assert_refused(visitor.send("upload", [mine, number]))
+        assert_refused(visitor.send("select", [number], {"index": 0, "value": None}))
+        assert_refused(visitor.send("load", [number]))
+    assert "from 1 to 4" in assert_refused(visitor.send("upload", [mine, 1000]))
+    assert visitor.send("upload", [mine, 1]).success
+    for number in numbers:
+        assert_refused(visitor.send("change", [None, number]))
+    for index in (-1, 9, 10**9, 0.5, float("nan"), "0", [0], None, True):
+        assert_refused(visitor.send("select", [1], {"index": index, "value": None}))
+    for event_data in (None, [], "x", {}):
+        assert_refused(visitor.send("select", [1], event_data))
+    for data in ([], [mine], [[mine], 1]):
+        assert_refused(visitor.send("upload", data))
+    assert_refused(visitor.send("change", ["/etc/passwd"]))
+    assert visitor.send("change", ["/etc/passwd", 1]).success  # of the image chosen before: no path comes from there
+
+
+def test_nothing_is_fetched_from_other_servers(visitor):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"http://127.0.0.1:{other.getsockname()[1]}/x.png"
+        mine = visitor.uploaded(encoded(Image.fromarray(NOISE)))
+        local = address.replace("127.0.0.1", "localhost")
+        for path in (address, local, address.upper(), f"file://{mine['path']}", "data:image/png;base64,AAAA"):
+            for data in (
+                [file_data(path), 1],
+                [{"path": path}, 1],
+                [mine, file_data(path)],
+                [file_data(path, url=path), 1],
+            ):
+                assert_refused(visitor.send("upload", data))
+            assert_refused(visitor.send("load", [file_data(path)]))
+        assert visitor.send("upload", [mine | {"url": address}, 1]).success
+        for path in (f"file={address}", f"file/{address}", f"proxy={address}", f"proxy={local}"):
+            assert visitor.request("GET", f"/gradio_api/{path}")[0] == 404
+        other.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            other.accept()
+
+
+def test_only_the_events_of_the_page_can_be_sent(visitor):
+    number, mine = visitor.events["load"], visitor.uploaded(encoded(Image.fromarray(NOISE)))
+    for path in (
+        "run/predict",
+        "api/predict",
+        "run/look",
+        "call/look",
+        "call/v2/look",
+        "call/lambda",
+        "cancel",
+        "reset",
+    ):
+        body = {"fn_index": number, "data": [1], "session_hash": visitor.session, "event_id": "x"}
+        assert visitor.post(f"/gradio_api/{path}", body)[0] == 404
+    for path in ("component_server", "process_recording", "vibe-edit", "vibe-code", "stream/x"):
+        assert visitor.post(f"/gradio_api/{path}", {"component_id": 1, "data": mine})[0] == 404
+    closed = ("gradio_api/deep_link?session_hash=x", "gradio_api/runs", "gradio_api/openapi.json", "monitoring")
+    for path in (f"/{path}" for path in closed):
+        assert visitor.request("GET", path)[0] == 404
+    described = json.loads(visitor.request("GET", "/gradio_api/info")[1])
+    assert described == {"named_endpoints": {}, "unnamed_endpoints": {}}
+    for event in (99, -1, "1", None, 1.5):
+        assert visitor.join(event if event != "1" else 99, [1])[0] != 200
+
+
+def test_uploads_are_limited_before_they_are_sent(visitor):
+    for path, size in (("/gradio_api/upload", 600 << 20), ("/gradio_api/queue/join", 1 << 20)):
+        connection = visitor.connection()
+        connection.putrequest("POST", path)
+        connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+        connection.putheader("Content-Length", str(size))
+        connection.endheaders()
+        assert connection.getresponse().status == 413  # nothing of it was sent yet
+        connection.close()
+
+
+def test_images_that_are_not_shown(visitor):
+    thin = "pixels are too long: at most 8 times as long as wide"
+    for content, name, reason in (
+        (b"no image", "broken.png", "cannot identify image file"),
+        (b"", "empty.png", "cannot identify image file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "a.svg", "cannot identify image file"),
+        (encoded(Image.new("L", (10000, 1))), "thin.png", thin),
+        (encoded(Image.new("L", (1, 10000))), "thin.png", thin),
+        (encoded(Image.new("1", (9000, 9000))), "bomb.png", "9000 x 9000 pixels, and at most 67,108,864 are accepted"),
+    ):
+        message = assert_refused(visitor.send("upload", [visitor.uploaded(content, name), 4]))
+        assert message.startswith("This file cannot be read as an image: ") and reason in message
+
+
+def test_many_visitors_at_the_same_time(url):
+    def visit(number: int) -> int:
+        visitor = Visitor(url)
+        return visitor.join("load", [1 + number % 4])[0]
+
+    with ThreadPoolExecutor(30) as threads:
+        assert set(threads.map(visit, range(60))) <= {200, 503}
+    last, end = Visitor(url), time.monotonic() + 60
+    while not last.send("load", [1]).success:  # the queue may still be full
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_uploads_without_a_length_are_limited(url):
+    visitor, part = Visitor(url), b"a" * (1 << 20)
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    connection = visitor.connection()
+    connection.putrequest("POST", "/gradio_api/upload")
+    connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()
+    sent = 0
+    try:
+        connection.send(b"%x\r\n%s\r\n" % (len(head), head))
+        while sent < 600:
+            sent += 1
+            connection.send(b"%x\r\n%s\r\n" % (len(part), part))
+    except OSError:
+        pass  # the connection was closed
+    assert 60 < sent < 200
+    connection.close()
+    assert visitor.send("load", [1]).success
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", ["Loading weights", "embedding"])
+def test_interrupted_before_the_page_is_there(tiny_vit, tmp_path, said):
+    pytest.importorskip("gradio", reason="gradio is an extra")
+    encoder = encoder_folder(tmp_path / "mine", tiny_vit)
+    command = [*COMMAND, encoder, "--dataset", "digits", "--images", "50", "--port", str(free_port())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        text = ""
+        while said not in text:
+            text += process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        text += process.stdout.read()
+    assert process.returncode == 130
+    assert text.endswith("interrupted\n") and "Traceback" not in text and text.count("interrupted") == 1
 
 
 def error_of(arguments: list[str], capsys) -> str:

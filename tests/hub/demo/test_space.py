@@ -1,14 +1,17 @@
 """Pages pushed to a Hub on loopback, and started from the pushed files."""
 
 import importlib.metadata
+import io
 import json
 import os
 import sys
 import urllib.request
 
+import numpy as np
 import pytest
 import yaml
 from demo_process import encoder_folder, free_port, running_demo, without
+from demo_visitor import Visitor
 from hub_client import TOKEN, connect
 from hub_server import HubServer
 
@@ -126,5 +129,8 @@ def test_what_was_pushed_runs_alone(server, tiny_vit, tmp_path):
     command = [sys.executable, "-c", SPACE]
     with running_demo(command, port, output, cwd=tmp_path / "space", env=env) as url:
         assert b"mine: look at an encoder" in urllib.request.urlopen(url).read()
+        visitor, pixels = Visitor(url), io.BytesIO()
+        np.save(pixels, np.arange(300, dtype=np.uint16).reshape(10, 10, 3))
+        assert visitor.send("upload", [visitor.uploaded(pixels.getvalue(), "mine.npy"), 1]).success
     imported = output.read_text(encoding="utf-8").splitlines()[-1]
     assert imported == os.path.join(WHEEL, "lejepa_hf", "__init__.py")

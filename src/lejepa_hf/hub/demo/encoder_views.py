@@ -13,7 +13,14 @@ from ...evaluation.embeddings.embed_images import public_model
 from ...evaluation.embeddings.nearest_images import NearestImages
 from ...evaluation.evaluate_encoder import load_encoder
 from ...evaluation.feature_extractor import FeatureExtractor
-from ...evaluation.patch_maps import PrincipalColours, class_attention, enlarged_pixels, legible_patch_maps, patch_maps
+from ...evaluation.patch_maps import (
+    MOST_ENLARGED,
+    PrincipalColours,
+    class_attention,
+    enlarged_pixels,
+    legible_patch_maps,
+    patch_maps,
+)
 from ...evaluation.pixel_values import in_own_colours
 from ...model.architecture import num_channels
 from .drawing import draw_colours, draw_heat, draw_pixels, draw_thumbnail
@@ -59,7 +66,9 @@ class EncoderViews:
         self.description += f"embeddings of {dim} numbers ({pooling})"
         self.bank: NearestImages | None = None
         self.examples: list[tuple[_Image, str | None]] = []
-        images = [self.extractor.grey_image()] if source is None else self._fill_bank(settings, source)
+        grey = self.extractor.grey_image()
+        self._most_pixels = enlarged_pixels(self.extractor, [grey], MOST_ENLARGED)[0, 0].numel()
+        images = [grey] if source is None else self._fill_bank(settings, source)
         maps, self.enlarge = legible_patch_maps(self.extractor, images)
         # A colour then means the same in all images.
         self._colours = PrincipalColours(maps) if self.bank is not None else None
@@ -87,6 +96,7 @@ class EncoderViews:
         """
         note = ""
         try:
+            self._check_size(image, enlarge)
             maps = patch_maps(self.extractor, [image], enlarge)
         except ValueError as error:
             if enlarge == 1:
@@ -104,6 +114,14 @@ class EncoderViews:
         else:
             note += f"A patch has {heat.min():.2%} to {heat.max():.2%} of the class token's attention."
         return View(seen, draw_colours(colours), draw_heat(heat, seen), self._neighbours(image), note)
+
+    def _check_size(self, image: _Image, enlarge: int) -> None:
+        """Refuse more pixels than the most enlarged square image has. Processors that do not crop have no limit."""
+        _, _, height, width = enlarged_pixels(self.extractor, [image], enlarge).shape
+        if height * width > self._most_pixels:
+            raise ValueError(
+                f"`enlarge` {enlarge}: {width} x {height} pixels are too many for this page; choose less."
+            )
 
     def _neighbours(self, image: _Image) -> list[tuple[Image.Image, str]]:
         found = self.bank(image) if self.bank is not None else []

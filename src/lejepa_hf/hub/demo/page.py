@@ -3,20 +3,26 @@
 import logging
 import os
 import socket
+import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...data.decoding import DECODING_ERRORS
 from ...evaluation.patch_maps import MOST_ENLARGED
+from ...evaluation.pixel_values import pixel_range
 from .drawing import draw_thumbnail
 from .encoder_views import EncoderViews, View
+from .request_limits import RequestLimits
 from .settings import DemoSettings
+from .upload_decoding import decode_upload
+from .uploads import LARGEST_UPLOAD, Uploads
 
 if TYPE_CHECKING:
     import gradio as gr
 
 logger = logging.getLogger("lejepa_hf")
+
+Result = TypeVar("Result")
 
 # Galleries are as high as their pictures, and not wider than their column.
 _STYLE = """
@@ -24,6 +30,8 @@ _STYLE = """
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 #neighbours .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)); }
 """
+_MOST_WAITING = 20  # events; a visitor who sends more is told that the queue is full
+_MOST_SESSIONS = 1000  # visitors whose last image is remembered
 # All events share the encoder: one runs at a time.
 _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "encoder", "concurrency_limit": 1, "api_visibility": "private"}
 
@@ -43,9 +51,19 @@ def serve(settings: DemoSettings, host: str | None = None, port: int | None = No
     check_gradio()
     if port is not None:
         _check_port(host or "127.0.0.1", port)
-    page = build_page(EncoderViews(settings))
-    import gradio
+    views = EncoderViews(settings)
+    with tempfile.TemporaryDirectory(prefix="lejepa-demo-", ignore_cleanup_errors=True) as folder:
+        _launch(views, Uploads(folder), host, port)
 
+
+def _launch(views: EncoderViews, uploads: Uploads, host: str | None, port: int | None) -> None:
+    os.environ["GRADIO_TEMP_DIR"] = uploads.folder  # otherwise it is shared by all of a machine's pages
+    page = build_page(views, uploads)
+    import gradio
+    from starlette.middleware import Middleware
+
+    uploads.keep()
+    page.queue(max_size=_MOST_WAITING, api_open=False)
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -53,7 +71,14 @@ def serve(settings: DemoSettings, host: str | None = None, port: int | None = No
         quiet=True,
         prevent_thread_lock=True,
         footer_links=[],
-        show_error=True,
+        show_error=False,  # errors that are not written for visitors name paths of the server
+        max_file_size=LARGEST_UPLOAD,
+        state_session_capacity=_MOST_SESSIONS,
+        enable_monitoring=False,
+        # With either of them, another server would answer in front of this one, without its limits.
+        ssr_mode=False,
+        mcp_server=False,
+        app_kwargs={"middleware": [Middleware(RequestLimits, uploads=uploads)]},
         css=_STYLE,
         # Fonts of the reader's system, because others would be loaded from Google.
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
@@ -62,8 +87,8 @@ def serve(settings: DemoSettings, host: str | None = None, port: int | None = No
     page.block_thread()
 
 
-def build_page(views: EncoderViews) -> "gr.Blocks":
-    """Lay out the page, not launched, and connect its parts."""
+def build_page(views: EncoderViews, uploads: Uploads) -> "gr.Blocks":
+    """Lay out the page, not launched, and connect its parts. Images of visitors are read from `uploads` only."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
     import gradio as gr
 
@@ -108,20 +133,25 @@ def build_page(views: EncoderViews) -> "gr.Blocks":
                 )  # fmt: skip
         shown = [seen, patches, heat, neighbours, note]  # in the order of a `View`
 
-        def look(chosen: str | int, enlarge: float) -> tuple:
-            return _look(views, chosen, enlarge)
+        # Whatever these functions receive may be forged: a browser can send any value, in any order.
+        def look(chosen: str | int, enlarge: object) -> tuple:
+            return _look(views, uploads, chosen, _checked_enlargement(enlarge))
 
-        def look_at_upload(file: dict[str, str], enlarge: float) -> tuple:
-            return file["path"], *look(file["path"], enlarge)
+        def look_at_upload(file: object, enlarge: object) -> tuple:
+            path = _for_visitors(uploads.path_of, file)
+            return path, *look(path, enlarge)
 
-        def look_at_example(enlarge: float, picked: gr.SelectData) -> tuple:
-            picture = draw_thumbnail(views.examples[picked.index][0]) if takes_pictures else None
-            return picked.index, picture, *look(picked.index, enlarge)
+        def look_at_example(enlarge: object, picked: gr.SelectData) -> tuple:
+            number = picked.index
+            if type(number) is not int or not 0 <= number < len(views.examples):
+                raise gr.Error(f"`example` must be 0 to {len(views.examples) - 1}.", print_exception=False)
+            picture = draw_thumbnail(views.examples[number][0]) if takes_pictures else None
+            return number, picture, *look(number, enlarge)
 
-        def look_again(chosen: str | int | None, enlarge: float) -> tuple:
+        def look_again(chosen: str | int | None, enlarge: object) -> tuple:
             return look(chosen, enlarge) if chosen is not None else (gr.skip(),) * len(shown)
 
-        # The file is passed as it is: Gradio would reduce 16 bits to 8, and would hide why a file is broken.
+        # Gradio's preprocessing would reduce 16 bits to 8, and would hide why a file is broken.
         upload.upload(look_at_upload, [upload, enlarge], [chosen, *shown], preprocess=False, **_ONE_AT_A_TIME)
         examples.select(look_at_example, [enlarge], [chosen, upload, *shown], **_ONE_AT_A_TIME)
         enlarge.change(look_again, [chosen, enlarge], shown, trigger_mode="always_last", **_ONE_AT_A_TIME)
@@ -153,16 +183,39 @@ def _titled_picture(name: str, title: str, what: str, settings: dict[str, Any]) 
     return picture
 
 
-def _look(views: EncoderViews, chosen: str | int, enlarge: float) -> View:
-    """The pictures of an example or a file. The page shows why a file cannot be read."""
+def _look(views: EncoderViews, uploads: Uploads, chosen: str | int, enlarge: int) -> View:
+    """The pictures of an example or an upload. The page shows why a file cannot be read."""
+    import gradio as gr
+
+    uploads.tidy()
+    if isinstance(chosen, int):
+        image = views.examples[chosen][0]
+    else:
+        content, values = _for_visitors(uploads.read, chosen), pixel_range(views.extractor.processor)
+        image = _for_visitors(decode_upload, content, views.channels, values)
+    try:
+        return views.look(image, enlarge)
+    except ValueError as error:  # not written for visitors: Gradio prints it
+        raise gr.Error("The encoder cannot be used with this image; the server's log has the reason.") from error
+
+
+def _checked_enlargement(value: object) -> int:
+    """The number of the slider; its ends are checked by the browser only."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value in range(1, MOST_ENLARGED + 1):
+        return int(value)
+    import gradio as gr
+
+    raise gr.Error(f"The resolution must be a whole number from 1 to {MOST_ENLARGED}.", print_exception=False)
+
+
+def _for_visitors(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function whose ValueErrors are written for visitors, and show them on the page."""
     import gradio as gr
 
     try:
-        image = views.examples[chosen][0] if isinstance(chosen, int) else views.extractor.decode(Path(chosen))
-    except DECODING_ERRORS as error:
-        reason = str(error).replace(f"{Path(str(chosen)).parent}{os.sep}", "")  # the folder is Gradio's
-        raise gr.Error(f"This file cannot be read as an image: {reason}", print_exception=False) from error
-    return views.look(image, int(enlarge))
+        return function(*arguments)
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from None
 
 
 def _check_port(host: str, port: int) -> None:
