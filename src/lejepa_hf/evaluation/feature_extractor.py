@@ -56,9 +56,14 @@ class FeatureExtractor:
         self.pooling, self.num_layers, self.bf16 = pooling, num_layers, bf16
         self._probe_layers = min(_PROBE_LAYERS, count_layers(encoder))
 
+    @property
+    def pixel_range(self) -> list[float] | None:
+        """Stored values that are black and white, as the processor says; None for the usual ones."""
+        return getattr(self.processor, "pixel_range", None)
+
     def decode(self, value: Encoded) -> Image.Image | np.ndarray:
         """Decode a value of an image column for the encoder's channels, by [`~data.decoding.decode_image`]."""
-        return decode_image(value, num_channels(self.encoder.config), getattr(self.processor, "pixel_range", None))
+        return decode_image(value, num_channels(self.encoder.config), self.pixel_range)
 
     def preprocess(self, images: list, **settings: object) -> torch.Tensor:
         """

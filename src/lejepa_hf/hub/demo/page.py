@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...evaluation.patch_maps import MOST_ENLARGED
-from ...evaluation.pixel_values import pixel_range
 from .drawing import draw_thumbnail
 from .encoder_views import EncoderViews, View
 from .request_limits import RequestLimits
@@ -191,7 +190,7 @@ def _look(views: EncoderViews, uploads: Uploads, chosen: str | int, enlarge: int
     if isinstance(chosen, int):
         image = views.examples[chosen][0]
     else:
-        content, values = _for_visitors(uploads.read, chosen), pixel_range(views.extractor.processor)
+        content, values = _for_visitors(uploads.read, chosen), views.extractor.pixel_range
         image = _for_visitors(decode_upload, content, views.channels, values)
     try:
         return views.look(image, enlarge)
