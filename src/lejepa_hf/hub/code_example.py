@@ -17,7 +17,7 @@ def usage_of(folder: str | Path) -> dict[str, Any]:
     `interpolate`, whether the class needs an argument for images of another size than its positions.
     """
     folder = Path(folder)
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     native = getattr(transformers, config.architectures[0])
     file = folder / "preprocessor_config.json"
     processor = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -53,7 +53,7 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """Checkpoints that are there, complete or not, in the order of their steps."""
         found = [path for path in self.path.glob("checkpoint-*") if step_of(path) is not None]
-        return sorted(found, key=lambda path: (len(path.name), path.name))
+        return sorted(found, key=lambda path: (step_of(path) or 0, path.name))
 
     def exported(self, checkpoint: Path, averaged: bool = False) -> Path:
         """The folder of a checkpoint's exported encoder: `encoder-400` for `checkpoint-400`."""
@@ -65,8 +65,8 @@ class RunFolder:
         return self.path / f"_{checkpoint.name}_to_push"
 
     def waiting_pushes(self) -> list[Path]:
-        """All folders of that kind, the oldest first."""
-        return sorted(self.path.glob("_checkpoint-*_to_push"), key=lambda path: path.stat().st_mtime)
+        """All folders of that kind, in the order of their steps."""
+        return sorted(self.path.glob("_checkpoint-*_to_push"), key=lambda path: (len(path.name), path.name))
 
     def add_checkpoint(self, written: Path) -> None:
         """Move a complete checkpoint, on the same disk under its final name, here, and add the run's identity."""
