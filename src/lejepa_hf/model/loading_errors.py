@@ -34,6 +34,26 @@ def refuse_unfilled(field: str, name: str | Path, model_type: str, loaded: dict,
 
 
 @contextmanager
+def _named_files(field: str, name: str | Path, folder: Path) -> Iterator[None]:
+    """Refuse code of the repository, and name the file that cannot be read; other errors pass."""
+    try:
+        yield
+    except (OSError, SafetensorError, UnpicklingError) as error:
+        damage = first_damage(sorted(path for form in _FILES for path in folder.glob(form)))
+        if damage is None and isinstance(error, OSError):
+            raise
+        damage = damage or f"one of its files {reading_failure(error)}"
+        raise ValueError(f"`{field}` {str(name)!r} cannot be read: {damage}.") from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"`{field}` {str(name)!r} needs Python code from its own repository (`auto_map` in its files), which is "
+            "never run here: choose a model of a class that transformers has."
+        ) from error
+
+
+@contextmanager
 def explained(field: str, name: str | Path, folder: str | Path | None = None) -> Iterator[None]:
     """
     Turn errors of a block that loads a model into a `ValueError` with the field, the value and the way out.
@@ -41,34 +61,14 @@ def explained(field: str, name: str | Path, folder: str | Path | None = None) ->
     `field` is the argument that names the model (`pretrained_backbone`, `encoder`), and `name` its value: a folder or
     an id on the Hub, with or without `@revision`. `folder` is the folder that is read, if it is not `name` itself.
     """
-    folder = Path(name if folder is None else folder)
     try:
-        yield
-    except (SafetensorError, UnpicklingError) as error:
-        raise ValueError(f"`{field}` {str(name)!r} cannot be read: {_damage(folder, error)}.") from error
-    except ValueError as error:
-        if "custom code" not in str(error) and "trust_remote_code" not in str(error):
-            raise
-        raise ValueError(
-            f"`{field}` {str(name)!r} needs Python code from its own repository (`auto_map` in its config), which is "
-            "never run here: choose a model of a class that transformers has."
-        ) from error
+        with _named_files(field, name, Path(name if folder is None else folder)):
+            yield
     except (OSError, errors.HFValidationError, RuntimeError) as error:
-        damage = _damage(folder)
-        if damage is not None:
-            raise ValueError(f"`{field}` {str(name)!r} cannot be read: {damage}.") from error
         causes = list(_causes(error))
         if isinstance(error, RuntimeError) and not _is_no_room(error):  # hf_xet raises it for a full disk
             raise
         raise ValueError(f"`{field}` {str(name)!r} {_way_out(causes, str(name))}") from error
-
-
-def _damage(folder: Path, error: BaseException | None = None) -> str | None:
-    """The damaged file in a folder; for a repository of the Hub what the error says."""
-    found = first_damage(sorted(path for form in _FILES for path in folder.glob(form)))
-    if found is None and error is not None:
-        return f"one of its files {reading_failure(error)}"
-    return found
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

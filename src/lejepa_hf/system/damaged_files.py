@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -81,7 +82,8 @@ def _try_to_load(path: Path, thorough: bool) -> str | None:
     from transformers.trainer_pt_utils import safe_globals  # arrays, which states of random numbers hold
 
     is_zip = zipfile.is_zipfile(path)
-    with safe_globals():
+    with safe_globals(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # such a file is refused anyway
         torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     if thorough and is_zip:
         with zipfile.ZipFile(path) as file:

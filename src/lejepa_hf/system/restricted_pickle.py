@@ -10,7 +10,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         if not self.is_known(module, name):
-            raise pickle.UnpicklingError(f"it contains `{module}.{name}`, which could run code")
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not a known class")  # in PyTorch's words
         return super().find_class(module, name)
 
 
