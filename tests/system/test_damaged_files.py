@@ -7,7 +7,7 @@ import torch
 from payload import Payload, save_shards
 from safetensors.torch import save_file
 
-from lejepa_hf.system.damaged_files import damage_of, first_damage
+from lejepa_hf.system.damaged_files import damage_of, first_damage, read_json
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
@@ -74,3 +74,13 @@ def test_any_damage_is_one_line_with_the_name(files):
             damage = damage_of(files[-1] if path.name == ".metadata" else path, thorough=True)
             assert damage is None or "\n" not in damage
         path.write_bytes(whole)
+
+
+def test_a_damaged_json_file_is_named(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"a": [1]}')
+    assert read_json(path) == {"a": [1]}
+    for content, damage in ((POINTER, "is a git-lfs pointer"), (b"{", "is damaged"), (b"\xff\xfe", "is damaged")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"'{path}' cannot be read: config.json {damage}"):
+            read_json(path)

@@ -9,8 +9,8 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from .error_text import reason_of
@@ -26,7 +26,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 def damage_of(path: Path, thorough: bool = False) -> str | None:
     """
     Why a `.safetensors`, a `.json`, a file of `torch.save` or a folder of FSDP's shards cannot be read, as one line
-    with its name; None if it can be read.
+    with its name; None if it can be read. Of a `.yaml` only the kind is checked: its reader names what is wrong.
 
     Numbers in tensors are not read, except with `thorough`, which compares the checksums that `torch.save` wrote.
     """
@@ -40,6 +40,14 @@ def damage_of(path: Path, thorough: bool = False) -> str | None:
         return _try_to_read(path, thorough)
     except READING_ERRORS as error:
         return f"{path.name} {reading_failure(error)}"
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401
+    """The content of a JSON file; a damaged one raises a ValueError that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {damage_of(path)}.") from error
 
 
 def first_damage(paths: Iterable[Path], thorough: bool = False) -> str | None:
@@ -73,12 +81,13 @@ def _try_to_read(path: Path, thorough: bool) -> str | None:
             pass
     elif path.suffix == ".json":
         json.loads(path.read_text(encoding="utf-8"))
-    else:
+    elif path.suffix != ".yaml":
         return _try_to_load(path, thorough)
     return None
 
 
 def _try_to_load(path: Path, thorough: bool) -> str | None:
+    import torch  # seconds that other callers do not need
     from transformers.trainer_pt_utils import safe_globals  # arrays, which states of random numbers hold
 
     is_zip = zipfile.is_zipfile(path)

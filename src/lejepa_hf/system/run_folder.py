@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from .damaged_files import damage_of, read_json
 from .durable_files import publish_folder, write_text
 from .package_versions import package_versions
 
@@ -123,7 +124,13 @@ class RunFolder:
     def read_recipe(self) -> dict[str, Any]:
         """The content of `recipe.yaml`; empty if there is none."""
         text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
-        return yaml.safe_load(text) or {}
+        try:
+            recipe = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{str(self.recipe)!r} is not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(recipe, dict):
+            raise ValueError(f"{str(self.recipe)!r} is not a recipe: {damage_of(self.recipe) or 'it has no keys'}.")
+        return recipe
 
     def read_arguments(self) -> dict[str, Any]:
         """Every training argument of the run; empty for runs that did not record them."""
@@ -174,7 +181,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _names_of_sources(recipe: dict[str, Any]) -> list[str]:

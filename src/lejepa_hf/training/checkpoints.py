@@ -57,9 +57,9 @@ def damage_of(checkpoint: Path, thorough: bool = False) -> str | None:
 
 
 def damage_of_weights(checkpoint: Path) -> str | None:
-    """The same as [`damage_of`] for the weights alone, which are enough to load a model."""
+    """The same as [`damage_of`] for what loading the model of a checkpoint reads: all weights, averaged ones too."""
     found = sorted({path for form in _WEIGHTS for path in checkpoint.glob(form) if path.suffix or path.is_dir()})
-    return first_damage(found) if found else f"{_NO_WEIGHTS} is missing"
+    return first_damage([*found, *checkpoint.glob("*.safetensors")]) if found else f"{_NO_WEIGHTS} is missing"
 
 
 def _missing(checkpoint: Path) -> str | None:
