@@ -25,6 +25,7 @@ from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.encoder_loading import load_encoder
 from lejepa_hf.hub.export import build_processor
+from lejepa_hf.hub.onnx_export import export_onnx
 from lejepa_hf.model.backbone import load_pretrained_backbone
 from lejepa_hf.runs.pretraining import main as train
 from lejepa_hf.training.checkpoints import resolve_resume
@@ -169,12 +170,14 @@ def test_a_known_class_is_used_whatever_code_lies_beside_it(encoder, marker):
 
 
 def test_weights_that_timm_would_read(encoder, marker, tmp_path):
-    pytest.importorskip("timm")
+    for package in ("timm", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
     torch.save(Payload(marker), tmp_path / "weights.pth")
     arguments = {"checkpoint_path": str(tmp_path / "weights.pth")}
     config = {"model_type": "timm_wrapper", "architecture": "resnet10t", "num_classes": 0, "model_args": arguments}
-    (encoder / "config.json").write_text(json.dumps(config))
+    (encoder / "config.json").write_text(json.dumps(config | {"embedding_pooling": "mean"}))
     for load in (
+        lambda: export_onnx(encoder),
         lambda: load_encoder(encoder),
         lambda: load_pretrained_backbone(str(encoder)),
         lambda: LeJEPAForPreTraining(LeJEPAConfig(backbone_config=config)),

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
 from ..model.architecture import forward_kwargs, is_timm, native_image_size, num_channels
+from ..model.foreign_settings import refuse_foreign_settings
 from ..model.pooling import final_states, pool
 from ..system.durable_files import complete_folder
 from ..system.error_text import reason_of
@@ -74,6 +75,7 @@ def _read(folder: Path) -> tuple[_Encoder, int]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False) if has_config else None
     if config is None or "embedding_pooling" not in config.to_dict():
         raise ValueError(f"{str(folder)!r} is not an exported encoder: make one with `lejepa export RUN`.")
+    refuse_foreign_settings(config)
     # PyTorch's fused attention cannot be translated for every class (Swin's windows), its plain form can. timm chooses
     # for itself.
     attention = {} if is_timm(config) else {"attn_implementation": "eager"}
