@@ -16,6 +16,7 @@ from .losses.objective import objective, objective_sums
 from .losses.sigreg import SIGReg
 from .model.architecture import forward_kwargs
 from .model.backbone import build_backbone, load_pretrained_backbone, prepare_config
+from .model.foreign_settings import refuse_foreign_settings
 from .model.pooling import final_states, pool
 from .model.projector import Projector
 from .model.token_dropping import TokenDropping, check_token_dropping
@@ -57,6 +58,10 @@ class LeJEPAPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     # The loss is a mean already: the Trainer must neither count items nor rescale it.
     accepts_loss_kwargs = False
+
+    def __init__(self, config: LeJEPAConfig) -> None:
+        refuse_foreign_settings(config)  # the base class loads the attention that a config names
+        super().__init__(config)
 
     def _init_weights(self, module: nn.Module) -> None:
         # Called for our own modules only, because a backbone initialises itself. This is PyTorch's rule for linear

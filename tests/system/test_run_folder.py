@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from pathlib import Path
 
@@ -213,3 +214,26 @@ def test_a_checkpoint_kept_on_another_disk_is_still_of_the_run(tmp_path):
     run.claim(run.checkpoint(3))
     with pytest.raises(ValueError, match="is not one of its checkpoints"):
         run.claim(tmp_path / "archive/old-3")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [1", "is not valid YAML"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "recipe.yaml is a git-lfs pointer"),
+        ("- 1", "is not a recipe: it has no keys"),
+    ],
+)
+def test_a_recipe_that_is_not_one_is_named(tmp_path, content, message):
+    (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(ValueError, match=f"{tmp_path}/recipe.yaml' .*{message}"):
+        RunFolder(tmp_path).read_recipe()
+
+
+def test_waiting_pushes_are_in_the_order_of_their_steps(tmp_path):
+    for age, step in enumerate((100, 20, 3)):
+        (tmp_path / f"_checkpoint-{step}_to_push").mkdir()
+        os.utime(tmp_path / f"_checkpoint-{step}_to_push", (age, age))
+    assert [path.name for path in RunFolder(tmp_path).waiting_pushes()] == [
+        f"_checkpoint-{step}_to_push" for step in (3, 20, 100)
+    ]

@@ -15,6 +15,7 @@ from lejepa_hf import (
     export_encoder,
 )
 from lejepa_hf.data.sources import load_source
+from lejepa_hf.training.encoder_average import load_average
 
 SCRIPT = Path(__file__).parents[1] / "two_process_average.py"
 FILE = "encoder_average.safetensors"
@@ -97,6 +98,13 @@ def test_an_average_may_begin_at_a_checkpoint(tmp_path, tiny_resnet, caplog):
     before, after = recorded.weights
     for name, value in load_file(tmp_path / FILE).items():
         torch.testing.assert_close(value, 4 / 13 * before[name] + 9 / 13 * after[name])
+
+
+def test_a_damaged_average_is_named(tmp_path, tiny_resnet):
+    model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=tiny_resnet, projector_dims=[8]))
+    (tmp_path / FILE).write_bytes(b"torn")
+    with pytest.raises(ValueError, match=rf"cannot be read \({FILE} is damaged .*choose another checkpoint"):
+        load_average(model.encoder, tmp_path)
 
 
 def test_sharded_parameters(two_processes):

@@ -20,6 +20,10 @@ OVERRIDDEN = {
     "_save_checkpoint": (("self", "model", "trial"), "_maybe_log_save_evaluate"),
     # Weights that do not fit are an error; the base class logs a warning.
     "_issue_warnings_after_load": (("self", "load_result"), "_load_from_checkpoint"),
+    # The rates of the optimizer are known before a checkpoint replaces them, whoever made it.
+    "_load_optimizer_and_scheduler": (("self", "checkpoint"), "_prepare_for_training"),
+    # The best checkpoint is read only if it can be, and cannot run code.
+    "_load_best_model": (("self",), "_finalize_training"),
     # Views get their photometric part on the device, from numbers that stay on the host.
     "_prepare_inputs": (("self", "inputs"), "training_step"),
     # The measured norm is checked before the optimizer uses the gradient; callbacks do not receive it.
@@ -28,7 +32,6 @@ OVERRIDDEN = {
 
 CALLED = {
     "_load_from_checkpoint": "a finished run is loaded without a further step",
-    "_load_best_model": "the same, with `load_best_model_at_end`",
 }
 
 # Method of the base class -> calls in it whose order matters.

@@ -1,9 +1,20 @@
 import pytest
 import torch
-from test_trainer import model_for, trainer_for
-from torch.optim.lr_scheduler import LambdaLR, StepLR
+from test_trainer import losses, model_for, trainer_for
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 from transformers import TrainerControl, TrainerState
 
+from lejepa_hf import LeJEPATrainer
 from lejepa_hf.training.resumed_rates import ResumedRates
 
 
@@ -66,11 +77,93 @@ def test_equal_rates_leave_the_loaded_ones_to_the_last_bit():
     assert values(optimizer, "weight_decay") == [0.3, 0.0]
 
 
-@pytest.mark.parametrize("kept", [{"step": 0}, {"schedule_of": lambda optimizer: StepLR(optimizer, 100)}])
-def test_a_start_and_schedules_of_other_kinds_are_left_alone(kept):
-    optimizer, schedule = resumed(2.0, 0.3, **kept)
+# Schedules by name, of an optimizer and the factor of its rates.
+SCHEDULES = {
+    "lambda": lambda optimizer, rate: by_step(optimizer),
+    "step": lambda optimizer, rate: StepLR(optimizer, 2),
+    "cosine": lambda optimizer, rate: CosineAnnealingLR(optimizer, 10),
+    "one cycle": lambda optimizer, rate: OneCycleLR(optimizer, [1e-4 * rate, 1e-3 * rate], total_steps=20),
+    "sequential": lambda optimizer, rate: SequentialLR(
+        optimizer, [LinearLR(optimizer, 0.1, total_iters=4), CosineAnnealingLR(optimizer, 10)], [4]
+    ),
+    "chained": lambda optimizer, rate: ChainedScheduler(
+        [LinearLR(optimizer, 0.1, total_iters=4), ExponentialLR(optimizer, 0.9)]
+    ),
+    "plateau": lambda optimizer, rate: ReduceLROnPlateau(optimizer, patience=0),
+}
+
+
+def test_a_start_is_left_alone():
+    optimizer, schedule = resumed(2.0, 0.3, step=0)
     assert values(optimizer, "lr") == schedule.get_last_lr() != [2.0 / 5] * 2
     assert values(optimizer, "weight_decay") == [0.1, 0.0]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("optimizer_class", [torch.optim.AdamW, torch.optim.SGD, torch.optim.NAdam])
+def test_every_group_keeps_its_own_rate(name, optimizer_class):
+    """Resumed equals uninterrupted, and a changed rate changes each group's in proportion."""
+    uninterrupted = with_groups(optimizer_class, name, 6)
+    assert with_groups(optimizer_class, name, 3, resumed_for=3) == uninterrupted
+    assert uninterrupted[-1][1] == pytest.approx(10 * uninterrupted[-1][0])
+    for kwargs in ({"rate": 2.0}, {"arguments": (2.0, 1.0)}):
+        changed = with_groups(optimizer_class, name, 3, resumed_for=3, **kwargs)
+        assert changed[:3] == uninterrupted[:3]
+        assert changed[3:] == [pytest.approx([2 * each for each in rates]) for rates in uninterrupted[3:]]
+
+
+def with_groups(optimizer_class, schedule: str, steps: int, resumed_for: int = 0, rate=1.0, arguments=(1.0, None)):
+    """Rates of two groups at each step, those after resuming with others asked for."""
+
+    def made(rate):
+        groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": own * rate} for own in (1e-4, 1e-3)]
+        optimizer = optimizer_class(groups, lr=1.0)
+        return optimizer, SCHEDULES[schedule](optimizer, rate)
+
+    def train(optimizer, schedule, steps):
+        for _ in range(steps):
+            optimizer.step()
+            found.append(values(optimizer, "lr"))
+            schedule.step(*([1.0] if isinstance(schedule, ReduceLROnPlateau) else []))
+
+    found, (old, old_schedule) = [], made(1.0)
+    begun = {"optimizer": old, "lr_scheduler": old_schedule}
+    ResumedRates().on_train_begin(None, TrainerState(), TrainerControl(), **begun)
+    train(old, old_schedule, steps)
+    if resumed_for:
+        (optimizer, new_schedule), rates = made(rate), ResumedRates()
+        rates.remember(optimizer, *arguments)
+        optimizer.load_state_dict(old.state_dict())
+        new_schedule.load_state_dict(old_schedule.state_dict())
+        given = {"optimizer": optimizer, "lr_scheduler": new_schedule}
+        rates.on_train_begin(None, TrainerState(global_step=steps), TrainerControl(), **given)
+        train(optimizer, new_schedule, resumed_for)
+    return found
+
+
+class OwnGroups(LeJEPATrainer):
+    """A user's subclass with rates by layer."""
+
+    def create_optimizer(self, model=None):
+        parts = ((self.model.encoder, 1e-4), (self.model.projector, 1e-3))
+        self.optimizer = torch.optim.AdamW([{"params": list(part.parameters()), "lr": rate} for part, rate in parts])
+        return self.optimizer
+
+
+@pytest.mark.parametrize("made_by", ["a subclass", "the caller"])
+def test_a_run_with_rates_by_layer(tmp_path, tiny_resnet, made_by):
+    def trained(**kwargs):
+        trainer = trainer_for(tmp_path, model_for(tiny_resnet), save_total_limit=None)
+        if made_by == "a subclass":
+            trainer.__class__ = OwnGroups
+        else:
+            trainer.optimizer = OwnGroups.create_optimizer(trainer)
+        trainer.train(**kwargs)
+        return losses(trainer), values(trainer.optimizer, "initial_lr"), values(trainer.optimizer, "lr")
+
+    uninterrupted = trained()
+    assert uninterrupted[1] == [1e-4, 1e-3]
+    assert trained(resume_from_checkpoint=tmp_path / "checkpoint-3") == uninterrupted
 
 
 def test_another_number_of_groups_is_an_error():

@@ -12,13 +12,18 @@ from .dataset_files import FILE_KINDS, with_length
 from .dataset_kinds import Opened
 from .opening_errors import explained
 
+# Endings in a tar that nothing here needs: pickles, those of torch too, and formats whose packages may be missing.
+_OBJECTS = ("pth", "pyd", "pickle", "pkl", "mp", "msg", "cbor", "ten", "tb")
+
 
 class ImageTars(WebDataset):
     """
     Reads WebDataset tar files in which one sample is a jpg and another a png. The reader of `datasets` refuses them if
     it notices at once, and otherwise drops samples. The only image of a sample is stored in the column of the first
-    sample's image, whatever its own extension.
+    sample's image, whatever its own extension. Files of tensors and objects stay the bytes that they are.
     """
+
+    DECODERS = {ending: decode for ending, decode in WebDataset.DECODERS.items() if ending not in _OBJECTS}
 
     _image_column: str | None = None  # known from the first tar on, before a stream is handed to workers
 
@@ -46,6 +51,8 @@ def load_split(
     row groups: readers get equal shares and need little memory.
     """
     files = str(data_files["train"] if isinstance(data_files, dict) else data_files)
+    if path == "pandas":  # read with the protection off by `datasets` before 5.2
+        raise ValueError(f"`dataset` {name!r} reads pickles, which could run code: write the images as Parquet files.")
     try:
         if path == "webdataset":
             builder = ImageTars(data_files=data_files)

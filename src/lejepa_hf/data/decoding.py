@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
+from PIL.EpsImagePlugin import EpsImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .network import read_through
@@ -52,6 +53,8 @@ def open_image(value: Encoded, num_channels: int = 3, pixel_range: list[float] |
         value = eight_bit_channels_last(value, num_channels, pixel_range)
         if num_channels in (1, 3):
             value = Image.fromarray(value)
+    if isinstance(value, EpsImageFile):
+        raise ValueError("EPS files are programs, which PIL hands to Ghostscript, and are not run: convert it to PNG.")
     if not isinstance(value, Image.Image | np.ndarray):
         raise TypeError(f"An image must be a PIL image, bytes, a path or an array, got {type(value).__name__}.")
     width, height = stored_size(value)

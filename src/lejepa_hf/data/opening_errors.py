@@ -4,7 +4,9 @@ import difflib
 import re
 import tarfile
 from pathlib import Path
+from pickle import UnpicklingError
 
+from ..system.damaged_files import reading_failure
 from .network import is_network_error, status_of
 
 
@@ -50,6 +52,13 @@ def explained(error: Exception, name: str, split: str, path: str, files: str, on
     if is_network_error(error):
         where = "is not a folder here, and the Hub " if on_hub and not repository else ""
         return ValueError(f"{what} {where}cannot be reached: {reason}")
+    if "scripts are no longer supported" in reason:
+        return ValueError(
+            f"{what} is a program ({reason.split()[-1]}), which is never run: use its Parquet files, on the Hub with "
+            "`revision: refs/convert/parquet`."
+        )
+    if isinstance(error, UnpicklingError):
+        return ValueError(f"{what} cannot be read: one of its files {reading_failure(error)}.")
     known = isinstance(error, OSError | ValueError | DatasetsError | tarfile.TarError)
     return unknown_split(name, split, reason) if known else None
 

@@ -6,6 +6,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..system.damaged_files import read_json
+
 logger = logging.getLogger("lejepa_hf")
 
 
@@ -87,7 +89,7 @@ def read_positions(checkpoint: str | Path) -> list[RankState]:
     if missing:
         reason = f"has no position in the data: {missing[0]} is missing"
         raise ValueError(f"`resume` {str(checkpoint)!r} {reason}. Resume from another checkpoint.")
-    return [_rank_state(json.loads(path.read_text(encoding="utf-8"))) for path in ranks]
+    return [_rank_state(read_json(path)) for path in ranks]
 
 
 def _rank_state(content: dict[str, Any]) -> RankState:

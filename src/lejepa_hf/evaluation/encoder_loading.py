@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 
+from ..model.foreign_settings import refuse_foreign_settings
 from ..model.loading_errors import explained, refuse_unfilled
 from ..system.devices import default_device
 from ..system.error_text import reason_of
@@ -32,10 +33,14 @@ def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncode
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"`device` {device!r} cannot be used here: {reason_of(error)}") from error
     folder = find_encoder(encoder)
-    with explained("encoder", encoder):
+    with explained("encoder", encoder, folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        refuse_foreign_settings(config)
         # Stored in half precision, an encoder would embed and train with other errors than those it is compared with.
-        model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
-        processor = AutoImageProcessor.from_pretrained(folder)
+        model, loaded = AutoModel.from_pretrained(
+            folder, config=config, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+        )
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     refuse_unfilled("encoder", encoder, model.config.model_type, loaded, may_miss="pooler.")
     if loaded["missing_keys"]:
         model.pooler, model.config.embedding_pooling = None, "cls"

@@ -120,7 +120,7 @@ def export_encoder(
 def _processor_of(encoder: LeJEPAModel, source: Path | None) -> BaseImageProcessor:
     """The processor saved with a model, or one for its size and channels."""
     if source is not None and (source / "preprocessor_config.json").is_file():
-        return AutoImageProcessor.from_pretrained(source)
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     config = encoder.backbone.config
     channels, size = num_channels(config), native_image_size(config)
     kind = "ImageNet's" if channels == 3 else f"a plain one of {channels} channels"

@@ -135,7 +135,7 @@ def usage_of(folder: Path) -> dict[str, Any]:
 
     from ..model.architecture import forward_kwargs, num_channels
 
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     native = getattr(transformers, config.architectures[0])
     file = folder / "preprocessor_config.json"
     processor = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

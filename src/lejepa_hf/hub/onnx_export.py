@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
 from ..model.architecture import forward_kwargs, is_timm, native_image_size, num_channels
+from ..model.foreign_settings import refuse_foreign_settings
 from ..model.pooling import final_states, pool
 from ..system.durable_files import complete_folder
 from ..system.error_text import reason_of
@@ -74,14 +75,16 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
 
 
 def _read(folder: Path) -> _Encoder:
-    config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
+    has_config = (folder / "config.json").is_file()
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False) if has_config else None
     if config is None or "embedding_pooling" not in config.to_dict():
         raise ValueError(f"{str(folder)!r} is not an exported encoder: make one with `lejepa export RUN`.")
+    refuse_foreign_settings(config)
     # PyTorch's fused attention cannot be translated for every class (Swin's windows), its plain form can. timm chooses
     # for itself.
     attention = {} if is_timm(config) else {"attn_implementation": "eager"}
-    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **attention).eval()
-    processor = AutoImageProcessor.from_pretrained(folder).to_dict()
+    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **attention).eval()
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False).to_dict()
     size = (processor.get("crop_size") or processor["size"])["height"]
     return _Encoder(encoder, size).eval()
 

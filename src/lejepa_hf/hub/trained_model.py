@@ -1,13 +1,14 @@
 """Finds the trained model of a run and reads it in one process, whatever it was trained on."""
 
-import pickle
+import textwrap
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from ..configuration_lejepa import LeJEPAConfig
+from ..model.loading_errors import refuse_unfilled
 from ..modeling_lejepa import LeJEPAForPreTraining
+from ..system.damaged_files import first_damage
 from ..system.distributed import read_shards_
 from ..system.run_folder import RunFolder
 
@@ -32,22 +33,34 @@ def trained_folder(run: str | Path) -> Path:
 def read_trained_model(folder: Path) -> LeJEPAForPreTraining:
     """
     The model in a folder from [`trained_folder`], with its trained weights, on the CPU. Checkpoints of FSDP are read
-    without starting processes. ValueError if weights are missing or cannot be read.
+    without starting processes. Nothing in the files is run. ValueError if weights are missing or cannot be read.
     """
+    fsdp = [path for path in (folder / FSDP_SHARDS, folder / FSDP_WEIGHTS) if path.exists()]
+    files = sorted(folder.glob("model*.safetensors")) or fsdp[:1]
+    if not files:
+        raise ValueError(f"{str(folder)!r} has a config.json and no weights: choose a complete checkpoint.")
+    problem = first_damage([folder / "config.json", *files])
     try:
-        if any(folder.glob("model*.safetensors")):
-            return LeJEPAForPreTraining.from_pretrained(folder)
-        if not (folder / FSDP_SHARDS).is_dir() and not (folder / FSDP_WEIGHTS).is_file():
-            raise ValueError(f"{str(folder)!r} has a config.json and no weights: choose a complete checkpoint.")
-        model = LeJEPAForPreTraining(LeJEPAConfig.from_pretrained(folder))
-        if (folder / FSDP_SHARDS).is_dir():
-            weights = model.state_dict()
-            read_shards_(weights, folder / FSDP_SHARDS)
-        else:
-            weights = torch.load(folder / FSDP_WEIGHTS, map_location="cpu", weights_only=True)
-        model.load_state_dict(weights)
-        return model
-    except (OSError, EOFError, IndexError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"The weights in {str(folder)!r} cannot be read ({error}): choose another checkpoint."
-        ) from error
+        if problem is None:
+            return _filled_from_fsdp(folder, files[0]) if files == fsdp[:1] else _loaded(folder)
+    except (OSError, RuntimeError) as error:
+        problem = textwrap.shorten(str(error), 300)
+    raise ValueError(f"The weights in {str(folder)!r} cannot be read ({problem}): choose another checkpoint.")
+
+
+def _loaded(folder: Path) -> LeJEPAForPreTraining:
+    found: tuple[LeJEPAForPreTraining, dict] = LeJEPAForPreTraining.from_pretrained(folder, output_loading_info=True)  # type: ignore[assignment]
+    model, loaded = found
+    refuse_unfilled("model", folder, model.config.model_type, loaded)
+    return model
+
+
+def _filled_from_fsdp(folder: Path, weights: Path) -> LeJEPAForPreTraining:
+    model = LeJEPAForPreTraining(LeJEPAConfig.from_pretrained(folder))
+    values = model.state_dict()
+    if weights.is_dir():
+        read_shards_(values, weights)
+    else:
+        values = torch.load(weights, map_location="cpu", weights_only=True)
+    model.load_state_dict(values)
+    return model

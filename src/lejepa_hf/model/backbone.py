@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .architecture import is_timm, setting, without_pooler
+from .foreign_settings import refuse_foreign_settings
 from .loading_errors import explained, refuse_unfilled
 from .tracing import without_weights
 
@@ -33,7 +34,8 @@ def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()
     `idle_parameters` are names of parameters to freeze, from [`~model.tracing.describe_backbone`]: because they get no
     gradient, they would stop DDP in the second step.
     """
-    backbone = AutoModel.from_config(config, **without_pooler(config))
+    refuse_foreign_settings(config)
+    backbone = AutoModel.from_config(config, trust_remote_code=False, **without_pooler(config))
     if is_timm(config) and not next(backbone.parameters()).is_meta:
         # The wrapper draws all layers again from normal(0, 0.02), but timm's models need timm's own initialisation.
         import timm
@@ -50,6 +52,7 @@ def pretrained_config(name_or_path: str) -> PreTrainedConfig:
     config = _config_of(name_or_path)
     part = setting(config, "backbone_config" if config.model_type == "lejepa" else "vision_config")
     config = part if isinstance(part, PreTrainedConfig) else config
+    refuse_foreign_settings(config)
     prepare_config(config)
     return config
 
@@ -63,16 +66,17 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
     """
     if _config_of(name_or_path).model_type == "lejepa":
         with explained("pretrained_backbone", name_or_path):
-            return AutoModel.from_pretrained(name_or_path, dtype=torch.float32).backbone
+            return AutoModel.from_pretrained(name_or_path, dtype=torch.float32, trust_remote_code=False).backbone
     config = pretrained_config(name_or_path)
     with explained("pretrained_backbone", name_or_path):
         backbone, loaded = AutoModel.from_pretrained(
-            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **without_pooler(config)
-        )
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False,
+            **without_pooler(config),
+        )  # fmt: skip
     refuse_unfilled("pretrained_backbone", name_or_path, config.model_type, loaded)
     return backbone
 
 
 def _config_of(name_or_path: str) -> PreTrainedConfig:
     with explained("pretrained_backbone", name_or_path):
-        return AutoConfig.from_pretrained(name_or_path)
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)

@@ -5,11 +5,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 from huggingface_hub import constants, errors
+from safetensors import SafetensorError
 
+from ..system.damaged_files import first_damage, reading_failure
 from ..system.error_text import reason_of, with_causes
 
+_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -30,15 +34,36 @@ def refuse_unfilled(field: str, name: str | Path, model_type: str, loaded: dict,
 
 
 @contextmanager
-def explained(field: str, name: str | Path) -> Iterator[None]:
+def _named_files(field: str, name: str | Path, folder: Path) -> Iterator[None]:
+    """Refuse code of the repository, and name the file that cannot be read; other errors pass."""
+    try:
+        yield
+    except (OSError, SafetensorError, UnpicklingError) as error:
+        damage = first_damage(sorted(path for form in _FILES for path in folder.glob(form)))
+        if damage is None and isinstance(error, OSError):
+            raise
+        damage = damage or f"one of its files {reading_failure(error)}"
+        raise ValueError(f"`{field}` {str(name)!r} cannot be read: {damage}.") from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"`{field}` {str(name)!r} needs Python code from its own repository (`auto_map` in its files), which is "
+            "never run here: choose a model of a class that transformers has."
+        ) from error
+
+
+@contextmanager
+def explained(field: str, name: str | Path, folder: str | Path | None = None) -> Iterator[None]:
     """
     Turn errors of a block that loads a model into a `ValueError` with the field, the value and the way out.
 
     `field` is the argument that names the model (`pretrained_backbone`, `encoder`), and `name` its value: a folder or
-    an id on the Hub, with or without `@revision`.
+    an id on the Hub, with or without `@revision`. `folder` is the folder that is read, if it is not `name` itself.
     """
     try:
-        yield
+        with _named_files(field, name, Path(name if folder is None else folder)):
+            yield
     except (OSError, errors.HFValidationError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_no_room(error):  # hf_xet raises it for a full disk
             raise

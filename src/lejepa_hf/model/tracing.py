@@ -8,6 +8,7 @@ from transformers.utils import ModelOutput
 
 from ..system.error_text import reason_of
 from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, setting, without_pooler
+from .foreign_settings import refuse_foreign_settings
 from .pooling import final_states, pool
 
 # What a network raises for images of a size that it does not take, or for inputs that are not images to it.
@@ -29,6 +30,7 @@ def without_weights(config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOut
     Backbone and outputs are on the meta device; on the CPU for the few networks of timm that compute while they are
     built or depend on their device.
     """
+    refuse_foreign_settings(config)
     try:
         try:
             return _trace_on("meta", config)
@@ -48,7 +50,7 @@ def without_weights(config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOut
 
 def _trace_on(device: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOutput]:
     with torch.device(device):
-        backbone = AutoModel.from_config(config, **without_pooler(config)).eval()
+        backbone = AutoModel.from_config(config, trust_remote_code=False, **without_pooler(config)).eval()
     return backbone, trace(backbone, native_image_size(config))
 
 

@@ -12,6 +12,7 @@ from ..configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from ..hub.trained_model import trained_folder
 from ..model.backbone import prepare_config
 from ..model.loading_errors import explained
+from ..system.damaged_files import read_json
 from .arguments import ModelArguments, Recipe
 
 logger = logging.getLogger("lejepa_hf")
@@ -59,7 +60,7 @@ def _folder_of(name: str) -> Path:
         with explained("continue_from", name):
             folder = Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=_FILES)) / "pretraining"
     config = folder / "config.json"
-    if not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("model_type") != "lejepa":
+    if not config.is_file() or read_json(config).get("model_type") != "lejepa":
         raise ValueError(
             f"`continue_from` {name!r} has no pretraining/, the backbone with its projector: start from its encoder "
             "alone, with `pretrained_backbone`."

@@ -71,7 +71,7 @@ def _normalisation(config: PreTrainedConfig, checkpoint: str | Path | None) -> t
     if known is not None:
         return list(known["mean"]), list(known["std"])
     try:
-        processor = AutoImageProcessor.from_pretrained(checkpoint).to_dict()
+        processor = AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=False).to_dict()
     except (OSError, ValueError):  # no processor beside the weights, or one that no installed class reads
         return None
     mean, std = processor.get("image_mean"), processor.get("image_std")

@@ -1,5 +1,6 @@
 """The only file that calls torch.distributed."""
 
+import io
 import os
 import shutil
 import tempfile
@@ -14,8 +15,22 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import FunctionCtx
 
+from .restricted_pickle import read_pickle
+
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
+
+# Everything that the `.metadata` of a folder of shards may name, besides dtypes: data classes, paths and a lookup.
+_CLASSES_OF_SHARDS = {
+    "torch.distributed.checkpoint.metadata": {
+        *("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "_MEM_FORMAT_ENCODING"),
+        *("TensorStorageMetadata", "ChunkStorageMetadata", "BytesStorageMetadata"),
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "pathlib": {"PosixPath", "WindowsPath"},
+    "pathlib._local": {"PosixPath", "WindowsPath"},  # Python 3.13
+}
 
 
 def world_size() -> int:
@@ -188,10 +203,12 @@ def copy_whole_(tensor: torch.Tensor, value: torch.Tensor) -> None:
 def read_shards_(weights: dict[str, torch.Tensor], folder: Path) -> None:
     """
     Fill full tensors on the CPU, by the model's names, from `pytorch_model_fsdp_0/` of a checkpoint, in a single
-    process. RuntimeError if tensors or files are missing, or with several processes, which would wait for each other.
+    process. RuntimeError if tensors or files are missing, or with several processes, which would wait for each other;
+    errors of [`check_shards`].
     """
     if world_size() > 1:
         raise RuntimeError("Shards are read by one process: end the others first, `accelerator.end_training()`.")
+    check_shards(folder)
     import torch.distributed.checkpoint as checkpoint  # a second that other callers do not need
 
     with warnings.catch_warnings():
@@ -200,3 +217,34 @@ def read_shards_(weights: dict[str, torch.Tensor], folder: Path) -> None:
             checkpoint.load({"model": weights}, checkpoint_id=folder)
         except checkpoint.CheckpointException as error:  # it prints as a list of tracebacks
             raise RuntimeError("; ".join(str(failure[0]) for failure in error.failures.values())) from error
+
+
+def check_shards(folder: Path) -> None:
+    """
+    Refuse a folder of FSDP's shards that could run code, or that lacks files or parts of them.
+
+    PyTorch reads `.metadata` as a pickle, and values that are not tensors too. Both are read here first, in ways that
+    make known classes only: what they accept, PyTorch's own reading cannot turn into anything else. Any process may
+    call this function alone. Damaged and refused files raise ValueError, OSError or an error of `pickle`.
+    """
+    from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+
+    shards = read_pickle(folder / ".metadata", _is_known_to_shards)
+    if not isinstance(shards, Metadata) or not isinstance(shards.storage_data, dict):
+        raise ValueError("its .metadata does not describe shards")
+    for index, stored in shards.storage_data.items():
+        file = folder / stored.relative_path
+        if file.name != stored.relative_path or getattr(stored, "transform_descriptors", None):
+            raise ValueError(f"its .metadata names {stored.relative_path!r}, which is not one of its shards")
+        if not file.is_file() or file.stat().st_size < stored.offset + stored.length:
+            raise ValueError(f"{file.name} is incomplete")
+        if isinstance(shards.state_dict_metadata[index.fqn], BytesStorageMetadata):
+            with file.open("rb") as opened:
+                opened.seek(stored.offset)
+                torch.load(io.BytesIO(opened.read(stored.length)), map_location="cpu", weights_only=True)
+
+
+def _is_known_to_shards(module: str, name: str) -> bool:
+    if module == "torch":
+        return name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)
+    return name in _CLASSES_OF_SHARDS.get(module, ())

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from .damaged_files import damage_of, read_json
 from .durable_files import publish_folder, write_text
 from .error_text import reason_of
 from .folder_lock import FolderInUse, locked_folder
@@ -58,7 +59,7 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """Checkpoints that are there, complete or not, in the order of their steps."""
         found = [path for path in self.path.glob("checkpoint-*") if step_of(path) is not None]
-        return sorted(found, key=lambda path: (len(path.name), path.name))
+        return sorted(found, key=lambda path: (step_of(path) or 0, path.name))
 
     def exported(self, checkpoint: Path, averaged: bool = False) -> Path:
         """The folder of a checkpoint's exported encoder: `encoder-400` for `checkpoint-400`."""
@@ -70,8 +71,8 @@ class RunFolder:
         return self.path / f"_{checkpoint.name}_to_push"
 
     def waiting_pushes(self) -> list[Path]:
-        """All folders of that kind, the oldest first."""
-        return sorted(self.path.glob("_checkpoint-*_to_push"), key=lambda path: path.stat().st_mtime)
+        """All folders of that kind, in the order of their steps."""
+        return sorted(self.path.glob("_checkpoint-*_to_push"), key=lambda path: (len(path.name), path.name))
 
     def add_checkpoint(self, written: Path) -> None:
         """Move a complete checkpoint, on the same disk under its final name, here, and add the run's identity."""
@@ -143,7 +144,13 @@ class RunFolder:
     def read_recipe(self) -> dict[str, Any]:
         """The content of `recipe.yaml`; empty if there is none."""
         text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
-        return yaml.safe_load(text) or {}
+        try:
+            recipe = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{str(self.recipe)!r} is not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(recipe, dict):
+            raise ValueError(f"{str(self.recipe)!r} is not a recipe: {damage_of(self.recipe) or 'it has no keys'}.")
+        return recipe
 
     def read_arguments(self) -> dict[str, Any]:
         """Every training argument of the run; empty for runs that did not record them."""
@@ -194,7 +201,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _names_of_sources(recipe: dict[str, Any]) -> list[str]:

@@ -1,24 +1,35 @@
 """CheckpointingTrainer: a Trainer whose checkpoints can be trusted, on one process, DDP and FSDP2."""
 
 import copy
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 from transformers import Trainer, TrainerState
-from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import TrainOutput
 
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
 from .callbacks.stateful import StatefulCallback, StateLoader
-from .checkpoints import STATE_FILE, CheckpointNotWritten, complete_checkpoints, is_complete
+from .checkpoints import (
+    STATE_FILE,
+    CheckpointNotWritten,
+    complete_checkpoints,
+    damage_of,
+    damage_of_weights,
+    delete_older,
+    resolve_resume,
+)
+from .resume_settings import saved_learning_rate
 from .resumed_rates import ResumedRates
+
+logger = logging.getLogger("lejepa_hf")
 
 # Not `checkpoint-...`, which would be taken for one; the underscore keeps it from being pushed to the Hub.
 _ASIDE = "_checkpoint_being_written"
@@ -65,8 +76,9 @@ class CheckpointingTrainer(Trainer):
             self._name_best(run, aside / name)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                if not self.args.save_only_model and not is_complete(aside / name):
-                    raise CheckpointNotWritten(f"{name} lacks files after it was written.")
+                damage = None if self.args.save_only_model else damage_of(aside / name)
+                if damage:
+                    raise CheckpointNotWritten(f"{name} is not complete after it was written: {damage}.")
                 RunFolder(run).add_checkpoint(aside / name)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -75,7 +87,8 @@ class CheckpointingTrainer(Trainer):
             raise CheckpointNotWritten(_explain(error, run, name)) from error
         if self.args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
-            rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+            kept = {run / name, Path(self.state.best_model_checkpoint or run / name)}
+            delete_older(run, self.args.save_total_limit, kept)
         self.accelerator.wait_for_everyone()
 
     def _write_parts(self, checkpoint: Path) -> None:
@@ -129,21 +142,31 @@ class CheckpointingTrainer(Trainer):
 
     # Load
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Like the base class; remembers the rates, which a checkpoint would replace."""
-        optimizer = super().create_optimizer(model)
-        self._rates.remember(optimizer)
-        return optimizer
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # Whoever made the optimizer, its rates are known here, before the checkpoint replaces them.
+        assert self.optimizer is not None
+        if checkpoint is not None:
+            self._rates.remember(self.optimizer, self.args.learning_rate, saved_learning_rate(checkpoint))
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _checkpoint_to_resume(self, given: str | Path | bool | None) -> str | None:
-        if given is True or given == "auto":
-            found = complete_checkpoints(str(self.args.output_dir))
-            if not found:
-                raise ValueError(
-                    f"`resume_from_checkpoint` is {given}, but {self.args.output_dir!r} has no checkpoint."
-                )
-            return str(found[0])
-        return str(given) if given else None
+        if given is None or given is False:
+            return None
+        run = str(self.args.output_dir)
+        found = resolve_resume("auto" if given is True else str(given), run)
+        if found is None:
+            raise ValueError(f"`resume_from_checkpoint` is {given}, but {run!r} has no checkpoint.")
+        return str(found)
+
+    def _load_best_model(self) -> None:
+        # A resumed state may name any folder, and a run must not lose its last step because that is damaged.
+        best = str(self.state.best_model_checkpoint)
+        damage = damage_of_weights(Path(best))
+        if damage is None:
+            super()._load_best_model()
+        else:
+            self.state.best_model_checkpoint = None
+            logger.warning(f"The best checkpoint {best!r} cannot be read ({damage}): the last weights are kept.")
 
     def _load_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
         self._load_from_checkpoint(checkpoint)

@@ -1,46 +1,111 @@
 """Which checkpoints of a run can be trusted."""
 
+import json
+import logging
+import shutil
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import TrainerState
 
 from ..data.reader_state import position_file
+from ..system.damaged_files import READING_ERRORS, first_damage
+from ..system.distributed import is_first_rank
+from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
 from .resume_settings import saved_world_size
+
+logger = logging.getLogger("lejepa_hf")
 
 STATE_FILE = "trainer_state.json"
 # The names of one process and DDP, then those of FSDP: whole, sharded.
 _WEIGHTS = ("model*.safetensors", "pytorch_model_fsdp.bin", "pytorch_model_fsdp_*")
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*")
+_SCHEDULE = ("scheduler.pt",)
+_NO_WEIGHTS = "the file of the weights"
+# Everything that resuming reads. Stock Trainers also leave `training_args.bin`, a pickle that nothing reads.
+_READ = (*_WEIGHTS, *_OPTIMIZER, *_SCHEDULE, "scaler.pt", "rng_state*.pth", "*.safetensors", "*.json")
 
 
 class CheckpointNotWritten(Exception):
     """A checkpoint could not be written, for lack of space or rights; earlier ones are untouched."""
 
 
-def is_complete(checkpoint: Path) -> bool:
+def damage_of(checkpoint: Path, thorough: bool = False) -> str | None:
     """
-    Whether a checkpoint was saved completely: the Trainer writes its state last, weight files must have the length
-    that their header states, and each process of the run must have written its part.
+    Why training cannot resume from a checkpoint, as one line that names the file; None if it can.
+
+    The Trainer writes its state last, each process of the run must have written its part, and each file that resuming
+    reads must be one that can be read without running code. `thorough` also compares checksums, which reads all of
+    the optimizer's state.
     """
+    missing = _missing(checkpoint)
+    if missing:
+        return f"{missing} is missing"
+    found = sorted({path for form in _READ for path in checkpoint.glob(form) if path.suffix or path.is_dir()})
+    damage = first_damage(found, thorough)
+    if damage:
+        return damage
     try:
         TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        for weights in checkpoint.glob("*.safetensors"):
-            with safe_open(weights, framework="pt"):
-                pass
-        ranks = range(saved_world_size(checkpoint) or 0)
-    except (OSError, ValueError, TypeError, SafetensorError):
-        return False
-    if not all((checkpoint / position_file(rank)).is_file() for rank in ranks):
-        return False
-    return all(any(any(checkpoint.glob(form)) for form in forms) for forms in (_WEIGHTS, _OPTIMIZER))
+        expected = _named_in_files(checkpoint)
+    except READING_ERRORS as error:
+        return f"{STATE_FILE} or another description is damaged ({reason_of(error)})"
+    absent = next((name for name in expected if not (checkpoint / name).is_file()), None)
+    return f"{absent} is missing" if absent else None
+
+
+def damage_of_weights(checkpoint: Path) -> str | None:
+    """The same as [`damage_of`] for what loading the model of a checkpoint reads: all weights, averaged ones too."""
+    found = sorted({path for form in _WEIGHTS for path in checkpoint.glob(form) if path.suffix or path.is_dir()})
+    return first_damage([*found, *checkpoint.glob("*.safetensors")]) if found else f"{_NO_WEIGHTS} is missing"
+
+
+def _missing(checkpoint: Path) -> str | None:
+    kinds = {_NO_WEIGHTS: _WEIGHTS, "the optimizer's state": _OPTIMIZER, _SCHEDULE[0]: _SCHEDULE}
+    if not (checkpoint / STATE_FILE).is_file():
+        return STATE_FILE
+    return next((name for name, forms in kinds.items() if not any(any(checkpoint.glob(f)) for f in forms)), None)
+
+
+def _named_in_files(checkpoint: Path) -> list[str]:
+    """Files that a checkpoint must have according to others: of each process, and the parts of split weights."""
+    world_size = saved_world_size(checkpoint) or 0
+    names = [position_file(rank) for rank in range(world_size)]
+    names += ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
+    for index in checkpoint.glob("*.safetensors.index.json"):
+        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        outside = [part for part in parts if Path(part).name != part]
+        if outside:
+            raise ValueError(f"{index.name} names {outside[0]!r}, outside of the checkpoint")
+        names += sorted(parts)
+    return names
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether training can resume from a checkpoint, see [`damage_of`]."""
+    return damage_of(checkpoint) is None
 
 
 def complete_checkpoints(run: str | Path) -> list[Path]:
     """The complete checkpoints of a run folder, newest first."""
     return [path for path in reversed(RunFolder(run).checkpoints()) if is_complete(path)]
+
+
+def delete_older(run: str | Path, limit: int | None, kept: set[Path]) -> None:
+    """
+    Delete checkpoints of a run folder until at most `limit` are left (None or 0: all), never those in `kept`.
+
+    Incomplete ones go first, then those of the earliest steps: the clock may have been set back since they were
+    written. A run that resumed from an earlier step has others of later steps, so the one just written is in `kept`.
+    """
+    run_folder = RunFolder(run)
+    others = [path for path in run_folder.checkpoints() if path not in kept]
+    surplus = len(run_folder.checkpoints()) - (limit or 0)
+    if limit and surplus > 0:
+        for path in sorted(others, key=is_complete)[:surplus]:  # stable: by step among equals
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def last_finite_checkpoint(run: str | Path) -> Path | None:
@@ -57,23 +122,47 @@ def _is_finite(weights: Path) -> bool:
 def resolve_resume(resume: str, run: str | Path) -> Path | None:
     """
     The checkpoint to resume from: the folder `resume`, or with `"auto"` the newest complete one of a run folder; None
-    if that has none yet, so that the same command starts a run and restarts it, as clusters do. A folder that is
-    not a complete checkpoint is refused, and a run with results but no checkpoint.
+    if that has none yet, so that the same command starts a run and restarts it, as clusters do.
+
+    With `"auto"` a damaged checkpoint is skipped with a warning, in favour of the one before. ValueError for a folder
+    that is not a complete checkpoint, for a run with results but no checkpoint, and for one whose checkpoints are all
+    damaged; the message names the file.
     """
-    if resume == "auto":
-        found = complete_checkpoints(run)
-        results = [name for name in ("encoder", "pretraining", "results.json") if (Path(run) / name).exists()]
-        if not found and results:
-            raise ValueError(
-                f"`resume`: {str(run)!r} has {', '.join(results)} but no complete checkpoint to continue from: give a "
-                f"new run another `output_dir`, and its weights with `--continue_from {run}`."
-            )
-        return found[0] if found else None
-    if not is_complete(Path(resume)):
-        others = ", ".join(path.name for path in complete_checkpoints(run)) or "none"
-        message = f"`resume` {resume!r} is not a complete checkpoint; complete ones in {str(run)!r}: {others}."
-        if not Path(resume).exists() and resume.count("/") == 1 and resume[0] not in "./~":
-            message += " If it is an id of the Hub: optimizer state is never published, so a run cannot be resumed "
-            message += f"from there; a new run starts from its network with `--continue_from {resume}`."
-        raise ValueError(message)
-    return Path(resume)
+    return _newest_complete(run) if resume == "auto" else _complete_one(resume, run)
+
+
+def _newest_complete(run: str | Path) -> Path | None:
+    damages: list[str] = []
+    for path in reversed(RunFolder(run).checkpoints()):
+        damage = damage_of(path, thorough=True)
+        if damage is None:
+            if damages and is_first_rank():
+                logger.warning(f"`resume`: not from {'; '.join(damages)}. Training continues from {path.name}.")
+            return path
+        damages.append(f"{path.name}, where {damage}")
+    if damages:
+        raise ValueError(
+            f"`resume`: {str(run)!r} has no checkpoint to continue from, not {'; '.join(damages)}. Copy it again from "
+            "where it is whole, or give a new run another `output_dir`."
+        )
+    results = [name for name in ("encoder", "pretraining", "results.json") if (Path(run) / name).exists()]
+    if results:
+        raise ValueError(
+            f"`resume`: {str(run)!r} has {', '.join(results)} but no complete checkpoint to continue from: give a "
+            f"new run another `output_dir`, and its weights with `--continue_from {run}`."
+        )
+    return None
+
+
+def _complete_one(resume: str, run: str | Path) -> Path:
+    checkpoint = Path(resume)
+    damage = damage_of(checkpoint, thorough=True)
+    if damage is None:
+        return checkpoint
+    others = ", ".join(path.name for path in complete_checkpoints(run)) or "none"
+    reason = f" ({damage})" if checkpoint.is_dir() else ""
+    message = f"`resume` {resume!r} is not a complete checkpoint{reason}; complete ones in {str(run)!r}: {others}."
+    if not checkpoint.exists() and resume.count("/") == 1 and resume[0] not in "./~":
+        message += " If it is an id of the Hub: optimizer state is never published, so a run cannot be resumed "
+        message += f"from there; a new run starts from its network with `--continue_from {resume}`."
+    raise ValueError(message)

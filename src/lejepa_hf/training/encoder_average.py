@@ -10,6 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerState
 
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
+from ..system.damaged_files import damage_of
 from ..system.distributed import copy_whole_, is_first_rank, local_part, whole
 from .callbacks.stateful import StatefulCallback
 
@@ -79,6 +80,10 @@ def load_average(encoder: LeJEPAModel, folder: str | Path) -> float:
     if not path.is_file():
         raise ValueError(
             f"{str(folder)!r} has no averaged encoder, {_FILE}: a run keeps one if its `ema_decay` is above 0."
+        )
+    if (damage := damage_of(path)) is not None:
+        raise ValueError(
+            f"The averaged encoder in {str(folder)!r} cannot be read ({damage}): choose another checkpoint."
         )
     encoder.load_state_dict({**encoder.state_dict(), **load_file(path)})
     with safe_open(path, framework="pt") as file:

@@ -66,6 +66,13 @@ def saved_world_size(checkpoint: str | Path) -> int | None:
     return json.loads(path.read_text(encoding="utf-8")).get("world_size") if path.is_file() else None
 
 
+def saved_learning_rate(checkpoint: str | Path) -> float | None:
+    """`learning_rate` of the run that wrote a checkpoint; None if the checkpoint does not say."""
+    path = Path(checkpoint) / _FILE
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return settings.get("free", {}).get("learning_rate")
+
+
 def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str, Any]) -> None:
     """
     Refuse to resume from a checkpoint if a setting changed that must not; all such keys are named with both values.

@@ -1,35 +1,81 @@
 """ResumedRates: lets a changed learning rate or weight decay take effect when a run is resumed."""
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerState
+
+# In a group of parameters, what follows its learning rate; the last two are those of OneCycleLR.
+_OF_THE_RATE = ("lr", "initial_lr", "max_lr", "min_lr")
+# The same in a schedule, as lists with a number for each group.
+_LISTS_OF_RATES = ("base_lrs", "max_lrs", "_last_lr")
 
 
 class ResumedRates(TrainerCallback):
-    """Puts the rates of the arguments back, which loading optimizer and schedule has replaced by the old ones."""
+    """
+    Lets changed rates take effect after a checkpoint was loaded, which has replaced them by the old ones.
+
+    Each group of parameters keeps its own rate: the one that the optimizer was made with, if that has changed.
+    Otherwise a changed `learning_rate` of the arguments multiplies the rate of each group. Where nothing has changed,
+    everything stays as it was loaded, to the last bit.
+    """
 
     def __init__(self) -> None:
         self._asked: list[tuple[float, float]] = []  # learning rate and weight decay of each group
+        self._factor = 1.0
 
-    def remember(self, optimizer: torch.optim.Optimizer) -> None:
-        """Remember the rates before a checkpoint is loaded."""
-        self._asked = [
-            (group.get("initial_lr", group["lr"]), group.get("weight_decay", 0.0)) for group in optimizer.param_groups
-        ]
+    def remember(
+        self, optimizer: torch.optim.Optimizer, learning_rate: float = 1.0, saved_learning_rate: float | None = None
+    ) -> None:
+        """Remember rates before a checkpoint is loaded, and how the `learning_rate` of the arguments has changed."""
+        self._asked = [(_full_rate(group), group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
+        self._factor = learning_rate / saved_learning_rate if saved_learning_rate else 1.0
 
     def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Everything is loaded, and no step has been made yet."""
         optimizer, lr_scheduler = kwargs.get("optimizer"), kwargs.get("lr_scheduler")
-        if state.global_step == 0 or optimizer is None or not isinstance(lr_scheduler, LambdaLR):
+        groups = optimizer.param_groups if isinstance(optimizer, torch.optim.Optimizer) else []
+        if state.global_step == 0:
+            for group in groups:  # most schedules do so; ReduceLROnPlateau lowers the only rate that there is
+                group.setdefault("initial_lr", group["lr"])
+        if state.global_step == 0 or not groups or not self._asked:
             return
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        for group, (_, weight_decay) in zip(optimizer.param_groups, self._asked, strict=True):
-            group["weight_decay"] = weight_decay
-        rates: list[float | torch.Tensor] = [rate for rate, _ in self._asked]
-        if lr_scheduler.base_lrs == rates:
-            return
-        lr_scheduler.base_lrs = rates
-        for group, rate, factor in zip(optimizer.param_groups, rates, lr_scheduler.lr_lambdas, strict=True):
+        loaded = [_full_rate(group) for group in groups]
+        for group, (_, weight_decay) in zip(groups, self._asked, strict=True):
+            if "weight_decay" in group:
+                group["weight_decay"] = weight_decay
+        # Where an earlier version has not noted the full rate, the loaded one may have been lowered since.
+        is_noted = all("initial_lr" in group for group in groups)
+        rates = [rate for rate, _ in self._asked] if is_noted else loaded
+        if rates == loaded:
+            rates = [rate * self._factor for rate in rates]
+        if rates != loaded:
+            _change(groups, lr_scheduler, rates, loaded)
+
+
+def _full_rate(group: dict) -> float:
+    """The rate that a schedule multiplies, or the present one where no schedule has noted it."""
+    return float(group.get("initial_lr", group["lr"]) or 0.0)  # None where the optimizer chooses it
+
+
+def _change(groups: list[dict], lr_scheduler: object, rates: list[float], loaded: list[float]) -> None:
+    ratios = [rate / before if before else 1.0 for rate, before in zip(rates, loaded, strict=True)]
+    for group, ratio in zip(groups, ratios, strict=True):
+        group.update({name: group[name] * ratio for name in _OF_THE_RATE if group.get(name) is not None})
+    _scale(lr_scheduler, ratios)
+    if type(lr_scheduler) is LambdaLR:  # exactly the rates of a run that had these from its first step on
+        lr_scheduler.base_lrs = list(rates)
+        for group, rate, factor in zip(groups, rates, lr_scheduler.lr_lambdas, strict=True):
             group["initial_lr"] = rate
             group["lr"] = rate * factor(lr_scheduler.last_epoch)
-        lr_scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]  # what is logged
+        lr_scheduler._last_lr = [group["lr"] for group in groups]  # what is logged
+
+
+def _scale(lr_scheduler: object, ratios: list[float]) -> None:
+    """Multiply the rates that a schedule has noted, and those of the schedules in it."""
+    for name in _LISTS_OF_RATES:
+        noted = getattr(lr_scheduler, name, None)
+        if isinstance(noted, list):
+            setattr(lr_scheduler, name, [rate * ratio for rate, ratio in zip(noted, ratios, strict=True)])
+    for part in getattr(lr_scheduler, "_schedulers", ()):
+        if isinstance(part, LRScheduler):
+            _scale(part, ratios)

@@ -84,7 +84,7 @@ def space_files(settings: DemoSettings) -> dict[str, Path | bytes]:
     on_hub = not os.path.isdir(encoder)
     if on_hub:
         _check_public(settings.encoder, "model")
-        config = AutoConfig.from_pretrained(settings.encoder)
+        config = AutoConfig.from_pretrained(settings.encoder, trust_remote_code=False)
     else:
         config = load_encoder(encoder)[0].config
         of_encoder = public_files(encoder)
