@@ -1,10 +1,14 @@
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
-from lejepa_hf.data.decoding import DECODING_ERRORS, decode_image, load_upright, open_image, upright_size
+from lejepa_hf.data.decoding import DECODING_ERRORS, check_size, decode_image, load_upright, open_image, upright_size
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)
@@ -173,10 +177,10 @@ def test_wrong_type(value):
 def test_more_pixels_than_allowed(monkeypatch, recwarn):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29)  # PIL itself warns, and refuses from twice as many on
     for value in (encoded(Image.fromarray(COLOR)), Image.fromarray(COLOR), COLOR):
-        with pytest.raises(Image.DecompressionBombError, match="5 x 6 pixels are more than .*, 29"):
+        with pytest.raises(Image.DecompressionBombError, match="5 x 6 pixels are more than `max_image_pixels`, 29"):
             decode_image(value)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 14)
-    with pytest.raises(Image.DecompressionBombError):
+    with pytest.raises(Image.DecompressionBombError, match="`max_image_pixels`"):
         decode_image(encoded(Image.fromarray(COLOR)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
     assert decode_image(COLOR).size == (5, 6)
@@ -336,3 +340,70 @@ def test_large_arrays_are_refused_as_large_files(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29)
     with pytest.raises(Image.DecompressionBombError, match="5 x 6 pixels are more than .*, 29"):
         decode_image(npy(BANDS), 6)
+
+
+@pytest.mark.parametrize("limit_of_pil", [10, 100, None])
+def test_more_pixels_on_request(monkeypatch, limit_of_pil):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit_of_pil)
+    for value in (encoded(Image.fromarray(COLOR)), Image.fromarray(COLOR), COLOR, npy(COLOR)):
+        assert decode_image(value, max_image_pixels=30).size == (5, 6)
+        with pytest.raises(DECODING_ERRORS, match="5 x 6 pixels are more than `max_image_pixels`, 29"):
+            decode_image(value, max_image_pixels=29)
+    assert limit_of_pil == Image.MAX_IMAGE_PIXELS
+
+
+def test_the_limit_of_what_is_made_of_an_image():
+    check_size(10, 3, 30)
+    with pytest.raises(Image.DecompressionBombError, match="4 x 8 pixels after a resize are more than .*, 31; raise"):
+        check_size(4, 8, 31, " after a resize")
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "pipe.npy", "noise.npy", "zeros.png", "folder.png"])
+@pytest.mark.parametrize("kind", [str, Path, "file://{}".format, lambda path: {"bytes": None, "path": str(path)}])
+def test_what_may_never_end_is_refused(tmp_path, name, kind):
+    for pipe in ("pipe.png", "pipe.npy"):
+        os.mkfifo(tmp_path / pipe)
+    (tmp_path / "noise.npy").symlink_to("/dev/urandom")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(DECODING_ERRORS, match=f"{name}' is not a regular file"):
+        decode_image(kind(tmp_path / name))
+
+
+def test_urls_of_files(tmp_path):
+    Image.fromarray(COLOR).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode_image(f"file://{tmp_path}/a.png"), COLOR)
+
+
+def test_a_large_array_is_refused_before_it_is_read(tmp_path):
+    np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (2**20, 2**20))  # a file with holes
+    with pytest.raises(Image.DecompressionBombError, match="`max_image_pixels`, 89478485"):
+        decode_image(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("sizes", [[(5, 6), (7, 6)], [(1, 1), (4000, 4000)]])
+def test_pages_of_several_sizes(sizes, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
+    data = pages(*(np.zeros(size, np.uint8) for size in sizes))
+    with pytest.raises(DECODING_ERRORS, match=r"sizes: \(1, 1\) and \(4000, 4000\) pixels|more than"):
+        decode_image(data, 2)
+
+
+MEMORY = """
+import resource, sys
+from lejepa_hf.data.decoding import DECODING_ERRORS, decode_image
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 2**27, resource.RLIM_INFINITY))
+try:
+    decode_image(sys.argv[1])
+except DECODING_ERRORS as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much memory a process holds")
+def test_too_little_memory_is_a_decoding_error(tmp_path):
+    Image.new("L", (9000, 9000)).convert("RGB").save(tmp_path / "large.png")
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "large.png")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout == "MemoryError 9000 x 9000 pixels are more than the memory holds.\n", found.stderr

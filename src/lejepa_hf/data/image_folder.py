@@ -44,7 +44,7 @@ def open_folder(name: str, split: str, streaming: bool) -> Opened:
     if _printable(os.path.abspath(name)) != os.path.abspath(name):
         raise ValueError(f"`dataset` {name!r}: the path of the folder is not UTF-8; rename it.")
     images, others = _list_images(name)
-    if not images and any(kind_of_files(ending) for ending in others):
+    if not images and not others[_SPECIAL] and any(kind_of_files(ending) for ending in others):
         return open_shards(name, split, streaming)
     splits = _splits(name, images, others)
     parts = parts_of_split(name, split, {key: len(images) for key, images in splits.items()})
@@ -87,7 +87,7 @@ def _list_images(name: str) -> tuple[list[str], Counter]:
             found.visit(found.folders.popleft())
         else:
             found.follow(found.links.popleft())
-    if found.examples:
+    if found.images and found.examples:
         kinds = [f"{count} {kind}{found.examples.get(kind, '')}" for kind, count in sorted(found.others.items())]
         logger.warning(f"{name}: {found.others.total()} entries are left out: {', '.join(kinds)}")
     return sorted(found.images), found.others

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..data.decoding import DECODING_ERRORS, Encoded, decode_image
+from ..data.decoding import DECODING_ERRORS, Encoded, Pixels
 from ..data.sources import ImageSource
 from ..model.architecture import forward_kwargs, native_image_size, num_channels
 from ..model.layers import count_layers, forward_layers, has_class_token, patch_tokens
@@ -18,7 +18,7 @@ from ..model.pooling import pool
 from ..model.tracing import TRACING_ERRORS
 from ..system.error_text import reason_of
 from .embeddings.image_batches import rows_from
-from .pixel_values import height_and_width, pixel_range, to_pixel_values
+from .pixel_values import decode_for, height_and_width, join_pixel_values, pixel_range, to_pixel_values
 
 _PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
 # Fields of a config that saving and loading change. The dtype is that of the weights.
@@ -56,14 +56,23 @@ class FeatureExtractor:
         self.pooling, self.num_layers, self.bf16 = pooling, num_layers, bf16
         self._probe_layers = min(_PROBE_LAYERS, count_layers(encoder))
 
-    def decode(self, value: Encoded) -> Image.Image | np.ndarray:
-        """Decode a value of an image column for the encoder's channels, by [`~data.decoding.decode_image`]."""
-        return decode_image(value, num_channels(self.encoder.config), pixel_range(self.processor))
+    def decode(self, value: Encoded, max_image_pixels: int | None = None) -> Pixels:
+        """Decode a value of an image column for the encoder's channels and processor, by [`decode_for`]."""
+        channels, values = num_channels(self.encoder.config), pixel_range(self.processor)
+        return decode_for(self.processor, value, channels, values, max_image_pixels)
 
     def preprocess(self, images: list) -> torch.Tensor:
         """Decoded images -> pixel values of shape `(batch_size, num_channels, height, width)`, on the host."""
-        pixels = to_pixel_values(images, self.processor, num_channels(self.encoder.config))
-        return pixels.pin_memory() if self.encoder.device.type == "cuda" else pixels
+        return to_pixel_values(images, self.processor, num_channels(self.encoder.config))
+
+    def pixels(self, value: Encoded, max_image_pixels: int | None = None) -> torch.Tensor:
+        """Both in one: pixel values of one image. So an image is in memory at its full size alone, not its batch."""
+        return self.preprocess([self.decode(value, max_image_pixels)])
+
+    def batch(self, pixels: list[torch.Tensor]) -> torch.Tensor:
+        """Pixel values of several images, on their way to the device."""
+        joined = join_pixel_values(pixels)
+        return joined.pin_memory() if self.encoder.device.type == "cuda" else joined
 
     @torch.no_grad()
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -149,7 +158,7 @@ class FeatureExtractor:
         """Decode images until the first one that this encoder can take."""
         found: list[Exception] = []
         for row in islice(rows_from(source, 0), _TRIED):
-            error = self._refusal(row[source.image_column])
+            error = self._refusal(row[source.image_column], source.max_image_pixels)
             if error is None:
                 return
             found.append(error)
@@ -165,9 +174,9 @@ class FeatureExtractor:
         for source in sources:
             self._try_source(source)
 
-    def _refusal(self, value: Encoded) -> Exception | None:
+    def _refusal(self, value: Encoded, max_image_pixels: int | None) -> Exception | None:
         try:
-            self.preprocess([self.decode(value)])
+            self.pixels(value, max_image_pixels)
         except DECODING_ERRORS as error:
             return error
         return None

@@ -4,7 +4,47 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import BaseImageProcessor
+
+from ..data.decoding import Encoded, Pixels, check_size, load_upright, open_image, upright_size
+
+
+def decode_for(
+    processor: BaseImageProcessor,
+    value: Encoded,
+    num_channels: int,
+    black_and_white: list[float] | None = None,
+    max_image_pixels: int | None = None,
+) -> Pixels:
+    """
+    Decode a value of an image column as [`~data.decoding.decode_image`] does, if the processor's resize does not make
+    more pixels of it than `max_image_pixels` (PIL's limit if missing): a thin image grows with its shorter side.
+    """
+    opened = open_image(value, num_channels, black_and_white, max_image_pixels)
+    if shortest := _shortest_side(processor):
+        width, height = upright_size(opened)
+        factor, after = shortest / min(width, height), f" after the resize of {width} x {height}"
+        check_size(round(factor * width), round(factor * height), max_image_pixels, after)
+    return load_upright(opened, 1, num_channels, black_and_white)
+
+
+def _shortest_side(processor: BaseImageProcessor) -> float | None:
+    """Side in pixels that the shorter side of each image gets, whatever the longer one becomes."""
+    if timm_settings := setting_of(processor, "data_config"):
+        return timm_settings["input_size"][-1] / timm_settings["crop_pct"]
+    size = setting_of(processor, "size") or {}
+    is_bounded = size.get("longest_edge") or setting_of(processor, "do_resize") is False
+    return None if is_bounded else size.get("shortest_edge")
+
+
+def join_pixel_values(parts: list[Tensor]) -> Tensor:
+    """
+    Batches of pixel values `(B, C, H, W)` as one. Processors that pad do so to the largest image of a batch, on the
+    right and below, with zeros.
+    """
+    height, width = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
+    return torch.cat([F.pad(part, (0, width - part.shape[-1], 0, height - part.shape[-2])) for part in parts])
 
 
 def to_pixel_values(images: list, processor: BaseImageProcessor, num_channels: int, **settings: object) -> Tensor:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as compute
@@ -167,7 +168,8 @@ def embedded_batches(
     fp32, on the host; an empty tensor for a batch whose images are all broken.
     """
     waiting, embed = None, embed or extractor
-    for batch in image_batches(source, batch_size, extractor.decode, extractor.preprocess, "embedding", rows, start):
+    decode = partial(extractor.pixels, max_image_pixels=source.max_image_pixels)
+    for batch in image_batches(source, batch_size, decode, extractor.batch, "embedding", rows, start):
         found = embed(batch.images) if batch.images is not None else torch.empty(0)
         # A batch is fetched after the next one was started, so that the device does not wait for the host.
         if waiting is not None:

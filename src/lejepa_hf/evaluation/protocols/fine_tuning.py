@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -164,7 +165,8 @@ def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> tupl
     best: list[list[int]] = []
     certainties: list[float] = []
     wanted: list[int] = []
-    for batch in image_batches(part, _BATCH, extractor.decode, extractor.preprocess, "fine-tuned"):
+    decode = partial(extractor.pixels, max_image_pixels=source.max_image_pixels)
+    for batch in image_batches(part, _BATCH, decode, extractor.batch, "fine-tuned"):
         if batch.images is not None:
             labels = torch.tensor(batch.labels)
             with torch.inference_mode():
@@ -204,11 +206,12 @@ class _CroppedImages:
         if not kept:
             raise DataError(f"{self._source.name}: all {len(rows)} images of a batch are broken.")
         labels = torch.tensor([row[self._source.label_column] for _, row in kept])
-        return {"pixel_values": self._extractor.preprocess([crop for crop, _ in kept]), "labels": labels}
+        return {"pixel_values": self._extractor.batch([crop for crop, _ in kept]), "labels": labels}
 
-    def _crop(self, row: dict, place: list[float]) -> Image.Image | np.ndarray | None:
+    def _crop(self, row: dict, place: list[float]) -> torch.Tensor | None:
         try:
-            return square_crop(self._extractor.decode(row[self._source.image_column]), *place)
+            image = self._extractor.decode(row[self._source.image_column], self._source.max_image_pixels)
+            return self._extractor.preprocess([square_crop(image, *place)])
         except DECODING_ERRORS as error:
             logger.warning(f"{self._source.name}: a broken image is left out: {error}")
             return None
@@ -224,7 +227,8 @@ def square_crop(image: Image.Image | np.ndarray, share: float, across: float, do
     left, top = round(across * (width - side)), round(down * (height - side))
     if isinstance(image, np.ndarray):
         return image[top : top + side, left : left + side]
-    return image.crop((left, top, left + side, top + side))
+    # Not by `crop`, which PIL refuses above twice its own limit.
+    return image.resize((side, side), Image.Resampling.NEAREST, (left, top, left + side, top + side))
 
 
 class _BarAlone(ProgressCallback):

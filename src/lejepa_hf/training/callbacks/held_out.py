@@ -13,10 +13,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ...data.batch import GLOBAL_VIEWS, tensors_of_views
 from ...data.collator import MultiCropCollator
-from ...data.decoding import DECODING_ERRORS, decode_image
+from ...data.decoding import DECODING_ERRORS
 from ...data.streaming import EndlessRows
 from ...evaluation.embeddings.extraction import LabelledEmbeddings
-from ...evaluation.pixel_values import to_pixel_values
+from ...evaluation.pixel_values import decode_for, join_pixel_values, to_pixel_values
 from ...evaluation.protocols.knn import nearest_vote
 from ...evaluation.rank import rank_and_spread
 from ...model.batch_norm import batch_statistics
@@ -128,6 +128,8 @@ class HeldOutImages:
     def _plain_images(self, dataset: object, num_images: int) -> _PlainImages | None:
         assert self.processor is not None
         pixels, labels, views = [], [], self._collator.transform
+        # Normalised on the device: as floats they would take four times the memory.
+        plain = {"do_rescale": False, "do_normalize": False}
         for chunk in self._chunks(dataset, num_images):
             images = []
             for row in chunk:
@@ -136,15 +138,14 @@ class HeldOutImages:
                     continue
                 try:
                     value = row[self._collator.image_column]
-                    images.append(decode_image(value, views.num_channels, views.pixel_range))
+                    settings = views.num_channels, views.pixel_range, views.max_image_pixels
+                    image = decode_for(self.processor, value, *settings)
+                    images.append(to_pixel_values([image], self.processor, views.num_channels, **plain))
                     labels.append(label)
                 except DECODING_ERRORS:
                     continue  # training counts broken images
             if images:
-                # Normalised on the device: as floats they would take four times the memory.
-                plain = {"do_rescale": False, "do_normalize": False}
-                cut = to_pixel_values(images, self.processor, views.num_channels, **plain)
-                pixels.append(cut.clamp(0, 255).round().to(torch.uint8))
+                pixels.append(join_pixel_values(images).clamp(0, 255).round().to(torch.uint8))
         numbers = self._numbers(len(labels))
         if min(numbers) == 0 or sum(numbers) < 2:
             return None
