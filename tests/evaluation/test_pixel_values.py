@@ -12,7 +12,7 @@ from lejepa_hf.data.decoding import DECODING_ERRORS
 from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
 from lejepa_hf.evaluation.embeddings.raw_pixels import raw_pixels
-from lejepa_hf.evaluation.pixel_values import decode_for, in_own_colours, join_pixel_values, to_pixel_values
+from lejepa_hf.evaluation.pixel_values import check_enlargement, in_own_colours, join_pixel_values, to_pixel_values
 from lejepa_hf.hub.export import build_processor
 
 RNG = np.random.default_rng(0)
@@ -128,11 +128,11 @@ def test_thin_images_that_a_resize_would_enlarge(case, turned):
         with pytest.raises(
             DECODING_ERRORS, match=f"{shown} .* after the resize of {size[0]} x {size[1]} .*, 1000000;"
         ):
-            decode_for(processor, Image.new("RGB", size), 3, max_image_pixels=10**6)
-    assert decode_for(processor, Image.new("RGB", size), 3, max_image_pixels=10**7).size == size
+            check_enlargement(Image.new("RGB", size), processor, max_image_pixels=10**6)
+    check_enlargement(Image.new("RGB", size), processor, max_image_pixels=10**7)
 
 
 def test_thin_images_for_timm():
     processor = TimmWrapperImageProcessor({"input_size": (3, 64, 64), "crop_pct": 0.5})
     with pytest.raises(DECODING_ERRORS, match="128 x 128000 pixels after the resize of 1 x 1000"):
-        decode_for(processor, Image.new("RGB", (1, 1000)), 3, max_image_pixels=10**7)
+        check_enlargement(np.zeros((1000, 1, 5), np.uint8), processor, max_image_pixels=10**7)

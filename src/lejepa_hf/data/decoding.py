@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
@@ -63,6 +63,8 @@ def open_image(
     if isinstance(value, str | Path | bytes):
         with _pil_limit(max_image_pixels):
             value = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
+        if value.format == "FITS" and value.mode != "L":
+            raise ValueError("PIL reads FITS images of other than 8 bits wrongly: convert them to TIFF or .npy.")
     elif isinstance(value, np.ndarray | list):
         value = eight_bit_channels_last(value, num_channels, pixel_range)
         if num_channels in (1, 3):
@@ -147,6 +149,8 @@ def load_upright(
     """
     if isinstance(image, np.ndarray):
         return image
+    if pixel_range is not None and _has_deep_colours(image):
+        image = _deep_colours(image, pixel_range)
     mode = "L" if num_channels == 1 else None  # JPEGs then leave their colours undecoded
     if mode or reduction > 1:
         reduction = max(1, reduction)
@@ -161,6 +165,33 @@ def load_upright(
         return _channels(image, num_channels, pixel_range)
     image = to_eight_bit(image, pixel_range)
     return image.convert(mode) if mode else image
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether a file that is not loaded has several bands of 16 bits, of which PIL would keep the upper 8."""
+    tile = getattr(image, "tile", None)
+    return bool(tile) and len(image.getbands()) > 1 and ";16" in str(tile[0].args)
+
+
+def _deep_colours(image: Image.Image, pixel_range: list[float]) -> Image.Image:
+    """Bands of 16 bits, scaled to 8 by `pixel_range`; transparency keeps its own range."""
+    if image.format != "PNG":
+        way_out = "Save the image as 16-bit PNG or .npy, or leave out `pixel_range`."
+        raise ValueError(
+            f"`pixel_range` needs all 16 bits of each colour, and PIL reads 8 from {image.format}. {way_out}"
+        )
+    from torch import frombuffer, uint8
+    from torchvision.io import ImageReadMode
+    from torchvision.io import decode_image as decode_deep
+
+    file = cast("io.BytesIO", image.fp)
+    file.seek(0)
+    bands = decode_deep(frombuffer(bytearray(file.read()), dtype=uint8), ImageReadMode.UNCHANGED).numpy()
+    colours, transparency = np.split(bands, [3 if len(bands) > 2 else 1])
+    scaled = np.concatenate([to_eight_bit_array(colours, pixel_range), (transparency >> 8).astype(np.uint8)])
+    deep = Image.fromarray(np.ascontiguousarray(np.moveaxis(scaled, 0, -1)))
+    deep.info = image.info  # which says how it is turned
+    return deep
 
 
 def _channels(image: Image.Image, num_channels: int, pixel_range: list[float] | None) -> np.ndarray:
@@ -201,16 +232,18 @@ def to_eight_bit(image: Image.Image, pixel_range: list[float] | None = None) -> 
 
     16-bit images are scaled (PIL's own conversion saturates them to white); transparency is dropped, as in
     transformers' image processors. `pixel_range` has the values that become black and white in 16-bit and float
-    images; if missing, 0 and 65535, for floats 0 and 1, or 0 and 255 if a value is above 1.
+    images; if missing, 0 and 65535, for floats 0 and 1, or 0 and 255 if most of the positive values are above 1.
     """
     if image.mode in ("L", "RGB"):
         return image
     if image.mode == "F" and pixel_range is None:
-        pixel_range = [0.0, 1.0 if np.asarray(image).max(initial=0) <= 1 else 255.0]
+        values = np.asarray(image)
+        # Not by the largest one: a single pixel beyond 1, or infinite, would make all others black.
+        pixel_range = [0.0, 255.0 if (values > 1).sum() > (values > 0).sum() / 2 else 1.0]
     if pixel_range is not None and image.mode in (*_SIXTEEN_BIT, "F"):
         return Image.fromarray(to_eight_bit_array(np.asarray(image), pixel_range))
     if image.mode in _SIXTEEN_BIT:
-        return Image.fromarray((np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode in ("1", "LA"):
         return image.convert("L")
     if image.mode == "P" and "transparency" in image.info:

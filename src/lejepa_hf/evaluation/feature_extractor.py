@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..data.decoding import DECODING_ERRORS, Encoded, Pixels
+from ..data.decoding import DECODING_ERRORS, Encoded, Pixels, decode_image
 from ..data.sources import ImageSource
 from ..model.architecture import forward_kwargs, native_image_size, num_channels
 from ..model.layers import count_layers, forward_layers, has_class_token, patch_tokens
@@ -18,7 +18,7 @@ from ..model.pooling import pool
 from ..model.tracing import TRACING_ERRORS
 from ..system.error_text import reason_of
 from .embeddings.image_batches import rows_from
-from .pixel_values import decode_for, height_and_width, join_pixel_values, pixel_range, to_pixel_values
+from .pixel_values import check_enlargement, height_and_width, join_pixel_values, pixel_range, to_pixel_values
 
 _PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
 # Fields of a config that saving and loading change. The dtype is that of the weights.
@@ -57,9 +57,14 @@ class FeatureExtractor:
         self._probe_layers = min(_PROBE_LAYERS, count_layers(encoder))
 
     def decode(self, value: Encoded, max_image_pixels: int | None = None) -> Pixels:
-        """Decode a value of an image column for the encoder's channels and processor, by [`decode_for`]."""
-        channels, values = num_channels(self.encoder.config), pixel_range(self.processor)
-        return decode_for(self.processor, value, channels, values, max_image_pixels)
+        """
+        Decode a value of an image column for the encoder's channels, by [`~data.decoding.decode_image`]; one that the
+        processor would enlarge to more than `max_image_pixels` is refused in the same way.
+        """
+        channels, black_and_white = num_channels(self.encoder.config), pixel_range(self.processor)
+        image = decode_image(value, channels, black_and_white, max_image_pixels)
+        check_enlargement(image, self.processor, max_image_pixels)
+        return image
 
     def preprocess(self, images: list) -> torch.Tensor:
         """Decoded images -> pixel values of shape `(batch_size, num_channels, height, width)`, on the host."""

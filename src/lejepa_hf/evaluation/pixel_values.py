@@ -7,26 +7,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
-from ..data.decoding import Encoded, Pixels, check_size, load_upright, open_image, upright_size
+from ..data.decoding import Pixels, check_size, stored_size
 
 
-def decode_for(
-    processor: BaseImageProcessor,
-    value: Encoded,
-    num_channels: int,
-    black_and_white: list[float] | None = None,
-    max_image_pixels: int | None = None,
-) -> Pixels:
+def check_enlargement(image: Pixels, processor: BaseImageProcessor, max_image_pixels: int | None = None) -> None:
     """
-    Decode a value of an image column as [`~data.decoding.decode_image`] does, if the processor's resize does not make
-    more pixels of it than `max_image_pixels` (PIL's limit if missing): a thin image grows with its shorter side.
+    Refuse a decoded image of which the processor's resize makes more pixels than `max_image_pixels` (PIL's limit if
+    missing), as [`~data.decoding.check_size`] does: a thin image grows with its shorter side.
     """
-    opened = open_image(value, num_channels, black_and_white, max_image_pixels)
     if shortest := _shortest_side(processor):
-        width, height = upright_size(opened)
+        width, height = stored_size(image)
         factor, after = shortest / min(width, height), f" after the resize of {width} x {height}"
         check_size(round(factor * width), round(factor * height), max_image_pixels, after)
-    return load_upright(opened, 1, num_channels, black_and_white)
 
 
 def _shortest_side(processor: BaseImageProcessor) -> float | None:

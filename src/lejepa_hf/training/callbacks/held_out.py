@@ -13,10 +13,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ...data.batch import GLOBAL_VIEWS, tensors_of_views
 from ...data.collator import MultiCropCollator
-from ...data.decoding import DECODING_ERRORS
+from ...data.decoding import DECODING_ERRORS, decode_image
 from ...data.streaming import EndlessRows
 from ...evaluation.embeddings.extraction import LabelledEmbeddings
-from ...evaluation.pixel_values import decode_for, join_pixel_values, to_pixel_values
+from ...evaluation.pixel_values import check_enlargement, join_pixel_values, to_pixel_values
 from ...evaluation.protocols.knn import nearest_vote
 from ...evaluation.rank import rank_and_spread
 from ...model.batch_norm import batch_statistics
@@ -138,8 +138,8 @@ class HeldOutImages:
                     continue
                 try:
                     value = row[self._collator.image_column]
-                    settings = views.num_channels, views.pixel_range, views.max_image_pixels
-                    image = decode_for(self.processor, value, *settings)
+                    image = decode_image(value, views.num_channels, views.pixel_range, views.max_image_pixels)
+                    check_enlargement(image, self.processor, views.max_image_pixels)
                     images.append(to_pixel_values([image], self.processor, views.num_channels, **plain))
                     labels.append(label)
                 except DECODING_ERRORS:
