@@ -6,7 +6,13 @@ from sklearn.decomposition import PCA
 from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.evaluation.feature_extractor import FeatureExtractor
-from lejepa_hf.evaluation.patch_maps import PrincipalColours, legible_patch_maps, patch_maps, principal_colours
+from lejepa_hf.evaluation.patch_maps import (
+    PrincipalColours,
+    enlarged_pixels,
+    legible_patch_maps,
+    patch_maps,
+    principal_colours,
+)
 from lejepa_hf.hub.export import build_processor
 
 
@@ -104,3 +110,11 @@ def test_features_of_few_dimensions(dim):
     assert colours[..., 1:].eq(0.5).all()
     assert colours[..., 0].unique().numel() > 10
     assert principal_colours(torch.ones(1, dim, 4, 4)).eq(0.5).all()
+
+
+def test_thin_images_are_not_enlarged_without_limit(monkeypatch, tiny_vit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 16 * 50)
+    extractor, thin = extractor_of(tiny_vit), Image.new("RGB", (2, 40))
+    assert enlarged_pixels(extractor, [thin]).shape[-2:] == (16, 16)
+    with pytest.raises(Image.DecompressionBombError, match="32 x 640 pixels after the resize of 2 x 40"):
+        enlarged_pixels(extractor, [thin], 2)

@@ -90,6 +90,7 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed(options: argparse.Namespace) -> str:
+    from ..data.errors import DataError
     from ..evaluation.embeddings.embed_images import Features, embed_images
 
     streaming = "[" not in options.split if options.streaming is None else options.streaming
@@ -101,6 +102,11 @@ def _embed(options: argparse.Namespace) -> str:
         label_column=options.label_column, revision=options.revision, data_files=options.data_files,
         max_image_pixels=options.max_image_pixels,
     )  # fmt: skip
+    if embedded.has_many_broken:
+        raise DataError(
+            f"{embedded.out} is written without {embedded.num_broken:,} broken images, of which the log names some; "
+            f"{embedded.num_images:,} are in it. Mend the broken ones and repeat the command with `--overwrite`."
+        )
     size, speed = f"{embedded.num_images} embeddings of {embedded.dim} numbers", embedded.images_per_second
     return f"{embedded.out}: {size}, {speed:.1f} images/s"
 

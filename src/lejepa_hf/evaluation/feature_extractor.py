@@ -179,6 +179,10 @@ class FeatureExtractor:
         for source in sources:
             self._try_source(source)
 
+    def can_take(self, value: Encoded, max_image_pixels: int | None = None) -> bool:
+        """Whether a value of an image column can be decoded and preprocessed."""
+        return self._refusal(value, max_image_pixels) is None
+
     def _refusal(self, value: Encoded, max_image_pixels: int | None) -> Exception | None:
         try:
             self.pixels(value, max_image_pixels)

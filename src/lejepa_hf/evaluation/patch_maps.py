@@ -10,7 +10,7 @@ from ..model.layers import feature_map, forward_layers
 from ..model.tracing import TRACING_ERRORS
 from ..system.error_text import reason_of
 from .feature_extractor import FeatureExtractor
-from .pixel_values import height_and_width, setting_of, to_pixel_values
+from .pixel_values import check_enlargement, height_and_width, setting_of, to_pixel_values
 
 _OUTLIERS = 0.02  # share of values left out at either end of a colour's scale: one odd patch would grey all others
 _ROWS_TO_SEE = 12  # rows of a legible map of patches
@@ -66,7 +66,7 @@ def forward_enlarged(encoder: PreTrainedModel, pixels: torch.Tensor, enlarge: in
 def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
     """
     Pixel values of decoded images at `enlarge` times the processor's size, of shape `(num_images, num_channels,
-    height, width)` and on the host.
+    height, width)` and on the host. One that becomes too large is refused, see [`check_enlargement`].
     """
     if enlarge < 1:
         raise ValueError(f"`enlarge` must be at least 1, got {enlarge}.")
@@ -76,6 +76,8 @@ def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1)
         for name in ("size", "crop_size"):
             if sides := setting_of(processor, name):
                 sizes[name] = {side: enlarge * value for side, value in dict(sides).items() if value}
+    for image in images:
+        check_enlargement(image, processor, enlarge=enlarge)
     return to_pixel_values(images, processor, num_channels(extractor.encoder.config), **sizes)
 
 

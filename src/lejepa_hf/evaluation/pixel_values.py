@@ -10,14 +10,17 @@ from transformers import BaseImageProcessor
 from ..data.decoding import Pixels, check_size, stored_size
 
 
-def check_enlargement(image: Pixels, processor: BaseImageProcessor, max_image_pixels: int | None = None) -> None:
+def check_enlargement(
+    image: Pixels, processor: BaseImageProcessor, max_image_pixels: int | None = None, enlarge: int = 1
+) -> None:
     """
-    Refuse a decoded image of which the processor's resize makes more pixels than `max_image_pixels` (PIL's limit if
-    missing), as [`~data.decoding.check_size`] does: a thin image grows with its shorter side.
+    Refuse a decoded image of which the processor's resize, to `enlarge` times its usual size, makes more pixels than
+    `max_image_pixels` (PIL's limit if missing), as [`~data.decoding.check_size`] does: a thin image grows with its
+    shorter side.
     """
     if shortest := _shortest_side(processor):
         width, height = stored_size(image)
-        factor, after = shortest / min(width, height), f" after the resize of {width} x {height}"
+        factor, after = enlarge * shortest / min(width, height), f" after the resize of {width} x {height}"
         check_size(round(factor * width), round(factor * height), max_image_pixels, after)
 
 

@@ -44,7 +44,7 @@ def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Pat
         return None
     try:
         maps, enlarge = legible_patch_maps(extractor, images)
-    except ValueError as error:
+    except DECODING_ERRORS as error:  # a ValueError of the encoder, or a thin image, enlarged
         logger.warning(f"pictures/pca_maps.png is left out: {error}")
         return None
     seen = in_own_colours(enlarged_pixels(extractor, images, enlarge), extractor.processor)

@@ -360,3 +360,11 @@ def test_images_above_the_limit_cost_no_others(encoder, folder, tmp_path, monkey
     command = ["embed", str(folder), "--model", str(encoder), "--out", str(more)]
     assert main([*command, "--max_image_pixels", "2560000"]) == 0
     assert pq.read_table(more)["index"].to_pylist() == list(range(14))
+
+
+def test_the_command_fails_where_many_images_are_missing(encoder, folder, tmp_path, capsys):
+    damage(folder, 3, 4)
+    out = tmp_path / "e.parquet"
+    assert main(["embed", str(folder), "--model", str(encoder), "--out", str(out)]) != 0
+    assert "e.parquet is written without 2 broken images" in capsys.readouterr().err
+    assert pq.read_metadata(out).num_rows == 10

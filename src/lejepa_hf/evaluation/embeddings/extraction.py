@@ -20,7 +20,7 @@ from ...system.package_versions import installed_versions
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import check_class_numbers, map_style, select_rows
 from .image_batches import ImageBatch, image_batches, rows_from
-from .store import EmbeddingStore, locked, store_name
+from .store import EmbeddingStore, is_complete, locked, store_name
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -74,12 +74,26 @@ def extract_embeddings(
     extractor = FeatureExtractor(encoder, processor)
     if cache_dir is not None and (name := _name_in_cache(extractor, source)) is not None:
         folder = Path(cache_dir) / name
+        if is_first_rank():
+            _forget_if_readable(folder, extractor, source)
         with locked(folder) if is_first_rank() else nullcontext():
             wait_for_all()
             return _extract(extractor, source, batch_size, folder)
     # A mapped file stays readable after it is deleted.
     with shared_temporary_folder() as folder:
         return _extract(extractor, source, batch_size, folder)
+
+
+def _forget_if_readable(folder: Path, extractor: FeatureExtractor, source: ImageSource) -> None:
+    """Delete embeddings that lack an image which can be read now: its file was away, or the limit of pixels lower."""
+    if not is_complete(folder) or not os.access(folder, os.W_OK):
+        return
+    store = EmbeddingStore(folder)
+    for row in store.broken:
+        if extractor.can_take(map_style(source)[row][source.image_column], source.max_image_pixels):
+            logger.warning(f"{source.name}: row {row} was broken and can be read now; all images are embedded again")
+            store.forget()
+            return
 
 
 def _extract(extractor: FeatureExtractor, source: ImageSource, batch_size: int, folder: Path) -> LabelledEmbeddings:
@@ -101,6 +115,7 @@ def _extract(extractor: FeatureExtractor, source: ImageSource, batch_size: int, 
     log_broken(source, store.broken)
     if not store.num_images:
         raise DataError(f"{source.name}: none of its images can be read; the first one: {store.broken.get(0)}.")
+    source.num_read = store.num_images
     return LabelledEmbeddings(*store.read(), frozenset(store.broken))
 
 

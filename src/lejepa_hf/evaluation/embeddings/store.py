@@ -109,6 +109,12 @@ class EmbeddingStore:
         labels = torch.from_numpy(np.fromfile(self.folder / _LABELS, dtype=np.int64))
         return features[:, : self.dim], labels, features[:, self.dim :] if self.width > self.dim else features
 
+    def forget(self) -> None:
+        """Begin again with the first row. Who has read the files keeps what they held."""
+        with self._explained():
+            for name in (_ABOUT, _FEATURES, _LABELS):
+                (self.folder / name).unlink(missing_ok=True)
+
     def take(self, parts: list[Path]) -> None:
         """
         Join the complete stores that several processes have written in these folders, in their order, and delete them.
@@ -116,7 +122,7 @@ class EmbeddingStore:
         """
         for name in (_FEATURES, _LABELS):
             (self.folder / name).open("wb").close()
-        self.num_images, self.broken = 0, {}
+        self.num_images, self.next_row, self.broken = 0, 0, {}
         for folder in parts:
             part = EmbeddingStore(folder)
             for name in (_FEATURES, _LABELS):
@@ -124,7 +130,8 @@ class EmbeddingStore:
                     shutil.copyfileobj(of_part, file, 2**24)
             self.dim, self.width = max(self.dim, part.dim), max(self.width, part.width)
             self.num_images += part.num_images
-            self.broken |= part.broken
+            self.broken |= {self.next_row + number: reason for number, reason in part.broken.items()}
+            self.next_row += part.next_row
         self.save(is_complete=True)
         for folder in parts:
             shutil.rmtree(folder)
@@ -135,6 +142,12 @@ def _row_sizes(width: int) -> list[tuple[str, int]]:
     return [(_FEATURES, 4 * width), (_LABELS, 8)]
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether there is a store in a folder whose images are all embedded. Nothing is changed there."""
+    about = folder / _ABOUT
+    return about.is_file() and bool(json.loads(about.read_text(encoding="utf-8")).get("is_complete"))
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """
@@ -143,8 +156,7 @@ def locked(folder: Path) -> Iterator[None]:
     The lock ends with the process that holds it, even after a kill. A complete store is not locked: it may belong to
     somebody else, and only be readable.
     """
-    about = folder / _ABOUT
-    if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("is_complete"):
+    if is_complete(folder):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)

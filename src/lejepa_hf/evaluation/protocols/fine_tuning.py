@@ -125,6 +125,7 @@ def fine_tune(
     best, _, wanted = _predict(classifier, test, min(5, num_classes))
     if not wanted:
         raise DataError(f"{test.name}: none of its images can be read.")
+    test.num_read = len(wanted)
     results: dict[str, float] = {}
     for name, value in TopKAccuracy().compute(predictions=best, references=wanted).items():
         results |= with_interval(f"eval_finetune_{name}", value, len(wanted))

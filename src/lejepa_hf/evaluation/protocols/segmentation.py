@@ -106,7 +106,7 @@ def segmentation(
     measured_on = SegmentationMaps(extractor, test, classes, side, fitted_on.scale)
     counts = _counts(head, measured_on.with_whole_masks(), len(classes))
     pairs, present = np.array(counts["predictions"]), np.array(counts["references"])
-    number = len(present)
+    number = test.num_read = len(present)
     draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=_RESAMPLES)
     resampled = miou_and_accuracy(pairs[..., 0], pairs[..., 1], present, draws)
     results: dict[str, float] = {}
