@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageFile, ImageOps, ImageSequence
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .network import read_through
@@ -169,7 +169,7 @@ def load_upright(
 
 def _has_deep_colours(image: Image.Image) -> bool:
     """Whether a file that is not loaded has several bands of 16 bits, of which PIL would keep the upper 8."""
-    tile = getattr(image, "tile", None)
+    tile = image.tile if isinstance(image, ImageFile.ImageFile) else []
     return bool(tile) and len(image.getbands()) > 1 and ";16" in str(tile[0].args)
 
 
@@ -181,12 +181,12 @@ def _deep_colours(image: Image.Image, pixel_range: list[float]) -> Image.Image:
             f"`pixel_range` needs all 16 bits of each colour, and PIL reads 8 from {image.format}. {way_out}"
         )
     from torch import frombuffer, uint8
-    from torchvision.io import ImageReadMode
-    from torchvision.io import decode_image as decode_deep
+    from torchvision import io as torchvision_io  # type: ignore[import-untyped]
 
-    file = cast("io.BytesIO", image.fp)
+    file = cast("io.BytesIO", cast("ImageFile.ImageFile", image).fp)
     file.seek(0)
-    bands = decode_deep(frombuffer(bytearray(file.read()), dtype=uint8), ImageReadMode.UNCHANGED).numpy()
+    data = frombuffer(bytearray(file.read()), dtype=uint8)
+    bands = torchvision_io.decode_image(data, torchvision_io.ImageReadMode.UNCHANGED).numpy()
     colours, transparency = np.split(bands, [3 if len(bands) > 2 else 1])
     scaled = np.concatenate([to_eight_bit_array(colours, pixel_range), (transparency >> 8).astype(np.uint8)])
     deep = Image.fromarray(np.ascontiguousarray(np.moveaxis(scaled, 0, -1)))

@@ -1,7 +1,7 @@
 """raw_pixels: the baseline without a network."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +13,12 @@ from ...data.decoding import Encoded, Pixels, decode_image, stored_size
 from ...data.errors import DataError
 from ...data.sources import ImageSource
 from .extraction import LabelledEmbeddings, log_broken
-from .image_batches import image_batches
+from .image_batches import ImageBatch, image_batches
 from .store import EmbeddingStore
 
 _SIDE = 32
 _BATCH = 256
+_READ_WHOLE = 2**26  # bytes; larger files stay on disk, and protocols read them in parts
 
 
 class _Layout(NamedTuple):
@@ -33,7 +34,7 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
     several sizes are resized to 32 x 32.
 
     Each image is reduced when it is decoded, and the vectors are in a file, which is mapped into memory if it has more
-    than 1 GiB. If a later image has a new size or the first colours, the images before it are read again.
+    than 64 MiB. If a later image has a new size or the first colours, the images before it are read again.
 
     `channels` and `pixel_range`, the values of black and white, are those of the encoder that is compared; with 3
     channels, greyscale images keep their single one. A DataError is raised if no image can be read.
@@ -43,24 +44,36 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
         image = decode_image(value, channels, pixel_range, source.max_image_pixels)
         return image if max(stored_size(image)) <= _SIDE else _resized(image, (_SIDE, _SIDE))
 
-    layout, is_complete = None, False
-    while not is_complete:
-        with tempfile.TemporaryDirectory(prefix="lejepa-") as folder:  # a mapped file stays readable afterwards
+    layout: _Layout | None = None
+    while True:
+        # A mapped file stays readable afterwards, or where it does not its folder stays.
+        with tempfile.TemporaryDirectory(prefix="lejepa-", ignore_cleanup_errors=True) as folder:
             store = EmbeddingStore(Path(folder))
-            for batch in image_batches(source, _BATCH, decode, list, "raw pixels"):
-                before, layout = layout, _layout_of(batch.images or [], layout)
-                if store.num_images and layout != before:
-                    break
-                vectors = torch.stack([_vector(image, layout) for image in batch.images or []] or [torch.empty(0)])
-                store.add(batch, vectors, vectors.shape[1])
-            else:
-                is_complete = True
-                store.save(is_complete)
+            layout = _fill(store, image_batches(source, _BATCH, decode, list, "raw pixels"), layout)
+            if store.is_complete:
                 log_broken(source, store.broken)
                 if not store.num_images:
                     raise DataError(f"{source.name}: none of its images can be read.")
-                found = LabelledEmbeddings(*store.read(), frozenset(store.broken))
-    return found
+                return LabelledEmbeddings(*store.read(_READ_WHOLE), frozenset(store.broken))
+
+
+def _fill(
+    store: EmbeddingStore, batches: Iterator[ImageBatch[list[Pixels]]], layout: _Layout | None
+) -> _Layout | None:
+    """
+    Complete the store with vectors of this layout, that of the first images if missing. Stops at an image that needs
+    another one. Returns the layout that fits all images which were read.
+    """
+    for batch in batches:
+        images = batch.images or []
+        fitting = _layout_of(images, layout)
+        if store.num_images and fitting != layout:
+            return fitting
+        layout = fitting
+        vectors = torch.stack([_vector(image, layout) for image in images]) if layout and images else torch.empty(0, 0)
+        store.add(batch, vectors, vectors.shape[1])
+    store.save(is_complete=True)
+    return layout
 
 
 def _layout_of(images: Iterable[Pixels], before: _Layout | None) -> _Layout | None:

@@ -95,13 +95,14 @@ class EmbeddingStore:
             write_text(self.folder / _ABOUT, json.dumps(about))
         self.is_complete, self._since_save = is_complete, 0
 
-    def read(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def read(self, most_in_memory: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Embeddings `(num_images, dim)`, labels `(num_images,)` and probe features `(num_images, probe_dim)`, which are
-        the embeddings if nothing else was added. More than 1 GiB of them stay on disk, mapped into memory.
+        the embeddings if nothing else was added. More than `most_in_memory` bytes of them, 1 GiB if missing, stay on
+        disk, mapped into memory.
         """
         path, shape = self.folder / _FEATURES, (self.num_images, self.width)
-        if path.stat().st_size <= _READ_WHOLE:
+        if path.stat().st_size <= (_READ_WHOLE if most_in_memory is None else most_in_memory):
             features = torch.from_numpy(np.fromfile(path, dtype=np.float32).reshape(shape))
         else:
             # It is only read, but `torch.from_numpy` would warn of `mode="r"`.
