@@ -158,7 +158,8 @@ def load_upright(
     try:
         image.load()
     except MemoryError as error:
-        raise MemoryError(f"{image.width} x {image.height} pixels are more than the memory holds.") from error
+        way_out = "`max_image_pixels` can leave such images out before they are decoded."
+        raise MemoryError(f"{image.width} x {image.height} pixels do not fit into the memory. {way_out}") from error
     if image.getexif().get(_ORIENTATION, 1) != 1:  # reads the header; transposing would copy every image
         image = ImageOps.exif_transpose(image)
     if num_channels not in (1, 3):

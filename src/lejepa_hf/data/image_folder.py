@@ -129,8 +129,8 @@ class _Listing:
             else:
                 identity = status.st_dev, entry.inode()
                 if is_listed is None:
-                    is_listed = identity == _identity(entry.stat())
-                self._take(within, entry.name, entry.is_file(), identity if is_listed else _identity(entry.stat()))
+                    is_listed = identity == _identity_of(entry)
+                self._take(within, entry.name, entry.is_file(), identity if is_listed else _identity_of(entry))
 
     def follow(self, link: str) -> None:
         """Take the file, or note the folder, to which a link leads."""
@@ -175,6 +175,13 @@ class _Listing:
 
 def _identity(status: os.stat_result) -> _Identity:
     return status.st_dev, status.st_ino
+
+
+def _identity_of(entry: os.DirEntry[str]) -> _Identity:
+    try:
+        return _identity(entry.stat())
+    except OSError:  # the file is gone since
+        return 0, 0
 
 
 def _printable(name: str) -> str:
