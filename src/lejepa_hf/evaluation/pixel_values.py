@@ -26,10 +26,10 @@ def check_enlargement(
 
 def _shortest_side(processor: BaseImageProcessor) -> float | None:
     """Side in pixels that the shorter side of each image gets, whatever the longer one becomes."""
-    if timm_settings := setting_of(processor, "data_config"):
+    if timm_settings := getattr(processor, "data_config", None):
         return timm_settings["input_size"][-1] / timm_settings["crop_pct"]
-    size = setting_of(processor, "size") or {}
-    is_bounded = size.get("longest_edge") or setting_of(processor, "do_resize") is False
+    size = getattr(processor, "size", None) or {}
+    is_bounded = size.get("longest_edge") or getattr(processor, "do_resize", None) is False
     return None if is_bounded else size.get("shortest_edge")
 
 
