@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,12 @@ def test_images_beside_some_state_are_a_folder_of_images(tmp_path):
     save(tmp_path / "0.png", 7)
     (tmp_path / "state.json").write_text("{}", encoding="utf-8")
     assert contents(load_source(tmp_path)) == [7]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pipes_are_not_files_of_a_dataset(parquet, streaming):
+    folder = Path(parquet).parent
+    os.mkfifo(folder / "train-1.parquet")
+    assert contents(load_source(parquet, streaming=streaming)) == list(range(7))
+    assert "no such file" in message(str(folder / "train-1.parquet"), streaming=streaming)
+    assert message(str(folder), streaming=streaming).endswith("found 2 .parquet, 1 not a regular file.")

@@ -1,10 +1,16 @@
 import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
-from lejepa_hf.data.decoding import DECODING_ERRORS, decode_image, load_upright, open_image, upright_size
+from lejepa_hf.data.decoding import DECODING_ERRORS, check_size, decode_image, load_upright, open_image, upright_size
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)
@@ -173,10 +179,10 @@ def test_wrong_type(value):
 def test_more_pixels_than_allowed(monkeypatch, recwarn):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29)  # PIL itself warns, and refuses from twice as many on
     for value in (encoded(Image.fromarray(COLOR)), Image.fromarray(COLOR), COLOR):
-        with pytest.raises(Image.DecompressionBombError, match="5 x 6 pixels are more than .*, 29"):
+        with pytest.raises(Image.DecompressionBombError, match="5 x 6 pixels are more than `max_image_pixels`, 29"):
             decode_image(value)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 14)
-    with pytest.raises(Image.DecompressionBombError):
+    with pytest.raises(Image.DecompressionBombError, match="`max_image_pixels`"):
         decode_image(encoded(Image.fromarray(COLOR)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
     assert decode_image(COLOR).size == (5, 6)
@@ -336,3 +342,129 @@ def test_large_arrays_are_refused_as_large_files(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29)
     with pytest.raises(Image.DecompressionBombError, match="5 x 6 pixels are more than .*, 29"):
         decode_image(npy(BANDS), 6)
+
+
+@pytest.mark.parametrize("limit_of_pil", [10, 100, None])
+def test_more_pixels_on_request(monkeypatch, limit_of_pil):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit_of_pil)
+    for value in (encoded(Image.fromarray(COLOR)), Image.fromarray(COLOR), COLOR, npy(COLOR)):
+        assert decode_image(value, max_image_pixels=30).size == (5, 6)
+        with pytest.raises(DECODING_ERRORS, match="5 x 6 pixels are more than `max_image_pixels`, 29"):
+            decode_image(value, max_image_pixels=29)
+    assert limit_of_pil == Image.MAX_IMAGE_PIXELS
+
+
+def test_the_limit_of_what_is_made_of_an_image():
+    check_size(10, 3, 30)
+    with pytest.raises(Image.DecompressionBombError, match="4 x 8 pixels after a resize are more than .*, 31; raise"):
+        check_size(4, 8, 31, " after a resize")
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "pipe.npy", "noise.npy", "zeros.png", "folder.png"])
+@pytest.mark.parametrize("kind", [str, Path, "file://{}".format, lambda path: {"bytes": None, "path": str(path)}])
+def test_what_may_never_end_is_refused(tmp_path, name, kind):
+    for pipe in ("pipe.png", "pipe.npy"):
+        os.mkfifo(tmp_path / pipe)
+    (tmp_path / "noise.npy").symlink_to("/dev/urandom")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(DECODING_ERRORS, match=f"{name}' is not a regular file"):
+        decode_image(kind(tmp_path / name))
+
+
+def test_urls_of_files(tmp_path):
+    Image.fromarray(COLOR).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode_image(f"file://{tmp_path}/a.png"), COLOR)
+
+
+def test_a_large_array_is_refused_before_it_is_read(tmp_path):
+    np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (2**20, 2**20))  # a file with holes
+    with pytest.raises(Image.DecompressionBombError, match="`max_image_pixels`, 89478485"):
+        decode_image(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("sizes", [[(5, 6), (7, 6)], [(1, 1), (4000, 4000)]])
+def test_pages_of_several_sizes(sizes, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
+    data = pages(*(np.zeros(size, np.uint8) for size in sizes))
+    with pytest.raises(DECODING_ERRORS, match=r"sizes: \(1, 1\) and \(4000, 4000\) pixels|more than"):
+        decode_image(data, 2)
+
+
+MEMORY = """
+import resource, sys
+from lejepa_hf.data.decoding import DECODING_ERRORS, decode_image
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 2**27, resource.RLIM_INFINITY))
+try:
+    decode_image(sys.argv[1])
+except DECODING_ERRORS as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much memory a process holds")
+def test_too_little_memory_is_a_decoding_error(tmp_path):
+    Image.new("L", (9000, 9000)).convert("RGB").save(tmp_path / "large.png")
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "large.png")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("MemoryError 9000 x 9000 pixels do not fit into the memory. `max_image_pixels`")
+
+
+@pytest.mark.parametrize("odd", [None, 1.02, np.nan, np.inf, -np.inf, -3.0])
+def test_one_odd_value_does_not_change_the_others(odd):
+    scene = np.clip(np.random.default_rng(0).normal(0.35, 0.15, (64, 64)), 0, 1).astype(np.float32)
+    if odd is not None:
+        scene[3, 3] = odd
+    found = np.asarray(decode_image(encoded(Image.fromarray(scene), "TIFF")))
+    np.testing.assert_array_equal(found, decode_image(npy(scene), 1))
+    assert len(np.unique(found)) > 100
+
+
+def png_of_sixteen_bits(pixels: np.ndarray, orientation: int = 1) -> bytes:
+    """A PNG of several bands, which PIL cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, bands = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
+    exif = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0) + bytes(4)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = [(b"IHDR", header), (b"eXIf", exif), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*of_one) for of_one in chunks)
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4])
+def test_pixel_range_of_colours_of_sixteen_bits(bands, tmp_path):
+    values = RNG.integers(0, 4096, (6, 5, bands), dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(png_of_sixteen_bits(values, orientation=6))
+    colours = values[:, :, : 3 if bands > 2 else 1]
+    expected = np.rot90(decode_image(np.squeeze(colours), 3, [0.0, 4095.0]), -1)
+    for value in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
+        np.testing.assert_array_equal(decode_image(value, 3, [0.0, 4095.0]), expected)
+        assert decode_image(value, 1, [0.0, 4095.0]).mode == "L"
+        assert np.asarray(decode_image(value)).max() < 16  # without a range the whole one
+        if bands == 4:
+            np.testing.assert_array_equal(decode_image(value, 4, [0.0, 4095.0])[:, :, :3], expected)
+
+
+def test_formats_of_which_too_few_bits_are_read_are_refused():
+    with pytest.raises(DECODING_ERRORS, match="`pixel_range` needs all 16 bits .* PIL reads 8 from TIFF"):
+        decode_image(tiff_of_sixteen_bits(), 3, [0.0, 4095.0])
+    assert decode_image(tiff_of_sixteen_bits()).mode == "RGB"
+    cards = ["SIMPLE  =                    T", "BITPIX  =                  -32", "NAXIS   =                    2"]
+    cards += ["NAXIS1  =                   32", "NAXIS2  =                   32", "END"]
+    header = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
+    with pytest.raises(DECODING_ERRORS, match=r"FITS images .* convert them to TIFF or \.npy"):
+        decode_image(header + bytes(2 * 2880))
+
+
+def tiff_of_sixteen_bits() -> bytes:
+    """5 x 6 black pixels of 48 bits, uncompressed."""
+    tags = [(256, 5), (257, 6), (258, 16), (259, 1), (262, 2), (273, 200), (277, 3), (278, 6), (279, 180)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags if tag != 258)
+    bits = struct.pack("<HHII", 258, 3, 3, 190)
+    entries = entries[:24] + bits + entries[24:]
+    start = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return start.ljust(190, b"\0") + struct.pack("<HHH", 16, 16, 16) + bytes(4 + 180)

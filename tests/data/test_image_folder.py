@@ -1,10 +1,11 @@
 import logging
 import os
+import sys
 
 import datasets
 import numpy as np
 import pytest
-from pictures import contents, message, save
+from pictures import contents, encoded, message, save
 from PIL import Image
 
 from lejepa_hf.data.decoding import decode_image
@@ -145,6 +146,74 @@ def test_links_are_followed_but_not_for_ever(tmp_path):
     (tmp_path / "images" / "cat" / "up").symlink_to(tmp_path / "images")
     source = load_source(str(tmp_path / "images"))
     assert (contents(source), source.class_names) == ([4, 6], ["cat", "dog"])
+
+
+def test_links_in_a_circle_end(tmp_path, caplog):
+    for number, name in enumerate(("a/1.png", "b/2.png", "c/3.png")):
+        save(tmp_path / "images" / name, number)
+    for folder, target in zip("abc", "bca", strict=True):  # a -> b -> c -> a, and each of them to the other one
+        for place in ("next", "again"):
+            (tmp_path / "images" / folder / place).symlink_to(tmp_path / "images" / target)
+    source = load_source(str(tmp_path / "images"))
+    assert (contents(source), source.class_names) == ([0, 1, 2], ["a", "b", "c"])
+    assert "6 entries are left out: 6 listed already by another path ('a/again')" in caplog.text
+
+
+def test_a_circle_outside_the_folder_ends(tmp_path):
+    save(tmp_path / "images" / "cat" / "1.png", 1)
+    save(tmp_path / "pool" / "deep" / "2.png", 2)
+    (tmp_path / "images" / "pool").symlink_to(tmp_path / "pool")
+    (tmp_path / "pool" / "deep" / "back").symlink_to(tmp_path / "images")
+    (tmp_path / "pool" / "root").symlink_to("/")
+    assert contents(load_source(str(tmp_path / "images"))) == [1, 2]
+
+
+def test_several_ways_to_one_image(tmp_path, caplog):
+    save(tmp_path / "images" / "cat" / "real.png", 1)
+    (tmp_path / "images" / "another").mkdir()
+    (tmp_path / "images" / "another" / "link.png").symlink_to(tmp_path / "images" / "cat" / "real.png")
+    (tmp_path / "images" / "all").symlink_to(tmp_path / "images" / "cat")
+    os.link(tmp_path / "images" / "cat" / "real.png", tmp_path / "images" / "cat" / "twin.png")
+    (row,) = load_source(str(tmp_path / "images")).dataset
+    assert row["image"]["path"] == str(tmp_path / "images" / "cat" / "real.png")
+    assert "3 listed already by another path ('" in caplog.text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_only_regular_files_are_images(tmp_path, streaming, caplog):
+    save(tmp_path / "good.png", 1)
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "noise.npy").symlink_to("/dev/urandom")
+    (tmp_path / "nothing.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
+    (tmp_path / ".#editor").symlink_to("nowhere")
+    (tmp_path / "notes.txt").write_text("harmless", encoding="utf-8")
+    assert contents(load_source(str(tmp_path), streaming=streaming)) == [1]
+    found = (
+        "6 entries are left out: 1 .txt, 3 not a regular file ('noise.npy'), 2 with a missing target ('itself.png')"
+    )
+    assert found.replace("noise.npy", "pipe") in caplog.text
+
+
+def test_a_folder_of_pipes_has_no_images(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert message(str(tmp_path)).endswith("found 1 not a regular file.")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such names")
+def test_names_that_are_not_utf8_cost_no_other_image(tmp_path, caplog):
+    save(tmp_path / "café" / "bär.png", 1)
+    for name in (b"caf\xe9/a.png", b"caf\xe9/b.png", b"caf\xc3\xa9/\xff.png", b"caf\xc3\xa9/c.\xff"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(encoded(2))
+    source = load_source(str(tmp_path))
+    assert (contents(source), source.num_images) == ([1], 1)
+    assert "4 entries are left out: 1 .\\udcff, 3 with a name that is not UTF-8 ('caf" in caplog.text
+    with pytest.raises(ValueError, match="the path of the folder is not UTF-8; rename it"):
+        load_source(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9")))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from lejepa_hf import MultiCropTransform
 from lejepa_hf.data import multi_crop
+from lejepa_hf.data.decoding import DECODING_ERRORS
 from lejepa_hf.data.multi_crop import _cut, random_boxes
 from lejepa_hf.data.photometric import NUM_UNIFORMS
 from lejepa_hf.data.view_settings import ViewSettings
@@ -327,3 +328,10 @@ def test_pixel_range_reaches_the_pixels():
     expected = of_channels(5)(bands(200, 150, 5))
     assert same(of_channels(5, pixel_range=[0.0, 2550.0])(array), expected)
     assert not same(of_channels(5)(array), expected)
+
+
+def test_the_largest_image_is_a_setting():
+    image = photo(200, 150)
+    assert same(of_channels(3, max_image_pixels=30000)(image), of_channels(3)(image))
+    with pytest.raises(DECODING_ERRORS, match="200 x 150 pixels are more than `max_image_pixels`, 29999"):
+        of_channels(3, max_image_pixels=29999)(image)

@@ -53,3 +53,9 @@ def test_what_is_no_dataset():
     assert "got list; several files go into `data_files`" in message(["a.parquet"])
     assert "`revision`" in message(table([1]), revision="main")
     assert "is empty" in message(table([]).select([]))
+
+
+def test_the_largest_image_is_a_setting_of_any_source(parquet):
+    for given in (table(range(3)), parquet, DatasetDict(train=table(range(3)))):
+        assert load_source(given, max_image_pixels=7).max_image_pixels == 7
+        assert load_source(given).max_image_pixels is None

@@ -37,6 +37,7 @@ WRONG = [
     ("pixel_range", {"pixel_range": [0.0]}, "[0.0]"),
     ("pixel_range", {"pixel_range": [0.0, float("nan")]}, "nan"),
     ("pixel_range", {"pixel_range": [0.0, float("inf")]}, "inf"),
+    ("max_image_pixels", {"max_image_pixels": 0}, "0"),
 ]
 
 
@@ -59,6 +60,7 @@ def test_error_names_field_and_value(field, values, shown):
         {"global_crop_scale": [1.0, 1.0], "crop_aspect_ratio": [1.0, 1.0], "blur_sigma": [1.0, 1.0]},
         {"image_mean": [0.3], "image_std": [0.35]},
         {"image_mean": [0.3] * 13, "image_std": [0.1] * 13, "pixel_range": [-100.0, 0.5]},
+        {"max_image_pixels": 10**10},
         {"hue_jitter": 0.5, "brightness_jitter": 1, "solarize_probability": 1, "blur_probability": 0},
     ],
     ids=str,

@@ -1,5 +1,7 @@
+import json
 from dataclasses import replace
 
+import datasets
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -40,3 +42,17 @@ def test_the_record_tells_encoders_images_and_settings(tmp_path, tiny_resnet, sp
     assert line.startswith("digits: fitted on 60 images (train), measured on 40 images (test); torch ")
     record["eval"] |= {"images": None, "split": None}
     assert "measured on a stream; torch" in format_conditions(record)
+
+
+def test_broken_images_are_not_counted_as_measured(tmp_path, tiny_resnet, splits):
+    train, test = splits
+    rows = list(test.dataset)
+    for number in range(10):
+        rows[4 * number]["image"] = {"bytes": b"nothing", "path": None}
+    test = replace(test, dataset=datasets.Dataset.from_list(rows, test.features))
+    encoder, out = save_encoder(tmp_path / "encoder", tiny_resnet, 0), tmp_path / "record.json"
+    record = compare_encoders([encoder], (train, test), ["knn"], out)
+    assert (record["train"]["images"], record["train"]["broken"]) == (60, 0)
+    assert (record["eval"]["images"], record["eval"]["broken"]) == (30, 10)
+    assert json.loads(out.read_text(encoding="utf-8"))["eval"]["images"] == 30
+    assert "fitted on 60 images (train), measured on 30 of 40 images (test);" in format_conditions(record)

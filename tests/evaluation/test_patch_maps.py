@@ -9,6 +9,7 @@ from lejepa_hf.evaluation.feature_extractor import FeatureExtractor
 from lejepa_hf.evaluation.patch_maps import (
     PrincipalColours,
     class_attention,
+    enlarged_pixels,
     legible_patch_maps,
     patch_maps,
     principal_colours,
@@ -154,3 +155,11 @@ def test_where_there_is_none_to_see(tiny_vit, tiny_resnet, images):
     arguments = {"img_size": 16, "patch_size": 4, "depth": 1}
     timm = {"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_224", "model_args": arguments}
     assert class_attention(extractor_of(timm), images) is None
+
+
+def test_thin_images_are_not_enlarged_without_limit(monkeypatch, tiny_vit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 16 * 50)
+    extractor, thin = extractor_of(tiny_vit), Image.new("RGB", (2, 40))
+    assert enlarged_pixels(extractor, [thin]).shape[-2:] == (16, 16)
+    with pytest.raises(Image.DecompressionBombError, match="32 x 640 pixels after the resize of 2 x 40"):
+        enlarged_pixels(extractor, [thin], 2)

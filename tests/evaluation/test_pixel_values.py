@@ -5,12 +5,14 @@ import pytest
 import torch
 from datasets import Array3D, Dataset, Features, Value
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, BitImageProcessor, YolosImageProcessor
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
+from lejepa_hf.data.decoding import DECODING_ERRORS
 from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
 from lejepa_hf.evaluation.embeddings.raw_pixels import raw_pixels
-from lejepa_hf.evaluation.pixel_values import in_own_colours, to_pixel_values
+from lejepa_hf.evaluation.pixel_values import check_enlargement, in_own_colours, join_pixel_values, to_pixel_values
 from lejepa_hf.hub.export import build_processor
 
 RNG = np.random.default_rng(0)
@@ -92,3 +94,45 @@ def test_raw_pixels_of_any_channels(shape, dim):
     assert found.embeddings.shape == (3, dim)
     if dim < 1000:
         np.testing.assert_allclose(found.embeddings, [row["image"].ravel() / 255 for row in rows], atol=1e-6)
+
+
+def test_images_one_by_one_have_the_values_of_a_batch(tmp_path):
+    images = [Image.effect_noise((width, 40), 80).convert("RGB") for width in (40, 70, 23)]
+    processor = processor_of(3, tmp_path)
+    found = join_pixel_values([to_pixel_values([image], processor, 3) for image in images])
+    assert torch.equal(found, to_pixel_values(images, processor, 3))
+
+
+def test_padded_images_one_by_one():
+    processor = YolosImageProcessor(size={"shortest_edge": 16, "longest_edge": 64})
+    images = [Image.effect_noise(size, 80).convert("RGB") for size in ((40, 30), (30, 50))]
+    found = join_pixel_values([to_pixel_values([image], processor, 3) for image in images])
+    assert torch.equal(found, to_pixel_values(images, processor, 3))
+
+
+THIN = {  # settings of a processor -> what it makes of 1 x 1000 pixels
+    "shortest edge": ({"size": {"shortest_edge": 64}}, "64 x 64000"),
+    "longest edge too": ({"size": {"shortest_edge": 64, "longest_edge": 100}}, None),
+    "square": ({"size": {"height": 64, "width": 64}}, None),
+    "as it is": ({"size": {"shortest_edge": 64}, "do_resize": False}, None),
+}
+
+
+@pytest.mark.parametrize("case", THIN)
+@pytest.mark.parametrize("turned", [False, True])
+def test_thin_images_that_a_resize_would_enlarge(case, turned):
+    settings, refused = THIN[case]
+    processor, size = BitImageProcessor(**settings), (1000, 1) if turned else (1, 1000)
+    if refused is not None:
+        shown = " x ".join(reversed(refused.split(" x "))) if turned else refused
+        with pytest.raises(
+            DECODING_ERRORS, match=f"{shown} .* after the resize of {size[0]} x {size[1]} .*, 1000000;"
+        ):
+            check_enlargement(Image.new("RGB", size), processor, max_image_pixels=10**6)
+    check_enlargement(Image.new("RGB", size), processor, max_image_pixels=10**7)
+
+
+def test_thin_images_for_timm():
+    processor = TimmWrapperImageProcessor({"input_size": (3, 64, 64), "crop_pct": 0.5})
+    with pytest.raises(DECODING_ERRORS, match="128 x 128000 pixels after the resize of 1 x 1000"):
+        check_enlargement(np.zeros((1000, 1, 5), np.uint8), processor, max_image_pixels=10**7)

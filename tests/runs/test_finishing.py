@@ -2,11 +2,12 @@ import json
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import pytest
 from datasets import IterableDataset
 from PIL import Image
 
-from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator, MultiCropTransform
+from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator, MultiCropTransform, export_encoder
 from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.data.streaming import EndlessRows
 from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
@@ -75,3 +76,22 @@ def test_what_fails_after_training_takes_nothing_else_with_it(untrained, monkeyp
     assert all(path.stat().st_size for path in (*kept, run.picture("losses"), run.picture("pca_maps")))
     assert not run.results.exists()
     assert "the evaluation could not be made" in caplog.text
+
+
+def test_broken_images_are_not_counted_as_measured(untrained):
+    folder, recipe = untrained
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        file = folder / "images" / ("train", "test")[number % 2] / ("a", "b")[number // 2 % 2] / f"{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file)
+        if number in (0, 1, 3):
+            file.write_bytes(b"nothing")
+    data = replace(recipe.data, dataset=str(folder / "images"), eval_split="test", eval_protocols=["knn"])
+    run = RunFolder(folder)
+    run.metrics.write_text("", encoding="utf-8")
+    export_encoder(folder)
+    facts = {"steps": 1, "global_batch": 8}
+    finishing._evaluate(run, replace(recipe, data=data), facts, load_source(data.dataset, "test"))
+    found = run.read_results()["run"]
+    assert (found["num_train_images"], found["num_eval_images"]) == (11, 10)

@@ -68,3 +68,9 @@ def test_held_out_images_need_labels(tmp_path):
     # a mixture is trained on without labels, but the evaluation fits its protocols on those of `dataset`
     entries = [{"dataset": str(tmp_path), "weight": 1.0}]
     assert open_sources(replace(DIGITS, mixture=entries, eval_split="test")).held_out.num_images == 450
+
+
+def test_the_largest_image_is_that_of_the_recipe(images):
+    sources = open_sources(DataArguments(dataset=images, eval_split="test", max_image_pixels=7))
+    assert (sources.train.max_image_pixels, sources.held_out.max_image_pixels) == (7, 7)
+    assert open_sources(DataArguments(dataset=images)).train.max_image_pixels is None

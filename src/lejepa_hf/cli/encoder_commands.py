@@ -31,6 +31,7 @@ def _add_evaluate(add: AddArgument) -> None:
     add("--revision", help="branch, tag or commit of a Hub dataset")
     add("--image_column", help="column of the images; found by its type if missing")
     add("--label_column", help="column of the labels; found by its type if missing, required for masks")
+    add("--max_image_pixels", type=int, metavar="N", help="width x height of the largest image to decode (89478485)")
     add("--streaming", action="store_true", help="read images while embedding them; nothing is cached")
     add("--batch_size", type=int, default=256, help="images per forward pass (256)")
     add("--cache_dir", metavar="FOLDER", help="folder for the cache of embeddings (in HF_HOME)")
@@ -54,6 +55,7 @@ def _evaluate(options: argparse.Namespace) -> str | None:
     splits = labelled_sources(
         options.dataset, options.train_split, options.eval_split, config=options.config, revision=options.revision,
         image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
+        max_image_pixels=options.max_image_pixels,
     )  # fmt: skip
     record = compare_encoders(
         options.encoder, splits, options.protocol, options.out, batch_size=options.batch_size, shots=shots,
@@ -82,6 +84,7 @@ def _add_embed(add: AddArgument) -> None:
     add("--data_files", nargs="+", help="files of the dataset to read, as paths or globs")
     add("--image_column", help="column of the images; found by its type if missing")
     add("--label_column", help="column of the labels; found by its type if missing")
+    add("--max_image_pixels", type=int, metavar="N", help="width x height of the largest image to decode (89478485)")
     add("--streaming", action=argparse.BooleanOptionalAction, help="read while embedding (on, except for slices)")
     add("--batch_size", type=int, default=64, help="images per forward pass (64)")
     add("--device", help="device of the model; the accelerator if there is one")
@@ -90,6 +93,7 @@ def _add_embed(add: AddArgument) -> None:
 
 
 def _embed(options: argparse.Namespace) -> str:
+    from ..data.errors import DataError
     from ..evaluation.embeddings.embed_images import Features, embed_images
 
     streaming = "[" not in options.split if options.streaming is None else options.streaming
@@ -99,7 +103,13 @@ def _embed(options: argparse.Namespace) -> str:
         options.batch_size, options.device, options.overwrite,
         split=options.split, config=options.config, streaming=streaming, image_column=options.image_column,
         label_column=options.label_column, revision=options.revision, data_files=options.data_files,
+        max_image_pixels=options.max_image_pixels,
     )  # fmt: skip
+    if embedded.has_many_broken:
+        raise DataError(
+            f"{embedded.out} is written without {embedded.num_broken:,} broken images, of which the log names some; "
+            f"{embedded.num_images:,} are in it. Mend the broken ones and repeat the command with `--overwrite`."
+        )
     size, speed = f"{embedded.num_images} embeddings of {embedded.dim} numbers", embedded.images_per_second
     return f"{embedded.out}: {size}, {speed:.1f} images/s"
 

@@ -49,7 +49,7 @@ def _resolve(pattern: str) -> list[str]:
         raise ValueError(f"`dataset` {pattern!r}: a web server does not list its files. {way_out}")
     if "://" in pattern or os.path.isfile(pattern):
         return [pattern]
-    files = sorted(glob.glob(pattern, recursive=True))
+    files = sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))  # no pipes, no devices
     if not files:
         raise ValueError(f"`dataset` {pattern!r}: no such file. {nearby(pattern)}")
     return files

@@ -2,8 +2,11 @@
 
 import logging
 import os
-from collections import Counter
-from typing import NoReturn
+import stat
+from collections import Counter, deque
+from operator import attrgetter
+from pathlib import Path
+from typing import TypeAlias
 
 from PIL import Image
 
@@ -19,6 +22,11 @@ _SPLIT_FOLDERS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has no decoder
+# Kinds of files that are left out, beside files with other endings.
+_SPECIAL, _AGAIN = "not a regular file", "listed already by another path"
+_NOWHERE, _UNNAMED = "with a missing target", "with a name that is not UTF-8"
+
+_Identity: TypeAlias = tuple[int, int]  # of a file or folder: device and inode
 
 
 def open_folder(name: str, split: str, streaming: bool) -> Opened:
@@ -33,8 +41,10 @@ def open_folder(name: str, split: str, streaming: bool) -> Opened:
     The imagefolder of `datasets` is not used: it assigns every file whose name contains train or test to that split,
     silently leaves out the others, and visits each file several times.
     """
+    if _printable(os.path.abspath(name)) != os.path.abspath(name):
+        raise ValueError(f"`dataset` {name!r}: the path of the folder is not UTF-8; rename it.")
     images, others = _list_images(name)
-    if not images and any(kind_of_files(ending) for ending in others):
+    if not images and not others[_SPECIAL] and any(kind_of_files(ending) for ending in others):
         from .dataset_builders import load_split
 
         return load_split(name, name, split, streaming)
@@ -67,52 +77,145 @@ def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str
 
 
 def _list_images(name: str) -> tuple[list[str], Counter]:
-    """Paths of the images within the folder, sorted, and how many other files there are of each kind."""
-    Image.init()
-    endings = {end for end, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in _UNDECODABLE}
-    endings.add(NPY_ENDING)
-    images: list[str] = []
-    others: Counter = Counter()
+    """
+    Paths of the images within the folder, sorted, and how many other files there are of each kind.
 
-    def refuse(error: OSError) -> NoReturn:
-        raise ValueError(f"`dataset` {name!r} cannot be listed: {error}") from error
-
-    for folder, subfolders, files in os.walk(name, onerror=refuse, followlinks=True):
-        subfolders[:] = [sub for sub in subfolders if not sub.startswith(".") and not _leads_up(folder, sub)]
-        inside = os.path.relpath(folder, name)
-        for file in files:
-            ending = os.path.splitext(file)[1].lower()
-            if ending not in endings:
-                others[ending or "no ending"] += 1
-            elif not file.startswith("."):
-                images.append(file if inside == "." else os.path.join(inside, file))
-    return sorted(images), others
+    Nothing is visited twice: of several ways to a file or folder the one without links is kept, since links are
+    followed after everything else, and links in a circle end.
+    """
+    found = _Listing(name)
+    while found.folders or found.links:
+        if found.folders:
+            found.visit(found.folders.popleft())
+        else:
+            found.follow(found.links.popleft())
+    if found.images and found.examples:
+        kinds = [f"{count} {kind}{found.examples.get(kind, '')}" for kind, count in sorted(found.others.items())]
+        logger.warning(f"{name}: {found.others.total()} entries are left out: {', '.join(kinds)}")
+    return sorted(found.images), found.others
 
 
-def _leads_up(folder: str, sub: str) -> bool:
-    """Whether a subfolder is a link to a folder that contains it, which would be followed for ever."""
-    path = os.path.join(folder, sub)
-    return os.path.islink(path) and f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(path)}/")
+class _Listing:
+    """What is in the folder `name`: images, each once, how many other files of each kind, what is still to visit."""
+
+    def __init__(self, name: str) -> None:
+        Image.init()
+        readable = {end for end, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in _UNDECODABLE}
+        self._name, self._endings = name, readable | {NPY_ENDING}
+        self._seen: set[_Identity] = set()
+        self.folders, self.links = deque([""]), deque[str]()  # paths within `name`, as all others here
+        self.images: list[str] = []
+        self.others: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}  # of the unusual kinds
+
+    def visit(self, folder: str) -> None:
+        """Take the images in a folder that was not visited yet."""
+        try:
+            status = os.stat(os.path.join(self._name, folder))
+            with os.scandir(os.path.join(self._name, folder)) as opened:
+                entries = sorted(opened, key=attrgetter("name"))
+        except OSError as error:
+            raise ValueError(f"`dataset` {self._name!r} cannot be listed: {error}") from error
+        if not self._is_first(_identity(status)):
+            self._leave_out(_AGAIN, folder)
+            return
+        # A listing has the inodes already, which saves a look at each file; some file systems have others there.
+        is_listed: bool | None = None
+        folder = os.path.join(folder, "")
+        for entry in entries:
+            within = folder + entry.name
+            if entry.is_symlink():
+                self.links.append(within)
+            elif entry.is_dir():
+                self.folders += [] if entry.name.startswith(".") else [within]
+            else:
+                identity = status.st_dev, entry.inode()
+                if is_listed is None:
+                    is_listed = identity == _identity_of(entry)
+                self._take(within, entry.name, entry.is_file(), identity if is_listed else _identity_of(entry))
+
+    def follow(self, link: str) -> None:
+        """Take the file, or note the folder, to which a link leads."""
+        path, file = os.path.join(self._name, link), os.path.basename(link)
+        try:
+            status = os.stat(path)
+        except OSError:  # or it leads to itself
+            self._take(link, file, None, (0, 0))
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            self._take(link, file, stat.S_ISREG(status.st_mode), _identity(status))
+        elif _leads_up(Path(path)):
+            self._leave_out(_AGAIN, link)
+        elif not file.startswith("."):
+            self.folders.append(link)
+
+    def _take(self, within: str, file: str, is_regular: bool | None, identity: _Identity) -> None:
+        """Take an image that was not taken yet, or count a file of another kind; None is a file that is missing."""
+        ending = os.path.splitext(file)[1].lower()
+        if is_regular and ending not in self._endings:
+            self.others[_printable(ending) or "no ending"] += 1
+        elif file.startswith("."):
+            return
+        elif not is_regular:
+            self._leave_out(_NOWHERE if is_regular is None else _SPECIAL, within)
+        elif not within.isascii() and _printable(within) != within:  # texts of Arrow are UTF-8
+            self._leave_out(_UNNAMED, within)
+        elif self._is_first(identity):
+            self.images.append(within)
+        else:
+            self._leave_out(_AGAIN, within)
+
+    def _leave_out(self, kind: str, within: str) -> None:
+        self.others[kind] += 1
+        self.examples.setdefault(kind, f" ({_printable(within)!r})")
+
+    def _is_first(self, identity: _Identity) -> bool:
+        before = len(self._seen)
+        self._seen.add(identity)
+        return len(self._seen) > before or not identity[1]  # a file system without inodes has zeros
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return status.st_dev, status.st_ino
+
+
+def _identity_of(entry: os.DirEntry[str]) -> _Identity:
+    try:
+        return _identity(entry.stat())
+    except OSError:  # the file is gone since
+        return 0, 0
+
+
+def _printable(name: str) -> str:
+    """A name from the file system, with escapes for what is not UTF-8 in it."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _leads_up(link: Path) -> bool:
+    """Whether a link leads to a folder that contains it, and so to much that was not meant."""
+    parent, target = link.parent.resolve(), link.resolve()
+    return target == parent or target in parent.parents
 
 
 def _classes(splits: dict[str, list[str]]) -> list[str] | None:
     """Names of the classes, if the images are in a folder for each class."""
     images = [image for part in splits.values() for image in part]
     depths = {image.count(os.sep) for image in images}
-    names = sorted({_folder_above(image) for image in images})
+    names = sorted(set(map(_folder_above, images)))
     told = len(depths) == 1 and depths.pop() > (len(splits) > 1)  # else the folder above is the split's own
     return names if told and len(names) > 1 else None
 
 
 def _folder_above(image: str) -> str:
-    return os.path.basename(os.path.dirname(image))
+    return image.rpartition(os.sep)[0].rpartition(os.sep)[2]
 
 
 def _dataset(root: str, images: list[str], classes: list[str] | None) -> Opened:
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature
 
-    columns: dict[str, list] = {"image": [os.path.join(root, image) for image in images]}
+    root = os.path.join(root, "")
+    columns: dict[str, list] = {"image": [root + image for image in images]}
     features = Features({"image": ImageFeature(decode=False)})
     if classes is not None:
         number = {name: place for place, name in enumerate(classes)}

@@ -28,6 +28,9 @@ class ImageSource:
         label_column (`str`, *optional*): Column of integer labels, or of masks for segmentation.
         class_names (`list[str]`, *optional*): Names of the labels, if known.
         split, config, revision (`str`, *optional*): Split, configuration and commit of the dataset, where it has them.
+        max_image_pixels (`int`, *optional*): Width times height of the largest image that an evaluation decodes, see
+            [`~data.view_settings.ViewSettings`].
+        num_read (`int`, *optional*): Number of images that the last evaluation could read; all others are broken.
     """
 
     dataset: Opened
@@ -38,6 +41,8 @@ class ImageSource:
     split: str | None = None
     config: str | None = None
     revision: str | None = None
+    max_image_pixels: int | None = None
+    num_read: int | None = None
 
     @property
     def is_stream(self) -> bool:

@@ -6,7 +6,7 @@ from PIL import Image
 from .decoding import Encoded, open_image
 
 
-def decode_mask(value: Encoded) -> np.ndarray:
+def decode_mask(value: Encoded, max_image_pixels: int | None = None) -> np.ndarray:
     """
     Decode a mask into class numbers: int64 of shape `(height, width)`. It is whatever [`~data.decoding.open_image`]
     takes: an image of one channel or with a palette, whose numbers are the classes; an image in the colours of PASCAL
@@ -15,7 +15,7 @@ def decode_mask(value: Encoded) -> np.ndarray:
     if isinstance(value, np.ndarray | list):
         mask = np.asarray(value)
     else:
-        opened = open_image(value)
+        opened = open_image(value, max_image_pixels=max_image_pixels)
         if isinstance(opened, Image.Image) and opened.mode == "RGBA":
             opened = opened.convert("RGB")
         mask = np.asarray(opened)

@@ -92,7 +92,7 @@ class MultiCropTransform(ViewSettings):
         Raises:
             One of [`~data.decoding.DECODING_ERRORS`]: If the image cannot be decoded, or has not C channels.
         """
-        opened = open_image(image, self.num_channels, self.pixel_range)
+        opened = open_image(image, self.num_channels, self.pixel_range, self.max_image_pixels)
         width, height = upright_size(opened)
         rng = np.random.Generator(np.random.Philox(key=[self.seed << 32 | epoch, index]))
         numbers = [self.num_global_views, self.num_local_views]

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ def load_source(
     label_column: str | None = None,
     revision: str | None = None,
     data_files: str | list[str] | None = None,
+    max_image_pixels: int | None = None,
 ) -> ImageSource:
     """
     Open a source of images.
@@ -46,6 +48,8 @@ def load_source(
             missing; masks, which are images beside the images, must be named.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         data_files (`str` or `list[str]`, *optional*): The files to read, as paths or globs.
+        max_image_pixels (`int`, *optional*): Width times height of the largest image that an evaluation decodes; PIL's
+            limit if missing. Larger ones count as broken.
 
     Raises:
         ValueError: If there is no such source, split, column or image; the message names what was found.
@@ -53,12 +57,12 @@ def load_source(
     settings = {"config": config, "revision": revision, "data_files": data_files}
     if not isinstance(name, str | Path):
         _refuse("a dataset built already", settings)
-        return _given_source(name, split, streaming, image_column, label_column)
+        source = _given_source(name, split, streaming, image_column, label_column)
+        return replace(source, max_image_pixels=max_image_pixels)
     name = os.path.expanduser(name)
     dataset = _open_named(name, split, streaming, settings)
     source = find_columns(dataset, without_secrets(name), image_column, label_column)
-    source.split, source.config, source.revision = split, config, revision
-    return source
+    return replace(source, split=split, config=config, revision=revision, max_image_pixels=max_image_pixels)
 
 
 def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]) -> Opened:

@@ -40,6 +40,8 @@ class ViewSettings:
         image_std (`list[float]`): Standard deviation of each channel, by which the difference is divided.
         pixel_range (`list[float]`, *optional*): Values that become 0 and 255 in arrays and in 16-bit and float images;
             others are clipped. If missing, the whole range of 8- and 16-bit integers, and [0, 1] for floats.
+        max_image_pixels (`int`, *optional*): Width times height of the largest image that is decoded, also after an
+            evaluation's resize; larger ones count as broken. If missing, 89 million, PIL's `MAX_IMAGE_PIXELS`.
 
     Raises:
         ValueError: If a value is out of range; the message names the field.
@@ -69,6 +71,7 @@ class ViewSettings:
     image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     pixel_range: list[float] | None = None
+    max_image_pixels: int | None = None
 
     def __post_init__(self) -> None:
         values = vars(self)
@@ -98,6 +101,8 @@ class ViewSettings:
         bounds = self.pixel_range
         if bounds is not None and (len(bounds) != 2 or not -inf < bounds[0] < bounds[1] < inf):
             raise ValueError(f"`pixel_range` must be [low, high] with low < high, got {bounds}.")
+        if self.max_image_pixels is not None and self.max_image_pixels < 1:
+            raise ValueError(f"`max_image_pixels` must be at least 1, got {self.max_image_pixels}.")
 
     @property
     def num_channels(self) -> int:

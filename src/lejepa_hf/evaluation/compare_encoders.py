@@ -34,7 +34,8 @@ def compare_encoders(
 
     Returns:
         `dict`: The record. `encoders`, by name their `results`, their `fingerprint` and, from the Hub, their `commit`;
-        `train` and `eval`, the images; `protocols`, `settings`, `versions`, `device`, `processes`, `date`.
+        `train` and `eval`, the data: `images` that could be read, `broken` ones, and where they are from; `protocols`,
+        `settings`, `versions`, `device`, `processes`, `date`.
     """
     if out is not None:
         _check_out(Path(out))
@@ -57,6 +58,7 @@ def compare_encoders(
         if commit := getattr(loaded[0].config, "_commit_hash", None):  # only configs from the Hub
             identity["commit"] = commit
         results = evaluate_encoder(loaded, splits, protocols, **settings)
+        record |= {"train": _describe(splits[0]), "eval": _describe(splits[1])}  # with what could be read
         record["encoders"][str(encoder)] = identity | {"results": results}
         if out is not None and is_first_rank():
             Path(out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -74,6 +76,8 @@ def format_conditions(record: dict[str, Any]) -> str:
 
 def _count(part: dict) -> str:
     text = "a stream" if part["images"] is None else f"{part['images']:,} images"
+    if part["broken"]:
+        text = f"{part['images']:,} of {part['images'] + part['broken']:,} images"
     return text if part["split"] is None else f"{text} ({part['split']})"
 
 
@@ -89,4 +93,6 @@ def _check_out(out: Path) -> None:
 def _describe(source: ImageSource) -> dict:
     data = {"dataset": source.name, "config": source.config, "revision": source.revision, "split": source.split}
     data |= {"image_column": source.image_column, "label_column": source.label_column}
-    return data | {"images": source.num_images, "fingerprint": source.fingerprint}
+    images = source.num_images if source.num_read is None else source.num_read
+    broken = None if images is None or source.num_images is None else source.num_images - images
+    return data | {"images": images, "broken": broken, "fingerprint": source.fingerprint}

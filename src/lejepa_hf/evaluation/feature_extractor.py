@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..data.decoding import DECODING_ERRORS, Encoded, decode_image
+from ..data.decoding import DECODING_ERRORS, Encoded, Pixels, decode_image
 from ..data.sources import ImageSource
 from ..model.architecture import forward_kwargs, native_image_size, num_channels
 from ..model.layers import count_layers, feature_map, forward_layers, has_class_token, patch_tokens
@@ -18,7 +18,7 @@ from ..model.pooling import pool
 from ..model.tracing import TRACING_ERRORS
 from ..system.error_text import reason_of
 from .embeddings.image_batches import rows_from
-from .pixel_values import height_and_width, to_pixel_values
+from .pixel_values import check_enlargement, height_and_width, join_pixel_values, to_pixel_values
 
 _PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
 # Fields of a config that saving and loading change. The dtype is that of the weights.
@@ -61,17 +61,30 @@ class FeatureExtractor:
         """Stored values that are black and white, as the processor says; None for the usual ones."""
         return getattr(self.processor, "pixel_range", None)
 
-    def decode(self, value: Encoded) -> Image.Image | np.ndarray:
-        """Decode a value of an image column for the encoder's channels, by [`~data.decoding.decode_image`]."""
-        return decode_image(value, num_channels(self.encoder.config), self.pixel_range)
+    def decode(self, value: Encoded, max_image_pixels: int | None = None) -> Pixels:
+        """
+        Decode a value of an image column for the encoder's channels, by [`~data.decoding.decode_image`]; one that the
+        processor would enlarge to more than `max_image_pixels` is refused in the same way.
+        """
+        image = decode_image(value, num_channels(self.encoder.config), self.pixel_range, max_image_pixels)
+        check_enlargement(image, self.processor, max_image_pixels)
+        return image
 
     def preprocess(self, images: list, **settings: object) -> torch.Tensor:
         """
         Decoded images -> pixel values of shape `(batch_size, num_channels, height, width)`, on the host. `settings`
         are arguments of the processor.
         """
-        pixels = to_pixel_values(images, self.processor, num_channels(self.encoder.config), **settings)
-        return pixels.pin_memory() if self.encoder.device.type == "cuda" else pixels
+        return to_pixel_values(images, self.processor, num_channels(self.encoder.config), **settings)
+
+    def pixels(self, value: Encoded, max_image_pixels: int | None = None) -> torch.Tensor:
+        """Both in one: pixel values of one image. So an image is in memory at its full size alone, not its batch."""
+        return self.preprocess([self.decode(value, max_image_pixels)])
+
+    def batch(self, pixels: list[torch.Tensor]) -> torch.Tensor:
+        """Pixel values of several images, on their way to the device."""
+        joined = join_pixel_values(pixels)
+        return joined.pin_memory() if self.encoder.device.type == "cuda" else joined
 
     @torch.no_grad()
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -165,16 +178,22 @@ class FeatureExtractor:
             )
         return self.resolved_pooling(outputs), self(pixels).shape[1]
 
+    def refusal(self, value: Encoded, max_image_pixels: int | None = None) -> Exception | None:
+        """Why a value of an image column cannot be decoded and preprocessed; None if it can."""
+        try:
+            self.pixels(value, max_image_pixels)
+        except DECODING_ERRORS as error:
+            return error
+        return None
+
     def _try_source(self, source: ImageSource) -> None:
         """Decode images until the first one that this encoder can take."""
         found: list[Exception] = []
         for row in islice(rows_from(source, 0), _TRIED):
-            value = row[source.image_column]
-            try:
-                self.preprocess([self.decode(value)])
+            error = self.refusal(row[source.image_column], source.max_image_pixels)
+            if error is None:
                 return
-            except DECODING_ERRORS as error:
-                found.append(error)
+            found.append(error)
         if found:
             raise ValueError(
                 f"`dataset` {source.name!r}: none of its first images, up to {_TRIED}, can be given to this "

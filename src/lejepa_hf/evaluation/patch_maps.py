@@ -12,7 +12,7 @@ from ..model.layers import has_class_token
 from ..model.tracing import TRACING_ERRORS
 from ..system.error_text import reason_of
 from .feature_extractor import FeatureExtractor
-from .pixel_values import height_and_width
+from .pixel_values import check_enlargement, height_and_width
 
 _OUTLIERS = 0.02  # share of values left out at either end of a colour's scale: one odd patch would grey all others
 _ROWS_TO_SEE = 12  # rows of a legible map of patches
@@ -62,7 +62,7 @@ def _last_state(extractor: FeatureExtractor, pixels: torch.Tensor, enlarge: int)
 def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
     """
     Pixel values of decoded images at `enlarge` times the processor's size, of shape `(num_images, num_channels,
-    height, width)` and on the host.
+    height, width)` and on the host. One that becomes too large is refused, see [`check_enlargement`].
     """
     if enlarge < 1:
         raise ValueError(f"`enlarge` must be at least 1, got {enlarge}.")
@@ -71,6 +71,8 @@ def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1)
         for name in ("size", "crop_size"):
             if sides := getattr(extractor.processor, name, None):
                 sizes[name] = {side: enlarge * value for side, value in dict(sides).items() if value}
+    for image in images:
+        check_enlargement(image, extractor.processor, enlarge=enlarge)
     return extractor.preprocess(images, **sizes)
 
 

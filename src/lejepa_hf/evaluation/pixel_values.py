@@ -2,7 +2,42 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import BaseImageProcessor
+
+from ..data.decoding import Pixels, check_size, stored_size
+
+
+def check_enlargement(
+    image: Pixels, processor: BaseImageProcessor, max_image_pixels: int | None = None, enlarge: int = 1
+) -> None:
+    """
+    Refuse a decoded image of which the processor's resize, to `enlarge` times its usual size, makes more pixels than
+    `max_image_pixels` (PIL's limit if missing), as [`~data.decoding.check_size`] does: a thin image grows with its
+    shorter side.
+    """
+    if shortest := _shortest_side(processor):
+        width, height = stored_size(image)
+        factor, after = enlarge * shortest / min(width, height), f" after the resize of {width} x {height}"
+        check_size(round(factor * width), round(factor * height), max_image_pixels, after)
+
+
+def _shortest_side(processor: BaseImageProcessor) -> float | None:
+    """Side in pixels that the shorter side of each image gets, whatever the longer one becomes."""
+    if timm_settings := getattr(processor, "data_config", None):
+        return timm_settings["input_size"][-1] / timm_settings["crop_pct"]
+    size = getattr(processor, "size", None) or {}
+    is_bounded = size.get("longest_edge") or getattr(processor, "do_resize", None) is False
+    return None if is_bounded else size.get("shortest_edge")
+
+
+def join_pixel_values(parts: list[Tensor]) -> Tensor:
+    """
+    Batches of pixel values `(B, C, H, W)` as one. Processors that pad do so to the largest image of a batch, on the
+    right and below, with zeros.
+    """
+    height, width = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
+    return torch.cat([F.pad(part, (0, width - part.shape[-1], 0, height - part.shape[-2])) for part in parts])
 
 
 def to_pixel_values(images: list, processor: BaseImageProcessor, num_channels: int, **settings: object) -> Tensor:

@@ -127,7 +127,7 @@ def _evaluate(run: RunFolder, recipe: Recipe, facts: dict[str, Any], held_out: I
     table = format_table(results)
     logger.info(f"\n{table}\n")
     splits = {"train_split": data.train_split, "eval_split": data.eval_split}
-    images = {"num_train_images": train.num_images, "num_eval_images": held_out.num_images}
+    images = {"num_train_images": len(bank.labels), "num_eval_images": len(embedded.labels)}  # without broken ones
     costs = {"train_seconds": _train_seconds(run, facts["global_batch"]), "energy_kwh": _energy_kwh(run)}
     content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": splits | images | facts | costs}
     if averaged is not None:

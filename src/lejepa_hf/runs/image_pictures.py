@@ -14,7 +14,7 @@ from ..evaluation.embeddings.extraction import LabelledEmbeddings
 from ..evaluation.evaluate_encoder import load_encoder
 from ..evaluation.feature_extractor import FeatureExtractor
 from ..evaluation.patch_maps import enlarged_pixels, legible_patch_maps, principal_colours
-from ..evaluation.pixel_values import in_own_colours
+from ..evaluation.pixel_values import in_own_colours, join_pixel_values
 from ..evaluation.protocols.knn import nearest_neighbours
 from ..hub.pictures.image_grids import draw_neighbours, draw_patch_maps
 from ..system.run_folder import RunFolder
@@ -34,7 +34,7 @@ def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Pat
     images = []
     for row in some_rows(source, 4 * num_images, recipe.training.seed):
         try:
-            images.append(extractor.decode(row[source.image_column]))
+            images.append(extractor.decode(row[source.image_column], source.max_image_pixels))
         except DECODING_ERRORS:  # logged while training
             continue
         if len(images) == num_images:
@@ -43,7 +43,7 @@ def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Pat
         return None
     try:
         maps, enlarge = legible_patch_maps(extractor, images)
-    except ValueError as error:
+    except DECODING_ERRORS as error:  # a ValueError of the encoder, or a thin image, enlarged
         logger.warning(f"pictures/pca_maps.png is left out: {error}")
         return None
     seen = in_own_colours(enlarged_pixels(extractor, images, enlarge), extractor.processor)
@@ -79,8 +79,9 @@ def _pixels(
 ) -> torch.Tensor:
     """Images by the number of their embedding, as the encoder sees them and not normalised."""
     rows = embedded.rows()
-    images = [extractor.decode(source.dataset[rows[number]][source.image_column]) for number in numbers]
-    return in_own_colours(extractor.preprocess(images), extractor.processor)
+    values = (source.dataset[rows[number]][source.image_column] for number in numbers)
+    pixels = [extractor.pixels(value, source.max_image_pixels) for value in values]
+    return in_own_colours(join_pixel_values(pixels), extractor.processor)
 
 
 def _one_of_each_class(labels: list[int], number: int) -> list[int]:

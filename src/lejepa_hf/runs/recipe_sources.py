@@ -43,8 +43,9 @@ def open_split(data: DataArguments, split: str) -> ImageSource:
     """Open one split of the recipe's `dataset`."""
     columns = data.image_column, data.label_column
     return load_source(
-        data.dataset, split, data.dataset_config, data.streaming, *columns, data.dataset_revision, data.data_files
-    )
+        data.dataset, split, data.dataset_config, data.streaming, *columns, data.dataset_revision, data.data_files,
+        data.max_image_pixels,
+    )  # fmt: skip
 
 
 def held_out_source(data: DataArguments) -> ImageSource | None:

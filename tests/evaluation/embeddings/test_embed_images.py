@@ -344,3 +344,27 @@ def test_command(encoder, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("e.parquet: 450 embeddings of 64 numbers, ")
     assert pq.read_metadata("e.parquet").num_rows == 450
     assert main(command) == 2 and "exists already" in capsys.readouterr().err
+
+
+def test_images_above_the_limit_cost_no_others(encoder, folder, tmp_path, monkeypatch):
+    Image.new("L", (1, 10_000)).save(folder / "cat" / "thin.png")
+    Image.new("L", (800, 800)).save(folder / "dog" / "large.png")
+    usual = embed_images(encoder, str(folder), tmp_path / "usual.parquet")
+    assert (usual.num_images, usual.num_broken) == (14, 0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # from twice as many on PIL refuses itself
+    fewer = embed_images(encoder, str(folder), tmp_path / "fewer.parquet")
+    assert (fewer.num_images, fewer.num_broken) == (12, 2)
+    thin, more = tmp_path / "thin.parquet", tmp_path / "more.parquet"
+    done = embed_images(encoder, str(folder), thin, max_image_pixels=640_000)
+    assert (done.num_images, done.num_broken) == (13, 1)  # 1 x 10,000 would become 16 x 160,000
+    command = ["embed", str(folder), "--model", str(encoder), "--out", str(more)]
+    assert main([*command, "--max_image_pixels", "2560000"]) == 0
+    assert pq.read_table(more)["index"].to_pylist() == list(range(14))
+
+
+def test_the_command_fails_where_many_images_are_missing(encoder, folder, tmp_path, capsys):
+    damage(folder, 3, 4)
+    out = tmp_path / "e.parquet"
+    assert main(["embed", str(folder), "--model", str(encoder), "--out", str(out)]) != 0
+    assert "e.parquet is written without 2 broken images" in capsys.readouterr().err
+    assert pq.read_metadata(out).num_rows == 10

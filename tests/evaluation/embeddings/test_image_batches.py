@@ -6,6 +6,7 @@ from PIL import Image
 
 from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.data.sources import ImageSource
+from lejepa_hf.evaluation.embeddings import image_batches as module
 from lejepa_hf.evaluation.embeddings.image_batches import image_batches
 
 
@@ -73,3 +74,34 @@ def test_an_error_of_the_preprocessing_comes_through():
 
     with pytest.raises(ZeroDivisionError, match="here"):
         list(image_batches(source(9), 4, decode_image, fail, ""))
+
+
+def test_images_that_are_away_for_a_moment_are_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_WAITS", (0.01,) * 1000)
+    (tmp_path / "now.png").write_bytes(encoded(1)["bytes"])
+    rows = [{"image": {"bytes": None, "path": str(tmp_path / name)}, "label": 0} for name in ("now.png", "later.png")]
+    timer = threading.Timer(0.3, lambda: (tmp_path / "later.png").write_bytes(encoded(2)["bytes"]))
+    timer.start()
+    (batch,) = image_batches(ImageSource(rows, "made here", "image", "label"), 4, decode_image, grey, "")
+    assert (batch.images, batch.broken) == ([1, 2], {})
+    timer.join()
+
+
+def test_images_that_stay_away_are_waited_for_once_in_all(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(module.time, "sleep", waited.append)
+    rows = [{"image": {"bytes": None, "path": str(tmp_path / f"{name}.png")}, "label": 0} for name in range(500)]
+    rows += source(1, broken=[0]).dataset  # no file, so nothing to wait for
+    batches = list(image_batches(ImageSource(rows, "made here", "image", "label"), 50, decode_image, grey, ""))
+    assert sum(len(batch.broken) for batch in batches) == 501
+    assert 7 < sum(waited) <= 15
+
+
+def test_too_little_memory_for_an_image_costs_no_others(monkeypatch):
+    def decode(value):
+        if value["path"] == "1.png":
+            raise MemoryError("9000 x 9000 pixels")
+        return decode_image(value)
+
+    (batch,) = image_batches(source(3), 4, decode, grey, "")
+    assert (batch.images, batch.broken) == ([0, 2], {1: "MemoryError: 9000 x 9000 pixels"})

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.embeddings import extraction, image_batches
 from lejepa_hf.evaluation.embeddings import store as module
 from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
 from lejepa_hf.evaluation.embeddings.image_batches import ImageBatch
@@ -264,3 +265,39 @@ def test_processes_share_the_work(tmp_path, folder, two_processes, cached):
     if cached:
         (store,) = Path(cache).iterdir()
         assert {path.name for path in store.iterdir()} - {"lock"} == {"about.json", "features.f32", "labels.i64"}
+
+
+def test_rows_of_parts_are_rows_of_the_source(tmp_path):
+    parts = []
+    for name, of_part in (("a", batch(0, 3, {1: "torn"})), ("b", batch(0, 4, {1: "away", 3: "torn"}))):
+        part = EmbeddingStore(tmp_path / name)
+        part.add(of_part, numbers(of_part), dim=5)
+        part.save(is_complete=True)
+        parts.append(part.folder)
+    whole = EmbeddingStore(tmp_path / "whole")
+    whole.take(parts)
+    assert (whole.num_images, whole.broken) == (4, {1: "torn", 4: "away", 6: "torn"})
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_an_image_that_was_away_does_not_stay_broken(tmp_path, encoder, digits, number, caplog, monkeypatch):
+    """As where a network drive is away after the cache was looked up, which sizes and times of files are a key of."""
+    monkeypatch.setattr(extraction, "_state_of_files", lambda source: 0)
+    monkeypatch.setattr(image_batches, "_WAITS", ())
+    for row, image in enumerate(digits.dataset.select(range(4))):
+        (tmp_path / "images" / f"{row % 2}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / f"{row % 2}" / f"{row}.png").write_bytes(image["image"]["bytes"])
+    source, processor = load_source(tmp_path / "images"), build_processor(16, crop_ratio=1.0)
+    file, aside = tmp_path / "images" / f"{number % 2}" / f"{number}.png", tmp_path / "aside"
+    file.rename(aside)
+    for _ in range(2):  # and as long as it is away, nothing is embedded again
+        found = extract_embeddings(encoder, processor, source, 4, tmp_path / "cache")
+        assert (len(found.labels), len(found.broken), source.num_read) == (3, 1, 3)
+    assert caplog.text.count("can be read now") == 0
+    aside.rename(file)
+    again = extract_embeddings(encoder, processor, source, 4, tmp_path / "cache")
+    assert (len(again.labels), again.broken, source.num_read) == (4, frozenset(), 4)
+    assert caplog.text.count("was broken and can be read now; all images are embedded again") == 1
+    assert torch.equal(
+        again.embeddings[again.labels == 1 - number % 2], found.embeddings[found.labels == 1 - number % 2]
+    )

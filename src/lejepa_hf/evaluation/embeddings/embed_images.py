@@ -55,6 +55,11 @@ class EmbeddedImages:
     num_broken: int  # images that could not be decoded and are left out
     images_per_second: float  # without images that earlier calls have embedded
 
+    @property
+    def has_many_broken(self) -> bool:
+        """Whether more than 1 % of the images are left out."""
+        return self.num_broken > _MANY_BROKEN * (self.num_images + self.num_broken)
+
 
 def embed_images(
     model: str | Path,

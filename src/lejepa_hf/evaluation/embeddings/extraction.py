@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as compute
@@ -21,7 +22,7 @@ from ...system.package_versions import installed_versions
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import check_class_numbers, map_style, select_rows
 from .image_batches import ImageBatch, image_batches, rows_from
-from .store import EmbeddingStore, locked
+from .store import EmbeddingStore, is_complete, locked
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -75,12 +76,26 @@ def extract_embeddings(
     extractor = FeatureExtractor(encoder, processor)
     if cache_dir is not None and (name := _name_in_cache(extractor, source)) is not None:
         folder = Path(cache_dir) / name
+        if is_first_rank():
+            _forget_if_readable(folder, extractor, source)
         with locked(folder) if is_first_rank() else nullcontext():
             wait_for_all()
             return _extract(extractor, source, batch_size, folder)
     # A mapped file stays readable after it is deleted.
     with shared_temporary_folder() as folder:
         return _extract(extractor, source, batch_size, folder)
+
+
+def _forget_if_readable(folder: Path, extractor: FeatureExtractor, source: ImageSource) -> None:
+    """Delete embeddings that lack an image which can be read now: its file was away, or the limit of pixels lower."""
+    if not is_complete(folder) or not os.access(folder, os.W_OK):
+        return
+    store = EmbeddingStore(folder)
+    for row in store.broken:
+        if extractor.refusal(map_style(source)[row][source.image_column], source.max_image_pixels) is None:
+            logger.warning(f"{source.name}: row {row} was broken and can be read now; all images are embedded again")
+            store.forget()
+            return
 
 
 def _extract(extractor: FeatureExtractor, source: ImageSource, batch_size: int, folder: Path) -> LabelledEmbeddings:
@@ -102,6 +117,7 @@ def _extract(extractor: FeatureExtractor, source: ImageSource, batch_size: int, 
     log_broken(source, store.broken)
     if not store.num_images:
         raise DataError(f"{source.name}: none of its images can be read; the first one: {store.broken.get(0)}.")
+    source.num_read = store.num_images
     return LabelledEmbeddings(*store.read(), frozenset(store.broken))
 
 
@@ -172,7 +188,8 @@ def embedded_batches(
     if missing, makes of its pixel values: fp32, on the host; an empty tensor for a batch whose images are all broken.
     """
     waiting, embed, rows = None, embed or extractor, rows_from(source, start)
-    for batch in image_batches(source, batch_size, extractor.decode, extractor.preprocess, "embedding", rows, start):
+    decode = partial(extractor.pixels, max_image_pixels=source.max_image_pixels)
+    for batch in image_batches(source, batch_size, decode, extractor.batch, "embedding", rows, start):
         found = embed(batch.images) if batch.images is not None else torch.empty(0)
         # A batch is fetched after the next one was started, so that the device does not wait for the host.
         if waiting is not None:

@@ -1,5 +1,6 @@
 """Images of a source in batches, decoded and preprocessed ahead by a few threads."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,8 @@ from ...data.sources import ImageSource
 from ...system.devices import cores_of_this_process
 
 _MOST_THREADS = 8
+_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds, after which a file that could not be read is tried again
+_LONGEST_WAIT = 15.0  # seconds in all for files that stay away
 Decoded = TypeVar("Decoded")
 Prepared = TypeVar("Prepared")
 
@@ -45,8 +48,9 @@ def image_batches(
 
     Threads call `decode` for each value of the image column and `prepare` for the decoded images of a batch. `rows`
     are those of the source from row `start` on, all of them if missing. Batches come in the order of the rows; at
-    most ten are in memory, whatever the source.
+    most ten are in memory, whatever the source. An image whose file is away for some seconds is waited for.
     """
+    patience = _Patience()
 
     def make(numbered: list[tuple[int, dict[str, Any]]]) -> ImageBatch[Prepared]:
         batch: ImageBatch[Prepared] = ImageBatch(numbered[-1][0] + 1)
@@ -54,7 +58,7 @@ def image_batches(
         for number, row in numbered:
             value = row[source.image_column]
             try:
-                images.append(decode(value))
+                images.append(patience.call(decode, value))
             except DECODING_ERRORS as error:
                 batch.broken[number] = " ".join(f"{type(error).__name__}: {error}".split())
                 continue
@@ -81,6 +85,27 @@ def image_batches(
     finally:
         bar.close()
         executor.shutdown(cancel_futures=True)
+
+
+class _Patience:
+    """Tries again what the file system refused, as a network drive does for a moment, for some seconds in all."""
+
+    def __init__(self) -> None:
+        self._left = _LONGEST_WAIT
+
+    def call(self, decode: Callable[[Any], Decoded], value: object) -> Decoded:
+        """`decode(value)`; errors of the image itself, which have no `errno`, are raised at once."""
+        for wait in _WAITS:
+            try:
+                return decode(value)
+            except OSError as error:  # noqa: PERF203, once per image
+                if error.errno is None or self._left < wait:
+                    raise
+                self._left -= wait
+                time.sleep(wait)
+        found = decode(value)
+        self._left = _LONGEST_WAIT
+        return found
 
 
 def rows_from(source: ImageSource, start: int) -> Iterator[dict[str, Any]]:

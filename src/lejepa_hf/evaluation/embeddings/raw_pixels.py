@@ -1,18 +1,31 @@
 """raw_pixels: the baseline without a network."""
 
-from functools import partial
-from typing import Any
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ...data.decoding import decode_image, stored_size
+from ...data.decoding import Encoded, Pixels, decode_image, stored_size
+from ...data.errors import DataError
 from ...data.sources import ImageSource
 from .extraction import LabelledEmbeddings, log_broken
-from .image_batches import image_batches
+from .image_batches import ImageBatch, image_batches
+from .store import EmbeddingStore
 
 _SIDE = 32
+_BATCH = 256
+_READ_WHOLE = 2**26  # bytes; larger files stay on disk, and protocols read them in parts
+
+
+class _Layout(NamedTuple):
+    """What all vectors have in common; the channels of arrays are known before."""
+
+    size: tuple[int, int]
+    is_grey: bool
 
 
 def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] | None = None) -> LabelledEmbeddings:
@@ -20,28 +33,67 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
     Take the pixels of each image in [0, 1] as one vector, at the image's own size up to 32 pixels on a side; images of
     several sizes are resized to 32 x 32.
 
+    Each image is reduced when it is decoded, and the vectors are in a file, which is mapped into memory if it has more
+    than 64 MiB. If a later image has a new size or the first colours, the images before it are read again.
+
     `channels` and `pixel_range`, the values of black and white, are those of the encoder that is compared; with 3
-    channels, greyscale images keep their single one.
+    channels, greyscale images keep their single one. A DataError is raised if no image can be read.
     """
-    decode = partial(decode_image, num_channels=channels, pixel_range=pixel_range)
-    images: list[Any] = []  # all of PIL, or all arrays
-    labels: list[int] = []
-    broken: dict[int, str] = {}
-    for batch in image_batches(source, 256, decode, list, "raw pixels"):
-        images += batch.images or []
-        labels += batch.labels
-        broken |= batch.broken
-    log_broken(source, broken)
-    size, *others = {stored_size(image) for image in images}
-    if others or max(size) > _SIDE:
-        size = (_SIDE, _SIDE)
-    if channels in (1, 3):
-        mode = "L" if {image.mode for image in images} == {"L"} else "RGB"
-        pixels = [np.asarray(image.convert(mode).resize(size)) for image in images]
-    else:
-        pixels = [
-            np.dstack([np.asarray(Image.fromarray(band).resize(size)) for band in np.moveaxis(image, -1, 0)])
-            for image in images
-        ]
-    vectors = np.stack([of_one.ravel() for of_one in pixels])
-    return LabelledEmbeddings(torch.from_numpy(vectors).float() / 255, torch.tensor(labels))
+
+    def decode(value: Encoded) -> Pixels:
+        image = decode_image(value, channels, pixel_range, source.max_image_pixels)
+        return image if max(stored_size(image)) <= _SIDE else _resized(image, (_SIDE, _SIDE))
+
+    layout: _Layout | None = None
+    while True:
+        # A mapped file stays readable afterwards, or where it does not its folder stays.
+        with tempfile.TemporaryDirectory(prefix="lejepa-", ignore_cleanup_errors=True) as folder:
+            store = EmbeddingStore(Path(folder))
+            layout = _fill(store, image_batches(source, _BATCH, decode, list, "raw pixels"), layout)
+            if store.is_complete:
+                log_broken(source, store.broken)
+                if not store.num_images:
+                    raise DataError(f"{source.name}: none of its images can be read.")
+                return LabelledEmbeddings(*store.read(_READ_WHOLE), frozenset(store.broken))
+
+
+def _fill(
+    store: EmbeddingStore, batches: Iterator[ImageBatch[list[Pixels]]], layout: _Layout | None
+) -> _Layout | None:
+    """
+    Complete the store with vectors of this layout, that of the first images if missing. Stops at an image that needs
+    another one. Returns the layout that fits all images which were read.
+    """
+    for batch in batches:
+        images = batch.images or []
+        fitting = _layout_of(images, layout)
+        if store.num_images and fitting != layout:
+            return fitting
+        layout = fitting
+        vectors = torch.stack([_vector(image, layout) for image in images]) if layout and images else torch.empty(0, 0)
+        store.add(batch, vectors, vectors.shape[1])
+    store.save(is_complete=True)
+    return layout
+
+
+def _layout_of(images: Iterable[Pixels], before: _Layout | None) -> _Layout | None:
+    """The layout that fits these images, and those that had the one before."""
+    sizes, is_grey = ({before.size}, before.is_grey) if before is not None else (set(), True)
+    for image in images:
+        sizes.add(stored_size(image))
+        is_grey = is_grey and isinstance(image, Image.Image) and image.mode == "L"
+    if not sizes:
+        return None
+    return _Layout(sizes.pop() if len(sizes) == 1 else (_SIDE, _SIDE), is_grey)
+
+
+def _vector(image: Pixels, layout: _Layout) -> torch.Tensor:
+    if isinstance(image, Image.Image) and not layout.is_grey:
+        image = image.convert("RGB")
+    return torch.from_numpy(np.array(_resized(image, layout.size)).ravel()).float() / 255
+
+
+def _resized(image: Pixels, size: tuple[int, int]) -> Pixels:
+    if isinstance(image, Image.Image):
+        return image.resize(size)
+    return np.dstack([np.asarray(Image.fromarray(band).resize(size)) for band in np.moveaxis(image, -1, 0)])

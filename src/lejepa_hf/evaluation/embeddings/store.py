@@ -89,19 +89,26 @@ class EmbeddingStore:
             write_text(self.folder / _ABOUT, json.dumps(about))
         self.is_complete, self._since_save = is_complete, 0
 
-    def read(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def read(self, most_in_memory: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Embeddings `(num_images, dim)`, labels `(num_images,)` and probe features `(num_images, probe_dim)`, which are
-        the embeddings if nothing else was added. More than 1 GiB of them stay on disk, mapped into memory.
+        the embeddings if nothing else was added. More than `most_in_memory` bytes of them, 1 GiB if missing, stay on
+        disk, mapped into memory.
         """
         path, shape = self.folder / _FEATURES, (self.num_images, self.width)
-        if path.stat().st_size <= _READ_WHOLE:
+        if path.stat().st_size <= (_READ_WHOLE if most_in_memory is None else most_in_memory):
             features = torch.from_numpy(np.fromfile(path, dtype=np.float32).reshape(shape))
         else:
             # It is only read, but `torch.from_numpy` would warn of `mode="r"`.
             features = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="c", shape=shape))
         labels = torch.from_numpy(np.fromfile(self.folder / _LABELS, dtype=np.int64))
         return features[:, : self.dim], labels, features[:, self.dim :] if self.width > self.dim else features
+
+    def forget(self) -> None:
+        """Begin again with the first row. Who has read the files keeps what they held."""
+        with self._explained():
+            for name in (_ABOUT, _FEATURES, _LABELS):
+                (self.folder / name).unlink(missing_ok=True)
 
     def take(self, parts: list[Path]) -> None:
         """
@@ -115,8 +122,10 @@ class EmbeddingStore:
                     with (folder / name).open("rb") as of_part:
                         shutil.copyfileobj(of_part, file, 2**24)
         self.dim, self.width = max(store.dim for store in stores), max(store.width for store in stores)
-        self.num_images = sum(store.num_images for store in stores)
-        self.broken = {row: reason for store in stores for row, reason in store.broken.items()}
+        self.num_images, self.next_row, self.broken = 0, 0, {}
+        for store in stores:
+            self.broken |= {self.next_row + number: reason for number, reason in store.broken.items()}
+            self.num_images, self.next_row = self.num_images + store.num_images, self.next_row + store.next_row
         self.save(is_complete=True)
         for folder in parts:
             shutil.rmtree(folder)
@@ -127,6 +136,12 @@ def _row_sizes(width: int) -> list[tuple[str, int]]:
     return [(_FEATURES, 4 * width), (_LABELS, 8)]
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether there is a store in a folder whose images are all embedded. Nothing is changed there."""
+    about = folder / _ABOUT
+    return about.is_file() and bool(json.loads(about.read_text(encoding="utf-8")).get("is_complete"))
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """
@@ -135,8 +150,7 @@ def locked(folder: Path) -> Iterator[None]:
     The lock ends with the process that holds it, even after a kill. A complete store is not locked: it may belong to
     somebody else, and only be readable.
     """
-    about = folder / _ABOUT
-    if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("is_complete"):
+    if is_complete(folder):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -124,6 +125,7 @@ def fine_tune(
     predictions = _predict(classifier, test, min(5, num_classes))
     if not predictions:
         raise DataError(f"{test.name}: none of its images can be read.")
+    test.num_read = len(predictions)
     return top_accuracies("eval_finetune", [best for best, *_ in predictions], [label for *_, label in predictions])
 
 
@@ -153,7 +155,8 @@ def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> list
     """Of each image that can be read the best classes, the log-probability of the correct one, and the label."""
     part, extractor = part_of(source, process_index(), world_size()), classifier.extractor
     found: list[tuple[list[int], float, int]] = []
-    for batch in image_batches(part, _BATCH, extractor.decode, extractor.preprocess, "fine-tuned"):
+    decode = partial(extractor.pixels, max_image_pixels=source.max_image_pixels)
+    for batch in image_batches(part, _BATCH, decode, extractor.batch, "fine-tuned"):
         if batch.images is not None:
             labels = torch.tensor(batch.labels)
             with torch.inference_mode():
@@ -192,11 +195,12 @@ class _CroppedImages:
         if not kept:
             raise DataError(f"{self._source.name}: all {len(rows)} images of a batch are broken.")
         labels = torch.tensor([row[self._source.label_column] for _, row in kept])
-        return {"pixel_values": self._extractor.preprocess([crop for crop, _ in kept]), "labels": labels}
+        return {"pixel_values": self._extractor.batch([crop for crop, _ in kept]), "labels": labels}
 
-    def _crop(self, row: dict, place: list[float]) -> Image.Image | np.ndarray | None:
+    def _crop(self, row: dict, place: list[float]) -> torch.Tensor | None:
         try:
-            return square_crop(self._extractor.decode(row[self._source.image_column]), *place)
+            image = self._extractor.decode(row[self._source.image_column], self._source.max_image_pixels)
+            return self._extractor.preprocess([square_crop(image, *place)])
         except DECODING_ERRORS as error:
             logger.warning(f"{self._source.name}: a broken image is left out: {error}")
             return None
@@ -212,7 +216,8 @@ def square_crop(image: Image.Image | np.ndarray, share: float, across: float, do
     left, top = round(across * (width - side)), round(down * (height - side))
     if isinstance(image, np.ndarray):
         return image[top : top + side, left : left + side]
-    return image.crop((left, top, left + side, top + side))
+    # Not by `crop`, which PIL refuses above twice its own limit.
+    return image.resize((side, side), Image.Resampling.NEAREST, (left, top, left + side, top + side))
 
 
 class _BarAlone(ProgressCallback):

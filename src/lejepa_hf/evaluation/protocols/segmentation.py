@@ -106,6 +106,7 @@ def segmentation(
     measured_on = SegmentationMaps(extractor, test, classes, side, fitted_on.scale)
     counts = _counts(head, measured_on.with_whole_masks(), len(classes))
     pairs, present = np.array(counts["predictions"]), np.array(counts["references"])
+    test.num_read = len(present)
     results: dict[str, float] = {}
     for name in MeanIoU().compute(**counts):
 

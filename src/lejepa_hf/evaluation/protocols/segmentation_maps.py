@@ -116,7 +116,8 @@ class SegmentationMaps:
         pairs = ({"pair": (row[source.image_column], row[source.label_column])} for row in chosen)
 
         def decode(pair: tuple[Encoded, Encoded]) -> tuple[Image.Image | np.ndarray, torch.Tensor]:
-            image, mask = extractor.decode(pair[0]), decode_mask(pair[1])
+            image = extractor.decode(pair[0], source.max_image_pixels)
+            mask = decode_mask(pair[1], source.max_image_pixels)
             sides = (self._side,) * 2 if squeeze_masks else [min(side, _LARGEST_MASK) for side in mask.shape]
             return squeezed(image, self._side), self._class_numbers(resize_mask(mask, *sides))
 
@@ -148,7 +149,11 @@ def find_classes(source: ImageSource, ignore: Sequence[int]) -> set[int]:
     masks = replace(source, dataset=dataset, image_column=column, label_column=None)
     found: set[int] = set()
     broken: dict[int, str] = {}
-    for batch in image_batches(masks, 256, lambda value: np.unique(decode_mask(value)), np.concatenate, "masks"):
+
+    def decode(value: Encoded) -> np.ndarray:
+        return np.unique(decode_mask(value, source.max_image_pixels))
+
+    for batch in image_batches(masks, 256, decode, np.concatenate, "masks"):
         found |= set() if batch.images is None else set(batch.images.tolist())
         broken |= batch.broken
     found -= set(ignore)

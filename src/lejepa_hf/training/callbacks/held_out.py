@@ -16,7 +16,7 @@ from ...data.collator import MultiCropCollator
 from ...data.decoding import DECODING_ERRORS, decode_image
 from ...data.streaming import EndlessRows
 from ...evaluation.embeddings.extraction import LabelledEmbeddings
-from ...evaluation.pixel_values import to_pixel_values
+from ...evaluation.pixel_values import check_enlargement, join_pixel_values, to_pixel_values
 from ...evaluation.protocols.knn import nearest_vote
 from ...evaluation.rank import rank_and_spread
 from ...losses.prediction import prediction_loss
@@ -132,6 +132,8 @@ class HeldOutImages:
     def _plain_images(self, dataset: object, num_images: int) -> _PlainImages | None:
         assert self.processor is not None
         pixels, labels, views = [], [], self._collator.transform
+        # Normalised on the device: as floats they would take four times the memory.
+        plain = {"do_rescale": False, "do_normalize": False}
         for chunk in self._chunks(dataset, num_images):
             images = []
             for row in chunk:
@@ -140,13 +142,12 @@ class HeldOutImages:
                     continue
                 with suppress(*DECODING_ERRORS):  # training counts broken images
                     value = row[self._collator.image_column]
-                    images.append(decode_image(value, views.num_channels, views.pixel_range))
+                    image = decode_image(value, views.num_channels, views.pixel_range, views.max_image_pixels)
+                    check_enlargement(image, self.processor, views.max_image_pixels)
+                    images.append(to_pixel_values([image], self.processor, views.num_channels, **plain))
                     labels.append(label)
             if images:
-                # Normalised on the device: as floats they would take four times the memory.
-                plain = {"do_rescale": False, "do_normalize": False}
-                cut = to_pixel_values(images, self.processor, views.num_channels, **plain)
-                pixels.append(cut.clamp(0, 255).round().to(torch.uint8))
+                pixels.append(join_pixel_values(images).clamp(0, 255).round().to(torch.uint8))
         numbers = self._numbers(len(labels))
         if min(numbers) == 0 or sum(numbers) < 2:
             return None
