@@ -92,6 +92,7 @@ def test_gradient_checkpointing_changes_memory_not_numbers(name):
     expected = {name: parameter.grad.clone() for name, parameter in trained.items()}
     model.zero_grad()
     model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing
     torch.manual_seed(0)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
@@ -99,6 +100,7 @@ def test_gradient_checkpointing_changes_memory_not_numbers(name):
     loss.backward()
     torch.testing.assert_close({name: parameter.grad for name, parameter in trained.items()}, expected)
     model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
     plain = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: plain.append(t.numel()) or t, lambda t: t):
         model(*views(), step=0)

@@ -122,9 +122,10 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.post_init()
 
-    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         # timm's networks have a way of their own, which the base class does not know.
-        self.backbone._set_gradient_checkpointing(*args, **kwargs)
+        self.backbone._set_gradient_checkpointing(enable, *args, **kwargs)
+        self.gradient_checkpointing = enable  # what `is_activation_checkpointing` looks for, and timm does not state
 
     def use_channels_last(self) -> None:
         """Store weights and pixels with channels last, which makes convolutions faster."""
@@ -285,8 +286,8 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
             local_attentions=encoded["local"].attentions if "local" in encoded else None,
         )
 
-    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        self.encoder._set_gradient_checkpointing(*args, **kwargs)
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        self.encoder._set_gradient_checkpointing(enable, *args, **kwargs)
 
     def _encode(self, views: torch.Tensor, kind: str, **states: Any) -> BaseModelOutputWithPooling:  # noqa: ANN401
         """The encoder's outputs for `(B, V, C, H, W)`, all views of one size in one pass, in rows of V times B."""

@@ -5,7 +5,8 @@ import tempfile
 import unittest
 
 import torch
-from architectures import ARCHITECTURES, Architecture
+from exclusions import EXCLUSIONS
+from tiny_backbones import ARCHITECTURES, Architecture
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin
 
@@ -45,7 +46,7 @@ class Case(ModelTesterMixin):
 
     architecture: Architecture
     test_resize_embeddings = False
-    test_mismatched_shapes = False
+    _is_composite = True
 
     def setUp(self) -> None:
         (model_class,) = self.all_model_classes
@@ -56,6 +57,10 @@ class Case(ModelTesterMixin):
         self.addCleanup(setattr, model_class, "supports_gradient_checkpointing", before)
         model = model_class(self.model_tester.get_config())
         model_class.supports_gradient_checkpointing = model.supports_gradient_checkpointing
+
+    def test_sdpa_can_dispatch_non_composite_models(self) -> None:
+        self._is_composite = False  # its part for composite models needs a language model
+        super().test_sdpa_can_dispatch_non_composite_models()
 
     def test_attention_outputs(self) -> None:
         self.model_tester.seq_length = self.architecture.attention_length
@@ -76,6 +81,14 @@ class Case(ModelTesterMixin):
             file.seek(0)
             loaded = torch.load(file, weights_only=False)
         torch.testing.assert_close(loaded(**inputs)[0], model(**inputs)[0])
+
+
+class TestExclusions(unittest.TestCase):
+    """The list of exclusions itself."""
+
+    def test_they_name_tests_that_exist(self) -> None:
+        names = {name for exclusion in EXCLUSIONS for name in exclusion.tests}
+        self.assertEqual([name for name in names if not hasattr(ModelTesterMixin, name)], [])
 
 
 class TestConfig(unittest.TestCase):

@@ -8,7 +8,7 @@ class Exclusion(NamedTuple):
     Args:
         reason (`str`): Why the tests do not apply.
         tests (`tuple[str, ...]`): Their names.
-        architectures (`tuple[str, ...]`, *optional*): Backbones of architectures.py; all if empty.
+        architectures (`tuple[str, ...]`, *optional*): Backbones of tiny_backbones.py; all if empty.
         models (`tuple[str, ...]`, *optional*): Names of our classes; both if empty.
     """
 
@@ -33,9 +33,7 @@ EXCLUSIONS = [
         "timm recomputes its blocks in a way of its own, without layers of transformers' class; "
         "tests/test_modeling_lejepa.py has the test for it.",
         (
-            "test_gradient_checkpointing_backward_compatibility",
             "test_gradient_checkpointing_enable_disable",
-            "test_peft_gradient_checkpointing_enable_disable",
             "test_training_gradient_checkpointing",
             "test_training_gradient_checkpointing_use_reentrant_false",
             "test_training_gradient_checkpointing_use_reentrant_true",
