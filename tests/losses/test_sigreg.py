@@ -1,6 +1,7 @@
 import copy
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,6 +263,10 @@ def test_compiles_into_one_graph(statistic):
     for step in (3, 4, 5, torch.tensor(6)):
         assert compiled(projections, step).item() == pytest.approx(eager(projections, step).item(), rel=1e-4)
     assert graphs.frame_count <= 4  # a number, any number, a tensor
+
+
+def test_two_processes_with_uneven_batches(two_processes):
+    assert two_processes(Path(__file__).parents[1] / "two_process_sigreg.py").count("agrees") == 2
 
 
 def test_compiles_under_autocast():

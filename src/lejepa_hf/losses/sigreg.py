@@ -225,8 +225,8 @@ class SIGReg(nn.Module):
         """
         if projections.ndim not in (2, 3):
             raise ValueError(
-                "`projections` must be (images, dimensions) or (views, images, dimensions), got shape "
-                f"{tuple(projections.shape)}."
+                "`projections` must be (images, dimensions), (views, images, dimensions) or, with `batch_first`, "
+                f"(sequences, positions, dimensions), got shape {tuple(projections.shape)}: flatten further axes."
             )
         if self.batch_first and projections.ndim == 3:
             projections = projections.transpose(0, 1)

@@ -50,8 +50,7 @@ def without_weights(config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOut
 def with_plain_attention(config: PreTrainedConfig) -> PreTrainedConfig:
     """A copy for tracing: flex and flash attention run neither on the meta device nor, some of them, on the CPU."""
     config = copy.deepcopy(config)
-    if not is_timm(config):  # timm has its own attention and warns
-        config._attn_implementation = "eager"
+    config._attn_implementation = None if is_timm(config) else "eager"  # timm has its own, and warns
     return config
 
 
