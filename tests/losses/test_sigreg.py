@@ -221,11 +221,13 @@ def test_steps_are_counted_when_not_given():
     assert again(projections).item() == sigreg(projections, step=4).item()
 
 
-def test_counting_survives_the_meta_device():
-    with torch.device("meta"):  # as in `from_pretrained`
+@pytest.mark.parametrize("context", [lambda: torch.device("meta"), torch.inference_mode])
+def test_counting_where_models_may_be_built(context):
+    with context():
         sigreg = SIGReg(num_slices=4)
     projections = torch.randn(20, 4, generator=generator())
-    assert sigreg(projections).item() == SIGReg(num_slices=4)(projections, step=0).item()
+    counted = [sigreg(projections).item() for _ in range(2)]
+    assert counted == [SIGReg(num_slices=4)(projections, step).item() for step in range(2)]
 
 
 @pytest.mark.parametrize("step", [torch.tensor(7), torch.tensor([7]), torch.tensor(7.0), np.int64(7)])

@@ -181,8 +181,9 @@ class SIGReg(nn.Module):
         self.num_slices, self.num_knots, self.t_max, self.seed, self.views = num_slices, num_knots, t_max, seed, views
         self.statistic, self.backend, self.batch_first = statistic, backend, batch_first
         # A tensor, because a compiled graph would be compiled again for each value of a number. Not a buffer, because
-        # the loss has no state that checkpoints would have to hold; the device is given because it may be meta now.
-        self._next_step = torch.zeros((), dtype=torch.int64, device="cpu")
+        # the loss has no state that checkpoints would have to hold. The default device may be meta now.
+        with torch.inference_mode(False):
+            self._next_step = torch.zeros((), dtype=torch.int64, device="cpu")
 
     def extra_repr(self) -> str:
         """The settings, as `print(model)` shows them."""
