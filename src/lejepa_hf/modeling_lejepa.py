@@ -262,9 +262,10 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         if step is None:
             step = self._next_step
             self._next_step += self.training
-        states = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        encoded = {kind: self._encode(views, kind, **states) for kind, views in sizes.items()}
-        of_sizes = [self._by_view(encoded[kind], len(global_views)) for kind in sizes]
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        encoded = [self._encode(views, kind, **asked) for kind, views in sizes.items()]
+        of_sizes = [embeddings for embeddings, _ in encoded]
+        states = {kind: states for kind, (_, states) in zip(sizes, encoded, strict=True)}
         embeddings = torch.cat(of_sizes)
         num_views, batch_size, _ = embeddings.shape
         rows = self.projector(*(of_size.flatten(0, 1) for of_size in of_sizes))
@@ -280,27 +281,24 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
             sigreg_loss=sigreg,
             embeddings=embeddings,
             projections=projections,
-            hidden_states=encoded["global"].hidden_states,
-            attentions=encoded["global"].attentions,
-            local_hidden_states=encoded["local"].hidden_states if "local" in encoded else None,
-            local_attentions=encoded["local"].attentions if "local" in encoded else None,
+            **states["global"],
+            **{f"local_{name}": value for name, value in states.get("local", {}).items()},
         )
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         self.encoder._set_gradient_checkpointing(enable, *args, **kwargs)
 
-    def _encode(self, views: torch.Tensor, kind: str, **states: Any) -> BaseModelOutputWithPooling:  # noqa: ANN401
-        """The encoder's outputs for `(B, V, C, H, W)`, all views of one size in one pass, in rows of V times B."""
+    def _encode(
+        self,
+        views: torch.Tensor,
+        kind: str,
+        **asked: Any,  # noqa: ANN401
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Embeddings `(V, B, D)` and states of the layers for `(B, V, C, H, W)`, all views of one size in one pass."""
         rows = views.transpose(0, 1).flatten(0, 1).to(self.dtype)
-        drop_tokens = self.config.drops_tokens_of(kind)
-        return self.encoder(rows, drop_tokens=drop_tokens, return_dict=True, **states)
-
-    @staticmethod
-    def _by_view(outputs: BaseModelOutputWithPooling, batch_size: int) -> torch.Tensor:
-        """(V * B, D) -> (V, B, D)."""
-        embeddings = outputs.pooler_output
-        assert embeddings is not None
-        return embeddings.unflatten(0, (-1, batch_size))
+        outputs = self.encoder(rows, drop_tokens=self.config.drops_tokens_of(kind), return_dict=True, **asked)
+        embeddings = outputs.pooler_output.unflatten(0, (views.shape[1], views.shape[0]))
+        return embeddings, {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
 
     @staticmethod
     def _check_views(views: torch.Tensor, batch_size: int) -> None:
