@@ -311,8 +311,8 @@ class LeJEPATrainer(MeasuringTrainer):
     def hyperparameter_search(self, *args: object, **kwargs: object) -> NoReturn:
         """Refused: a Trainer holds the position in the data, the monitors and the run folder of one run."""
         raise NotImplementedError(
-            "`hyperparameter_search` is not possible, because a Trainer belongs to one run: for each trial, for example "
-            "in the objective of an optuna study, build a model, arguments with another `output_dir`, and a Trainer."
+            "`hyperparameter_search` is not possible, because a Trainer belongs to one run: for each trial, "
+            "for example of an optuna study, build a model, arguments with another `output_dir`, and a Trainer."
         )
 
     @property
