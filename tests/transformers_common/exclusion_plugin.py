@@ -1,4 +1,4 @@
-"""Skips what does not apply, each test with its reason, and lists the reasons at the end."""
+"""A plugin of pytest that skips what does not apply, each test with its reason, and lists the reasons at the end."""
 
 from collections import Counter
 
