@@ -7,6 +7,7 @@ see; then each of its commands is only parsed by what would run it.
 
 import configparser
 import functools
+import importlib.util
 import os
 import re
 import shlex
@@ -233,7 +234,8 @@ _CHECKS: dict[str, Callable[[list[str]], None]] = {
 
 def run_python(page: str, folder: Path, server: HubServer, *, installed: bool = True) -> str:
     """
-    All Python blocks of a page as they stand, each with names of its own, in one process.
+    All Python blocks of a page as they stand, each with names of its own, in one process. One that begins with
+    `# pip install NAME` is run only where that package is installed.
 
     Args:
         page (`str`): Path within the repository.
@@ -247,6 +249,9 @@ def run_python(page: str, folder: Path, server: HubServer, *, installed: bool = 
     script = "" if installed else NOT_INSTALLED
     script += "import torch\ntorch.set_num_threads(1)\n"
     for block in blocks_of(page, "python"):
+        extra = re.match(r"# pip install (\w+)\n", block.code)
+        if extra and importlib.util.find_spec(extra[1]) is None:  # of a package that we do not depend on
+            continue
         where = f"{page}:{block.line}"
         script += f"print({'## ' + block.section!r}, flush=True)\n"
         script += f"exec(compile({block.code!r}, {where!r}, 'exec'), {{'__name__': '__main__'}})\n"

@@ -59,6 +59,24 @@ def test_out_of_range_names_field_and_value(field, value):
     with pytest.raises(ValueError, match=f"`{field}`") as caught:
         LeJEPAConfig(**{field: value})
     assert repr(value) in str(caught.value)
+    config = LeJEPAConfig()
+    before = getattr(config, field)
+    with pytest.raises(ValueError, match=f"`{field}`.* got "):
+        setattr(config, field, value)
+    assert getattr(config, field) == before
+
+
+def test_tuples_are_lists(tiny_vit):
+    config = LeJEPAConfig(backbone_config=tiny_vit, projector_dims=(8, 4))
+    assert config.projector_dims == [8, 4]
+    config.projector_dims = (16, 8)
+    assert config.projector_dims == [16, 8]
+
+
+def test_a_backbone_config_that_is_set_later_is_resolved(tiny_resnet):
+    config = LeJEPAConfig()
+    config.backbone_config = tiny_resnet
+    assert isinstance(config.backbone_config, ResNetConfig)
 
 
 @pytest.mark.parametrize("former", ["entropy", "moments", "shapiro_wilk", "watson"])

@@ -90,7 +90,11 @@ def loaded():
 
 import lejepa_hf
 found = {"package": loaded()}
-from lejepa_hf import SIGReg, LeJEPAConfig, LeJEPAForPreTraining
+from lejepa_hf.losses.sigreg import SIGReg
+assert lejepa_hf.SIGReg is SIGReg
+SIGReg(num_slices=4)(__import__("torch").randn(8, 3))
+found["sigreg"] = loaded()
+from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining
 found["model"] = loaded()
 sys.modules["datasets"] = None
 from lejepa_hf import LeJEPATrainer, LeJEPATrainingArguments, MultiCropCollator, export_encoder
@@ -116,6 +120,11 @@ def imported() -> dict:
 def test_import_is_lazy(imported):
     heavy = {"datasets", "matplotlib", "numpy", "sklearn", "timm", "torch", "torchvision", "transformers", "triton"}
     assert not (heavy | {"yaml"}) & set(imported["package"])
+
+
+def test_sigreg_alone_needs_nothing_but_torch(imported):
+    others = {"accelerate", "datasets", "huggingface_hub", "safetensors", "tokenizers", "torchvision", "transformers"}
+    assert "torch" in imported["sigreg"] and not others & set(imported["sigreg"])
 
 
 def test_the_objective_and_model_need_no_data_packages(imported):

@@ -68,22 +68,101 @@ def test_every_parameter_gets_a_gradient(config):
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_gradient_checkpointing_changes_memory_not_numbers(tiny_vit):
-    model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=tiny_vit, projector_dims=[8], projector_norm="none"))
+CHECKPOINTED = {
+    "vit": {"model_type": "vit", "hidden_size": 32, "intermediate_size": 64},
+    "dinov3": {"model_type": "dinov3_vit", "hidden_size": 32, "intermediate_size": 64},
+    "timm": {
+        "model_type": "timm_wrapper",
+        "architecture": "vit_tiny_patch16_224",
+        "model_args": {"depth": 2, "embed_dim": 48, "img_size": 16, "patch_size": 4},
+    },
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTED)
+def test_gradient_checkpointing_changes_memory_not_numbers(name):
+    backbone = CHECKPOINTED[name]
+    if name != "timm":
+        backbone = backbone | {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
+    model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=backbone, projector_dims=[8], projector_norm="none"))
+    assert model.supports_gradient_checkpointing and model.encoder.supports_gradient_checkpointing
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    torch.manual_seed(0)  # dinov3 stretches its positions at random
     model(*views(), step=0).loss.backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    expected = {name: parameter.grad.clone() for name, parameter in trained.items()}
     model.zero_grad()
     model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing
+    torch.manual_seed(0)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         loss = model(*views(), step=0).loss
     loss.backward()
-    torch.testing.assert_close([parameter.grad for parameter in model.parameters()], expected)
+    torch.testing.assert_close({name: parameter.grad for name, parameter in trained.items()}, expected)
     model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
     plain = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: plain.append(t.numel()) or t, lambda t: t):
         model(*views(), step=0)
     assert sum(kept) < 0.7 * sum(plain)
+
+
+def test_no_gradient_checkpointing_where_the_backbone_has_none(tiny_resnet):
+    model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=tiny_resnet))
+    assert not model.supports_gradient_checkpointing
+    with pytest.raises(ValueError, match="does not support"):
+        model.gradient_checkpointing_enable()
+
+
+def test_tuples_instead_of_named_outputs(config):
+    model = LeJEPAForPreTraining(config).eval()
+    named = model(*views(), step=0)
+    assert_same = torch.testing.assert_close
+    assert_same(model(*views(), step=0, return_dict=False), named.to_tuple())
+    pixels = views()[0][:, 0]
+    assert_same(model.encoder(pixels, return_dict=False)[1], model.encoder(pixels).pooler_output)
+    model.config.return_dict = model.config.backbone_config.return_dict = False
+    assert_same(model(*views(), step=0), named.to_tuple())
+
+
+def test_a_backbone_that_returns_tuples_by_default(tiny_vit):
+    model = LeJEPAModel(LeJEPAConfig(backbone_config={**tiny_vit, "return_dict": False}))
+    assert model(torch.zeros(2, 3, 16, 16)).pooler_output.shape == (2, 32)
+
+
+def test_states_of_all_layers_and_attention_maps(tiny_vit):
+    config = LeJEPAConfig(backbone_config={**tiny_vit, "attn_implementation": "eager"}, projector_dims=[8])
+    model = LeJEPAForPreTraining(config).eval()
+    outputs = model(*views(), step=0, output_attentions=True, output_hidden_states=True)
+    assert [tuple(states.shape) for states in outputs.hidden_states] == [(2 * 6, 17, 32)] * 3
+    assert [tuple(states.shape) for states in outputs.local_hidden_states] == [(3 * 6, 5, 32)] * 3
+    assert [tuple(maps.shape) for maps in outputs.attentions] == [(2 * 6, 2, 17, 17)] * 2
+    assert [tuple(maps.shape) for maps in outputs.local_attentions] == [(3 * 6, 2, 5, 5)] * 2
+    of_one_view = model.encoder(views()[0][:, 1], output_hidden_states=True)
+    torch.testing.assert_close(outputs.hidden_states[1][6:], of_one_view.hidden_states[1])  # rows as in `embeddings`
+    assert model(*views(), step=0).hidden_states is None and of_one_view.attentions is None
+    config.output_hidden_states = config.output_attentions = True
+    by_config = model(views()[0], step=0)
+    assert len(by_config.hidden_states) == 3 and len(by_config.attentions) == 2
+    assert by_config.local_hidden_states is by_config.local_attentions is None
+    assert model(views()[0], step=0, output_hidden_states=False).hidden_states is None
+
+
+def test_torch_save_of_the_model(config, tmp_path):
+    model = LeJEPAForPreTraining(config).eval()
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert loaded(*views(), step=0).loss.item() == model(*views(), step=0).loss.item()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+def test_every_attention_can_be_built(tiny_vit, attention):
+    # Neither the traces on the meta device nor those on the CPU may run it.
+    config = LeJEPAConfig(backbone_config=tiny_vit, attn_implementation=attention, token_drop_rate=0.5)
+    model = LeJEPAModel(config)
+    assert model.backbone.config._attn_implementation == attention
+    model.set_attn_implementation("eager")
+    assert model.backbone.config._attn_implementation == "eager"
 
 
 def test_save_and_load(config, tmp_path):

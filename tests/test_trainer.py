@@ -359,7 +359,20 @@ def test_a_checkpoint_without_positions_is_refused(tmp_path, tiny_resnet):
         trainer_for(tmp_path, model_for(tiny_resnet)).train(resume_from_checkpoint=tmp_path / "checkpoint-3")
 
 
+def test_searches_within_one_trainer_are_refused(tmp_path, tiny_resnet):
+    given = vars(trainer_for(tmp_path, model_for(tiny_resnet)))
+    with pytest.raises(ValueError, match="`model_init` must be None, .* build a Trainer for each trial"):
+        LeJEPATrainer(args=given["args"], train_dataset=given["train_dataset"], model_init=lambda trial: None)
+    with pytest.raises(TypeError, match="`model` must be a LeJEPAForPreTraining, got NoneType"):
+        LeJEPATrainer(args=given["args"], train_dataset=given["train_dataset"])
+    with pytest.raises(NotImplementedError, match="an optuna study"):
+        trainer_for(tmp_path, model_for(tiny_resnet)).hyperparameter_search(n_trials=2)
+
+
 def test_recomputing_what_cannot_be_recomputed_is_refused_at_once(tmp_path, tiny_resnet, tiny_vit):
     with pytest.raises(ValueError, match="`activation_checkpointing` is not possible with a resnet backbone: leave"):
         trainer_for(tmp_path, model_for(tiny_resnet), gradient_checkpointing=True)
-    trainer_for(tmp_path, model_for(tiny_vit), gradient_checkpointing=True, max_steps=2).train()
+    timm = {"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_224"}
+    timm["model_args"] = {"depth": 1, "embed_dim": 48, "img_size": 16, "patch_size": 4}
+    for name, backbone in (("vit", tiny_vit), ("timm", timm)):
+        trainer_for(tmp_path / name, model_for(backbone), gradient_checkpointing=True, max_steps=2).train()

@@ -1,6 +1,7 @@
 """The configuration that rebuilds a LeJEPA network and its objective."""
 
 import math
+from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
@@ -15,9 +16,24 @@ STATISTICS = ("epps_pulley", "anderson_darling", "cramer_von_mises", "extended_j
 _FORMER_STATISTICS = ("entropy", "moments", "shapiro_wilk", "watson")  # in runs and files of version 0.1.0
 
 
-def _require(condition: bool, field_name: str, requirement: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f"`{field_name}` must be {requirement}, got {value!r}.")
+def _one_of(known: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {', '.join(known)}", lambda value: value in known
+
+
+# What each setting must be, in words and as a test of values that have the right type.
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "pooling": _one_of(POOLINGS),
+    "projector_dims": ("a list of positive widths", lambda widths: min(widths, default=0) > 0),
+    "projector_norm": _one_of(PROJECTOR_NORMS),
+    "token_drop_rate": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "token_drop_views": _one_of(TOKEN_DROP_VIEWS),
+    "sigreg_weight": ("in [0, 1]", lambda value: 0 <= value <= 1),
+    "sigreg_views": _one_of(SIGREG_VIEWS),
+    "statistic": _one_of(STATISTICS),
+    "num_slices": ("at least 1", lambda value: value >= 1),
+    "num_knots": ("at least 2", lambda value: value >= 2),
+    "t_max": ("positive and finite", lambda value: 0 < value < math.inf),
+}
 
 
 @strict
@@ -58,7 +74,7 @@ class LeJEPAConfig(PreTrainedConfig):
         directions_seed (`int`, *optional*, defaults to 0): Seed of the directions, which also depend on the step.
 
     Raises:
-        ValueError: If a value is outside its range.
+        ValueError: If a value is outside its range, in the constructor or when it is set later.
     """
 
     model_type = "lejepa"
@@ -69,7 +85,7 @@ class LeJEPAConfig(PreTrainedConfig):
 
     backbone_config: dict | PreTrainedConfig | None = None
     pooling: str = "auto"
-    projector_dims: list[int] = field(default_factory=lambda: [2048, 2048, 64])
+    projector_dims: list[int] | tuple[int, ...] = field(default_factory=lambda: [2048, 2048, 64])
     projector_norm: str = "batch"
     token_drop_rate: float | int = 0.0
     token_drop_views: str = "all"
@@ -83,37 +99,31 @@ class LeJEPAConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: object) -> None:
         backbone_config = resolve_backbone_config(self.backbone_config)
-        self.backbone_config = backbone_config
         # The base class passes the model's attention on to its parts; only the backbone has attention.
         kwargs.setdefault("attn_implementation", backbone_config._attn_implementation)
         super().__post_init__(**kwargs)
-        if self.statistic in _FORMER_STATISTICS:
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+        """Refuse values out of range, in the constructor and after it; a tuple of widths becomes a list."""
+        if name == "projector_dims":
+            value = list(value)
+        if name == "statistic" and value in _FORMER_STATISTICS:
             raise ValueError(
-                f"`statistic` must be one of {', '.join(STATISTICS)}; {self.statistic!r} is no longer a setting. No "
+                f"`statistic` must be one of {', '.join(STATISTICS)}; {value!r} is no longer a setting. No "
                 "weight depends on it: write another one into the `config.json` or the recipe that holds it. For "
-                f"studies the function `lejepa_hf.losses.univariate_statistics.{self.statistic}` remains."
+                f"studies the function `lejepa_hf.losses.univariate_statistics.{value}` remains."
             )
-        for name, value, known in (
-            ("pooling", self.pooling, POOLINGS),
-            ("projector_norm", self.projector_norm, PROJECTOR_NORMS),
-            ("token_drop_views", self.token_drop_views, TOKEN_DROP_VIEWS),
-            ("sigreg_views", self.sigreg_views, SIGREG_VIEWS),
-            ("statistic", self.statistic, STATISTICS),
-        ):
-            _require(value in known, name, f"one of {', '.join(known)}", value)
-        _require(0 <= self.token_drop_rate < 1, "token_drop_rate", "in [0, 1)", self.token_drop_rate)
-        smallest = min(self.projector_dims, default=0)
-        _require(smallest > 0, "projector_dims", "a list of positive widths", self.projector_dims)
-        _require(0 <= self.sigreg_weight <= 1, "sigreg_weight", "in [0, 1]", self.sigreg_weight)
-        _require(self.num_slices >= 1, "num_slices", "at least 1", self.num_slices)
-        _require(self.num_knots >= 2, "num_knots", "at least 2", self.num_knots)
-        _require(0 < self.t_max < math.inf, "t_max", "positive and finite", self.t_max)
+        requirement, holds = _RULES.get(name, ("", lambda _: True))
+        if not holds(value):
+            raise ValueError(f"`{name}` must be {requirement}, got {value!r}.")
+        super().__setattr__(name, resolve_backbone_config(value) if name == "backbone_config" else value)
 
     def to_dict(self) -> dict[str, Any]:
         """Like the base class, but without the folders that weights came from: files and loggers get this dict."""
         values = super().to_dict()
-        for part in (values, values.get("backbone_config") or {}):
-            part.pop("_name_or_path", None)
+        values.pop("_name_or_path", None)
+        if values.get("backbone_config"):  # there the base class writes the key even if it is empty
+            values["backbone_config"]["_name_or_path"] = ""
         return values
 
     def drops_tokens_of(self, kind: str) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from .losses.objective import objective, objective_sums
@@ -37,6 +37,12 @@ class LeJEPAOutput(ModelOutput):
         projections (`torch.Tensor` of shape `(num_views, batch_size, projector_dims[-1])`): Output of the projector,
             the input of both losses.
         sums (`torch.Tensor`): [`~losses.objective.objective_sums`], the only output with `sums_only`.
+        hidden_states (`tuple[torch.Tensor, ...]`): The backbone's states of the global views, one per layer, with
+            `num_global_views * batch_size` rows in the order of `embeddings`; only with `output_hidden_states`.
+        attentions (`tuple[torch.Tensor, ...]`): The backbone's attention maps of the global views, with the same rows;
+            only with `output_attentions`.
+        local_hidden_states (`tuple[torch.Tensor, ...]`): Like `hidden_states`, of the local views.
+        local_attentions (`tuple[torch.Tensor, ...]`): Like `attentions`, of the local views.
     """
 
     loss: torch.Tensor | None = None
@@ -45,6 +51,10 @@ class LeJEPAOutput(ModelOutput):
     embeddings: torch.Tensor | None = None
     projections: torch.Tensor | None = None
     sums: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    local_hidden_states: tuple[torch.Tensor, ...] | None = None
+    local_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class LeJEPAPreTrainedModel(PreTrainedModel):
@@ -52,7 +62,7 @@ class LeJEPAPreTrainedModel(PreTrainedModel):
 
     config_class = LeJEPAConfig
     base_model_prefix = "encoder"
-    supports_gradient_checkpointing = True
+    input_modalities = ["image"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -108,21 +118,33 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         traits = describe_backbone(backbone_config, config.pooling)
         self.pooling, self.embedding_dim = traits.pooling, traits.embedding_dim
         self.backbone: PreTrainedModel = build_backbone(backbone_config, traits.idle_parameters)
-        self._backbone_kwargs: dict[str, object] = {**forward_kwargs(self.backbone)}
-        self._memory_format = torch.contiguous_format
+        self._backbone_kwargs: dict[str, object] = {**forward_kwargs(self.backbone), "return_dict": True}
+        self._channels_last = False  # not a `torch.memory_format`, which cannot be pickled
         self._token_dropping = None
         if config.token_drop_rate:
             prefix = check_token_dropping(backbone_config, config.token_drop_rate, self.pooling)
             self._token_dropping = TokenDropping(self.backbone, config.token_drop_rate, prefix)
+        self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.post_init()
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # timm's networks have a way of their own, which the base class does not know.
+        self.backbone._set_gradient_checkpointing(enable, *args, **kwargs)
+        self.gradient_checkpointing = enable  # what `is_activation_checkpointing` looks for, and timm does not state
 
     def use_channels_last(self) -> None:
         """Store weights and pixels with channels last, which makes convolutions faster."""
-        self._memory_format = torch.channels_last
+        self._channels_last = True
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # their decorator hides `self`
 
+    @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, drop_tokens: bool = False, **kwargs: object
+        self,
+        pixel_values: torch.Tensor,
+        drop_tokens: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
+        **kwargs: object,
     ) -> BaseModelOutputWithPooling:
         """
         Embed images.
@@ -131,20 +153,33 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Normalised pixels.
             drop_tokens (`bool`, *optional*, defaults to `False`): Whether to drop the share `token_drop_rate` of the
                 patches in training mode.
+            output_attentions (`bool`, *optional*): Whether to return the backbone's attention maps; if missing, the
+                config's `output_attentions`. They need `attn_implementation="eager"`.
+            output_hidden_states (`bool` or `list[int]`, *optional*): Whether to return the states of all layers of the
+                backbone, or the layers to return; if missing, the config's `output_hidden_states`.
             kwargs: Further arguments of the backbone's forward pass.
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, embedding_dim)` is the embedding,
-            `last_hidden_state` the backbone's tokens or feature map.
+            `last_hidden_state` the backbone's tokens or feature map. With `return_dict=False` a tuple.
         """
         if self._token_dropping is not None:
             self._token_dropping.is_on = drop_tokens
-        pixel_values = pixel_values.contiguous(memory_format=self._memory_format)
+        memory_format = torch.channels_last if self._channels_last else torch.contiguous_format
+        pixel_values = pixel_values.contiguous(memory_format=memory_format)
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        # Left out where they are not asked for, because not every backbone knows both.
+        kwargs |= {name: value for name, value in asked.items() if value}
         outputs = self.backbone(pixel_values, **(self._backbone_kwargs | kwargs))
+        states = outputs.get("hidden_states")
         return BaseModelOutputWithPooling(
             last_hidden_state=final_states(outputs),
             pooler_output=pool(outputs, self.pooling),
-            hidden_states=outputs.get("hidden_states"),
+            hidden_states=None if states is None else tuple(states),  # a list in timm
             attentions=outputs.get("attentions"),
         )
 
@@ -157,7 +192,7 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
     def __init__(self, config: LeJEPAConfig) -> None:
         super().__init__(config)
         self.encoder = LeJEPAModel(config)
-        self.projector = Projector(self.encoder.embedding_dim, config.projector_dims, config.projector_norm)
+        self.projector = Projector(self.encoder.embedding_dim, list(config.projector_dims), config.projector_norm)
         self.sigreg = SIGReg(
             config.num_slices,
             config.num_knots,
@@ -167,6 +202,7 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
             config.statistic,
         )
         self._next_step = 0
+        self.supports_gradient_checkpointing = self.encoder.supports_gradient_checkpointing
         self.post_init()
 
     @classmethod
@@ -186,6 +222,7 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         model.encoder.backbone.load_state_dict(backbone.state_dict())
         return model
 
+    @can_return_tuple
     def forward(
         self,
         global_views: torch.Tensor,
@@ -194,6 +231,8 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         sums_only: bool = False,
         batch_sums: torch.Tensor | None = None,
         num_parts: int = 1,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
     ) -> LeJEPAOutput:
         """
         Embed and project all views of a batch, and compute both losses.
@@ -210,6 +249,11 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
             batch_sums (`torch.Tensor`, *optional*): Sums over a larger batch that contains these images. The losses
                 are then those of that batch, and the gradients of its parts average to its gradient.
             num_parts (`int`, *optional*, defaults to 1): Number of micro-batches on each rank in `batch_sums`.
+            output_attentions (`bool`, *optional*): As in [`LeJEPAModel`].
+            output_hidden_states (`bool` or `list[int]`, *optional*): As in [`LeJEPAModel`].
+
+        Returns:
+            [`LeJEPAOutput`]: The losses and what they were computed from. With `return_dict=False` a tuple.
 
         Raises:
             ValueError: If there is no global view, views are not normalised floats, or the number of images differs
@@ -223,7 +267,10 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
         if step is None:
             step = self._next_step
             self._next_step += self.training
-        of_sizes = [self._embed(views, kind) for kind, views in sizes.items()]
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        encoded = [self._encode(views, kind, **asked) for kind, views in sizes.items()]
+        of_sizes = [embeddings for embeddings, _ in encoded]
+        states = {kind: states for kind, (_, states) in zip(sizes, encoded, strict=True)}
         embeddings = torch.cat(of_sizes)
         num_views, batch_size, _ = embeddings.shape
         rows = self.projector(*(of_size.flatten(0, 1) for of_size in of_sizes))
@@ -239,13 +286,24 @@ class LeJEPAForPreTraining(LeJEPAPreTrainedModel):
             sigreg_loss=sigreg,
             embeddings=embeddings,
             projections=projections,
+            **states["global"],
+            **{f"local_{name}": value for name, value in states.get("local", {}).items()},
         )
 
-    def _embed(self, views: torch.Tensor, kind: str) -> torch.Tensor:
-        """(B, V, C, H, W) -> (V, B, D), all views of one size in one pass."""
-        rows = views.transpose(0, 1).flatten(0, 1)
-        embeddings = self.encoder(rows.to(self.dtype), drop_tokens=self.config.drops_tokens_of(kind)).pooler_output
-        return embeddings.unflatten(0, (views.shape[1], views.shape[0]))
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        self.encoder._set_gradient_checkpointing(enable, *args, **kwargs)
+
+    def _encode(
+        self,
+        views: torch.Tensor,
+        kind: str,
+        **asked: Any,  # noqa: ANN401
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Embeddings `(V, B, D)` and states of the layers for `(B, V, C, H, W)`, all views of one size in one pass."""
+        rows = views.transpose(0, 1).flatten(0, 1).to(self.dtype)
+        outputs = self.encoder(rows, drop_tokens=self.config.drops_tokens_of(kind), return_dict=True, **asked)
+        embeddings = outputs.pooler_output.unflatten(0, (views.shape[1], views.shape[0]))
+        return embeddings, {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
 
     @staticmethod
     def _check_views(views: torch.Tensor, batch_size: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -85,8 +85,8 @@ class LeJEPATrainer(MeasuringTrainer):
 
     def __init__(
         self,
-        model: LeJEPAForPreTraining,
-        args: LeJEPATrainingArguments,
+        model: LeJEPAForPreTraining | None = None,  # None is refused, after `model_init` in its place
+        args: LeJEPATrainingArguments | None = None,
         train_dataset: object = None,
         data_collator: MultiCropCollator | None = None,
         *,
@@ -102,6 +102,7 @@ class LeJEPATrainer(MeasuringTrainer):
         refuse_arguments(kwargs, CONSTRUCTOR)
         collator = MultiCropCollator() if data_collator is None else data_collator
         check_kinds(model, collator, processing_class, args.recomputes_activations)
+        assert model is not None  # it is of another kind
         check_push(args, callbacks or [])
         check_launch(args)
         global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
@@ -301,6 +302,13 @@ class LeJEPATrainer(MeasuringTrainer):
             # FSDP warns in every step that outputs must not be changed in place; they are not.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def hyperparameter_search(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refused: a Trainer holds the position in the data, the monitors and the run folder of one run."""
+        raise NotImplementedError(
+            "`hyperparameter_search` is not possible, because a Trainer belongs to one run: for each trial, "
+            "for example of an optuna study, build a model, arguments with another `output_dir`, and a Trainer."
+        )
 
     @property
     def preempted(self) -> bool:

@@ -1,9 +1,12 @@
+import copy
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from lejepa_hf import SIGReg
 from lejepa_hf.configuration_lejepa import STATISTICS as CONFIGURABLE
@@ -205,6 +208,76 @@ def test_other_statistics_sit_behind_the_same_slicing(statistic, views):
     assert loss.dtype is torch.float32 and loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
     assert projections.grad.isfinite().all() and projections.grad.abs().max() > 0
+
+
+def test_steps_are_counted_when_not_given():
+    projections, sigreg = torch.randn(2, 20, 4, generator=generator()), SIGReg(num_slices=4)
+    counted = [sigreg(projections).item() for _ in range(3)]
+    assert counted == [SIGReg(num_slices=4)(projections, step).item() for step in range(3)]
+    sigreg.eval()
+    assert sigreg(projections).item() == sigreg(projections).item() == sigreg(projections, step=3).item()
+    assert sigreg.train()(projections).item() == sigreg(projections, step=3).item()  # evaluations were not counted
+    again = copy.deepcopy(sigreg)
+    assert again(projections).item() == sigreg(projections, step=4).item()
+
+
+@pytest.mark.parametrize("context", [lambda: torch.device("meta"), torch.inference_mode])
+def test_counting_where_models_may_be_built(context):
+    with context():
+        sigreg = SIGReg(num_slices=4)
+    projections = torch.randn(20, 4, generator=generator())
+    counted = [sigreg(projections).item() for _ in range(2)]
+    assert counted == [SIGReg(num_slices=4)(projections, step).item() for step in range(2)]
+
+
+@pytest.mark.parametrize("step", [torch.tensor(7), torch.tensor([7]), torch.tensor(7.0), np.int64(7)])
+def test_steps_that_are_not_python_numbers(step):
+    projections = torch.randn(20, 4, generator=generator())
+    assert SIGReg(num_slices=4)(projections, step).item() == SIGReg(num_slices=4)(projections, 7).item()
+    assert torch.equal(draw_directions(4, 3, 0, step), draw_directions(4, 3, 0, 7))
+
+
+@pytest.mark.parametrize("views", ["per_view", "pooled"])
+def test_sequences_with_the_batch_first(views):
+    sequences = torch.randn(30, 5, 8, generator=generator()).exp()  # (B, T, K)
+    loss = SIGReg(num_slices=16, views=views, batch_first=True)(sequences, step=1)
+    assert loss.item() == SIGReg(num_slices=16, views=views)(sequences.transpose(0, 1), step=1).item()
+    if views == "per_view":  # one statistic per position, over the sequences
+        each = [SIGReg(num_slices=16)(sequences[:, position], step=1).item() for position in range(5)]
+        assert loss.item() == pytest.approx(sum(each) / 5, rel=1e-5)
+    with pytest.raises(ValueError, match="at least 2 images, got 1"):
+        SIGReg(num_slices=4, batch_first=True)(sequences[:1], step=0)
+
+
+@pytest.mark.parametrize("statistic", ["epps_pulley", *COMPARED_STATISTICS])
+def test_compiles_into_one_graph(statistic):
+    eager = SIGReg(num_slices=8, statistic=statistic)
+    graphs = CompileCounterWithBackend("aot_eager")
+    torch.compiler.reset()
+    compiled = torch.compile(SIGReg(num_slices=8, statistic=statistic), fullgraph=True, backend=graphs)
+    for _ in range(4):  # each with other directions, and without another graph
+        projections = torch.randn(3, 40, 6, generator=generator(), requires_grad=True)
+        loss, expected = compiled(projections), eager(projections)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        (grad,), (expected_grad,) = (torch.autograd.grad(value, projections) for value in (loss, expected))
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-3, atol=1e-5)
+    assert graphs.frame_count == 1
+    for step in (3, 4, 5, torch.tensor(6)):
+        assert compiled(projections, step).item() == pytest.approx(eager(projections, step).item(), rel=1e-4)
+    assert graphs.frame_count <= 4  # a number, any number, a tensor
+
+
+def test_two_processes_with_uneven_batches(two_processes):
+    assert two_processes(Path(__file__).parents[1] / "two_process_sigreg.py").count("agrees") == 2
+
+
+def test_compiles_under_autocast():
+    compiled = torch.compile(SIGReg(num_slices=8), fullgraph=True, backend="aot_eager")
+    projections = torch.randn(3, 40, 6, generator=generator()).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = compiled(projections, 2)
+    assert loss.dtype is torch.float32
+    assert loss.item() == pytest.approx(SIGReg(num_slices=8)(projections, 2).item(), rel=1e-4)
 
 
 def test_nothing_is_kept_in_the_state_dict():

@@ -27,6 +27,28 @@ def test_no_parameter_is_left_without_a_gradient(family, pooling):
     assert sum(p.requires_grad for p in model.parameters()) > 5
 
 
+@pytest.mark.parametrize("attention", ["flex_attention", "sdpa"])
+def test_tracing_runs_plain_attention_and_leaves_the_config_alone(attention):
+    config = config_of("dinov2")
+    expected = describe_backbone(config, "auto")
+    config._attn_implementation = attention
+    assert describe_backbone(config, "auto") == expected
+    assert config._attn_implementation == attention
+
+
+def test_attention_that_timm_does_not_have_is_refused_by_its_name():
+    backbone = {"model_type": "timm_wrapper", "architecture": "resnet10t", "attn_implementation": "flex_attention"}
+    with pytest.raises(ValueError, match="does not support .* flex_attention"):
+        LeJEPAModel(LeJEPAConfig(backbone_config=backbone))
+
+
+def test_a_backbone_that_returns_tuples_by_default_is_traced():
+    config = config_of("resnet")
+    expected = describe_backbone(config, "auto")
+    config.return_dict = False
+    assert describe_backbone(config, "auto") == expected
+
+
 def test_idle_parameters_by_name():
     assert describe_backbone(config_of("dinov2"), "auto").idle_parameters == {"embeddings.mask_token"}
     assert describe_backbone(config_of("convnextv2"), "auto").idle_parameters == set()

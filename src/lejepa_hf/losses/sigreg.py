@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..ops import dispatch
+from ..ops import dispatch, epps_pulley_reference
 from ..ops.epps_pulley_eager import statistic_from_sums
 from ..ops.epps_pulley_reference import Quadrature, Redraw, quadrature
 from ..system.distributed import gather_for_loss, sum_for_loss, world_size
@@ -27,7 +27,7 @@ def _mix(seed: int, step: int) -> int:
 
 
 def draw_directions(
-    dim: int, num_slices: int, seed: int, step: int, device: torch.device | str = "cpu"
+    dim: int, num_slices: int, seed: int, step: int | torch.Tensor, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """
     Random unit directions `(dim, num_slices)` in fp32, fixed by `(seed, step)` and the kind of device alone.
@@ -37,9 +37,22 @@ def draw_directions(
     """
     if dim < 1 or num_slices < 1:
         raise ValueError(f"`dim` and `num_slices` must be at least 1, got {dim} and {num_slices}.")
-    generator = torch.Generator(device=device).manual_seed(_mix(seed, step))
+    generator = torch.Generator(device=device).manual_seed(_mix(seed, int(step)))
     directions = torch.randn(dim, num_slices, generator=generator, device=device, dtype=torch.float32)
     return directions / directions.norm(dim=0, keepdim=True)
+
+
+@torch.library.custom_op("lejepa_hf::draw_directions", mutates_args=())
+def _draw_while_compiled(
+    step: torch.Tensor, dim: int, num_slices: int, seed: int, device: torch.device
+) -> torch.Tensor:
+    """[`draw_directions`] as a node of a compiled graph, which cannot hold a generator."""
+    return draw_directions(dim, num_slices, seed, step, device)
+
+
+@_draw_while_compiled.register_fake
+def _(step: torch.Tensor, dim: int, num_slices: int, seed: int, device: torch.device) -> torch.Tensor:
+    return torch.empty(dim, num_slices, device=device)
 
 
 def check_batch(batch_size: int) -> None:
@@ -112,7 +125,8 @@ class SIGReg(nn.Module):
     """
     Sketched isotropic Gaussian regularisation: the mean of [`epps_pulley`] over fresh random directions.
 
-    It has neither parameters nor buffers: the value depends only on the arguments, the projections and the step.
+    It has neither parameters nor buffers: the value depends only on the arguments, the projections and the step. It
+    works in any training loop of PyTorch and imports nothing else.
 
     Args:
         num_slices (`int`, *optional*, defaults to 1024): Number of random directions at each step, at least 1.
@@ -123,7 +137,11 @@ class SIGReg(nn.Module):
         statistic (`str`, *optional*, defaults to `"epps_pulley"`): `"epps_pulley"` or, for comparison,
             `"anderson_darling"`, `"cramer_von_mises"`, `"extended_jarque_bera"` or `"vcreg"`. These hold images x
             slices in memory, and with several ranks they gather all projections.
-        backend (`str`, *optional*, defaults to `"auto"`): Implementation, see [`epps_pulley`].
+        backend (`str`, *optional*, defaults to `"auto"`): Implementation, see [`epps_pulley`]. Not used by
+            `torch.compile`: a compiled graph contains the definition in plain PyTorch, which the compiler fuses.
+        batch_first (`bool`, *optional*, defaults to `False`): What projections with three axes are: views of images,
+            `(V, B, K)`, or with `True` sequences, `(B, T, K)`. Each of the V views or T positions is a sample of size
+            B of its own, and the loss is the mean of their statistics. Two axes are `(B, K)` either way.
 
     Raises:
         ValueError: If a value is outside its range.
@@ -149,6 +167,7 @@ class SIGReg(nn.Module):
         views: str = "per_view",
         statistic: str = "epps_pulley",
         backend: str = "auto",
+        batch_first: bool = False,
     ) -> None:
         super().__init__()
         if num_slices < 1:
@@ -160,11 +179,15 @@ class SIGReg(nn.Module):
             raise ValueError(f"`statistic` must be one of {known}, got {statistic!r}.")
         quadrature(num_knots, t_max)  # checks both
         self.num_slices, self.num_knots, self.t_max, self.seed, self.views = num_slices, num_knots, t_max, seed, views
-        self.statistic, self.backend = statistic, backend
+        self.statistic, self.backend, self.batch_first = statistic, backend, batch_first
+        # A tensor, because a compiled graph would be compiled again for each value of a number. Not a buffer, because
+        # the loss has no state that checkpoints would have to hold. The default device may be meta now.
+        with torch.inference_mode(False):
+            self._next_step = torch.zeros((), dtype=torch.int64, device="cpu")
 
     def extra_repr(self) -> str:
         """The settings, as `print(model)` shows them."""
-        names = ("num_slices", "num_knots", "t_max", "views", "statistic")
+        names = ("num_slices", "num_knots", "t_max", "views", "statistic", "batch_first")
         return ", ".join(f"{name}={vars(self)[name]}" for name in names)
 
     @property
@@ -184,25 +207,38 @@ class SIGReg(nn.Module):
         known = self.statistic == "epps_pulley" and self.views == "per_view"
         return quadrature(self.num_knots, self.t_max) if known else None
 
-    def forward(self, projections: torch.Tensor, step: int) -> torch.Tensor:
+    def forward(self, projections: torch.Tensor, step: int | torch.Tensor | None = None) -> torch.Tensor:
         """
         Compute the loss over the batch of all ranks.
 
         Args:
-            projections (`torch.Tensor` of shape `(V, B, K)` or `(B, K)`): This rank's images.
-            step (`int`): Optimiser step, a Python integer.
+            projections (`torch.Tensor` of shape `(B, K)`, `(V, B, K)` or, with `batch_first`, `(B, T, K)`): This
+                rank's images or sequences. The B samples should be independent of each other.
+            step (`int` or `torch.Tensor`, *optional*): Optimiser step, a number or a tensor with one integer, which
+                fixes the directions; all ranks need the same one. If missing, this object counts its calls in
+                training mode from 0. A run that has to repeat itself after a resume needs it.
 
         Returns:
             `torch.Tensor`: fp32 scalar, the same on every rank; about 1.05 if the projections follow N(0, I).
+
+        Raises:
+            ValueError: If projections have another number of axes, or the batch of all ranks has a single sample.
         """
         if projections.ndim not in (2, 3):
             raise ValueError(
-                "`projections` must be (images, dimensions) or (views, images, dimensions), got shape "
-                f"{tuple(projections.shape)}."
+                "`projections` must be (images, dimensions), (views, images, dimensions) or, with `batch_first`, "
+                f"(sequences, positions, dimensions), got shape {tuple(projections.shape)}: flatten further axes."
             )
+        if self.batch_first and projections.ndim == 3:
+            projections = projections.transpose(0, 1)
         num_views = 1 if projections.ndim == 2 else len(projections)
         batch_size = projections.shape[-2]
         check_batch(batch_size)
+        if step is None:
+            step = self._next_step.clone()
+            self._next_step += self.training
+        if torch.compiler.is_compiling():
+            return self._compilable(projections, step)
         if not self.needs_no_sums(projections.device):
             sums, num_images = _over_ranks(self.sums(projections, step), batch_size)
             return self.from_sums(sums, num_images, num_views)
@@ -215,17 +251,32 @@ class SIGReg(nn.Module):
                 return operator(samples.float(), directions, rule)
             return COMPARED_STATISTICS[self.statistic](gather_for_loss(samples.float()) @ directions).mean()
 
+    def _compilable(self, projections: torch.Tensor, step: int | torch.Tensor) -> torch.Tensor:
+        """The loss in operations that `torch.compile` can trace, for projections with views first."""
+        samples = self._samples(projections).float()
+        step = step if isinstance(step, torch.Tensor) else torch.full((), step, dtype=torch.int64)
+        directions = _draw_while_compiled(step, samples.shape[-1], self.num_slices, self.seed, samples.device)
+        with torch.autocast(samples.device.type, enabled=False):
+            if self.statistic != "epps_pulley":
+                return COMPARED_STATISTICS[self.statistic](gather_for_loss(samples) @ directions).mean()
+            # Without its cache, about which the compiler warns.
+            rule = quadrature.__wrapped__(self.num_knots, self.t_max, samples.device)
+            sums = epps_pulley_reference.deviation_sums(samples, directions, rule)
+            sums, num_images = _over_ranks(sums, samples.shape[1])
+            return epps_pulley_reference.statistic_from_sums(sums, num_images, rule).mean()
+
     def needs_no_sums(self, device: torch.device) -> bool:
         """Whether the loss is computed without sums: other statistics, and a faster operator for one process."""
         if self.statistic != "epps_pulley":
             return True
         return world_size() == 1 and dispatch.operators(self.backend, device).mean_statistic is not None
 
-    def sums(self, projections: torch.Tensor, step: int) -> torch.Tensor:
+    def sums(self, projections: torch.Tensor, step: int | torch.Tensor) -> torch.Tensor:
         """
         The sums over this rank's images from which the loss is computed, to be added up over ranks and micro-batches.
 
-        They are fp32, of shape `(2, V, num_slices, num_knots)`, with V = 1 if views are pooled.
+        `projections` are `(B, K)` or `(V, B, K)`, with `batch_first` as well. The sums are fp32, of shape
+        `(2, V, num_slices, num_knots)`, with V = 1 if views are pooled.
         """
         samples = self._samples(projections)
         draw = self._draw(samples, step)
@@ -245,7 +296,7 @@ class SIGReg(nn.Module):
             return projections.reshape(1, -1, projections.shape[-1])
         return projections
 
-    def _draw(self, samples: torch.Tensor, step: int) -> Redraw:
+    def _draw(self, samples: torch.Tensor, step: int | torch.Tensor) -> Redraw:
         """Draws the directions of a step. Drawing them twice costs less than keeping them for backward."""
         dim, device = samples.shape[-1], samples.device
         return lambda: draw_directions(dim, self.num_slices, self.seed, step, device)

@@ -12,7 +12,7 @@ from ..system.error_text import reason_of
 from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, setting
 from .backbone import build_backbone
 from .pooling import pool
-from .tracing import TRACING_ERRORS
+from .tracing import TRACING_ERRORS, with_plain_attention
 
 _TRIED_LAYERS, _TRIED_PATCHES_A_SIDE = 2, 4
 _TOLERANCE = 1e-3  # the outputs are of order one and rounding is at 1e-6
@@ -53,6 +53,7 @@ def check_token_dropping(config: PreTrainedConfig, rate: float, pooling: str) ->
 
     Returns the number of class and register tokens in front, which do not depend on the pixels.
     """
+    config = with_plain_attention(config)
     try:
         _try_fewer_tokens(config)
         return _try_another_order(config, pooling)

@@ -1,5 +1,6 @@
 """What a backbone does with images, found by forward passes on the meta device: no memory, no arithmetic."""
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -48,7 +49,15 @@ def without_weights(config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOut
         ) from error
 
 
+def with_plain_attention(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy for tracing: flex and flash attention run neither on the meta device nor, some of them, on the CPU."""
+    config = copy.deepcopy(config)
+    config._attn_implementation = None if is_timm(config) else "eager"  # timm has its own, and warns
+    return config
+
+
 def _trace_on(device: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOutput]:
+    config = with_plain_attention(config)
     with torch.device(device):
         backbone = AutoModel.from_config(config, trust_remote_code=False, **without_pooler(config)).eval()
     return backbone, trace(backbone, native_image_size(config))
@@ -59,7 +68,7 @@ def trace(backbone: PreTrainedModel, size: int) -> ModelOutput:
     pixels = torch.zeros(1, num_channels(backbone.config), size, size, device=backbone.device)
     # Not under `torch.device("meta")`: tables that a class computes once for all its models (BEiT's positions) would
     # stay empty.
-    outputs = backbone(pixels, **forward_kwargs(backbone))
+    outputs = backbone(pixels, return_dict=True, **forward_kwargs(backbone))
     if not isinstance(outputs, ModelOutput):
         raise TypeError(f"its outputs are a {type(outputs).__name__}, not a ModelOutput")
     return outputs

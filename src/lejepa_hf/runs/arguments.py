@@ -44,7 +44,7 @@ class ModelArguments:
     continue_from: str | None = None
     license: str | None = None
     pooling: str = LeJEPAConfig.pooling
-    projector_dims: list[int] = field(default_factory=lambda: LeJEPAConfig().projector_dims)
+    projector_dims: list[int] = field(default_factory=lambda: list(LeJEPAConfig().projector_dims))
     projector_norm: str = LeJEPAConfig.projector_norm
     token_drop_rate: float = LeJEPAConfig.token_drop_rate
     token_drop_views: str = LeJEPAConfig.token_drop_views

@@ -112,7 +112,7 @@ ARGUMENTS: dict[str, Decision] = {
 CONSTRUCTOR: dict[str, Decision] = {
     **dict.fromkeys(("optimizers", "optimizer_cls_and_kwargs", "callbacks", "processing_class"), Honoured()),
     **dict.fromkeys(("model", "args", "train_dataset", "eval_dataset", "data_collator"), Honoured()),
-    "model_init": Refused("pass a `model`; a hyperparameter search builds a Trainer for each trial"),
+    "model_init": Refused("pass a `model`, and build a Trainer for each trial of a hyperparameter search"),
     "compute_loss_func": Refused("the loss is part of the model: change it with `LeJEPAConfig`"),
     "compute_metrics": Refused(
         f"evaluations during training measure {', '.join(MEASURES)}; use `evaluate_encoder` for a finished encoder"

@@ -19,7 +19,7 @@ def check_kinds(model: object, collator: object, processor: object, recomputes_a
         way_out = "`LeJEPAForPreTraining.from_pretrained_backbone` or `LeJEPAConfig(backbone_config=...)`"
         raise _wrong_kind("model", "a LeJEPAForPreTraining", model, f"put a backbone into one with {way_out}")
     backbone = model.encoder.backbone
-    if recomputes_activations and not any(hasattr(m, "gradient_checkpointing") for m in backbone.modules()):
+    if recomputes_activations and not model.supports_gradient_checkpointing:
         raise ValueError(
             f"`activation_checkpointing` is not possible with a {backbone.config.model_type} backbone: leave it "
             "out, and lower `per_device_train_batch_size` if memory is short."
