@@ -5,6 +5,7 @@ A Bash block is run command by command, unless it begins with `# not run: WHY` o
 see; then each of its commands is only parsed by what would run it.
 """
 
+import argparse
 import configparser
 import functools
 import importlib.util
@@ -24,6 +25,7 @@ from processes import run_script
 from stranger import NOT_INSTALLED
 
 from lejepa_hf.runs.recipes import load_yaml, parse_recipe
+from lejepa_hf.system.packaged_recipes import find_packaged
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -95,9 +97,13 @@ def blocks_of(page: str, *languages: str) -> list[Block]:
 
 
 def commands_of(block: Block) -> list[list[str]]:
-    """The words of each command of a Bash block, shell variables being 1; assignments and loops are left out."""
+    """
+    The words of each command of a Bash block, with 1 for shell variables and the path for `$(lejepa recipes NAME)`;
+    assignments and loops are left out.
+    """
     commands = []
     for line in block.code.replace("\\\n", " ").splitlines():
+        line = re.sub(r"\$\(lejepa recipes ([\w/]+)\)", lambda match: str(find_packaged(match[1])), line)
         line = re.sub(r"\$\{?\w+\}?", "1", line)
         if re.match(r"\w+=", line):
             continue
@@ -149,7 +155,8 @@ def _parse_text(text: str) -> None:
 
 def _check_train(arguments: list[str]) -> None:
     recipe, *overrides = arguments
-    parse_recipe(ROOT / recipe, overrides)
+    if recipe != "mine.yaml":  # a copy that the reader makes
+        parse_recipe(recipe, overrides)
 
 
 def _check_lejepa(arguments: list[str]) -> None:
@@ -172,18 +179,22 @@ def _check_accelerate(arguments: list[str]) -> None:
     options = launch_command_parser().parse_args(arguments[1:])
     if options.config_file is not None:
         load_config_from_file(str(ROOT / options.config_file))
-    _check_script(options.training_script, options.training_script_args)
+    _check_training(options)
+
+
+def _check_training(options: argparse.Namespace) -> None:
+    """What a launcher starts: a script, or this package's command line."""
+    if options.module:
+        assert options.training_script == "lejepa_hf"
+        return _check_lejepa(options.training_script_args)
+    return _check_script(options.training_script, options.training_script_args)
 
 
 def _check_torchrun(arguments: list[str]) -> None:
     from torch.distributed.run import get_args_parser
 
     options = get_args_parser().parse_args(arguments)
-    if options.module:
-        assert options.training_script == "lejepa_hf"
-        _check_lejepa(options.training_script_args)
-    else:
-        _check_script(options.training_script, options.training_script_args)
+    _check_training(options)
 
 
 def _check_script(script: str, arguments: list[str]) -> None:
@@ -219,6 +230,7 @@ def _check_hf(arguments: list[str]) -> None:
 
 _CHECKS: dict[str, Callable[[list[str]], None]] = {
     "accelerate": _check_accelerate,
+    "cp": lambda arguments: None,
     "hf": _check_hf,
     "lejepa": _check_lejepa,
     "make": _check_make,
@@ -301,7 +313,7 @@ def run_command(words: tuple[str, ...], folder: Path, server: HubServer) -> None
         from accelerate.commands.launch import launch_command_parser
 
         options = launch_command_parser().parse_args(arguments[1:])
-        status = pretraining.main(_shortened(options.training_script_args, folder))
+        status = pretraining.main(_shortened(options.training_script_args[options.module :], folder))
     elif program == "lejepa" and arguments[0] in ("train", "plan"):
         seconds = ["--seconds", "0.2"] if arguments[0] == "plan" else []
         status = cli.main([arguments[0], *_shortened(arguments[1:], folder), *seconds])
@@ -320,7 +332,7 @@ def _shortened(arguments: list[str], folder: Path) -> list[str]:
     recipe, *overrides = arguments
     given = {word[2:].partition("=")[0] for word in overrides if word.startswith("--")}
     additions = dict(_SHORT)
-    if recipe.split("/")[1] != "digits" and "pretrained_backbone" not in given:
+    if "digits" not in recipe.split("/") and "pretrained_backbone" not in given:
         additions["backbone_config"] = [_BACKBONE]
     additions["output_dir"] = [f"runs/short-{len(os.listdir(folder / 'runs'))}"]
     added = [word for key, values in additions.items() if key not in given for word in (f"--{key}", *values)]

@@ -47,3 +47,14 @@ def test_statistics_refuses_in_one_line(measurable, capsys, missing, images, mes
     assert message in one_line(captured.err)
     assert captured.out == ""
     assert not (measurable / "pictures").exists()
+
+
+def test_recipes_are_listed_and_found(capsys):
+    assert main(["recipes"]) == 0
+    names = capsys.readouterr().out.split()
+    assert names == sorted(names) and {"accelerate/ddp", "digits/resnet_tiny", "imagenet1k/vit_l14"} <= set(names)
+    assert main(["recipes", "accelerate/ddp"]) == 0
+    path = Path(capsys.readouterr().out.removesuffix("\n"))
+    assert "distributed_type: MULTI_GPU" in path.read_text(encoding="utf-8")
+    assert main(["recipes", "accelerate/dpd"]) == 2
+    assert "Nearest there: accelerate/ddp" in one_line(capsys.readouterr().err)

@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
 from stranger import NOT_INSTALLED
@@ -388,9 +390,13 @@ def test_processors_of_other_channels(tmp_path, channels, backend):
     image = Image.new(
         {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels], (SIZE, SIZE), 51 if channels == 1 else (51,) * channels
     )
-    pixels = processor(image, return_tensors="pt")["pixel_values"]
-    assert pixels.shape == (1, channels, SIZE, SIZE)
-    torch.testing.assert_close(pixels, torch.zeros_like(pixels), atol=1e-6, rtol=0)  # 51 is a fifth of 255
+    ways = [] if channels in (1, 3) else [(np.array(image), {"input_data_format": "channels_last"})]
+    if channels in (1, 3) or Version(transformers.__version__) >= Version("5.21"):
+        ways.append((image, {}))
+    for given, settings in ways:
+        pixels = processor(given, return_tensors="pt", **settings)["pixel_values"]
+        assert pixels.shape == (1, channels, SIZE, SIZE)
+        torch.testing.assert_close(pixels, torch.zeros_like(pixels), atol=1e-6, rtol=0)  # 51 is a fifth of 255
 
 
 def test_a_model_of_five_channels_without_a_processor(tmp_path):

@@ -363,7 +363,9 @@ def test_a_stream_that_does_not_say_how_long_it_is(encoder, run):
     assert "Pretrained without labels on [user/stream](" in text and "300 steps of 64 images in 12 s on" in text
 
 
-@pytest.mark.parametrize(("processes", "command"), [(1, "lejepa train recipe"), (4, "--num_processes 4 train.py")])
+@pytest.mark.parametrize(
+    ("processes", "command"), [(1, "lejepa train recipe"), (4, "--num_processes 4 -m lejepa_hf train recipe")]
+)
 def test_the_recipe_of_the_card_repeats_the_run(encoder, run, processes, command):
     write_run(run, "digits", "--per_device_train_batch_size", str(64 // processes))
     text = write_model_card(encoder, run).read_text(encoding="utf-8")

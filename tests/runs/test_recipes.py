@@ -199,6 +199,19 @@ def test_bad_command_lines(recipe, arguments, message):
 def test_missing_recipe_lists_those_there_are():
     with pytest.raises(ValueError, match="recipes/digits/resnet_tiny.yaml"):
         parse_recipe("recipes/digits/resnet_tinny.yaml")
+    with pytest.raises(ValueError, match="Nearest there: digits/resnet_tiny"):
+        parse_recipe("digits/resnet_tinny")
+
+
+@pytest.mark.parametrize("name", ["digits/vit_tiny", "recipes/digits/vit_tiny.yaml"])
+def test_a_packaged_recipe_by_name_unless_there_is_such_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    parsed = parse_recipe(name)
+    assert parsed.model == parse_recipe(ROOT / "recipes/digits/vit_tiny.yaml").model
+    assert parsed.training.output_dir == "runs/digits-vit_tiny"
+    Path(name).parent.mkdir(parents=True)
+    Path(name).write_text(f"{BASE}sigreg_weight: 0.25\n", encoding="utf-8")
+    assert parse_recipe(name).model.sigreg_weight == 0.25
 
 
 def test_resolved_recipe_repeats_the_run(recipe, tmp_path):

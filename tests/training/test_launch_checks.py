@@ -44,7 +44,7 @@ def test_refused_with_the_command_that_does_it(tmp_path, launcher, message):
     done = launch(tmp_path / "run", *ACCELERATE, *launcher, *RUN)
     assert done.returncode != 0
     error = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert message in error and "`torchrun --nproc-per-node N train.py RECIPE --use_cpu`" in error
+    assert message in error and "`torchrun --nproc-per-node N -m lejepa_hf train RECIPE --use_cpu`" in error
     assert not list((tmp_path / "run").glob("*"))
 
 

@@ -1,4 +1,4 @@
-"""Commands that read a run or a recipe: plan, report, card, select, statistics."""
+"""Commands that read a run or a recipe: plan, recipes, report, card, select, statistics."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from .encoder_commands import AddArgument
 
 
 def _add_plan(add: AddArgument) -> None:
-    add("recipe", help="recipe, a YAML file")
+    add("recipe", help="recipe, a YAML file or a name that `lejepa recipes` lists")
     add("--seconds", type=float, default=10.0, help="duration of the dry run after its warm-up, in seconds (10)")
 
 
@@ -18,6 +18,16 @@ def _plan(options: argparse.Namespace) -> str:
     from ..runs.recipes import parse_recipe
 
     return format_plan(make_plan(parse_recipe(options.recipe, options.overrides), options.seconds))
+
+
+def _add_recipes(add: AddArgument) -> None:
+    add("name", nargs="?", help="one of them: only the path of its file is printed")
+
+
+def _recipes(options: argparse.Namespace) -> str | Path:
+    from ..system.packaged_recipes import find_packaged, packaged_recipes
+
+    return "\n".join(packaged_recipes()) if options.name is None else find_packaged(options.name)
 
 
 def _add_report(add: AddArgument) -> None:
@@ -86,5 +96,6 @@ COMMANDS = {
     "report": ("a run -> report.html in its folder, a page that needs no other files", _add_report, _report),
     "select": ("rank runs without labels, by held-out loss / weight^0.4", _add_select, _select),
     "statistics": ("measure how Gaussian the projections of a run are", _add_statistics, _statistics),
+    "recipes": ("list the recipes of the package, or print the path of one of them", _add_recipes, _recipes),
     "plan": ("RECIPE [--key value ...]: what a run will cost, before any training", _add_plan, _plan),
 }

@@ -48,14 +48,15 @@ def to_pixel_values(images: list, processor: BaseImageProcessor, num_channels: i
         images (`list`): Images from [`~data.decoding.decode_image`] for `num_channels`: PIL images for 1 and 3,
             converted here to one channel or RGB; otherwise `np.ndarray` of shape `(H, W, num_channels)`, uint8.
         processor (`BaseImageProcessor`): Resizes, crops and normalises images. transformers' PIL backend, which is
-            used where torchvision is missing, cannot resize more than 4 channels.
+            used where torchvision is missing, cannot resize more than 4 channels and takes the last of 2 or 4 for
+            transparency.
         num_channels (`int`): Channels that the encoder takes, C.
         **settings: Arguments of the processor, such as `do_normalize`.
     """
     if num_channels in (1, 3):
         images = [image.convert("L" if num_channels == 1 else "RGB") for image in images]
     else:
-        settings["input_data_format"] = "channels_last"  # guessed right for 1, 3 and 4 channels only
+        settings["input_data_format"] = "channels_last"  # guessed right for 1 and 3 channels, by some versions for 4
     if num_channels != 3:
         settings["do_convert_rgb"] = False
     return processor(images, return_tensors="pt", **settings)["pixel_values"]

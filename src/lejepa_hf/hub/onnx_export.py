@@ -61,7 +61,7 @@ def export_onnx(encoder_folder: str | Path, path: str | Path | None = None) -> P
     """
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
-        raise ImportError(f'ONNX needs {", ".join(missing)}: `pip install "lejepa-hf[onnx]"`.')
+        raise ImportError(f"ONNX needs {', '.join(missing)}: `pip install {' '.join(missing)}`.")
     folder = Path(encoder_folder)
     path = folder / "model.onnx" if path is None else Path(path)
     encoder = _read(folder)

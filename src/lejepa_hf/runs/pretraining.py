@@ -38,7 +38,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    `train.py RECIPE [--key value ...]`.
+    `lejepa train RECIPE [--key value ...]`, and train.py in a checkout.
 
     Args:
         arguments (`list[str]`, *optional*): Command line; the process's own if missing.
@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stderr.write("usage: train.py RECIPE [--key value ...]   (a recipe is a YAML file in recipes/)\n")
+        sys.stderr.write(
+            "usage: lejepa train RECIPE [--key value ...]   (a YAML file, or a name that `lejepa recipes` lists)\n"
+        )
         return 0 if arguments else 2
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     disable_progress_bar()  # of loading and saving weights; the Trainer's own stays

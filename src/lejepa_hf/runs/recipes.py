@@ -1,6 +1,5 @@
 """Recipe YAML and command line -> a [`Recipe`], with every key and type checked before anything starts."""
 
-import difflib
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from huggingface_hub.dataclasses import type_validator
 
+from ..system.packaged_recipes import find_packaged
 from ..training_args import LeJEPATrainingArguments
 from .arguments import DataArguments, ModelArguments, Recipe, check_key
 
@@ -116,10 +116,6 @@ def _set_evaluation(values: dict[str, Any]) -> None:
 
 
 def _read_file(recipe: Path) -> dict[str, Any]:
-    if not recipe.is_file():
-        found = sorted(str(path) for path in Path("recipes").rglob("*.yaml") if "accelerate" not in path.parts)
-        close = difflib.get_close_matches(str(recipe), found, n=3, cutoff=0.3) or found
-        raise ValueError(f"No recipe {str(recipe)!r}. Recipes here: {', '.join(close) or 'none'}.")
     try:
         content = load_yaml(recipe.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
@@ -143,17 +139,18 @@ def parse_recipe(recipe: str | Path, arguments: list[str] | None = None) -> Reci
     Read a recipe; the command line wins.
 
     Args:
-        recipe (`str` or `Path`): YAML file of flat keys.
+        recipe (`str` or `Path`): YAML file of flat keys, or, if there is no such file, the name of a recipe that
+            comes with this package, such as `digits/resnet_tiny`; `lejepa recipes` lists them.
         arguments (`list[str]`, *optional*): `--key value` pairs.
 
     Returns:
         [`Recipe`]. Without `output_dir` the run folder is `runs/<folder of the recipe>-<name of the recipe>`.
 
     Raises:
-        ValueError: If the file is missing, or a key is unknown, of the wrong type or out of range; the message names
-            the key, the value and the nearest known key.
+        ValueError: If there is no such recipe, or a key is unknown, of the wrong type or out of range; the message
+            names the key, the value and the nearest known key.
     """
-    recipe = Path(recipe)
+    recipe = Path(recipe) if Path(recipe).is_file() else find_packaged(recipe)
     content = _read_file(recipe)
     keys = known_keys()
     hints = {key: hint for section in SECTIONS for key, hint in get_type_hints(section).items() if key in keys}

@@ -104,7 +104,7 @@ ARGUMENTS: dict[str, Decision] = {
     "resume_from_checkpoint": Refused("use `resume`, or `trainer.train(resume_from_checkpoint=...)`"),
     "dataloader_drop_last": Refused("every batch is complete: " + _ONE_LOADER, (True,)),
     "dataloader_in_order": Refused("batches out of order could not be resumed", (True,)),
-    "deepspeed": Refused("DeepSpeed is not supported, use FSDP2: `--config_file recipes/accelerate/fsdp2.yaml`"),
+    "deepspeed": Refused("DeepSpeed is not supported, use FSDP2: `--config_file $(lejepa recipes accelerate/fsdp2)`"),
     "parallelism_config": Refused("only DDP and FSDP2 are supported"),
 }
 

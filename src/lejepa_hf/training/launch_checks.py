@@ -10,8 +10,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainingArguments
 
 _NETWORK_DISK_SECONDS = 10
-_CPU_COMMAND = "`torchrun --nproc-per-node N train.py RECIPE --use_cpu`"
-_GPU_COMMAND = "`accelerate launch --config_file recipes/accelerate/ddp.yaml train.py RECIPE`"
+_CPU_COMMAND = "`torchrun --nproc-per-node N -m lejepa_hf train RECIPE --use_cpu`"
+_GPU_COMMAND = "`accelerate launch --config_file $(lejepa recipes accelerate/ddp) -m lejepa_hf train RECIPE`"
+_FSDP_FILE = "`--config_file $(lejepa recipes accelerate/fsdp2)`"
 
 
 def check_launch(args: TrainingArguments) -> None:
@@ -42,7 +43,7 @@ def check_backend(args: TrainingArguments, accelerator: Accelerator) -> None:
     """Refuse DDP or a single process where FSDP is requested, and FSDP 1 and DeepSpeed."""
     kind = accelerator.distributed_type
     if kind == DistributedType.DEEPSPEED:
-        raise ValueError("DeepSpeed is not supported: use FSDP2, `--config_file recipes/accelerate/fsdp2.yaml`.")
+        raise ValueError(f"DeepSpeed is not supported: use FSDP2, {_FSDP_FILE}.")
     requested = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if requested and kind != DistributedType.FSDP:
         instead = f"DDP on {args.world_size} processes" if args.world_size > 1 else "a single process"
@@ -53,7 +54,7 @@ def check_backend(args: TrainingArguments, accelerator: Accelerator) -> None:
     if kind == DistributedType.FSDP and (version := accelerator.state.fsdp_plugin.fsdp_version) != 2:
         raise ValueError(
             f"`fsdp_version` is {version}: only FSDP2 is supported, `fsdp_version: 2` in the `fsdp_config` of "
-            "Accelerate's file, as in recipes/accelerate/fsdp2.yaml."
+            f"Accelerate's file, as in {_FSDP_FILE}."
         )
 
 

@@ -7,6 +7,8 @@ import io
 import zipfile
 from pathlib import Path
 
+from ...system.packaged_recipes import packaged_recipes
+
 _PACKAGE = Path(__file__).parents[2]
 _DISTRIBUTION = "lejepa-hf"
 _METADATA = ("METADATA", "entry_points.txt", "licenses/LICENSE")
@@ -24,6 +26,8 @@ def build_wheel() -> tuple[str, bytes]:
     information = {name: distribution.read_text(name) for name in _METADATA} | {"WHEEL": _TAG}
     paths = (path for path in sorted(_PACKAGE.rglob("*")) if path.is_file() and path.suffix != ".pyc")
     files = {f"lejepa_hf/{path.relative_to(_PACKAGE).as_posix()}": path.read_bytes() for path in paths}
+    recipes = packaged_recipes()  # of an installed wheel they are among the files already
+    files |= {f"lejepa_hf/system/recipes/{name}.yaml": path.read_bytes() for name, path in recipes.items()}
     files |= {f"{stem}.dist-info/{name}": text.encode() for name, text in information.items() if text is not None}
     record = f"{stem}.dist-info/RECORD"
     files[record] = "".join([*map(_record_line, files, files.values()), f"{record},,\n"]).encode()
