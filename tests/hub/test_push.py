@@ -379,7 +379,11 @@ def test_folders_with_nothing_to_push(hub, finished, tmp_path, capfd):
     exported = tmp_path / "exported"
     write_run(exported, seed=0)
     (exported / "encoder" / "model.safetensors").unlink()
+    pointer = tmp_path / "pointer"
+    write_run(pointer, seed=0)
+    (pointer / "encoder" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     cases = {
+        pointer: "is not pushed: model.safetensors is a git-lfs pointer instead of the file",
         tmp_path / "missing": "is not a folder",
         tmp_path / "empty": "has no encoder/ and no pretraining/ to push: give the folder of a finished run",
         run: f"did not end. Continue it with `--resume`, or push a checkpoint of it: `lejepa export "

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from ..evaluation.intervals import is_spread
+from ..system.damaged_files import read_json
 from ..system.durable_files import write_text
 from ..system.run_folder import PictureName, RunFolder
 from .public_files import public_recipe_text
@@ -138,7 +139,7 @@ def usage_of(folder: Path) -> dict[str, Any]:
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     native = getattr(transformers, config.architectures[0])
     file = folder / "preprocessor_config.json"
-    processor = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    processor = read_json(file) if file.is_file() else {}
     side = (processor.get("crop_size") or {}).get("height")
     own_side = getattr(config, "image_size", None)
     fits = side is None or own_side in (None, side, [side, side], (side, side))

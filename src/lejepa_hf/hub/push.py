@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, validate_repo_id
 from transformers.utils import logging
 
+from ..system.damaged_files import first_damage
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
 from .model_card import has_weights, is_in_training
@@ -192,11 +193,20 @@ def _finished(run: Path) -> Path:
     if not is_run(run):
         if not has_weights(run):
             raise ValueError(f"`run` {str(run)!r} has a config.json and no weights: export the encoder again.")
-        return run
+        return _whole(run, run)
     folder = RunFolder(run)
     missing = [f"{path.name}/" for path in (folder.encoder, folder.pretraining) if not has_weights(path)]
     if missing:
         raise ValueError(f"`run` {str(run)!r} has no {' and no '.join(missing)} to push: {_way_out(folder)}.")
+    return _whole(run, folder.encoder, folder.pretraining)
+
+
+def _whole(run: Path, *folders: Path) -> Path:
+    """The run, if configs and weights in its folders can be read."""
+    names = ("*.json", "*.safetensors")
+    damage = first_damage(file for folder in folders for name in names for file in sorted(folder.glob(name)))
+    if damage is not None:
+        raise ValueError(f"`run` {str(run)!r} is not pushed: {damage}.")
     return run
 
 

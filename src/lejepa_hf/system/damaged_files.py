@@ -77,7 +77,7 @@ def _try_to_read(path: Path, thorough: bool) -> str | None:
 
         check_shards(path)
     elif path.suffix == ".safetensors":
-        with safe_open(path, framework="pt"):
+        with safe_open(path, framework="numpy"):
             pass
     elif path.suffix == ".json":
         json.loads(path.read_text(encoding="utf-8"))
