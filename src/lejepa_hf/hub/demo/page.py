@@ -38,7 +38,7 @@ _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "encoder", "concurrency_limi
 def check_gradio() -> None:
     """Raise an ImportError if gradio is not installed."""
     if find_spec("gradio") is None:
-        raise ImportError('A demo needs gradio: `pip install "gradio>=6"`.')
+        raise ImportError('A demo needs gradio: `pip install "gradio>=6.7"`.')
 
 
 def serve(settings: DemoSettings, host: str | None = None, port: int | None = None) -> None:
