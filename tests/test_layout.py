@@ -3,6 +3,7 @@
 import ast
 import configparser
 import fnmatch
+import re
 import sys
 from pathlib import Path
 
@@ -105,3 +106,11 @@ def test_wheels_hold_every_file_that_is_not_python(setup_cfg):
         listed = [pattern.strip() for pattern in patterns.get(package, "").split(",")]
         inside = path.relative_to(folder).as_posix()
         assert any(fnmatch.fnmatch(inside, pattern) for pattern in listed), path
+
+
+def test_no_text_installs_this_package_from_an_index():
+    """It is on none: what is installed by its name there could be anything."""
+    root = TESTS.parent
+    pages = [root / "README.md", *root.glob("docs/*.md"), *root.glob("notebooks/*.ipynb"), *root.glob("model_cards/*")]
+    for path in (*pages, *(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".md", ".html"))):
+        assert not re.search(r"install\b[^`\n]*lejepa[-_]hf", path.read_text(encoding="utf-8")), path
