@@ -373,4 +373,4 @@ def test_without_gradio(tmp_path, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "gradio", raising=False)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if not (Path(p) / "gradio").is_dir()])
     sys.path_importer_cache.clear()
-    assert error_of([str(tmp_path)], capsys) == 'error: A demo needs gradio: `pip install "gradio>=6"`.'
+    assert error_of([str(tmp_path)], capsys) == 'error: A demo needs gradio: `pip install "gradio>=6.7"`.'
