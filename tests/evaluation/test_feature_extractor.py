@@ -139,3 +139,12 @@ def test_fingerprint_follows_weights_and_preprocessing(tmp_path):
     with torch.no_grad():
         loaded.layernorm.bias[3] += 1e-6
     assert FeatureExtractor(loaded, features.processor).fingerprint() != first
+
+
+def test_small_and_large_images_keep_their_order(tiny_resnet):
+    features = FeatureExtractor(AutoModel.from_config(AutoConfig.for_model(**tiny_resnet)), build_processor(16))
+    sizes = [(20, 20), (200, 100), (4, 100), (30, 20), (128, 40), (129, 129)]
+    images = [Image.effect_noise(size, 80).convert("RGB") for size in sizes]
+    reduced = [features.reduced(image) for image in images]
+    assert [isinstance(one, torch.Tensor) for one in reduced] == [False, True, True, False, False, True]
+    assert torch.equal(features.batch(reduced), features.preprocess(images))

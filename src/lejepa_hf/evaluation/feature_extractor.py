@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..data.decoding import DECODING_ERRORS, Encoded, Pixels, decode_image
+from ..data.decoding import DECODING_ERRORS, Encoded, Pixels, decode_image, stored_size
 from ..data.sources import ImageSource
 from ..model.architecture import forward_kwargs, native_image_size, num_channels
 from ..model.layers import count_layers, feature_map, forward_layers, has_class_token, patch_tokens
@@ -23,6 +23,7 @@ from .pixel_values import check_enlargement, height_and_width, join_pixel_values
 _PROBE_LAYERS = 2  # of LeJEPA's protocol; DINO's are 4
 # Fields of a config that saving and loading change. The dtype is that of the weights.
 _NOT_OF_THE_NETWORK = ("_name_or_path", "_commit_hash", "architectures", "dtype", "transformers_version")
+_SMALL = 128  # pixels on the longer side
 _TRIED = 8  # images, since single ones may be broken
 FEATURE_POOLINGS = ("auto", "pooler", "cls", "patches")
 
@@ -81,9 +82,21 @@ class FeatureExtractor:
         """Both in one: pixel values of one image. So an image is in memory at its full size alone, not its batch."""
         return self.preprocess([self.decode(value, max_image_pixels)])
 
-    def batch(self, pixels: list[torch.Tensor]) -> torch.Tensor:
-        """Pixel values of several images, on their way to the device."""
-        joined = join_pixel_values(pixels)
+    def reduced(self, image: Pixels) -> Pixels | torch.Tensor:
+        """
+        Pixel values of a large decoded image, so that no batch is in memory at full size. A small one stays as it is:
+        many of them are preprocessed faster together.
+        """
+        width, height = stored_size(image)
+        is_small = max(width, height) <= min(_SMALL, 4 * min(width, height))  # thin ones grow when they are resized
+        return image if is_small else self.preprocess([image])
+
+    def batch(self, images: list[Pixels | torch.Tensor]) -> torch.Tensor:
+        """Pixel values of several images from [`reduced`], on their way to the device."""
+        pixels = {place: image for place, image in enumerate(images) if isinstance(image, torch.Tensor)}
+        if small := [place for place in range(len(images)) if place not in pixels]:
+            pixels |= zip(small, self.preprocess([images[place] for place in small]).split(1), strict=True)
+        joined = join_pixel_values([pixels[place] for place in range(len(images))])
         return joined.pin_memory() if self.encoder.device.type == "cuda" else joined
 
     @torch.no_grad()

@@ -24,7 +24,8 @@ class FolderInUse(ValueError):
 def locked_folder(folder: str | Path) -> Iterator[None]:
     """
     Hold a folder, made if missing, so that no other process writes to it. The lock ends with the process, even after a
-    kill. A process that holds the folder already may hold it again.
+    kill. A process that holds the folder already may hold it again. A folder whose other files are all gone in the end
+    is deleted, unless it was there and empty.
 
     Raises:
         FolderInUse: If another process holds it; at once.
@@ -34,7 +35,7 @@ def locked_folder(folder: str | Path) -> Iterator[None]:
     if folder in _locked:
         yield
         return
-    is_new = not folder.exists()
+    was_empty = folder.is_dir() and not any(folder.iterdir())
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK)
     try:
@@ -50,9 +51,16 @@ def locked_folder(folder: str | Path) -> Iterator[None]:
         _locked.discard(folder)
         (folder / _HOLDER).unlink(missing_ok=True)
         lock.release()
-        if is_new and [path.name for path in folder.iterdir()] == [_LOCK]:  # what held it came to nothing
+        if not was_empty and [path.name for path in folder.iterdir()] == [_LOCK]:
             (folder / _LOCK).unlink()
             folder.rmdir()
+
+
+def clear_folder(folder: Path) -> None:
+    """Delete all files in a folder that this process holds; it stays held."""
+    for path in folder.iterdir():
+        if path.name not in (_LOCK, _HOLDER):
+            path.unlink()
 
 
 def _read_holder(folder: Path) -> dict[str, Any]:

@@ -132,6 +132,8 @@ def test_a_kill_in_the_middle_and_the_same_command_again(encoder, tmp_path, monk
     while len(list(parts.glob("part-*.parquet"))) < 5:
         assert run.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
+    with pytest.raises(ValueError, match=f"`out` .* is being written by process {run.pid} on"):
+        embed_images(encoder, "digits", out, batch_size=8, split="test", streaming=True)
     run.kill()
     assert run.wait() == -signal.SIGKILL
     assert not out.exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pyarrow as pa
 from ...data.dataset_files import kind_of_files
 from ...data.opening_errors import without_secrets
 from ...data.sources import Built, ImageSource, load_source
+from ...system.folder_lock import FolderInUse, locked_folder
 from ..encoder_loading import find_encoder, load_encoder
 from ..feature_extractor import FEATURE_POOLINGS, FeatureExtractor
 from .extraction import embedded_batches
@@ -105,24 +108,36 @@ def embed_images(
     weights = extractor.fingerprint()
     settings = {"model": os.path.abspath(model) if os.path.isdir(model) else str(model), "weights": weights}
     settings |= _identity(opened, source) | asdict(features)
-    file = ResumableParquet(out, settings, _schema(opened, features.dtype, dim), overwrite, seconds_per_part)
-    before, started = file.num_images, time.monotonic()
-    if file.next_row:
-        logger.warning(f"{out}: continuing with row {file.next_row}, {before} images are embedded already")
-    try:
-        for batch, embeddings in embedded_batches(extractor, opened, batch_size, file.next_row):
-            batch.paths = [_path_within(path, opened.name) for path in batch.paths]
-            file.add(batch, embeddings)
-    finally:
-        file.write_part()  # kept after a failure
-    rate = (file.num_images - before) / (time.monotonic() - started)
-    metadata: dict[str, object] = {"model": public_model(model), "weights": weights, "dataset": _public(opened.name)}
-    if isinstance(dataset, str | Path):  # that of a built dataset is unknown
-        metadata["split"] = source.get("split", "train")
-    metadata |= asdict(features) | {"pooling": pooling, "dim": dim}
-    file.finish(metadata | {"num_images": file.num_images, "num_broken": file.num_broken})
+    with _held(out):
+        file = ResumableParquet(out, settings, _schema(opened, features.dtype, dim), overwrite, seconds_per_part)
+        before, started = file.num_images, time.monotonic()
+        if file.next_row:
+            logger.warning(f"{out}: continuing with row {file.next_row}, {before} images are embedded already")
+        try:
+            for batch, embeddings in embedded_batches(extractor, opened, batch_size, file.next_row):
+                batch.paths = [_path_within(path, opened.name) for path in batch.paths]
+                file.add(batch, embeddings)
+        finally:
+            file.write_part()  # kept after a failure
+        rate = (file.num_images - before) / (time.monotonic() - started)
+        about: dict[str, object] = {"model": public_model(model), "weights": weights, "dataset": _public(opened.name)}
+        if isinstance(dataset, str | Path):  # that of a built dataset is unknown
+            about["split"] = source.get("split", "train")
+        about |= asdict(features) | {"pooling": pooling, "dim": dim}
+        file.finish(about | {"num_images": file.num_images, "num_broken": file.num_broken})
     _log_broken(file)
     return EmbeddedImages(out, file.num_images, dim, file.num_broken, rate)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Hold the folder of the parts: two commands at once would mix their rows."""
+    with ExitStack() as holding:
+        try:
+            holding.enter_context(locked_folder(f"{out}.parts"))
+        except FolderInUse as error:
+            raise ValueError(f"`out` {str(out)!r}: {error} Wait until it ends, or choose another `out`.") from None
+        yield
 
 
 def _checked(out: str | Path, overwrite: bool) -> Path:

@@ -2,9 +2,9 @@
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 
 from ...data.errors import DataError
 from ...system.durable_files import complete_file, write_text
+from ...system.folder_lock import clear_folder
 from .image_batches import ImageBatch
 
 logger = logging.getLogger("lejepa_hf")
@@ -59,12 +60,9 @@ class ResumableParquet:
                 f"{differences}. Repeat that command to finish them, set `overwrite` to delete them, or choose "
                 "another `out`."
             )
-        if changed:
-            shutil.rmtree(self.folder)
-        if not file.is_file():
+        if changed or not file.is_file():
             self.folder.mkdir(exist_ok=True)
-            for unknown in self.folder.glob("part-*.parquet"):
-                unknown.unlink()
+            clear_folder(self.folder)
             write_text(file, json.dumps(settings))
 
     def _restore(self) -> int:
@@ -141,7 +139,9 @@ class ResumableParquet:
             raise DataError(f"None of {self.num_broken} images can be decoded; row 0: {self.broken.get(0)}.")
         schema = self.schema.with_metadata({**(self.schema.metadata or {}), "lejepa": json.dumps(metadata)})
         self._write(self.out, schema, self._join)
-        shutil.rmtree(self.folder)
+        clear_folder(self.folder)
+        with suppress(OSError):  # a folder that is held is deleted by its lock
+            self.folder.rmdir()
 
     def _join(self, writer: parquet.ParquetWriter) -> None:
         size, held = self._rows_per_group, []

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ...data.decoding import DECODING_ERRORS, stored_size
+from ...data.decoding import DECODING_ERRORS, Encoded, Pixels, stored_size
 from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
@@ -155,7 +154,10 @@ def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> list
     """Of each image that can be read the best classes, the log-probability of the correct one, and the label."""
     part, extractor = part_of(source, process_index(), world_size()), classifier.extractor
     found: list[tuple[list[int], float, int]] = []
-    decode = partial(extractor.pixels, max_image_pixels=source.max_image_pixels)
+
+    def decode(value: Encoded) -> Pixels | torch.Tensor:
+        return extractor.reduced(extractor.decode(value, source.max_image_pixels))
+
     for batch in image_batches(part, _BATCH, decode, extractor.batch, "fine-tuned"):
         if batch.images is not None:
             labels = torch.tensor(batch.labels)
@@ -197,10 +199,10 @@ class _CroppedImages:
         labels = torch.tensor([row[self._source.label_column] for _, row in kept])
         return {"pixel_values": self._extractor.batch([crop for crop, _ in kept]), "labels": labels}
 
-    def _crop(self, row: dict, place: list[float]) -> torch.Tensor | None:
+    def _crop(self, row: dict, place: list[float]) -> Pixels | torch.Tensor | None:
         try:
             image = self._extractor.decode(row[self._source.image_column], self._source.max_image_pixels)
-            return self._extractor.preprocess([square_crop(image, *place)])
+            return self._extractor.reduced(square_crop(image, *place))
         except DECODING_ERRORS as error:
             logger.warning(f"{self._source.name}: a broken image is left out: {error}")
             return None
