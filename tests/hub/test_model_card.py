@@ -85,7 +85,7 @@ Every setting, resolved:
 ## Reproduce
 
 ```bash
-accelerate launch --num_processes 8 train\.py recipe\.yaml --output_dir runs/again
+accelerate launch --num_processes 8 -m lejepa_hf train recipe\.yaml --output_dir runs/again
 ```
 
 Here `recipe\.yaml` is the recipe above and lejepa-hf has the version below\.
