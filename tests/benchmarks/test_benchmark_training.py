@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "benchmark_training.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "benchmark_training.py"
 
 
 @pytest.fixture
@@ -31,4 +32,5 @@ def test_rows_of_a_tiny_run(benchmark, tmp_path, tiny_vit):
         assert float(row["forward_ms"]) > 0 and float(row["objective_ms"]) > 0 and float(row["backward_ms"]) > 0
         assert 0 < float(row["objective_share"]) < 1
         assert float(row["images_per_second"]) == pytest.approx(4000 / float(row["total_ms"]), rel=0.01)
-        assert row["commit"] and row["torch"] and row["gflop_per_image"] and row["mfu"] == ""
+        assert row["commit"] or not (ROOT / ".git").exists()
+        assert row["torch"] and row["gflop_per_image"] and row["mfu"] == ""

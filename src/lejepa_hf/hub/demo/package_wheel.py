@@ -24,6 +24,7 @@ def build_wheel() -> tuple[str, bytes]:
     distribution = importlib.metadata.distribution(_DISTRIBUTION)
     stem = f"lejepa_hf-{distribution.version}"
     information = {name: distribution.read_text(name) for name in _METADATA} | {"WHEEL": _TAG}
+    information["METADATA"] = information["METADATA"] or distribution.read_text("PKG-INFO")  # of an unpacked sdist
     paths = (path for path in sorted(_PACKAGE.rglob("*")) if path.is_file() and path.suffix != ".pyc")
     files = {f"lejepa_hf/{path.relative_to(_PACKAGE).as_posix()}": path.read_bytes() for path in paths}
     recipes = packaged_recipes()  # of an installed wheel they are among the files already
