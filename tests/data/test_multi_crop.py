@@ -83,6 +83,21 @@ def test_global_random_state_is_neither_read_nor_written():
     assert same(views, transform(picture()))
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (8, 3), (200, 150)])
+@pytest.mark.parametrize("scale", [[1e-6, 1e-6], [1.0, 1.0]])
+@pytest.mark.parametrize("ratio", [[0.01, 0.01], [100.0, 100.0]])
+def test_the_ends_of_all_ranges_give_views(width, height, scale, ratio):
+    extreme = {"global_crop_scale": scale, "local_crop_scale": scale, "crop_aspect_ratio": ratio}
+    views = MultiCropTransform(**extreme, **SMALL)(picture(width, height), epoch=0, index=1)
+    assert views["global_views"].shape == (2, 3, 24, 24)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5])
+def test_a_seed_of_other_sizes_is_refused(seed):
+    with pytest.raises(ValueError, match=f"`seed` must be .*, got {seed}"):
+        MultiCropTransform(seed=seed)
+
+
 SIZES = [(200, 200), (640, 480), (480, 640), (8, 8)]
 
 

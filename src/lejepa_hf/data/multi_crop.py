@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch.nn import functional as F
 
+from ..system.number_range import whole
 from .batch import GLOBAL_PHOTOMETRIC, GLOBAL_VIEWS, LOCAL_PHOTOMETRIC, LOCAL_VIEWS, Batch
 from .decoding import Encoded, load_upright, open_image, stored_size, upright_size
 from .photometric import NUM_UNIFORMS
@@ -71,6 +72,10 @@ class MultiCropTransform(ViewSettings):
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole(0, 2**32 - 1).check("seed", self.seed)
 
     @classmethod
     def from_settings(cls, settings: ViewSettings, seed: int) -> "MultiCropTransform":
