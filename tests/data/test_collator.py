@@ -220,7 +220,8 @@ def test_labels_stand_apart_and_are_those_of_the_images_shown():
     broken[1]["image"], broken[3]["image"] = b"torn", None
     batch = collator(broken)
     assert batch["probe_labels"].tolist() == [0, 2, 2, 0]  # of the next good image, and of the first behind the last
-    for value in (None, "seven", 1.5):
+    assert collator([{**row, "label": np.int64(3)} for row in rows()])["probe_labels"].tolist() == [3] * 4
+    for value in (None, "seven", 1.5, -1, 2**64):
         assert collator([{**row, "label": value} for row in rows()])["probe_labels"].tolist() == [-1] * 4
     with pytest.raises(KeyError, match="`label_column` 'class' is not in the row"):
         MultiCropCollator(TRANSFORM, label_column="class")(rows())

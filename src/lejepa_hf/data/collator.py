@@ -2,6 +2,7 @@
 
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 
 from .batch import BROKEN, GLOBAL_VIEWS, POSITION, PROBE_LABELS, Batch, tensors_of_views
@@ -70,7 +71,7 @@ class MultiCropCollator:
         if self.label_column not in example:
             raise KeyError(f"`label_column` {self.label_column!r} is not in the row, which has {sorted(example)}.")
         label = example[self.label_column]
-        return label if isinstance(label, int) else -1
+        return int(label) if isinstance(label, int | np.integer) and 0 <= label < 2**63 else -1
 
     def _try(self, example: Example) -> Batch | str:
         """Views of a row, or why there are none."""

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from ...system.devices import default_device
 from ..embeddings.extraction import LabelledEmbeddings
 from ..intervals import with_interval
-from ..labelled_sources import count_classes
 from .protocol import OnEmbeddings
 
 # Blocks of the matrix of cosines: 64 MB at a time.
@@ -59,17 +58,18 @@ def _merge(
     return best, rows.gather(1, columns)
 
 
-def vote(cosines: torch.Tensor, labels: torch.Tensor, num_classes: int, temperature: float = 0.07) -> torch.Tensor:
+def vote(cosines: torch.Tensor, labels: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
     """
     Class number of each query by the vote of its neighbours, which weighs `exp(cosine / temperature)`. Cosines to the
     neighbours and their class numbers are of shape (queries, k), nearest first.
     """
     best = []
-    for chunk, classes in zip(cosines.split(_QUERIES), labels.split(_QUERIES), strict=True):
-        votes = torch.zeros(len(chunk), num_classes)
+    classes, places = labels.unique(return_inverse=True)  # numbers may be far apart
+    for chunk, of_chunk in zip(cosines.split(_QUERIES), places.split(_QUERIES), strict=True):
+        votes = torch.zeros(len(chunk), len(classes))
         # Relative to the nearest one: the ranks are the same and a low temperature does not overflow.
-        votes.scatter_add_(1, classes, torch.exp((chunk - chunk[:, :1]) / temperature))
-        best.append(votes.argmax(1))
+        votes.scatter_add_(1, of_chunk, torch.exp((chunk - chunk[:, :1]) / temperature))
+        best.append(classes[votes.argmax(1)])
     return torch.cat(best)
 
 
@@ -78,7 +78,7 @@ def nearest_vote(
 ) -> torch.Tensor:
     """Class numbers of test images by the vote of their nearest training images, see [`knn`]."""
     cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(k, len(train.labels)))
-    return vote(cosines, train.labels[rows], count_classes(train.labels, test.labels), temperature)
+    return vote(cosines, train.labels[rows], temperature)
 
 
 def knn(
@@ -107,10 +107,10 @@ def knn(
     from ..metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training can do without
 
     cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(max(ks), len(train.labels)))
-    labels, num_classes = train.labels[rows], count_classes(train.labels, test.labels)
+    labels = train.labels[rows]
     results: dict[str, float] = {}
     for k in ks:
-        best = vote(cosines[:, :k], labels[:, :k], num_classes, temperature).unsqueeze(1)
+        best = vote(cosines[:, :k], labels[:, :k], temperature).unsqueeze(1)
         top = TopKAccuracy().compute(predictions=best.tolist(), references=test.labels.tolist())
         name = "eval_knn_top1" if k == _DEFAULT_K else f"eval_knn{k}_top1"
         results |= with_interval(name, top["top1"], len(test.labels))
