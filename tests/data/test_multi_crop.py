@@ -75,12 +75,38 @@ def test_views_of_one_image_differ():
 def test_global_random_state_is_neither_read_nor_written():
     transform = MultiCropTransform(**SMALL)
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-    views = transform(picture())
+    views = transform(picture(), epoch=0, index=0)
     assert random.getstate() == states[0]
     np.testing.assert_array_equal(np.random.get_state()[1], states[1])
     assert torch.equal(torch.get_rng_state(), states[2])
     random.random(), np.random.rand(), torch.rand(1)
-    assert same(views, transform(picture()))
+    assert same(views, transform(picture(), epoch=0, index=0))
+
+
+def test_one_of_epoch_and_index_alone_fixes_the_views():
+    transform = MultiCropTransform(**SMALL)
+    assert same(transform(picture(), index=3), transform(picture(), epoch=0, index=3))
+    assert same(transform(picture(), epoch=3), transform(picture(), epoch=3, index=0))
+
+
+def test_views_without_epoch_and_index_are_new_and_follow_from_torchs_seed():
+    """They were the same in each epoch of a plain loader."""
+    transform = MultiCropTransform(**SMALL)
+    torch.manual_seed(0)
+    first, second = transform(picture()), transform(picture())
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+    torch.manual_seed(0)
+    assert same(first, transform(picture())) and same(second, transform(picture()))
+    states = random.getstate(), np.random.get_state()[1].copy()
+    transform(picture())
+    assert random.getstate() == states[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
+
+
+def test_views_of_an_epoch_and_index_stay_those_of_earlier_versions():
+    views = MultiCropTransform(seed=5, **SMALL)(picture(), epoch=2, index=7)
+    numbers = [views["global_photometric"][0, 0].item(), views["local_photometric"][-1, -1].item()]
+    assert numbers == [0.05269092321395874, 0.9484169483184814]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (8, 3), (200, 150)])
@@ -339,6 +365,6 @@ def test_jpegs_for_one_channel_are_decoded_no_finer_than_needed(monkeypatch):
 
 def test_pixel_range_reaches_the_pixels():
     array = bands(200, 150, 5).astype(np.uint16) * 10
-    expected = of_channels(5)(bands(200, 150, 5))
-    assert same(of_channels(5, pixel_range=[0.0, 2550.0])(array), expected)
-    assert not same(of_channels(5)(array), expected)
+    expected = of_channels(5)(bands(200, 150, 5), index=0)
+    assert same(of_channels(5, pixel_range=[0.0, 2550.0])(array, index=0), expected)
+    assert not same(of_channels(5)(array, index=0), expected)

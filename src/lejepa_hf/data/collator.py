@@ -17,6 +17,9 @@ class MultiCropCollator:
     """
     Cuts the views of each row and stacks them. Runs in the loader's workers, where rows arrive undecoded.
 
+    In a plain `DataLoader` each epoch has new views, which follow from `torch.manual_seed`; rows with `epoch` and
+    `index`, as [`~data.streaming.EndlessRows`] gives them to the Trainer, have the views that these numbers fix.
+
     Args:
         transform ([`MultiCropTransform`], *optional*): Cuts the views; the published ImageNet settings if missing.
         image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
@@ -34,8 +37,8 @@ class MultiCropCollator:
         Make a batch of rows.
 
         Args:
-            examples (`list[dict]`): Rows with an image, and optionally `epoch` and `index`, which fix its views, and
-                `where`, which names it; or what the transform returned already.
+            examples (`list[dict]`): Rows with an image, and optionally `epoch` and `index`, which together fix its
+                views, and `where`, which names it; or what the transform returned already.
 
         Returns:
             [`~data.batch.Batch`]: Views and their random numbers; with `label_column` also `probe_labels`, which the
@@ -87,5 +90,6 @@ class MultiCropCollator:
             return cast("Batch", example)
         if self.image_column not in example:
             raise KeyError(f"`image_column` {self.image_column!r} is not in the row, which has {sorted(example)}.")
-        epoch, index = identity.get("epoch", 0), identity.get("index", 0)
-        return self.transform(example[self.image_column], epoch=epoch, index=index)
+        is_fixed = "epoch" in identity and "index" in identity  # one of them alone is a column of the user's
+        numbers = {name: identity[name] for name in ("epoch", "index")} if is_fixed else {}
+        return self.transform(example[self.image_column], **numbers)
