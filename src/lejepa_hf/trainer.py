@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -301,6 +301,13 @@ class LeJEPATrainer(MeasuringTrainer):
             # FSDP warns in every step that outputs must not be changed in place; they are not.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def hyperparameter_search(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refused: trials would share one model and one run folder."""
+        raise NotImplementedError(
+            "`hyperparameter_search` needs a `model_init`, which this Trainer does not take: build a model and a "
+            "Trainer with its own `output_dir` for each trial, for example in the objective of an optuna study."
+        )
 
     @property
     def preempted(self) -> bool:

@@ -41,7 +41,7 @@ WRONG = [
     ("pixel_range", {"pixel_range": [1e9, 1e9 + 1]}, "1000000001.0"),
     ("pixel_range", {"pixel_range": [0.0, 1e-300]}, "1e-300"),
     ("num_global_views", {"num_global_views": float("nan")}, "nan"),
-    ("num_local_views", {"num_local_views": 10**9}, "at most 1000"),
+    ("num_local_views", {"num_local_views": 10**9}, "at most 65536"),
     ("num_local_views", {"num_local_views": 0.5}, "a whole number"),
     ("global_crop_size", {"global_crop_size": 10**9}, "at most 16384"),
     ("global_crop_scale", {"global_crop_scale": [1e-300, 1.0]}, "1e-300"),

@@ -6,8 +6,8 @@ from ..system.number_range import NumberRange, whole
 
 _SHARE = NumberRange(0, 1)
 _RANGES = {
-    "num_global_views": whole(1, 1000),
-    "num_local_views": whole(0, 1000),
+    "num_global_views": whole(1, 65536),
+    "num_local_views": whole(0, 65536),
     "global_crop_size": whole(1, 16384),
     "local_crop_size": whole(1, 16384),
     **dict.fromkeys(("brightness_jitter", "contrast_jitter", "saturation_jitter"), _SHARE),
@@ -36,8 +36,8 @@ class ViewSettings:
     How views of an image are cut and coloured. The defaults are the published ImageNet settings.
 
     Args:
-        num_global_views (`int`): Number of large crops of an image, from 1 to 1000. All views predict their mean.
-        num_local_views (`int`): Number of small crops of an image, at most 1000, 0 for none.
+        num_global_views (`int`): Number of large crops of an image, at least 1. All views predict their mean.
+        num_local_views (`int`): Number of small crops of an image, 0 for none.
         global_crop_size, local_crop_size (`int`): Side in pixels of a large and of a small crop, at most
             16384.
         global_crop_scale, local_crop_scale (`list[float]`): Smallest and largest share of the image area in a
