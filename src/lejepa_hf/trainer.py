@@ -304,10 +304,10 @@ class LeJEPATrainer(MeasuringTrainer):
             return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def hyperparameter_search(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refused: a Trainer holds the position in the data, the monitors and the run folder of one run."""
+        """Refused: trials would share one model and one run folder."""
         raise NotImplementedError(
-            "`hyperparameter_search` is not possible, because a Trainer belongs to one run: for each trial, "
-            "for example of an optuna study, build a model, arguments with another `output_dir`, and a Trainer."
+            "`hyperparameter_search` needs a `model_init`, which this Trainer does not take: build a model and a "
+            "Trainer with its own `output_dir` for each trial, for example in the objective of an optuna study."
         )
 
     @property

@@ -1,7 +1,6 @@
 """LeJEPATrainingArguments: the Trainer's arguments with the method's defaults."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import TrainingArguments
 
 from .data.network import MAX_RETRIES
 from .system.devices import cores_of_this_process
+from .training.argument_ranges import check_ranges
 from .training.argument_table import ARGUMENTS, check_honoured, refuse_arguments
 from .training.callbacks.monitor_registry import MONITORS, check_monitors
 from .training.own_arguments import fitting_kwargs
@@ -23,11 +23,12 @@ class LeJEPATrainingArguments(TrainingArguments):
 
     AdamW, linear warmup, cosine to a thousandth of the peak, weight decay, no clipping. `num_train_epochs` counts
     passes over the images when their number is known; streams of unknown length need `max_steps`. What becomes of
-    each argument of transformers: [`~training.argument_table.ARGUMENTS`].
+    each argument of transformers: [`~training.argument_table.ARGUMENTS`]; which numbers each of them accepts:
+    [`~training.argument_ranges.RANGES`].
 
     Args:
         warmup_steps (`float`, *optional*, defaults to 0.1): Length of the linear warmup: a share of all steps if below
-            1, otherwise a number of steps.
+            1, otherwise a number of steps. If it is longer than the run, the learning rate rises until the end.
         exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, compute
             loss and gradient of one batch that is n times as large, at the price of a second forward pass. Otherwise
             SIGReg is computed for each micro-batch, where it counts for an n-th and has a larger bias.
@@ -55,6 +56,9 @@ class LeJEPATrainingArguments(TrainingArguments):
             [`~hub.checkpoint_push.CheckpointPush`] among the Trainer's callbacks.
         resume (`str`, *optional*): Checkpoint folder to resume from, or `"auto"` for the newest complete
             checkpoint in `output_dir`.
+
+    Raises:
+        ValueError: If an argument is refused or outside of its range; the message says what to change.
     """
 
     output_dir: str | None = field(default=None, metadata={"help": "Run folder."})
@@ -83,6 +87,7 @@ class LeJEPATrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         refuse_arguments(vars(self), ARGUMENTS)
+        check_ranges(vars(self))
         if not torch.accelerator.is_available():
             self.use_cpu = True  # otherwise several processes would not be joined
         if self.ddp_find_unused_parameters is None:
@@ -96,10 +101,10 @@ class LeJEPATrainingArguments(TrainingArguments):
             super().__post_init__()
         except json.JSONDecodeError as error:
             raise ValueError(f"{error.doc!r} is not an argument's value in JSON, {error}.") from error
-        self.lr_scheduler_kwargs = fitting_kwargs(self.lr_scheduler_type, self.lr_scheduler_kwargs)
+        self.lr_scheduler_kwargs = fitting_kwargs(self.lr_scheduler_type, self.lr_scheduler_kwargs, self.learning_rate)
         check_honoured(self)
         self._check_hub()
-        self._check_ranges()
+        self._check_batch()
         check_monitors(self.monitors)
 
     def _check_hub(self) -> None:
@@ -111,27 +116,13 @@ class LeJEPATrainingArguments(TrainingArguments):
                 "every_save, all_checkpoints or end."
             )
 
-    def _check_ranges(self) -> None:
-        least = {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 1, "shuffle_buffer_size": 1}
-        for name, minimum in {**least, "max_network_retries": 0, "monitor_images": 2}.items():
-            if vars(self)[name] < minimum:
-                raise ValueError(f"`{name}` must be at least {minimum}, got {vars(self)[name]}.")
-        if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
-            raise ValueError(
-                f"`num_train_epochs` must be a number above 0, got {self.num_train_epochs}, or set `max_steps`."
-            )
+    def _check_batch(self) -> None:
         parts = self.gradient_accumulation_steps if self.exact_accumulation else 1
         if self.per_device_train_batch_size * self.world_size * parts < 2:
             raise ValueError(
                 "`per_device_train_batch_size` is 1 on one process: SIGReg compares the distribution of a batch with "
                 "a normal one, which is undefined for a single image. Use at least 2, better 128 or more."
             )
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(
-                f"`ema_decay` must be in [0, 1), got {self.ema_decay}: 0 for no average, else about 0.999."
-            )
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ValueError(f"`max_bad_fraction` must be in [0, 1], got {self.max_bad_fraction}.")
 
     @property
     def recomputes_activations(self) -> bool:

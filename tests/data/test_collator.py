@@ -8,6 +8,8 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from parquet_shards import open_shards, write_shard
 from PIL import Image, features
 from torch.utils.data import DataLoader
@@ -55,9 +57,37 @@ def test_epoch_and_index_of_a_row_fix_its_views():
         assert_same({name: value[i] for name, value in batch.items()}, views)
 
 
-def test_rows_without_epoch_and_index():
-    batch = MultiCropCollator(TRANSFORM)([{"image": png(0)}])
-    assert_same({name: value[0] for name, value in batch.items()}, TRANSFORM(png(0), epoch=0, index=0))
+def test_rows_without_epoch_and_index_are_cut_anew():
+    torch.manual_seed(0)
+    batches = [MultiCropCollator(TRANSFORM)([row]) for row in ({"image": png(0)}, {"image": png(0), "index": 3})]
+    torch.manual_seed(0)
+    for batch in batches:
+        assert_same({name: value[0] for name, value in batch.items()}, TRANSFORM(png(0)))
+
+
+def cut_rows(batch: dict) -> dict:
+    """A transform of `datasets`."""
+    views = [TRANSFORM(image) for image in batch["image"]]
+    return {name: [of[name] for of in views] for name in views[0]}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["rows", "with_transform"])
+def test_plain_loaders_give_new_views_in_each_epoch(kind, workers):
+    """They gave the same views in every epoch."""
+    images = [{"image": Image.open(io.BytesIO(png(0)))} for _ in range(4)]
+    if kind == "with_transform":
+        images = Dataset.from_list(images).cast_column("image", ImageFeature()).with_transform(cut_rows)
+
+    def epochs() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        loader = DataLoader(images, batch_size=2, collate_fn=MultiCropCollator(TRANSFORM), num_workers=workers)
+        return [batch["global_views"] for _ in range(3) for batch in loader]
+
+    batches = epochs()
+    views = {view.numpy().tobytes() for batch in batches for view in batch}
+    assert len(views) == 3 * len(images)  # all of one image, in three epochs and in each worker
+    assert all(torch.equal(*pair) for pair in zip(batches, epochs(), strict=True))
 
 
 def test_default_transform_is_the_published_one():
@@ -220,7 +250,8 @@ def test_labels_stand_apart_and_are_those_of_the_images_shown():
     broken[1]["image"], broken[3]["image"] = b"torn", None
     batch = collator(broken)
     assert batch["probe_labels"].tolist() == [0, 2, 2, 0]  # of the next good image, and of the first behind the last
-    for value in (None, "seven", 1.5):
+    assert collator([{**row, "label": np.int64(3)} for row in rows()])["probe_labels"].tolist() == [3] * 4
+    for value in (None, "seven", 1.5, -1, 2**64):
         assert collator([{**row, "label": value} for row in rows()])["probe_labels"].tolist() == [-1] * 4
     with pytest.raises(KeyError, match="`label_column` 'class' is not in the row"):
         MultiCropCollator(TRANSFORM, label_column="class")(rows())

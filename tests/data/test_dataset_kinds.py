@@ -56,3 +56,10 @@ def test_streams_are_told_by_their_type():
     assert [is_stream(each) for each in (ROWS, mapped, stream)] == [False, False, True]
     assert not is_stream(Mixture([ROWS, mapped], [1, 1]))
     assert is_stream(Mixture([stream, stream], [1, 1]))
+
+
+def test_labels_far_too_large_for_class_numbers_are_told(caplog):
+    """The online probe would have reserved a row for each of 50 million numbers."""
+    assert count_classes(dataset([0, 50_000_000], Value("int64")), "label") is None
+    assert "`label_column` 'label' holds 50,000,000, but only 2 different numbers" in caplog.text
+    assert count_classes(dataset([0, 99_999], Value("int64")), "label") == 100_000

@@ -76,12 +76,53 @@ def test_views_of_one_image_differ():
 def test_global_random_state_is_neither_read_nor_written():
     transform = MultiCropTransform(**SMALL)
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-    views = transform(picture())
+    views = transform(picture(), epoch=0, index=0)
     assert random.getstate() == states[0]
     np.testing.assert_array_equal(np.random.get_state()[1], states[1])
     assert torch.equal(torch.get_rng_state(), states[2])
     random.random(), np.random.rand(), torch.rand(1)
-    assert same(views, transform(picture()))
+    assert same(views, transform(picture(), epoch=0, index=0))
+
+
+def test_one_of_epoch_and_index_alone_fixes_the_views():
+    transform = MultiCropTransform(**SMALL)
+    assert same(transform(picture(), index=3), transform(picture(), epoch=0, index=3))
+    assert same(transform(picture(), epoch=3), transform(picture(), epoch=3, index=0))
+
+
+def test_views_without_epoch_and_index_are_new_and_follow_from_torchs_seed():
+    """They were the same in each epoch of a plain loader."""
+    transform = MultiCropTransform(**SMALL)
+    torch.manual_seed(0)
+    first, second = transform(picture()), transform(picture())
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+    torch.manual_seed(0)
+    assert same(first, transform(picture())) and same(second, transform(picture()))
+    states = random.getstate(), np.random.get_state()[1].copy()
+    transform(picture())
+    assert random.getstate() == states[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
+
+
+def test_views_of_an_epoch_and_index_stay_those_of_earlier_versions():
+    views = MultiCropTransform(seed=5, **SMALL)(picture(), epoch=2, index=7)
+    numbers = [views["global_photometric"][0, 0].item(), views["local_photometric"][-1, -1].item()]
+    assert numbers == [0.05269092321395874, 0.9484169483184814]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (8, 3), (200, 150)])
+@pytest.mark.parametrize("scale", [[1e-6, 1e-6], [1.0, 1.0]])
+@pytest.mark.parametrize("ratio", [[0.01, 0.01], [100.0, 100.0]])
+def test_the_ends_of_all_ranges_give_views(width, height, scale, ratio):
+    extreme = {"global_crop_scale": scale, "local_crop_scale": scale, "crop_aspect_ratio": ratio}
+    views = MultiCropTransform(**extreme, **SMALL)(picture(width, height), epoch=0, index=1)
+    assert views["global_views"].shape == (2, 3, 24, 24)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5])
+def test_a_seed_of_other_sizes_is_refused(seed):
+    with pytest.raises(ValueError, match=f"`seed` must be .*, got {seed}"):
+        MultiCropTransform(seed=seed)
 
 
 SIZES = [(200, 200), (640, 480), (480, 640), (8, 8)]
@@ -325,13 +366,13 @@ def test_jpegs_for_one_channel_are_decoded_no_finer_than_needed(monkeypatch):
 
 def test_pixel_range_reaches_the_pixels():
     array = bands(200, 150, 5).astype(np.uint16) * 10
-    expected = of_channels(5)(bands(200, 150, 5))
-    assert same(of_channels(5, pixel_range=[0.0, 2550.0])(array), expected)
-    assert not same(of_channels(5)(array), expected)
+    expected = of_channels(5)(bands(200, 150, 5), index=0)
+    assert same(of_channels(5, pixel_range=[0.0, 2550.0])(array, index=0), expected)
+    assert not same(of_channels(5)(array, index=0), expected)
 
 
 def test_the_largest_image_is_a_setting():
     image = photo(200, 150)
-    assert same(of_channels(3, max_image_pixels=30000)(image), of_channels(3)(image))
+    assert same(of_channels(3, max_image_pixels=30000)(image, index=0), of_channels(3)(image, index=0))
     with pytest.raises(DECODING_ERRORS, match="200 x 150 pixels are more than `max_image_pixels`, 29999"):
         of_channels(3, max_image_pixels=29999)(image)

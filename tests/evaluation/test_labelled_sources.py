@@ -1,10 +1,11 @@
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.labelled_sources import check_labels, check_pair, labelled_sources, labels_of
+from lejepa_hf.evaluation.labelled_sources import check_labels, check_pair, count_classes, labelled_sources, labels_of
 
 
 @pytest.fixture
@@ -79,3 +80,12 @@ def test_labels_of_a_stream_are_not_known_before():
     source = load_source("digits", streaming=True)
     assert labels_of(source) is None
     check_labels(source)
+
+
+def test_classes_are_counted_up_to_a_number_far_too_large():
+    assert count_classes(torch.tensor([0, 2]), np.array([7])) == 8
+    assert count_classes(np.array([99_999])) == 100_000
+    with pytest.raises(
+        ValueError, match="The labels hold 50,000,000, but only 3 different numbers: number the classes"
+    ):
+        count_classes(torch.tensor([0, 50_000_000]), np.array([0, 1]))

@@ -26,7 +26,10 @@ def test_projections_are_those_of_the_model(digits, tiny_resnet, num_local_views
     transform = MultiCropTransform(
         num_local_views=num_local_views, global_crop_size=16, local_crop_size=12, blur_kernel_size=5
     )
-    collator, rows = MultiCropCollator(transform), [{**row, "index": i} for i, row in enumerate(digits.dataset)]
+    collator, rows = (
+        MultiCropCollator(transform),
+        [{**row, "epoch": 0, "index": i} for i, row in enumerate(digits.dataset)],
+    )
     model = pretraining_model(tiny_resnet).train()  # evaluation mode is not left to the caller
     found = extract_projections(model, rows, collator, batch_size)
     assert found.shape == (2 + num_local_views, 23, 8) and not found.requires_grad

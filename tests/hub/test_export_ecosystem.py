@@ -188,3 +188,39 @@ def test_timm_reads_the_weights_itself(encoders, family):
         maps = timm.create_model(config["architecture"], features_only=True, checkpoint_path=weights).eval()(pixels)
         assert [tensor.shape[-1] for tensor in maps] == [32, 16, 8, 4, 2]
         torch.testing.assert_close(maps[-1], AutoModel.from_pretrained(folder).eval()(pixels).last_hidden_state)
+
+
+def saved_classifier(encoder, folder, **names):
+    """What `AutoModelForImageClassification` reads again of a classifier that starts from an encoder."""
+    AutoModelForImageClassification.from_pretrained(encoder, **names).save_pretrained(folder)
+    return AutoModelForImageClassification.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("family", ["timm", "timm_vit", "vit", "resnet"])
+def test_a_classifier_keeps_its_own_class_names(encoders, tmp_path, family):
+    """timm's wrapper wrote LABEL_0 and LABEL_1 into the encoder, which won over the names of a classifier."""
+    _, folder = encoders[family]
+    names = {0: "cat", 1: "dog", 2: "fox"}
+    numbers = {name: number for number, name in names.items()}
+    again = saved_classifier(folder, tmp_path, num_labels=3, id2label=names, label2id=numbers)
+    assert (again.config.id2label, again.config.label2id, again.num_labels) == (names, numbers, 3)
+    if not family.startswith("timm"):  # whose wrapper drops names without `num_labels`
+        assert saved_classifier(folder, tmp_path, id2label=names, label2id=numbers).config.id2label == names
+    assert saved_classifier(folder, tmp_path, num_labels=5).num_labels == 5
+
+
+@pytest.mark.parametrize("family", ["vit", "timm"])
+def test_names_of_a_pretrained_head_stay_behind(tmp_path, family):
+    """As of ImageNet, where the backbone's weights came from a classifier."""
+    model = build(family)
+    model.encoder.backbone.config.id2label = {number: f"imagenet {number}" for number in range(5)}
+    model.encoder.backbone.config.label_names = [f"imagenet {number}" for number in range(5)]
+    folder = export_encoder(model, tmp_path / "encoder", build_processor(SIZE))
+    assert "imagenet" not in (folder / "config.json").read_text()
+    assert saved_classifier(folder, tmp_path / "own", num_labels=5).config.id2label[0] == "LABEL_0"
+
+
+def test_timm_s_wrapper_asks_for_the_number_of_classes(encoders):
+    """It made a head of two classes, whatever names were given."""
+    with pytest.raises(ValueError, match="no classifier head. Please specify the number of classes"):
+        AutoModelForImageClassification.from_pretrained(encoders["timm"][1], id2label={0: "a", 1: "b", 2: "c"})

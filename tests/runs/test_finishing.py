@@ -95,3 +95,26 @@ def test_broken_images_are_not_counted_as_measured(untrained):
     finishing._evaluate(run, replace(recipe, data=data), facts, load_source(data.dataset, "test"))
     found = run.read_results()["run"]
     assert (found["num_train_images"], found["num_eval_images"]) == (11, 10)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_nothing_else(untrained, monkeypatch, caplog):
+    folder, recipe = untrained
+
+    def fail(*arguments):
+        raise ValueError("no such colour")
+
+    for name in ("draw_losses", "draw_gaussianity", "draw_few_shot", "draw_confusion"):
+        monkeypatch.setattr(finishing, name, fail)
+    run = RunFolder(folder)
+    run.write_start(recipe.resolved())
+    row = {"step": 1, "prediction_loss": 1.0, "sigreg_loss": 2.0, "images_per_second": 5.0}
+    run.metrics.write_text(json.dumps(row) + "\n")
+    recipe = replace(recipe, data=replace(recipe.data, eval_split="test", eval_protocols=["knn"]))
+    facts = {"steps": 1, "global_batch": 8, "epochs": 0.1, "encoder_parameters": 9, "device": "CPU"}
+    finish_run(recipe, facts | {"energy_source": None}, load_source("digits", "test"))
+    assert all(path.is_file() for path in (run.encoder / "README.md", run.results, run.statistics, run.report))
+    assert run.picture("embeddings").is_file() and run.picture("neighbours").is_file()
+    assert not run.picture("confusion").exists()
+    assert (
+        caplog.text.count("is left out: ValueError: no such colour") + caplog.text.count("is left out: no such") == 4
+    )

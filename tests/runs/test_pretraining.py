@@ -14,7 +14,9 @@ from PIL import Image
 
 from lejepa_hf import LeJEPAForPreTraining
 from lejepa_hf.evaluation.intervals import is_spread
-from lejepa_hf.runs.pretraining import main
+from lejepa_hf.runs.pretraining import NotTrained, build, main, run
+from lejepa_hf.runs.recipes import parse_recipe
+from lejepa_hf.runs.resolving import resolve
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/digits/resnet_tiny.yaml"
@@ -189,10 +191,22 @@ def test_a_diverging_run_ends_with_step_component_and_checkpoint(tmp_path, capsy
     folder = tmp_path / "run"
     diverge = ["--learning_rate", "1e30", "--lr_scheduler_type", "constant", "--lr_scheduler_kwargs", "{}"]
     diverge += ["--save_steps", "1", "--warmup_steps", "0", "--projector_norm", "none"]
+    diverge += ["--weight_decay", "0"]
     assert main([RECIPE, *SMALL, *diverge, "--output_dir", str(folder)]) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "Step " in error and "`prediction_loss` is" in error and "--resume" in error
     assert not (folder / "encoder").exists()
+
+
+def test_a_run_without_a_step_publishes_nothing(tmp_path):
+    """Random weights were exported, evaluated and given a card."""
+    folder = tmp_path / "run"
+    resolved = resolve(parse_recipe(RECIPE, [*SMALL, "--output_dir", str(folder)]))
+    trainer, held_out = build(resolved)
+    trainer.get_batch_samples = lambda *arguments: ([], None)  # as if its data were empty
+    with pytest.raises(NotTrained, match="ended before its first step, so nothing is exported"):
+        run(resolved, trainer, held_out)
+    assert not any((folder / name).exists() for name in ("pretraining", "encoder", "results.json"))
 
 
 def test_usage():

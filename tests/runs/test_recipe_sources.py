@@ -74,3 +74,14 @@ def test_the_largest_image_is_that_of_the_recipe(images):
     sources = open_sources(DataArguments(dataset=images, eval_split="test", max_image_pixels=7))
     assert (sources.train.max_image_pixels, sources.held_out.max_image_pixels) == (7, 7)
     assert open_sources(DataArguments(dataset=images)).train.max_image_pixels is None
+
+
+def test_labels_far_too_large_are_told_before_training(tmp_path):
+    for split in ("train", "test"):
+        rows = {"image": [Image.new("L", (8, 8), row) for row in range(4)], "label": [0, 1, 0, 50_000_000]}
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    data = DataArguments(dataset=str(tmp_path), eval_split="test", label_column="label")
+    with pytest.raises(ValueError, match="The labels hold 50,000,000"):
+        open_sources(data)
+    assert open_sources(replace(data, eval_protocols=["knn"])).held_out.num_images == 4

@@ -125,7 +125,16 @@ def test_other_callbacks_are_not_taken_for_one(tmp_path, tiny_resnet):
     build(tmp_path, tiny_resnet, callbacks=[Saves()])
 
 
-@pytest.mark.parametrize(("method", "way_out"), [("push_to_hub", "push_run"), ("predict", "lejepa embed")])
+@pytest.mark.parametrize(
+    ("method", "way_out"),
+    [
+        ("push_to_hub", "push_run"),
+        ("predict", "lejepa embed"),
+        ("prediction_step", "lejepa embed"),
+        ("evaluation_loop", "`evaluate` measures held-out images"),
+        ("hyperparameter_search", "a Trainer with its own `output_dir` for each trial"),
+    ],
+)
 def test_methods_without_an_effect_say_so(tmp_path, method, way_out):
     with pytest.raises(NotImplementedError, match=f"`{method}` .*{re.escape(way_out)}"):
         getattr(monitored(tmp_path), method)()

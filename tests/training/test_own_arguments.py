@@ -30,6 +30,18 @@ def test_other_schedules_train(tmp_path, tiny_resnet, kind):
         ("warmup_stable_decay", None, "num_decay_steps"),
         ("cosine_warmup_with_min_lr", None, "`lr_scheduler_kwargs` None do not make a schedule"),
         ("cosine", "min.json", "`lr_scheduler_kwargs` must be names and values"),
+        (
+            "cosine_with_min_lr",
+            {"min_lr_rate": float("nan")},
+            "kwargs.min_lr_rate` must be a number, got nan",
+        ),
+        (
+            "cosine_with_min_lr",
+            {"min_lr_rate": -1.0},
+            "kwargs.min_lr_rate` must be at least 0, got -1.0",
+        ),
+        ("cosine_with_min_lr", {"min_lr": 1.0}, "would reach .* times `learning_rate`, which must stay in"),
+        ("inverse_sqrt", {"timescale": 0}, "division by zero"),
     ],
 )
 def test_kwargs_that_do_not_fit_are_refused_by_name(tmp_path, kind, given, message):

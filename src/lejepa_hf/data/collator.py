@@ -2,6 +2,7 @@
 
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 
 from .batch import BROKEN, GLOBAL_VIEWS, POSITION, PROBE_LABELS, Batch, tensors_of_views
@@ -15,6 +16,9 @@ Example: TypeAlias = dict[str, Any]
 class MultiCropCollator:
     """
     Cuts the views of each row and stacks them. Runs in the loader's workers, where rows arrive undecoded.
+
+    In a plain `DataLoader` each epoch has new views, which follow from `torch.manual_seed`; rows with `epoch` and
+    `index`, as [`~data.streaming.EndlessRows`] gives them to the Trainer, have the views that these numbers fix.
 
     Args:
         transform ([`MultiCropTransform`], *optional*): Cuts the views; the published ImageNet settings if missing.
@@ -33,8 +37,8 @@ class MultiCropCollator:
         Make a batch of rows.
 
         Args:
-            examples (`list[dict]`): Rows with an image, and optionally `epoch` and `index`, which fix its views, and
-                `where`, which names it; or what the transform returned already.
+            examples (`list[dict]`): Rows with an image, and optionally `epoch` and `index`, which together fix its
+                views, and `where`, which names it; or what the transform returned already.
 
         Returns:
             [`~data.batch.Batch`]: Views and their random numbers; with `label_column` also `probe_labels`, which the
@@ -70,7 +74,7 @@ class MultiCropCollator:
         if self.label_column not in example:
             raise KeyError(f"`label_column` {self.label_column!r} is not in the row, which has {sorted(example)}.")
         label = example[self.label_column]
-        return label if isinstance(label, int) else -1
+        return int(label) if isinstance(label, int | np.integer) and 0 <= label < 2**63 else -1
 
     def _try(self, example: Example) -> Batch | str:
         """Views of a row, or why there are none."""
@@ -86,5 +90,6 @@ class MultiCropCollator:
             return cast("Batch", example)
         if self.image_column not in example:
             raise KeyError(f"`image_column` {self.image_column!r} is not in the row, which has {sorted(example)}.")
-        epoch, index = identity.get("epoch", 0), identity.get("index", 0)
-        return self.transform(example[self.image_column], epoch=epoch, index=index)
+        is_fixed = "epoch" in identity and "index" in identity  # one of them alone is a column of the user's
+        numbers = {name: identity[name] for name in ("epoch", "index")} if is_fixed else {}
+        return self.transform(example[self.image_column], **numbers)

@@ -1,5 +1,6 @@
 """What a dataset of rows is: map-style, a stream or a mixture; how many rows and classes it has."""
 
+import logging
 from collections.abc import Sized
 from dataclasses import dataclass
 from math import inf
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
 
 Stream: TypeAlias = "IterableDataset"
 Opened: TypeAlias = "Dataset | IterableDataset"
+
+
+logger = logging.getLogger("lejepa_hf")
+
+_FEW = 100_000  # numbers below it cost little, even if most of them are not used
 
 
 class MapStyle(Protocol):
@@ -68,8 +74,8 @@ def count_rows(dataset: Rows) -> int | None:
 
 def count_classes(dataset: Rows, label_column: str) -> int | None:
     """
-    Number of classes in the labels of a dataset, None if they are not class numbers or the dataset does not say how
-    many.
+    Number of classes in the labels of a dataset, None if they are not class numbers, the dataset does not say how
+    many, or [`has_gaps`].
     """
     from datasets import ClassLabel, Dataset, IterableDataset, Value
 
@@ -81,4 +87,17 @@ def count_classes(dataset: Rows, label_column: str) -> int | None:
     is_number = isinstance(feature, ClassLabel | Value) and feature.dtype.startswith(("int", "uint"))
     if not isinstance(dataset, Dataset) or not is_number:
         return None
-    return max(2, 1 + max((label for label in dataset[label_column] if label is not None), default=0))
+    labels = {label for label in dataset[label_column] if label is not None}
+    largest = max(labels, default=0)
+    if has_gaps(largest, len(labels)):
+        logger.warning(
+            f"`label_column` {label_column!r} holds {largest:,}, but only {len(labels):,} different numbers: they are "
+            "not used as class numbers while training. `class_encode_column` of `datasets` numbers classes from 0."
+        )
+        return None
+    return max(2, 1 + largest)
+
+
+def has_gaps(largest: int, num_different: int) -> bool:
+    """Whether labels are far too large for class numbers that count from 0: classifiers have a row for each number."""
+    return largest >= max(_FEW, 10 * num_different)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch.nn import functional as F
 
+from ..system.number_range import whole
 from .batch import GLOBAL_PHOTOMETRIC, GLOBAL_VIEWS, LOCAL_PHOTOMETRIC, LOCAL_VIEWS, Batch
 from .decoding import Encoded, load_upright, open_image, stored_size, upright_size
 from .photometric import NUM_UNIFORMS
@@ -50,13 +51,16 @@ def random_boxes(
 @dataclass(frozen=True)
 class MultiCropTransform(ViewSettings):
     """
-    Cuts the views of an image. Everything random follows from `(seed, epoch, index)` alone.
+    Cuts the views of an image. With an epoch or index everything random follows from `(seed, epoch, index)` alone, as
+    in [`LeJEPATrainer`], whose rows have both. Without them each call draws new views from torch's global generator:
+    they are repeated after `torch.manual_seed`, and differ between the workers of a `DataLoader`.
 
     Crops are uint8. Their random numbers for flip, colours, blur and solarisation are drawn here; these operations and
     the normalisation are applied to the batch on the device, by [`~data.photometric.apply_photometric`].
 
     Args:
-        seed (`int`, *optional*, defaults to 0): Seed of the run; the other fields are those of [`ViewSettings`].
+        seed (`int`, *optional*, defaults to 0): Seed of the run, in [0, 2^32), for calls with an epoch or index. The
+            other fields are those of [`ViewSettings`].
 
     Example:
 
@@ -72,19 +76,24 @@ class MultiCropTransform(ViewSettings):
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole(0, 2**32 - 1).check("seed", self.seed)
+
     @classmethod
     def from_settings(cls, settings: ViewSettings, seed: int) -> "MultiCropTransform":
         """A transform with these settings."""
         return cls(**{item.name: vars(settings)[item.name] for item in fields(ViewSettings)}, seed=seed)
 
-    def __call__(self, image: Encoded, epoch: int = 0, index: int = 0) -> Batch:
+    def __call__(self, image: Encoded, epoch: int | None = None, index: int | None = None) -> Batch:
         """
         Cut the views of an image.
 
         Args:
             image: Anything that [`~data.decoding.open_image`] takes.
-            epoch (`int`, *optional*, defaults to 0): Pass over the data; the next one gives other views.
-            index (`int`, *optional*, defaults to 0): The image's number in the dataset, or a hash of its bytes.
+            epoch (`int`, *optional*): Pass over the data; the next one gives other views. 0 if only `index` is given.
+            index (`int`, *optional*): The image's number in the dataset, or a hash of its bytes. 0 if only `epoch` is
+                given. Without both, each call gives other views.
 
         Returns:
             [`~data.batch.Batch`] without its first axis; C is the length of `image_mean`.
@@ -94,7 +103,7 @@ class MultiCropTransform(ViewSettings):
         """
         opened = open_image(image, self.num_channels, self.pixel_range, self.max_image_pixels)
         width, height = upright_size(opened)
-        rng = np.random.Generator(np.random.Philox(key=[self.seed << 32 | epoch, index]))
+        rng = np.random.Generator(np.random.Philox(key=self._key(epoch, index)))
         numbers = [self.num_global_views, self.num_local_views]
         # One call for all views: for tiny images the calls cost more than the pixels.
         scale = np.repeat([self.global_crop_scale, self.local_crop_scale], numbers, axis=0)
@@ -112,6 +121,12 @@ class MultiCropTransform(ViewSettings):
         if self.num_local_views:
             views |= {LOCAL_VIEWS: stack_channels_last(list(crops)), LOCAL_PHOTOMETRIC: uniforms[1]}
         return views
+
+    def _key(self, epoch: int | None, index: int | None) -> list[int]:
+        """The two numbers that fix the views of an image."""
+        if epoch is None and index is None:
+            return torch.randint(2**63 - 1, (2,)).tolist()
+        return [self.seed << 32 | (epoch or 0), index or 0]
 
 
 def stack_channels_last(images: list[torch.Tensor]) -> torch.Tensor:

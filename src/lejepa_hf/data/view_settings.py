@@ -1,16 +1,33 @@
 """ViewSettings: how views of an image are cut and coloured."""
 
 from dataclasses import dataclass, field
-from math import inf
 
-_LEAST = {"num_global_views": 1, "num_local_views": 0, "global_crop_size": 1, "local_crop_size": 1}
-# Largest values of fields that begin at 0.
-_LIMITS = {
-    **dict.fromkeys(("brightness_jitter", "contrast_jitter", "saturation_jitter"), 1),
-    **{f"{name}_probability": 1 for name in ("horizontal_flip", "color_jitter", "grayscale", "blur", "solarize")},
-    "hue_jitter": 0.5,
-    "solarize_threshold": 255,
+from ..system.number_range import NumberRange, whole
+
+_SHARE = NumberRange(0, 1)
+_RANGES = {
+    "num_global_views": whole(1, 65536),
+    "num_local_views": whole(0, 65536),
+    "global_crop_size": whole(1, 16384),
+    "local_crop_size": whole(1, 16384),
+    **dict.fromkeys(("brightness_jitter", "contrast_jitter", "saturation_jitter"), _SHARE),
+    **{f"{name}_probability": _SHARE for name in ("horizontal_flip", "color_jitter", "grayscale", "blur", "solarize")},
+    "hue_jitter": NumberRange(0, 0.5),
+    "solarize_threshold": NumberRange(0, 255),
 }
+# Least and largest number in fields of two; regions beyond these have no pixel in small images.
+_INTERVALS = {
+    "global_crop_scale": (1e-6, 1.0),
+    "local_crop_scale": (1e-6, 1.0),
+    "crop_aspect_ratio": (0.01, 100.0),
+    "blur_sigma": (1e-6, 1000.0),
+}
+_OF_CHANNELS = {
+    "image_mean": NumberRange(0, 1, way_out="it is for pixels in [0, 1], so divide values for [0, 255] by 255"),
+    "image_std": NumberRange(1e-6, 10, way_out="it is for pixels in [0, 1], so divide values for [0, 255] by 255"),
+}
+_LARGEST_PIXEL = 1e30  # far within the 32-bit floats in which pixels are scaled
+_FINEST_RANGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -21,9 +38,12 @@ class ViewSettings:
     Args:
         num_global_views (`int`): Number of large crops of an image, at least 1. All views predict their mean.
         num_local_views (`int`): Number of small crops of an image, 0 for none.
-        global_crop_size, local_crop_size (`int`): Side in pixels of a large and of a small crop.
-        global_crop_scale, local_crop_scale (`list[float]`): Smallest and largest share of the image area in a crop.
-        crop_aspect_ratio (`list[float]`): Smallest and largest width over height of the cut region.
+        global_crop_size, local_crop_size (`int`): Side in pixels of a large and of a small crop, at most
+            16384.
+        global_crop_scale, local_crop_scale (`list[float]`): Smallest and largest share of the image area in a
+            crop, in [1e-6, 1].
+        crop_aspect_ratio (`list[float]`): Smallest and largest width over height of the cut region, in
+            [0.01, 100].
         horizontal_flip_probability (`float`): Probability of a horizontal flip; 0 for digits, for example.
         color_jitter_probability (`float`): Probability of the four jitters together, which come in random order.
         brightness_jitter, contrast_jitter, saturation_jitter (`float`): x; factors are from `[1 - x, 1 + x]`.
@@ -37,7 +57,8 @@ class ViewSettings:
         image_mean (`list[float]`): Mean of each channel for pixels in [0, 1], subtracted last. Its length is the
             number of channels of the views: 3 for RGB, 1 for greyscale, others for satellite images, say. Without
             3 channels saturation, hue and grayscale do nothing, and contrast blends with the mean over all of them.
-        image_std (`list[float]`): Standard deviation of each channel, by which the difference is divided.
+        image_std (`list[float]`): Standard deviation of each channel, by which the difference is divided, in
+            [1e-6, 10].
         pixel_range (`list[float]`, *optional*): Values that become 0 and 255 in arrays and in 16-bit and float images;
             others are clipped. If missing, the whole range of 8- and 16-bit integers, and [0, 1] for floats.
         max_image_pixels (`int`, *optional*): Width times height of the largest image that is decoded, also after an
@@ -74,35 +95,43 @@ class ViewSettings:
     max_image_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        values = vars(self)
-        for name, least in _LEAST.items():
-            if values[name] < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {values[name]}.")
+        for name, accepted in _RANGES.items():
+            accepted.check(name, vars(self)[name])
+        if self.max_image_pixels is not None and self.max_image_pixels < 1:
+            raise ValueError(f"`max_image_pixels` must be at least 1, got {self.max_image_pixels}.")
         if self.num_global_views + self.num_local_views < 2:
             raise ValueError("`num_global_views` + `num_local_views` must be at least 2: one view predicts nothing.")
         if self.num_local_views and self.local_crop_size > self.global_crop_size:
             larger = f"{self.local_crop_size} is larger than `global_crop_size` {self.global_crop_size}"
             raise ValueError(f"`local_crop_size` {larger}: swap them, or set `num_local_views: 0`.")
-        for name in ("global_crop_scale", "local_crop_scale", "crop_aspect_ratio", "blur_sigma"):
-            bounds = values[name]
-            limit = 1.0 if name.endswith("scale") else inf
-            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= limit:
-                raise ValueError(f"`{name}` must be [smallest, largest] with 0 < smallest <= largest, got {bounds}.")
-        for name, limit in _LIMITS.items():
-            if not 0 <= values[name] <= limit:
-                raise ValueError(f"`{name}` must be in [0, {limit}], got {values[name]}.")
+        for name, (low, high) in _INTERVALS.items():
+            bounds = vars(self)[name]
+            if len(bounds) != 2 or not low <= bounds[0] <= bounds[1] <= high:
+                wanted = f"[smallest, largest] with {low:g} <= smallest <= largest <= {high:g}"
+                raise ValueError(f"`{name}` must be {wanted}, got {bounds}.")
         smallest = self.local_crop_size if self.num_local_views else self.global_crop_size
-        if self.blur_kernel_size % 2 == 0 or (self.blur_probability and self.blur_kernel_size // 2 >= smallest):
+        size = self.blur_kernel_size
+        if not size > 0 or size % 2 != 1 or (self.blur_probability and size // 2 >= smallest):
             limits = f"must be odd and less than twice the smallest crop, {smallest} pixels"
-            raise ValueError(f"`blur_kernel_size` {limits}, got {self.blur_kernel_size}.")
+            raise ValueError(f"`blur_kernel_size` {limits}, got {size}.")
+        self._check_channels()
+
+    def _check_channels(self) -> None:
         mean, std = self.image_mean, self.image_std
-        if not 0 < len(mean) == len(std) or min(std) <= 0:
-            raise ValueError(f"`image_mean` and `image_std` must be equally long, the latter positive: {mean}, {std}.")
+        if not 0 < len(mean) == len(std):
+            raise ValueError(f"`image_mean` and `image_std` must be equally long, got {mean} and {std}.")
+        for name, accepted in _OF_CHANNELS.items():
+            for value in vars(self)[name]:
+                accepted.check(name, value)
         bounds = self.pixel_range
-        if bounds is not None and (len(bounds) != 2 or not -inf < bounds[0] < bounds[1] < inf):
-            raise ValueError(f"`pixel_range` must be [low, high] with low < high, got {bounds}.")
-        if self.max_image_pixels is not None and self.max_image_pixels < 1:
-            raise ValueError(f"`max_image_pixels` must be at least 1, got {self.max_image_pixels}.")
+        if bounds is None:
+            return
+        largest = max(map(abs, bounds), default=0)
+        is_usable = len(bounds) == 2 and largest <= _LARGEST_PIXEL
+        if not is_usable or not bounds[1] - bounds[0] > max(_FINEST_RANGE * largest, 1 / _LARGEST_PIXEL):
+            raise ValueError(
+                f"`pixel_range` must be [low, high] with low < high, which 32-bit floats tell apart, got {bounds}."
+            )
 
     @property
     def num_channels(self) -> int:

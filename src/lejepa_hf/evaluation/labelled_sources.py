@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..data.array_columns import is_array
+from ..data.dataset_kinds import has_gaps
 from ..data.image_source import ImageSource, is_image
 from ..data.sources import load_source
 from .dataset_presets import DatasetPreset, find_preset
@@ -126,5 +127,15 @@ def select_rows(source: ImageSource, rows: Sequence[int] | np.ndarray) -> ImageS
 
 
 def count_classes(*labels: np.ndarray | torch.Tensor) -> int:
-    """Number of classes of several sets of class numbers, which count from 0."""
-    return max(int(of_set.max()) for of_set in labels) + 1
+    """
+    Number of classes of several sets of class numbers, which count from 0. ValueError for a number so large that a
+    classifier with a row for each number would be almost empty.
+    """
+    different = {int(label) for of_set in labels for label in np.unique(np.asarray(of_set))}
+    largest = max(different, default=0)
+    if has_gaps(largest, len(different)):
+        raise ValueError(
+            f"The labels hold {largest:,}, but only {len(different):,} different numbers: number the classes from 0, "
+            "for which `datasets` has `class_encode_column`, or leave out the protocols `linear` and `fine-tune`."
+        )
+    return largest + 1

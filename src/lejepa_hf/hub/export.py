@@ -1,5 +1,6 @@
 """A finished run or model -> an encoder folder of the backbone's native class, which loads without this package."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ..model.architecture import is_timm, native_image_size, num_channels
 from ..model.native_class import as_native_class
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from ..system.durable_files import complete_folder
-from ..system.run_folder import RunFolder, step_of
+from ..system.run_folder import RunFolder, step_of, write_json
 from ..training.encoder_average import load_average
 from .model_card import is_in_training, write_model_card
 from .trained_model import read_trained_model, trained_folder
@@ -21,6 +22,8 @@ logger = logging.get_logger(__name__)
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # Files that an earlier export may have left: more parts of weights, or ONNX.
 _OF_OTHER_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "model.onnx*")
+# Of transformers, and of timm's wrapper, which writes the names LABEL_0 and LABEL_1 even without a head.
+_OF_A_HEAD = ("id2label", "label2id", "label_names", "num_classes")
 
 
 def build_processor(
@@ -111,11 +114,21 @@ def export_encoder(
         # Under timm's own names, as in its repositories: timm reads them without the wrapper, the wrapper does too.
         network = standalone.get_submodule("timm_model") if is_timm(standalone.config) else None
         standalone.save_pretrained(aside, state_dict=network.state_dict() if network is not None else None)
+        _drop_head(aside / "config.json")
         for file in aside.glob("*.safetensors"):  # safetensors makes them readable by their owner only
             shutil.copymode(aside / "config.json", file)
         processor.save_pretrained(aside)
         write_model_card(aside, run, is_final=is_final, ema_decay=ema_decay)
     return folder
+
+
+def _drop_head(config: Path) -> None:
+    """Take the classes of a head out of a config: a classifier that starts from the encoder would get their names."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in values.items() if name not in _OF_A_HEAD}
+    if "num_classes" in values:
+        kept["num_classes"] = 0  # the wrapper cannot do without it
+    write_json(config, kept)
 
 
 def _processor_of(encoder: LeJEPAModel, source: Path | None) -> BaseImageProcessor:

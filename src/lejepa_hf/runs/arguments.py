@@ -9,10 +9,21 @@ from typing import Any
 
 from ..configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from ..data.view_settings import ViewSettings
+from ..system.number_range import NumberRange, whole
 from ..system.run_folder import plain
 from ..training_args import LeJEPATrainingArguments
 
 _LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "other")
+_CROP_RATIO = NumberRange(0.1, 1)  # below it images are enlarged tenfold, to be cut again
+_WIDTH = whole(1, 2**20)
+_SIZES = {
+    "token_drop_rate": NumberRange(0, 1, without=(1,)),
+    "sigreg_weight": NumberRange(0, 1),
+    "num_slices": whole(1, 2**20),
+    "num_knots": whole(2, 2**12),
+    "t_max": NumberRange(0.1, 1000, way_out="SIGReg is almost 0 for any projections where `t_max` is almost 0"),
+}
+_LARGEST_KNOT_DISTANCE = 3.0  # knots are weighed by exp(-t^2 / 2)
 _NOT_OF_THE_CONFIG = ("backbone_config", "pretrained_backbone", "continue_from", "license")
 
 
@@ -66,12 +77,27 @@ class ModelArguments:
                 f"{'neither' if self.backbone_config is None else 'both'}."
             )
         _check_license(self.license)
+        _check_sizes(self)
         if self.backbone_config is not None:
             _check_backbone_keys(self.backbone_config)
 
     def config_kwargs(self) -> dict[str, Any]:
         """The fields that belong to [`LeJEPAConfig`], without the backbone."""
         return {name: value for name, value in vars(self).items() if name not in _NOT_OF_THE_CONFIG}
+
+
+def _check_sizes(model: ModelArguments) -> None:
+    """Refuse numbers too large for any machine, and knots between which the statistic would see nothing."""
+    for name, accepted in _SIZES.items():
+        accepted.check(name, vars(model)[name])
+    for width in model.projector_dims:
+        _WIDTH.check("projector_dims", width)
+    distance = model.t_max / (model.num_knots - 1)
+    if distance > _LARGEST_KNOT_DISTANCE:
+        raise ValueError(
+            f"`num_knots` {model.num_knots} on [0, `t_max` {model.t_max}] are {distance:g} apart, where all but the "
+            f"first weigh nothing: at most {_LARGEST_KNOT_DISTANCE}, so raise `num_knots` or lower `t_max`."
+        )
 
 
 def _check_license(given: str | None) -> None:
@@ -113,7 +139,7 @@ class DataArguments(ViewSettings):
         streaming (`bool`): Read images during training instead of downloading them first.
         image_column (`str`, *optional*): Column of the images; found by its type if missing.
         label_column (`str`, *optional*): Column of the labels, for the evaluation only; found by its type if missing.
-        eval_crop_ratio (`float`): Share of the resized side that the evaluation's centre crop keeps, in (0, 1].
+        eval_crop_ratio (`float`): Share of the resized side that the evaluation's centre crop keeps, in [0.1, 1].
         eval_protocols (`list[str]`): Any of `linear`, `knn`, `few-shot`, `logistic`, `retrieval`.
     """
 
@@ -137,8 +163,7 @@ class DataArguments(ViewSettings):
             raise ValueError(
                 f"`dataset` is missing{use}: 'digits', a Hub dataset id, a folder of images, Parquet or tar files."
             )
-        if not 0 < self.eval_crop_ratio <= 1:
-            raise ValueError(f"`eval_crop_ratio` must be in (0, 1], got {self.eval_crop_ratio}.")
+        _CROP_RATIO.check("eval_crop_ratio", self.eval_crop_ratio)
 
 
 @dataclass(frozen=True)

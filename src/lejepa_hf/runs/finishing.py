@@ -40,7 +40,8 @@ class RunNotFinished(Exception):
 
 def finish_run(recipe: Recipe, facts: dict[str, Any], held_out: ImageSource | None) -> None:
     """
-    Export, evaluate and draw, then log where everything is. For one process; nothing that fails stops another part.
+    Export, evaluate and draw, then log where everything is. For one process; nothing that fails stops another part,
+    and a picture that cannot be drawn is only left out.
 
     Args:
         recipe ([`Recipe`]): Recipe of the run; its `output_dir` contains `pretraining/` and `metrics.jsonl`.
@@ -77,8 +78,8 @@ def _parts(
     parts: dict[str, Callable[[], object]] = {"encoder/": partial(export_encoder, run.path)}
     if decay:
         parts["encoder_averaged/"] = partial(export_encoder, run.path, averaged=True)
-    parts["losses.png"] = partial(draw_losses, run.path)
-    parts["pca_maps.png"] = partial(picture_patches, run.path, recipe)
+    parts["losses.png"] = partial(_draw, "losses", draw_losses, run.path)
+    parts["pca_maps.png"] = partial(_draw, "pca_maps", picture_patches, run.path, recipe)
     if held_out is not None:
         parts["the evaluation"] = partial(_evaluate, run, recipe, facts, held_out)
     parts["statistics.json"] = partial(measure_projections, run.path, recipe)
@@ -133,10 +134,21 @@ def _evaluate(run: RunFolder, recipe: Recipe, facts: dict[str, Any], held_out: I
     if averaged is not None:
         content["averaged_encoder"] = results[AVERAGED]
     write_json(run.results, content)
-    draw_few_shot(run.path, results)
-    draw_embeddings(run.path, embedded.embeddings, embedded.labels, held_out.class_names)
-    draw_confusion(run.path, embedded.labels, nearest_vote(bank, embedded), held_out.class_names)
-    picture_neighbours(run.path, (train, bank), (held_out, embedded))
+    names, predictions = held_out.class_names, nearest_vote(bank, embedded)
+    _draw("few_shot", draw_few_shot, run.path, results)
+    _draw("embeddings", draw_embeddings, run.path, embedded.embeddings, embedded.labels, names)
+    _draw("confusion", draw_confusion, run.path, embedded.labels, predictions, names)
+    _draw("neighbours", picture_neighbours, run.path, (train, bank), (held_out, embedded))
+
+
+def _draw(name: str, draw: Callable[..., object], *arguments: object) -> None:
+    """Draw a picture of a run. Whatever in the data it cannot draw, it may not cost the run more than this picture."""
+    try:
+        draw(*arguments)
+    except OSError:  # about the disk, and mended by the same command
+        raise
+    except Exception as error:  # its data are those of strangers, its libraries not ours
+        logger.warning(f"pictures/{name}.png is left out: {reason_of(error)}", exc_info=True)
 
 
 def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) -> EmbeddingStatistics:
@@ -156,7 +168,7 @@ def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) 
     projections = extract_projections(model, rows, collator, batch_size)
     statistics = embedding_statistics(projections, num_knots=model.config.num_knots, t_max=model.config.t_max)
     write_json(folder.statistics, {"num_images": statistics.num_images, **statistics.metrics()})
-    draw_gaussianity(run, statistics)
+    _draw("gaussianity", draw_gaussianity, run, statistics)
     return statistics
 
 

@@ -36,6 +36,10 @@ logger = logging.getLogger("lejepa_hf")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class NotTrained(Exception):
+    """A training that made no step, whatever the reason: its random weights are not a result."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """
     `lejepa train RECIPE [--key value ...]`, and train.py in a checkout.
@@ -46,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         `int`: Exit status: 0; 2 with one line on stderr if the recipe, the data, the launch or the folder cannot be
         used; 1 with one line if the loss became NaN or infinite, reading the data failed, a checkpoint cannot be
-        written, or the finished run cannot be pushed; 143 (128 + SIGTERM) if SIGTERM ended it, with a checkpoint.
+        written, no step was made, or the finished run cannot be pushed; 143 (128 + SIGTERM) if SIGTERM ended it, with
+        a checkpoint.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -70,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         try:
             return run(resolved, trainer, held_out)
-        except (FloatingPointError, DataError, CheckpointNotWritten, RunNotFinished) as error:
+        except (FloatingPointError, DataError, CheckpointNotWritten, NotTrained, RunNotFinished) as error:
             sys.stderr.write(f"\nerror: {error}\n")
         except OSError as error:
             if error.errno not in _NO_ROOM:
@@ -152,6 +157,8 @@ def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | 
         step = trainer.state.global_step
         logger.info(f"Stopped by SIGTERM. The same command with `--resume` continues at step {step}.")
         return EXIT_STATUS
+    if trainer.state.global_step == 0:
+        raise NotTrained(f"The training of {folder.path} ended before its first step, so nothing is exported.")
     trainer.save_model(str(folder.pretraining))
     if trainer.encoder_average is not None:
         trainer.encoder_average.save_state(folder.pretraining)

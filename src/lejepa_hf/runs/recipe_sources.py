@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from ..data.dataset_kinds import Rows
 from ..data.sources import ImageSource, load_mixture, load_source
-from ..evaluation.labelled_sources import check_labels
+from ..evaluation.labelled_sources import check_labels, count_classes, labels_of
 from .arguments import DataArguments
 
 
@@ -17,13 +17,16 @@ class RunSources(NamedTuple):
 
 
 def open_sources(data: DataArguments) -> RunSources:
-    """Open all images of a run, and refuse an evaluation whose images have no labels."""
+    """Open all images of a run, and refuse an evaluation whose images have no labels that can be used."""
     train, held_out = training_source(data), held_out_source(data)
     if held_out is None:
         return RunSources(train, None, None)
     # The evaluation at the end fits its protocols on labelled training images.
-    for labelled in (held_out, train if data.mixture is None else open_split(data, data.train_split)):
-        check_labels(labelled)
+    labelled = held_out, train if data.mixture is None else open_split(data, data.train_split)
+    for source in labelled:
+        check_labels(source)
+    if "linear" in data.eval_protocols:
+        count_classes(*(labels for source in labelled if (labels := labels_of(source)) is not None))
     dataset: Any = held_out.dataset  # only training images can be a mixture
     for name, wanted in ((held_out.image_column, train.image_column), (held_out.label_column, train.label_column)):
         if name is not None and wanted is not None and name != wanted:

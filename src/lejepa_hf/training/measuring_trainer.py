@@ -18,6 +18,13 @@ from .checkpointing_trainer import CheckpointingTrainer
 from .finite_guard import FiniteGuard
 
 
+def _no_predictions(method: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"`{method}` is not possible in pretraining: export the encoder, then `lejepa embed` or `evaluate_encoder`. "
+        "`evaluate` measures held-out images."
+    )
+
+
 class LogWindow:
     """Losses, images and waiting time of this rank since the last logged row, without waiting for the device."""
 
@@ -101,9 +108,15 @@ class MeasuringTrainer(CheckpointingTrainer):
 
     def predict(self, *args: object, **kwargs: object) -> NoReturn:
         """Refused: pretraining makes no predictions."""
-        raise NotImplementedError(
-            "`predict` is not possible in pretraining: export the encoder, then `lejepa embed` or `evaluate_encoder`."
-        )
+        raise _no_predictions("predict")
+
+    def prediction_step(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refused: pretraining makes no predictions."""
+        raise _no_predictions("prediction_step")
+
+    def evaluation_loop(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refused: the base class would join batches along the axis of the views. Use [`evaluate`]."""
+        raise _no_predictions("evaluation_loop")
 
     def _forward(self, inputs: dict[str, torch.Tensor], step: int, **kwargs: object) -> LeJEPAOutput:
         """A forward pass outside of `training_step`, with the directions of a step."""

@@ -71,3 +71,10 @@ def test_a_class_that_never_voted_is_never_guessed():
     train, test = overlapping_classes(50, 0), overlapping_classes(20, 1)
     test.labels[:] = 7
     assert knn(train, test)["eval_knn_top1"] == 0
+
+
+def test_class_numbers_far_apart_vote_as_others_do():
+    """Each query had a vote for all of 50 million numbers, in 200 GB."""
+    train, test = overlapping_classes(200, 0), overlapping_classes(300, 1)
+    apart = [LabelledEmbeddings(part.embeddings, part.labels * 50_000_000) for part in (train, test)]
+    assert knn(*apart) == knn(train, test)

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 from picture_checks import assert_is_a_picture
 from PIL import Image
 
@@ -46,3 +47,10 @@ def test_scores_alone_and_room_for_many_runs(tmp_path):
     draw(tmp_path, [replace(UNLABELLED[0], run=f"run {k}") for k in range(14)])
     with Image.open(tmp_path / "pictures" / "select.png") as image:
         assert image.height == 816  # 120 pixels an inch
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_names_of_runs(tmp_path):
+    names = ("runs/$^", "_hidden", "猫", "x" * 300)
+    for candidates in (LABELLED, UNLABELLED):
+        draw(tmp_path, [replace(candidates[0], run=name) for name in names], "of $^$ runs")

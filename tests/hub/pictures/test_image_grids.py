@@ -34,3 +34,9 @@ def test_wrong_neighbours_and_names_are_seen(tmp_path):
     assert drawn(tmp_path, [[0, 0, 0, 0]] * 4).read_bytes() == first
     assert drawn(tmp_path, [[0, 0, 0, 1], *[[0, 0, 0, 0]] * 3]).read_bytes() != first
     assert drawn(tmp_path, [[0, 0, 0, 0]] * 4, names=["a name too long to be written out"]).read_bytes() != first
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_class_names(tmp_path):
+    for name in ("$^", "$x$", "猫", "a\nb", "", "\ud83d"):
+        assert drawn(tmp_path, [[0, 0, 1, 0]] * 2, names=[name]).is_file()

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from ...system.devices import default_device
 from ..embeddings.extraction import LabelledEmbeddings
 from ..intervals import top_accuracies
-from ..labelled_sources import count_classes
 from .protocol import OnEmbeddings
 
 # Blocks of the matrix of cosines: 64 MB at a time.
@@ -49,24 +48,25 @@ def _merge(
     return best, rows.gather(1, columns)
 
 
-def vote(cosines: torch.Tensor, labels: torch.Tensor, num_classes: int, temperature: float = 0.07) -> torch.Tensor:
+def vote(cosines: torch.Tensor, labels: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
     """
     Class number of each query by the vote of its neighbours, which weighs `exp(cosine / temperature)`. Cosines to the
     neighbours and their class numbers are of shape (queries, k), nearest first.
     """
     best = []
-    for chunk, classes in zip(cosines.split(_QUERIES), labels.split(_QUERIES), strict=True):
-        votes = torch.zeros(len(chunk), num_classes)
+    classes, places = labels.unique(return_inverse=True)  # numbers may be far apart
+    for chunk, of_chunk in zip(cosines.split(_QUERIES), places.split(_QUERIES), strict=True):
+        votes = torch.zeros(len(chunk), len(classes))
         # Relative to the nearest one: the ranks are the same and a low temperature does not overflow.
-        votes.scatter_add_(1, classes, torch.exp((chunk - chunk[:, :1]) / temperature))
-        best.append(votes.argmax(1))
+        votes.scatter_add_(1, of_chunk, torch.exp((chunk - chunk[:, :1]) / temperature))
+        best.append(classes[votes.argmax(1)])
     return torch.cat(best)
 
 
 def nearest_vote(train: LabelledEmbeddings, test: LabelledEmbeddings) -> torch.Tensor:
     """Class numbers of test images by the vote of their 20 nearest training images, as [`knn`] with its defaults."""
     cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(_DEFAULT_K, len(train.labels)))
-    return vote(cosines, train.labels[rows], count_classes(train.labels, test.labels))
+    return vote(cosines, train.labels[rows])
 
 
 def knn(
@@ -93,10 +93,10 @@ def knn(
     LeJEPA paper has no k-NN.
     """
     cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(max(ks), len(train.labels)))
-    labels, num_classes = train.labels[rows], count_classes(train.labels, test.labels)
+    labels = train.labels[rows]
     results: dict[str, float] = {}
     for k in ks:
-        best = vote(cosines[:, :k], labels[:, :k], num_classes, temperature).unsqueeze(1)
+        best = vote(cosines[:, :k], labels[:, :k], temperature).unsqueeze(1)
         name = "eval_knn" if k == _DEFAULT_K else f"eval_knn{k}"
         results |= top_accuracies(name, best.tolist(), test.labels.tolist())
     return results

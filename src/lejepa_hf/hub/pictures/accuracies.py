@@ -7,6 +7,7 @@ from textwrap import fill
 
 from ...system.run_folder import RunFolder
 from .figure import STYLES, new_subplots, save_figure
+from .legible_names import legible, plain_text
 
 
 def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path | None:
@@ -51,16 +52,16 @@ def draw_scores(path: Path, candidates: Sequence, title: str) -> Path:
                 height = 100 * one.knn_top1 if labelled else number
                 face = colour if one.is_final else "white"
                 axes.plot(one.score, height, marker, color=colour, markerfacecolor=face, markersize=9)
-        axes.plot([], [], marker, color=colour, markersize=9, label=run)
+        axes.plot([], [], marker, color=colour, markersize=9, label=legible(run))
     if labelled:
         axes.set(ylabel="k-NN top-1 in %")
         if len(runs) <= 2 * len(STYLES):
             figure.legend(frameon=False, loc="outside right upper")
     else:
-        axes.set_yticks(range(len(runs)), labels=runs)
+        axes.set_yticks(range(len(runs)), labels=list(map(legible, runs)))
         axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.set(xlabel="held-out loss / sigreg_weight^0.4, the lower the better")
-    axes.set_title(fill(title, 70), fontsize="medium")
+    axes.set_title(plain_text(fill(title, 70)), fontsize="medium")
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

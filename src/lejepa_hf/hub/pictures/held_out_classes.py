@@ -1,49 +1,89 @@
 """Held-out images by class: a map of their embeddings, and the confusion matrix of their classification."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ...system.run_folder import RunFolder
 from .figure import ORANGE, new_subplots, save_figure
+from .legible_names import class_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+logger = logging.getLogger("lejepa_hf")
+
+_MOST_NAMED = 30
 _MOST_NUMBERED = 20
+_MOST_ROWS = 500  # as many as the picture has pixels for
 _NUM_LISTED = 12
+_SAME_DIRECTION = 1e-5  # distances below it are rounding
 
 
 def draw_embeddings(
     run: str | Path, embeddings: torch.Tensor, labels: torch.Tensor, class_names: list[str] | None
-) -> Path:
+) -> Path | None:
     """
     Write `pictures/embeddings.png`: the first 2,000 held-out embeddings `(num_images, dim)` in two dimensions by
-    t-SNE, coloured by labels that training never saw.
+    t-SNE, coloured by labels that training never saw. Embeddings that are zero, NaN or infinite have no place and are
+    left out. None if fewer than two have a place, or all have the same.
     """
     from matplotlib import colormaps
-    from sklearn.manifold import TSNE
 
-    shown, numbers = embeddings[:2000].numpy(), labels[:2000].numpy()
-    perplexity = min(30, (len(numbers) - 1) / 3)
-    points = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(shown)
+    directions, has_one = _directions(embeddings[:2000])
+    left_out = int((~has_one).sum())
+    if left_out:
+        logger.warning(f"pictures/embeddings.png: {left_out} embeddings that are zero, NaN or infinite are left out.")
+    if len(directions) < 2 or (directions - directions[0]).abs().max() < _SAME_DIRECTION:
+        logger.warning("pictures/embeddings.png is left out: the embeddings of all images have one direction or none.")
+        return None
+    points, numbers = _map(directions), labels[:2000][has_one].numpy()
     figure, axes = new_subplots(7, 6)
-    classes = sorted(set(numbers.tolist()))
+    classes, places = np.unique(numbers, return_inverse=True)
     colours = colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
-    for number, label in enumerate(classes):
-        chosen = points[numbers == label]
-        name = class_names[label] if class_names else str(label)
-        axes.scatter(chosen[:, 0], chosen[:, 1], s=16, color=colours(number), label=name, linewidths=0)
-        if len(classes) <= 30:
-            # One of the class's own points: the mean would lie between its clusters.
-            centre = min(chosen.tolist(), key=lambda point: (((chosen - point) ** 2).sum(1) ** 0.5).sum())
-            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "edgecolor": "none"}
-            axes.annotate(name, centre, ha="center", va="center", weight="bold", bbox=box)
+    axes.scatter(points[:, 0], points[:, 1], s=16, color=colours(places), linewidths=0)
+    for number, label in enumerate(classes.tolist() if len(classes) <= _MOST_NAMED else ()):
+        chosen = points[places == number]
+        # One of the class's own points: the mean would lie between its clusters.
+        centre = min(chosen.tolist(), key=lambda point: (((chosen - point) ** 2).sum(1) ** 0.5).sum())
+        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "edgecolor": "none"}
+        name = class_name(label, class_names)
+        axes.annotate(name, centre, ha="center", va="center", weight="bold", bbox=box)
     axes.set(title="Held-out images by t-SNE of their embeddings, coloured by label", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return save_figure(figure, RunFolder(run).picture("embeddings"))
+
+
+def _directions(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit vectors, in fp64, of those rows that have a direction, and which rows these are."""
+    directions = F.normalize(embeddings.double(), dim=1)
+    has_one = directions.isfinite().all(1) & (directions != 0).any(1)
+    return directions[has_one], has_one
+
+
+def _map(directions: torch.Tensor) -> np.ndarray:
+    """t-SNE by cosines, `(num_images, 2)`, of unit vectors in fp64 that are not all the same."""
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30, (len(directions) - 1) / 3)
+    tsne = TSNE(init=_start(directions), perplexity=perplexity, metric="cosine", random_state=0)
+    return tsne.fit_transform(directions.float().numpy())
+
+
+def _start(directions: torch.Tensor) -> np.ndarray:
+    """
+    The first two principal components, scaled as scikit-learn does with `init="pca"`. Its own, in fp32, become NaN for
+    vectors that hardly differ, and t-SNE then ends the process by a segmentation fault.
+    """
+    centred = directions - directions.mean(0)
+    axes = torch.linalg.eigh(centred.T @ centred)[1][:, -2:].flip(1)
+    axes *= axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    components = F.pad(centred @ axes, (0, 2 - axes.shape[1]))
+    return (1e-4 * components / components[:, 0].std()).float().numpy()
 
 
 def draw_confusion(
@@ -54,9 +94,10 @@ def draw_confusion(
     of each true class. A matrix with its numbers; for more than 20 classes without numbers, beside a list of the
     largest confusions.
     """
-    classes = sorted({*labels.tolist(), *predictions.tolist()})
-    names = [class_names[label] if class_names else str(label) for label in classes]
-    shares = _shares(labels, predictions, classes)
+    classes = np.union1d(labels.numpy(), predictions.numpy())
+    names = [class_name(label, class_names) for label in classes.tolist()]
+    confusions = _Confusions(labels, predictions, classes)
+    shares = confusions.matrix()
     accuracy = (labels == predictions).double().mean().item()
     is_numbered = len(classes) <= _MOST_NUMBERED
     side = max(4.5, 0.5 * len(classes) + 1.5) if is_numbered else 5.5
@@ -68,17 +109,41 @@ def draw_confusion(
         _write_numbers(axes, shares, names)
     else:
         axes.set_title("Darker is more, the diagonal is right", fontsize="medium")
-        _list_largest(others[0], shares, names)
+        _list_largest(others[0], confusions.largest(_NUM_LISTED), names)
     figure.suptitle(f"Held-out images by k-NN: {100 * accuracy:.1f} % right. Percent of each true class")
     return save_figure(figure, RunFolder(run).picture("confusion"))
 
 
-def _shares(labels: torch.Tensor, predictions: torch.Tensor, classes: list[int]) -> np.ndarray:
-    """Rows that sum to 1, or to 0 for a class that is only predicted."""
-    counts = np.zeros((len(classes), len(classes)))
-    places = (np.searchsorted(classes, labels.numpy()), np.searchsorted(classes, predictions.numpy()))
-    np.add.at(counts, places, 1)
-    return counts / counts.sum(1, keepdims=True).clip(min=1)
+class _Confusions:
+    """
+    For each pair of a true and a predicted class that occurs, the pair's share of the true class. A matrix of all
+    pairs would not fit into memory for tens of thousands of classes.
+    """
+
+    def __init__(self, labels: torch.Tensor, predictions: torch.Tensor, classes: np.ndarray) -> None:
+        self.num_classes = len(classes)
+        true, predicted = (np.searchsorted(classes, of.numpy()) for of in (labels, predictions))
+        pairs, counts = np.unique(true * self.num_classes + predicted, return_counts=True)
+        self.true, self.predicted = np.divmod(pairs, self.num_classes)
+        self.shares = counts / np.bincount(true, minlength=self.num_classes)[self.true]
+
+    def matrix(self) -> np.ndarray:
+        """
+        Rows that sum to 1, or to 0 for a class that is only predicted. Of many classes each row and column stands for
+        several that follow each other, and shows their mean.
+        """
+        size = min(self.num_classes, _MOST_ROWS)
+        rows, columns = (of * size // self.num_classes for of in (self.true, self.predicted))
+        matrix = np.zeros((size, size))
+        np.add.at(matrix, (rows, columns), self.shares)
+        in_row = np.bincount(np.unique(self.true) * size // self.num_classes, minlength=size)
+        return matrix / in_row[:, None].clip(min=1)
+
+    def largest(self, number: int) -> list[tuple[int, int, float]]:
+        """True class, predicted class and share of the pairs of two classes, the largest first."""
+        wrong = np.flatnonzero(self.true != self.predicted)
+        order = wrong[np.argsort(-self.shares[wrong], kind="stable")[:number]]
+        return [(int(self.true[at]), int(self.predicted[at]), float(self.shares[at])) for at in order]
 
 
 def _write_numbers(axes: "Axes", shares: np.ndarray, names: list[str]) -> None:
@@ -93,13 +158,9 @@ def _write_numbers(axes: "Axes", shares: np.ndarray, names: list[str]) -> None:
                 axes.text(column, row, number, ha="center", va="center", color=colour, fontsize="medium")
 
 
-def _list_largest(axes: "Axes", shares: np.ndarray, names: list[str]) -> None:
-    off_diagonal = shares * (1 - np.eye(len(shares)))
-    order = np.argsort(-off_diagonal, axis=None, kind="stable")[:_NUM_LISTED]
-    pairs = [divmod(int(place), len(names)) for place in order]
-    pairs = [(row, column) for row, column in pairs if off_diagonal[row, column] > 0]
-    axes.barh(range(len(pairs)), [100 * off_diagonal[pair] for pair in pairs], color=ORANGE)
-    axes.set_yticks(range(len(pairs)), labels=[f"{names[row]} → {names[column]}" for row, column in pairs])
+def _list_largest(axes: "Axes", largest: list[tuple[int, int, float]], names: list[str]) -> None:
+    axes.barh(range(len(largest)), [100 * share for _, _, share in largest], color=ORANGE)
+    axes.set_yticks(range(len(largest)), labels=[f"{names[row]} → {names[column]}" for row, column, _ in largest])
     axes.invert_yaxis()
     axes.set(xlabel="% of the true class")
     axes.set_title("Largest confusions", fontsize="medium")

@@ -7,6 +7,7 @@ import torch
 
 from ...system.run_folder import RunFolder
 from .figure import BLUE, ORANGE, as_colours, new_subplots, save_figure
+from .legible_names import class_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,10 +58,10 @@ def draw_neighbours(
     figure, grid = new_subplots(1.1 * (columns + 1), 1.25 * rows + 0.4, rows, columns + 1, squeeze=False)
     for row in range(rows):
         own = query_labels[row]
-        _show(grid[row, 0], queries[row], _name(own, class_names), "black", "bold")
+        _show(grid[row, 0], queries[row], class_name(own, class_names, _LONGEST_NAME), "black", "bold")
         for column in range(columns):
             label = neighbour_labels[row][column]
-            name = _name(label, class_names)
+            name = class_name(label, class_names, _LONGEST_NAME)
             if label == own:
                 _show(grid[row, column + 1], neighbours[row, column], name, BLUE)
             else:
@@ -79,8 +80,3 @@ def _show(
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize="medium", color=colour, weight=weight, pad=3)
     axes.spines[:].set(color=colour, linewidth=frame)
-
-
-def _name(label: int, class_names: list[str] | None) -> str:
-    name = class_names[label] if class_names else str(label)
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
