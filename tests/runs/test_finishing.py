@@ -11,7 +11,7 @@ from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.data.streaming import EndlessRows
 from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
 from lejepa_hf.evaluation.projections import extract_projections
-from lejepa_hf.runs import finishing
+from lejepa_hf.runs import final_evaluation, finishing
 from lejepa_hf.runs.finishing import RunNotFinished, finish_run, measure_projections
 from lejepa_hf.system.run_folder import RunFolder
 
@@ -60,7 +60,7 @@ def test_what_fails_after_training_takes_nothing_else_with_it(untrained, monkeyp
     def fail(*arguments):
         raise PermissionError(13, "Permission denied", "/nonexistent/home")
 
-    monkeypatch.setattr(finishing, "evaluate_with_baselines", fail)
+    monkeypatch.setattr(final_evaluation, "measure_column", fail)
     run = RunFolder(folder)
     run.write_start(recipe.resolved())
     run.metrics.write_text(json.dumps({"step": 1, "prediction_loss": 1.0, "sigreg_loss": 2.0}) + "\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 from .array_columns import is_array, with_arrays
 from .dataset_kinds import Mixture, Opened, count_rows, is_stream
+from .origins import Origin
 from .streaming import EndlessRows
 
 logger = logging.getLogger("lejepa_hf")
@@ -28,6 +29,8 @@ class ImageSource:
         label_column (`str`, *optional*): Column of integer labels, or of masks for segmentation.
         class_names (`list[str]`, *optional*): Names of the labels, if known.
         split, config, revision (`str`, *optional*): Split, configuration and commit of the dataset, where it has them.
+        opened (pair of dataset and [`Origin`], *optional*): Where the rows of a dataset come from. It says nothing
+            about this source once `dataset` is another one, a selection for example.
     """
 
     dataset: Opened
@@ -38,6 +41,7 @@ class ImageSource:
     split: str | None = None
     config: str | None = None
     revision: str | None = None
+    opened: tuple[Opened, Origin] | None = None
 
     @property
     def is_stream(self) -> bool:
@@ -48,6 +52,13 @@ class ImageSource:
     def num_images(self) -> int | None:
         """Number of images, None for a stream that does not say."""
         return count_rows(self.dataset)
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Where its images come from, one origin for each dataset of a mixture; empty if it is not known."""
+        if isinstance(self.dataset, Mixture):
+            return self.dataset.origins
+        return [self.opened[1]] if self.opened is not None and self.opened[0] is self.dataset else []
 
     @property
     def features(self) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
 from ..model.architecture import forward_kwargs, is_timm, native_image_size, num_channels
+from ..model.loading_errors import refuse_not_finite
 from ..model.pooling import final_states, pool
 from ..system.durable_files import complete_folder
 from ..system.error_text import reason_of
@@ -81,6 +82,7 @@ def _read(folder: Path) -> _Encoder:
     # for itself.
     attention = {} if is_timm(config) else {"attn_implementation": "eager"}
     encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **attention).eval()
+    refuse_not_finite("encoder", folder, encoder)
     processor = AutoImageProcessor.from_pretrained(folder).to_dict()
     size = (processor.get("crop_size") or processor["size"])["height"]
     return _Encoder(encoder, size).eval()

@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..configuration_lejepa import LeJEPAConfig
+from ..model.loading_errors import refuse_not_finite
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.distributed import read_shards_
 from ..system.run_folder import RunFolder
@@ -32,8 +33,14 @@ def trained_folder(run: str | Path) -> Path:
 def read_trained_model(folder: Path) -> LeJEPAForPreTraining:
     """
     The model in a folder from [`trained_folder`], with its trained weights, on the CPU. Checkpoints of FSDP are read
-    without starting processes. ValueError if weights are missing or cannot be read.
+    without starting processes. ValueError if weights are missing, cannot be read, or are NaN or infinite.
     """
+    model = _read(folder)
+    refuse_not_finite("run", folder, model)
+    return model
+
+
+def _read(folder: Path) -> LeJEPAForPreTraining:
     try:
         if any(folder.glob("model*.safetensors")):
             return LeJEPAForPreTraining.from_pretrained(folder)

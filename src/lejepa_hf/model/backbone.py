@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .architecture import is_timm, setting, without_pooler
-from .loading_errors import explained, refuse_unfilled
+from .loading_errors import explained, refuse_not_finite, refuse_unfilled
 from .tracing import without_weights
 
 
@@ -59,17 +59,21 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
     A pretrained backbone in fp32 for a warm start, without its learned pooler if it has one.
 
     `name_or_path` is a Hub id or a folder that `AutoModel.from_pretrained` accepts; of a model of text and images
-    (CLIP, SigLIP) the vision part is taken. A checkpoint that is missing or incomplete raises a `ValueError`.
+    (CLIP, SigLIP) the vision part is taken. A checkpoint that is missing, incomplete or not finite raises a
+    `ValueError`.
     """
     if _config_of(name_or_path).model_type == "lejepa":
         with explained("pretrained_backbone", name_or_path):
-            return AutoModel.from_pretrained(name_or_path, dtype=torch.float32).backbone
+            backbone = AutoModel.from_pretrained(name_or_path, dtype=torch.float32).backbone
+        refuse_not_finite("pretrained_backbone", name_or_path, backbone)
+        return backbone
     config = pretrained_config(name_or_path)
     with explained("pretrained_backbone", name_or_path):
         backbone, loaded = AutoModel.from_pretrained(
             name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **without_pooler(config)
         )
     refuse_unfilled("pretrained_backbone", name_or_path, config.model_type, loaded)
+    refuse_not_finite("pretrained_backbone", name_or_path, backbone)
     return backbone
 
 
