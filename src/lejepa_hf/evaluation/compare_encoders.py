@@ -51,7 +51,7 @@ def compare_encoders(
         "train": _describe(splits[0]),
         "eval": _describe(splits[1]),
         "shared_images": vars(count_shared(splits[1], splits[0])),
-        "protocols": [*protocols],
+        "protocols": [one if isinstance(one, str) else one.name for one in protocols],
         "settings": {name: value for name, value in settings.items() if value is not None and name != "cache_dir"},
         "versions": package_versions(),
         "processes": world_size(),
