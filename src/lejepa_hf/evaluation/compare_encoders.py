@@ -15,12 +15,13 @@ from .encoder_loading import load_encoder
 from .evaluate_encoder import checked_protocols, measure
 from .feature_extractor import FeatureExtractor
 from .labelled_sources import count_shared
+from .protocols.protocol import Protocol
 
 
 def compare_encoders(
     encoders: Sequence[str | Path],
     splits: tuple[ImageSource, ImageSource],
-    protocols: Sequence[str] = ("linear", "knn"),
+    protocols: Sequence[str | Protocol] = ("linear", "knn"),
     out: str | Path | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def compare_encoders(
     Args:
         encoders (`Sequence[str | Path]`): Folders or Hub ids.
         splits (pair of [`ImageSource`]): Sources from [`~evaluation.labelled_sources.labelled_sources`].
-        protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): As in `evaluate_encoder`.
+        protocols (`Sequence[str | Protocol]`, *optional*, defaults to `("linear", "knn")`): As in `evaluate_encoder`.
         out (`str` or `Path`, *optional*): JSON file for the record, checked first and rewritten after each protocol.
         **settings: `batch_size` and `cache_dir` of [`~evaluation.evaluate_encoder.evaluate_encoder`], and settings of
             the protocols.
