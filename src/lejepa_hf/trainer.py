@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,8 +20,9 @@ from transformers.trainer_utils import TrainOutput
 from .data.batch import BROKEN, GLOBAL_VIEWS, PHOTOMETRIC_KEYS, POSITION, PROBE_LABELS
 from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
-from .data.dataset_kinds import count_classes
+from .data.dataset_kinds import Mixture, count_classes, is_stream
 from .data.errors import StreamInterrupted
+from .data.image_contents import checksum_of_rows
 from .data.photometric import apply_photometric
 from .data.reader_state import RankState, ReaderPosition, advance, read_positions, write_position
 from .data.streaming import EndlessRows, prepare_worker
@@ -36,7 +37,14 @@ from .training.callbacks.monitor_registry import build_monitors
 from .training.callbacks.progress import DataHint, LastRow, MetricsFile, ProgressBar
 from .training.checkpoints import resolve_resume
 from .training.compilation import compile_if_requested, left_to_us
-from .training.construction_checks import check_held_out, check_images, check_kinds, check_one_dataset, check_push
+from .training.construction_checks import (
+    check_held_out,
+    check_images,
+    check_kinds,
+    check_not_trained_on,
+    check_one_dataset,
+    check_push,
+)
 from .training.encoder_average import EncoderAverage
 from .training.exact_accumulation import ExactAccumulation
 from .training.launch_checks import check_backend, check_launch, check_shared_folder, describe_launch
@@ -108,6 +116,7 @@ class LeJEPATrainer(MeasuringTrainer):
         global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         num_images = check_images(train_dataset, global_batch)
         check_held_out(eval_dataset, args, collator, processing_class, args.monitors)
+        check_not_trained_on(train_dataset, eval_dataset)
         # What FSDP shards: the backbone's blocks, where the classes' own lists name parts of blocks or nothing at all.
         model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
         super().__init__(
@@ -295,6 +304,8 @@ class LeJEPATrainer(MeasuringTrainer):
                 own = self._start[self.args.process_index]
                 self._broken.num_images, self._broken.num_broken = own.num_images, own.num_broken
         self._states.checkpoint = checkpoint
+        if self.is_world_process_zero():
+            _ = self._data_identity  # now: at a checkpoint the network of a stream may be lost
         logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")
         self._begin_measuring()
         holding = folder.held() if self.is_world_process_zero() else nullcontext()
@@ -316,13 +327,26 @@ class LeJEPATrainer(MeasuringTrainer):
         return self._preemption.stopped
 
     def check_resume(self, checkpoint: str | Path) -> None:
-        """Refuse a checkpoint of a run with another model, seed, batch or views; all differing keys are named."""
+        """Refuse a checkpoint of a run with another model, images, seed, batch or views; all such keys are named."""
         compare_settings(checkpoint, *self._settings())
 
     def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        sizes = {"global_batch": self.global_batch, "images_per_statistic": self._images_per_statistic}
+        sizes: dict[str, int | None] = {"global_batch": self.global_batch}
+        sizes["images_per_statistic"] = self._images_per_statistic
         views, model_config = self.data_collator.transform, self.model.config.to_dict()
-        return run_settings(self.args, model_config, views, **sizes, dataset_images=self._num_images)
+        sizes["dataset_images"] = self._num_images
+        fixed, free = run_settings(self.args, model_config, views, **sizes, **self._data_identity)
+        if isinstance(self.train_dataset, Mixture):
+            free["mixture_weights"] = self.train_dataset.weights
+        return fixed, free
+
+    @cached_property
+    def _data_identity(self) -> dict[str, str]:
+        """The training images by their content, so that they may move; empty if they have none that can be read."""
+        checksum = checksum_of_rows(self.train_dataset, self.data_collator.image_column)
+        # Of a stream other rows count: it is not compared with the same images on disk.
+        key = "stream" if is_stream(self.train_dataset) else "dataset"
+        return {} if checksum is None else {key: f"images with the checksum {checksum[:16]}"}
 
     def _write_parts(self, checkpoint: Path) -> None:
         super()._write_parts(checkpoint)

@@ -4,11 +4,13 @@ from dataclasses import replace
 import datasets
 import pytest
 import torch
+from datasets import concatenate_datasets
 from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.compare_encoders import compare_encoders, format_conditions
 from lejepa_hf.evaluation.evaluate_encoder import evaluate_encoder
+from lejepa_hf.evaluation.protocols.protocol import OnEmbeddings
 from lejepa_hf.hub.export import build_processor
 
 
@@ -56,3 +58,27 @@ def test_broken_images_are_not_counted_as_measured(tmp_path, tiny_resnet, splits
     assert (record["eval"]["images"], record["eval"]["broken"]) == (30, 10)
     assert json.loads(out.read_text(encoding="utf-8"))["eval"]["images"] == 30
     assert "fitted on 60 images (train), measured on 30 of 40 images (test);" in format_conditions(record)
+
+
+class Fails(OnEmbeddings):
+    name = "fails"
+
+    def run(self, train, test):
+        raise MemoryError("no room for it")
+
+
+def test_figures_are_written_as_soon_as_they_exist(tmp_path, tiny_resnet, splits):
+    encoder, out = save_encoder(tmp_path / "encoder", tiny_resnet, 0), tmp_path / "out.json"
+    with pytest.raises(MemoryError):
+        compare_encoders([encoder], splits, ["knn", Fails()], out)
+    results = json.loads(out.read_text(encoding="utf-8"))["encoders"][encoder]["results"]
+    assert results == evaluate_encoder(encoder, splits, ["knn"])
+
+
+def test_training_images_among_the_test_images_are_named(tmp_path, tiny_resnet, splits, caplog):
+    train, test = splits
+    test = replace(test, dataset=concatenate_datasets([test.dataset, train.dataset.select(range(2))]))
+    record = compare_encoders([save_encoder(tmp_path / "encoder", tiny_resnet, 0)], (train, test), ["knn"])
+    assert record["shared_images"] == {"number": 2, "compared": 42}
+    sentence = "2 of 42 held-out images are also training images, byte for byte"
+    assert format_conditions(record).endswith(f"; {sentence}") and caplog.text.count(sentence) == 1

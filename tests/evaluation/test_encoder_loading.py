@@ -67,3 +67,17 @@ def test_a_run_folder_means_its_encoder(folder, tmp_path):
     assert find_encoder(run) == run / "encoder" and find_encoder(run / "encoder") == run / "encoder"
     assert find_encoder("someone/encoder") == "someone/encoder"
     assert load_encoder(run)[0].config.model_type == "resnet"
+
+
+def test_weights_that_are_not_finite_are_named(folder):
+    weights = load_file(folder / "model.safetensors")
+    names = [name for name in weights if name.endswith("convolution.weight")][:4]
+    for name in names:
+        weights[name].view(-1)[0] = float("nan")
+    statistics = next(name for name in weights if name.endswith("running_var"))
+    weights[statistics][0] = float("inf")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    number = sum(value.is_floating_point() for value in weights.values())
+    expected = rf"`encoder` .*: 5 of {number} tensors are not finite \({names[0]}, {names[1]}, {names[2]}, \.\.\.\)"
+    with pytest.raises(ValueError, match=expected):
+        load_encoder(folder)

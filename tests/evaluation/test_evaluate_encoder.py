@@ -7,13 +7,10 @@ from transformers import AutoConfig, AutoModel
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.baselines import AVERAGED, ENCODER, PIXELS, UNTRAINED
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from lejepa_hf.evaluation.embeddings.raw_pixels import raw_pixels
 from lejepa_hf.evaluation.evaluate_encoder import (
-    AVERAGED,
-    ENCODER,
-    PIXELS,
-    UNTRAINED,
     evaluate_encoder,
     evaluate_with_baselines,
     format_table,

@@ -2,10 +2,19 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from datasets import concatenate_datasets
 from PIL import Image
 
+from lejepa_hf.data.shared_images import SharedImages
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.labelled_sources import check_labels, check_pair, count_classes, labelled_sources, labels_of
+from lejepa_hf.evaluation.labelled_sources import (
+    check_labels,
+    check_pair,
+    count_classes,
+    count_shared,
+    labelled_sources,
+    labels_of,
+)
 
 
 @pytest.fixture
@@ -89,3 +98,28 @@ def test_classes_are_counted_up_to_a_number_far_too_large():
         ValueError, match="The labels hold 50,000,000, but only 3 different numbers: number the classes"
     ):
         count_classes(torch.tensor([0, 50_000_000]), np.array([0, 1]))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_splits_with_images_in_common(built, tmp_path, streaming):
+    built.save_to_disk(tmp_path / "saved")
+    splits = [("train", "train"), ("train", "train+held"), ("train", "train[:1]"), ("train[:3]", "train[50%:]")]
+    for train_split, eval_split in splits:
+        pair = labelled_sources(str(tmp_path / "saved"), train_split, eval_split, streaming=streaming)
+        with pytest.raises(ValueError, match=r"evaluated on the same images \((all of )?train"):
+            check_pair(*pair)
+    check_pair(*labelled_sources(str(tmp_path / "saved"), "train[:50%]", "train[50%:]", streaming=streaming))
+
+
+def test_a_stream_given_twice(built):
+    stream = built["train"].to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"evaluated on the same images \(all images\)"):
+        check_pair(load_source(stream), load_source(stream))
+
+
+def test_copies_in_both_splits_are_named(caplog):
+    train, test = labelled_sources("digits")
+    assert count_shared(test, train) == SharedImages(0, 450) and not caplog.messages
+    test.dataset = concatenate_datasets([test.dataset, train.dataset.select(range(3))])
+    assert count_shared(test, train) == SharedImages(3, 453)
+    assert "digits: 3 of 453 held-out images are also training images" in caplog.text

@@ -32,11 +32,11 @@ def finished(tmp_path) -> Path:
     (run / "encoder" / "config.json").write_text("{}", encoding="utf-8")
     recipe = RECIPE | {"output_dir": str(run), "hub_token": TOKEN, "pretrained_backbone": str(Path.home() / "warm")}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    rows = {"LeJEPA encoder": result(0.9876), "same <encoder>, untrained": result(0.5), "raw pixels": result(0.7)}
+    rows = {"LeJEPA <encoder>": result(0.9876), "same encoder, untrained": result(0.5), "raw pixels": result(0.7)}
     facts = {"train_split": "train", "eval_split": "test", "num_train_images": 1347, "num_eval_images": 450}
     facts |= {"steps": 20, "global_batch": 128, "epochs": 1.9, "device": "1 CPU threads", "encoder_parameters": 311200}
     facts |= {"energy_source": "the CPUs", "train_seconds": 18.3, "energy_kwh": 0.0123}
-    results = {"encoder": rows["LeJEPA encoder"], "rows": rows, "table": "", "run": facts}
+    results = {"encoder": rows["LeJEPA <encoder>"], "rows": rows, "table": "", "run": facts}
     (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     metrics = [{"step": s, "prediction_loss": 1 / s, "sigreg_loss": 2.0, "sigreg_over_null": 1.9} for s in (10, 20)]
     held_out = {"step": 20, "eval_loss": 0.123, "eval_prediction_loss": 0.1, "eval_sigreg_loss": 2.5}
@@ -76,7 +76,7 @@ def test_figures_are_those_of_the_run(finished):
     text = Page(path).text
     assert "98.8 % linear top-1" in text and "88.8 % k-NN top-1" in text
     assert "linear top1 98.8 ± 1.2 50.0 ± 1.2 70.0 ± 1.2 knn top1 88.8 40.0 60.0" in text
-    assert "same <encoder>, untrained" in text  # escaped, not taken for an element
+    assert "LeJEPA <encoder>" in text  # escaped, not taken for an element
     assert "20 steps of 128 images (1.9 passes over them) in 18 s on one CPU thread; 311,200 parameters" in text
     assert "0.0123 kWh of the CPUs" in text
     assert "1.90 SIGReg of the last batches" in text
@@ -158,3 +158,17 @@ def test_in_a_browser(finished, tmp_path):
         sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
         asked = [url for url in sent if not url.startswith(("data:", "chrome:"))]
         assert asked == [path.as_uri()]
+
+
+def test_what_is_not_held_out_or_not_measured_is_named(finished):
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    del results["rows"]["raw pixels"]
+    results["run"]["shared_images"] = {"number": 2, "compared": 450}
+    (finished / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    row = {"step": 20, "eval_loss": 1.0, "eval_prediction_loss": 0.1, "eval_sigreg_loss": 2.5, "eval_shared_images": 7}
+    with (finished / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    text = Page(write_report(finished)).text
+    assert "2 of 450 held-out images are also training images, byte for byte: the figures overstate" in text
+    assert "7 of the compared images are also training images, byte for byte: these figures are not held out" in text
+    assert "The baseline 'raw pixels': the run's own command with --resume measures it." in text

@@ -73,3 +73,12 @@ def test_an_empty_folder_of_shards_is_named(tmp_path, model):
     (tmp_path / "pytorch_model_fsdp_0").mkdir()
     with pytest.raises(ValueError, match="The weights in .* cannot be read .*: choose another checkpoint"):
         read_trained_model(tmp_path)
+
+
+def test_weights_that_are_not_finite(tmp_path, model):
+    with torch.no_grad():
+        next(model.projector.parameters())[0] = torch.nan
+    model.save_pretrained(tmp_path / "pretraining")
+    with pytest.raises(ValueError, match=r"has weights that are NaN or infinite: 1 of \d+ tensors .*\(projector\."):
+        export_encoder(tmp_path)
+    assert not (tmp_path / "encoder").exists()

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import datasets
@@ -85,3 +86,39 @@ def test_labels_far_too_large_are_told_before_training(tmp_path):
     with pytest.raises(ValueError, match="The labels hold 50,000,000"):
         open_sources(data)
     assert open_sources(replace(data, eval_protocols=["knn"])).held_out.num_images == 4
+
+
+TRAINING_IMAGES = "`eval_split` '{split}' of .* has images that {reader} reads too"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_training_images_are_not_held_out(images, streaming):
+    for split, reader in (("train", "train"), ("test+train", "train"), ("test", "test+train")):
+        data = DataArguments(dataset=images, train_split=reader, eval_split=split, streaming=streaming)
+        expected = TRAINING_IMAGES.format(split=re.escape(split), reader=re.escape(f"`train_split` '{reader}'"))
+        with pytest.raises(ValueError, match=expected):
+            open_sources(data)
+    assert open_sources(DataArguments(dataset=images, eval_split="test", streaming=streaming)).held_out
+
+
+def test_slices_that_overlap(images):
+    def data(train_split, eval_split):
+        return DataArguments(dataset=images, train_split=train_split, eval_split=eval_split)
+
+    for train_split, eval_split, common in (
+        ("train", "train[:50%]", "train[0:3]"),
+        ("train[:4]", "train[3:]", "train[3:4]"),
+        ("train[:4]", "train[-3:]", "train[3:4]"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"({common}): figures on them are not held out")):
+            open_sources(data(train_split, eval_split))
+    assert open_sources(data("train[:50%]", "train[50%:]")).held_out.num_images == 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_mixture_with_the_images_of_the_evaluation(images, streaming):
+    entries = [{"dataset": "digits"}, {"dataset": f"{images}/.", "split": "test"}]
+    data = DataArguments(dataset=images, eval_split="test", mixture=entries, streaming=streaming)
+    with pytest.raises(ValueError, match=TRAINING_IMAGES.format(split="test", reader="entry 1 of `mixture`")):
+        open_sources(data)
+    assert open_sources(replace(data, mixture=[{"dataset": "digits"}, {"dataset": images}])).held_out

@@ -144,3 +144,18 @@ def test_folders_that_cannot_be_ranked(tmp_path, capsys):
     assert "train with `eval_split` set and `eval_strategy` not 'no' (they are None and 'steps')" in (
         capsys.readouterr().err
     )
+
+
+def test_losses_that_are_not_finite(tmp_path):
+    run = write_run(tmp_path / "a", {10: 3.0, 20: math.nan, 30: math.inf})
+    with pytest.raises(ValueError, match=r"NaN or infinite: 2 of 3, the first one at step 20\. Leave this run out"):
+        find_candidates([run])
+
+
+def test_losses_of_training_images_are_named(tmp_path):
+    run, other = (write_run(tmp_path / name, {10: 3.0}) for name in "ab")
+    path = tmp_path / "a" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"eval_loss"', '"eval_shared_images": 5, "eval_loss"'))
+    text = format_candidates(find_candidates([run, other]))
+    assert "a: 5 of its held-out images are also training images, so that its losses are not held out." in text
+    assert "b: " not in text

@@ -7,6 +7,7 @@ from test_trainer import TRANSFORM, model_for
 from transformers import TrainerCallback, TrainingArguments
 
 from lejepa_hf import LeJEPATrainer, LeJEPATrainingArguments, MultiCropCollator
+from lejepa_hf.data.dataset_kinds import Mixture
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.hub.checkpoint_push import CheckpointPush
 from lejepa_hf.training.construction_checks import CheckpointPublisher
@@ -138,3 +139,13 @@ def test_other_callbacks_are_not_taken_for_one(tmp_path, tiny_resnet):
 def test_methods_without_an_effect_say_so(tmp_path, method, way_out):
     with pytest.raises(NotImplementedError, match=f"`{method}` .*{re.escape(way_out)}"):
         getattr(monitored(tmp_path), method)()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_training_images_are_not_held_out(tmp_path, tiny_resnet, mixed):
+    stream = DIGITS.to_iterable_dataset()
+    for dataset, again in ((DIGITS, load_source("digits", "test").dataset), (stream, stream)):
+        train = Mixture([dataset, dataset], [1, 1]) if mixed else dataset
+        with pytest.raises(ValueError, match="`eval_dataset` has the images of `train_dataset`.*not held out"):
+            build(tmp_path, tiny_resnet, train_dataset=train, eval_dataset=again)
+    build(tmp_path, tiny_resnet, eval_dataset=DIGITS.select(range(9)))  # which its first evaluation names

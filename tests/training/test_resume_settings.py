@@ -1,8 +1,11 @@
 import json
 
 import pytest
+from PIL import Image
 from test_trainer import losses, model_for, trainer_for
 
+from lejepa_hf.data.dataset_kinds import Mixture
+from lejepa_hf.data.sources import load_source
 from lejepa_hf.training.resume_settings import compare_settings, flat_config, write_settings
 
 OLD = {"images_per_statistic": "images SIGReg judges at once", "dataset_images": "images of the dataset"}
@@ -35,3 +38,51 @@ def test_checkpoints_of_version_0_1_0_are_read(tmp_path, tiny_resnet):
     halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     with pytest.raises(ValueError, match="settings: `images_per_statistic` was 8, is 4. Set"):
         trainer_for(tmp_path, model_for(tiny_resnet), **halves).check_resume(tmp_path / "checkpoint-3")
+
+
+def scans(folder, numbers):
+    folder.mkdir()
+    for number in numbers:
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(folder / f"{number:03}.png")
+    return folder
+
+
+def test_other_images_of_the_same_number(tmp_path, tiny_resnet):
+    folder = scans(tmp_path / "a", range(20))
+    trainer_for(tmp_path, model_for(tiny_resnet), load_source(folder).dataset, max_steps=3).train()
+    checkpoint = tmp_path / "checkpoint-3"
+
+    def resumed(dataset):
+        trainer_for(tmp_path / "again", model_for(tiny_resnet), dataset).check_resume(checkpoint)
+
+    folder.rename(tmp_path / "moved")
+    resumed(load_source(tmp_path / "moved").dataset)
+    others = load_source(scans(tmp_path / "b", range(1, 21))).dataset
+    with pytest.raises(ValueError, match="settings: `dataset` was 'images with the checksum .*', is 'images with the"):
+        resumed(others)
+    path = checkpoint / "resume_settings.json"  # of a version that did not record it
+    content = json.loads(path.read_text())
+    del content["fixed"]["dataset"]
+    path.write_text(json.dumps(content))
+    resumed(others)
+
+
+def test_another_stream(tmp_path, tiny_resnet, caplog):
+    digits = load_source("digits").dataset
+    first, second = (digits.select(range(start, start + 400)).to_iterable_dataset(4) for start in (0, 500))
+    trainer_for(tmp_path, model_for(tiny_resnet), first, max_steps=3).train()
+    trainer_for(tmp_path, model_for(tiny_resnet), first).check_resume(tmp_path / "checkpoint-3")
+    with pytest.raises(ValueError, match="settings: `stream` was 'images with the checksum"):
+        trainer_for(tmp_path, model_for(tiny_resnet), second).check_resume(tmp_path / "checkpoint-3")
+
+
+def test_weights_of_a_mixture(tmp_path, tiny_resnet, caplog):
+    digits = load_source("digits").dataset.select_columns(["image"])
+    parts = [digits.select(range(100)), digits.select(range(100, 200))]
+    trainer_for(tmp_path, model_for(tiny_resnet), Mixture(parts, [1, 1]), max_steps=3).train()
+    trainer_for(tmp_path, model_for(tiny_resnet), Mixture(parts, [1, 3])).check_resume(tmp_path / "checkpoint-3")
+    assert "Changed since the checkpoint: `mixture_weights` was [0.5, 0.5], is [0.25, 0.75]." in caplog.text
+    with pytest.raises(ValueError, match="`dataset` was"):
+        trainer_for(tmp_path, model_for(tiny_resnet), Mixture(parts[::-1], [1, 1])).check_resume(
+            tmp_path / "checkpoint-3"
+        )

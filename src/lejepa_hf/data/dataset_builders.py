@@ -71,7 +71,8 @@ def load_split(
         if message is None:
             raise
         raise message from error
-    shards = builder.config.data_files[split] if is_parquet else []
+    # Of several splits joined by `+` there is no list: their shards stay as they are.
+    shards = builder.config.data_files.get(split, []) if is_parquet else []
     if not shards or any("://" in shard for shard in shards):
         return stream
     rows = _count_rows(shards, name)  # names a broken file, before `reshard` opens them

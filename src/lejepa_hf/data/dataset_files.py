@@ -29,11 +29,16 @@ def open_files(kind: str, patterns: str | list[str], name: str, split: str, stre
     """
     from .dataset_builders import load_split
 
-    patterns = [patterns] if isinstance(patterns, str | Path) else patterns
-    # A file that two patterns match is read once. `datasets` takes files for patterns, in which a bracket is special.
-    files = list(dict.fromkeys(file for pattern in patterns for file in _resolve(os.fspath(pattern))))
+    # `datasets` takes files for patterns, in which a bracket is special.
+    files = resolve_files(patterns)
     data_files = {"train": [file if "://" in file else glob.escape(file) for file in files]}
     return load_split(kind, name, split, streaming, data_files=data_files)
+
+
+def resolve_files(patterns: str | list[str]) -> list[str]:
+    """The files that paths, globs or urls stand for; one that two patterns match is there once."""
+    patterns = [patterns] if isinstance(patterns, str | Path) else patterns
+    return list(dict.fromkeys(file for pattern in patterns for file in _resolve(os.fspath(pattern))))
 
 
 def _resolve(pattern: str) -> list[str]:

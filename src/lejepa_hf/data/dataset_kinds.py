@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from .origins import Origin
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -35,10 +37,12 @@ class Mixture:
     Args:
         datasets (`list`): All map-style or all streams; rows have one column, `image`, undecoded.
         weights (`list[float]`): Share of each dataset in the rows that are drawn, positive; normalised to sum 1.
+        origins (`list[Origin]`, *optional*): Where the rows of each dataset come from, if known.
     """
 
     datasets: "list[MapStyle | Stream]"
     weights: list[float]
+    origins: list[Origin] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         number = len(self.datasets)

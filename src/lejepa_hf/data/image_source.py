@@ -9,6 +9,7 @@ from typing import Any
 
 from .array_columns import is_array, with_arrays
 from .dataset_kinds import Mixture, Opened, count_rows, is_stream
+from .origins import Origin
 from .streaming import EndlessRows
 
 logger = logging.getLogger("lejepa_hf")
@@ -31,6 +32,8 @@ class ImageSource:
         max_image_pixels (`int`, *optional*): Width times height of the largest image that an evaluation decodes, see
             [`~data.view_settings.ViewSettings`].
         num_read (`int`, *optional*): Number of images that the last evaluation could read; all others are broken.
+        opened (pair of dataset and [`Origin`], *optional*): Where the rows of a dataset come from. It says nothing
+            about this source once `dataset` is another one, a selection for example.
     """
 
     dataset: Opened
@@ -43,6 +46,7 @@ class ImageSource:
     revision: str | None = None
     max_image_pixels: int | None = None
     num_read: int | None = None
+    opened: tuple[Opened, Origin] | None = None
 
     @property
     def is_stream(self) -> bool:
@@ -53,6 +57,13 @@ class ImageSource:
     def num_images(self) -> int | None:
         """Number of images, None for a stream that does not say."""
         return count_rows(self.dataset)
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Where its images come from, one origin for each dataset of a mixture; empty if it is not known."""
+        if isinstance(self.dataset, Mixture):
+            return self.dataset.origins
+        return [self.opened[1]] if self.opened is not None and self.opened[0] is self.dataset else []
 
     @property
     def features(self) -> Mapping[str, Any]:

@@ -6,12 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .dataset_files import FILE_KINDS, as_stream, is_saved_dataset, kind_of_files, open_files, open_saved_dataset
-from .dataset_kinds import Mixture, Opened, is_stream
+from .dataset_files import (
+    FILE_KINDS,
+    as_stream,
+    is_saved_dataset,
+    kind_of_files,
+    open_files,
+    open_saved_dataset,
+    resolve_files,
+)
+from .dataset_kinds import Mixture, Opened, count_rows, is_stream
 from .embedded_digits import load_digits_split
 from .image_folder import open_folder
 from .image_source import ImageSource, find_columns
 from .opening_errors import nearby, without_secrets
+from .origins import Origin, real_place
 
 DIGITS = "digits"
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
@@ -62,7 +71,14 @@ def load_source(
     name = os.path.expanduser(name)
     dataset = _open_named(name, split, streaming, settings)
     source = find_columns(dataset, without_secrets(name), image_column, label_column)
-    return replace(source, split=split, config=config, revision=revision, max_image_pixels=max_image_pixels)
+    return replace(
+        source,
+        split=split,
+        config=config,
+        revision=revision,
+        max_image_pixels=max_image_pixels,
+        opened=(source.dataset, _origin(name, split, settings, dataset)),
+    )
 
 
 def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]) -> Opened:
@@ -94,6 +110,20 @@ def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]
     return load_split(name, name, split, streaming, **settings)
 
 
+def _origin(name: str, split: str, settings: dict[str, Any], dataset: Opened) -> Origin:
+    """Where the rows of an opened source with a name come from."""
+
+    def length_of(part: str) -> int | None:
+        told = (dataset.info.splits or {}).get(part)
+        return told.num_examples if told is not None else count_rows(_open_named(name, part, False, settings))
+
+    if name in FILE_KINDS or kind_of_files(name):
+        files = resolve_files(settings["data_files"] if name in FILE_KINDS else name)
+        return Origin(frozenset(map(real_place, files)), split, length_of=length_of)
+    chosen = {**settings, "revision": settings["revision"] or "main"}
+    return Origin(real_place(name), split, tuple(str(value) for value in chosen.values()), length_of)
+
+
 def load_mixture(entries: list[dict[str, Any]], streaming: bool = False) -> Mixture:
     """
     Open several sources to be mixed.
@@ -108,7 +138,7 @@ def load_mixture(entries: list[dict[str, Any]], streaming: bool = False) -> Mixt
     """
     if not entries:
         raise ValueError("`mixture` is empty: give at least one source, as `- dataset: ...`.")
-    datasets = []
+    datasets, origins = [], []
     for number, entry in enumerate(entries):
         place = f"entry {number} of `mixture`"
         if not isinstance(entry, dict) or "dataset" not in entry:
@@ -125,7 +155,8 @@ def load_mixture(entries: list[dict[str, Any]], streaming: bool = False) -> Mixt
         dataset = source.dataset.select_columns([source.image_column])
         is_named = source.image_column == "image"
         datasets.append(dataset if is_named else dataset.rename_column(source.image_column, "image"))
-    return Mixture(datasets, [entry.get("weight", 1.0) for entry in entries])
+        origins += source.origins
+    return Mixture(datasets, [entry.get("weight", 1.0) for entry in entries], origins)
 
 
 def _refuse(what: str, settings: dict[str, Any], but: str | None = None) -> None:
@@ -152,6 +183,7 @@ def _given_source(
     name = dataset.info.dataset_name or "the given dataset"
     source = find_columns(as_stream(stored, streaming), name, image_column, label_column)
     source.split = split if several else None
+    source.opened = source.dataset, Origin(dataset)
     if is_stream(dataset):
         source.dataset.info.splits = None  # of the whole set; what was taken or filtered is not known
     return source

@@ -7,18 +7,22 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..data.shared_images import SharedImages
 from ..data.sources import ImageSource
 from ..system.distributed import is_first_rank, world_size
+from ..system.durable_files import write_text
 from ..system.package_versions import package_versions
 from .encoder_loading import load_encoder
-from .evaluate_encoder import evaluate_encoder
+from .evaluate_encoder import checked_protocols, measure
 from .feature_extractor import FeatureExtractor
+from .labelled_sources import count_shared
+from .protocols.protocol import Protocol
 
 
 def compare_encoders(
     encoders: Sequence[str | Path],
     splits: tuple[ImageSource, ImageSource],
-    protocols: Sequence[str] = ("linear", "knn"),
+    protocols: Sequence[str | Protocol] = ("linear", "knn"),
     out: str | Path | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
@@ -28,24 +32,29 @@ def compare_encoders(
     Args:
         encoders (`Sequence[str | Path]`): Folders or Hub ids.
         splits (pair of [`ImageSource`]): Sources from [`~evaluation.labelled_sources.labelled_sources`].
-        protocols (`Sequence[str]`, *optional*, defaults to `("linear", "knn")`): As in [`evaluate_encoder`].
-        out (`str` or `Path`, *optional*): JSON file for the record, checked first and rewritten after each encoder.
-        **settings: Further arguments of [`evaluate_encoder`].
+        protocols (`Sequence[str | Protocol]`, *optional*, defaults to `("linear", "knn")`): As in `evaluate_encoder`.
+        out (`str` or `Path`, *optional*): JSON file for the record, checked first and rewritten after each protocol.
+        **settings: `batch_size` and `cache_dir` of [`~evaluation.evaluate_encoder.evaluate_encoder`], and settings of
+            the protocols.
 
     Returns:
         `dict`: The record. `encoders`, by name their `results`, their `fingerprint` and, from the Hub, their `commit`;
-        `train` and `eval`, the data: `images` that could be read, `broken` ones, and where they are from; `protocols`,
-        `settings`, `versions`, `device`, `processes`, `date`.
+        `train` and `eval`, the data: `images` that could be read, `broken` ones, and where they are from;
+        `shared_images`, how many of the compared test images are training images too; `protocols`, `settings`,
+        `versions`, `device`, `processes`, `date`.
     """
     if out is not None:
         _check_out(Path(out))
+    work = {name: settings[name] for name in ("batch_size", "cache_dir") if name in settings}
+    chosen = checked_protocols(protocols, splits, {name: settings[name] for name in settings if name not in work})
     for encoder in encoders[1:]:  # now, not after the hours that the ones before them may take
         FeatureExtractor(*load_encoder(encoder)).try_images(*splits)
     record: dict[str, Any] = {
         "encoders": {},
         "train": _describe(splits[0]),
         "eval": _describe(splits[1]),
-        "protocols": [*protocols],
+        "shared_images": vars(count_shared(splits[1], splits[0])),
+        "protocols": [one if isinstance(one, str) else one.name for one in protocols],
         "settings": {name: value for name, value in settings.items() if value is not None and name != "cache_dir"},
         "versions": package_versions(),
         "processes": world_size(),
@@ -54,14 +63,19 @@ def compare_encoders(
     for encoder in encoders:
         loaded = load_encoder(encoder)
         record["device"] = str(loaded[0].device)
-        identity = {"fingerprint": FeatureExtractor(*loaded).fingerprint()}
+        extractor = FeatureExtractor(*loaded)
+        extractor.try_images(*splits)
+        identity: dict[str, Any] = {"fingerprint": extractor.fingerprint()}
         if commit := getattr(loaded[0].config, "_commit_hash", None):  # only configs from the Hub
             identity["commit"] = commit
-        results = evaluate_encoder(loaded, splits, protocols, **settings)
-        record |= {"train": _describe(splits[0]), "eval": _describe(splits[1])}  # with what could be read
-        record["encoders"][str(encoder)] = identity | {"results": results}
-        if out is not None and is_first_rank():
-            Path(out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+        def keep(results: dict[str, float], name: str = str(encoder), identity: dict[str, Any] = identity) -> None:
+            record["encoders"][name] = identity | {"results": results}
+            record.update(train=_describe(splits[0]), eval=_describe(splits[1]))  # with what could be read
+            if out is not None and is_first_rank():
+                write_text(Path(out), json.dumps(record, indent=2) + "\n")
+
+        keep(measure(loaded, splits, chosen, keep=keep, **work))
     return record
 
 
@@ -71,7 +85,9 @@ def format_conditions(record: dict[str, Any]) -> str:
     versions = record["versions"]
     software = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
     conditions = ", ".join([*software, record["device"]])
-    return f"{record['eval']['dataset']}: fitted on {fitted_on}, measured on {measured_on}; {conditions}"
+    shared = SharedImages(**record["shared_images"])
+    warning = f"; {shared}" if shared.number else ""
+    return f"{record['eval']['dataset']}: fitted on {fitted_on}, measured on {measured_on}; {conditions}{warning}"
 
 
 def _count(part: dict) -> str:

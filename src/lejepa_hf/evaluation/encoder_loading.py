@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 
 from ..model.foreign_settings import refuse_foreign_settings
-from ..model.loading_errors import explained, refuse_unfilled
+from ..model.loading_errors import explained, refuse_not_finite, refuse_unfilled
 from ..system.devices import default_device
 from ..system.error_text import reason_of
 
@@ -26,7 +26,8 @@ def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncode
         device (`str`, *optional*): Device for the model. If missing, the accelerator if there is one, or the CPU.
 
     Raises:
-        ValueError: If the encoder cannot be found, read or stored, lacks weights, or the device does not exist.
+        ValueError: If the encoder cannot be found, read or stored, its weights are missing, NaN or infinite, or the
+            device does not exist.
     """
     try:
         place = torch.empty(0, device=device or default_device()).device
@@ -44,7 +45,9 @@ def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncode
     refuse_unfilled("encoder", encoder, model.config.model_type, loaded, may_miss="pooler.")
     if loaded["missing_keys"]:
         model.pooler, model.config.embedding_pooling = None, "cls"
-    return model.eval().to(place), processor
+    model = model.eval().to(place)
+    refuse_not_finite("encoder", encoder, model)
+    return model, processor
 
 
 def find_encoder(encoder: str | Path) -> str | Path:

@@ -1,32 +1,25 @@
-"""evaluate_encoder: the figures of an encoder by a choice of protocols, and those of two baselines beside it."""
+"""evaluate_encoder: the figures of an encoder by a choice of protocols."""
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..data.sources import ImageSource, load_source
-from ..model.architecture import num_channels
-from ..model.backbone import build_backbone
-from ..model.native_class import as_native_class
 from ..system.distributed import is_first_rank
+from .baselines import ENCODER, Embed, table_columns
 from .dataset_presets import ignored_labels
-from .embeddings.extraction import LabelledEmbeddings, extract_embeddings
-from .embeddings.raw_pixels import raw_pixels
+from .embeddings.extraction import LabelledEmbeddings
+from .embeddings.finite import extract_finite
 from .encoder_loading import LoadedEncoder, load_encoder
 from .feature_extractor import FeatureExtractor
 from .intervals import INTERVAL, is_spread
-from .labelled_sources import check_pair, labelled_sources
+from .labelled_sources import check_pair, count_shared, labelled_sources
 from .protocols.protocol import OnEmbeddings, OnImages, Protocol
 from .protocols.registry import check_protocols, make_protocols
 
 logger = logging.getLogger("lejepa_hf")
-
-ENCODER, AVERAGED = "LeJEPA encoder", "averaged encoder"
-UNTRAINED, PIXELS = "same encoder, untrained", "raw pixels"
 
 
 def evaluate_encoder(
@@ -64,21 +57,46 @@ def evaluate_encoder(
         `eval_5shot_top1_ci95`.
 
     Raises:
-        ValueError: Before any work on images, if an argument cannot be used or the encoder cannot be loaded.
+        ValueError: Before any work on images, if an argument cannot be used or the encoder cannot be loaded. Later, if
+            embeddings are NaN or infinite.
     """
     source = {name: settings.pop(name) for name in inspect.signature(load_source).parameters if name in settings}
     if settings.get("ignore_labels") is None:
         settings["ignore_labels"] = ignored_labels(dataset)
-    chosen = make_protocols(protocols, settings)
     pair = dataset if isinstance(dataset, tuple) else labelled_sources(dataset, train_split, eval_split, **source)
+    chosen = checked_protocols(protocols, pair, settings)
+    loaded = encoder if isinstance(encoder, tuple) else load_encoder(encoder)
+    FeatureExtractor(*loaded).try_images(*pair)
+    count_shared(pair[1], pair[0])
+    return measure(loaded, pair, chosen, batch_size, cache_dir)
+
+
+def checked_protocols(
+    protocols: Sequence[str | Protocol], pair: tuple[ImageSource, ImageSource], settings: Mapping[str, object]
+) -> list[Protocol]:
+    """Build protocols with their settings; refuse what does not fit together, before any work on images."""
+    chosen = make_protocols(protocols, settings)
     for protocol in chosen:
         protocol.check(*pair)
     check_pair(*pair)
-    loaded = encoder if isinstance(encoder, tuple) else load_encoder(encoder)
-    FeatureExtractor(*loaded).try_images(*pair)
+    return chosen
+
+
+def measure(
+    loaded: LoadedEncoder,
+    pair: tuple[ImageSource, ImageSource],
+    chosen: Sequence[Protocol],
+    batch_size: int = 256,
+    cache_dir: str | Path | None = None,
+    keep: Callable[[dict[str, float]], None] | None = None,
+) -> dict[str, float]:
+    """
+    Measure what [`evaluate_encoder`] returns, with arguments that [`checked_protocols`] has checked. `keep` is called
+    in the first process after each protocol, with all figures so far.
+    """
     on_embeddings = [protocol for protocol in chosen if isinstance(protocol, OnEmbeddings)]
     if on_embeddings:
-        train, test = (extract_embeddings(*loaded, one, batch_size, cache_dir) for one in pair)
+        train, test = (extract_finite(loaded, one, batch_size, cache_dir) for one in pair)
     on_images = [protocol for protocol in chosen if isinstance(protocol, OnImages)]
     measured: dict[str, float] = {}
     # First what all processes share: they should not wait for what the first one does alone.
@@ -87,9 +105,26 @@ def evaluate_encoder(
             found = of_images.run(*loaded, *pair)
             _log(of_images.name, found)
             measured |= found
+            if keep is not None and is_first_rank():
+                keep(measured)
     if not is_first_rank():
         return {}
-    return (run_protocols(train, test, on_embeddings) if on_embeddings else {}) | measured
+    figures: dict[str, float] = {}
+    for protocol in on_embeddings:
+        figures |= run_protocols(train, test, [protocol])
+        if keep is not None:
+            keep(figures | measured)
+    return figures | measured
+
+
+def measure_column(
+    prepare: Callable[[], Embed], name: str, pair: tuple[ImageSource, ImageSource], protocols: Sequence[str]
+) -> tuple[dict[str, float], tuple[LabelledEmbeddings, LabelledEmbeddings]]:
+    """Figures of one column by protocols that need embeddings alone, and its embeddings of both sources."""
+    check_protocols(protocols, at_the_end_of_training=True)
+    embed = prepare()
+    embedded = embed(pair[0]), embed(pair[1])
+    return run_protocols(*embedded, protocols, name), embedded
 
 
 def evaluate_with_baselines(
@@ -112,22 +147,10 @@ def evaluate_with_baselines(
     Returns:
         `tuple`: Results by row name, and the encoder's embeddings of both sources, for pictures.
     """
-    check_protocols(protocols, at_the_end_of_training=True)
-    model, processor = load_encoder(encoder)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        # Built and pooled as in training: `AutoModel.from_config` would put a random pooler behind the first token.
-        untrained = as_native_class(build_backbone(model.config), model.config.embedding_pooling)
-    untrained.to(model.device)  # type: ignore[arg-type]  # transformers' wrapper of `to` hides its signature
-    encoders = {ENCODER: (model, processor)}
-    if averaged is not None:
-        encoders[AVERAGED] = load_encoder(averaged)
-    encoders[UNTRAINED] = untrained, processor
-    embedded = {name: (extract_embeddings(*it, train), extract_embeddings(*it, test)) for name, it in encoders.items()}
-    channels, values = num_channels(model.config), getattr(processor, "pixel_range", None)
-    embedded[PIXELS] = raw_pixels(train, channels, values), raw_pixels(test, channels, values)
-    rows = {name: run_protocols(*pair, protocols, name) for name, pair in embedded.items()}
-    return rows, embedded[ENCODER]
+    columns = table_columns(encoder, averaged)
+    own, embedded = measure_column(columns.pop(ENCODER), ENCODER, (train, test), protocols)
+    others = {name: measure_column(make, name, (train, test), protocols)[0] for name, make in columns.items()}
+    return {ENCODER: own, **others}, embedded
 
 
 def run_protocols(

@@ -13,7 +13,10 @@ import torch
 from ..data.array_columns import is_array
 from ..data.dataset_kinds import has_gaps
 from ..data.image_source import ImageSource, is_image
+from ..data.origins import rows_in_common
+from ..data.shared_images import SharedImages, shared_images
 from ..data.sources import load_source
+from ..system.distributed import is_first_rank
 from .dataset_presets import DatasetPreset, find_preset
 
 if TYPE_CHECKING:
@@ -47,11 +50,15 @@ def labelled_sources(
 
 
 def check_pair(train: ImageSource, test: ImageSource) -> None:
-    """Refuse two sources that are the same images, or number their classes differently."""
-    if train.dataset is test.dataset or (train.fingerprint is not None and train.fingerprint == test.fingerprint):
+    """Refuse two sources that have images in common, as far as it is known, or number their classes differently."""
+    found = [rows_in_common(one, other) for one in train.origins for other in test.origins]
+    common = next((one for one in found if one is not None), None)
+    is_same = train.fingerprint is not None and train.fingerprint == test.fingerprint
+    if train.dataset is test.dataset or is_same or common is not None:
         raise ValueError(
-            f"`dataset` {test.name!r}: protocols would be fitted and evaluated on the same images. Name two splits "
-            "with `train_split` and `eval_split`, give a `DatasetDict`, or two sources."
+            f"`dataset` {test.name!r}: protocols would be fitted and evaluated on the same images "
+            f"({common or 'all of them'}). Name two splits with `train_split` and `eval_split`, give a `DatasetDict`, "
+            "or two sources."
         )
     if train.class_names and test.class_names and train.class_names != test.class_names:
         differing = sorted(set(train.class_names) ^ set(test.class_names)) or ["in another order"]
@@ -59,6 +66,16 @@ def check_pair(train: ImageSource, test: ImageSource) -> None:
             f"The classes of {train.name!r} and {test.name!r} differ, so that their numbers mean different "
             f"things ({', '.join(differing[:5])}): give both folders the same classes, or both splits in one folder."
         )
+
+
+def count_shared(test: ImageSource, *trained_on: ImageSource) -> SharedImages:
+    """Count test images that are training images too, by their content, and warn if there are any; in one process."""
+    if not is_first_rank():
+        return SharedImages(0, 0)
+    sources = [(source.dataset, source.image_column) for source in trained_on]
+    shared = shared_images(sources, test.dataset, test.image_column)
+    shared.warn(test.name)
+    return shared
 
 
 def check_labels(source: ImageSource) -> None:

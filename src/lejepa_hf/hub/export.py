@@ -9,6 +9,7 @@ from transformers.image_processing_base import ImageProcessingMixin as BaseImage
 from transformers.utils import logging
 
 from ..model.architecture import is_timm, native_image_size, num_channels
+from ..model.loading_errors import refuse_not_finite
 from ..model.native_class import as_native_class
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from ..system.durable_files import complete_folder
@@ -104,6 +105,8 @@ def export_encoder(
     model = read_trained_model(trained_folder(run_or_model)) if isinstance(run_or_model, str | Path) else run_or_model
     encoder = model.encoder if isinstance(model, LeJEPAForPreTraining) else model
     ema_decay = load_average(encoder, source) if averaged and source is not None else None
+    if ema_decay is not None and source is not None:
+        refuse_not_finite("run", source, encoder)
     if processor is None:
         processor = _processor_of(encoder, source)
     # Results and losses of the run are those of its last step, not of an earlier checkpoint.

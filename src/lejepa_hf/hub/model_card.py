@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from ..data.shared_images import SharedImages
 from ..evaluation.intervals import is_spread
 from ..system.damaged_files import read_json
 from ..system.durable_files import write_text
@@ -101,6 +102,12 @@ def with_onnx(text: str) -> str:
     return text if _ONNX in text else text.replace(_END_OF_USE, _END_OF_USE + _ONNX)
 
 
+def shared_of(results: dict[str, Any] | None) -> SharedImages | None:
+    """How many held-out images are training images too; None if none are, or an early version did not count them."""
+    counted = results["run"].get("shared_images") if results else None
+    return SharedImages(**counted) if counted and counted["number"] else None
+
+
 def num_processes(run: RunFolder) -> int:
     """Number of processes of a run, from the size of its batch; 1 where nothing is known."""
     results, recipe = run.read_results(), run.read_recipe()
@@ -170,7 +177,7 @@ def _context_of_recipe(folder: Path, recipe: dict[str, Any], local_paths: list[s
         "warm_start": warm_start and (base_model + at_revision or "a local checkpoint"),
         "is_continued": recipe.get("continue_from") is not None,
         "license": recipe.get("license"),
-        "held_out": _is_held_out(recipe),
+        "is_other_split": _is_other_split(recipe),
         "is_plain_sigreg": plain,
         "recipe": public_recipe_text(recipe, local_paths) if recipe else None,
     }
@@ -185,6 +192,7 @@ def _measurements(run: RunFolder | None, ema_decay: float | None, context: dict[
     return {
         "own_results": own or {},
         "table": results["table"] if results and own else None,
+        "shared": shared_of(results),
         "run": results["run"] if results else None,
         "num_images": results["run"]["num_train_images"] if results and len(context["data"]) == 1 else None,
         "processes": num_processes(run) if run else 1,
@@ -210,10 +218,11 @@ def _metadata(context: dict[str, Any], recipe: dict[str, Any]) -> ModelCardData:
 
 def _eval_results(context: dict[str, Any], recipe: dict[str, Any]) -> list[EvalResult]:
     name, on_hub = context["dataset"], "/" in context["dataset"]
+    shared = f"; {context['shared']}" if context["shared"] else ""
     return [
         EvalResult(
             task_type="image-classification",
-            task_name=f"frozen encoder, {metric.removeprefix('eval_').replace('_', ' ')}",
+            task_name=f"frozen encoder, {metric.removeprefix('eval_').replace('_', ' ')}{shared}",
             dataset_type="local" if name == "local images" else name,
             dataset_name=name,
             dataset_config=recipe.get("dataset_config") if on_hub else None,
@@ -228,7 +237,7 @@ def _eval_results(context: dict[str, Any], recipe: dict[str, Any]) -> list[EvalR
     ]
 
 
-def _is_held_out(recipe: dict[str, Any]) -> bool:
+def _is_other_split(recipe: dict[str, Any]) -> bool:
     """Whether the evaluation used another split than training; a mixture may contain any."""
     splits = [(recipe.get(key) or "").partition("[")[0] for key in ("train_split", "eval_split")]
     return bool(recipe) and not recipe.get("mixture") and splits[0] != splits[1]

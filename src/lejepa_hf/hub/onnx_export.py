@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 
 from ..model.architecture import forward_kwargs, is_timm, native_image_size, num_channels
 from ..model.foreign_settings import refuse_foreign_settings
+from ..model.loading_errors import refuse_not_finite
 from ..model.pooling import final_states, pool
 from ..system.durable_files import complete_folder
 from ..system.error_text import reason_of
@@ -84,6 +85,7 @@ def _read(folder: Path) -> _Encoder:
     # for itself.
     attention = {} if is_timm(config) else {"attn_implementation": "eager"}
     encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **attention).eval()
+    refuse_not_finite("encoder", folder, encoder)
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False).to_dict()
     size = (processor.get("crop_size") or processor["size"])["height"]
     return _Encoder(encoder, size).eval()

@@ -7,10 +7,11 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from ..evaluation.baselines import PIXELS, UNTRAINED
 from ..evaluation.intervals import INTERVAL, is_spread
 from ..system.durable_files import write_text
 from ..system.run_folder import Row, RunFolder
-from .model_card import PICTURES, num_processes
+from .model_card import PICTURES, num_processes, shared_of
 from .pictures.losses import draw_losses
 from .public_files import is_run, public_files
 from .training_data import public_name
@@ -47,7 +48,9 @@ def write_report(run: str | Path) -> Path:
         run=results["run"] if results else None,
         seconds=results["run"]["train_seconds"] if results else _last_runtime(folder),
         processes=num_processes(folder),
+        shared=shared_of(results),
         held_out=folder.read_held_out(),
+        shared_in_training=max((row.get("eval_shared_images", 0) for row in folder.read_held_out()), default=0),
         pictures=_pictures(folder),
         statistics=statistics,
         last=metrics[-1] if metrics else None,
@@ -96,6 +99,8 @@ def _missing(
         found.append("Accuracies: the recipe names no eval_split with labels.")
     elif results is None and is_finished:
         found.append("Accuracies: there is no results.json; `lejepa evaluate RUN --dataset DATASET` measures them.")
+    absent = [name for name in (UNTRAINED, PIXELS) if results and name not in results["rows"]]
+    found += [f"The baseline {name!r}: the run's own command with --resume measures it." for name in absent]
     if statistics is None and is_finished:
         found.append("How Gaussian the projections are: `lejepa statistics RUN` measures it.")
     return found

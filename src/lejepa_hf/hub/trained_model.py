@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ..configuration_lejepa import LeJEPAConfig
-from ..model.loading_errors import refuse_unfilled
+from ..model.loading_errors import refuse_not_finite, refuse_unfilled
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.damaged_files import first_damage
 from ..system.distributed import read_shards_
@@ -33,8 +33,15 @@ def trained_folder(run: str | Path) -> Path:
 def read_trained_model(folder: Path) -> LeJEPAForPreTraining:
     """
     The model in a folder from [`trained_folder`], with its trained weights, on the CPU. Checkpoints of FSDP are read
-    without starting processes. Nothing in the files is run. ValueError if weights are missing or cannot be read.
+    without starting processes. Nothing in the files is run. ValueError if weights are missing, cannot be read, or are
+    NaN or infinite.
     """
+    model = _read(folder)
+    refuse_not_finite("run", folder, model)
+    return model
+
+
+def _read(folder: Path) -> LeJEPAForPreTraining:
     fsdp = [path for path in (folder / FSDP_SHARDS, folder / FSDP_WEIGHTS) if path.exists()]
     files = sorted(folder.glob("model*.safetensors")) or fsdp[:1]
     if not files:

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from .architecture import is_timm, setting, without_pooler
 from .foreign_settings import refuse_foreign_settings
-from .loading_errors import explained, refuse_unfilled
+from .loading_errors import explained, refuse_not_finite, refuse_unfilled
 from .tracing import without_weights
 
 
@@ -62,11 +62,14 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
     A pretrained backbone in fp32 for a warm start, without its learned pooler if it has one.
 
     `name_or_path` is a Hub id or a folder that `AutoModel.from_pretrained` accepts; of a model of text and images
-    (CLIP, SigLIP) the vision part is taken. A checkpoint that is missing or incomplete raises a `ValueError`.
+    (CLIP, SigLIP) the vision part is taken. A checkpoint that is missing, incomplete or not finite raises a
+    `ValueError`.
     """
     if _config_of(name_or_path).model_type == "lejepa":
         with explained("pretrained_backbone", name_or_path):
-            return AutoModel.from_pretrained(name_or_path, dtype=torch.float32, trust_remote_code=False).backbone
+            model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, trust_remote_code=False)
+        refuse_not_finite("pretrained_backbone", name_or_path, model.backbone)
+        return model.backbone
     config = pretrained_config(name_or_path)
     with explained("pretrained_backbone", name_or_path):
         backbone, loaded = AutoModel.from_pretrained(
@@ -74,6 +77,7 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
             **without_pooler(config),
         )  # fmt: skip
     refuse_unfilled("pretrained_backbone", name_or_path, config.model_type, loaded)
+    refuse_not_finite("pretrained_backbone", name_or_path, backbone)
     return backbone
 
 

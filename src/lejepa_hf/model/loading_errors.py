@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
+import torch
 from huggingface_hub import constants, errors
 from safetensors import SafetensorError
+from torch import nn
 
 from ..system.damaged_files import first_damage, reading_failure
 from ..system.error_text import reason_of, with_causes
@@ -30,6 +32,21 @@ def refuse_unfilled(field: str, name: str | Path, model_type: str, loaded: dict,
         raise ValueError(
             f"`{field}` {str(name)!r} leaves {len(unfilled)} weights of a {model_type} unfilled "
             f"({', '.join(unfilled[:3])}): it is a checkpoint of another architecture."
+        )
+
+
+def refuse_not_finite(field: str, name: str | Path, model: nn.Module) -> None:
+    """
+    Refuse a model with weights, or statistics of batch norm, that are NaN or infinite, and say how many tensors of how
+    many and which ones; see [`explained`] for `field` and `name`. Other buffers may be infinite, as masks are.
+    """
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters())
+    tensors |= {key: value for key, value in model.named_buffers() if key.endswith(("running_mean", "running_var"))}
+    broken = [key for key, value in tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"`{field}` {str(name)!r} has weights that are NaN or infinite: {len(broken)} of {len(tensors)} tensors "
+            f"are not finite ({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}). Use another checkpoint."
         )
 
 

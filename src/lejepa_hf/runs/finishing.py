@@ -13,22 +13,19 @@ from ..data.image_source import some_rows
 from ..data.multi_crop import MultiCropTransform
 from ..data.sources import ImageSource
 from ..evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
-from ..evaluation.evaluate_encoder import AVERAGED, ENCODER, evaluate_with_baselines, format_table
 from ..evaluation.projections import extract_projections
-from ..evaluation.protocols.knn import nearest_vote
 from ..hub.export import export_encoder
 from ..hub.model_card import write_model_card
-from ..hub.pictures.accuracies import draw_few_shot
 from ..hub.pictures.gaussianity import draw_gaussianity
-from ..hub.pictures.held_out_classes import draw_confusion, draw_embeddings
 from ..hub.pictures.losses import draw_losses
 from ..hub.report import write_report
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder, write_json
 from ..training.checkpoints import complete_checkpoints
-from .image_pictures import picture_neighbours, picture_patches
-from .recipe_sources import open_split, training_source
+from .final_evaluation import FinalEvaluation
+from .image_pictures import draw_if_possible, picture_patches
+from .recipe_sources import training_source
 from .recipes import Recipe
 
 logger = logging.getLogger("lejepa_hf")
@@ -78,10 +75,10 @@ def _parts(
     parts: dict[str, Callable[[], object]] = {"encoder/": partial(export_encoder, run.path)}
     if decay:
         parts["encoder_averaged/"] = partial(export_encoder, run.path, averaged=True)
-    parts["losses.png"] = partial(_draw, "losses", draw_losses, run.path)
-    parts["pca_maps.png"] = partial(_draw, "pca_maps", picture_patches, run.path, recipe)
+    parts["losses.png"] = partial(draw_if_possible, "losses", draw_losses, run.path)
+    parts["pca_maps.png"] = partial(draw_if_possible, "pca_maps", picture_patches, run.path, recipe)
     if held_out is not None:
-        parts["the evaluation"] = partial(_evaluate, run, recipe, facts, held_out)
+        parts |= FinalEvaluation(run, recipe, facts, held_out).parts()
     parts["statistics.json"] = partial(measure_projections, run.path, recipe)
     parts["the card"] = partial(write_model_card, run.encoder, run.path)
     if decay:
@@ -120,37 +117,6 @@ def _log_contents(run: RunFolder) -> None:
             logger.info(f"  {path.name:<20} {meaning}")
 
 
-def _evaluate(run: RunFolder, recipe: Recipe, facts: dict[str, Any], held_out: ImageSource) -> None:
-    data = recipe.data
-    train = open_split(data, data.train_split)
-    averaged = run.averaged_encoder if recipe.training.ema_decay else None
-    results, (bank, embedded) = evaluate_with_baselines(run.encoder, train, held_out, data.eval_protocols, averaged)
-    table = format_table(results)
-    logger.info(f"\n{table}\n")
-    splits = {"train_split": data.train_split, "eval_split": data.eval_split}
-    images = {"num_train_images": len(bank.labels), "num_eval_images": len(embedded.labels)}  # without broken ones
-    costs = {"train_seconds": _train_seconds(run, facts["global_batch"]), "energy_kwh": _energy_kwh(run)}
-    content = {"encoder": results[ENCODER], "rows": results, "table": table, "run": splits | images | facts | costs}
-    if averaged is not None:
-        content["averaged_encoder"] = results[AVERAGED]
-    write_json(run.results, content)
-    names, predictions = held_out.class_names, nearest_vote(bank, embedded)
-    _draw("few_shot", draw_few_shot, run.path, results)
-    _draw("embeddings", draw_embeddings, run.path, embedded.embeddings, embedded.labels, names)
-    _draw("confusion", draw_confusion, run.path, embedded.labels, predictions, names)
-    _draw("neighbours", picture_neighbours, run.path, (train, bank), (held_out, embedded))
-
-
-def _draw(name: str, draw: Callable[..., object], *arguments: object) -> None:
-    """Draw a picture of a run. Whatever in the data it cannot draw, it may not cost the run more than this picture."""
-    try:
-        draw(*arguments)
-    except OSError:  # about the disk, and mended by the same command
-        raise
-    except Exception as error:  # its data are those of strangers, its libraries not ours
-        logger.warning(f"pictures/{name}.png is left out: {reason_of(error)}", exc_info=True)
-
-
 def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) -> EmbeddingStatistics:
     """
     Measure how Gaussian the projections of training images are, with batch norm as in training, and write this to
@@ -168,21 +134,5 @@ def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) 
     projections = extract_projections(model, rows, collator, batch_size)
     statistics = embedding_statistics(projections, num_knots=model.config.num_knots, t_max=model.config.t_max)
     write_json(folder.statistics, {"num_images": statistics.num_images, **statistics.metrics()})
-    _draw("gaussianity", draw_gaussianity, run, statistics)
+    draw_if_possible("gaussianity", draw_gaussianity, run, statistics)
     return statistics
-
-
-def _train_seconds(run: RunFolder, global_batch: int) -> float:
-    """Time of all logged steps, those before a resume included."""
-    seconds, last_step = 0.0, 0
-    for row in run.read_metrics():
-        seconds += (row["step"] - last_step) * global_batch / row["images_per_second"]
-        last_step = row["step"]
-    return seconds
-
-
-def _energy_kwh(run: RunFolder) -> float | None:
-    """Energy of all logged steps, None unless every row has its part."""
-    rows = run.read_metrics()
-    is_complete = bool(rows) and all(row.get("energy_kwh") is not None for row in rows)
-    return sum(row["energy_kwh"] for row in rows) if is_complete else None

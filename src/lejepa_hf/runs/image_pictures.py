@@ -3,6 +3,7 @@
 import logging
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,11 +18,22 @@ from ..evaluation.patch_maps import enlarged_pixels, legible_patch_maps, princip
 from ..evaluation.pixel_values import in_own_colours, join_pixel_values
 from ..evaluation.protocols.knn import nearest_neighbours
 from ..hub.pictures.image_grids import draw_neighbours, draw_patch_maps
+from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
 from .recipe_sources import held_out_source, training_source
 from .recipes import Recipe
 
 logger = logging.getLogger("lejepa_hf")
+
+
+def draw_if_possible(name: str, draw: Callable[..., object], *arguments: object) -> None:
+    """Draw a picture of a run. Whatever in the data it cannot draw, it may not cost the run more than this picture."""
+    try:
+        draw(*arguments)
+    except OSError:  # about the disk, and mended by the same command
+        raise
+    except Exception as error:  # its data are those of strangers, its libraries not ours
+        logger.warning(f"pictures/{name}.png is left out: {reason_of(error)}", exc_info=True)
 
 
 def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Path | None:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from ..data.dataset_kinds import Rows
+from ..data.origins import rows_in_common
 from ..data.sources import ImageSource, load_mixture, load_source
 from ..evaluation.labelled_sources import check_labels, count_classes, labels_of
 from .arguments import DataArguments
@@ -17,21 +18,42 @@ class RunSources(NamedTuple):
 
 
 def open_sources(data: DataArguments) -> RunSources:
-    """Open all images of a run, and refuse an evaluation whose images have no labels that can be used."""
+    """
+    Open all images of a run, and refuse an evaluation whose images have no labels that can be used, or are training
+    images.
+    """
     train, held_out = training_source(data), held_out_source(data)
     if held_out is None:
         return RunSources(train, None, None)
     # The evaluation at the end fits its protocols on labelled training images.
-    labelled = held_out, train if data.mixture is None else open_split(data, data.train_split)
-    for source in labelled:
-        check_labels(source)
+    fitted_on = train if data.mixture is None else open_split(data, data.train_split)
+    for labelled in (held_out, fitted_on):
+        check_labels(labelled)
     if "linear" in data.eval_protocols:
-        count_classes(*(labels for source in labelled if (labels := labels_of(source)) is not None))
+        count_classes(*(labels for source in (held_out, fitted_on) if (labels := labels_of(source)) is not None))
+    _refuse_training_images(data, held_out, train, fitted_on)
     dataset: Any = held_out.dataset  # only training images can be a mixture
     for name, wanted in ((held_out.image_column, train.image_column), (held_out.label_column, train.label_column)):
         if name is not None and wanted is not None and name != wanted:
             dataset = dataset.rename_column(name, wanted)
     return RunSources(train, held_out, dataset)
+
+
+def _refuse_training_images(
+    data: DataArguments, held_out: ImageSource, train: ImageSource, fitted_on: ImageSource
+) -> None:
+    """Refuse held-out images that are known to be training images, by the names of their source and split."""
+    entries = [f"entry {number} of `mixture`" for number in range(len(train.origins))]
+    used = dict(zip(entries, train.origins, strict=True)) if data.mixture is not None else {}
+    used |= {f"`train_split` {data.train_split!r}": origin for origin in fitted_on.origins}
+    for where, origin in used.items():
+        for of_held_out in held_out.origins:
+            if (common := rows_in_common(origin, of_held_out)) is not None:
+                raise ValueError(
+                    f"`eval_split` {data.eval_split!r} of {held_out.name!r} has images that {where} reads too "
+                    f"({common}): figures on them are not held out. Name a split that training does not read, or "
+                    "leave `eval_split` out."
+                )
 
 
 def training_source(data: DataArguments) -> ImageSource:

@@ -32,6 +32,7 @@ class Candidate:
     loss: float  # the objective on held-out images
     knn_top1: float | None = None  # at the same step, in [0, 1]
     linear_top1: float | None = None  # at the end of the run, in [0, 1]
+    shared_images: int = 0  # held-out images that are training images too
 
     @property
     def score(self) -> float:
@@ -102,7 +103,9 @@ def format_candidates(candidates: Sequence[Candidate]) -> str:
     table = "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     )
-    return "\n".join([table, "", describe_correlation(candidates), *_warn_of_weights(candidates)])
+    return "\n".join(
+        [table, "", describe_correlation(candidates), *_warn_of_weights(candidates), *_name_shared(candidates)]
+    )
 
 
 def describe_correlation(candidates: Sequence[Candidate]) -> str:
@@ -115,6 +118,14 @@ def describe_correlation(candidates: Sequence[Candidate]) -> str:
         return f"Rank correlation of score and k-NN top-1: none over {of}, which do not differ."
     sentence = f"Rank correlation (Spearman) of score and k-NN top-1: {correlation:.2f} over {of}"
     return sentence + (f"; below {_FEWEST} it is meaningless." if number < _FEWEST else ".")
+
+
+def _name_shared(candidates: Sequence[Candidate]) -> list[str]:
+    shared = {one.run: one.shared_images for one in candidates if one.shared_images}
+    return [
+        f"{run}: {number} of its held-out images are also training images, so that its losses are not held out."
+        for run, number in shared.items()
+    ]
 
 
 def _warn_of_weights(candidates: Sequence[Candidate]) -> list[str]:
@@ -168,6 +179,12 @@ def _candidates_of(run: RunFolder, recipe: dict[str, Any], name: str) -> list[Ca
             f"{str(run.path)!r} has no held-out losses in metrics.jsonl: train with `eval_split` set and "
             f"`eval_strategy` not 'no' (they are {recipe.get('eval_split')!r} and {recipe.get('eval_strategy')!r})."
         )
+    broken = [row["step"] for row in rows if not math.isfinite(row["eval_loss"])]
+    if broken:
+        raise ValueError(
+            f"{str(run.path)!r} has held-out losses that are NaN or infinite: {len(broken)} of {len(rows)}, the first "
+            f"one at step {broken[0]}. Leave this run out."
+        )
     last = rows[-1]["step"]
     steps = {step_of(checkpoint) for checkpoint in run.checkpoints()} | {last}
     linear = ((run.read_results() or {}).get("encoder") or {}).get("eval_linear_top1")
@@ -180,6 +197,7 @@ def _candidates_of(run: RunFolder, recipe: dict[str, Any], name: str) -> list[Ca
             row["eval_loss"],
             row.get("eval_knn_top1"),
             linear if step == last else None,
+            row.get("eval_shared_images", 0),
         )
         for row in rows
         if (step := row["step"]) in steps

@@ -65,6 +65,19 @@ def check_held_out(
         )
 
 
+def check_not_trained_on(train: object, dataset: object) -> None:
+    """Refuse an `eval_dataset` that is the training set itself, or one of a mixture."""
+    members = train.datasets if isinstance(train, Mixture) else [train]
+    for member in members:
+        # Of two `datasets.Dataset` that were opened in the same way. Streams have none that says what they hold.
+        prints = [getattr(one, "_fingerprint", None) if isinstance(one, Sized) else None for one in (member, dataset)]
+        if dataset is not None and (member is dataset or (prints[0] is not None and prints[0] == prints[1])):
+            raise ValueError(
+                f"`eval_dataset` has the images of `train_dataset` ({type(dataset).__name__}): figures on them are "
+                "not held out. Pass images that training does not read, or leave `eval_dataset` out."
+            )
+
+
 def check_one_dataset(dataset: object, num_processes: int, image_column: str) -> None:
     """Refuse an `eval_dataset` of several datasets, with too few images, or without an image column."""
     if isinstance(dataset, Mapping | list | tuple):

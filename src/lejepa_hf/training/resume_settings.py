@@ -33,18 +33,19 @@ def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run_settings(
-    args: TrainingArguments, model_config: dict[str, Any], views: MultiCropTransform, **sizes: int | None
+    args: TrainingArguments, model_config: dict[str, Any], views: MultiCropTransform, **data: int | str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """
-    The settings of a run that must not change when it is resumed, among them `sizes`, and those that may, by key.
-    Sizes are the global batch, the images in one SIGReg statistic and the number of training images, if it is known.
+    The settings of a run that must not change when it is resumed, among them `data`, and those that may, by key.
+    `data` are the global batch, the images in one SIGReg statistic, the number of training images, if it is known, and
+    what identifies these images.
     """
     fixed = {
         **flat_config(model_config),
         **dataclasses.asdict(views),
         "seed": args.seed,
         "data_seed": args.data_seed,
-        **sizes,
+        **data,
         "optim": str(OptimizerNames(args.optim).value),
     }
     names = ("learning_rate", "weight_decay", "max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")

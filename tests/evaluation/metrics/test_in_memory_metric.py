@@ -24,7 +24,8 @@ import torch
 from dataclasses import replace
 from transformers import AutoConfig, AutoModel
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.evaluate_encoder import ENCODER, evaluate_with_baselines
+from lejepa_hf.evaluation.baselines import ENCODER
+from lejepa_hf.evaluation.evaluate_encoder import evaluate_with_baselines
 from lejepa_hf.hub.export import build_processor
 torch.set_num_threads(1)
 config = AutoConfig.for_model("resnet", layer_type="basic", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from monitored_run import RESNET, TRANSFORM, VIT, monitored, rows, without_batch_norm
 
 from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator
@@ -15,6 +15,8 @@ from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
 from lejepa_hf.evaluation.protocols.knn import knn
 from lejepa_hf.evaluation.rank import rank_and_spread
+
+DIGITS = load_source("digits").dataset
 
 
 def test_evaluations_are_logged(tmp_path):
@@ -195,3 +197,24 @@ def test_two_processes_agree(tmp_path, two_processes):
     assert {row["step"] for row in figures["figures"] if "eval_knn_top1" in row} == {2, 4, 6}
     alone = without_batch_norm(tmp_path).evaluate()
     assert figures["prediction_loss"] == pytest.approx(alone["eval_prediction_loss"], rel=1e-5)
+
+
+def test_training_images_among_the_held_out_ones_are_named(tmp_path, caplog):
+    assert "eval_shared_images" not in monitored(tmp_path).evaluate()
+    mixed = concatenate_datasets([load_source("digits", "test").dataset.select(range(20)), DIGITS.select(range(4))])
+    found = monitored(tmp_path, eval_dataset=mixed).evaluate()
+    assert found["eval_shared_images"] == 4
+    assert caplog.text.count("`eval_dataset`: 4 of 24 held-out images are also training images, byte for byte") == 1
+
+
+def test_embeddings_that_are_not_finite_are_no_figure(tmp_path):
+    trainer = monitored(tmp_path, VIT)
+    with torch.no_grad():
+        trainer.model.encoder.backbone.layernorm.bias[0] = math.nan
+    with pytest.raises(FloatingPointError, match="24 of 24 images of the evaluation have NaN or infinite embeddings"):
+        trainer.evaluate()
+    trainer = monitored(tmp_path)  # losses use the statistics of the batch, k-NN the running ones
+    norm = next(module for module in trainer.model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.running_mean[0] = math.nan
+    with pytest.raises(FloatingPointError, match="96 of 96 images of the evaluation"):
+        trainer.evaluate()

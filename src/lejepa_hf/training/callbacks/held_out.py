@@ -14,6 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ...data.batch import GLOBAL_VIEWS, tensors_of_views
 from ...data.collator import MultiCropCollator
 from ...data.decoding import DECODING_ERRORS, decode_image
+from ...data.shared_images import shared_images
 from ...data.streaming import EndlessRows
 from ...evaluation.embeddings.extraction import LabelledEmbeddings
 from ...evaluation.pixel_values import check_enlargement, join_pixel_values, to_pixel_values
@@ -81,6 +82,11 @@ class HeldOutImages:
     ) -> None:
         self.batch_size, self.device, self.processor = max(2, args.per_device_train_batch_size), args.device, processor
         self._collator, self._args = collator, args
+        self.num_shared = 0  # on the first process: held-out images that are training images too
+        if args.process_index == 0:
+            shared = shared_images([(train, collator.image_column)], held_out, collator.image_column, num_images)
+            shared.warn("`eval_dataset`")
+            self.num_shared = shared.number
         self.batches = self._view_batches(held_out, num_images)
         self.bank, self.queries = None, None
         if collator.label_column is not None and processor is not None:
@@ -161,7 +167,9 @@ class HeldOutImages:
         images; `sigreg_loss`, the weighted mean over batches; `loss`, which joins both as in training; rank and spread
         of global views; with labels `knn_top1`, in [0, 1]. `forward` calls the model with a batch of the collator.
         Batch norm normalises views by their batch, as in training, so that losses can be compared with those of
-        training; for k-NN it uses its running statistics.
+        training; for k-NN it uses its running statistics. `shared_images`, on the first process only and if there are
+        any, is the number of compared held-out images that are training images too. An embedding that is not finite
+        raises FloatingPointError.
         """
         num_global_views = self.batches[0].views[GLOBAL_VIEWS].shape[1]
         sigreg, embeddings, projections = torch.zeros((), device=self.device), [], []
@@ -171,15 +179,31 @@ class HeldOutImages:
                 sigreg += batch.weight * output.sigreg_loss
                 embeddings.append(output.embeddings[:num_global_views, : batch.num_new].float())
                 projections.append(output.projections[:, : batch.num_new])
+        joined = torch.cat(embeddings, dim=1)
+        self._refuse_not_finite(joined.transpose(0, 1).flatten(1))
         prediction = prediction_loss(torch.cat(projections, dim=1), num_global_views)
         weight = model.config.sigreg_weight
         losses = torch.stack([(1 - weight) * prediction + weight * sigreg, prediction, sigreg])
         numbers = dict(zip(MEASURES[:3], losses.tolist(), strict=True))
-        found = rank_and_spread(gather_for_loss(torch.cat(embeddings, dim=1)).transpose(0, 1).flatten(0, 1))
+        found = rank_and_spread(gather_for_loss(joined).transpose(0, 1).flatten(0, 1))
         numbers |= {name: found[name] for name in ("effective_rank", "embedding_spread")}
         if self.bank is not None and self.queries is not None:
             numbers["knn_top1"] = self._knn(self.bank, self.queries, forward)
+        if self.num_shared:
+            numbers["shared_images"] = self.num_shared
         return numbers
+
+    def _refuse_not_finite(self, embeddings: torch.Tensor) -> None:
+        """Raise FloatingPointError on all ranks if an image, a row of one of the ranks, has no finite embedding."""
+        is_broken = ~embeddings.isfinite().all(1)
+        counts = torch.tensor([is_broken.sum(), len(is_broken)], device=self.device)
+        broken, number = total_over_ranks(counts).tolist()
+        if broken:
+            raise FloatingPointError(
+                f"{broken} of {number} images of the evaluation have NaN or infinite embeddings: no figure is "
+                "measured with them. Continue from the last checkpoint with `--resume`, and lower the "
+                "`learning_rate`, or use bf16 instead of fp16."
+            )
 
     def _knn(self, bank_images: _PlainImages, query_images: _PlainImages, forward: Callable[..., Any]) -> float:
         bank, queries = self._embed(bank_images, forward), self._embed(query_images, forward)
@@ -200,4 +224,6 @@ class HeldOutImages:
         for part in images.pixels.tensor_split(max(1, len(images.pixels) // self.batch_size)):
             pixels = (part.to(self.device).float() * settings["rescale_factor"] - mean) / std
             embeddings.append(forward({GLOBAL_VIEWS: pixels[:, None]}).embeddings[0].float())
-        return torch.cat(embeddings)[: len(images.labels)]
+        own = torch.cat(embeddings)[: len(images.labels)]
+        self._refuse_not_finite(own)
+        return own

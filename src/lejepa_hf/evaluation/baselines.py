@@ -1,0 +1,54 @@
+"""An encoder beside its averaged weights, the same encoder untrained, and raw pixels: one column of a table each."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..data.sources import ImageSource
+from ..model.architecture import num_channels
+from ..model.backbone import build_backbone
+from ..model.native_class import as_native_class
+from .embeddings.extraction import LabelledEmbeddings
+from .embeddings.finite import extract_finite
+from .embeddings.raw_pixels import raw_pixels
+from .encoder_loading import LoadedEncoder, load_encoder
+
+ENCODER, AVERAGED = "LeJEPA encoder", "averaged encoder"
+UNTRAINED, PIXELS = "same encoder, untrained", "raw pixels"
+
+Embed = Callable[[ImageSource], LabelledEmbeddings]
+
+
+def table_columns(encoder: str | Path, averaged: str | Path | None = None) -> dict[str, Callable[[], Embed]]:
+    """
+    The columns of a run's table by name, each with what prepares its embedding of a source: an encoder is loaded when
+    its turn comes.
+
+    Args:
+        encoder (`str` or `Path`): Folder of an exported encoder.
+        averaged (`str` or `Path`, *optional*): Folder of the same encoder with averaged weights.
+    """
+    columns: dict[str, Callable[[], Embed]] = {ENCODER: lambda: partial(extract_finite, load_encoder(encoder))}
+    if averaged is not None:
+        columns[AVERAGED] = lambda: partial(extract_finite, load_encoder(averaged))
+    columns[UNTRAINED] = lambda: partial(extract_finite, _untrained(encoder))
+    columns[PIXELS] = lambda: _pixels(encoder)
+    return columns
+
+
+def _untrained(encoder: str | Path) -> LoadedEncoder:
+    model, processor = load_encoder(encoder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        # Built and pooled as in training: `AutoModel.from_config` would put a random pooler behind the first token.
+        untrained = as_native_class(build_backbone(model.config), model.config.embedding_pooling)
+    untrained.to(model.device)  # type: ignore[arg-type]  # transformers' wrapper of `to` hides its signature
+    return untrained, processor
+
+
+def _pixels(encoder: str | Path) -> Embed:
+    model, processor = load_encoder(encoder)
+    channels, pixel_range = num_channels(model.config), getattr(processor, "pixel_range", None)
+    return partial(raw_pixels, channels=channels, pixel_range=pixel_range)
