@@ -191,7 +191,7 @@ def test_a_diverging_run_ends_with_step_component_and_checkpoint(tmp_path, capsy
     folder = tmp_path / "run"
     diverge = ["--learning_rate", "1e30", "--lr_scheduler_type", "constant", "--lr_scheduler_kwargs", "{}"]
     diverge += ["--save_steps", "1", "--warmup_steps", "0", "--projector_norm", "none"]
-    diverge += ["--weight_decay", "0"]
+    diverge += ["--weight_decay", "0", "--eval_strategy", "no"]
     assert main([RECIPE, *SMALL, *diverge, "--output_dir", str(folder)]) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "Step " in error and "`prediction_loss` is" in error and "--resume" in error

@@ -42,13 +42,13 @@ class FiniteGuard:
             broken = {name: x for name, x in zip(names, together.tolist(), strict=True) if not math.isfinite(x)}
             if broken:
                 self._pending.clear()
-                raise FloatingPointError(_explain(step, broken, last_finite_checkpoint(self._run)))
+                raise self.error(step, ", ".join(f"`{name}` is {value}" for name, value in broken.items()))
 
-
-def _explain(step: int, broken: dict[str, float], good: Path | None) -> str:
-    way_out = f"continue from the last good checkpoint, `--resume {good}`" if good else "start again"
-    found = ", ".join(f"`{name}` is {value}" for name, value in broken.items())
-    return (
-        f"Step {step}: {found}. The run stopped without saving this step: {way_out}, and lower the `learning_rate`, "
-        "or use bf16 instead of fp16."
-    )
+    def error(self, step: int, found: str) -> FloatingPointError:
+        """The error that stops the run after a step, because of what was found there."""
+        good = last_finite_checkpoint(self._run)
+        way_out = f"continue from the last good checkpoint, `--resume {good}`" if good else "start again"
+        return FloatingPointError(
+            f"Step {step}: {found}. The run stopped without saving this step: {way_out}, and lower the "
+            "`learning_rate`, or use bf16 instead of fp16."
+        )

@@ -87,7 +87,11 @@ class MeasuringTrainer(CheckpointingTrainer):
 
         Returns:
             `dict[str, float]`: `eval_loss`, `eval_prediction_loss`, `eval_sigreg_loss`, `eval_effective_rank`,
-            `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds.
+            `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds. `eval_shared_images`
+            on the first process, if some of the images are training images too.
+
+        Raises:
+            FloatingPointError: If embeddings are NaN or infinite; the message says of how many images.
         """
         model, was_training = self.model_wrapped, self.model_wrapped.training
         model.eval()
@@ -97,6 +101,8 @@ class MeasuringTrainer(CheckpointingTrainer):
                 images = self._held_out_images(eval_dataset)
                 # Always the same directions: evaluations of a run are compared with each other.
                 found = images.measure(self.model, partial(self._forward, step=0))
+        except FloatingPointError as error:
+            raise self._guard.error(self.state.global_step, str(error)) from error
         finally:
             model.train(was_training)
         self._window.start += self._cost.last  # speed is that of training

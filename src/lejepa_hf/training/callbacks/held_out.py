@@ -199,11 +199,7 @@ class HeldOutImages:
         counts = torch.tensor([is_broken.sum(), len(is_broken)], device=self.device)
         broken, number = total_over_ranks(counts).tolist()
         if broken:
-            raise FloatingPointError(
-                f"{broken} of {number} images of the evaluation have NaN or infinite embeddings: no figure is "
-                "measured with them. Continue from the last checkpoint with `--resume`, and lower the "
-                "`learning_rate`, or use bf16 instead of fp16."
-            )
+            raise FloatingPointError(f"{broken} of {number} images of the evaluation have NaN or infinite embeddings")
 
     def _knn(self, bank_images: _PlainImages, query_images: _PlainImages, forward: Callable[..., Any]) -> float:
         bank, queries = self._embed(bank_images, forward), self._embed(query_images, forward)
