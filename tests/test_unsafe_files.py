@@ -132,7 +132,7 @@ def test_states_of_others(tmp_path, tiny_resnet, marker, name, write):
     torch.save(Payload(marker), checkpoint / "training_args.bin")  # of a stock Trainer: never read
     assert resolve_resume("auto", tmp_path) == checkpoint
     write(Payload(marker), checkpoint / name)
-    with pytest.raises(ValueError, match=f"checkpoint-1, where {name} (contains|is damaged)") as error:
+    with pytest.raises(ValueError, match=f"checkpoint-1 is skipped, because {name} (contains|is damaged)") as error:
         resolve_resume("auto", tmp_path)
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
 

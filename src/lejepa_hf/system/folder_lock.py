@@ -12,20 +12,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 _LOCK, _HOLDER = ".lock", ".lock_holder.json"
-_DYING = 15.0  # seconds that what a killed process started may outlive it
+_DYING = 15.0  # seconds for which children of a killed process may outlive it and hold its lock
 _locked: set[Path] = set()  # folders that this process holds
 
 
 class FolderInUse(ValueError):
-    """Another process is writing to a folder; the message names it and its machine."""
+    """Another process is writing to a folder; the message names the process and its machine."""
 
 
 @contextmanager
 def locked_folder(folder: str | Path) -> Iterator[None]:
     """
     Hold a folder, made if missing, so that no other process writes to it. The lock ends with the process, even after a
-    kill. A process that holds the folder already may hold it again. A folder whose other files are all gone in the end
-    is deleted, unless it was there and empty.
+    kill. A process that holds the folder already may hold it again. If nothing is left in the folder at the end, it is
+    deleted, unless it existed and was empty before.
 
     Raises:
         FolderInUse: If another process holds it; at once.

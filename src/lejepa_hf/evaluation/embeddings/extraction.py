@@ -87,7 +87,7 @@ def extract_embeddings(
 
 
 def _forget_if_readable(folder: Path, extractor: FeatureExtractor, source: ImageSource) -> None:
-    """Delete embeddings that lack an image which can be read now: its file was away, or the limit of pixels lower."""
+    """Delete embeddings that lack an image which can be read now: its file was away, or `max_image_pixels` lower."""
     if not is_complete(folder) or not os.access(folder, os.W_OK):
         return
     store = EmbeddingStore(folder)
@@ -150,7 +150,7 @@ def part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
 
 
 def _name_in_cache(extractor: FeatureExtractor, source: ImageSource) -> str | None:
-    """Another name for each combination of what the embeddings depend on; None for images without an identity."""
+    """A name that changes with everything that the embeddings depend on; None for images without an identity."""
     if source.fingerprint is None:
         return None
     identity = {

@@ -16,8 +16,8 @@ from ...data.sources import ImageSource
 from ...system.devices import cores_of_this_process
 
 _MOST_THREADS = 8
-_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds, after which a file that could not be read is tried again
-_LONGEST_WAIT = 15.0  # seconds in all for files that stay away
+_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts to read a file
+_LONGEST_WAIT = 15.0  # seconds in a row for files that stay away
 Decoded = TypeVar("Decoded")
 Prepared = TypeVar("Prepared")
 
@@ -88,7 +88,7 @@ def image_batches(
 
 
 class _Patience:
-    """Tries again what the file system refused, as a network drive does for a moment, for some seconds in all."""
+    """Reads files again that the file system refuses, as a network drive does for a moment; 15 seconds in a row."""
 
     def __init__(self) -> None:
         self._left = _LONGEST_WAIT

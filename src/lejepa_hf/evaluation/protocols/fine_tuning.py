@@ -151,7 +151,7 @@ def _fit(
 
 
 def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> list[tuple[list[int], float, int]]:
-    """Of each image that can be read the best classes, the log-probability of the correct one, and the label."""
+    """For each image that can be read: its best classes, the log-probability of the correct one, its label."""
     part, extractor = part_of(source, process_index(), world_size()), classifier.extractor
     found: list[tuple[list[int], float, int]] = []
 
