@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, ImageSequence
 from PIL.EpsImagePlugin import EpsImageFile
+from PIL.IptcImagePlugin import IptcImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .network import read_through
@@ -72,6 +73,8 @@ def open_image(
             value = Image.fromarray(value)
     if isinstance(value, EpsImageFile):
         raise ValueError("EPS files are programs, which PIL would run with Ghostscript: convert the image to PNG.")
+    if isinstance(value, IptcImageFile):
+        raise ValueError("IPTC files may contain any other file, of any size and even EPS: convert the image to PNG.")
     if not isinstance(value, Image.Image | np.ndarray):
         raise TypeError(f"An image must be a PIL image, bytes, a path or an array, got {type(value).__name__}.")
     check_size(*stored_size(value), max_image_pixels)

@@ -91,6 +91,10 @@ class FeatureExtractor:
         is_small = max(width, height) <= min(_SMALL, 4 * min(width, height))  # thin ones grow when they are resized
         return image if is_small else self.preprocess([image])
 
+    def decode_reduced(self, value: Encoded, max_image_pixels: int | None = None) -> Pixels | torch.Tensor:
+        """[`reduced`] of what [`decode`] returns."""
+        return self.reduced(self.decode(value, max_image_pixels))
+
     def batch(self, images: list[Pixels | torch.Tensor]) -> torch.Tensor:
         """Pixel values of several images from [`reduced`], on the host, pinned if the encoder is on a GPU."""
         pixels = {place: image for place, image in enumerate(images) if isinstance(image, torch.Tensor)}

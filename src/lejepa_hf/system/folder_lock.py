@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,10 @@ def locked_folder(folder: str | Path) -> Iterator[None]:
         _locked.discard(folder)
         (folder / _HOLDER).unlink(missing_ok=True)
         lock.release()
-        if not was_empty and [path.name for path in folder.iterdir()] == [_LOCK]:
-            (folder / _LOCK).unlink()
-            folder.rmdir()
+        with suppress(FileNotFoundError):  # somebody has deleted the folder meanwhile
+            if not was_empty and [path.name for path in folder.iterdir()] == [_LOCK]:
+                (folder / _LOCK).unlink()
+                folder.rmdir()
 
 
 def clear_folder(folder: Path) -> None:
@@ -65,8 +66,9 @@ def clear_folder(folder: Path) -> None:
 
 def _read_holder(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / _HOLDER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # nobody holds it, or somebody is just about to
+        holder = json.loads((folder / _HOLDER).read_text(encoding="utf-8"))
+        return {"process": int(holder["process"]), "host": holder["host"], "since": holder["since"]}
+    except (OSError, ValueError, TypeError, LookupError):  # nobody holds it, or somebody is just about to
         return {}
 
 

@@ -8,13 +8,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as compute
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ...data.decoding import Encoded, Pixels
 from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...system.distributed import is_first_rank, process_index, shared_temporary_folder, wait_for_all, world_size
@@ -188,10 +188,7 @@ def embedded_batches(
     if missing, makes of its pixel values: fp32, on the host; an empty tensor for a batch whose images are all broken.
     """
     waiting, embed, rows = None, embed or extractor, rows_from(source, start)
-
-    def decode(value: Encoded) -> Pixels | torch.Tensor:
-        return extractor.reduced(extractor.decode(value, source.max_image_pixels))
-
+    decode = partial(extractor.decode_reduced, max_image_pixels=source.max_image_pixels)
     for batch in image_batches(source, batch_size, decode, extractor.batch, "embedding", rows, start):
         found = embed(batch.images) if batch.images is not None else torch.empty(0)
         # A batch is fetched after the next one was started, so that the device does not wait for the host.
