@@ -132,7 +132,7 @@ def test_states_of_others(tmp_path, tiny_resnet, marker, name, write):
     torch.save(Payload(marker), checkpoint / "training_args.bin")  # of a stock Trainer: never read
     assert resolve_resume("auto", tmp_path) == checkpoint
     write(Payload(marker), checkpoint / name)
-    with pytest.raises(ValueError, match=f"checkpoint-1, where {name} (contains|is damaged)") as error:
+    with pytest.raises(ValueError, match=f"checkpoint-1 is skipped, because {name} (contains|is damaged)") as error:
         resolve_resume("auto", tmp_path)
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
 
@@ -240,7 +240,21 @@ def test_bytes_that_are_not_an_image(marker, content):
         decode_image(content(Payload(marker)))
 
 
-def test_ghostscript_is_not_started(tmp_path, marker, monkeypatch):
+def in_iptc(content: bytes) -> bytes:
+    """An IPTC file of 1 x 1 pixels whose image data is another file."""
+    numbers = {(3, 60): b"\x01\x00", (3, 20): b"\x00\x01", (3, 30): b"\x00\x01", (3, 120): b"\x05"}
+    fields = b"".join(bytes([0x1C, *tag, 0, len(value)]) + value for tag, value in numbers.items())
+    return fields + bytes([0x1C, 8, 10, 132, 0]) + len(content).to_bytes(4, "big") + content + bytes(5)
+
+
+def test_a_file_within_a_file_is_not_read():
+    """It may have any size and kind, whatever the outer one says."""
+    with pytest.raises(ValueError, match="IPTC files may contain any other file"):
+        decode_image(in_iptc(png()))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_ghostscript_is_not_started(tmp_path, marker, monkeypatch, wrapped):
     """An EPS file is a program."""
     (tmp_path / "bin").mkdir()
     for name in ("gs", "gswin64c"):
@@ -249,8 +263,8 @@ def test_ghostscript_is_not_started(tmp_path, marker, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(buffer, "EPS")
-    with pytest.raises(ValueError, match="EPS files are programs"):
-        decode_image(buffer.getvalue())
+    with pytest.raises(ValueError, match="IPTC files" if wrapped else "EPS files are programs"):
+        decode_image(in_iptc(buffer.getvalue()) if wrapped else buffer.getvalue())
 
 
 def test_a_dataset_with_a_program(tmp_path, marker):

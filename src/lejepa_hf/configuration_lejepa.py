@@ -122,7 +122,7 @@ class LeJEPAConfig(PreTrainedConfig):
         """Like the base class, but without the folders that weights came from: files and loggers get this dict."""
         values = super().to_dict()
         values.pop("_name_or_path", None)
-        if values.get("backbone_config"):  # there the base class writes the key even if it is empty
+        if values.get("backbone_config"):  # there the base class always writes the key
             values["backbone_config"]["_name_or_path"] = ""
         return values
 

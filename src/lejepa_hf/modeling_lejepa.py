@@ -128,9 +128,9 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         self.post_init()
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        # timm's networks have a way of their own, which the base class does not know.
+        # timm's networks do it in their own way, which the base class does not know.
         self.backbone._set_gradient_checkpointing(enable, *args, **kwargs)
-        self.gradient_checkpointing = enable  # what `is_activation_checkpointing` looks for, and timm does not state
+        self.gradient_checkpointing = enable  # read by `is_activation_checkpointing`; timm's networks do not set it
 
     def use_channels_last(self) -> None:
         """Store weights and pixels with channels last, which makes convolutions faster."""

@@ -93,7 +93,7 @@ class LeJEPATrainer(MeasuringTrainer):
 
     def __init__(
         self,
-        model: LeJEPAForPreTraining | None = None,  # None is refused, after `model_init` in its place
+        model: LeJEPAForPreTraining | None = None,  # None is refused; so is `model_init`, with its own message
         args: LeJEPATrainingArguments | None = None,
         train_dataset: object = None,
         data_collator: MultiCropCollator | None = None,
@@ -110,7 +110,7 @@ class LeJEPATrainer(MeasuringTrainer):
         refuse_arguments(kwargs, CONSTRUCTOR)
         collator = MultiCropCollator() if data_collator is None else data_collator
         check_kinds(model, collator, processing_class, args.recomputes_activations)
-        assert model is not None  # it is of another kind
+        assert model is not None  # refused above
         check_push(args, callbacks or [])
         check_launch(args)
         global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps

@@ -408,7 +408,7 @@ def test_too_little_memory_is_a_decoding_error(tmp_path):
     Image.new("L", (9000, 9000)).convert("RGB").save(tmp_path / "large.png")
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "large.png")]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert found.stdout.startswith("MemoryError 9000 x 9000 pixels do not fit into the memory. `max_image_pixels`")
+    assert found.stdout.startswith("MemoryError 9000 x 9000 pixels do not fit into memory. Lower `max_image_pixels`")
 
 
 @pytest.mark.parametrize("odd", [None, 1.02, np.nan, np.inf, -np.inf, -3.0])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -86,6 +87,19 @@ def test_a_folder_that_got_no_files_is_removed(tmp_path):
     with locked_folder(tmp_path / "empty"):
         pass
     assert (tmp_path / "empty").is_dir(), "that of the user stays"
+
+
+def test_an_error_is_not_hidden_where_the_folder_was_deleted_meanwhile(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked_folder(tmp_path / "run"):
+        shutil.rmtree(tmp_path / "run")
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("content", ["[]", '{"host": 1}', '{"process": "x", "host": "a", "since": "b"}', '{"proc'])
+def test_a_note_of_the_holder_that_cannot_be_read_is_ignored(tmp_path, content):
+    (tmp_path / ".lock_holder.json").write_text(content)
+    with locked_folder(tmp_path):
+        pass
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):

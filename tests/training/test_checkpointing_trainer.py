@@ -103,7 +103,7 @@ def test_a_run_falls_back_to_the_last_whole_checkpoint(tmp_path, tiny_resnet, ca
     assert [row["step"] for row in resumed.state.log_history if "loss" in row] == list(range(1, 8))
     assert "Training continues from checkpoint-2." in caplog.text
     for step, name in enumerate(DAMAGES, start=3):
-        assert f"checkpoint-{step}, where {name} is" in caplog.text
+        assert f"checkpoint-{step} is skipped, because {name} is" in caplog.text
 
 
 @pytest.mark.parametrize("given", [True, "auto"])

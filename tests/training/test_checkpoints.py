@@ -109,14 +109,15 @@ def test_a_skipped_checkpoint_is_named_with_its_damage(tmp_path, caplog):
     save(tmp_path, 100), (save(tmp_path, 200) / "scheduler.pt").unlink()
     resolve_resume("auto", tmp_path)
     assert (
-        "not from checkpoint-200, where scheduler.pt is missing. Training continues from checkpoint-100" in caplog.text
+        "checkpoint-200 is skipped, because scheduler.pt is missing. Training continues from checkpoint-100"
+        in caplog.text
     )
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(tmp_path):
     (save(tmp_path, 100) / "scheduler.pt").write_bytes(POINTER)
     with pytest.raises(
-        ValueError, match="checkpoint-100, where scheduler.pt is a git-lfs pointer.*another `output_dir`"
+        ValueError, match="checkpoint-100 is skipped, because scheduler.pt is a git-lfs pointer.*another `output_dir`"
     ):
         resolve_resume("auto", tmp_path)
 

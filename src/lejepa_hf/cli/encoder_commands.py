@@ -107,8 +107,8 @@ def _embed(options: argparse.Namespace) -> str:
     )  # fmt: skip
     if embedded.has_many_broken:
         raise DataError(
-            f"{embedded.out} is written without {embedded.num_broken:,} broken images, of which the log names some; "
-            f"{embedded.num_images:,} are in it. Mend the broken ones and repeat the command with `--overwrite`."
+            f"{embedded.out} is written without {embedded.num_broken:,} broken images (the log names the first ones) "
+            f"and holds {embedded.num_images:,}. Repair the broken images, then repeat the command with `--overwrite`."
         )
     size, speed = f"{embedded.num_images} embeddings of {embedded.dim} numbers", embedded.images_per_second
     return f"{embedded.out}: {size}, {speed:.1f} images/s"
@@ -128,10 +128,10 @@ def _add_demo(add: AddArgument) -> None:
 def _demo(options: argparse.Namespace) -> str | None:
     try:
         return _serve_or_push(options)
-    except KeyboardInterrupt:  # before the page was there, which ends in order itself
+    except KeyboardInterrupt:  # while the page is prepared; once it is there, it handles Ctrl+C itself
         sys.stderr.write("interrupted\n")
         sys.stderr.flush()
-        # `sys.exit` would wait for threads that download, and ends by the signal if an import was interrupted.
+        # `sys.exit` would wait for threads that download, and Python repeats the signal if an import was interrupted.
         os._exit(128 + signal.SIGINT)
 
 

@@ -21,7 +21,7 @@ def _plan(options: argparse.Namespace) -> str:
 
 
 def _add_recipes(add: AddArgument) -> None:
-    add("name", nargs="?", help="one of them: only the path of its file is printed")
+    add("name", nargs="?", help="recipe whose path is printed; if missing, the names of all recipes")
 
 
 def _recipes(options: argparse.Namespace) -> str | Path:

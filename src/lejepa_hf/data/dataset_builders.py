@@ -12,7 +12,7 @@ from .dataset_files import FILE_KINDS, with_length
 from .dataset_kinds import Opened
 from .opening_errors import explained
 
-# Endings in a tar that nothing here needs: pickles, those of torch too, and formats whose packages may be missing.
+# Endings of files in a tar that hold no images: pickles, those of torch too, and formats that need other packages.
 _OBJECTS = ("pth", "pyd", "pickle", "pkl", "mp", "msg", "cbor", "ten", "tb")
 
 
@@ -20,7 +20,7 @@ class ImageTars(WebDataset):
     """
     Reads WebDataset tar files in which one sample is a jpg and another a png. The reader of `datasets` refuses them if
     it notices at once, and otherwise drops samples. The only image of a sample is stored in the column of the first
-    sample's image, whatever its own extension. Files of tensors and objects stay the bytes that they are.
+    sample's image, whatever its own extension. Files of tensors and objects stay bytes.
     """
 
     DECODERS = {ending: decode for ending, decode in WebDataset.DECODERS.items() if ending not in _OBJECTS}
@@ -51,7 +51,7 @@ def load_split(
     row groups: readers get equal shares and need little memory.
     """
     files = str(data_files["train"] if isinstance(data_files, dict) else data_files)
-    if path == "pandas":  # read with the protection off by `datasets` before 5.2
+    if path == "pandas":  # `datasets` before 5.2 reads them without protection
         raise ValueError(f"`dataset` {name!r} reads pickles, which could run code: write the images as Parquet files.")
     try:
         if path == "webdataset":

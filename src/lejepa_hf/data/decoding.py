@@ -15,14 +15,15 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, ImageSequence
 from PIL.EpsImagePlugin import EpsImageFile
+from PIL.IptcImagePlugin import IptcImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .network import read_through
 from .pixel_arrays import count_values, eight_bit_channels_last, is_npy, read_npy, to_eight_bit_array, wrong_channels
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-# What PIL's decoders raise for bytes they cannot read (AVIF's a RuntimeError), a missing image (None), a decompression
-# bomb and an image for which the memory is too small included.
+# What is raised for an image that cannot be read: by PIL's decoders for damaged bytes (AVIF's a RuntimeError), for a
+# missing image (None), a decompression bomb, or one that does not fit into memory.
 _BUILT_IN_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, MemoryError)
 DECODING_ERRORS = (*_BUILT_IN_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
 _ORIENTATION = 0x0112  # EXIF
@@ -65,13 +66,15 @@ def open_image(
         with _pil_limit(max_image_pixels):
             value = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
         if value.format == "FITS" and value.mode != "L":
-            raise ValueError("PIL reads FITS images of other than 8 bits wrongly: convert them to TIFF or .npy.")
+            raise ValueError("PIL misreads FITS images of more than 8 bits: convert them to TIFF or .npy.")
     elif isinstance(value, np.ndarray | list):
         value = eight_bit_channels_last(value, num_channels, pixel_range)
         if num_channels in (1, 3):
             value = Image.fromarray(value)
     if isinstance(value, EpsImageFile):
-        raise ValueError("EPS files are programs, which PIL hands to Ghostscript, and are not run: convert it to PNG.")
+        raise ValueError("EPS files are programs, which PIL would run with Ghostscript: convert the image to PNG.")
+    if isinstance(value, IptcImageFile):
+        raise ValueError("IPTC files may contain any other file, of any size and even EPS: convert the image to PNG.")
     if not isinstance(value, Image.Image | np.ndarray):
         raise TypeError(f"An image must be a PIL image, bytes, a path or an array, got {type(value).__name__}.")
     check_size(*stored_size(value), max_image_pixels)
@@ -81,7 +84,8 @@ def open_image(
 def check_size(width: int, height: int, max_image_pixels: int | None = None, where: str = "") -> None:
     """
     Refuse an image of more pixels than `max_image_pixels`, or than PIL's `MAX_IMAGE_PIXELS`, by a
-    `PIL.Image.DecompressionBombError`; `where` says what has this size if it is not the image itself.
+    `PIL.Image.DecompressionBombError`. The message continues with `where` if it is not the stored image that has this
+    size.
     """
     limit = max_image_pixels or Image.MAX_IMAGE_PIXELS
     if limit and width * height > limit:
@@ -91,7 +95,7 @@ def check_size(width: int, height: int, max_image_pixels: int | None = None, whe
         )
 
 
-_own_limit = threading.Lock()
+_changing_limit = threading.Lock()
 
 
 @contextmanager
@@ -100,7 +104,7 @@ def _pil_limit(max_image_pixels: int | None) -> Iterator[None]:
     Let PIL open what `max_image_pixels` allows, and leave the rest to [`check_size`]. PIL's own limit holds for the
     whole process, so it is raised for as long as a header is read, by one thread at a time.
     """
-    with warnings.catch_warnings(), _own_limit if max_image_pixels else nullcontext():
+    with warnings.catch_warnings(), _changing_limit if max_image_pixels else nullcontext():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused later, not warned about
         before = Image.MAX_IMAGE_PIXELS
         if before and max_image_pixels:
@@ -161,8 +165,8 @@ def load_upright(
     try:
         image.load()
     except MemoryError as error:
-        way_out = "`max_image_pixels` can leave such images out before they are decoded."
-        raise MemoryError(f"{image.width} x {image.height} pixels do not fit into the memory. {way_out}") from error
+        way_out = "Lower `max_image_pixels` to leave such images out before they are decoded."
+        raise MemoryError(f"{image.width} x {image.height} pixels do not fit into memory. {way_out}") from error
     if image.getexif().get(_ORIENTATION, 1) != 1:  # reads the header; transposing would copy every image
         image = ImageOps.exif_transpose(image)
     if num_channels not in (1, 3):
@@ -194,7 +198,7 @@ def _deep_colours(image: Image.Image, pixel_range: list[float]) -> Image.Image:
     colours, transparency = np.split(bands, [3 if len(bands) > 2 else 1])
     scaled = np.concatenate([to_eight_bit_array(colours, pixel_range), (transparency >> 8).astype(np.uint8)])
     deep = Image.fromarray(np.ascontiguousarray(np.moveaxis(scaled, 0, -1)))
-    deep.info = image.info  # which says how it is turned
+    deep.info = image.info  # with the orientation
     return deep
 
 

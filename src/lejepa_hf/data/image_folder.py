@@ -22,7 +22,7 @@ _SPLIT_FOLDERS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has no decoder
-# Kinds of files that are left out, beside files with other endings.
+# Why an entry is left out, if not because of its ending.
 _SPECIAL, _AGAIN = "not a regular file", "listed already by another path"
 _NOWHERE, _UNNAMED = "with a missing target", "with a name that is not UTF-8"
 
@@ -119,7 +119,7 @@ class _Listing:
         if not self._is_first(_identity(status)):
             self._leave_out(_AGAIN, folder)
             return
-        # A listing has the inodes already, which saves a look at each file; some file systems have others there.
+        # A listing holds the inodes already, which saves a `stat` of each file; some file systems list different ones.
         is_listed: bool | None = None
         folder = os.path.join(folder, "")
         for entry in entries:
@@ -150,7 +150,7 @@ class _Listing:
             self.folders.append(link)
 
     def _take(self, within: str, file: str, is_regular: bool | None, identity: _Identity) -> None:
-        """Take an image that was not taken yet, or count a file of another kind; None is a file that is missing."""
+        """Take an image that was not taken yet, or count another file; `is_regular` is None for a missing one."""
         ending = os.path.splitext(file)[1].lower()
         if is_regular and ending not in self._endings:
             self.others[_printable(ending) or "no ending"] += 1
@@ -192,7 +192,7 @@ def _printable(name: str) -> str:
 
 
 def _leads_up(link: Path) -> bool:
-    """Whether a link leads to a folder that contains it, and so to much that was not meant."""
+    """Whether a link leads to a folder that contains it, and so to files outside of the folder that was asked for."""
     parent, target = link.parent.resolve(), link.resolve()
     return target == parent or target in parent.parents
 

@@ -54,8 +54,8 @@ def explained(error: Exception, name: str, split: str, path: str, files: str, on
         return ValueError(f"{what} {where}cannot be reached: {reason}")
     if "scripts are no longer supported" in reason:
         return ValueError(
-            f"{what} is a program ({reason.split()[-1]}), which is never run: use its Parquet files, on the Hub with "
-            "`revision: refs/convert/parquet`."
+            f"{what} is a program ({reason.split()[-1]}), which is never run: use its Parquet files, for a dataset of "
+            "the Hub with `revision: refs/convert/parquet`."
         )
     if isinstance(error, UnpicklingError):
         return ValueError(f"{what} cannot be read: one of its files {reading_failure(error)}.")

@@ -61,8 +61,8 @@ class ViewSettings:
             [1e-6, 10].
         pixel_range (`list[float]`, *optional*): Values that become 0 and 255 in arrays and in 16-bit and float images;
             others are clipped. If missing, the whole range of 8- and 16-bit integers, and [0, 1] for floats.
-        max_image_pixels (`int`, *optional*): Width times height of the largest image that is decoded, also after an
-            evaluation's resize; larger ones count as broken. If missing, 89 million, PIL's `MAX_IMAGE_PIXELS`.
+        max_image_pixels (`int`, *optional*): Largest width times height of an image, as stored and after an
+            evaluation's resize; larger images count as broken. If missing, 89 million, PIL's `MAX_IMAGE_PIXELS`.
 
     Raises:
         ValueError: If a value is out of range; the message names the field.

@@ -168,7 +168,7 @@ def run_protocols(
 
 
 def _log(title: str, results: dict[str, float]) -> None:
-    """The figures in percent, at once, so that they are not lost if a later protocol fails."""
+    """Log figures in percent, at once, so that they are not lost if a later protocol fails."""
     if is_first_rank():
         figures = [f"{_readable(key)} {100 * value:.1f}" for key, value in results.items() if not is_spread(key)]
         logger.info(f"{title}: {', '.join(figures)}")

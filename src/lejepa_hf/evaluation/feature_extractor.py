@@ -79,7 +79,7 @@ class FeatureExtractor:
         return to_pixel_values(images, self.processor, num_channels(self.encoder.config), **settings)
 
     def pixels(self, value: Encoded, max_image_pixels: int | None = None) -> torch.Tensor:
-        """Both in one: pixel values of one image. So an image is in memory at its full size alone, not its batch."""
+        """[`decode`] and [`preprocess`] of one image: only one at a time is then in memory at its full size."""
         return self.preprocess([self.decode(value, max_image_pixels)])
 
     def reduced(self, image: Pixels) -> Pixels | torch.Tensor:
@@ -91,8 +91,12 @@ class FeatureExtractor:
         is_small = max(width, height) <= min(_SMALL, 4 * min(width, height))  # thin ones grow when they are resized
         return image if is_small else self.preprocess([image])
 
+    def decode_reduced(self, value: Encoded, max_image_pixels: int | None = None) -> Pixels | torch.Tensor:
+        """[`reduced`] of what [`decode`] returns."""
+        return self.reduced(self.decode(value, max_image_pixels))
+
     def batch(self, images: list[Pixels | torch.Tensor]) -> torch.Tensor:
-        """Pixel values of several images from [`reduced`], on their way to the device."""
+        """Pixel values of several images from [`reduced`], on the host, pinned if the encoder is on a GPU."""
         pixels = {place: image for place, image in enumerate(images) if isinstance(image, torch.Tensor)}
         if small := [place for place in range(len(images)) if place not in pixels]:
             pixels |= zip(small, self.preprocess([images[place] for place in small]).split(1), strict=True)

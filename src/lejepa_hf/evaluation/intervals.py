@@ -59,8 +59,8 @@ def over_resamples(
 ) -> dict[str, float]:
     """
     A figure of test images as `name`, and for two or more of them as `<name>_ci95` half the width of its 95 %
-    percentile interval over 1,000 bootstrap samples. `figure` computes it from the numbers of the images, below
-    `num_images`, that count; `seed` draws the samples.
+    percentile interval over 1,000 bootstrap samples. `figure` computes it from an array of image numbers from 0 to
+    `num_images` - 1, in which an image may occur several times; `seed` draws the samples.
     """
     from scipy.stats import bootstrap
 

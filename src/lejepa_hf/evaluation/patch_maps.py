@@ -62,7 +62,7 @@ def _last_state(extractor: FeatureExtractor, pixels: torch.Tensor, enlarge: int)
 def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor:
     """
     Pixel values of decoded images at `enlarge` times the processor's size, of shape `(num_images, num_channels,
-    height, width)` and on the host. One that becomes too large is refused, see [`check_enlargement`].
+    height, width)` and on the host. An image that becomes too large is refused, see [`check_enlargement`].
     """
     if enlarge < 1:
         raise ValueError(f"`enlarge` must be at least 1, got {enlarge}.")
@@ -80,9 +80,9 @@ def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1)
 def class_attention(extractor: FeatureExtractor, images: list, enlarge: int = 1) -> torch.Tensor | None:
     """
     Attention of the class token to the patches in the last block, averaged over heads, `(num_images, rows, columns)`,
-    fp32, on the host, for images as in [`patch_maps`]. What it pays to class and register
-    tokens is left out. None if the encoder has no class token, or its attention does not pass through transformers'
-    interface: convolutional networks, timm's models, BEiT and Swin among others.
+    fp32, on the host, for images as in [`patch_maps`]. Its attention to class and register tokens is left out. None if
+    the encoder has no class token, or its attention does not pass through transformers' interface: convolutional
+    networks, timm's models, BEiT and Swin among others.
     """
     encoder, pixels = extractor.encoder, enlarged_pixels(extractor, images, enlarge)
     with _recorded(encoder) as attentions:

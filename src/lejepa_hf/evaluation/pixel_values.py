@@ -12,9 +12,9 @@ def check_enlargement(
     image: Pixels, processor: BaseImageProcessor, max_image_pixels: int | None = None, enlarge: int = 1
 ) -> None:
     """
-    Refuse a decoded image of which the processor's resize, to `enlarge` times its usual size, makes more pixels than
-    `max_image_pixels` (PIL's limit if missing), as [`~data.decoding.check_size`] does: a thin image grows with its
-    shorter side.
+    Refuse a decoded image that would have more pixels than `max_image_pixels` (PIL's limit if missing) after the
+    processor's resize to `enlarge` times the usual size, as [`~data.decoding.check_size`] does: a thin image grows
+    with its shorter side.
     """
     if shortest := _shortest_side(processor):
         width, height = stored_size(image)
@@ -48,7 +48,7 @@ def to_pixel_values(images: list, processor: BaseImageProcessor, num_channels: i
         images (`list`): Images from [`~data.decoding.decode_image`] for `num_channels`: PIL images for 1 and 3,
             converted here to one channel or RGB; otherwise `np.ndarray` of shape `(H, W, num_channels)`, uint8.
         processor (`BaseImageProcessor`): Resizes, crops and normalises images. transformers' PIL backend, which is
-            used where torchvision is missing, cannot resize more than 4 channels and takes the last of 2 or 4 for
+            used where torchvision is missing, cannot resize more than 4 channels and treats the last of 2 or 4 as
             transparency.
         num_channels (`int`): Channels that the encoder takes, C.
         **settings: Arguments of the processor, such as `do_normalize`.
@@ -56,7 +56,7 @@ def to_pixel_values(images: list, processor: BaseImageProcessor, num_channels: i
     if num_channels in (1, 3):
         images = [image.convert("L" if num_channels == 1 else "RGB") for image in images]
     else:
-        settings["input_data_format"] = "channels_last"  # guessed right for 1 and 3 channels, by some versions for 4
+        settings["input_data_format"] = "channels_last"  # otherwise guessed, and rightly only for 1 and 3 channels
     if num_channels != 3:
         settings["do_convert_rgb"] = False
     return processor(images, return_tensors="pt", **settings)["pixel_values"]

@@ -65,7 +65,7 @@ class CheckpointPush(CheckpointPublisher):
         self._running: tuple[_Upload, subprocess.Popen] | None = None
 
     def on_log(self, *args: object, **kwargs: object) -> None:
-        """Look after the running upload. At the beginning, push what an earlier process has left."""
+        """Check the running upload, and start the next one; when training begins, what an earlier process has left."""
         self._advance()
 
     on_train_begin = on_log

@@ -37,9 +37,9 @@ def build_processor(
     """
     The evaluation-time pipeline: shortest side to `crop_size / crop_ratio`, centre crop, normalise.
 
-    Takes 8-bit images with as many channels as `image_mean` has numbers; images are converted to RGB only for 3. Give
-    images of other numbers than 1 and 3 as arrays with `input_data_format="channels_last"`: transformers below 5.21
-    reads PIL images of 2 and 4 channels only with its PIL backend, which takes the last channel for transparency.
+    Takes 8-bit images with as many channels as `image_mean` has numbers; images are converted to RGB only for 3. Pass
+    images that have neither 1 nor 3 channels as arrays with `input_data_format="channels_last"`: transformers below
+    5.21 reads PIL images of 2 and 4 channels only with its PIL backend, which treats the last channel as transparency.
 
     Args:
         crop_size (`int`): Side in pixels of the image that the encoder sees.

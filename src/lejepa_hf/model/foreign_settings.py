@@ -4,8 +4,8 @@ from transformers import PreTrainedConfig
 
 from .architecture import is_timm, setting
 
-# Arguments of `timm.create_model` about where weights come from. Versions before 1.0.27 read such files as pickles
-# that can run code, and no network is described by them.
+# Arguments of `timm.create_model` that say where weights come from, not what the network is. Versions before 1.0.27
+# read such files as pickles that can run code.
 _FILES_OF_TIMM = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 

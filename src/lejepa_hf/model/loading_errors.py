@@ -108,7 +108,7 @@ def _way_out(causes: list[BaseException], name: str) -> str:
         return (
             f"cannot be downloaded, there is no room for it in {str(cache)!r} ({reason}; "
             f"{shutil.disk_usage(cache).free / 2**20:,.0f} MiB are free): make room there, or let HF_HOME name a "
-            "folder with more. Nothing incomplete is kept: the same command begins it again."
+            "folder with more. Nothing incomplete is kept: the same command starts it again."
         )
     if has(errors.GatedRepoError):
         return (

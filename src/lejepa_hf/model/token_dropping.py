@@ -76,7 +76,7 @@ def _token_module(backbone: nn.Module) -> nn.Module:
 
 
 def _changed_tokens(backbone: nn.Module, change: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
-    """A block in which the tokens before a backbone's blocks are what `change` returns, unchanged if that is None."""
+    """A context in which `change` replaces the tokens that a backbone's blocks get, unless it returns None."""
 
     def hook(module: nn.Module, inputs: tuple, tokens: object) -> torch.Tensor | None:
         if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3:

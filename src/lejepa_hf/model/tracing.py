@@ -50,7 +50,7 @@ def without_weights(config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOut
 
 
 def with_plain_attention(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A copy for tracing: flex and flash attention run neither on the meta device nor, some of them, on the CPU."""
+    """A copy with eager attention: flex and flash attention do not run on the meta device, and some not on the CPU."""
     config = copy.deepcopy(config)
     config._attn_implementation = None if is_timm(config) else "eager"  # timm has its own, and warns
     return config

@@ -98,7 +98,7 @@ def build(recipe: ResolvedRecipe) -> tuple[LeJEPATrainer, ImageSource | None]:
         ValueError: If the folder, the network, the crops or the data cannot be used; the message says what to change.
     """
     training = recipe.training
-    if training.process_index == 0:  # later ranks may look when the first one writes already
+    if training.process_index == 0:  # other ranks may be here when the first one already writes
         RunFolder(recipe.folder).claim(training.resume)
     sources = open_sources(recipe.data)
     _share_cores(training)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from .error_text import reason_of
 
-# What readers raise for files that are torn, of another kind or made to harm.
+# What readers raise for files that are incomplete, of another kind or malicious.
 READING_ERRORS = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError),
     *(OverflowError, MemoryError, SafetensorError, pickle.PickleError, zipfile.BadZipFile, struct.error, zlib.error),
@@ -57,8 +57,8 @@ def first_damage(paths: Iterable[Path], thorough: bool = False) -> str | None:
 
 def reading_failure(error: BaseException) -> str:
     """
-    What an error of a reader means, for a sentence about the file. PyTorch's own text recommends to read the file with
-    the protection off.
+    What an error of a reader means, for a sentence about the file. PyTorch's own text recommends switching the
+    protection off.
     """
     named = re.search(r"GLOBAL (\S+)", str(error))
     if named:

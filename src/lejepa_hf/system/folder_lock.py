@@ -5,27 +5,27 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 _LOCK, _HOLDER = ".lock", ".lock_holder.json"
-_DYING = 15.0  # seconds that what a killed process started may outlive it
+_DYING = 15.0  # seconds for which children of a killed process may outlive it and hold its lock
 _locked: set[Path] = set()  # folders that this process holds
 
 
 class FolderInUse(ValueError):
-    """Another process is writing to a folder; the message names it and its machine."""
+    """Another process is writing to a folder; the message names the process and its machine."""
 
 
 @contextmanager
 def locked_folder(folder: str | Path) -> Iterator[None]:
     """
     Hold a folder, made if missing, so that no other process writes to it. The lock ends with the process, even after a
-    kill. A process that holds the folder already may hold it again. A folder whose other files are all gone in the end
-    is deleted, unless it was there and empty.
+    kill. A process that holds the folder already may hold it again. If nothing is left in the folder at the end, it is
+    deleted, unless it existed and was empty before.
 
     Raises:
         FolderInUse: If another process holds it; at once.
@@ -51,9 +51,10 @@ def locked_folder(folder: str | Path) -> Iterator[None]:
         _locked.discard(folder)
         (folder / _HOLDER).unlink(missing_ok=True)
         lock.release()
-        if not was_empty and [path.name for path in folder.iterdir()] == [_LOCK]:
-            (folder / _LOCK).unlink()
-            folder.rmdir()
+        with suppress(FileNotFoundError):  # somebody has deleted the folder meanwhile
+            if not was_empty and [path.name for path in folder.iterdir()] == [_LOCK]:
+                (folder / _LOCK).unlink()
+                folder.rmdir()
 
 
 def clear_folder(folder: Path) -> None:
@@ -65,8 +66,9 @@ def clear_folder(folder: Path) -> None:
 
 def _read_holder(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / _HOLDER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # nobody holds it, or somebody is just about to
+        holder = json.loads((folder / _HOLDER).read_text(encoding="utf-8"))
+        return {"process": int(holder["process"]), "host": holder["host"], "since": holder["since"]}
+    except (OSError, ValueError, TypeError, LookupError):  # nobody holds it, or somebody is just about to
         return {}
 
 

@@ -31,7 +31,7 @@ def find_packaged(recipe: str | Path) -> Path:
     name = given.as_posix().removeprefix("recipes/").removesuffix(".yaml")
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known
-        # In the form that was asked for: paths or names.
+        # Paths if a path was given, otherwise names.
         nearest = ", ".join(f"recipes/{other}.yaml" if given.suffix else other for other in close)
         raise ValueError(f"No recipe {str(given)!r} here or in the package. Nearest there: {nearest}.")
     return known[name]

@@ -1,4 +1,4 @@
-"""Reads a pickle of others: it can only make objects of known classes, so nothing in it can run code."""
+"""Reads pickles of others, which can only make objects of known classes, so that nothing in them runs code."""
 
 import pickle
 from collections.abc import Callable

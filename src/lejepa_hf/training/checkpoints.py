@@ -57,7 +57,7 @@ def damage_of(checkpoint: Path, thorough: bool = False) -> str | None:
 
 
 def damage_of_weights(checkpoint: Path) -> str | None:
-    """The same as [`damage_of`] for what loading the model of a checkpoint reads: all weights, averaged ones too."""
+    """Why the model of a checkpoint cannot be loaded; like [`damage_of`], but only of weights, averaged ones too."""
     found = sorted({path for form in _WEIGHTS for path in checkpoint.glob(form) if path.suffix or path.is_dir()})
     return first_damage([*found, *checkpoint.glob("*.safetensors")]) if found else f"{_NO_WEIGHTS} is missing"
 
@@ -137,13 +137,13 @@ def _newest_complete(run: str | Path) -> Path | None:
         damage = damage_of(path, thorough=True)
         if damage is None:
             if damages and is_first_rank():
-                logger.warning(f"`resume`: not from {'; '.join(damages)}. Training continues from {path.name}.")
+                logger.warning(f"`resume`: {'; '.join(damages)}. Training continues from {path.name}.")
             return path
-        damages.append(f"{path.name}, where {damage}")
+        damages.append(f"{path.name} is skipped, because {damage}")
     if damages:
         raise ValueError(
-            f"`resume`: {str(run)!r} has no checkpoint to continue from, not {'; '.join(damages)}. Copy it again from "
-            "where it is whole, or give a new run another `output_dir`."
+            f"`resume`: {str(run)!r} has no complete checkpoint; {'; '.join(damages)}. Copy the file again from an "
+            "intact source, or give a new run another `output_dir`."
         )
     results = [name for name in ("encoder", "pretraining", "results.json") if (Path(run) / name).exists()]
     if results:

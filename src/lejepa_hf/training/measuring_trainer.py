@@ -32,7 +32,7 @@ class LogWindow:
         self.losses = torch.zeros(2, device=device)  # prediction loss and SIGReg, sums over micro-batches
         self.micro_batches, self.images = 0, 0
         self.waited = 0.0  # seconds, for data
-        self.start = time.perf_counter()  # put off by the time of what is not training, such as an evaluation
+        self.start = time.perf_counter()  # moved forward by time that is not training, such as an evaluation
 
     def add(self, prediction_loss: torch.Tensor, sigreg_loss: torch.Tensor, num_images: int) -> None:
         """Add a micro-batch."""

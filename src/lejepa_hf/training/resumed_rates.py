@@ -4,7 +4,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerState
 
-# In a group of parameters, what follows its learning rate; the last two are those of OneCycleLR.
+# Keys of a group of parameters that change with its learning rate; the last two are OneCycleLR's.
 _OF_THE_RATE = ("lr", "initial_lr", "max_lr", "min_lr")
 # The same in a schedule, as lists with a number for each group.
 _LISTS_OF_RATES = ("base_lrs", "max_lrs", "_last_lr")
@@ -12,7 +12,7 @@ _LISTS_OF_RATES = ("base_lrs", "max_lrs", "_last_lr")
 
 class ResumedRates(TrainerCallback):
     """
-    Lets changed rates take effect after a checkpoint was loaded, which has replaced them by the old ones.
+    Lets changed rates take effect after loading a checkpoint, which replaces them by the old ones.
 
     Each group of parameters keeps its own rate: the one that the optimizer was made with, if that has changed.
     Otherwise a changed `learning_rate` of the arguments multiplies the rate of each group. Where nothing has changed,
@@ -43,7 +43,7 @@ class ResumedRates(TrainerCallback):
         for group, (_, weight_decay) in zip(groups, self._asked, strict=True):
             if "weight_decay" in group:
                 group["weight_decay"] = weight_decay
-        # Where an earlier version has not noted the full rate, the loaded one may have been lowered since.
+        # A checkpoint of an earlier version may lack the full rate; the loaded one may be lower by then.
         is_noted = all("initial_lr" in group for group in groups)
         rates = [rate for rate, _ in self._asked] if is_noted else loaded
         if rates == loaded:

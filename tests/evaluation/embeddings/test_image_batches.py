@@ -87,6 +87,24 @@ def test_images_that_are_away_for_a_moment_are_waited_for(tmp_path, monkeypatch)
     timer.join()
 
 
+def test_time_for_images_that_come_back_is_not_counted(tmp_path, monkeypatch):
+    waited = []
+
+    def come_back(seconds):
+        waited.append(seconds)
+        for number in range(100):  # one more at each attempt
+            if not (file := tmp_path / f"{number}.png").exists():
+                file.write_bytes(encoded(number)["bytes"])
+                return
+
+    monkeypatch.setattr(module.time, "sleep", come_back)
+    rows = [{"image": {"bytes": None, "path": str(tmp_path / f"{number}.png")}, "label": 0} for number in range(100)]
+    monkeypatch.setattr(module, "cores_of_this_process", lambda: 1)  # images are tried one by one
+    batches = list(image_batches(ImageSource(rows, "made here", "image", "label"), 50, decode_image, grey, ""))
+    assert [len(batch.broken) for batch in batches] == [0, 0]
+    assert sum(waited) > 15
+
+
 def test_images_that_stay_away_are_waited_for_once_in_all(tmp_path, monkeypatch):
     waited = []
     monkeypatch.setattr(module.time, "sleep", waited.append)

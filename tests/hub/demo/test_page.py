@@ -194,7 +194,7 @@ def test_no_other_file_is_read(visitor, tmp_path):
             found["meta" in file].add(message)
         assert visitor.request("GET", f"/gradio_api/file={path.replace(chr(0), '%00')}")[0] in (403, 404)
     # One message, whether there is such a file or not.
-    assert found[False] == {"This is not a file that was uploaded here, or it was deleted meanwhile: upload it again."}
+    assert found[False] == {"This is not a file that was uploaded here, or it has been deleted: upload it again."}
     assert found[True] <= found[False] | {None}
     for value in ("/etc/passwd", ["/etc/passwd"], 7, None, {}, {"path": 7}, {"path": ["/etc/passwd"]}, [mine, mine]):
         assert_refused(visitor.send("upload", [value, 1]))

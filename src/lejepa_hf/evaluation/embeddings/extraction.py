@@ -8,13 +8,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as compute
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ...data.decoding import Encoded, Pixels
 from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...system.distributed import is_first_rank, process_index, shared_temporary_folder, wait_for_all, world_size
@@ -87,7 +87,7 @@ def extract_embeddings(
 
 
 def _forget_if_readable(folder: Path, extractor: FeatureExtractor, source: ImageSource) -> None:
-    """Delete embeddings that lack an image which can be read now: its file was away, or the limit of pixels lower."""
+    """Delete embeddings that lack an image which can be read now: its file was away, or `max_image_pixels` lower."""
     if not is_complete(folder) or not os.access(folder, os.W_OK):
         return
     store = EmbeddingStore(folder)
@@ -150,7 +150,7 @@ def part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
 
 
 def _name_in_cache(extractor: FeatureExtractor, source: ImageSource) -> str | None:
-    """Another name for each combination of what the embeddings depend on; None for images without an identity."""
+    """A name that changes with everything that the embeddings depend on; None for images without an identity."""
     if source.fingerprint is None:
         return None
     identity = {
@@ -188,10 +188,7 @@ def embedded_batches(
     if missing, makes of its pixel values: fp32, on the host; an empty tensor for a batch whose images are all broken.
     """
     waiting, embed, rows = None, embed or extractor, rows_from(source, start)
-
-    def decode(value: Encoded) -> Pixels | torch.Tensor:
-        return extractor.reduced(extractor.decode(value, source.max_image_pixels))
-
+    decode = partial(extractor.decode_reduced, max_image_pixels=source.max_image_pixels)
     for batch in image_batches(source, batch_size, decode, extractor.batch, "embedding", rows, start):
         found = embed(batch.images) if batch.images is not None else torch.empty(0)
         # A batch is fetched after the next one was started, so that the device does not wait for the host.

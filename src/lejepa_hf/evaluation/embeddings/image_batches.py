@@ -16,7 +16,7 @@ from ...data.sources import ImageSource
 from ...system.devices import cores_of_this_process
 
 _MOST_THREADS = 8
-_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds, after which a file that could not be read is tried again
+_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts to read a file
 _LONGEST_WAIT = 15.0  # seconds in all for files that stay away
 Decoded = TypeVar("Decoded")
 Prepared = TypeVar("Prepared")
@@ -88,23 +88,30 @@ def image_batches(
 
 
 class _Patience:
-    """Tries again what the file system refused, as a network drive does for a moment, for some seconds in all."""
+    """
+    Reads files again that the file system refuses, as a network drive does for a moment. Waiting for files that stay
+    away takes 15 seconds in all; the time for those that come back is not counted.
+    """
 
     def __init__(self) -> None:
         self._left = _LONGEST_WAIT
 
     def call(self, decode: Callable[[Any], Decoded], value: object) -> Decoded:
         """`decode(value)`; errors of the image itself, which have no `errno`, are raised at once."""
+        waited = 0.0
         for wait in _WAITS:
             try:
-                return decode(value)
+                found = decode(value)
             except OSError as error:  # noqa: PERF203, once per image
                 if error.errno is None or self._left < wait:
                     raise
-                self._left -= wait
+                self._left, waited = self._left - wait, waited + wait
                 time.sleep(wait)
+            else:
+                self._left += waited
+                return found
         found = decode(value)
-        self._left = _LONGEST_WAIT
+        self._left += waited
         return found
 
 

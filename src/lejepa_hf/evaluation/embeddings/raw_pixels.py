@@ -34,7 +34,7 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
     several sizes are resized to 32 x 32.
 
     Each image is reduced when it is decoded, and the vectors are in a file, which is mapped into memory if it has more
-    than 64 MiB. If a later image has a new size or the first colours, the images before it are read again.
+    than 64 MiB. If a later image has another size, or is the first one in colour, the images before it are read again.
 
     `channels` and `pixel_range`, the values of black and white, are those of the encoder that is compared; with 3
     channels, greyscale images keep their single one. A DataError is raised if no image can be read.
@@ -46,7 +46,7 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
 
     layout: _Layout | None = None
     while True:
-        # A mapped file stays readable afterwards, or where it does not its folder stays.
+        # A mapped file stays readable after it is deleted; on Windows it cannot be deleted, and the folder stays.
         with tempfile.TemporaryDirectory(prefix="lejepa-", ignore_cleanup_errors=True) as folder:
             store = EmbeddingStore(Path(folder))
             layout = _fill(store, image_batches(source, _BATCH, decode, list, "raw pixels"), layout)

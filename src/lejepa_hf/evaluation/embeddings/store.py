@@ -105,7 +105,7 @@ class EmbeddingStore:
         return features[:, : self.dim], labels, features[:, self.dim :] if self.width > self.dim else features
 
     def forget(self) -> None:
-        """Begin again with the first row. Who has read the files keeps what they held."""
+        """Delete the files, so that the next command starts again. What was read from them before stays valid."""
         with self._explained():
             for name in (_ABOUT, _FEATURES, _LABELS):
                 (self.folder / name).unlink(missing_ok=True)
@@ -137,7 +137,7 @@ def _row_sizes(width: int) -> list[tuple[str, int]]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether there is a store in a folder whose images are all embedded. Nothing is changed there."""
+    """Whether a folder holds a store in which all images are embedded. Changes nothing there."""
     about = folder / _ABOUT
     return about.is_file() and bool(json.loads(about.read_text(encoding="utf-8")).get("is_complete"))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ...data.decoding import DECODING_ERRORS, Encoded, Pixels, stored_size
+from ...data.decoding import DECODING_ERRORS, Pixels, stored_size
 from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
@@ -151,13 +152,10 @@ def _fit(
 
 
 def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> list[tuple[list[int], float, int]]:
-    """Of each image that can be read the best classes, the log-probability of the correct one, and the label."""
+    """For each image that can be read: its best classes, the log-probability of the correct one, its label."""
     part, extractor = part_of(source, process_index(), world_size()), classifier.extractor
     found: list[tuple[list[int], float, int]] = []
-
-    def decode(value: Encoded) -> Pixels | torch.Tensor:
-        return extractor.reduced(extractor.decode(value, source.max_image_pixels))
-
+    decode = partial(extractor.decode_reduced, max_image_pixels=source.max_image_pixels)
     for batch in image_batches(part, _BATCH, decode, extractor.batch, "fine-tuned"):
         if batch.images is not None:
             labels = torch.tensor(batch.labels)

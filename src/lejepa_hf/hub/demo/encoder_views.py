@@ -120,7 +120,7 @@ class EncoderViews:
         _, _, height, width = enlarged_pixels(self.extractor, [image], enlarge).shape
         if height * width > self._most_pixels:
             raise ValueError(
-                f"`enlarge` {enlarge}: {width} x {height} pixels are too many for this page; choose less."
+                f"`enlarge` {enlarge}: {width} x {height} pixels are too many for this page; choose a lower one."
             )
 
     def _neighbours(self, image: _Image) -> list[tuple[Image.Image, str]]:

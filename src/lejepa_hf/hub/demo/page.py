@@ -74,7 +74,7 @@ def _launch(views: EncoderViews, uploads: Uploads, host: str | None, port: int |
         max_file_size=LARGEST_UPLOAD,
         state_session_capacity=_MOST_SESSIONS,
         enable_monitoring=False,
-        # With either of them, another server would answer in front of this one, without its limits.
+        # Each of these would put another server in front of this one, without its limits.
         ssr_mode=False,
         mcp_server=False,
         app_kwargs={"middleware": [Middleware(RequestLimits, uploads=uploads)]},
@@ -194,7 +194,7 @@ def _look(views: EncoderViews, uploads: Uploads, chosen: str | int, enlarge: int
         image = _for_visitors(decode_upload, content, views.channels, values)
     try:
         return views.look(image, enlarge)
-    except ValueError as error:  # not written for visitors: Gradio prints it
+    except ValueError as error:  # not written for visitors: Gradio logs it
         raise gr.Error("The encoder cannot be used with this image; the server's log has the reason.") from error
 
 

@@ -18,13 +18,13 @@ _EVENT, _UPLOAD = f"{_API}/queue/join", f"{_API}/upload"
 # The two requests that send something, and their largest size in bytes. Gradio has more: direct calls of the page's
 # functions that evade the queue, calls of components, recordings.
 _SENT = {_EVENT: 64 << 10, _UPLOAD: LARGEST_UPLOAD + (64 << 10)}
-# What the page reads of Gradio's interface. The rest would fetch from other servers, store, or report of the operator.
+# What the page reads of Gradio's interface. The rest would fetch from other servers, store files, or show usage.
 _READ = re.compile(
     f"{_API}/(startup-events|app_id|info|login_check|theme[.]css|heartbeat/.*|queue/(data|status)|upload_progress|file=.*)",
     re.DOTALL,
 )
 _FILE = re.compile(f"{_API}/file=(.*)", re.DOTALL)
-_ODD = re.compile(r"//|\\|[.][.]|:")  # in names of the page's own files, some versions of Gradio follow them elsewhere
+_ODD = re.compile(r"//|\\|[.][.]|:")  # in addresses; some versions of Gradio would follow them to other files
 _READING = ("GET", "HEAD", "OPTIONS")
 _SECONDS = 120  # for a request to arrive
 _MOST_REQUESTS = 400  # at the same time; a page that is open needs two
@@ -117,9 +117,9 @@ class RequestLimits:
             raise _Refused(400, "An event must be JSON.") from None
         session = event.get("session_hash", "") if isinstance(event, dict) else None
         if not isinstance(session, str) or len(session) > _LONGEST_NAME:
-            raise _Refused(400, "An event names its session.")
+            raise _Refused(400, f"An event must name its session in at most {_LONGEST_NAME} characters.")
         if names_address:
-            raise _Refused(400, "An event names an upload, not an address.")
+            raise _Refused(400, "An event must name an upload, not an address.")
         return content
 
 
@@ -133,7 +133,7 @@ class _Body:
 
     async def receive(self) -> MutableMapping[str, Any]:
         """The next part."""
-        if self.has_ended:  # what may still come is that the client has gone, at any time
+        if self.has_ended:  # only the message that the client has gone may follow, at any time
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), self._end - asyncio.get_running_loop().time())
@@ -165,7 +165,7 @@ def _again(content: bytes, receive: Receive) -> Receive:
 
 
 def _names_address(value: Any) -> bool:  # noqa: ANN401, any JSON value
-    """Whether a value has the path of a file that is on another server, or in the value itself."""
+    """Whether a value names a file by a url, or holds the file itself as a `data:` url."""
     if isinstance(value, list):
         return any(map(_names_address, value))
     if not isinstance(value, dict):

@@ -17,7 +17,7 @@ from ...system.error_text import reason_of
 _SECONDS = 10
 _MEMORY = 4 << 30  # bytes of address space
 _MOST_VALUES = 3 << 26  # in all channels
-_PIXELS = 1 << 24  # larger images are made smaller, which no map shows, and which saves the server most of the time
+_PIXELS = 1 << 24  # larger images are made smaller: no map shows it, and it saves most of the time
 _LONGEST = 8  # times as long as wide: processors enlarge the shorter side, and the longer one with it
 # PIL reads many more, some of them by starting other programs.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -31,9 +31,9 @@ def decode_upload(
 ) -> Image.Image | np.ndarray:
     """
     Decode the content of an image file or a `.npy` as [`~data.decoding.decode_image`] does, safely: a separate process
-    decodes, for at most so many seconds, and makes images of more than 17 million pixels smaller. ValueError, with a
-    sentence for the visitor, if that fails, or if the image is of another format, has more than 67 million pixels of 3
-    channels, or is more than 8 times as long as wide.
+    decodes, for at most `seconds`, and makes images of more than 17 million pixels smaller. ValueError, with a
+    sentence for the visitor, if that fails, or if the file has a format that is not accepted, more than 67 million
+    pixels of 3 channels, or one side more than 8 times as long as the other.
     """
     arguments = json.dumps([path for path in sys.path if path]), json.dumps([num_channels, pixel_range])
     # Isolated, because a file of the current folder could otherwise replace a module.
@@ -45,7 +45,7 @@ def decode_upload(
         raise ValueError(_UNREADABLE + f"it was not decoded within {seconds:g} seconds.") from None
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").rpartition(_MARK)
-        raise ValueError(_UNREADABLE + (said[2] if said[1] else "decoding it needs too much memory, or fails."))
+        raise ValueError(_UNREADABLE + (said[2] if said[1] else "decoding failed or needed too much memory."))
     array = np.load(io.BytesIO(done.stdout), allow_pickle=False)
     return Image.fromarray(array) if num_channels in (1, 3) else array
 
@@ -84,7 +84,7 @@ def _decode(content: bytes, num_channels: int, pixel_range: list[float] | None) 
 
 
 def _reduction(num_pixels: int) -> int:
-    """By which width and height are divided."""
+    """The number by which width and height are divided."""
     return math.ceil(math.sqrt(num_pixels / _PIXELS))
 
 

@@ -11,7 +11,7 @@ _MOST_BYTES = 1 << 30  # of uploads and of pictures that were made from them, to
 _MOST_FILES = 4000
 _CHECKSUM = re.compile("[0-9a-f]{64}")  # Gradio stores a file in a folder of this name
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_REFUSED = "This is not a file that was uploaded here, or it was deleted meanwhile: upload it again."
+_REFUSED = "This is not a file that was uploaded here, or it has been deleted: upload it again."
 
 
 class Uploads:
@@ -25,7 +25,7 @@ class Uploads:
         self._kept: set[str] = set()
 
     def has(self, path: str) -> bool:
-        """Whether this is the path of an upload or of a picture, judged by the path alone."""
+        """Whether this is the path of an upload or of a picture, by the path alone."""
         parent, name = os.path.split(path)
         above, checksum = os.path.split(parent)
         is_inside = os.path.normcase(above) == self.folder and _CHECKSUM.fullmatch(checksum) is not None
@@ -43,7 +43,7 @@ class Uploads:
         if not self.has(path):
             raise ValueError(_REFUSED)
         try:
-            # Unbuffered: the file is opened as it is, whatever it is, and nothing waits for it.
+            # The flags follow no link, and do not wait for the other end of a pipe.
             with open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, _FLAGS)) as opened:
                 about = os.fstat(opened.fileno())
                 if stat.S_ISREG(about.st_mode) and about.st_size <= LARGEST_UPLOAD:
@@ -57,7 +57,7 @@ class Uploads:
         self._kept = {path for path, _ in self._files()}
 
     def tidy(self) -> None:
-        """Delete the oldest files as long as there are more than the server stores, so that its disk is never full."""
+        """Delete the oldest files until at most 1 GiB and 4,000 files are left, so that the disk is never full."""
         files = [(about.st_mtime, about.st_size, path) for path, about in self._files() if path not in self._kept]
         size, number = sum(file[1] for file in files), len(files)
         for _, of_file, path in sorted(files):
