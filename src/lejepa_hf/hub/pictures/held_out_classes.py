@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lejepa_hf")
 
+_LONGEST_NAME = 20  # beside a matrix, which longer ones would leave no room
 _MOST_NAMED = 30
 _MOST_NUMBERED = 20
 _MOST_ROWS = 500  # as many as the picture has pixels for
@@ -95,7 +97,7 @@ def draw_confusion(
     largest confusions.
     """
     classes = np.union1d(labels.numpy(), predictions.numpy())
-    names = [class_name(label, class_names) for label in classes.tolist()]
+    names = [class_name(label, class_names, _LONGEST_NAME) for label in classes.tolist()]
     confusions = _Confusions(labels, predictions, classes)
     shares = confusions.matrix()
     accuracy = (labels == predictions).double().mean().item()
@@ -110,7 +112,8 @@ def draw_confusion(
     else:
         axes.set_title("Darker is more, the diagonal is right", fontsize="medium")
         _list_largest(others[0], confusions.largest(_NUM_LISTED), names)
-    figure.suptitle(f"Held-out images by k-NN: {100 * accuracy:.1f} % right. Percent of each true class")
+    title = f"Held-out images by k-NN: {100 * accuracy:.1f} % right. Percent of each true class"
+    figure.suptitle(fill(title, int(11 * width)))
     return save_figure(figure, RunFolder(run).picture("confusion"))
 
 
