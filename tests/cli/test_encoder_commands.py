@@ -153,14 +153,14 @@ def test_images_are_tried_with_all_encoders_first(run, tmp_path, tiny_resnet, ca
 def test_results_before_a_failure_are_kept(run, tmp_path, monkeypatch, capsys):
     first, out = str(export_encoder(run)), tmp_path / "results.json"
     second = str(shutil.copytree(first, tmp_path / "second"))
-    evaluate = compare_encoders.evaluate_encoder
+    measure = compare_encoders.measure
 
     def fail_at_the_second(encoder, *arguments, **settings):
         if out.exists():
             raise OSError("the disk is gone")
-        return evaluate(encoder, *arguments, **settings)
+        return measure(encoder, *arguments, **settings)
 
-    monkeypatch.setattr(compare_encoders, "evaluate_encoder", fail_at_the_second)
+    monkeypatch.setattr(compare_encoders, "measure", fail_at_the_second)
     command = ["evaluate", first, second, "--dataset", "digits", "--protocol", "knn", "--no_cache", "--out", str(out)]
     assert main(command) == 2
     assert "knn: knn10 top1 " in capsys.readouterr().err
