@@ -59,3 +59,9 @@ def test_the_largest_image_is_a_setting_of_any_source(parquet):
     for given in (table(range(3)), parquet, DatasetDict(train=table(range(3)))):
         assert load_source(given, max_image_pixels=7).max_image_pixels == 7
         assert load_source(given).max_image_pixels is None
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_of_no_pixels_is_refused(limit):
+    with pytest.raises(ValueError, match=f"`max_image_pixels` must be at least 1, got {limit}"):
+        load_source("digits", "train", max_image_pixels=limit)

@@ -1,4 +1,5 @@
 import json
+import os
 import random
 
 import numpy as np
@@ -26,6 +27,11 @@ def files(tmp_path):
 def test_whole_files(files):
     assert [damage_of(path, thorough=True) for path in files] == [None] * 5
     assert first_damage(files) is None
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "optimizer.pt")
+    assert damage_of(tmp_path / "optimizer.pt") == "optimizer.pt is not a regular file"
 
 
 @pytest.mark.parametrize(

@@ -234,3 +234,9 @@ def test_published_in_place_of_what_was_there(tmp_path):
     (torn / "optimizer.pt").unlink()
     RunFolder(tmp_path).add_checkpoint(written)
     assert is_complete(torn) and not written.exists()
+
+
+def test_a_damaged_number_of_processes_costs_no_memory(tmp_path):
+    checkpoint = save(tmp_path, 100)
+    (checkpoint / "resume_settings.json").write_text(json.dumps({"world_size": 10**12}))
+    assert damage_of(checkpoint).endswith(" is missing")

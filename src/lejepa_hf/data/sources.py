@@ -57,12 +57,15 @@ def load_source(
             missing; masks, which are images beside the images, must be named.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         data_files (`str` or `list[str]`, *optional*): The files to read, as paths or globs.
-        max_image_pixels (`int`, *optional*): Width times height of the largest image that an evaluation decodes; PIL's
-            limit if missing. Larger ones count as broken.
+        max_image_pixels (`int`, *optional*): Largest width times height of an image that an evaluation decodes; PIL's
+            limit if missing. Larger images count as broken.
 
     Raises:
-        ValueError: If there is no such source, split, column or image; the message names what was found.
+        ValueError: If there is no such source, split, column or image, which the message names with what was found, or
+            `max_image_pixels` is below 1.
     """
+    if max_image_pixels is not None and max_image_pixels < 1:
+        raise ValueError(f"`max_image_pixels` must be at least 1, got {max_image_pixels}.")
     settings = {"config": config, "revision": revision, "data_files": data_files}
     if not isinstance(name, str | Path):
         _refuse("a dataset built already", settings)

@@ -31,6 +31,8 @@ def damage_of(path: Path, thorough: bool = False) -> str | None:
     Numbers in tensors are not read, except with `thorough`, which compares the checksums that `torch.save` wrote.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return f"{path.name} is not a regular file"  # a pipe may never end
         if path.is_file():
             with path.open("rb") as file:
                 if file.read(len(_POINTER)) == _POINTER:

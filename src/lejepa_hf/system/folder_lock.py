@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,9 @@ def locked_folder(folder: str | Path) -> Iterator[None]:
         _locked.discard(folder)
         (folder / _HOLDER).unlink(missing_ok=True)
         lock.release()
-        with suppress(FileNotFoundError):  # somebody has deleted the folder meanwhile
-            if not was_empty and [path.name for path in folder.iterdir()] == [_LOCK]:
-                (folder / _LOCK).unlink()
-                folder.rmdir()
+        if not was_empty and folder.is_dir() and [path.name for path in folder.iterdir()] == [_LOCK]:
+            (folder / _LOCK).unlink()
+            folder.rmdir()
 
 
 def clear_folder(folder: Path) -> None:

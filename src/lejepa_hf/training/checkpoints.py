@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -69,18 +71,19 @@ def _missing(checkpoint: Path) -> str | None:
     return next((name for name, forms in kinds.items() if not any(any(checkpoint.glob(f)) for f in forms)), None)
 
 
-def _named_in_files(checkpoint: Path) -> list[str]:
+def _named_in_files(checkpoint: Path) -> Iterable[str]:
     """Files that a checkpoint must have according to others: of each process, and the parts of split weights."""
-    world_size = saved_world_size(checkpoint) or 0
-    names = [position_file(rank) for rank in range(world_size)]
-    names += ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
+    ranks = range(saved_world_size(checkpoint) or 0)
+    # Not as lists: a damaged number of processes may be of any size.
+    names: list[Iterable[str]] = [map(position_file, ranks)]
+    names.append(["rng_state.pth"] if len(ranks) == 1 else (f"rng_state_{rank}.pth" for rank in ranks))
     for index in checkpoint.glob("*.safetensors.index.json"):
         parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         outside = [part for part in parts if Path(part).name != part]
         if outside:
             raise ValueError(f"{index.name} names {outside[0]!r}, outside of the checkpoint")
-        names += sorted(parts)
-    return names
+        names.append(sorted(parts))
+    return chain.from_iterable(names)
 
 
 def is_complete(checkpoint: Path) -> bool:
