@@ -51,7 +51,7 @@ def locked_folder(folder: str | Path) -> Iterator[None]:
         _locked.discard(folder)
         (folder / _HOLDER).unlink(missing_ok=True)
         lock.release()
-        if not was_empty and [path.name for path in folder.iterdir()] == [_LOCK]:
+        if not was_empty and folder.is_dir() and [path.name for path in folder.iterdir()] == [_LOCK]:
             (folder / _LOCK).unlink()
             folder.rmdir()
 
