@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -86,6 +87,13 @@ def test_a_folder_that_got_no_files_is_removed(tmp_path):
     with locked_folder(tmp_path / "empty"):
         pass
     assert (tmp_path / "empty").is_dir(), "that of the user stays"
+
+
+def test_a_folder_that_was_deleted_meanwhile_is_let_go(tmp_path):
+    with locked_folder(tmp_path / "run"):
+        shutil.rmtree(tmp_path / "run")
+    with locked_folder(tmp_path / "run"):
+        pass
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):

@@ -169,6 +169,8 @@ def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | 
         name, step = "SIGINT" if interrupted else "SIGTERM", trainer.state.global_step
         logger.info(f"Stopped by {name}. The same command with `--resume` continues at step {step}.")
         return INTERRUPTED if interrupted else EXIT_STATUS
+    if trainer.is_world_process_zero() and not folder.record.is_file():  # the folder was deleted meanwhile
+        folder.write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint)
     trainer.save_model(str(folder.pretraining))
     if trainer.encoder_average is not None:
         trainer.encoder_average.save_state(folder.pretraining)
