@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
@@ -77,8 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
             return run(resolved, trainer, held_out)
         except (FloatingPointError, DataError, CheckpointNotWritten, RunNotFinished) as error:
             sys.stderr.write(f"\nerror: {error}\n")
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
+        except (OSError, SafetensorError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_ROOM:
                 raise
             sys.stderr.write(f"\nerror: {error}. Make room, then continue with `--resume`.\n")
         except RuntimeError as error:
