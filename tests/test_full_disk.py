@@ -15,6 +15,7 @@ ROOM = 200_000  # bytes a file: enough for every file of a run but weights and m
 def run(folder: Path, *arguments: str, room: int = 0) -> tuple[int, str]:
     """Exit code and what was printed."""
     output = folder.with_name(f"output-{room}.txt")
+    output.unlink(missing_ok=True)
     process = Script(ROOT / "train.py", [*RUN, "--output_dir", folder, *arguments], output, room=room)
     return process.wait(100), output.read_text(encoding="utf-8")
 
@@ -23,6 +24,10 @@ def test_the_last_good_checkpoint_stays_and_the_error_says_what_to_do(tmp_path):
     folder = tmp_path / "run"
     code, printed = run(folder, "--max_steps", "2")
     assert code == 0, printed[-3000:]
+    code, printed = run(folder, "--max_steps", "2", "--resume", room=ROOM)  # no step left, only the model to save
+    assert code == 1 and "Traceback" not in printed, printed[-3000:]
+    (error,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert "File too large" in error and "Make room, then continue with `--resume`" in error
     before = {path: path.read_bytes() for path in (folder / "checkpoint-2").iterdir()}
     code, printed = run(folder, "--max_steps", "6", "--save_total_limit", "1", "--resume", room=ROOM)
     assert code == 1, printed[-3000:]

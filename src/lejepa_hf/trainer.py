@@ -64,9 +64,10 @@ class LeJEPATrainer(MeasuringTrainer):
     Differences from the base class: rows come from [`~data.streaming.EndlessRows`], which splits them over ranks and
     workers and resumes at the exact batch; the photometric part of the views is computed on the device; the loss is
     never rescaled; the directions follow the global step; with `exact_accumulation` micro-batches give the loss of one
-    large batch; SIGTERM stops the run with a checkpoint (`preempted` is then true); a launch that would silently run
-    as something else is refused. Checkpoints are described in [`CheckpointingTrainer`], logged rows and evaluations in
-    [`MeasuringTrainer`]. To push checkpoints to the Hub, add [`~hub.checkpoint_push.CheckpointPush`] to `callbacks`.
+    large batch; SIGTERM and SIGINT end it with a checkpoint (`preempted` is then true); a launch that would silently
+    run as something else is refused. Checkpoints are described in [`CheckpointingTrainer`], logged rows and
+    evaluations in [`MeasuringTrainer`]. To push checkpoints to the Hub, add [`~hub.checkpoint_push.CheckpointPush`] to
+    `callbacks`.
 
     Args:
         model ([`LeJEPAForPreTraining`]): Model to train.
@@ -323,7 +324,7 @@ class LeJEPATrainer(MeasuringTrainer):
 
     @property
     def preempted(self) -> bool:
-        """Whether SIGTERM ended the last training before its last step."""
+        """Whether SIGTERM or SIGINT ended the last training before its last step."""
         return self._preemption.stopped
 
     def check_resume(self, checkpoint: str | Path) -> None:

@@ -1,12 +1,17 @@
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from error_line import one_line
+from processes import Script
 
 from lejepa_hf.cli import main
+from lejepa_hf.hub.export import export_encoder
 
 
 def test_train_is_the_script(capsys):
@@ -31,3 +36,19 @@ def test_console_script_explains_itself():
     failed = subprocess.run([script, "export", "/no/such/run"], capture_output=True, text=True, timeout=120)
     assert failed.returncode == 2
     assert "'/no/such/run' holds neither" in one_line(failed.stderr)
+
+
+def test_an_interrupt_ends_in_one_line_and_keeps_what_is_done(run, tmp_path):
+    command, out = tmp_path / "command.py", tmp_path / "embeddings.parquet"
+    command.write_text("import sys\nfrom lejepa_hf.cli import main\nsys.exit(main())\n")
+    arguments = ["embed", "digits", "--model", export_encoder(run), "--out", out, "--batch_size", "1"]
+    process = Script(command, arguments, tmp_path / "output.txt")
+    while not (tmp_path / "embeddings.parquet.parts" / "settings.json").exists():
+        assert process.poll() is None, (tmp_path / "output.txt").read_text(encoding="utf-8")
+        time.sleep(0.01)
+    time.sleep(0.2)  # some rows, of 1347
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 128 + signal.SIGINT
+    printed = (tmp_path / "output.txt").read_text(encoding="utf-8")
+    assert printed.rstrip().endswith("\ninterrupted") and "Traceback" not in printed
+    assert not out.exists() and list(tmp_path.glob("*.parts/part-*.parquet"))

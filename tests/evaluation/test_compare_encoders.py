@@ -1,4 +1,6 @@
 import json
+import resource
+from contextlib import contextmanager
 from dataclasses import replace
 
 import datasets
@@ -82,3 +84,33 @@ def test_training_images_among_the_test_images_are_named(tmp_path, tiny_resnet, 
     assert record["shared_images"] == {"number": 2, "compared": 42}
     sentence = "2 of 42 held-out images are also training images, byte for byte"
     assert format_conditions(record).endswith(f"; {sentence}") and caplog.text.count(sentence) == 1
+
+
+@contextmanager
+def room(size: int):
+    """Files cannot grow beyond `size` bytes, as on a full disk; Python ignores the signal that comes with it."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_keeps_the_record_of_the_encoders_before(tmp_path, tiny_resnet, splits):
+    first, second = (save_encoder(tmp_path / str(seed), tiny_resnet, seed) for seed in (0, 1))
+    # A record larger than other files that are written meanwhile, such as the output of this test.
+    out, settings = tmp_path / "record.json", {"cache_dir": tmp_path / "cache", "ignore_labels": [*range(50_000)]}
+    compare_encoders([second, first], splits, ["knn"], out, **settings)  # all embeddings are in the cache then
+    compare_encoders([first], splits, ["knn"], out, **settings)
+    before = out.read_bytes()
+    with room(len(before) + 100), pytest.raises(OSError, match="`--out` .*record.json' cannot be written .*make room"):
+        compare_encoders([first, second], splits, ["knn"], out, **settings)
+    assert out.read_bytes() == before and not list(tmp_path.glob("*.unfinished"))
+
+
+def test_a_record_may_go_to_a_device(tiny_resnet, tmp_path, splits):
+    encoder = save_encoder(tmp_path / "encoder", tiny_resnet, 0)
+    compare_encoders([encoder], splits, ["knn"], "/dev/null")
+    with pytest.raises(OSError, match="`--out` '/dev/full' cannot be written"):
+        compare_encoders([encoder], splits, ["knn"], "/dev/full")

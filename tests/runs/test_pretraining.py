@@ -5,12 +5,14 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
 from PIL import Image
+from processes import Script
 
 from lejepa_hf import LeJEPAForPreTraining
 from lejepa_hf.evaluation.intervals import is_spread
@@ -236,6 +238,22 @@ def test_a_run_in_the_folder_of_one_that_runs_is_refused(tmp_path, capsys):
         assert f"is being written by process {other.pid} on" in capsys.readouterr().err
         other.kill()
     assert not (folder / "recipe.yaml").exists()
+
+
+def test_a_folder_that_goes_away_is_made_again_and_the_run_ends_complete(tmp_path):
+    folder, output = tmp_path / "run", tmp_path / "output.txt"
+    arguments = [ROOT / RECIPE, *SMALL, "--max_steps", "20", "--save_steps", "1000", "--eval_strategy", "no"]
+    process = Script(ROOT / "train.py", [*arguments, "--eval_split", "null", "--output_dir", folder], output)
+    while not (folder / "metrics.jsonl").exists():
+        assert process.poll() is None, output.read_text()[-3000:]
+        time.sleep(0.01)
+    folder.rename(tmp_path / "moved")
+    assert process.wait(100) == 0, output.read_text()[-3000:]
+    said = output.read_text()
+    assert said.count("was deleted or moved while the run trains") == 1 and "Traceback" not in said
+    for name in ("recipe.yaml", "run.json", "versions.json", "encoder/README.md", "report.html", "checkpoint-20"):
+        assert (folder / name).exists(), name
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 20
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):

@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lejepa_hf.system.distributed import gather_for_loss, stack_over_ranks, sum_for_loss, total_over_ranks, world_size
+from lejepa_hf.system.distributed import (
+    explain_lost_process,
+    gather_for_loss,
+    is_lost_process,
+    stack_over_ranks,
+    sum_for_loss,
+    total_over_ranks,
+    world_size,
+)
 
 SCRIPT = Path(__file__).parents[1] / "two_process_objective.py"
 
@@ -34,3 +42,12 @@ def test_one_process_needs_no_group():
     assert world_size() == 1
     assert sum_for_loss(tensor) is tensor and gather_for_loss(tensor) is tensor
     assert torch.equal(total_over_ranks(tensor), tensor) and torch.equal(stack_over_ranks(tensor), tensor[None])
+
+
+def test_the_end_of_another_process_is_told_in_one_sentence():
+    lost = RuntimeError("[/src/gloo/transport/tcp/pair.cc:545] Read error [::1]:5: Connection reset. Check it.\nMore")
+    assert is_lost_process(lost) and is_lost_process(torch.distributed.DistNetworkError("timed out"))
+    assert not is_lost_process(RuntimeError("shapes do not fit"))
+    said = explain_lost_process(lost)
+    assert said.startswith("rank 0 stops, because another process has ended or cannot be reached (Read error [::1]:5:")
+    assert "reset); what that" in said

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import pytest
@@ -80,3 +81,8 @@ def test_a_folder_keeps_what_is_not_replaced(tmp_path):
         raise OSError("disk full")
     assert (folder / "weights").read_text() == "after"
     assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_the_error_of_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/file'"), complete_file(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -93,6 +93,8 @@ def test_an_error_is_not_hidden_where_the_folder_was_deleted_meanwhile(tmp_path)
     with pytest.raises(ZeroDivisionError), locked_folder(tmp_path / "run"):
         shutil.rmtree(tmp_path / "run")
         raise ZeroDivisionError
+    with locked_folder(tmp_path / "run"):
+        pass
 
 
 @pytest.mark.parametrize("content", ["[]", '{"host": 1}', '{"process": "x", "host": "a", "since": "b"}', '{"proc'])

@@ -1,4 +1,4 @@
-"""SIGTERM, as a cluster sends it before it takes the machine away."""
+"""SIGTERM, as a cluster sends it before it takes the machine away, and SIGINT, as Ctrl+C sends it."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from processes import Script
+
+from lejepa_hf.training.preemption import Preemption
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24
@@ -70,3 +72,55 @@ def test_a_checkpoint_at_once_and_the_run_goes_on_as_if_nothing_had_happened(tmp
     weights = "pretraining/model.safetensors"
     assert (stopped / weights).read_bytes() == (whole / weights).read_bytes()
     shutil.rmtree(stopped)
+
+
+def interrupted(folder: Path) -> Script:
+    """A run in the middle of training that has received SIGINT, as from Ctrl+C, with its data worker."""
+    process = start(folder, 1)
+    while len(rows(folder)) < 5:
+        assert process.poll() is None, folder.with_suffix(".txt").read_text()[-3000:]
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    return process
+
+
+def test_an_interrupt_saves_and_ends(tmp_path):
+    process = interrupted(tmp_path / "run")
+    assert process.wait(60) == 128 + signal.SIGINT
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    step, said = checkpoint.name.removeprefix("checkpoint-"), (tmp_path / "run.txt").read_text()
+    assert f"SIGINT: saving step {step}" in said and "Traceback" not in said
+    assert said.rstrip().endswith(f"Stopped by SIGINT. The same command with `--resume` continues at step {step}.")
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path):
+    process = interrupted(tmp_path / "run")
+    while "Ctrl+C again ends at once" not in (tmp_path / "run.txt").read_text():
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) in (-signal.SIGINT, 128 + signal.SIGINT)  # the second one if the first was done already
+    assert "Traceback" not in (tmp_path / "run.txt").read_text()
+
+
+def test_an_interrupt_before_training(tmp_path):
+    process = start(tmp_path / "run", 1)
+    while "digits: " not in (tmp_path / "run.txt").read_text() if (tmp_path / "run.txt").exists() else True:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGINT)
+    said = (tmp_path / "run.txt").read_text()
+    assert process.wait(60) == 128 + signal.SIGINT and "Traceback" not in said
+    assert not list((tmp_path / "run").glob("checkpoint-*")) or "Stopped by SIGINT" in said
+
+
+def test_an_interrupt_stays_one_in_python_and_ignored_signals_stay_ignored():
+    preemption = Preemption()
+    with pytest.raises(KeyboardInterrupt), preemption.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # for a second one
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with preemption.listening():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

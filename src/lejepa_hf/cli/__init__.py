@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 
 from ..data.errors import DataError
@@ -34,6 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except RuntimeError as error:
+        from ..system.distributed import explain_lost_process, is_lost_process  # which takes seconds
+
+        if not is_lost_process(error):
+            raise
+        sys.stderr.write(f"error: {explain_lost_process(error)}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return 128 + signal.SIGINT
     finally:
         logger.removeHandler(to_stderr)
 

@@ -11,6 +11,7 @@ from ..data.shared_images import SharedImages
 from ..data.sources import ImageSource
 from ..system.distributed import is_first_rank, world_size
 from ..system.durable_files import write_text
+from ..system.error_text import reason_of
 from ..system.package_versions import package_versions
 from .encoder_loading import load_encoder
 from .evaluate_encoder import checked_protocols, measure
@@ -73,7 +74,7 @@ def compare_encoders(
             record["encoders"][name] = identity | {"results": results}
             record.update(train=_describe(splits[0]), eval=_describe(splits[1]))  # with what could be read
             if out is not None and is_first_rank():
-                write_text(Path(out), json.dumps(record, indent=2) + "\n")
+                _write(Path(out), json.dumps(record, indent=2) + "\n")
 
         keep(measure(loaded, splits, chosen, keep=keep, **work))
     return record
@@ -97,12 +98,32 @@ def _count(part: dict) -> str:
     return text if part["split"] is None else f"{text} ({part['split']})"
 
 
+def _write(out: Path, text: str) -> None:
+    """Replace the record as a whole: what fails keeps the earlier one, with the encoders that are done."""
+    try:
+        if _is_device(out):
+            out.write_text(text, encoding="utf-8")
+        else:
+            write_text(out.resolve(), text)
+    except OSError as error:
+        raise OSError(
+            f"`--out` {str(out)!r} cannot be written ({reason_of(error)}): make room there, or choose another file. "
+            "The figures so far are in the log."
+        ) from error
+
+
+def _is_device(out: Path) -> bool:
+    """Whether there is something to write to, such as a pipe, that must not be replaced."""
+    return out.exists() and not out.is_file()
+
+
 def _check_out(out: Path) -> None:
     if out.is_dir():
         raise ValueError(f"`--out` {str(out)!r} is a folder: name a file, for example {str(out / 'results.json')!r}.")
     if not out.parent.is_dir():
         raise ValueError(f"`--out` {str(out)!r}: the folder {str(out.parent)!r} does not exist; make it first.")
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
+    written = {out if out.exists() else out.parent, out if _is_device(out) else out.resolve().parent}
+    if not all(os.access(path, os.W_OK) for path in written):
         raise ValueError(f"`--out` {str(out)!r} cannot be written for lack of permission; choose another file.")
 
 

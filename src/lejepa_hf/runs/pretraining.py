@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
@@ -20,10 +21,11 @@ from ..hub.export import build_processor
 from ..hub.push import push_run
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.devices import cores_of_this_process
+from ..system.distributed import explain_lost_process, is_lost_process
 from ..system.run_folder import RunFolder
 from ..trainer import LeJEPATrainer
 from ..training.checkpoints import CheckpointNotWritten
-from ..training.preemption import EXIT_STATUS
+from ..training.preemption import EXIT_STATUS, INTERRUPTED, second_interrupt_ends
 from ..training_args import LeJEPATrainingArguments
 from .finishing import RunNotFinished, finish_run
 from .initial_model import build_model
@@ -50,8 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         `int`: Exit status: 0; 2 with one line on stderr if the recipe, the data, the launch or the folder cannot be
         used; 1 with one line if the loss became NaN or infinite, reading the data failed, a checkpoint cannot be
-        written, no step was made, or the finished run cannot be pushed; 143 (128 + SIGTERM) if SIGTERM ended it, with
-        a checkpoint.
+        written, no step was made, another process of the run has ended, or the finished run cannot be pushed; 143
+        (128 + SIGTERM) if SIGTERM ended it, and 130 (128 + SIGINT) if Ctrl+C did, both with a checkpoint once training
+        has begun.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -73,14 +76,24 @@ def main(arguments: list[str] | None = None) -> int:
         except ValueError as error:
             sys.stderr.write(f"error: {error}\n")
             return 2
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            return INTERRUPTED
         try:
             return run(resolved, trainer, held_out)
         except (FloatingPointError, DataError, CheckpointNotWritten, NotTrained, RunNotFinished) as error:
             sys.stderr.write(f"\nerror: {error}\n")
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
+        except (OSError, SafetensorError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_ROOM:
                 raise
             sys.stderr.write(f"\nerror: {error}. Make room, then continue with `--resume`.\n")
+        except RuntimeError as error:
+            if not is_lost_process(error):
+                raise
+            sys.stderr.write(f"\nerror: {explain_lost_process(error)} Continue with `--resume`.\n")
+        except KeyboardInterrupt:
+            sys.stderr.write("\ninterrupted; the same command with `--resume` makes what is missing\n")
+            return INTERRUPTED
         return 1
 
 
@@ -151,14 +164,21 @@ def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | 
     folder = RunFolder(recipe.folder)
     if trainer.is_world_process_zero():
         folder.write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint)
-    trainer.train(resume_from_checkpoint=recipe.checkpoint)
-    if trainer.preempted:
+    interrupted = False
+    try:
+        with second_interrupt_ends():
+            trainer.train(resume_from_checkpoint=recipe.checkpoint)
+    except KeyboardInterrupt:  # by the first Ctrl+C, after the checkpoint
+        interrupted = True
+    if trainer.preempted or interrupted:
         trainer.accelerator.end_training()
-        step = trainer.state.global_step
-        logger.info(f"Stopped by SIGTERM. The same command with `--resume` continues at step {step}.")
-        return EXIT_STATUS
+        name, step = "SIGINT" if interrupted else "SIGTERM", trainer.state.global_step
+        logger.info(f"Stopped by {name}. The same command with `--resume` continues at step {step}.")
+        return INTERRUPTED if interrupted else EXIT_STATUS
     if trainer.state.global_step == 0:
         raise NotTrained(f"The training of {folder.path} ended before its first step, so nothing is exported.")
+    if trainer.is_world_process_zero() and not folder.record.is_file():  # the folder was deleted meanwhile
+        folder.write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint)
     trainer.save_model(str(folder.pretraining))
     if trainer.encoder_average is not None:
         trainer.encoder_average.save_state(folder.pretraining)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import FunctionCtx
 
+from .error_text import reason_of
 from .restricted_pickle import read_pickle
 
 if TYPE_CHECKING:
@@ -63,6 +65,21 @@ def wait_for_all() -> None:
     """Return when every rank has called this function."""
     if world_size() > 1:
         dist.barrier()
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error says that another process has ended or cannot be reached, instead of what this one did."""
+    lost = (dist.DistBackendError, dist.DistNetworkError) if dist.is_available() else ()
+    return isinstance(error, lost) or "/gloo/transport/" in str(error)  # gloo has no class of its own
+
+
+def explain_lost_process(error: RuntimeError) -> str:
+    """One such error as a sentence."""
+    rank, reason = os.environ.get("RANK", "0"), re.sub(r"^\[\S+\] ", "", reason_of(error).split(". ")[0])
+    return (
+        f"rank {rank} stops, because another process has ended or cannot be reached ({reason}); what that one printed "
+        "says why."
+    )
 
 
 @contextmanager

@@ -30,14 +30,16 @@ def flush(path: Path) -> None:
 def complete_file(file: Path) -> Iterator[Path]:
     """
     Yield a name beside `file` to write to. The file takes its own name, and replaces an earlier one, when the block
-    ends without an error: neither a kill nor a power cut leaves half a file under that name.
+    ends without an error: neither a kill nor a power cut leaves half a file under that name. An OSError names a file.
     """
     unfinished = file.with_name(f"{file.name}.unfinished")
     try:
         yield unfinished
         flush(unfinished)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)  # a full disk needs the room
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(file)  # that of a failed write is not known to Python
         raise
     unfinished.replace(file)
     flush(file.parent)

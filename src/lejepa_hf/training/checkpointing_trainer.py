@@ -202,8 +202,9 @@ def _is_about_the_disk(error: Exception) -> bool:
 
 def _explain(error: Exception, run: Path, name: str) -> str:
     good = complete_checkpoints(run)
+    disk = next(path for path in (run, *run.absolute().parents) if path.exists())  # a run's folder may be deleted
     kept = f"the last complete one is {good[0]}" if good else "there is no earlier one"
     return (
-        f"{name} could not be written ({reason_of(error)}); {shutil.disk_usage(run).free / 2**20:,.0f} MiB are free "
+        f"{name} could not be written ({reason_of(error)}); {shutil.disk_usage(disk).free / 2**20:,.0f} MiB are free "
         f"in {str(run)!r}, {kept}. Make room, then continue with `--resume`."
     )

@@ -49,7 +49,12 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         """Append the row."""
         if state.is_world_process_zero and logs:
-            self.run.path.mkdir(parents=True, exist_ok=True)
+            if not self.run.path.is_dir():
+                logger.warning(
+                    f"`output_dir` {str(self.run.path)!r} was deleted or moved while the run trains. It is made again "
+                    f"for what comes from step {state.global_step} on."
+                )
+                self.run.path.mkdir(parents=True)
             with self.run.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
