@@ -10,7 +10,7 @@ import torch
 from test_trainer import model_for, trainer_for
 from transformers import TrainerCallback
 
-from lejepa_hf.runs.finishing import _energy_kwh
+from lejepa_hf.runs.final_evaluation import _energy_kwh
 from lejepa_hf.system.energy import EnergyMeter
 from lejepa_hf.system.run_folder import RunFolder
 from lejepa_hf.training import measuring_trainer

@@ -77,11 +77,11 @@ def image_values(dataset: Rows, image_column: str, most: int) -> Iterator[object
         if hasattr(rows, "select_columns") and rows.features is not None:
             rows = rows.select_columns([image_column])
         read = read_through(lambda: iter(rows), "the first rows of the dataset", max_retries=0)
-        yield from (row[image_column] for row in islice(read, most))
+        yield from (row.get(image_column) for row in islice(read, most))
         return
     for number in spread_rows(len(rows), most):
         try:
-            value = rows[number][image_column]
+            value = rows[number].get(image_column)  # a collator of the caller's own may not need it
         except DECODING_ERRORS:  # a class of the user's own may decode broken images
             value = None
         yield value
