@@ -4,7 +4,13 @@ import pytest
 from PIL import Image
 
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.labelled_sources import check_labels, check_pair, labelled_sources, labels_of
+from lejepa_hf.evaluation.labelled_sources import (
+    check_classes,
+    check_labels,
+    check_pair,
+    labelled_sources,
+    labels_of,
+)
 
 
 @pytest.fixture
@@ -79,3 +85,11 @@ def test_labels_of_a_stream_are_not_known_before():
     source = load_source("digits", streaming=True)
     assert labels_of(source) is None
     check_labels(source)
+
+
+def test_a_single_class_has_nothing_to_tell_apart(built):
+    train, test = labelled_sources(built, eval_split="held")
+    check_classes(train)
+    one = labelled_sources(built["train"].select([1, 2]), "train")[0]
+    with pytest.raises(ValueError, match="all 2 images to fit protocols on are of class 1 in `label_column` 'label'"):
+        check_classes(one)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from ..data.dataset_kinds import Rows
 from ..data.sources import ImageSource, load_mixture, load_source
-from ..evaluation.labelled_sources import check_labels
+from ..evaluation.labelled_sources import check_classes, check_labels
 from .arguments import DataArguments
 
 
@@ -22,8 +22,10 @@ def open_sources(data: DataArguments) -> RunSources:
     if held_out is None:
         return RunSources(train, None, None)
     # The evaluation at the end fits its protocols on labelled training images.
-    for labelled in (held_out, train if data.mixture is None else open_split(data, data.train_split)):
+    fitted_on = train if data.mixture is None else open_split(data, data.train_split)
+    for labelled in (held_out, fitted_on):
         check_labels(labelled)
+    check_classes(fitted_on)
     dataset: Any = held_out.dataset  # only training images can be a mixture
     for name, wanted in ((held_out.image_column, train.image_column), (held_out.label_column, train.label_column)):
         if name is not None and wanted is not None and name != wanted:
