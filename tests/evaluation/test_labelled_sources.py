@@ -8,6 +8,7 @@ from PIL import Image
 from lejepa_hf.data.shared_images import SharedImages
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.labelled_sources import (
+    check_classes,
     check_labels,
     check_pair,
     count_classes,
@@ -123,3 +124,11 @@ def test_copies_in_both_splits_are_named(caplog):
     test.dataset = concatenate_datasets([test.dataset, train.dataset.select(range(3))])
     assert count_shared(test, train) == SharedImages(3, 453)
     assert "digits: 3 of 453 held-out images are also training images" in caplog.text
+
+
+def test_a_single_class_has_nothing_to_tell_apart(built):
+    train, test = labelled_sources(built, eval_split="held")
+    check_classes(train)
+    one = labelled_sources(built["train"].select([1, 2]), "train")[0]
+    with pytest.raises(ValueError, match="all 2 images to fit protocols on are of class 1 in `label_column` 'label'"):
+        check_classes(one)

@@ -122,3 +122,14 @@ def test_a_mixture_with_the_images_of_the_evaluation(images, streaming):
     with pytest.raises(ValueError, match=TRAINING_IMAGES.format(split="test", reader="entry 1 of `mixture`")):
         open_sources(data)
     assert open_sources(replace(data, mixture=[{"dataset": "digits"}, {"dataset": images}])).held_out
+
+
+def test_an_evaluation_of_one_class_is_refused_and_training_is_not(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["only"])})
+    rows = {"image": [Image.new("L", (8, 8), row) for row in range(4)], "label": [0] * 4}
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    data = DataArguments(dataset=str(tmp_path))
+    assert open_sources(data).train.num_images == 4
+    with pytest.raises(ValueError, match="all 4 images to fit protocols on are of class 0.*without `eval_split`"):
+        open_sources(replace(data, eval_split="test"))

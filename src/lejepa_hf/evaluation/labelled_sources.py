@@ -114,6 +114,17 @@ def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: Image
         )
 
 
+def check_classes(train: ImageSource) -> None:
+    """Refuse images to fit protocols on that are all of one class; those of a stream are not known yet."""
+    labels = labels_of(train)
+    if labels is not None and len(labels) and (labels == labels[0]).all():
+        raise ValueError(
+            f"`dataset` {train.name!r}: all {len(labels):,} images to fit protocols on are of class {labels[0]} in "
+            f"`label_column` {train.label_column!r}, so there is nothing to tell apart: name another column or split. "
+            "Training without `eval_split` needs no classes."
+        )
+
+
 def check_masks(source: ImageSource) -> None:
     """Refuse a source without masks as labels."""
     column = source.label_column

@@ -301,3 +301,10 @@ def test_an_image_that_was_away_does_not_stay_broken(tmp_path, encoder, digits, 
     assert torch.equal(
         again.embeddings[again.labels == 1 - number % 2], found.embeddings[found.labels == 1 - number % 2]
     )
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_way_out(tmp_path):
+    (tmp_path / "file").touch()  # which no rights make a folder, not even those of root
+    told = "cannot be written to '.*file/name': .*`cache_dir`"
+    with pytest.raises(DataError, match=told), module.locked(tmp_path / "file" / "name"):
+        pass

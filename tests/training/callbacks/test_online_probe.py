@@ -6,6 +6,7 @@ from monitored_run import RESNET, monitored, probe_of, rows
 from torch import nn
 from torch.nn import functional as F
 
+from lejepa_hf.training.callbacks.monitor import MonitoredRun
 from lejepa_hf.training.callbacks.online_probe import OnlineProbe
 
 
@@ -87,6 +88,12 @@ def test_neither_the_encoder_nor_the_global_random_state_is_touched():
 def test_fewer_than_two_classes():
     with pytest.raises(ValueError, match="`num_classes` must be at least 2, got 1"):
         OnlineProbe(8, 1)
+
+
+def test_a_run_without_two_classes_has_no_probe():
+    for num_classes in (None, 1):
+        run = MonitoredRun(None, 2, num_classes, images_per_statistic=8, device=torch.device("cpu"))
+        assert OnlineProbe.for_run(run) is None
 
 
 def test_a_checkpoint_continues_to_the_last_bit(tmp_path, caplog):

@@ -31,7 +31,7 @@ class EmbeddingStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with self._explained():
+        with _explained(self.folder):
             folder.mkdir(parents=True, exist_ok=True)
         about = folder / _ABOUT
         known = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
@@ -61,7 +61,7 @@ class EmbeddingStore:
             added = {_FEATURES: np.ascontiguousarray(features.numpy(), dtype=np.float32)}
             added[_LABELS] = np.asarray(batch.labels, dtype=np.int64)
             for name, values in added.items():
-                with self._explained(), (self.folder / name).open("ab") as file:
+                with _explained(self.folder), (self.folder / name).open("ab") as file:
                     file.write(values.data)
         self.num_images += len(batch.numbers)
         self.broken |= batch.broken
@@ -69,21 +69,11 @@ class EmbeddingStore:
         if self._since_save >= _BATCHES_PER_SAVE:
             self.save()
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"Embeddings cannot be written to {str(self.folder)!r}: {error}. Make room there, or choose another "
-                "folder with `cache_dir`, and repeat the command: it continues where it stopped."
-            ) from error
-
     def save(self, is_complete: bool = False) -> None:
         """Put everything added so far, and the row to continue with, onto the disk."""
         about = {"dim": self.dim, "width": self.width, "num_images": self.num_images, "next_row": self.next_row}
         about |= {"broken": self.broken, "is_complete": is_complete}
-        with self._explained():
+        with _explained(self.folder):
             flush(self.folder / _FEATURES)
             flush(self.folder / _LABELS)
             write_text(self.folder / _ABOUT, json.dumps(about))
@@ -106,7 +96,7 @@ class EmbeddingStore:
 
     def forget(self) -> None:
         """Delete the files, so that the next command starts again. What was read from them before stays valid."""
-        with self._explained():
+        with _explained(self.folder):
             for name in (_ABOUT, _FEATURES, _LABELS):
                 (self.folder / name).unlink(missing_ok=True)
 
@@ -117,7 +107,7 @@ class EmbeddingStore:
         """
         stores = [EmbeddingStore(folder) for folder in parts]
         for name in (_FEATURES, _LABELS):
-            with self._explained(), (self.folder / name).open("wb") as file:
+            with _explained(self.folder), (self.folder / name).open("wb") as file:
                 for folder in parts:
                     with (folder / name).open("rb") as of_part:
                         shutil.copyfileobj(of_part, file, 2**24)
@@ -129,6 +119,17 @@ class EmbeddingStore:
         self.save(is_complete=True)
         for folder in parts:
             shutil.rmtree(folder)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"Embeddings cannot be written to {str(folder)!r}: {error}. Make room there, or choose another "
+            "folder with `cache_dir`, and repeat the command: it continues where it stopped."
+        ) from error
 
 
 def _row_sizes(width: int) -> list[tuple[str, int]]:
@@ -153,13 +154,14 @@ def locked(folder: Path) -> Iterator[None]:
     if is_complete(folder):
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info(f"Another command is embedding the same images into {folder}: waiting for it ...")
-        lock.acquire()
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info(f"Another command is embedding the same images into {folder}: waiting for it ...")
+            lock.acquire()
     try:
         yield
     finally:

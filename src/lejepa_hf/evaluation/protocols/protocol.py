@@ -8,7 +8,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ...data.sources import ImageSource
 from ..embeddings.extraction import LabelledEmbeddings
-from ..labelled_sources import check_labels, check_masks
+from ..labelled_sources import check_classes, check_labels, check_masks
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Protocol(ABC):
         """Refuse sources and settings that do not fit together, before any work on images."""
         for source in (train, test):
             (check_masks if self.labels == "masks" else check_labels)(source)
+        if self.labels == "classes":
+            check_classes(train)
 
 
 class OnEmbeddings(Protocol):

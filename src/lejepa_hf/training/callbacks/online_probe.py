@@ -47,8 +47,8 @@ class OnlineProbe(Monitor, StatefulCallback):
 
     @classmethod
     def for_run(cls, run: MonitoredRun) -> "OnlineProbe | None":
-        """The probe of a run, None without labels."""
-        if run.num_classes is None:
+        """The probe of a run, None without at least two classes."""
+        if run.num_classes is None or run.num_classes < 2:
             return None
         return cls(run.model.encoder.embedding_dim, run.num_classes, device=run.device)
 
