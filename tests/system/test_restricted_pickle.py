@@ -1,5 +1,6 @@
 import collections
 import pickle
+import socket
 
 import pytest
 from payload import Payload
@@ -29,3 +30,14 @@ def test_an_attribute_of_a_known_class_is_not_known(tmp_path):
     (tmp_path / "file").write_bytes(b"\x80\x04\x8c\x0bcollections\x8c\x1aOrderedDict.__subclasses__\x93.")
     with pytest.raises(pickle.UnpicklingError, match="not a known class"):
         read_pickle(tmp_path / "file", is_ordered_dict)
+
+
+def test_members_of_enumerations_as_some_pythons_write_them(tmp_path):
+    def read(kind: str, name: str) -> object:
+        (tmp_path / "file").write_bytes(f"cbuiltins\ngetattr\n(csocket\n{kind}\nV{name}\ntR.".encode())
+        return read_pickle(tmp_path / "file", lambda module, _: module == "socket")
+
+    assert read("AddressFamily", "AF_INET") is socket.AF_INET
+    for kind, name in (("AddressFamily", "mro"), ("AddressFamily", "__class__"), ("socket", "close")):
+        with pytest.raises(pickle.UnpicklingError, match="GLOBAL builtins.getattr is not of an enumeration"):
+            read(kind, name)

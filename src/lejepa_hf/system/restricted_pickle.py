@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from enum import EnumMeta
 from pathlib import Path
 
 
@@ -9,9 +10,17 @@ class _Unpickler(pickle.Unpickler):
     is_known: Callable[[str, str], bool]
 
     def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ("builtins", "getattr"):
+            return _member  # Python 3.11.0 to 3.11.3 write members of enumerations in this way
         if not self.is_known(module, name):
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not a known class")  # in PyTorch's words
         return super().find_class(module, name)
+
+
+def _member(kind: object, name: object) -> object:
+    if not (isinstance(kind, EnumMeta) and isinstance(name, str) and name in kind.__members__):
+        raise pickle.UnpicklingError("GLOBAL builtins.getattr is not of an enumeration")
+    return kind[name]
 
 
 def read_pickle(path: Path, is_known: Callable[[str, str], bool]) -> object:
