@@ -11,6 +11,7 @@ from lejepa_hf.runs.recipes import parse_recipe
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_dry_run_refuses_what_training_refuses(tmp_path, tiny_resnet):
     with pytest.raises(ValueError, match="fewer than one global batch"):
         dry_run(small_recipe(tmp_path, tiny_resnet), 2000, 0.0)

@@ -31,6 +31,7 @@ def launch(folder: Path, *command: str) -> subprocess.CompletedProcess:
             ["--cpu", "--num_processes", "2", "--num_machines", "1"],
             "was set to several processes but started one",
             id="one process for two",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             ["--config_file", "recipes/accelerate/fsdp2.yaml", "--num_processes", "2"],
