@@ -82,6 +82,12 @@ class Block:
             not re.match(r"(#!.*\n)?# not run( yet)?: \S", self.code) and lines[self.line - 2] != "<!-- commands -->"
         )
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether the package of a block that begins with `# pip install NAME` is there; we do not depend on it."""
+        extra = re.match(r"# pip install (\w+)\n", self.code)
+        return extra is None or importlib.util.find_spec(extra[1]) is not None
+
 
 def blocks_of(page: str, *languages: str) -> list[Block]:
     """The blocks of a page in their order; of these languages, or all."""
@@ -261,8 +267,7 @@ def run_python(page: str, folder: Path, server: HubServer, *, installed: bool = 
     script = "" if installed else NOT_INSTALLED
     script += "import torch\ntorch.set_num_threads(1)\n"
     for block in blocks_of(page, "python"):
-        extra = re.match(r"# pip install (\w+)\n", block.code)
-        if extra and importlib.util.find_spec(extra[1]) is None:  # of a package that we do not depend on
+        if not block.is_installed:
             continue
         where = f"{page}:{block.line}"
         script += f"print({'## ' + block.section!r}, flush=True)\n"

@@ -201,7 +201,7 @@ def test_the_whole_way(hub, recipe, tmp_path, tiny_resnet, capfd, monkeypatch):
         folder, before = tmp_path / f"run-{number}", len(hub.requests)
         done = subprocess.run(
             [sys.executable, str(ROOT / "train.py"), str(tmp_path / "recipe.yaml"), "--continue_from", start,
-             "--output_dir", str(folder), "--learning_rate", "0", "--seed", "5"],
+             "--output_dir", str(folder), "--learning_rate", "1e-30", "--seed", "5"],
             env=environment(hub, tmp_path / "cache", HF_TOKEN=TOKEN, **offline), cwd=tmp_path,
             capture_output=True, text=True, timeout=200,
         )  # fmt: skip
