@@ -1,6 +1,5 @@
 """Errors of loading a model from a folder or the Hub, as one line with the way out."""
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +12,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..system.damaged_files import first_damage, reading_failure
+from ..system.durable_files import NO_ROOM
 from ..system.error_text import reason_of, with_causes
 
 _FILES = ("*.json", "*.safetensors", "pytorch_model*.bin")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def refuse_unfilled(field: str, name: str | Path, model_type: str, loaded: dict, may_miss: str | None = None) -> None:
@@ -88,7 +87,7 @@ def explained(field: str, name: str | Path, folder: str | Path | None = None) ->
 
 
 def _is_no_room(error: BaseException) -> bool:
-    is_code = isinstance(error, OSError) and error.errno in _NO_ROOM
+    is_code = isinstance(error, OSError) and error.errno in NO_ROOM
     return is_code or "(os error 28)" in str(error)  # ENOSPC in Rust's words
 
 

@@ -1,6 +1,5 @@
 """The story of a run: recipe -> data -> model -> trainer -> run folder with encoder, evaluation, pictures, card."""
 
-import errno
 import logging
 import sys
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from ..hub.push import push_run
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.devices import cores_of_this_process
 from ..system.distributed import explain_lost_process, is_lost_process
+from ..system.durable_files import NO_ROOM
 from ..system.run_folder import RunFolder
 from ..trainer import LeJEPATrainer
 from ..training.checkpoints import CheckpointNotWritten
@@ -34,8 +34,6 @@ from .recipes import Recipe, parse_recipe
 from .resolving import ResolvedRecipe, resolve
 
 logger = logging.getLogger("lejepa_hf")
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class NotTrained(Exception):
@@ -84,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         except (FloatingPointError, DataError, CheckpointNotWritten, NotTrained, RunNotFinished) as error:
             sys.stderr.write(f"\nerror: {error}\n")
         except (OSError, SafetensorError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+            if isinstance(error, OSError) and error.errno not in NO_ROOM:
                 raise
             sys.stderr.write(f"\nerror: {error}. Make room, then continue with `--resume`.\n")
         except RuntimeError as error:

@@ -1,5 +1,6 @@
 """Files and folders that take their names only when they are complete and on the disk."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: the disk, a quota or a size limit is full
 
 
 def flush(path: Path) -> None:
