@@ -90,3 +90,20 @@ def test_what_loggers_are_given_names_no_token_and_no_folder(tmp_path):
 def test_torn_json_is_quoted(tmp_path):
     with pytest.raises(ValueError, match=r"'\{\"min_lr\": ' is not an argument's value in JSON, Expecting value"):
         LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, lr_scheduler_kwargs='{"min_lr": ')
+
+
+def test_bf16_auto_follows_the_device(tmp_path, monkeypatch):
+    def decided(is_faster: bool, **given) -> bool | str:
+        monkeypatch.setattr("lejepa_hf.training_args.computes_in_bf16", lambda device: is_faster)
+        return LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given).bf16
+
+    assert decided(True, bf16="auto") is True and decided(False, bf16="auto") is False
+    assert decided(True) is False and decided(False, bf16=True) is True
+    with pytest.raises(ValueError, match="`bf16` must be true, false or 'auto', got 'fast'"):
+        decided(True, bf16="fast")
+
+
+def test_bf16_auto_leaves_fp16_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("lejepa_hf.training_args.computes_in_bf16", lambda device: True)
+    args = LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16="auto", fp16=True)
+    assert args.bf16 is False and args.fp16 is True

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from .data.network import MAX_RETRIES
-from .system.devices import cores_of_this_process
+from .system.devices import computes_in_bf16, cores_of_this_process, default_device
 from .training.argument_ranges import check_ranges
 from .training.argument_table import ARGUMENTS, check_honoured, refuse_arguments
 from .training.callbacks.monitor_registry import MONITORS, check_monitors
@@ -29,6 +29,9 @@ class LeJEPATrainingArguments(TrainingArguments):
     Args:
         warmup_steps (`float`, *optional*, defaults to 0.1): Length of the linear warmup: a share of all steps if below
             1, otherwise a number of steps. If it is longer than the run, the learning rate rises until the end.
+        bf16 (`bool` or `"auto"`, *optional*, defaults to `False`): Whether forward and backward passes run under
+            autocast in bfloat16; the losses stay in fp32. `"auto"` where that is faster: on GPUs from Ampere on, and on
+            x86 CPUs with AVX512-BF16 or AMX, where it makes convolutions about 1.7 times as fast.
         exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, compute
             loss and gradient of one batch that is n times as large, at the price of a second forward pass. Otherwise
             SIGReg is computed for each micro-batch, where it counts for an n-th and has a larger bias.
@@ -73,6 +76,7 @@ class LeJEPATrainingArguments(TrainingArguments):
     ignore_data_skip: bool = True
     logging_nan_inf_filter: bool = False
     logging_steps: float = 10
+    bf16: bool | str = False  # type: ignore[assignment]  # true or false once it is decided below
     save_total_limit: int | None = 2
     exact_accumulation: bool = False
     ema_decay: float = 0.0
@@ -90,6 +94,10 @@ class LeJEPATrainingArguments(TrainingArguments):
         check_ranges(vars(self))
         if not torch.accelerator.is_available():
             self.use_cpu = True  # otherwise several processes would not be joined
+        if isinstance(self.bf16, str):
+            if self.bf16 != "auto":
+                raise ValueError(f"`bf16` must be true, false or 'auto', got {self.bf16!r}.")
+            self.bf16 = not self.fp16 and computes_in_bf16(torch.device("cpu") if self.use_cpu else default_device())
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # there are none, and looking for them costs a walk each step
         if self.dataloader_num_workers is None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lejepa_hf.system.devices import cores_of_this_process, default_device, memory_of, threads_for
+from lejepa_hf.system.devices import computes_in_bf16, cores_of_this_process, default_device, memory_of, threads_for
 
 CPU = torch.device("cpu")
 
@@ -36,6 +36,17 @@ def test_small_steps_get_one_thread():
     assert torch.get_num_threads() == 2
     with threads_for(2**30):
         assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("cpu", "is_faster"),
+    [("avx512f avx512_bf16 amx_tile", True), ("amx_bf16", True), ("avx512f avx512_vnni", False), (None, False)],
+)
+def test_bf16_is_for_cpus_with_instructions_for_it(tmp_path, cpu, is_faster):
+    if cpu is not None:
+        machine(tmp_path, "0::/", **{"proc__cpuinfo": f"processor\t: 0\nflags\t\t: fpu sse {cpu}"})
+    assert computes_in_bf16(CPU, tmp_path) is is_faster
+    assert not computes_in_bf16(torch.device("mps"), tmp_path)
 
 
 def test_cores_of_a_machine_without_control_groups(tmp_path, sixteen_cores):

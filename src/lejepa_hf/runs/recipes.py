@@ -90,7 +90,7 @@ def _command_line_value(key: str, given: list[str], expected: object) -> object:
         return "auto" if key == "resume" else True
     is_list = get_origin(expected) is list
     kinds = (expected, *get_args(expected))
-    if not is_list and str in kinds and dict not in kinds and len(given) == 1:
+    if not is_list and str in kinds and not {dict, bool}.intersection(kinds) and len(given) == 1:
         return None if given[0] == "null" and type(None) in kinds else given[0]
     parsed = [load_yaml(text) for text in given]
     return parsed if len(parsed) > 1 or (is_list and not isinstance(parsed[0], list)) else parsed[0]

@@ -18,6 +18,19 @@ def default_device() -> torch.device:
     return found or torch.device("cpu")
 
 
+def computes_in_bf16(device: torch.device, root: Path = _ROOT) -> bool:
+    """
+    Whether bfloat16 is faster than fp32 on this device: on NVIDIA GPUs from Ampere on, and on x86 CPUs with
+    instructions for it, which Linux names in `proc/cpuinfo` below `root`. Elsewhere it is emulated, or not measured.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = root / "proc/cpuinfo"
+    if device.type != "cpu" or not cpu.is_file():
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu.read_text(encoding="utf-8").split())
+
+
 @contextmanager
 def threads_for(multiplications: int) -> Iterator[None]:
     """Compute with one CPU thread where the largest operation has too few multiplications to be worth several."""
