@@ -30,8 +30,8 @@ class LeJEPATrainingArguments(TrainingArguments):
         warmup_steps (`float`, *optional*, defaults to 0.1): Length of the linear warmup: a share of all steps if below
             1, otherwise a number of steps. If it is longer than the run, the learning rate rises until the end.
         bf16 (`bool` or `"auto"`, *optional*, defaults to `False`): Whether forward and backward passes run under
-            autocast in bfloat16; the losses stay in fp32. `"auto"` where that is faster: on GPUs from Ampere on, and on
-            x86 CPUs with AVX512-BF16 or AMX, where it makes convolutions about 1.7 times as fast.
+            autocast in bfloat16; the losses stay in fp32. With `"auto"` where that is faster: on NVIDIA GPUs from
+            Ampere on, and on x86 CPUs with AVX512-BF16 or AMX, where convolutions take about half the time.
         exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, compute
             loss and gradient of one batch that is n times as large, at the price of a second forward pass. Otherwise
             SIGReg is computed for each micro-batch, where it counts for an n-th and has a larger bias.

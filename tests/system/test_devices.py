@@ -44,7 +44,7 @@ def test_small_steps_get_one_thread():
 )
 def test_bf16_is_for_cpus_with_instructions_for_it(tmp_path, cpu, is_faster):
     if cpu is not None:
-        machine(tmp_path, "0::/", **{"proc__cpuinfo": f"processor\t: 0\nflags\t\t: fpu sse {cpu}"})
+        machine(tmp_path, "0::/", proc__cpuinfo=f"processor\t: 0\nflags\t\t: fpu sse {cpu}")
     assert computes_in_bf16(CPU, tmp_path) is is_faster
     assert not computes_in_bf16(torch.device("mps"), tmp_path)
 
