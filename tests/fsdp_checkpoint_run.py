@@ -30,11 +30,14 @@ def main(folder: str, state_dict_type: str) -> None:
     whole, expected = build("fsdp", run, 1, False, world_size, **settings)
     whole.train()
     evaluations = [row for row in whole.state.log_history if "eval_loss" in row]
-    assert len(evaluations) == 2 and all("eval_knn_top1" in row for row in evaluations), evaluations
+    accuracies = ("eval_knn_top1", "eval_online_probe_top1")
+    assert len(evaluations) == 2 and all(name in row for row in evaluations for name in accuracies), evaluations
 
     again, losses = build("fsdp", run, 1, False, world_size, **settings)
     again.train(resume_from_checkpoint=run / "checkpoint-4")
     assert losses == expected[4:], (losses, expected)
+    (last,) = [row for row in again.state.log_history[-3:] if "eval_loss" in row]
+    assert all(last[name] == evaluations[1][name] for name in accuracies), (last, evaluations)
     again.save_model(str(Path(folder) / "pretraining"))
     again.encoder_average.save_state(Path(folder) / "pretraining")
     dist.barrier()

@@ -73,9 +73,18 @@ def probe_of(trainer):
     return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, OnlineProbe))
 
 
-def without_batch_norm(folder) -> LeJEPATrainer:
-    """Its losses of an image do not depend on the batch, and 21 images leave a tail on one process and on two."""
-    return monitored(folder, VIT, label_column=None, model={"projector_norm": "layer"}, monitor_images=21)
+def draw_probe(trainer):
+    """The linear layer of a trainer's online probe, with weights that some training could have given it."""
+    linear = probe_of(trainer).probe[1]
+    torch.nn.init.normal_(linear.weight, generator=torch.Generator().manual_seed(1))
+    return linear
+
+
+def evaluate_without_batch_norm(folder) -> dict[str, float]:
+    """Figures of an image do not depend on the batch, and 21 images leave a tail on one process and on two."""
+    trainer = monitored(folder, VIT, model={"projector_norm": "layer"}, monitor_images=21)
+    draw_probe(trainer)
+    return trainer.evaluate()
 
 
 def main() -> None:
@@ -102,10 +111,10 @@ def main() -> None:
         assert sum(batch.num_new for batch in batches) == 11 - rank and sum(batch.weight for batch in batches) == 1
         assert [len(batch.views["global_views"]) for batch in batches] == [8, 8]
         assert len(figures) == 9 and weights[2].abs() > 0
-        prediction_loss = without_batch_norm(Path(folders[0]) / "norm").evaluate()["eval_prediction_loss"]
+        evaluation = evaluate_without_batch_norm(Path(folders[0]) / "norm")
         dist.barrier()
         if rank == 0:
-            sys.stdout.write(json.dumps({"figures": figures, "prediction_loss": prediction_loss}) + "\n")
+            sys.stdout.write(json.dumps({"figures": figures, "evaluation": evaluation}) + "\n")
     dist.destroy_process_group()
 
 

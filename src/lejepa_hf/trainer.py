@@ -32,7 +32,7 @@ from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .system.run_folder import RunFolder
 from .training.argument_table import CONSTRUCTOR, refuse_arguments
 from .training.callbacks.held_out import HeldOutImages
-from .training.callbacks.monitor import MonitoredRun
+from .training.callbacks.monitor import HeldOutMonitor, MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
 from .training.callbacks.progress import DataHint, LastRow, MetricsFile, ProgressBar
 from .training.checkpoints import resolve_resume
@@ -271,9 +271,15 @@ class LeJEPATrainer(MeasuringTrainer):
         if dataset is None:
             raise ValueError("`eval_dataset` is missing: pass held-out images to the Trainer, or to `evaluate`.")
         check_one_dataset(dataset, args.world_size, self.data_collator.image_column)
-        processor = self.processing_class if "knn" in args.monitors else None
         return HeldOutImages(
-            dataset, self.train_dataset, self.data_collator, processor, num_images=args.monitor_images, args=args
+            dataset,
+            self.train_dataset,
+            self.data_collator,
+            self.processing_class,
+            num_images=args.monitor_images,
+            args=args,
+            with_knn="knn" in args.monitors,
+            monitors=[monitor for monitor in self._monitors() if isinstance(monitor, HeldOutMonitor)],
         )
 
     # Resume

@@ -48,8 +48,8 @@ class LeJEPATrainingArguments(TrainingArguments):
         max_network_retries (`int`, *optional*, defaults to 8): Number of times a stream that lost its connection
             tries again, after 1, 2, 4, ... at most 60 seconds.
         monitors (`list[str]`, *optional*): Names of the monitors, all by default: `embeddings`, rank and spread of
-            the embeddings; `probe`, an online linear probe if training images have labels; `knn`, k-NN accuracy of
-            held-out images at evaluations; `health`, warnings of collapse and divergence.
+            the embeddings; `probe`, an online linear probe if training images have labels, and its accuracy on
+            held-out images at evaluations; `knn`, their k-NN accuracy; `health`, warnings of collapse and divergence.
         monitor_images (`int`, *optional*, defaults to 512): Number of held-out images in an evaluation during
             training, at least 2. k-NN searches for neighbours among four times as many training images.
         push_to_hub (`bool`, *optional*, defaults to `False`): Push the encoder of each checkpoint to the branch

@@ -190,6 +190,32 @@ def test_an_average_says_so_and_has_its_own_row(encoder, run):
     assert "## Results" not in card.text and "These weights have not been evaluated." in card.text
 
 
+def test_the_online_probe_on_held_out_images(encoder, run):
+    write_run(run, "ylecun/mnist")
+    assert "online probe" not in write_model_card(encoder, run).read_text(encoding="utf-8")
+    row = {"step": 300, "eval_loss": 0.1, "eval_knn_top1": 0.75, "eval_online_probe_top1": 0.7123}
+    for values in ({"step": 150, "eval_online_probe_top1": 0.5}, {}):
+        with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row | values) + "\n")
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
+    assert re.search(
+        r"^At step 300, an online probe, .*, classified\n71\.2 % of held-out images correctly; k-NN 75\.0 %\.$",
+        text, re.MULTILINE,
+    )  # fmt: skip
+    assert "eval_online_probe_top1" not in text  # results are of the frozen encoder
+    assert "online probe" not in write_model_card(encoder, run, ema_decay=0.9).read_text(encoding="utf-8")
+    assert "online probe" not in write_model_card(encoder, run, is_final=False).read_text(encoding="utf-8")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8")) | {"arguments": {"monitor_images": 1024}}
+    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(
+            json.dumps({name: row[name] for name in row if "knn" not in name} | {"eval_shared_images": 4}) + "\n"
+        )
+    text = write_model_card(encoder, run).read_text(encoding="utf-8")
+    assert "71.2 % of up to 1,024 held-out images correctly.\n" in text
+    assert "Of the held-out images that were compared, 4 are also training images.\n" in text
+
+
 @pytest.mark.parametrize("arguments", [(), ("--deepspeed", "/home/someone/zero.json")])
 def test_says_nothing_about_the_machine(encoder, run, arguments):
     images = run / "images"

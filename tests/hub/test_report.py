@@ -80,10 +80,22 @@ def test_figures_are_those_of_the_run(finished):
     assert "20 steps of 128 images (1.9 passes over them) in 18 s on one CPU thread; 311,200 parameters" in text
     assert "0.0123 kWh of the CPUs" in text
     assert "1.90 SIGReg of the last batches" in text
-    assert "20 0.1230 0.1000 2.500 – –" in text  # a held-out row without rank and labels
+    assert "20 0.1230 0.1000 2.500 – – –" in text  # a held-out row without rank and labels
+    assert "online probe top-1" in text and "The online probe is" not in text
     assert "0 3.06 20.0" in text and "Effective rank 15.3" in text
     assert "sigreg_weight: 0.02" in text and "torch 2.14.1" in text
     assert "Not on this page" not in text
+
+
+def test_accuracies_of_held_out_images_during_training(finished):
+    row = {"eval_loss": 0.1, "eval_prediction_loss": 0.1, "eval_sigreg_loss": 2.5, "eval_effective_rank": 9.0}
+    rows = [{"step": 30, **row, "eval_knn_top1": 0.6}]  # before the online probe has learned
+    rows += [{"step": 40, **row, "eval_knn_top1": 0.75, "eval_online_probe_top1": 0.7123}]
+    with (finished / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    text = Page(write_report(finished)).text
+    assert "rank k-NN top-1 online probe top-1" in text and "trained on augmented training views while" in text
+    assert "30 0.1000 0.1000 2.500 9.0 60.0 – 40 0.1000 0.1000 2.500 9.0 75.0 71.2" in text
 
 
 def test_it_needs_nothing_else(finished):

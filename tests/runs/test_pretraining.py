@@ -19,6 +19,7 @@ from lejepa_hf.evaluation.intervals import is_spread
 from lejepa_hf.runs.pretraining import NotTrained, build, main, run
 from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.runs.resolving import resolve
+from lejepa_hf.system.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/digits/resnet_tiny.yaml"
@@ -65,6 +66,9 @@ def test_run_folder(finished):
         "eval_10shot_top1",
     } <= results.keys()
     assert all(0 < value <= 1 for name, value in results.items() if not is_spread(name))
+    accuracy = RunFolder(folder).read_held_out()[-1]["eval_online_probe_top1"]
+    card, page = ((folder / name).read_text(encoding="utf-8") for name in ("encoder/README.md", "report.html"))
+    assert f"{100 * accuracy:.1f} % of up to " in card and f"<td>{100 * accuracy:.1f}</td></tr>" in page
 
 
 def test_encoder_works_where_this_package_cannot_be_imported(finished):

@@ -253,9 +253,10 @@ def test_evaluation_needs_held_out_images(recipe, given):
         parse_recipe(recipe(given))
 
 
-def test_labels_of_held_out_images_choose_no_checkpoint(recipe):
-    with pytest.raises(ValueError, match="`metric_for_best_model` 'eval_knn_top1' would choose"):
-        parse_recipe(recipe("eval_split: test\nload_best_model_at_end: true\nmetric_for_best_model: eval_knn_top1"))
+@pytest.mark.parametrize("name", ["eval_knn_top1", "eval_online_probe_top1"])
+def test_labels_of_held_out_images_choose_no_checkpoint(recipe, name):
+    with pytest.raises(ValueError, match=f"`metric_for_best_model` '{name}' would choose"):
+        parse_recipe(recipe(f"eval_split: test\nload_best_model_at_end: true\nmetric_for_best_model: {name}"))
 
 
 def test_fsdp_is_switched_on_by_a_flag():

@@ -74,6 +74,10 @@ def test_things_of_another_kind(tmp_path, tiny_resnet, given, message):
             {"args": {"metric_for_best_model": "knn_top1"}, "eval_dataset": DIGITS},
             "`metric_for_best_model` 'knn_top1' is not measured",
         ),
+        (
+            {"args": {"metric_for_best_model": "eval_online_probe_top1"}, "eval_dataset": DIGITS},
+            "`metric_for_best_model` 'online_probe_top1' is not measured: it needs 'probe' among `monitors`",
+        ),
     ],
 )
 def test_data_that_cannot_serve(tmp_path, tiny_resnet, given, message):

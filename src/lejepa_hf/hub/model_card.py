@@ -189,6 +189,7 @@ def _measurements(run: RunFolder | None, ema_decay: float | None, context: dict[
     own = (results or {}).get("averaged_encoder" if ema_decay else "encoder")  # an average may be younger
     statistics = run.read_statistics() if run and not ema_decay else None
     metrics = run.read_metrics() if run else []
+    held_out = run.read_held_out() if run and not ema_decay else []
     return {
         "own_results": own or {},
         "table": results["table"] if results and own else None,
@@ -197,6 +198,8 @@ def _measurements(run: RunFolder | None, ema_decay: float | None, context: dict[
         "num_images": results["run"]["num_train_images"] if results and len(context["data"]) == 1 else None,
         "processes": num_processes(run) if run else 1,
         "last": metrics[-1] if metrics else None,
+        "last_held_out": held_out[-1] if held_out else {},
+        "monitor_images": run.read_arguments().get("monitor_images") if run else None,
         "statistics": statistics,
         "sigreg": [value for key, value in (statistics or {}).items() if key.startswith("sigreg_view")],
     }

@@ -11,6 +11,7 @@ from ..data.collator import MultiCropCollator
 from ..data.dataset_kinds import Mixture, count_rows
 from ..data.decoding import DECODING_ERRORS
 from ..modeling_lejepa import LeJEPAForPreTraining
+from .callbacks.held_out import ACCURACIES
 
 
 def check_kinds(model: object, collator: object, processor: object, recomputes_activations: bool) -> None:
@@ -48,7 +49,7 @@ def check_images(dataset: object, global_batch: int) -> int | None:
 def check_held_out(
     dataset: object, args: TrainingArguments, collator: MultiCropCollator, processor: object, monitors: Sequence[str]
 ) -> None:
-    """Refuse an `eval_dataset` that cannot be evaluated, or whose k-NN accuracy chooses models but is not measured."""
+    """Refuse an `eval_dataset` that cannot be evaluated, or whose accuracy chooses models but is not measured."""
     if dataset is None:
         if args.eval_on_start or args.eval_strategy != "no":
             raise ValueError(
@@ -57,11 +58,12 @@ def check_held_out(
             )
         return
     check_one_dataset(dataset, args.world_size, collator.image_column)
-    has_knn = "knn" in monitors and collator.label_column is not None and processor is not None
-    if (args.metric_for_best_model or "").removeprefix("eval_") == "knn_top1" and not has_knn:
+    metric = (args.metric_for_best_model or "").removeprefix("eval_")
+    has_labels = collator.label_column is not None and processor is not None
+    if metric in ACCURACIES and not (has_labels and ACCURACIES[metric] in monitors):
         raise ValueError(
-            "`metric_for_best_model` 'knn_top1' is not measured: it needs 'knn' among `monitors`, a `label_column` of "
-            "the `data_collator`, and an image processor as `processing_class`."
+            f"`metric_for_best_model` {metric!r} is not measured: it needs {ACCURACIES[metric]!r} among `monitors`, a "
+            "`label_column` of the `data_collator`, and an image processor as `processing_class`."
         )
 
 

@@ -87,8 +87,9 @@ class MeasuringTrainer(CheckpointingTrainer):
 
         Returns:
             `dict[str, float]`: `eval_loss`, `eval_prediction_loss`, `eval_sigreg_loss`, `eval_effective_rank`,
-            `eval_embedding_spread`, with labels `eval_knn_top1`, and `eval_runtime` in seconds. `eval_shared_images`
-            on the first process, if some of the images are training images too.
+            `eval_embedding_spread`, `eval_runtime` in seconds, and with labels `eval_knn_top1` and, once the online
+            probe has learned, `eval_online_probe_top1`. `eval_shared_images` on the first process, if some of the
+            images are training images too.
 
         Raises:
             FloatingPointError: If embeddings are NaN or infinite; the message says of how many images.

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
-from monitored_run import RESNET, TRANSFORM, VIT, monitored, rows, without_batch_norm
+from monitored_run import RESNET, TRANSFORM, VIT, draw_probe, evaluate_without_batch_norm, monitored, probe_of, rows
+from torch.nn import functional as F
 
 from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator
 from lejepa_hf.data.decoding import decode_image
@@ -29,7 +30,7 @@ def test_evaluations_are_logged(tmp_path):
         parts = 0.95 * row["eval_prediction_loss"] + 0.05 * row["eval_sigreg_loss"]
         assert row["eval_loss"] == pytest.approx(parts, rel=1e-5)
         assert 1 < row["eval_effective_rank"] <= 16 and row["eval_embedding_spread"] > 0
-        assert 0 <= row["eval_knn_top1"] <= 1 and row["eval_runtime"] > 0
+        assert 0 <= row["eval_knn_top1"] <= 1 and 0 <= row["eval_online_probe_top1"] <= 1 and row["eval_runtime"] > 0
 
 
 @pytest.mark.parametrize("backbone", ["resnet", "vit"])
@@ -76,23 +77,70 @@ def test_the_prediction_loss_counts_each_held_out_image_once(tmp_path):
     assert found["eval_prediction_loss"] == pytest.approx(of_images.double().mean().item(), rel=1e-5)
 
 
+def embedded(trainer, split: str, number: int) -> LabelledEmbeddings:
+    """The images that an evaluation chooses, by the encoder and the processor alone."""
+    source = load_source("digits", split).dataset
+    order = np.random.default_rng([trainer.args.seed, 0, 0]).permutation(len(source))[:number]
+    chosen = [source[i] for i in order.tolist()]
+    images = [decode_image(row["image"]).convert("RGB") for row in chosen]
+    pixels = trainer.processing_class(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        embeddings = trainer.model.eval().encoder(pixels).pooler_output
+    return LabelledEmbeddings(embeddings, torch.tensor([row["label"] for row in chosen]))
+
+
 def test_knn_is_that_of_the_evaluation_protocol(tmp_path):
     trainer = monitored(tmp_path, monitor_images=100)
     trainer.train()
     found = trainer.evaluate()["eval_knn_top1"]
-
-    def embedded(split: str, number: int) -> LabelledEmbeddings:
-        source = load_source("digits", split).dataset
-        order = np.random.default_rng([trainer.args.seed, 0, 0]).permutation(len(source))[:number]
-        chosen = [source[i] for i in order.tolist()]
-        images = [decode_image(row["image"]).convert("RGB") for row in chosen]
-        pixels = trainer.processing_class(images, return_tensors="pt")["pixel_values"]
-        with torch.no_grad():
-            embeddings = trainer.model.eval().encoder(pixels).pooler_output
-        return LabelledEmbeddings(embeddings, torch.tensor([row["label"] for row in chosen]))
-
-    assert found == pytest.approx(knn(embedded("train", 400), embedded("test", 100))["eval_knn_top1"], abs=0.011)
+    expected = knn(embedded(trainer, "train", 400), embedded(trainer, "test", 100))["eval_knn_top1"]
+    assert found == pytest.approx(expected, abs=0.011)
     assert found > 0.3  # ten classes
+
+
+def test_the_online_probe_classifies_held_out_images_without_augmentation(tmp_path):
+    trainer = monitored(tmp_path, monitor_images=100)
+    trainer.train()
+    linear = draw_probe(trainer)
+    held_out = embedded(trainer, "test", 100)
+    inputs = F.layer_norm(held_out.embeddings, (16,))
+    expected = ((inputs @ linear.weight.T + linear.bias).argmax(1) == held_out.labels).sum().item() / 100
+    assert trainer.evaluate()["eval_online_probe_top1"] == expected
+    inputs = inputs.double()  # an online probe that was trained well: the classes' own means
+    means = torch.stack([inputs[held_out.labels == label].mean(0) for label in range(10)])
+    with torch.no_grad():
+        linear.weight.copy_(means), linear.bias.copy_(-means.square().sum(1) / 2)
+    expected = (torch.cdist(inputs, means).argmin(1) == held_out.labels).double().mean().item()
+    assert trainer.evaluate()["eval_online_probe_top1"] == pytest.approx(expected, abs=0.011)
+    assert expected > 0.4
+
+
+# 24 held-out images with views, the same without augmentation, 96 training images; in batches of 8.
+@pytest.mark.parametrize(
+    ("monitors", "calls"),
+    [(["embeddings"], 3), (["probe"], 3 + 3), (["knn"], 3 + 3 + 12), (["knn", "probe"], 3 + 3 + 12)],
+)
+def test_held_out_images_are_embedded_once_for_all_accuracies(tmp_path, monitors, calls):
+    trainer = monitored(tmp_path, monitors=monitors, eval_strategy="no")
+    if "probe" in monitors:
+        draw_probe(trainer)
+    forward, seen = trainer.model.forward, []
+    trainer.model.forward = lambda **inputs: seen.append(inputs) or forward(**inputs)
+    found = trainer.evaluate()
+    assert ("eval_knn_top1" in found, "eval_online_probe_top1" in found) == ("knn" in monitors, "probe" in monitors)
+    assert len(seen) == calls
+
+
+def test_an_online_probe_that_has_not_learned_is_left_out(tmp_path):
+    """At zero it names the first class for every image, a tenth of the digits."""
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "online_probe_top1", "save_steps": 2}
+    trainer = monitored(tmp_path, eval_on_start=True, **best)
+    trainer.train()
+    found = {row["step"]: row.get("eval_online_probe_top1") for row in rows(trainer, "eval_loss")}
+    assert list(found) == [0, 2, 4, 6] and found.pop(0) is None and None not in found.values()
+    assert trainer.state.best_metric == max(found.values())
+    # The weights are those of the best step again, the online probe's too.
+    assert trainer.evaluate()["eval_online_probe_top1"] == trainer.state.best_metric
 
 
 @pytest.mark.parametrize("backbone", ["resnet", "vit"])
@@ -102,6 +150,12 @@ def test_training_does_not_notice_evaluations(tmp_path, backbone):
     often.train()
     never = monitored(tmp_path / "never", network, eval_strategy="no", label_column=None)
     never.train()
+    labelled = monitored(tmp_path / "labelled", network, eval_strategy="no")
+    labelled.train()
+    expected = probe_of(labelled).probe.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in probe_of(often).probe.state_dict().items())
+    for name in ("online_probe_top1", "online_probe_loss"):
+        assert [row[name] for row in rows(often)] == [row[name] for row in rows(labelled)]
     assert len(rows(often, "eval_loss")) == 6 and not rows(never, "eval_loss")
     expected = never.model.state_dict()  # running statistics of batch norm among them
     assert all(torch.equal(value, expected[name]) for name, value in often.model.state_dict().items())
@@ -156,11 +210,19 @@ def unlabelled(number: int) -> Dataset:
     return dataset.remove_columns("label").add_column("label", [-1] * number)
 
 
-def test_without_labels_there_is_no_knn(tmp_path):
-    assert "eval_knn_top1" not in monitored(tmp_path, label_column=None).evaluate()
-    assert "eval_knn_top1" not in monitored(tmp_path, monitors=["embeddings"]).evaluate()
-    assert "eval_knn_top1" not in monitored(tmp_path, eval_dataset=unlabelled(20)).evaluate()
-    assert "eval_knn_top1" in monitored(tmp_path).evaluate()
+def test_without_labels_there_are_no_accuracies(tmp_path, caplog):
+    trainer = monitored(tmp_path, label_column=None)
+    assert not [name for name in trainer.evaluate() if "top1" in name]
+    trainer = monitored(tmp_path, eval_dataset=unlabelled(20))
+    draw_probe(trainer)
+    assert not [name for name in trainer.evaluate() if "top1" in name]
+    assert "Held-out accuracies are left out: too few held-out images have a class number as label." in caplog.text
+    trainer = monitored(tmp_path)
+    draw_probe(trainer)
+    assert [name for name in trainer.evaluate() if "top1" in name] == ["eval_knn_top1", "eval_online_probe_top1"]
+    trainer.train_dataset = unlabelled(60)
+    assert [name for name in trainer.evaluate(DIGITS) if "top1" in name] == ["eval_online_probe_top1"]
+    assert "`eval_knn_top1` is left out: too few training images have a class number as label." in caplog.text
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -194,9 +256,12 @@ def test_one_held_out_dataset(tmp_path):
 
 def test_two_processes_agree(tmp_path, two_processes):
     figures = json.loads(two_processes(Path(__file__).parents[2] / "monitored_run.py").strip().splitlines()[-1])
-    assert {row["step"] for row in figures["figures"] if "eval_knn_top1" in row} == {2, 4, 6}
-    alone = without_batch_norm(tmp_path).evaluate()
-    assert figures["prediction_loss"] == pytest.approx(alone["eval_prediction_loss"], rel=1e-5)
+    for name in ("eval_knn_top1", "eval_online_probe_top1"):
+        assert {row["step"] for row in figures["figures"] if name in row} == {2, 4, 6}
+    found, alone = figures["evaluation"], evaluate_without_batch_norm(tmp_path)
+    assert found["eval_prediction_loss"] == pytest.approx(alone["eval_prediction_loss"], rel=1e-5)
+    for name in ("eval_knn_top1", "eval_online_probe_top1"):  # 11 and 10 images: not the mean of two accuracies
+        assert found[name] == alone[name] and 0 < alone[name] < 1
 
 
 def test_training_images_among_the_held_out_ones_are_named(tmp_path, caplog):
@@ -216,5 +281,5 @@ def test_embeddings_that_are_not_finite_are_no_figure(tmp_path):
     trainer = monitored(tmp_path)  # losses use the statistics of the batch, k-NN the running ones
     norm = next(module for module in trainer.model.modules() if isinstance(module, torch.nn.BatchNorm2d))
     norm.running_mean[0] = math.nan
-    with pytest.raises(FloatingPointError, match="96 of 96 images of the evaluation"):
+    with pytest.raises(FloatingPointError, match="24 of 24 images of the evaluation"):
         trainer.evaluate()

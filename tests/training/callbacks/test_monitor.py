@@ -6,9 +6,10 @@ import sys
 import time
 
 import pytest
+import torch
 from monitored_run import monitored, rows
 
-from lejepa_hf.training.callbacks.monitor import MonitorCost
+from lejepa_hf.training.callbacks.monitor import HeldOutMonitor, MonitorCost
 
 
 def test_cost_is_of_the_window_and_of_the_run():
@@ -40,6 +41,27 @@ def test_each_is_optional(tmp_path):
     trainer.train()
     names = set().union(*trainer.state.log_history)
     assert not {"effective_rank", "embedding_spread", "sigreg_over_null", "online_probe_loss"} & names
+
+
+class MeanLabel(HeldOutMonitor):
+    def observe(self, embeddings, labels):
+        """Nothing in training."""
+
+    def measure(self):
+        return {}
+
+    def measure_held_out(self, embeddings, labels):
+        assert embeddings.shape == (len(labels), 16) and not torch.is_grad_enabled()
+        return {"mean_label": labels}
+
+
+def test_a_monitor_of_the_user_measures_held_out_images(tmp_path):
+    trainer = monitored(tmp_path, monitors=[], monitor_images=450)
+    trainer.add_callback(MeanLabel())
+    found = trainer.evaluate()
+    labels = trainer.eval_dataset["label"][:]
+    assert len(labels) == 450 and found["eval_mean_label"] == pytest.approx(sum(labels) / 450)
+    assert "eval_knn_top1" not in found
 
 
 SECRETS = {"hub_token": "hf_secret", "report_to": ["tensorboard"], "max_steps": 4, "save_strategy": "no"}
@@ -82,7 +104,7 @@ trainer.train()
         logged = [json.loads(text) for (text,) in connection.execute("select metrics from metrics")]
     found = set().union(*logged)
     expected = {"train/loss", "train/effective_rank", "train/online_probe_top1", "train/monitor_fraction"}
-    assert expected | {"eval/loss", "eval/knn_top1", "eval/effective_rank"} <= found
+    assert expected | {"eval/loss", "eval/knn_top1", "eval/online_probe_top1", "eval/effective_rank"} <= found
     assert all(isinstance(value, int | float | str) for row in logged for value in row.values())
     assert not any(b"hf_secret" in path.read_bytes() for path in (tmp_path / "trackio").rglob("*") if path.is_file())
     assert str(tmp_path).encode() not in database.read_bytes()

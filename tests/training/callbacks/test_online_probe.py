@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 from monitored_run import RESNET, monitored, probe_of, rows
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -85,6 +86,28 @@ def test_neither_the_encoder_nor_the_global_random_state_is_touched():
     assert embeddings.grad is None and torch.equal(torch.get_rng_state(), before)
 
 
+def test_held_out_images_are_classified_and_change_nothing(tmp_path):
+    embeddings = torch.tensor([[5.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 5.0], [5.0, 1.0, 1.0], [1.0, 5.0, 1.0]])
+    labels = torch.tensor([0, 1, 0, 0, 3])  # the third is wrong, and training has no class 3
+    probe = OnlineProbe(3, 3)
+    probe.observe(embeddings[None], torch.full((5,), -1))
+    assert probe.measure_held_out(embeddings, labels) == {}  # still at zero
+    probe.observe(embeddings[None], torch.tensor([1, 2, 0, 1, 2]))
+    with torch.no_grad():
+        probe.probe[1].weight.copy_(torch.eye(3))
+        probe.probe[1].bias.zero_()
+    probe.save_state(tmp_path)
+    random, saved = torch.get_rng_state(), load_file(tmp_path / "online_probe.safetensors")
+    found = probe.measure_held_out(embeddings, labels)
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "online_probe_top1": [True, True, False, True, False]
+    }
+    probe.save_state(tmp_path)
+    after = load_file(tmp_path / "online_probe.safetensors")
+    assert after.keys() == saved.keys() and all(torch.equal(after[name], value) for name, value in saved.items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
 def test_fewer_than_two_classes():
     with pytest.raises(ValueError, match="`num_classes` must be at least 2, got 1"):
         OnlineProbe(8, 1)
@@ -118,16 +141,19 @@ def test_a_checkpoint_continues_to_the_last_bit(tmp_path, caplog):
 
 
 def test_a_resumed_run_has_the_same_probe(tmp_path):
-    quiet = {"eval_strategy": "no", "logging_steps": 2, "per_device_train_batch_size": 16}
-    whole = monitored(tmp_path / "whole", **quiet)
+    settings = {"logging_steps": 2, "per_device_train_batch_size": 16}
+    whole = monitored(tmp_path / "whole", **settings)
     whole.train()
-    again = monitored(tmp_path / "again", **quiet)
+    again = monitored(tmp_path / "again", **settings)
     again.train(resume_from_checkpoint=tmp_path / "whole" / "checkpoint-3")
     expected = probe_of(whole).probe.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in probe_of(again).probe.state_dict().items())
     names = ("step", "online_probe_loss", "online_probe_top1")
     found, wanted = ([[row[name] for name in names] for row in rows(t, names[1])[-2:]] for t in (again, whole))
     assert found == wanted and wanted[0][0] == 4  # a window across the checkpoint
+    names = ("step", "eval_online_probe_top1")
+    found, wanted = ([[row[name] for name in names] for row in rows(t, names[1])] for t in (again, whole))
+    assert [step for step, _ in wanted] == [2, 4, 6] and found[-2:] == wanted[-2:]
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -1,7 +1,7 @@
 """HeldOutImages: a fixed sample of images on which a run is evaluated while it trains."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -24,11 +24,13 @@ from ...losses.prediction import prediction_loss
 from ...model.batch_norm import batch_statistics
 from ...modeling_lejepa import LeJEPAForPreTraining
 from ...system.distributed import gather_for_loss, stack_over_ranks, total_over_ranks
+from .monitor import HeldOutMonitor
 
 logger = logging.getLogger("lejepa_hf")
 
-# What an evaluation measures; the last one needs labels and an image processor.
-MEASURES = ("loss", "prediction_loss", "sigreg_loss", "effective_rank", "embedding_spread", "knn_top1")
+# What an evaluation measures; accuracies need labels, an image processor, and the monitor of this name.
+ACCURACIES = {"knn_top1": "knn", "online_probe_top1": "probe"}
+MEASURES = ("loss", "prediction_loss", "sigreg_loss", "effective_rank", "embedding_spread", *ACCURACIES)
 
 _BANK = 4  # training images for each held-out one, to find its neighbours among
 _CHUNK = 64  # rows cut at a time
@@ -57,7 +59,7 @@ class _Batch:
 class HeldOutImages:
     """
     Held-out images and, if there are labels, training images, cut once and kept in memory as 8-bit pixels: 630 MB over
-    all processes for 512 images of 224 pixels.
+    all processes for 512 images of 224 pixels, half of it without k-NN.
 
     Every image is evaluated. SIGReg grows with the batch, so all batches have the same size: if the images do not
     divide evenly, the last batch is filled up with the first images. The prediction loss and the embeddings count each
@@ -66,9 +68,10 @@ class HeldOutImages:
     forward passes, as DDP and FSDP require.
 
     Views are cut by `collator` from at most `num_images` of `held_out` over all ranks. With the collator's
-    `label_column` and a `processor`, k-NN searches for their neighbours among four times as many images of `train`.
-    Batches have the size of training in `args`, so that losses can be compared; `args.seed` chooses the images and
-    their views, which are the same at every call.
+    `label_column` and a `processor`, the same images are also embedded without augmentation: for `monitors`, and, if
+    `with_knn`, to search for their neighbours among four times as many images of `train`. Batches have the size of
+    training in `args`, so that losses can be compared; `args.seed` chooses the images and their views, which are the
+    same at every call.
     """
 
     def __init__(
@@ -79,9 +82,11 @@ class HeldOutImages:
         processor: BaseImageProcessor | None,
         num_images: int,
         args: TrainingArguments,
+        with_knn: bool,
+        monitors: Sequence[HeldOutMonitor],
     ) -> None:
         self.batch_size, self.device, self.processor = max(2, args.per_device_train_batch_size), args.device, processor
-        self._collator, self._args = collator, args
+        self._collator, self._args, self._monitors = collator, args, monitors
         self.num_shared = 0  # on the first process: held-out images that are training images too
         if args.process_index == 0:
             shared = shared_images([(train, collator.image_column)], held_out, collator.image_column, num_images)
@@ -89,11 +94,15 @@ class HeldOutImages:
             self.num_shared = shared.number
         self.batches = self._view_batches(held_out, num_images)
         self.bank, self.queries = None, None
-        if collator.label_column is not None and processor is not None:
+        if collator.label_column is not None and processor is not None and (with_knn or monitors):
             self.queries = self._plain_images(held_out, num_images)
-            self.bank = self._plain_images(train, _BANK * num_images)
-            if self.queries is None or self.bank is None:
-                logger.warning("`eval_knn_top1` is left out: too few images with a class number as label.")
+            self.bank = self._plain_images(train, _BANK * num_images) if with_knn else None
+            if self.queries is None:
+                logger.warning(
+                    "Held-out accuracies are left out: too few held-out images have a class number as label."
+                )
+            elif with_knn and self.bank is None:
+                logger.warning("`eval_knn_top1` is left out: too few training images have a class number as label.")
 
     def _chunks(self, dataset: object, num_images: int) -> Iterator[list[dict[str, Any]]]:
         """This rank's share of a sample of the first epoch, shuffled since folders and shards are sorted by class."""
@@ -165,11 +174,11 @@ class HeldOutImages:
         """
         Evaluate the model, in evaluation mode, without gradients, on all ranks: `prediction_loss`, the mean over
         images; `sigreg_loss`, the weighted mean over batches; `loss`, which joins both as in training; rank and spread
-        of global views; with labels `knn_top1`, in [0, 1]. `forward` calls the model with a batch of the collator.
-        Batch norm normalises views by their batch, as in training, so that losses can be compared with those of
-        training; for k-NN it uses its running statistics. `shared_images`, on the first process only and if there are
-        any, is the number of compared held-out images that are training images too. An embedding that is not finite
-        raises FloatingPointError.
+        of global views; with labels `knn_top1`, in [0, 1], and the figures of monitors. `forward` calls the model with
+        a batch of the collator. Batch norm normalises views by their batch, as in training, so that losses can be
+        compared with those of training; for images without augmentation it uses its running statistics.
+        `shared_images`, on the first process only and if there are any, is the number of compared held-out images that
+        are training images too. An embedding that is not finite raises FloatingPointError.
         """
         num_global_views = self.batches[0].views[GLOBAL_VIEWS].shape[1]
         sigreg, embeddings, projections = torch.zeros((), device=self.device), [], []
@@ -187,8 +196,8 @@ class HeldOutImages:
         numbers = dict(zip(MEASURES[:3], losses.tolist(), strict=True))
         found = rank_and_spread(gather_for_loss(joined).transpose(0, 1).flatten(0, 1))
         numbers |= {name: found[name] for name in ("effective_rank", "embedding_spread")}
-        if self.bank is not None and self.queries is not None:
-            numbers["knn_top1"] = self._knn(self.bank, self.queries, forward)
+        if self.queries is not None:
+            numbers |= self._measure_labelled(self.queries, forward)
         if self.num_shared:
             numbers["shared_images"] = self.num_shared
         return numbers
@@ -201,13 +210,24 @@ class HeldOutImages:
         if broken:
             raise FloatingPointError(f"{broken} of {number} images of the evaluation have NaN or infinite embeddings")
 
-    def _knn(self, bank_images: _PlainImages, query_images: _PlainImages, forward: Callable[..., Any]) -> float:
-        bank, queries = self._embed(bank_images, forward), self._embed(query_images, forward)
-        bank, labels = (gather_for_loss(rows[None])[0].cpu() for rows in (bank, bank_images.labels.to(self.device)))
-        found = nearest_vote(LabelledEmbeddings(bank, labels), LabelledEmbeddings(queries.cpu(), query_images.labels))
-        hits = found == query_images.labels
-        total, number = total_over_ranks(torch.tensor([hits.sum(), len(hits)], device=self.device)).tolist()
-        return total / number
+    def _measure_labelled(self, images: _PlainImages, forward: Callable[..., Any]) -> dict[str, float]:
+        """k-NN accuracy and the figures of monitors: means over the images of all ranks, each embedded once."""
+        embeddings, labels = self._embed(images, forward), images.labels.to(self.device)
+        values = {}
+        if self.bank is not None:
+            queries = LabelledEmbeddings(embeddings.cpu(), images.labels)
+            values["knn_top1"] = self._nearest(self.bank, queries, forward) == labels
+        for monitor in self._monitors:
+            values |= monitor.measure_held_out(embeddings, labels)
+        sums = [value.float().sum() for value in (*values.values(), torch.ones_like(labels))]
+        *totals, number = total_over_ranks(torch.stack(sums)).tolist()
+        return {name: total / number for name, total in zip(values, totals, strict=True)}
+
+    def _nearest(self, images: _PlainImages, queries: LabelledEmbeddings, forward: Callable[..., Any]) -> torch.Tensor:
+        """Class number of each query by k-NN among the training images of all ranks."""
+        own = self._embed(images, forward), images.labels.to(self.device)
+        bank, labels = (gather_for_loss(rows[None])[0].cpu() for rows in own)
+        return nearest_vote(LabelledEmbeddings(bank, labels), queries).to(self.device)
 
     def _embed(self, images: _PlainImages, forward: Callable[..., Any]) -> torch.Tensor:
         assert self.processor is not None

@@ -41,6 +41,23 @@ class Monitor(TrainerCallback, ABC):
         """Figures since the last call, the same names on every rank; the logged row has their mean over ranks."""
 
 
+class HeldOutMonitor(Monitor):
+    """A monitor that also measures the labelled held-out images of each evaluation during training."""
+
+    @abstractmethod
+    def measure_held_out(self, embeddings: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        A number or truth value for each image, `(num_images,)`, by name, the same names on every rank; the logged row
+        has the mean over the images of all ranks, which may hold unequal numbers. Called without gradients on every
+        rank; must change neither training nor random numbers.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(num_images, dim)`): Embeddings of this rank's images without
+                augmentation, fp32, of the encoder in evaluation mode.
+            labels (`torch.Tensor` of shape `(num_images,)`): Class numbers, at least 0, on the device of `embeddings`.
+        """
+
+
 class MonitorCost:
     """Measures, as a context manager around monitors, their seconds and their share of the time of the run so far."""
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...system.distributed import is_first_rank, total_over_ranks
-from .monitor import Monitor, MonitoredRun
+from .monitor import HeldOutMonitor, MonitoredRun
 from .stateful import StatefulCallback
 
 logger = logging.getLogger("lejepa_hf")
@@ -17,17 +17,19 @@ logger = logging.getLogger("lejepa_hf")
 _FILE = "online_probe.safetensors"
 
 
-class OnlineProbe(Monitor, StatefulCallback):
+class OnlineProbe(HeldOutMonitor, StatefulCallback):
     """
     LayerNorm and one linear layer with its own AdamW, one step on each batch of views.
 
     It sees detached embeddings, so that labels cannot reach the encoder, and starts at zero, without random numbers.
-    Gradients are those of the batch over all ranks, so that its weights are the same on every rank. Its figures show
-    how well classes are separated in views that it is about to learn from, not held-out accuracy.
+    Gradients are those of the batch over all ranks, so that its weights are the same on every rank. `measure` is its
+    accuracy on views that it is about to learn from, `measure_held_out` that on held-out images.
 
-    Class numbers outside of [0, `num_classes`), such as -1, are left out. The learning rate is constant.
+    Class numbers outside of [0, `num_classes`), such as -1, are left out of training; a held-out image with a class
+    that training does not have counts as wrong. The learning rate is constant.
 
-    Source: arXiv 2511.08544 and the minimal example of its code: every view, learning rate 1e-3, weight decay 1e-7.
+    Source: arXiv 2511.08544 and the minimal example of its code: every view, learning rate 1e-3, weight decay 1e-7;
+    held-out accuracy on images without augmentation.
     """
 
     def __init__(
@@ -77,6 +79,12 @@ class OnlineProbe(Monitor, StatefulCallback):
         loss, hits, views = self._window.tolist()
         self._window = torch.zeros_like(self._window)
         return {"online_probe_loss": loss / views, "online_probe_top1": hits / views} if views else {}
+
+    def measure_held_out(self, embeddings: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`online_probe_top1`: whether the probe classifies each image correctly; nothing before it has learned."""
+        if not any(parameter.any() for parameter in self.probe[1].parameters()):
+            return {}  # at zero it names the first class for every image, which would look like a result
+        return {"online_probe_top1": self.probe(embeddings).argmax(1) == labels}
 
     def save_state(self, folder: Path) -> None:
         """Write weights, moments and the current window into a checkpoint, on the first rank."""
