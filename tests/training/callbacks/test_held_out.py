@@ -13,7 +13,7 @@ from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator
 from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
-from lejepa_hf.evaluation.protocols.knn import knn
+from lejepa_hf.evaluation.protocols.knn import Knn
 from lejepa_hf.evaluation.rank import rank_and_spread
 
 DIGITS = load_source("digits").dataset
@@ -91,7 +91,7 @@ def test_knn_is_that_of_the_evaluation_protocol(tmp_path):
             embeddings = trainer.model.eval().encoder(pixels).pooler_output
         return LabelledEmbeddings(embeddings, torch.tensor([row["label"] for row in chosen]))
 
-    assert found == pytest.approx(knn(embedded("train", 400), embedded("test", 100))["eval_knn_top1"], abs=0.011)
+    assert found == pytest.approx(Knn().run(embedded("train", 400), embedded("test", 100))["eval_knn_top1"], abs=0.011)
     assert found > 0.3  # ten classes
 
 
