@@ -50,8 +50,6 @@ def _places_of_relevant(train: LabelledEmbeddings, test: LabelledEmbeddings) -> 
     size = max(1, _BLOCK // number)
     chunks = zip(queries.split(size), labels.split(size), strict=True)
     for chunk, wanted in tqdm(chunks, "retrieval", -(-len(queries) // size), unit=" chunks", leave=False):
-        if not len(chunk):
-            return
         chunk = F.normalize(chunk.to(device, torch.float32), dim=1)
         cosines = torch.empty(len(chunk), number, device=device)
         for start in range(0, number, _BANK):

@@ -82,15 +82,15 @@ class Segmentation(OnImages):
         (head,) = _fit(fitted_on, np.arange(len(order)), [rate], len(classes))
         measured_on = SegmentationMaps(extractor, test, classes, side, fitted_on.scale)
         counts = _counts(head, measured_on.with_whole_masks(), len(classes))
-        pairs, present = np.array(counts["predictions"]), np.array(counts["references"])
-        test.num_read = len(present)
+        predictions, references = np.array(counts["predictions"]), np.array(counts["references"])
+        test.num_read = len(references)
         results: dict[str, float] = {}
         for name in ("miou", "accuracy"):
 
             def figure(images: np.ndarray, name: str = name) -> float:
-                return miou_and_accuracy(pairs[images, :, 0], pairs[images, :, 1], present[images])[name]
+                return miou_and_accuracy(predictions[images], references[images])[name]
 
-            results |= over_resamples(f"eval_segmentation_{name}", figure, len(present))
+            results |= over_resamples(f"eval_segmentation_{name}", figure, len(references))
         return results
 
 

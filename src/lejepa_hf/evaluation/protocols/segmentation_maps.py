@@ -162,7 +162,6 @@ def squeezed(image: Image.Image | np.ndarray, side: int) -> Image.Image | np.nda
 
 def try_size(extractor: FeatureExtractor, side: int) -> None:
     """Refuse a size that the processor always changes or the encoder cannot take, by one grey image of it."""
-    kind = extractor.encoder.config.model_type
     try:
         pixels = extractor.preprocess([squeezed(extractor.grey_image(), side)], **_AS_THEY_ARE)
     except TypeError:  # timm's processor has no such arguments
@@ -176,6 +175,6 @@ def try_size(extractor: FeatureExtractor, side: int) -> None:
         extractor.as_maps(extractor.last_state(pixels), pixels)
     except TRACING_ERRORS as error:
         raise ValueError(
-            f"`resolution` {side}: this {kind} encoder cannot make a feature map of images of {side} x {side} pixels "
-            f"({reason_of(error)}); leave it out to use the encoder's own size."
+            f"`resolution` {side}: this {extractor.encoder.config.model_type} encoder cannot make a feature map of "
+            f"images of {side} x {side} pixels ({reason_of(error)}); leave it out to use the encoder's own size."
         ) from error
