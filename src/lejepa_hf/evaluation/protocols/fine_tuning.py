@@ -24,7 +24,6 @@ from ...data.decoding import DECODING_ERRORS, Pixels, stored_size
 from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
-from ...model.pooling import pool
 from ...system.devices import cores_of_this_process
 from ...system.distributed import is_first_rank, process_index, world_size
 from ..embeddings.extraction import part_of
@@ -111,8 +110,8 @@ def _best_rate(loaded: LoadedEncoder, train: ImageSource, num_classes: int, num_
 
     rate = max(LEARNING_RATES, key=hits_and_certainty)
     if is_first_rank():
-        tried = f"best of {len(LEARNING_RATES)} on {number_aside} training images"
-        logger.info(f"fine-tuning: learning rate {rate:g}, {tried}")
+        number = len(LEARNING_RATES)
+        logger.info(f"fine-tuning: learning rate {rate:g}, best of {number} on {number_aside} training images")
     return rate
 
 
@@ -163,8 +162,7 @@ class _Classifier(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         outputs = self.encoder(pixel_values.to(self.encoder.dtype), **forward_kwargs(self.encoder))
-        embeddings = pool(outputs, self.extractor.resolved_pooling(outputs))
-        logits = self.head(embeddings.to(self.head.weight.dtype))
+        logits = self.head(self.extractor.embedding(outputs))
         return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
