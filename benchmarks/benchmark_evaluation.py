@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
-from lejepa_hf.evaluation.protocols.knn import knn
-from lejepa_hf.evaluation.protocols.linear_probe import linear_probe
+from lejepa_hf.evaluation.protocols.knn import Knn
+from lejepa_hf.evaluation.protocols.linear_probe import Linear
 
 RESULTS = Path(__file__).parent / "results" / "evaluation.csv"
 IMAGENET_TRAIN, IMAGENET_VAL, DIM, NUM_CLASSES = 1_281_167, 50_000, 1024, 1000
@@ -43,7 +43,7 @@ def own_mib() -> float:
 def time_knn(num_images: int, num_queries: int) -> dict:
     train, test = (images(torch.randn(number, DIM)) for number in (num_images, num_queries))
     started = time.perf_counter()
-    knn(train, test)
+    Knn().run(train, test)
     seconds = time.perf_counter() - started
     hours = seconds / 3600 * IMAGENET_TRAIN / num_images * IMAGENET_VAL / num_queries
     facts = {"what": "knn", "images": num_images, "queries": num_queries}
@@ -60,7 +60,7 @@ def memory_of_linear(num_images: int, num_steps: int) -> dict:
         train = images(torch.from_numpy(file))
         test = images(torch.randn(5000, DIM))
         before, started = own_mib(), time.perf_counter()
-        linear_probe(train, test, num_steps=num_steps)
+        Linear().run(train, test, num_steps=num_steps)
         seconds, grown = time.perf_counter() - started, own_mib() - before
     # 12,512 steps of the sweep and as many of the last fit, of seven heads and of one.
     hours = seconds / 3600 * (10 * IMAGENET_TRAIN / 1024) / num_steps

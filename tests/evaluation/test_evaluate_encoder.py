@@ -20,7 +20,7 @@ from lejepa_hf.evaluation.evaluate_encoder import (
 from lejepa_hf.evaluation.intervals import is_spread
 from lejepa_hf.evaluation.labelled_sources import labelled_sources
 from lejepa_hf.evaluation.protocols.few_shot import FewShot
-from lejepa_hf.evaluation.protocols.knn import knn
+from lejepa_hf.evaluation.protocols.knn import Knn
 from lejepa_hf.hub.export import build_processor
 
 
@@ -60,7 +60,7 @@ def test_sources_and_protocols_by_choice(resnet_folder, few_digits):
     names = ["1shot_top1", "allshot_top1", "logistic_top1", "retrieval_map", "retrieval_recall1"]
     assert [f"eval_{name}" for name in names] == [name for name in results if not is_spread(name)][:5]
     model, processor = load_encoder(resnet_folder)
-    expected = knn(*(extract_embeddings(model, processor, source) for source in few_digits))
+    expected = Knn().run(*(extract_embeddings(model, processor, source) for source in few_digits))
     assert results["eval_knn_top1"] == expected["eval_knn_top1"]
 
 
@@ -169,13 +169,13 @@ def test_untrained_baseline_has_no_random_pooler(tiny_vit, tmp_path, few_digits)
         fresh = AutoModel.from_config(AutoConfig.for_model(**tiny_vit), add_pooling_layer=False)
     fresh.config.embedding_pooling = "cls"
     processor = load_encoder(folder)[1]
-    assert rows[UNTRAINED] == knn(*(extract_embeddings(fresh, processor, source) for source in few_digits))
+    assert rows[UNTRAINED] == Knn().run(*(extract_embeddings(fresh, processor, source) for source in few_digits))
 
 
 def test_protocols_share_one_dict_and_are_logged_in_percent(caplog):
     caplog.set_level("INFO", "lejepa_hf")
     parts = LabelledEmbeddings(torch.eye(4).repeat(3, 1), torch.arange(4).repeat(3))
-    assert run_protocols(parts, parts, ["knn"], "title") == knn(parts, parts)
+    assert run_protocols(parts, parts, ["knn"], "title") == Knn().run(parts, parts)
     assert caplog.messages[-1] == "title, knn: " + ", ".join(
         f"{k} top1 100.0" for k in ("knn10", "knn", "knn100", "knn200")
     )

@@ -69,14 +69,11 @@ def compare_encoders(
         identity: dict[str, Any] = {"fingerprint": extractor.fingerprint()}
         if commit := getattr(loaded[0].config, "_commit_hash", None):  # only configs from the Hub
             identity["commit"] = commit
-
-        def keep(results: dict[str, float], name: str = str(encoder), identity: dict[str, Any] = identity) -> None:
-            record["encoders"][name] = identity | {"results": results}
+        for results in measure(loaded, splits, chosen, **work):
+            record["encoders"][str(encoder)] = identity | {"results": results}
             record.update(train=_describe(splits[0]), eval=_describe(splits[1]))  # with what could be read
             if out is not None and is_first_rank():
                 _write(Path(out), json.dumps(record, indent=2) + "\n")
-
-        keep(measure(loaded, splits, chosen, keep=keep, **work))
     return record
 
 

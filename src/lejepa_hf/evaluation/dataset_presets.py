@@ -51,7 +51,7 @@ PRESETS = {
         label_column="annotation",
         revision="refs/convert/parquet",
         ignore_labels=(0, 255),
-    ),  # fmt: skip
+    ),
     "voc2012": DatasetPreset("nateraw/pascal-voc-2012", eval_split="val", image_column="image", label_column="mask"),
 }
 

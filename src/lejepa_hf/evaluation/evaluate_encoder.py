@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def evaluate_encoder(
     loaded = encoder if isinstance(encoder, tuple) else load_encoder(encoder)
     FeatureExtractor(*loaded).try_images(*pair)
     count_shared(pair[1], pair[0])
-    return measure(loaded, pair, chosen, batch_size, cache_dir)
+    *_, results = {}, *measure(loaded, pair, chosen, batch_size, cache_dir)
+    return results
 
 
 def checked_protocols(
@@ -88,33 +89,23 @@ def measure(
     chosen: Sequence[Protocol],
     batch_size: int = 256,
     cache_dir: str | Path | None = None,
-    keep: Callable[[dict[str, float]], None] | None = None,
-) -> dict[str, float]:
+) -> Iterator[dict[str, float]]:
     """
-    Measure what [`evaluate_encoder`] returns, with arguments that [`checked_protocols`] has checked. `keep` is called
-    in the first process after each protocol, with all figures so far.
+    Measure what [`evaluate_encoder`] returns, by protocols from [`checked_protocols`]. After each of them the first
+    process gets all figures so far, the others an empty `dict`.
     """
-    on_embeddings = [protocol for protocol in chosen if isinstance(protocol, OnEmbeddings)]
-    if on_embeddings:
+    if any(isinstance(protocol, OnEmbeddings) for protocol in chosen):
         train, test = (extract_finite(loaded, one, batch_size, cache_dir) for one in pair)
-    on_images = [protocol for protocol in chosen if isinstance(protocol, OnImages)]
-    measured: dict[str, float] = {}
+    of_embeddings: dict[str, float] = {}
+    of_images: dict[str, float] = {}
     # First what all processes share: they should not wait for what the first one does alone.
-    for of_images in sorted(on_images, key=lambda protocol: not protocol.shared_by_processes):
-        if of_images.shared_by_processes or is_first_rank():
-            found = of_images.run(*loaded, *pair)
-            _log(of_images.name, found)
-            measured |= found
-            if keep is not None and is_first_rank():
-                keep(measured)
-    if not is_first_rank():
-        return {}
-    figures: dict[str, float] = {}
-    for protocol in on_embeddings:
-        figures |= run_protocols(train, test, [protocol])
-        if keep is not None:
-            keep(figures | measured)
-    return figures | measured
+    for protocol in sorted(chosen, key=lambda protocol: not protocol.shared_by_processes):
+        if protocol.shared_by_processes or is_first_rank():
+            if isinstance(protocol, OnImages):
+                of_images |= _logged(protocol.name, protocol.run(*loaded, *pair))
+            else:
+                of_embeddings |= run_protocols(train, test, [protocol])
+        yield of_embeddings | of_images if is_first_rank() else {}
 
 
 def measure_column(
@@ -161,17 +152,17 @@ def run_protocols(
     for protocol in make_protocols(protocols, {}):
         if not isinstance(protocol, OnEmbeddings):
             raise ValueError(f"`protocols` {protocol.name} needs the encoder and its images: use `evaluate_encoder`.")
-        found = protocol.run(train, test)
-        _log(f"{title}, {protocol.name}" if title else protocol.name, found)
-        results |= found
+        name = f"{title}, {protocol.name}" if title else protocol.name
+        results |= _logged(name, protocol.run(train, test))
     return results
 
 
-def _log(title: str, results: dict[str, float]) -> None:
-    """Log figures in percent, at once, so that they are not lost if a later protocol fails."""
+def _logged(title: str, results: dict[str, float]) -> dict[str, float]:
+    """The same figures, logged in percent at once, so that they are not lost if a later protocol fails."""
     if is_first_rank():
         figures = [f"{_readable(key)} {100 * value:.1f}" for key, value in results.items() if not is_spread(key)]
         logger.info(f"{title}: {', '.join(figures)}")
+    return results
 
 
 def format_table(results: dict[str, dict[str, float]]) -> str:

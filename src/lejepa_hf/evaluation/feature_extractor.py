@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from ..data.decoding import DECODING_ERRORS, Encoded, Pixels, decode_image, stored_size
 from ..data.sources import ImageSource
-from ..model.architecture import forward_kwargs, native_image_size, num_channels
+from ..model.architecture import native_image_size, num_channels
 from ..model.layers import count_layers, feature_map, forward_layers, has_class_token, patch_tokens
 from ..model.pooling import pool
 from ..model.tracing import TRACING_ERRORS
@@ -103,15 +103,23 @@ class FeatureExtractor:
         joined = join_pixel_values([pixels[place] for place in range(len(images))])
         return joined.pin_memory() if self.encoder.device.type == "cuda" else joined
 
-    @torch.no_grad()
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixel values -> `(batch_size, dim)`, fp32, on the encoder's device."""
+        outputs, states = self._forward(pixels, self.num_layers)
+        if self.pooling in ("auto", "pooler"):
+            return self.embedding(outputs)
+        return self._joined(states, self.pooling, pixels)
+
+    @torch.no_grad()
+    def _forward(self, pixels: torch.Tensor, num_layers: int = 1) -> tuple[ModelOutput, list[torch.Tensor]]:
+        """[`~model.layers.forward_layers`] on the encoder's device."""
         pixels = pixels.to(self.encoder.device, self.encoder.dtype, non_blocking=True)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
-            if self.pooling in ("auto", "pooler"):
-                outputs = self.encoder(pixels, **forward_kwargs(self.encoder))
-                return pool(outputs, self.resolved_pooling(outputs)).float()
-            return self._joined(forward_layers(self.encoder, pixels, self.num_layers)[1], self.pooling, pixels)
+            return forward_layers(self.encoder, pixels, num_layers)
+
+    def embedding(self, outputs: ModelOutput) -> torch.Tensor:
+        """The embedding `(batch_size, dim)`, fp32, in these outputs of the encoder, with `pooling` auto or pooler."""
+        return pool(outputs, self._resolved_pooling(outputs)).float()
 
     def _joined(self, states: list[torch.Tensor], pooling: str, pixels: torch.Tensor) -> torch.Tensor:
         """The class tokens, or the means of the patches, of several layers."""
@@ -121,7 +129,6 @@ class FeatureExtractor:
         ]
         return torch.cat(parts, dim=1).float()
 
-    @torch.no_grad()
     def with_probe_features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
         The trained embedding `(batch_size, dim)`, and the features `(batch_size, probe_dim)` that the paper fits a
@@ -130,22 +137,18 @@ class FeatureExtractor:
         Features are the class tokens of the last two layers, concatenated, or without a class token the mean of the
         patch tokens or of the feature map. Source: arXiv 2511.08544, experiment details.
         """
-        pixels = pixels.to(self.encoder.device, self.encoder.dtype, non_blocking=True)
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
-            try:
-                outputs, states = forward_layers(self.encoder, pixels, self._probe_layers)
-            except ValueError:  # blocks that see parts of images have no class token
-                self._probe_layers = 1
-                outputs, states = forward_layers(self.encoder, pixels, 1)
-            embedding = pool(outputs, self.resolved_pooling(outputs)).float()
-            if has_class_token(self.encoder, states[-1], height_and_width(pixels)):
-                return embedding, self._joined(states, "cls", pixels)
-            return embedding, self._joined(states[-1:], "patches", pixels)
+        try:
+            outputs, states = self._forward(pixels, self._probe_layers)
+        except ValueError:  # blocks that see parts of images have no class token
+            self._probe_layers = 1
+            outputs, states = self._forward(pixels)
+        if has_class_token(self.encoder, states[-1], height_and_width(pixels)):
+            return self.embedding(outputs), self._joined(states, "cls", pixels)
+        return self.embedding(outputs), self._joined(states[-1:], "patches", pixels)
 
-    @torch.no_grad()
     def last_state(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixel values -> the state of the last layer, see [`~model.layers.forward_layers`]."""
-        return forward_layers(self.encoder, pixels.to(self.encoder.device, self.encoder.dtype), 1)[1][0]
+        return self._forward(pixels)[1][0]
 
     def as_maps(self, state: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """
@@ -154,11 +157,12 @@ class FeatureExtractor:
         """
         return feature_map(self.encoder, state, height_and_width(pixels)).float().cpu()
 
-    def resolved_pooling(self, outputs: ModelOutput) -> str:
+    def _resolved_pooling(self, outputs: ModelOutput) -> str:
         """The pooling of these outputs of the encoder; of `auto` `"pooler"`, `"cls"` or `"mean"`."""
         if self.pooling != "auto":
             return self.pooling
-        return getattr(self.encoder.config, "embedding_pooling", "pooler" if _is_pooled(outputs) else "mean")
+        usual = "mean" if outputs.get("pooler_output") is None else "pooler"
+        return getattr(self.encoder.config, "embedding_pooling", usual)
 
     def grey_image(self) -> Image.Image | np.ndarray:
         """A decoded image of the encoder's size and channels to try it with."""
@@ -166,7 +170,6 @@ class FeatureExtractor:
         grey = np.full((side, side, channels), 127, dtype=np.uint8)
         return self.decode(grey[:, :, 0] if channels in (1, 3) else grey)
 
-    @torch.no_grad()
     def try_one(self) -> tuple[str, int]:
         """
         Embed one grey image, and return the pooling, `"pooler"`, `"cls"`, `"mean"` or `"patches"`, and the embedding's
@@ -175,14 +178,15 @@ class FeatureExtractor:
         kind = self.encoder.config.model_type
         pixels = self.preprocess([self.grey_image()])
         try:
-            outputs, (state,) = forward_layers(self.encoder, pixels.to(self.encoder.device, self.encoder.dtype), 1)
+            outputs, (state,) = self._forward(pixels)
         except TRACING_ERRORS as error:
             raise ValueError(
                 f"`model`: a {kind} model does not turn the pixels of its processor into embeddings "
                 f"({reason_of(error)}): use a vision encoder, or the vision part of a model of images and text."
             ) from error
         has_cls = has_class_token(self.encoder, state, height_and_width(pixels))
-        offers = {"auto": True, "pooler": _is_pooled(outputs), "cls": has_cls, "patches": True}
+        is_pooled = outputs.get("pooler_output") is not None
+        offers = {"auto": True, "pooler": is_pooled, "cls": has_cls, "patches": True}
         if not offers.get(self.pooling):
             offered = ", ".join(name for name, is_offered in offers.items() if is_offered)
             raise ValueError(
@@ -193,7 +197,7 @@ class FeatureExtractor:
                 f"`layers` {self.num_layers} has no meaning for `pooling` {self.pooling!r}, which exists in the last "
                 f"layer only: choose {'cls or patches' if has_cls else 'patches'}."
             )
-        return self.resolved_pooling(outputs), self(pixels).shape[1]
+        return self._resolved_pooling(outputs), self(pixels).shape[1]
 
     def refusal(self, value: Encoded, max_image_pixels: int | None = None) -> Exception | None:
         """Why a value of an image column cannot be decoded and preprocessed; None if it can."""
@@ -203,25 +207,19 @@ class FeatureExtractor:
             return error
         return None
 
-    def _try_source(self, source: ImageSource) -> None:
-        """Decode images until the first one that this encoder can take."""
-        found: list[Exception] = []
-        for row in islice(rows_from(source, 0), _TRIED):
-            error = self.refusal(row[source.image_column], source.max_image_pixels)
-            if error is None:
-                return
-            found.append(error)
-        if found:
-            raise ValueError(
-                f"`dataset` {source.name!r}: none of its first images, up to {_TRIED}, can be given to this "
-                f"{self.encoder.config.model_type} encoder of {num_channels(self.encoder.config)} channels: {found[0]}"
-            )
-
     def try_images(self, *sources: ImageSource) -> None:
-        """Check before the long work, as by [`try_one`], and that the encoder takes images of all sources."""
+        """Check before the long work, as by [`try_one`], and that the encoder takes one of each source's images."""
         self.try_one()
+        kind, channels = self.encoder.config.model_type, num_channels(self.encoder.config)
         for source in sources:
-            self._try_source(source)
+            rows = islice(rows_from(source, 0), _TRIED)
+            refusals = (self.refusal(row[source.image_column], source.max_image_pixels) for row in rows)
+            first = next(refusals, None)
+            if first is not None and all(refusals):
+                raise ValueError(
+                    f"`dataset` {source.name!r}: none of its first images, up to {_TRIED}, can be given to this "
+                    f"{kind} encoder of {channels} channels: {first}"
+                )
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits, a checksum of weights, config and preprocessing."""
@@ -232,7 +230,3 @@ class FeatureExtractor:
             content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             check = zlib.crc32(content.numpy(), zlib.crc32(name.encode(), check))
         return f"{check:08x}"
-
-
-def _is_pooled(outputs: ModelOutput) -> bool:
-    return outputs.get("pooler_output") is not None

@@ -54,20 +54,18 @@ def over_images(name: str, values: Sequence[float]) -> dict[str, float]:
     return {key: found[key] for key in (name, name + INTERVAL)}
 
 
-def over_resamples(
-    name: str, figure: Callable[[np.ndarray], float], num_images: int, seed: int = 0
-) -> dict[str, float]:
+def over_resamples(name: str, figure: Callable[[np.ndarray], float], num_images: int) -> dict[str, float]:
     """
     A figure of test images as `name`, and for two or more of them as `<name>_ci95` half the width of its 95 %
     percentile interval over 1,000 bootstrap samples. `figure` computes it from an array of image numbers from 0 to
-    `num_images` - 1, in which an image may occur several times; `seed` draws the samples.
+    `num_images` - 1, in which an image may occur several times.
     """
     from scipy.stats import bootstrap
 
     images = np.arange(num_images)
     found = {name: float(figure(images))}
     if num_images > 1:
-        draws = bootstrap((images,), figure, vectorized=False, n_resamples=_RESAMPLES, method="percentile", rng=seed)
+        draws = bootstrap((images,), figure, vectorized=False, n_resamples=_RESAMPLES, method="percentile", rng=0)
         ends = draws.confidence_interval
         found[name + INTERVAL] = float(ends.high - ends.low) / 2
     return found

@@ -87,9 +87,8 @@ def class_attention(extractor: FeatureExtractor, images: list, enlarge: int = 1)
     encoder, pixels = extractor.encoder, enlarged_pixels(extractor, images, enlarge)
     with _recorded(encoder) as attentions:
         state = _last_state(extractor, pixels, enlarge)
-    if not attentions or attentions[-1].shape[-1] != state.shape[1]:
-        return None
-    if not has_class_token(encoder, state, height_and_width(pixels)):
+    is_recorded = attentions and attentions[-1].shape[-1] == state.shape[1]
+    if not is_recorded or not has_class_token(encoder, state, height_and_width(pixels)):
         return None
     # A state with one feature, which is laid out over the image like any other.
     return extractor.as_maps(attentions[-1].mean(1).transpose(1, 2), pixels)[:, 0]
@@ -131,18 +130,11 @@ def _recorded(encoder: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
         encoder.set_attn_implementation(usual)
 
 
-def principal_colours(maps: torch.Tensor) -> torch.Tensor:
-    """
-    The first three principal components over all patches of all images, as red, green and blue: patches of one colour
-    have similar features, within an image and between images. See [`PrincipalColours`], here fitted to the same maps.
-    """
-    return PrincipalColours(maps)(maps)
-
-
 class PrincipalColours:
     """
-    Three principal components and their ranges, found once in the maps `(num_images, dim, rows, columns)` that
-    [`patch_maps`] made of some images, so that features of further images get the same colours.
+    The first three principal components over all patches of all images as red, green and blue, so that patches of one
+    colour have similar features. Components and their ranges are found once, in the maps `(num_images, dim, rows,
+    columns)` that [`patch_maps`] made of some images, and features of further images get the same colours.
     """
 
     def __init__(self, maps: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ from ..data.sources import ImageSource
 from ..evaluation.embeddings.extraction import LabelledEmbeddings
 from ..evaluation.evaluate_encoder import load_encoder
 from ..evaluation.feature_extractor import FeatureExtractor
-from ..evaluation.patch_maps import enlarged_pixels, legible_patch_maps, principal_colours
+from ..evaluation.patch_maps import PrincipalColours, enlarged_pixels, legible_patch_maps
 from ..evaluation.pixel_values import in_own_colours, join_pixel_values
 from ..evaluation.protocols.knn import nearest_neighbours
 from ..hub.pictures.image_grids import draw_neighbours, draw_patch_maps
@@ -59,7 +59,7 @@ def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Pat
         logger.warning(f"pictures/pca_maps.png is left out: {error}")
         return None
     seen = in_own_colours(enlarged_pixels(extractor, images, enlarge), extractor.processor)
-    return draw_patch_maps(run, seen, principal_colours(maps))
+    return draw_patch_maps(run, seen, PrincipalColours(maps)(maps))
 
 
 def picture_neighbours(

@@ -2,15 +2,16 @@
 
 import datasets
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.protocols import segmentation as module
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
-SETTINGS = {"learning_rates": (0.1,), "num_epochs": 20}
 
 
 class Pixels(PreTrainedModel):
@@ -38,3 +39,12 @@ def a_source(number: int, seed: int, size=(8, 8), coloured: bool = True, values=
     features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
     dataset = datasets.Dataset.from_dict({"image": images, "mask": masks}, features=features)
     return load_source(dataset, image_column="image", label_column="mask")
+
+
+def segmentation(*arguments, learning_rates=(0.1,), num_epochs: int = 20, **settings) -> dict[str, float]:
+    """The protocol with these settings on encoder, processor and both sources, with fewer steps than it has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LEARNING_RATES", learning_rates)
+        patch.setattr(module, "_LEAST_STEPS", 0)
+        patch.setattr(module, "_LEAST_EPOCHS", num_epochs)
+        return module.Segmentation(**settings).run(*arguments)

@@ -9,7 +9,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.protocols.fine_tuning import fine_tune, square_crop
+from lejepa_hf.evaluation.protocols import fine_tuning
+from lejepa_hf.evaluation.protocols.fine_tuning import FineTune, square_crop
 from lejepa_hf.hub.export import build_processor
 
 
@@ -33,7 +34,7 @@ def processor():
 def test_learns_and_leaves_the_encoder_alone(encoder, processor, few_digits, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    results = fine_tune(encoder, processor, *few_digits, learning_rates=[5e-3], num_epochs=15)
+    results = FineTune(5e-3, num_epochs=15).run(encoder, processor, *few_digits)
     assert list(results) == [f"eval_finetune_{name}" for name in ("top1", "top1_ci95", "top5", "top5_ci95")]
     assert results["eval_finetune_top1"] > 0.5 and results["eval_finetune_top5"] > 0.9
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
@@ -43,20 +44,21 @@ def test_learns_and_leaves_the_encoder_alone(encoder, processor, few_digits, tmp
 
 
 def test_more_than_a_head_is_trained(encoder, processor, few_digits):
-    settings = {"learning_rates": [5e-3], "num_epochs": 8}
-    whole = fine_tune(encoder, processor, *few_digits, **settings)
-    head = fine_tune(encoder.requires_grad_(False), processor, *few_digits, **settings)
+    protocol = FineTune(5e-3, num_epochs=8)
+    whole = protocol.run(encoder, processor, *few_digits)
+    head = protocol.run(encoder.requires_grad_(False), processor, *few_digits)
     assert whole["eval_finetune_top1"] > head["eval_finetune_top1"] + 0.1
 
 
 def test_is_deterministic_and_leaves_the_global_rngs_alone(encoder, processor, few_digits):
     few = tuple(replace(source, dataset=source.dataset.select(range(64))) for source in few_digits)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    first = fine_tune(encoder, processor, *few, [5e-4], num_epochs=1)
+    protocol = FineTune(5e-4, num_epochs=1)
+    first = protocol.run(encoder, processor, *few)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1] and np.random.get_state()[1].tolist() == states[2]
     torch.manual_seed(9)
-    assert fine_tune(encoder, processor, *few, [5e-4], num_epochs=1) == first
+    assert protocol.run(encoder, processor, *few) == first
 
 
 def test_a_vit_and_broken_images(tiny_vit, processor, few_digits, caplog):
@@ -67,22 +69,23 @@ def test_a_vit_and_broken_images(tiny_vit, processor, few_digits, caplog):
     rows = train.dataset.select(range(30)).to_list()
     rows[3]["image"]["bytes"] = b"no image"
     torn = replace(train, dataset=type(train.dataset).from_list(rows, features=train.dataset.features))
-    results = fine_tune(encoder, processor, torn, test, [5e-4], num_epochs=1)
+    results = FineTune(5e-4, num_epochs=1).run(encoder, processor, torn, test)
     assert 0 <= results["eval_finetune_top1"] <= results["eval_finetune_top5"] <= 1
     assert "a broken image is left out" in caplog.text
 
 
 @pytest.mark.slow
-def test_learning_rate_is_chosen_on_training_images(encoder, processor, few_digits, caplog):
+def test_learning_rate_is_chosen_on_training_images(encoder, processor, few_digits, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "lejepa_hf")
     train, test = few_digits
-    chosen = fine_tune(encoder, processor, train, test, [1e-6, 5e-3], num_epochs=15)
+    monkeypatch.setattr(fine_tuning, "LEARNING_RATES", (1e-6, 5e-3))
+    chosen = FineTune(num_epochs=15).run(encoder, processor, train, test)
     assert "learning rate 0.005, best of 2 on 20 training images" in caplog.text
-    assert chosen == fine_tune(encoder, processor, train, test, [5e-3], num_epochs=15)
+    assert chosen == FineTune(5e-3, num_epochs=15).run(encoder, processor, train, test)
     # Test images choose nothing: others leave the choice as it is.
-    fine_tune(
-        encoder, processor, train, replace(test, dataset=test.dataset.select(range(5))), [5e-3, 1e-6], num_epochs=1
-    )
+    monkeypatch.setattr(fine_tuning, "LEARNING_RATES", (5e-3, 1e-6))
+    few = replace(test, dataset=test.dataset.select(range(5)))
+    FineTune(num_epochs=1).run(encoder, processor, train, few)
     assert "learning rate 0.005, best of 2 on 20 training images" in caplog.messages[-1]
 
 

@@ -5,7 +5,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
-from lejepa_hf.evaluation.protocols.knn import knn, nearest_neighbours
+from lejepa_hf.evaluation.protocols.knn import Knn, nearest_neighbours
+
+knn = Knn().run
 
 
 def overlapping_classes(rows: int, seed: int) -> LabelledEmbeddings:

@@ -9,7 +9,9 @@ from sklearn.linear_model import LogisticRegression
 
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
 from lejepa_hf.evaluation.protocols import linear_probe as module
-from lejepa_hf.evaluation.protocols.linear_probe import linear_probe
+from lejepa_hf.evaluation.protocols.linear_probe import Linear
+
+linear_probe = Linear().run
 
 
 def toy(num_classes: int, rows: int = 400, spread: float = 1.0, seed: int = 0) -> LabelledEmbeddings:
@@ -100,7 +102,7 @@ def test_features_of_the_probe_are_used():
 def test_weights_hardly_decay():
     """Of a single class the loss is 0 and has no gradient, so that only weight decay could change LayerNorm's ones."""
     images = LabelledEmbeddings(torch.randn(50, 8), torch.zeros(50, dtype=torch.long))
-    (probe,) = module._fit(images, torch.arange(50), [0.1], 1, 200, 10, seed=0)
+    (probe,) = module._fit(images, torch.arange(50), [0.1], 1, 200, 10)
     decay = 1 - probe[0].weight.min().item()
     assert 0 < decay < 1e-4
 
@@ -112,18 +114,18 @@ def test_features_on_disk_are_not_read_at_once(tmp_path):
 import resource, sys
 import numpy as np, torch
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
-from lejepa_hf.evaluation.protocols.linear_probe import linear_probe
+from lejepa_hf.evaluation.protocols.linear_probe import Linear
 torch.set_num_threads(1)
 file = np.memmap(sys.argv[1], np.float32, "w+", shape=(500_000, 256))
 file[::2, 0] = 1
 images = LabelledEmbeddings(torch.from_numpy(file), torch.arange(len(file)) % 2)
 few = LabelledEmbeddings(images.embeddings[:100], images.labels[:100])
-linear_probe(few, few, num_steps=2)
+Linear().run(few, few, num_steps=2)
 def own_memory():  # without what is mapped from files
     resident, shared = map(int, open("/proc/self/statm").read().split()[1:3])
     return (resident - shared) * resource.getpagesize()
 before = own_memory()
-result = linear_probe(images, few, num_steps=30)
+result = Linear().run(images, few, num_steps=30)
 assert result["eval_linear_top1"] == 1, result
 assert own_memory() - before < 100e6, own_memory() - before
 """

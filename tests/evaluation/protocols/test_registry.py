@@ -8,13 +8,8 @@ import torch
 from lejepa_hf.evaluation import protocols
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
 from lejepa_hf.evaluation.evaluate_encoder import run_protocols
-from lejepa_hf.evaluation.protocols.registry import (
-    PROTOCOLS,
-    check_protocols,
-    is_on_embeddings,
-    make_protocols,
-    protocol_class,
-)
+from lejepa_hf.evaluation.protocols.protocol import OnEmbeddings
+from lejepa_hf.evaluation.protocols.registry import PROTOCOLS, check_protocols, make_protocols, protocol_class
 
 
 def test_names_are_those_of_the_classes():
@@ -28,7 +23,8 @@ def test_unknown_ones_are_refused():
 
 
 def test_what_needs_images_is_for_later():
-    check_protocols([name for name in PROTOCOLS if is_on_embeddings(name)], at_the_end_of_training=True)
+    on_embeddings = [name for name in PROTOCOLS if issubclass(protocol_class(name), OnEmbeddings)]
+    check_protocols(on_embeddings, at_the_end_of_training=True)
     with pytest.raises(ValueError, match="`eval_protocols` fine-tune, segmentation cannot run at the end"):
         check_protocols(["knn", "fine-tune", "segmentation"], at_the_end_of_training=True)
 

@@ -6,7 +6,9 @@ from sklearn.metrics.pairwise import cosine_similarity
 from test_knn import overlapping_classes
 
 from lejepa_hf.evaluation.protocols import retrieval as module
-from lejepa_hf.evaluation.protocols.retrieval import retrieval
+from lejepa_hf.evaluation.protocols.retrieval import Retrieval
+
+retrieval = Retrieval().run
 
 
 def by_hand(train, test) -> dict[str, float]:

@@ -2,11 +2,10 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from coloured_squares import SETTINGS, Pixels, a_source
+from coloured_squares import Pixels, a_source, segmentation
 from PIL import Image
 
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.protocols.segmentation import segmentation
 from lejepa_hf.hub.export import build_processor
 
 
@@ -16,7 +15,7 @@ def processor():
 
 
 def test_a_map_that_tells_the_class(processor):
-    results = segmentation(Pixels(), processor, a_source(40, 0), a_source(20, 1), **SETTINGS)
+    results = segmentation(Pixels(), processor, a_source(40, 0), a_source(20, 1))
     assert list(results) == [
         f"eval_segmentation_{name}" for name in ("miou", "miou_ci95", "accuracy", "accuracy_ci95")
     ]
@@ -26,7 +25,7 @@ def test_a_map_that_tells_the_class(processor):
 
 def test_a_map_that_tells_nothing(processor):
     parts = a_source(40, 0, coloured=False), a_source(40, 1, coloured=False)
-    results = segmentation(Pixels(), processor, *parts, **SETTINGS)
+    results = segmentation(Pixels(), processor, *parts)
     assert results["eval_segmentation_accuracy"] == pytest.approx(1 / 3, abs=0.08)
     assert results["eval_segmentation_miou"] < 0.3
     assert 0.01 < results["eval_segmentation_miou_ci95"] < 0.1  # images are few and differ
@@ -34,22 +33,22 @@ def test_a_map_that_tells_nothing(processor):
 
 def test_masks_keep_their_size_and_shape(processor):
     parts = a_source(40, 0, size=(12, 20)), a_source(20, 1, size=(32, 8))
-    results = segmentation(Pixels(), processor, *parts, **SETTINGS)
+    results = segmentation(Pixels(), processor, *parts)
     assert results["eval_segmentation_miou"] > 0.99
 
 
 def test_small_things_need_resolution(processor):
     parts = [a_source(40, seed, size=(32, 32), squares=16) for seed in (0, 1)]
-    coarse = segmentation(Pixels(), processor, *parts, **SETTINGS)
-    fine = segmentation(Pixels(), processor, *parts, resolution=32, **SETTINGS)
+    coarse = segmentation(Pixels(), processor, *parts)
+    fine = segmentation(Pixels(), processor, *parts, resolution=32)
     assert coarse["eval_segmentation_miou"] < 0.7 and fine["eval_segmentation_miou"] > 0.99
 
 
 def test_what_says_nothing_is_no_class(processor):
     parts = [a_source(40, seed, values=(0, 50, 255)) for seed in (0, 1)]
-    results = segmentation(Pixels(), processor, *parts, ignore_labels=(0, 255), **SETTINGS)
+    results = segmentation(Pixels(), processor, *parts, ignore_labels=(0, 255))
     assert results["eval_segmentation_miou"] == 1  # one class is left
-    two = segmentation(Pixels(), processor, *parts, ignore_labels=(255,), **SETTINGS)
+    two = segmentation(Pixels(), processor, *parts, ignore_labels=(255,))
     assert two["eval_segmentation_miou"] > 0.99
     with pytest.raises(ValueError, match="'mask' of .* holds no usable mask: all their pixels are ignored"):
         segmentation(Pixels(), processor, *parts, ignore_labels=(0, 50, 255))
@@ -59,10 +58,10 @@ def test_is_deterministic_and_leaves_everything_alone(processor):
     encoder, parts = Pixels(), (a_source(20, 0, coloured=False), a_source(10, 1, coloured=False))
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    first = segmentation(encoder, processor, *parts, num_epochs=1)
+    first = segmentation(encoder, processor, *parts, learning_rates=(1e-3, 1e-1), num_epochs=1)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(4)
-    assert segmentation(encoder, processor, *parts, num_epochs=1) == first
+    assert segmentation(encoder, processor, *parts, learning_rates=(1e-3, 1e-1), num_epochs=1) == first
     assert encoder.one.item() == 1 and encoder.one.grad is None
 
 
@@ -77,5 +76,5 @@ def test_more_than_three_channels():
         for part in (dataset.select(range(30)), dataset.select(range(30, 40)))
     ]
     processor = build_processor(8, crop_ratio=1.0, image_mean=[0.5] * 5)
-    results = segmentation(Pixels(5), processor, *parts, **SETTINGS)
+    results = segmentation(Pixels(5), processor, *parts)
     assert results["eval_segmentation_accuracy"] > 0.95

@@ -14,7 +14,7 @@ from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator
 from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
-from lejepa_hf.evaluation.protocols.knn import knn
+from lejepa_hf.evaluation.protocols.knn import Knn
 from lejepa_hf.evaluation.rank import rank_and_spread
 
 DIGITS = load_source("digits").dataset
@@ -93,7 +93,7 @@ def test_knn_is_that_of_the_evaluation_protocol(tmp_path):
     trainer = monitored(tmp_path, monitor_images=100)
     trainer.train()
     found = trainer.evaluate()["eval_knn_top1"]
-    expected = knn(embedded(trainer, "train", 400), embedded(trainer, "test", 100))["eval_knn_top1"]
+    expected = Knn().run(embedded(trainer, "train", 400), embedded(trainer, "test", 100))["eval_knn_top1"]
     assert found == pytest.approx(expected, abs=0.011)
     assert found > 0.3  # ten classes
 

@@ -22,8 +22,7 @@ class MeanIoU(InMemoryMetric):
     }
 
     def _compute(self, predictions: list[list[list[int]]], references: list[list[int]]) -> dict[str, float]:
-        pairs, present = np.asarray(predictions), np.asarray(references)
-        return miou_and_accuracy(pairs[..., 0], pairs[..., 1], present)
+        return miou_and_accuracy(np.asarray(predictions), np.asarray(references))
 
 
 def count_pixels(
@@ -40,12 +39,9 @@ def count_pixels(
     return np.stack([as_class, correct], axis=1).tolist(), np.bincount(mask, minlength=num_classes).tolist()
 
 
-def miou_and_accuracy(predicted: np.ndarray, correct: np.ndarray, present: np.ndarray) -> dict[str, float]:
-    """
-    Compute both figures, in [0, 1], from the pixels predicted as each class, the correct ones of them, and the pixels
-    of each class in the masks, all of shape (images, classes).
-    """
-    predicted, correct, present = (part.sum(0) for part in (predicted, correct, present))
+def miou_and_accuracy(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """Compute both figures of [`MeanIoU`], in [0, 1], from arrays (images, classes, 2) and (images, classes)."""
+    (predicted, correct), present = predictions.sum(0).T, references.sum(0)
     union = predicted + present - correct
     counted = union > 0
     miou = (correct[counted] / union[counted]).sum() / max(1, counted.sum())

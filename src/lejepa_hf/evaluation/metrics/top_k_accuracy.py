@@ -11,10 +11,6 @@ class TopKAccuracy(InMemoryMetric):
     """
 
     def _compute(self, predictions: list[list[int]], references: list[int]) -> dict[str, float]:
-        ranks = [
-            guess.index(label) if label in guess else None
-            for guess, label in zip(predictions, references, strict=True)
-        ]
-        depth = len(predictions[0])
-        hits = {k: sum(rank is not None and rank < k for rank in ranks) / len(ranks) for k in (1, 5) if k <= depth}
-        return {f"top{k}": value for k, value in hits.items()}
+        pairs = list(zip(predictions, references, strict=True))
+        depths = (k for k in (1, 5) if k <= len(predictions[0]))
+        return {f"top{k}": sum(label in guesses[:k] for guesses, label in pairs) / len(pairs) for k in depths}

@@ -18,12 +18,23 @@ logger = logging.getLogger("lejepa_hf")
 ALL = "all"
 SHOTS: tuple[int | str, ...] = (1, 2, 5, 10, 100, ALL)
 _MOST_IMAGES = 100_000  # to be fitted at once unless `shots` has "all"
-_FEW, _DRAWS_OF_MANY = 10, 5  # with more shots, draws differ little and each takes long
+_DRAWS, _DRAWS_OF_MANY, _FEW = 20, 5, 10  # with more than a few shots, draws differ little and each takes long
 
 
 @dataclass(frozen=True)
 class FewShot(OnEmbeddings):
-    """[`few_shot`] with these `shots`."""
+    """
+    Logistic regression on standardised embeddings of a few random images of each class, over 20 draws, or 5 with more
+    than 10 shots. The draws are the same images for every encoder.
+
+    Args:
+        shots (`Sequence[int | str]`, *optional*): Numbers of images in a class, or `"all"` of them. If missing, 1, 2,
+            5, 10, 100 and all, without those that a class is too small for, and without `"all"` where there are more
+            than 100,000 images.
+
+    Source: shots and sets are those of arXiv 2511.08544, Tables 2 and 3; how it fits them is not published, and the
+    fit here is ours.
+    """
 
     name = "few-shot"
     shots: Sequence[int | str] | None = None
@@ -33,61 +44,34 @@ class FewShot(OnEmbeddings):
         super().check(train, test)
         labels = labels_of(train)
         if self.shots is not None and labels is not None:
-            check_shots(self.shots, labels)
+            _check_shots(self.shots, labels)
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """Run [`few_shot`]."""
-        return few_shot(train, test, self.shots)
+        """
+        For each k `eval_<k>shot_top1`, the mean over draws, with its interval and standard deviation, see
+        [`over_draws`]; where all images of all classes are taken, the interval is that of [`with_interval`].
+        """
+        embeddings, labels = train.embeddings.numpy(), train.labels.numpy()
+        held_out, expected = test.embeddings.numpy(), test.labels.numpy()
+        shots = _fitting_shots(labels) if self.shots is None else self.shots
+        _check_shots(shots, labels)
+        members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        results: dict[str, float] = {}
+        for k in shots:
+            if isinstance(k, str) or all(len(rows_of_class) == k for rows_of_class in members):  # there is one draw
+                score = fit_logistic(embeddings, labels).score(held_out, expected)
+                results |= with_interval(f"eval_{k}shot_top1", float(score), len(expected))
+                continue
+            accuracies = []
+            for draw in range(_DRAWS if k <= _FEW else _DRAWS_OF_MANY):
+                rng = np.random.default_rng([0, k, draw])
+                rows = np.concatenate([rng.choice(rows_of_class, k, replace=False) for rows_of_class in members])
+                accuracies.append(fit_logistic(embeddings[rows], labels[rows]).score(held_out, expected))
+            results |= over_draws(f"eval_{k}shot_top1", accuracies)
+        return results
 
 
-def few_shot(
-    train: LabelledEmbeddings,
-    test: LabelledEmbeddings,
-    shots: Sequence[int | str] | None = None,
-    num_draws: int = 20,
-    seed: int = 0,
-) -> dict[str, float]:
-    """
-    Logistic regression on standardised embeddings of a few random images a class, over several draws.
-
-    Args:
-        train ([`LabelledEmbeddings`]): Images to draw from.
-        test ([`LabelledEmbeddings`]): Images that measure every draw.
-        shots (`Sequence[int | str]`, *optional*): Numbers of images in a class, or `"all"` of them. If missing, 1, 2,
-            5, 10, 100 and all, without those that a class is too small for, and without `"all"` where there are more
-            than 100,000 images.
-        num_draws (`int`, *optional*, defaults to 20): Independent draws, at least 2; with more than 10 shots 5.
-        seed (`int`, *optional*, defaults to 0): Seed of the draws, which are the same images for every encoder.
-
-    Returns:
-        `dict[str, float]`: For each k `eval_<k>shot_top1`, the mean over draws, `eval_<k>shot_top1_ci95` and
-        `eval_<k>shot_top1_std`, see [`over_draws`]; where all images of all classes are taken, the interval is that
-        of [`with_interval`].
-
-    Source: shots and sets are those of arXiv 2511.08544, Tables 2 and 3; how it fits them is not published, and the
-    fit here is ours.
-    """
-    embeddings, labels = train.embeddings.numpy(), train.labels.numpy()
-    held_out, expected = test.embeddings.numpy(), test.labels.numpy()
-    shots = fitting_shots(labels) if shots is None else shots
-    check_shots(shots, labels)
-    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    results: dict[str, float] = {}
-    for k in shots:
-        if isinstance(k, str) or all(len(rows_of_class) == k for rows_of_class in members):  # there is one draw
-            score = fit_logistic(embeddings, labels).score(held_out, expected)
-            results |= with_interval(f"eval_{k}shot_top1", float(score), len(expected))
-            continue
-        accuracies = []
-        for draw in range(num_draws if k <= _FEW else min(num_draws, _DRAWS_OF_MANY)):
-            rng = np.random.default_rng([seed, k, draw])
-            rows = np.concatenate([rng.choice(rows_of_class, k, replace=False) for rows_of_class in members])
-            accuracies.append(fit_logistic(embeddings[rows], labels[rows]).score(held_out, expected))
-        results |= over_draws(f"eval_{k}shot_top1", accuracies)
-    return results
-
-
-def fitting_shots(labels: np.ndarray) -> list[int | str]:
+def _fitting_shots(labels: np.ndarray) -> list[int | str]:
     """The shots that every class has enough images for; `all` only up to 100,000 images."""
     fewest = int(np.unique(labels, return_counts=True)[1].min())
     fitting = [k for k in SHOTS if isinstance(k, str) or k <= fewest]
@@ -100,7 +84,7 @@ def fitting_shots(labels: np.ndarray) -> list[int | str]:
     return fitting
 
 
-def check_shots(shots: Sequence[int | str], labels: np.ndarray) -> None:
+def _check_shots(shots: Sequence[int | str], labels: np.ndarray) -> None:
     """Refuse shots that are neither a number from 1 on nor `"all"`, or more than a class has images among `labels`."""
     for k in shots:
         if k != ALL and (not isinstance(k, int) or k < 1):

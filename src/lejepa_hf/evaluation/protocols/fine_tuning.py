@@ -5,7 +5,7 @@ import logging
 import math
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ from ...data.decoding import DECODING_ERRORS, Pixels, stored_size
 from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
-from ...model.pooling import pool
 from ...system.devices import cores_of_this_process
 from ...system.distributed import is_first_rank, process_index, world_size
 from ..embeddings.extraction import part_of
@@ -43,11 +42,30 @@ _TRIED_SHARE, _LEAST_TRIED, _MOST_TRIED = 0.25, 100, 1000  # steps for each lear
 _MOST_ASIDE = 5000
 _MOST_THREADS = 8
 _SMALLEST_CROP = 0.7  # of the shorter side
+_SEED = 0  # of the head, the order, the crops and the images set aside
 
 
 @dataclass(frozen=True)
 class FineTune(OnImages):
-    """[`fine_tune`] with these settings; without a learning rate with the best of four."""
+    """
+    Train a copy of the encoder and a linear layer on its embedding by transformers' `Trainer`: AdamW with weight decay
+    0.05, batches of 64, warmup and cosine.
+
+    Without a learning rate, each of four is tried for a quarter of the steps (at least 100, at most 1,000), while a
+    tenth of the training images (at most 5,000) is set aside. The rate that does best on that tenth then fits all
+    training images. Test images choose nothing.
+
+    Training images are square crops of 70 to 100 % of the shorter side, which then go through the processor. There are
+    no flips, which turn digits and letters into others. Nothing is stored. Several processes share each batch and the
+    test images.
+
+    Args:
+        learning_rate (`float`, *optional*): Peak learning rate of encoder and head. If missing, the best of four from
+            5e-5 to 4e-3.
+        num_epochs (`int`, *optional*): Passes over the images. If missing, 5, or as many as make 200 steps.
+
+    Source: all settings are ours; arXiv 2511.08544 has no fine-tuning recipe that could be repeated.
+    """
 
     name = "fine-tune"
     shared_by_processes = True
@@ -61,83 +79,51 @@ class FineTune(OnImages):
     def run(
         self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
     ) -> dict[str, float]:
-        """Run [`fine_tune`]."""
-        rates = LEARNING_RATES if self.learning_rate is None else (self.learning_rate,)
-        return fine_tune(encoder, processor, train, test, rates, self.num_epochs)
+        """`eval_finetune_top1` and with at least five classes `eval_finetune_top5`, which every process returns."""
+        num_classes = count_classes(*(np.asarray(map_style(source)[source.label_column]) for source in (train, test)))
+        loaded, number = (encoder, processor), len(map_style(train))
+        steps_an_epoch = math.ceil(number / _BATCH)
+        num_steps = (self.num_epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))) * steps_an_epoch
+        rate = self.learning_rate or _best_rate(loaded, train, num_classes, num_steps)
+        classifier = _fit(loaded, train, num_classes, rate, num_steps)
+        predictions = _predict(classifier, test, min(5, num_classes))
+        if not predictions:
+            raise DataError(f"{test.name}: none of its images can be read.")
+        test.num_read = len(predictions)
+        best, labels = [best for best, *_ in predictions], [label for *_, label in predictions]
+        return top_accuracies("eval_finetune", best, labels)
 
 
-def fine_tune(
-    encoder: PreTrainedModel,
-    processor: BaseImageProcessor,
-    train: ImageSource,
-    test: ImageSource,
-    learning_rates: Sequence[float] = LEARNING_RATES,
-    num_epochs: int | None = None,
-    seed: int = 0,
-) -> dict[str, float]:
-    """
-    Train a copy of the encoder and a linear layer on its embedding by transformers' `Trainer`: AdamW with weight decay
-    0.05, batches of 64, warmup and cosine.
-
-    Each learning rate is tried for a quarter of the steps (at least 100, at most 1,000), while a tenth of the training
-    images (at most 5,000) is set aside. The rate that does best on that tenth then fits all training images. Test
-    images choose nothing.
-
-    Training images are square crops of 70 to 100 % of the shorter side, which then go through the processor. There are
-    no flips, which turn digits and letters into others. Nothing is stored. Several processes share each batch and the
-    test images; each of them calls this.
-
-    Args:
-        encoder (`PreTrainedModel`): Encoder to copy; it stays as it is.
-        processor (`BaseImageProcessor`): Makes pixel values of images.
-        train ([`ImageSource`]): Images to fit; map-style, with class numbers as labels.
-        test ([`ImageSource`]): Images that measure the result; map-style.
-        learning_rates (`Sequence[float]`, *optional*, defaults to 4 from 5e-5 to 4e-3): Peak learning rates, used for
-            encoder and head.
-        num_epochs (`int`, *optional*): Passes over the images. If missing, 5, or as many as make 200 steps.
-        seed (`int`, *optional*, defaults to 0): Seed of the head, the order, the crops and the tenth.
-
-    Returns:
-        `dict[str, float]`: `eval_finetune_top1` and with at least five classes `eval_finetune_top5`, in [0, 1], and
-        their intervals, see [`with_interval`]. Every process returns them.
-
-    Source: all settings are ours; arXiv 2511.08544 has no fine-tuning recipe that could be repeated.
-    """
-    num_classes = count_classes(*(np.asarray(map_style(source)[source.label_column]) for source in (train, test)))
-    loaded, number = (encoder, processor), len(map_style(train))
-    steps_an_epoch = math.ceil(number / _BATCH)
-    num_steps = (num_epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))) * steps_an_epoch
-    order = np.random.default_rng(seed).permutation(number)
+def _best_rate(loaded: LoadedEncoder, train: ImageSource, num_classes: int, num_steps: int) -> float:
+    """The learning rate that does best on a tenth of the training images; the first one if they are fewer than ten."""
+    order = np.random.default_rng(_SEED).permutation(len(map_style(train)))
     number_aside = min(len(order) // 10, _MOST_ASIDE)
+    if not number_aside:
+        return LEARNING_RATES[0]
     aside, others = (select_rows(train, rows) for rows in (order[:number_aside], order[number_aside:]))
-    rate = learning_rates[0]
-    if len(learning_rates) > 1 and number_aside:
-        found, num_tried = [], min(max(round(_TRIED_SHARE * num_steps), _LEAST_TRIED), _MOST_TRIED)
-        for tried in learning_rates:
-            classifier = _fit(loaded, others, num_classes, tried, num_tried, seed)
-            predictions = _predict(classifier, aside, 1)
-            hits = sum(best == [label] for best, _, label in predictions)
-            found.append((hits, sum(certainty for _, certainty, _ in predictions)))
-        rate = learning_rates[found.index(max(found))]
-        if is_first_rank():
-            logger.info(f"fine-tuning: learning rate {rate:g}, best of {len(found)} on {number_aside} training images")
-    classifier = _fit(loaded, train, num_classes, rate, num_steps, seed)
-    predictions = _predict(classifier, test, min(5, num_classes))
-    if not predictions:
-        raise DataError(f"{test.name}: none of its images can be read.")
-    test.num_read = len(predictions)
-    return top_accuracies("eval_finetune", [best for best, *_ in predictions], [label for *_, label in predictions])
+    num_tried = min(max(round(_TRIED_SHARE * num_steps), _LEAST_TRIED), _MOST_TRIED)
+
+    def hits_and_certainty(rate: float) -> tuple[int, float]:
+        predictions = _predict(_fit(loaded, others, num_classes, rate, num_tried), aside, 1)
+        hits = sum(best == [label] for best, _, label in predictions)
+        return hits, sum(certainty for _, certainty, _ in predictions)
+
+    rate = max(LEARNING_RATES, key=hits_and_certainty)
+    if is_first_rank():
+        number = len(LEARNING_RATES)
+        logger.info(f"fine-tuning: learning rate {rate:g}, best of {number} on {number_aside} training images")
+    return rate
 
 
 def _fit(
-    loaded: LoadedEncoder, train: ImageSource, num_classes: int, learning_rate: float, num_steps: int, seed: int
+    loaded: LoadedEncoder, train: ImageSource, num_classes: int, learning_rate: float, num_steps: int
 ) -> "_Classifier":
     with _global_rngs_kept(), tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(seed)
+        torch.manual_seed(_SEED)
         classifier = _Classifier(FeatureExtractor(*copy.deepcopy(loaded)), num_classes)
         arguments = TrainingArguments(
             folder, max_steps=num_steps, learning_rate=learning_rate, weight_decay=0.05, warmup_steps=0.1,
-            lr_scheduler_type="cosine", seed=seed, report_to="none", save_strategy="no", logging_strategy="no",
+            lr_scheduler_type="cosine", seed=_SEED, report_to="none", save_strategy="no", logging_strategy="no",
             remove_unused_columns=False, use_cpu=loaded[0].device.type == "cpu",
             ddp_find_unused_parameters=True,  # such as those of a pooler that the embedding does not use
         )  # fmt: skip
@@ -176,8 +162,7 @@ class _Classifier(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         outputs = self.encoder(pixel_values.to(self.encoder.dtype), **forward_kwargs(self.encoder))
-        embeddings = pool(outputs, self.extractor.resolved_pooling(outputs))
-        logits = self.head(embeddings.to(self.head.weight.dtype))
+        logits = self.head(self.extractor.embedding(outputs))
         return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 

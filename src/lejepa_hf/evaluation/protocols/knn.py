@@ -12,7 +12,7 @@ from .protocol import OnEmbeddings
 
 # Blocks of the matrix of cosines: 64 MB at a time.
 _QUERIES, _BANK = 1024, 16384
-_DEFAULT_K = 20
+_DEFAULT_K, _TEMPERATURE = 20, 0.07
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def _merge(
     return best, rows.gather(1, columns)
 
 
-def vote(cosines: torch.Tensor, labels: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
+def vote(cosines: torch.Tensor, labels: torch.Tensor, temperature: float = _TEMPERATURE) -> torch.Tensor:
     """
     Class number of each query by the vote of its neighbours, which weighs `exp(cosine / temperature)`. Cosines to the
     neighbours and their class numbers are of shape (queries, k), nearest first.
@@ -64,46 +64,37 @@ def vote(cosines: torch.Tensor, labels: torch.Tensor, temperature: float = 0.07)
 
 
 def nearest_vote(train: LabelledEmbeddings, test: LabelledEmbeddings) -> torch.Tensor:
-    """Class numbers of test images by the vote of their 20 nearest training images, as [`knn`] with its defaults."""
+    """Class numbers of test images by the vote of their 20 nearest training images, as `eval_knn_top1` has it."""
     cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(_DEFAULT_K, len(train.labels)))
     return vote(cosines, train.labels[rows])
 
 
-def knn(
-    train: LabelledEmbeddings,
-    test: LabelledEmbeddings,
-    ks: Sequence[int] = (10, _DEFAULT_K, 100, 200),
-    temperature: float = 0.07,
-) -> dict[str, float]:
+class Knn(OnEmbeddings):
     """
     Weighted vote of the k nearest training images by cosine.
-
-    Args:
-        train ([`LabelledEmbeddings`]): Images that vote.
-        test ([`LabelledEmbeddings`]): Images that are classified.
-        ks (`Sequence[int]`, *optional*, defaults to `(10, 20, 100, 200)`): Numbers of neighbours; more than there are
-            training images count as all of them.
-        temperature (`float`, *optional*, defaults to 0.07): A vote weighs `exp(cosine / temperature)`.
-
-    Returns:
-        `dict[str, float]`: For each k `eval_knn<k>_top1` in [0, 1] and its interval, see [`with_interval`]; for 20
-        `eval_knn_top1`.
 
     Source: the protocol of Wu et al., arXiv 1805.01978, as used for DINO; the numbers of neighbours are DINO's. The
     LeJEPA paper has no k-NN.
     """
-    cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(max(ks), len(train.labels)))
-    labels = train.labels[rows]
-    results: dict[str, float] = {}
-    for k in ks:
-        best = vote(cosines[:, :k], labels[:, :k], temperature).unsqueeze(1)
-        name = "eval_knn" if k == _DEFAULT_K else f"eval_knn{k}"
-        results |= top_accuracies(name, best.tolist(), test.labels.tolist())
-    return results
-
-
-class Knn(OnEmbeddings):
-    """[`knn`] with its defaults."""
 
     name = "knn"
-    run = staticmethod(knn)
+
+    def run(
+        self,
+        train: LabelledEmbeddings,
+        test: LabelledEmbeddings,
+        ks: Sequence[int] = (10, _DEFAULT_K, 100, 200),
+        temperature: float = _TEMPERATURE,
+    ) -> dict[str, float]:
+        """
+        For each k of `ks` `eval_knn<k>_top1`, for 20 `eval_knn_top1`. More neighbours than there are training images
+        count as all of them. A vote weighs `exp(cosine / temperature)`.
+        """
+        cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(max(ks), len(train.labels)))
+        labels = train.labels[rows]
+        results: dict[str, float] = {}
+        for k in ks:
+            best = vote(cosines[:, :k], labels[:, :k], temperature).unsqueeze(1)
+            name = "eval_knn" if k == _DEFAULT_K else f"eval_knn{k}"
+            results |= top_accuracies(name, best.tolist(), test.labels.tolist())
+        return results

@@ -22,56 +22,55 @@ LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _WEIGHT_DECAY = 1e-6
 _MANY = 100_000  # images, from which on batches and steps are DINOv2's: 12,500 steps of 1,024 for ImageNet-1k
 _SAMPLE, _CHUNK = 10_000, 4096
+_SEED = 0  # of the batches and of the tenth; the layer starts at zero
 
 
-def linear_probe(
-    train: LabelledEmbeddings,
-    test: LabelledEmbeddings,
-    learning_rates: Sequence[float] = LEARNING_RATES,
-    num_steps: int | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-) -> dict[str, float]:
+class Linear(OnEmbeddings):
     """
-    LayerNorm and one linear layer, AdamW with weight decay 1e-6, warmup and cosine.
+    LayerNorm and one linear layer, AdamW with weight decay 1e-6, warmup and cosine, in batches of 256; 1,024 from
+    100,000 images on.
 
     All learning rates are tried at once while a tenth of the training images is set aside. The rate that does best on
     that tenth is fitted again, on all training images. Test images choose nothing.
 
-    Args:
-        train ([`LabelledEmbeddings`]): Images that fit the probe, in batches. Their `probe_features` may lie on disk.
-        test ([`LabelledEmbeddings`]): Images that measure it.
-        learning_rates (`Sequence[float]`, *optional*, defaults to 7 from 1e-4 to 1e-1): Peak learning rates.
-        num_steps (`int`, *optional*): Optimizer steps, a tenth of them warmup. If missing, ten passes over the images,
-            at least 1,000 steps.
-        batch_size (`int`, *optional*): Images in a step. If missing, 256; 1,024 from 100,000 images on.
-        seed (`int`, *optional*, defaults to 0): Seed of the batches and of the tenth; the layer starts at zero.
-
-    Returns:
-        `dict[str, float]`: `eval_linear_top1` and with at least five classes `eval_linear_top5`, in [0, 1], and their
-        intervals, see [`with_interval`].
-
     Source: features, norm, optimizer, weight decay and schedule of arXiv 2511.08544, experiment details; its learning
     rate, steps and batch are not published: the sweep is that of DINOv2, arXiv 2304.07193, but for what chooses.
     """
-    number = len(train.labels)
-    batch_size = min(number, batch_size or (256 if number < _MANY else 1024))
-    num_steps = num_steps or max(1000, math.ceil(10 * number / batch_size))
-    num_classes = count_classes(train.labels, test.labels)
-    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
-    aside, others = order[: number // 10], order[number // 10 :]
-    rate = learning_rates[0]
-    with threads_for(batch_size * train.probe_features.shape[1] * num_classes):
-        if len(learning_rates) > 1 and len(aside):
-            probes = _fit(train, others, learning_rates, num_classes, num_steps, batch_size, seed)
-            found = [_hits_and_certainty(probe, train, aside) for probe in probes]
-            rate = learning_rates[found.index(max(found))]
-            logger.info(f"linear probe: learning rate {rate:g}, best of {len(probes)} on {len(aside)} training images")
-        (probe,) = _fit(train, torch.arange(number), [rate], num_classes, num_steps, batch_size, seed)
-    best: list[list[int]] = []
-    for rows in torch.arange(len(test.labels)).split(_CHUNK):
-        best += _logits(probe, test, rows).topk(min(5, num_classes)).indices.tolist()
-    return top_accuracies("eval_linear", best, test.labels.tolist())
+
+    name = "linear"
+
+    def run(
+        self,
+        train: LabelledEmbeddings,
+        test: LabelledEmbeddings,
+        learning_rates: Sequence[float] = LEARNING_RATES,
+        num_steps: int | None = None,
+    ) -> dict[str, float]:
+        """
+        `eval_linear_top1` and with at least five classes `eval_linear_top5`. `learning_rates` are peaks; a tenth of
+        `num_steps` is warmup, and if missing, they are ten passes over the images, at least 1,000 steps. The
+        `probe_features` of `train` may lie on disk.
+        """
+        number = len(train.labels)
+        batch_size = min(number, 256 if number < _MANY else 1024)
+        num_steps = num_steps or max(1000, math.ceil(10 * number / batch_size))
+        num_classes = count_classes(train.labels, test.labels)
+        order = torch.randperm(number, generator=torch.Generator().manual_seed(_SEED))
+        aside, others = order[: number // 10], order[number // 10 :]
+        rate = learning_rates[0]
+        with threads_for(batch_size * train.probe_features.shape[1] * num_classes):
+            if len(learning_rates) > 1 and len(aside):
+                probes = _fit(train, others, learning_rates, num_classes, num_steps, batch_size)
+                found = [_hits_and_certainty(probe, train, aside) for probe in probes]
+                rate = learning_rates[found.index(max(found))]
+                logger.info(
+                    f"linear probe: learning rate {rate:g}, best of {len(probes)} on {len(aside)} training images"
+                )
+            (probe,) = _fit(train, torch.arange(number), [rate], num_classes, num_steps, batch_size)
+        best: list[list[int]] = []
+        for rows in torch.arange(len(test.labels)).split(_CHUNK):
+            best += _logits(probe, test, rows).topk(min(5, num_classes)).indices.tolist()
+        return top_accuracies("eval_linear", best, test.labels.tolist())
 
 
 def layer_of_zeros(kind: type[nn.Module], *sizes: int) -> nn.Module:
@@ -102,7 +101,6 @@ def _fit(
     num_classes: int,
     num_steps: int,
     batch_size: int,
-    seed: int,
 ) -> list[_Probe]:
     """Probes that see the same batches of these rows, each with its own learning rate."""
     features, device = train.probe_features, default_device()
@@ -111,7 +109,7 @@ def _fit(
     groups = [{"params": list(probe.parameters()), "lr": rate} for probe, rate in zip(probes, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
     schedule = get_cosine_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_SEED)
     for _ in tqdm(range(num_steps), desc="linear probe", unit=" steps", leave=False):
         # Sorted, since features may be read from a disk.
         chosen = rows[torch.randint(len(rows), (min(batch_size, len(rows)),), generator=generator)].sort().values
@@ -137,10 +135,3 @@ def _hits_and_certainty(probe: _Probe, images: LabelledEmbeddings, rows: torch.T
         hits += int((logits.argmax(1) == labels).sum())
         certainty -= float(F.cross_entropy(logits, labels, reduction="sum"))
     return hits, certainty / len(rows)
-
-
-class Linear(OnEmbeddings):
-    """[`linear_probe`] with its defaults."""
-
-    name = "linear"
-    run = staticmethod(linear_probe)

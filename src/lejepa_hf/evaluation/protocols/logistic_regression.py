@@ -21,17 +21,12 @@ def fit_logistic(embeddings: np.ndarray, labels: np.ndarray) -> Any:  # noqa: AN
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(embeddings, labels)
 
 
-def logistic_regression(train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-    """
-    Logistic regression on all training images, see [`fit_logistic`]: `eval_logistic_top1` in [0, 1], and its interval,
-    see [`with_interval`].
-    """
-    guesses = fit_logistic(train.embeddings.numpy(), train.labels.numpy()).predict(test.embeddings.numpy())
-    return top_accuracies("eval_logistic", guesses[:, None].tolist(), test.labels.tolist())
-
-
 class Logistic(OnEmbeddings):
-    """[`logistic_regression`]."""
+    """Logistic regression on all training images, see [`fit_logistic`]."""
 
     name = "logistic"
-    run = staticmethod(logistic_regression)
+
+    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
+        """`eval_logistic_top1` and its interval."""
+        guesses = fit_logistic(train.embeddings.numpy(), train.labels.numpy()).predict(test.embeddings.numpy())
+        return top_accuracies("eval_logistic", guesses[:, None].tolist(), test.labels.tolist())

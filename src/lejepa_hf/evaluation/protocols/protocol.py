@@ -22,6 +22,7 @@ class Protocol(ABC):
 
     name: ClassVar[str]  # in `protocols` and on the command line, a line of the registry
     labels: ClassVar[Literal["classes", "masks"]] = "classes"  # what the label column has to hold
+    shared_by_processes: ClassVar[bool] = False  # whether every process runs it, not only the first one
 
     def check(self, train: ImageSource, test: ImageSource) -> None:
         """Refuse sources and settings that do not fit together, before any work on images."""
@@ -32,7 +33,7 @@ class Protocol(ABC):
 
 
 class OnEmbeddings(Protocol):
-    """A protocol on frozen embeddings, which all protocols share. It runs in the first process."""
+    """A protocol on frozen embeddings, which all protocols share."""
 
     @abstractmethod
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
@@ -44,8 +45,6 @@ class OnEmbeddings(Protocol):
 
 class OnImages(Protocol):
     """A protocol that needs the encoder itself and its images, which it may read several times in any order."""
-
-    shared_by_processes: ClassVar[bool] = False  # whether every process runs it, not only the first one
 
     def check(self, train: ImageSource, test: ImageSource) -> None:
         """Also refuse streams."""

@@ -28,21 +28,16 @@ def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = Fal
     Refuse unknown names of protocols, and at the end of training those that need more than embeddings: there,
     baselines without an encoder are evaluated too.
     """
-    unknown = [name for name in protocols if name not in PROTOCOLS]
-    known = [name for name in PROTOCOLS if not at_the_end_of_training or is_on_embeddings(name)]
-    later = [name for name in protocols if name in PROTOCOLS and name not in known]
-    if later:
+    known = [
+        name for name in PROTOCOLS if not at_the_end_of_training or issubclass(protocol_class(name), OnEmbeddings)
+    ]
+    if unknown := [name for name in protocols if name not in PROTOCOLS]:
+        raise ValueError(f"`protocols` {', '.join(unknown)} unknown; known are {', '.join(known)}.")
+    if later := [name for name in protocols if name not in known]:
         raise ValueError(
             f"`eval_protocols` {', '.join(later)} cannot run at the end of training: use `lejepa evaluate` after the "
             f"run, or any of {', '.join(known)}."
         )
-    if unknown:
-        raise ValueError(f"`protocols` {', '.join(unknown)} unknown; known are {', '.join(known)}.")
-
-
-def is_on_embeddings(name: str) -> bool:
-    """Whether a protocol needs embeddings alone."""
-    return issubclass(protocol_class(name), OnEmbeddings)
 
 
 def make_protocols(protocols: Sequence[str | Protocol], settings: Mapping[str, object]) -> list[Protocol]:

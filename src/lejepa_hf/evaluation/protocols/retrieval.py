@@ -1,6 +1,6 @@
 """Image retrieval: how high training images of the same class rank."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch.nn import functional as F
@@ -15,36 +15,30 @@ _BLOCK = 2**26  # cosines at a time; a query needs all of its own, since its ran
 _BANK = 16384
 
 
-def retrieval(
-    train: LabelledEmbeddings, test: LabelledEmbeddings, depths: Sequence[int] = (1, 5, 10)
-) -> dict[str, float]:
-    """
-    Rank all training images by their cosine to each test image; images of its class are relevant.
+class Retrieval(OnEmbeddings):
+    """Rank all training images by their cosine to each test image; images of its class are relevant."""
 
-    Args:
-        train ([`LabelledEmbeddings`]): Images that are searched.
-        test ([`LabelledEmbeddings`]): Queries; those whose class is not among the training images do not count.
-        depths (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`): Numbers of first images for recall.
+    name = "retrieval"
 
-    Returns:
-        `dict[str, float]`: `eval_retrieval_recall<k>`, the share of queries with a relevant image among the first k,
-        and `eval_retrieval_map`, the mean over queries of the average precision of the full ranking; in [0, 1], with
-        their intervals, see [`with_interval`] and [`over_images`].
-    """
-    from ..metrics.ranking_quality import RankingQuality, average_precisions
+    def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
+        """
+        `eval_retrieval_map`, the mean over queries of the average precision of the full ranking, and for k of 1, 5 and
+        10 `eval_retrieval_recall<k>`, the share of queries with a relevant image among the first k. Queries whose
+        class is not among the training images do not count.
+        """
+        from ..metrics.ranking_quality import RankingQuality, average_precisions
 
-    if not torch.isin(test.labels, train.labels).any():
-        raise ValueError("No class of the test images is among the training images: there is nothing to retrieve.")
-    metric, precisions = RankingQuality(), []
-    for places in _places_of_relevant(train, test):
-        numbers = [len(of_query) for of_query in places]
-        metric.add_batch(predictions=places, references=numbers)
-        precisions += average_precisions(places, numbers)
-    found = metric.compute(depths=list(depths))
-    results = over_images("eval_retrieval_map", precisions)
-    for k in depths:
-        results |= with_interval(f"eval_retrieval_recall{k}", found[f"recall{k}"], len(precisions))
-    return results
+        if not torch.isin(test.labels, train.labels).any():
+            raise ValueError("No class of the test images is among the training images: there is nothing to retrieve.")
+        metric, precisions = RankingQuality(), []
+        for places in _places_of_relevant(train, test):
+            numbers = [len(of_query) for of_query in places]
+            metric.add_batch(predictions=places, references=numbers)
+            precisions += average_precisions(places, numbers)
+        results, found = over_images("eval_retrieval_map", precisions), metric.compute()
+        for recall in ("recall1", "recall5", "recall10"):
+            results |= with_interval(f"eval_retrieval_{recall}", found[recall], len(precisions))
+        return results
 
 
 @torch.no_grad()
@@ -56,8 +50,6 @@ def _places_of_relevant(train: LabelledEmbeddings, test: LabelledEmbeddings) -> 
     size = max(1, _BLOCK // number)
     chunks = zip(queries.split(size), labels.split(size), strict=True)
     for chunk, wanted in tqdm(chunks, "retrieval", -(-len(queries) // size), unit=" chunks", leave=False):
-        if not len(chunk):
-            return
         chunk = F.normalize(chunk.to(device, torch.float32), dim=1)
         cosines = torch.empty(len(chunk), number, device=device)
         for start in range(0, number, _BANK):
@@ -66,10 +58,3 @@ def _places_of_relevant(train: LabelledEmbeddings, test: LabelledEmbeddings) -> 
         ranking = cosines.argsort(dim=1, descending=True, stable=True).cpu()
         is_relevant = train.labels[ranking] == wanted[:, None]
         yield [(of_query.nonzero().squeeze(1) + 1).tolist() for of_query in is_relevant]
-
-
-class Retrieval(OnEmbeddings):
-    """[`retrieval`] with its defaults."""
-
-    name = "retrieval"
-    run = staticmethod(retrieval)

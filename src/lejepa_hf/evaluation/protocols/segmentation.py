@@ -26,11 +26,29 @@ logger = logging.getLogger("lejepa_hf")
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _WEIGHT_DECAY = 1e-4
 _BATCH, _LEAST_STEPS, _LEAST_EPOCHS = 16, 600, 10
+_SEED = 0  # of the order and of the tenth; the layer starts at zero
 
 
 @dataclass(frozen=True)
 class Segmentation(OnImages):
-    """[`segmentation`] with these settings."""
+    """
+    BatchNorm and one linear layer on each patch token of the last layer, or on each position of the feature map. Its
+    logits are resized to the mask bilinearly; cross-entropy, AdamW with weight decay 1e-4, warmup and cosine, ten
+    passes over the images in batches of 16, or as many as make 600 steps.
+
+    Whole images are squeezed to a square. Predictions are compared with masks of their own size, reduced to 512 pixels
+    on sides that are longer. The learning rate with the best mean intersection over union on a tenth of the training
+    images, set aside, is fitted again on all of them. Test images choose nothing.
+
+    Args:
+        resolution (`int`, *optional*): Side of the square in pixels. That of the processor's crop if missing.
+        ignore_labels (`Sequence[int]`, *optional*, defaults to `(255,)`): Values of the masks that are ignored. All
+            others are classes.
+
+    Source: linear layer on the last layer's patch tokens, logits upsampled: DINOv2, arXiv 2304.07193; BatchNorm, batch
+    of 16, AdamW and its weight decay: its published code. Ours: whole images at the size of training where DINOv2 has
+    crops of 512 pixels and a sliding window, no augmentation, the number of steps, the sweep.
+    """
 
     name = "segmentation"
     labels = "masks"
@@ -43,88 +61,45 @@ class Segmentation(OnImages):
     def run(
         self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
     ) -> dict[str, float]:
-        """Run [`segmentation`]."""
-        return segmentation(encoder, processor, train, test, self.resolution, self.ignore_labels)
+        """
+        `eval_segmentation_miou` and `eval_segmentation_accuracy`, the share of pixels, see [`MeanIoU`], and their 95 %
+        intervals over draws of test images with replacement.
+        """
+        extractor = FeatureExtractor(encoder, processor)
+        side = self.resolution or max(extractor.preprocess([extractor.grey_image()]).shape[-2:])
+        try_size(extractor, side)  # before the long work of reading all masks
+        classes = sorted(find_classes(train, self.ignore_labels) | find_classes(test, self.ignore_labels))
+        fitted_on = SegmentationMaps(extractor, train, classes, side)
+        order = np.random.default_rng(_SEED).permutation(len(fitted_on))
+        aside, others = order[: len(order) // 10], order[len(order) // 10 :]
+        rate = LEARNING_RATES[0]
+        if len(aside):
+            heads = _fit(fitted_on, others, LEARNING_RATES, len(classes))
+            counts_of_heads = (_counts(head, fitted_on.batches(aside, _BATCH), len(classes)) for head in heads)
+            found = [MeanIoU().compute(**counts)["miou"] for counts in counts_of_heads]
+            rate = LEARNING_RATES[found.index(max(found))]
+            logger.info(f"segmentation: learning rate {rate:g}, best of {len(heads)} on {len(aside)} training images")
+        (head,) = _fit(fitted_on, np.arange(len(order)), [rate], len(classes))
+        measured_on = SegmentationMaps(extractor, test, classes, side, fitted_on.scale)
+        counts = _counts(head, measured_on.with_whole_masks(), len(classes))
+        predictions, references = np.array(counts["predictions"]), np.array(counts["references"])
+        test.num_read = len(references)
+        results: dict[str, float] = {}
+        for name in ("miou", "accuracy"):
+
+            def figure(images: np.ndarray, name: str = name) -> float:
+                return miou_and_accuracy(predictions[images], references[images])[name]
+
+            results |= over_resamples(f"eval_segmentation_{name}", figure, len(references))
+        return results
 
 
-def segmentation(
-    encoder: PreTrainedModel,
-    processor: BaseImageProcessor,
-    train: ImageSource,
-    test: ImageSource,
-    resolution: int | None = None,
-    ignore_labels: Sequence[int] = (255,),
-    learning_rates: Sequence[float] = LEARNING_RATES,
-    num_epochs: int | None = None,
-    seed: int = 0,
-) -> dict[str, float]:
-    """
-    BatchNorm and one linear layer on each patch token of the last layer, or on each position of the feature map. Its
-    logits are resized to the mask bilinearly; cross-entropy, AdamW with weight decay 1e-4, warmup and cosine.
-
-    Whole images are squeezed to a square. Predictions are compared with masks of their own size, reduced to 512 pixels
-    on sides that are longer. The learning rate with the best mean intersection over union on a tenth of the training
-    images, set aside, is fitted again on all of them. Test images choose nothing.
-
-    Args:
-        encoder (`PreTrainedModel`): Frozen encoder.
-        processor (`BaseImageProcessor`): Image processor of the encoder.
-        train ([`ImageSource`]): Images to fit the layer on; map-style, with masks as labels.
-        test ([`ImageSource`]): Images to evaluate it on; map-style.
-        resolution (`int`, *optional*): Side of the square in pixels. That of the processor's crop if missing.
-        ignore_labels (`Sequence[int]`, *optional*, defaults to `(255,)`): Values of the masks that are ignored. All
-            others are classes.
-        learning_rates (`Sequence[float]`, *optional*, defaults to 5 from 3e-4 to 3e-2): Peak learning rates.
-        num_epochs (`int`, *optional*): Passes over the images in batches of 16. If missing, 10, or as many as make 600
-            steps.
-        seed (`int`, *optional*, defaults to 0): Seed of the order, the tenth and the interval; the layer starts at
-            zero.
-
-    Returns:
-        `dict[str, float]`: `eval_segmentation_miou` and `eval_segmentation_accuracy`, the share of pixels, in [0, 1],
-        see [`MeanIoU`], and their 95 % intervals over draws of test images with replacement.
-
-    Source: linear layer on the last layer's patch tokens, logits upsampled: DINOv2, arXiv 2304.07193; BatchNorm, batch
-    of 16, AdamW and its weight decay: its published code. Ours: whole images at the size of training where DINOv2 has
-    crops of 512 pixels and a sliding window, no augmentation, the number of steps, the sweep.
-    """
-    extractor = FeatureExtractor(encoder, processor)
-    side = resolution or max(extractor.preprocess([extractor.grey_image()]).shape[-2:])
-    try_size(extractor, side)  # before the long work of reading all masks
-    classes = sorted(find_classes(train, ignore_labels) | find_classes(test, ignore_labels))
-    fitted_on = SegmentationMaps(extractor, train, classes, side)
-    order = np.random.default_rng(seed).permutation(len(fitted_on))
-    aside, others = order[: len(order) // 10], order[len(order) // 10 :]
-    rate = learning_rates[0]
-    if len(learning_rates) > 1 and len(aside):
-        heads = _fit(fitted_on, others, learning_rates, len(classes), num_epochs, seed)
-        counts_of_heads = (_counts(head, fitted_on.batches(aside, _BATCH), len(classes)) for head in heads)
-        found = [MeanIoU().compute(**counts)["miou"] for counts in counts_of_heads]
-        rate = learning_rates[found.index(max(found))]
-        logger.info(f"segmentation: learning rate {rate:g}, the best of {len(heads)} on {len(aside)} training images")
-    (head,) = _fit(fitted_on, np.arange(len(order)), [rate], len(classes), num_epochs, seed)
-    measured_on = SegmentationMaps(extractor, test, classes, side, fitted_on.scale)
-    counts = _counts(head, measured_on.with_whole_masks(), len(classes))
-    pairs, present = np.array(counts["predictions"]), np.array(counts["references"])
-    test.num_read = len(present)
-    results: dict[str, float] = {}
-    for name in MeanIoU().compute(**counts):
-
-        def figure(images: np.ndarray, name: str = name) -> float:
-            return miou_and_accuracy(pairs[images, :, 0], pairs[images, :, 1], present[images])[name]
-
-        results |= over_resamples(f"eval_segmentation_{name}", figure, len(present), seed)
-    return results
-
-
-def _fit(
-    maps: SegmentationMaps, rows: np.ndarray, rates: Sequence[float], num_classes: int, epochs: int | None, seed: int
-) -> list[nn.Module]:
+def _fit(maps: SegmentationMaps, rows: np.ndarray, rates: Sequence[float], num_classes: int) -> list[nn.Module]:
     """Heads that see the same batches of these rows, each with its own learning rate."""
     device, steps_an_epoch = default_device(), math.ceil(len(rows) / _BATCH)
-    num_epochs = epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))
+    num_epochs = max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))
     num_steps = num_epochs * steps_an_epoch
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([_SEED, 1])
     heads: list[nn.Module] = []
     with tqdm(total=num_steps, desc="segmentation", unit=" steps", leave=False) as bar:
         for _ in range(num_epochs):

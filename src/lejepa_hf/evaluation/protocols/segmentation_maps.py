@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,6 @@ class SegmentationMaps:
     ) -> None:  # fmt: skip
         self._extractor, self._source, self._side = extractor, source, side
         self._classes, self.scale = np.asarray(classes), scale
-        self._kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
-        self._is_too_large = False
 
     def __len__(self) -> int:
         return len(map_style(self._source))
@@ -61,30 +60,22 @@ class SegmentationMaps:
         Batches of the images with these numbers, in this order, without broken ones: maps (size, dim, rows, columns),
         fp32, and masks (size, side, side), int64, on the host.
         """
-        if self._kept is None and not self._is_too_large:
-            self._keep_if_small()
-        if self._kept is not None:
-            maps, masks, places = self._kept
-            for chunk in places[rows][places[rows] >= 0].split(size):
-                yield maps[chunk].float(), masks[chunk].long()
+        if self._kept is None:
+            for some_maps, some_masks, _ in self._computed(rows, size):
+                yield some_maps, torch.stack(some_masks)
             return
-        waiting_maps: list[torch.Tensor] = []
-        waiting_masks: list[torch.Tensor] = []
-        for some_maps, some_masks, _ in self._computed(rows, size):
-            waiting_maps.append(some_maps)
-            waiting_masks += some_masks
-            if len(waiting_masks) >= size:
-                yield torch.cat(waiting_maps), torch.stack(waiting_masks)
-                waiting_maps, waiting_masks = [], []
-        if waiting_masks:
-            yield torch.cat(waiting_maps), torch.stack(waiting_masks)
+        maps, masks, places = self._kept
+        for chunk in places[rows][places[rows] >= 0].split(size):
+            yield maps[chunk].float(), masks[chunk].long()
 
     def with_whole_masks(self) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
         """All images once, with masks of their own size, reduced to 512 pixels on sides that are longer."""
         for maps, masks, _ in self._computed(np.arange(len(self)), _BATCH, squeeze_masks=False):
             yield maps, masks
 
-    def _keep_if_small(self) -> None:
+    @cached_property
+    def _kept(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Maps, masks, and the place of each image among them, -1 for broken ones; None if they are too large."""
         maps: list[torch.Tensor] = []
         masks: list[torch.Tensor] = []
         numbers: list[int] = []
@@ -95,8 +86,7 @@ class SegmentationMaps:
                     f"{self._source.name}: feature maps would take {size / 2**30:.1f} GiB; they are computed again "
                     "for each pass."
                 )
-                self._is_too_large = True
-                return
+                return None
             maps.append(some_maps.half())
             masks += [mask.short() for mask in some_masks]
             numbers += some_numbers
@@ -104,14 +94,13 @@ class SegmentationMaps:
             raise DataError(f"{self._source.name}: none of its images and masks can be read.")
         places = torch.full((len(self),), -1)
         places[numbers] = torch.arange(len(numbers))
-        self._kept = torch.cat(maps), torch.stack(masks), places
+        return torch.cat(maps), torch.stack(masks), places
 
     def _computed(
         self, rows: np.ndarray, size: int, squeeze_masks: bool = True
     ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor], list[int]]]:
         """Maps, masks and numbers of the images that can be read."""
-        source = self._source
-        extractor = self._extractor
+        source, extractor = self._source, self._extractor
         chosen = map_style(select_rows(source, rows)).select_columns([source.image_column, source.label_column])
         pairs = ({"pair": (row[source.image_column], row[source.label_column])} for row in chosen)
 
@@ -173,7 +162,6 @@ def squeezed(image: Image.Image | np.ndarray, side: int) -> Image.Image | np.nda
 
 def try_size(extractor: FeatureExtractor, side: int) -> None:
     """Refuse a size that the processor always changes or the encoder cannot take, by one grey image of it."""
-    kind = extractor.encoder.config.model_type
     try:
         pixels = extractor.preprocess([squeezed(extractor.grey_image(), side)], **_AS_THEY_ARE)
     except TypeError:  # timm's processor has no such arguments
@@ -187,6 +175,6 @@ def try_size(extractor: FeatureExtractor, side: int) -> None:
         extractor.as_maps(extractor.last_state(pixels), pixels)
     except TRACING_ERRORS as error:
         raise ValueError(
-            f"`resolution` {side}: this {kind} encoder cannot make a feature map of images of {side} x {side} pixels "
-            f"({reason_of(error)}); leave it out to use the encoder's own size."
+            f"`resolution` {side}: this {extractor.encoder.config.model_type} encoder cannot make a feature map of "
+            f"images of {side} x {side} pixels ({reason_of(error)}); leave it out to use the encoder's own size."
         ) from error

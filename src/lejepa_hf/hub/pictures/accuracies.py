@@ -13,7 +13,7 @@ from .legible_names import legible, plain_text
 def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path | None:
     """
     Write `pictures/few_shot.png`: accuracy over the number of labelled images a class, with its 95 % interval, a curve
-    for each encoder in `results` of [`few_shot`]. None where there are results for fewer than two numbers.
+    for each encoder in `results` of [`FewShot`]. None where there are results for fewer than two numbers.
     """
     pattern = re.compile(r"eval_(\d+|all)shot_top1")
     shots = [match[1] for name in next(iter(results.values()), {}) if (match := pattern.fullmatch(name))]

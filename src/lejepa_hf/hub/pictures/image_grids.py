@@ -23,7 +23,7 @@ def draw_patch_maps(run: str | Path, pixels: torch.Tensor, colours: torch.Tensor
         run (`str` or `Path`): Run folder.
         pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): Input of the encoder, not normalised.
         colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): Colours from
-            [`~evaluation.patch_maps.principal_colours`].
+            [`~evaluation.patch_maps.PrincipalColours`].
     """
     num_images = len(pixels)
     figure, axes = new_subplots(max(4.0, 1.5 * num_images), 3.8, 2, num_images, squeeze=False)
