@@ -16,7 +16,7 @@ from ..system.damaged_files import READING_ERRORS, first_damage
 from ..system.distributed import is_first_rank
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
-from .resume_settings import saved_world_size
+from .resume_settings import read_settings
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -73,7 +73,7 @@ def _missing(checkpoint: Path) -> str | None:
 
 def _named_in_files(checkpoint: Path) -> Iterable[str]:
     """Files that a checkpoint must have according to others: of each process, and the parts of split weights."""
-    ranks = range(saved_world_size(checkpoint) or 0)
+    ranks = range(read_settings(checkpoint).get("world_size") or 0)
     # Not as lists: a damaged number of processes may be of any size.
     names: list[Iterable[str]] = [map(position_file, ranks)]
     names.append(["rng_state.pth"] if len(ranks) == 1 else (f"rng_state_{rank}.pth" for rank in ranks))

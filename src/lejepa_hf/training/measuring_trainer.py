@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from ..data.broken_images import BrokenImages
+from ..data.errors import BrokenImages
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from ..system.distributed import whole
 from ..system.energy import EnergyMeter
@@ -16,13 +16,6 @@ from .callbacks.held_out import HeldOutImages
 from .callbacks.monitor import Monitor, MonitorCost
 from .checkpointing_trainer import CheckpointingTrainer
 from .finite_guard import FiniteGuard
-
-
-def _no_predictions(method: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"`{method}` is not possible in pretraining: export the encoder, then `lejepa embed` or `evaluate_encoder`. "
-        "`evaluate` measures held-out images."
-    )
 
 
 class LogWindow:
@@ -113,16 +106,13 @@ class MeasuringTrainer(CheckpointingTrainer):
         return metrics
 
     def predict(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refused: pretraining makes no predictions."""
-        raise _no_predictions("predict")
+        """Refused: pretraining makes no predictions, and the base class would join batches along the axis of views."""
+        raise NotImplementedError(
+            "Pretraining makes no predictions: export the encoder, then `lejepa embed` or `evaluate_encoder`. "
+            "`evaluate` measures held-out images."
+        )
 
-    def prediction_step(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refused: pretraining makes no predictions."""
-        raise _no_predictions("prediction_step")
-
-    def evaluation_loop(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refused: the base class would join batches along the axis of the views. Use [`evaluate`]."""
-        raise _no_predictions("evaluation_loop")
+    prediction_step = evaluation_loop = predict
 
     def _forward(self, inputs: dict[str, torch.Tensor], step: int, **kwargs: object) -> LeJEPAOutput:
         """A forward pass outside of `training_step`, with the directions of a step."""
