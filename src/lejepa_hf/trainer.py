@@ -25,8 +25,7 @@ from .data.image_contents import checksum_of_rows
 from .data.photometric import apply_photometric
 from .data.reader_state import RankState, ReaderPosition, advance, read_positions, write_position
 from .data.streaming import EndlessRows, prepare_worker
-from .model.architecture import is_convolutional
-from .model.repeated_layers import find_blocks
+from .model.architecture import find_blocks, is_convolutional
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .system.run_folder import RunFolder
 from .training.argument_table import CONSTRUCTOR, refuse_arguments

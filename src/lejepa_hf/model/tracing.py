@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput
 from ..system.error_text import reason_of
 from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, setting, without_pooler
 from .foreign_settings import refuse_foreign_settings
-from .pooling import final_states, pool
+from .layers import final_states, pool
 
 # What a network raises for images of a size that it does not take, or for inputs that are not images to it.
 TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError)

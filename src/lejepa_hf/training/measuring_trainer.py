@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
@@ -16,6 +17,18 @@ from .callbacks.held_out import HeldOutImages
 from .callbacks.monitor import Monitor, MonitorCost
 from .checkpointing_trainer import CheckpointingTrainer
 from .finite_guard import FiniteGuard
+
+
+def _refused(name: str) -> Callable[..., NoReturn]:
+    """A method of the base class that makes predictions, of which there are none in pretraining."""
+
+    def method(*args: object, **kwargs: object) -> NoReturn:
+        raise NotImplementedError(
+            f"`{name}` is not possible in pretraining: export the encoder, then `lejepa embed` or `evaluate_encoder`. "
+            "`evaluate` measures held-out images."
+        )
+
+    return method
 
 
 class LogWindow:
@@ -105,14 +118,8 @@ class MeasuringTrainer(CheckpointingTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def predict(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refused: pretraining makes no predictions, and the base class would join batches along the axis of views."""
-        raise NotImplementedError(
-            "Pretraining makes no predictions: export the encoder, then `lejepa embed` or `evaluate_encoder`. "
-            "`evaluate` measures held-out images."
-        )
-
-    prediction_step = evaluation_loop = predict
+    predict, prediction_step = _refused("predict"), _refused("prediction_step")
+    evaluation_loop = _refused("evaluation_loop")  # it would join batches along the axis of the views
 
     def _forward(self, inputs: dict[str, torch.Tensor], step: int, **kwargs: object) -> LeJEPAOutput:
         """A forward pass outside of `training_step`, with the directions of a step."""

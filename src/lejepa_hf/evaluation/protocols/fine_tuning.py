@@ -24,7 +24,7 @@ from ...data.decoding import DECODING_ERRORS, Pixels, stored_size
 from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
-from ...model.pooling import pool
+from ...model.layers import pool
 from ...system.devices import cores_of_this_process
 from ...system.distributed import is_first_rank, process_index, world_size
 from ..embeddings.extraction import part_of
