@@ -25,7 +25,7 @@ def _add_recipes(add: AddArgument) -> None:
 
 
 def _recipes(options: argparse.Namespace) -> str | Path:
-    from ..system.packaged_recipes import find_packaged, packaged_recipes
+    from ..system.installed_package import find_packaged, packaged_recipes
 
     return "\n".join(packaged_recipes()) if options.name is None else find_packaged(options.name)
 
