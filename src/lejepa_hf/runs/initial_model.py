@@ -36,7 +36,12 @@ def find_earlier_run(recipe: Recipe) -> tuple[ModelArguments, Path | None]:
     saved = LeJEPAConfig.from_pretrained(folder)
     there = {key: saved.to_dict()[key] for key in _OF_THE_NETWORK}
     given = {key: (there[key], vars(model)[key]) for key in _OF_THE_NETWORK if key in recipe.given}
-    changed = _differences(_backbone_keys(model, saved) | given)
+    # Compared as JSON, as which the saved values were written: tuples become lists.
+    changed = [
+        f"`{key}` is {there!r} there, {here!r} here"
+        for key, (there, here) in (_backbone_keys(model, saved) | given).items()
+        if json.dumps(there, default=str) != json.dumps(here, default=str)
+    ]
     if changed:
         raise ValueError(
             f"`continue_from` {model.continue_from!r} has another network: {'; '.join(changed)}. Use its values, "
@@ -113,12 +118,3 @@ def _backbone_keys(model: ModelArguments, saved: LeJEPAConfig) -> dict[str, tupl
     prepare_config(here)
     keys = [key for key in model.backbone_config if key != "attn_implementation"]  # which computes the same
     return {f"backbone_config.{key}": (getattr(there, key), getattr(here, key)) for key in keys}
-
-
-def _differences(values: dict[str, tuple[Any, Any]]) -> list[str]:
-    return [
-        f"`{key}` is {there!r} there, {here!r} here"
-        for key, (there, here) in values.items()
-        # compared as JSON, as which the saved values were written: tuples become lists
-        if json.dumps(there, default=str) != json.dumps(here, default=str)
-    ]

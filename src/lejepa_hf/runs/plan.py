@@ -7,6 +7,7 @@ import torch
 
 from ..data.view_settings import ViewSettings
 from ..modeling_lejepa import LeJEPAForPreTraining
+from ..training.own_arguments import count_steps
 from ..training_args import LeJEPATrainingArguments
 from .measurement import CountedCosts, Measurement, measure, memory_of
 from .recipe_sources import training_source
@@ -96,7 +97,7 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         enable()
     source = training_source(data)
     global_batch = batch * training.world_size * training.gradient_accumulation_steps
-    steps = _count_steps(training, source.num_images, global_batch)
+    steps = count_steps(training, source.num_images, global_batch)
     flops = (1 + _BACKWARD) * count_flops(model, data)
     activations = count_activations(model, data) // (2 if training.bf16 or training.fp16 else 1)
     views = _plan_views(model, data)
@@ -121,14 +122,6 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         workers=training.dataloader_num_workers or 0,
         measured=measure(recipe, seconds, CountedCosts(flops, states, activations + view_bytes)),
     )
-
-
-def _count_steps(training: LeJEPATrainingArguments, images: int | None, global_batch: int) -> int:
-    if training.max_steps > 0:
-        return training.max_steps
-    if images is None:
-        raise ValueError("`max_steps` is needed: the stream does not say how many images it has.")
-    return -(-int(training.num_train_epochs * images) // global_batch)
 
 
 def _count_states(model: LeJEPAForPreTraining, training: LeJEPATrainingArguments) -> int:

@@ -23,7 +23,7 @@ from .checkpoints import (
     STATE_FILE,
     CheckpointNotWritten,
     complete_checkpoints,
-    damage_of,
+    damage_of_checkpoint,
     damage_of_weights,
     delete_older,
     resolve_resume,
@@ -71,7 +71,7 @@ class CheckpointingTrainer(Trainer):
             self._name_best(run, aside / name)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                damage = None if self.args.save_only_model else damage_of(aside / name)
+                damage = None if self.args.save_only_model else damage_of_checkpoint(aside / name)
                 if damage:
                     raise CheckpointNotWritten(f"{name} is not complete after it was written: {damage}.")
                 RunFolder(run).add_checkpoint(aside / name)
