@@ -144,7 +144,7 @@ class _Listing:
             return
         if not stat.S_ISDIR(status.st_mode):
             self._take(link, file, stat.S_ISREG(status.st_mode), _identity(status))
-        elif _leads_up(Path(path)):
+        elif Path(path).parent.resolve().is_relative_to(Path(path).resolve()):  # upwards, and so out of the folder
             self._leave_out(_AGAIN, link)
         elif not file.startswith("."):
             self.folders.append(link)
@@ -189,12 +189,6 @@ def _identity_of(entry: os.DirEntry[str]) -> _Identity:
 def _printable(name: str) -> str:
     """A name from the file system, with escapes for what is not UTF-8 in it."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _leads_up(link: Path) -> bool:
-    """Whether a link leads to a folder that contains it, and so to files outside of the folder that was asked for."""
-    parent, target = link.parent.resolve(), link.resolve()
-    return target == parent or target in parent.parents
 
 
 def _classes(splits: dict[str, list[str]]) -> list[str] | None:
