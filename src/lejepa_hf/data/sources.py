@@ -24,6 +24,7 @@ from .image_folder import open_folder
 from .image_source import ImageSource, find_columns
 from .opening_errors import nearby, without_secrets
 from .origins import Origin, real_place
+from .view_settings import MOST_PIXELS
 
 DIGITS = "digits"  # those that come with scikit-learn
 _TEST_SHARE = 0.25
@@ -68,8 +69,7 @@ def load_source(
         ValueError: If there is no such source, split, column or image, which the message names with what was found, or
             `max_image_pixels` is below 1.
     """
-    if max_image_pixels is not None and max_image_pixels < 1:
-        raise ValueError(f"`max_image_pixels` must be at least 1, got {max_image_pixels}.")
+    MOST_PIXELS.check("max_image_pixels", max_image_pixels)
     settings = {"config": config, "revision": revision, "data_files": data_files}
     if not isinstance(name, str | Path):
         _refuse("a dataset built already", settings)
