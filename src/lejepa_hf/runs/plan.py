@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..data.view_settings import ViewSettings
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..training.own_arguments import count_steps
 from ..training_args import LeJEPATrainingArguments
@@ -100,7 +99,10 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
     steps = count_steps(training, source.num_images, global_batch)
     flops = (1 + _BACKWARD) * count_flops(model, data)
     activations = count_activations(model, data) // (2 if training.bf16 or training.fp16 else 1)
-    views = _plan_views(model, data)
+    views = [
+        ViewPlan(kind, number, size, count_tokens(model, data, size, kind))
+        for kind, number, size in kinds_of_views(data)
+    ]
     view_bytes = sum(4 * data.num_channels * view.number * view.size**2 for view in views)
     states = _count_states(model, training)
     return Plan(
@@ -128,11 +130,6 @@ def _count_states(model: LeJEPAForPreTraining, training: LeJEPATrainingArguments
     """Bytes of weights, gradients and AdamW's moments on a device."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return parameters * 4 * (2 + _MOMENTS) // (training.world_size if training.fsdp else 1)
-
-
-def _plan_views(model: LeJEPAForPreTraining, data: ViewSettings) -> list[ViewPlan]:
-    kinds = kinds_of_views(data)
-    return [ViewPlan(kind, number, size, count_tokens(model, data, size, kind)) for kind, number, size in kinds]
 
 
 def format_plan(plan: Plan) -> str:
