@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from lejepa_hf.data.embedded_digits import load_digits_split, png_bytes
+from lejepa_hf.data.sources import load_digits_split, png_bytes
 
 _CELLS, _CELL_SIDE, _SMALLEST = 2, 16, 12  # cells a row, their pixels a side, pixels a side of the smallest digit
 _INK = 64  # of 255: from here on a pixel belongs to a digit

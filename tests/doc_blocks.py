@@ -25,7 +25,7 @@ from processes import run_script
 from stranger import NOT_INSTALLED
 
 from lejepa_hf.runs.recipes import load_yaml, parse_recipe
-from lejepa_hf.system.packaged_recipes import find_packaged
+from lejepa_hf.system.installed_package import find_packaged
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

@@ -20,7 +20,7 @@ from stranger import NOT_INSTALLED
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, export_encoder
 from lejepa_hf.hub.export import build_processor
 from lejepa_hf.model.architecture import num_channels
-from lejepa_hf.model.crop_sizes import accepted_crop_sizes
+from lejepa_hf.model.tracing import accepted_crop_sizes
 
 IMAGES, TOLERANCE = 4, 1e-5
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # a GPU trains in bf16; exports are compared on the CPU

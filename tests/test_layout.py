@@ -18,8 +18,6 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 # Modules without a test file of their name: why.
 TESTED_ELSEWHERE = {
     "__main__.py": "cli/test_encoder_commands.py starts `python -m lejepa_hf`",
-    "data/errors.py": "exceptions without code; whatever raises them tests them",
-    "hub/pictures/figure.py": "every picture's test draws on one",
 }
 # File names that did not say what their file does, and the one that says nothing at all.
 FORMER_NAMES = {

@@ -21,8 +21,7 @@ _PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
 # One of each kind: of the layout, of files beside the package, of the recipes, of the command line.
 _OWN_TESTS = (
     "tests/test_layout.py", "tests/test_imports.py", "tests/test_readme.py", "tests/test_model_cards.py",
-    "tests/system/test_packaged_recipes.py", "tests/benchmarks", "tests/cli/test_cli.py",
-    "tests/hub/demo/test_package_wheel.py",
+    "tests/system/test_installed_package.py", "tests/benchmarks", "tests/cli/test_cli.py",
 )  # fmt: skip
 _SHORT = (
     "--max_steps", "2", "--save_strategy", "no", "--per_device_train_batch_size", "16", "--num_slices", "16",

@@ -17,7 +17,7 @@ from .losses.sigreg import SIGReg
 from .model.architecture import forward_kwargs
 from .model.backbone import build_backbone, load_pretrained_backbone, prepare_config
 from .model.foreign_settings import refuse_foreign_settings
-from .model.pooling import final_states, pool
+from .model.layers import final_states, pool
 from .model.projector import Projector
 from .model.token_dropping import TokenDropping, check_token_dropping
 from .model.tracing import describe_backbone

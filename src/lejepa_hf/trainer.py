@@ -18,16 +18,14 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from .data.batch import BROKEN, GLOBAL_VIEWS, PHOTOMETRIC_KEYS, POSITION, PROBE_LABELS
-from .data.broken_images import BrokenImages
 from .data.collator import MultiCropCollator
 from .data.dataset_kinds import Mixture, count_classes, is_stream
-from .data.errors import StreamInterrupted
+from .data.errors import BrokenImages, StreamInterrupted
 from .data.image_contents import checksum_of_rows
 from .data.photometric import apply_photometric
 from .data.reader_state import RankState, ReaderPosition, advance, read_positions, write_position
 from .data.streaming import EndlessRows, prepare_worker
-from .model.architecture import is_convolutional
-from .model.repeated_layers import find_blocks
+from .model.architecture import find_blocks, is_convolutional
 from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .system.run_folder import RunFolder
 from .training.argument_table import CONSTRUCTOR, refuse_arguments
@@ -310,7 +308,6 @@ class LeJEPATrainer(MeasuringTrainer):
             if len(self._start) == self.args.world_size:
                 own = self._start[self.args.process_index]
                 self._broken.num_images, self._broken.num_broken = own.num_images, own.num_broken
-        self._states.checkpoint = checkpoint
         if self.is_world_process_zero():
             _ = self._data_identity  # now: at a checkpoint the network of a stream may be lost
         logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")

@@ -4,9 +4,8 @@ import pytest
 from PIL import Image
 
 from lejepa_hf.data.dataset_kinds import Mixture
-from lejepa_hf.data.embedded_digits import png_bytes
 from lejepa_hf.data.image_contents import checksum_of_rows, digest_of, spread_rows
-from lejepa_hf.data.sources import load_source
+from lejepa_hf.data.sources import load_source, png_bytes
 
 DIGITS = load_source("digits").dataset
 

@@ -15,7 +15,7 @@ from transformers import (
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, LeJEPAModel, export_encoder
 from lejepa_hf.hub.export import build_processor
-from lejepa_hf.model.backbone import build_backbone, load_pretrained_backbone
+from lejepa_hf.model.backbone import as_native_class, build_backbone, load_pretrained_backbone
 
 VISION = TOKENS | {"intermediate_size": 64}
 TEXT = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -107,3 +107,20 @@ def test_greyscale_and_many_channels():
         assert model(torch.randn(2, channels, 32, 32)).pooler_output.shape[0] == 2
     config = AutoConfig.for_model("timm_wrapper", architecture="resnet10t", model_args={"in_chans": 7})
     assert LeJEPAModel(LeJEPAConfig(backbone_config=config))(torch.randn(2, 7, 32, 32)).pooler_output.shape == (2, 512)
+
+
+def test_a_vit_gets_an_identity_pooler_and_the_original_does_not_change():
+    backbone = build_backbone(config_of("vit")).eval()
+    before = backbone.config.to_dict()
+    native = as_native_class(backbone, "cls")
+    pixels = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(native(pixels).pooler_output, backbone(pixels).last_hidden_state[:, 0])
+    assert backbone.config.to_dict() == before and not hasattr(backbone.config, "embedding_pooling")
+
+
+@pytest.mark.parametrize(("family", "pooling"), [("resnet", "pooler"), ("vit", "mean")])
+def test_the_config_records_how_the_embedding_is_made(family, pooling):
+    backbone = build_backbone(config_of(family)).eval()
+    native = as_native_class(backbone, pooling)
+    assert native.config.embedding_pooling == pooling and type(native) is type(backbone) and not native.training
+    assert all(torch.equal(native.state_dict()[name], value) for name, value in backbone.state_dict().items())

@@ -1,14 +1,19 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
+from transformers.utils import ModelOutput
 
 from lejepa_hf.model.layers import (
     count_layers,
     count_prefix_tokens,
     feature_map,
+    final_states,
     forward_layers,
     has_class_token,
     patch_tokens,
+    pool,
 )
 
 TOKENS = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
@@ -207,3 +212,32 @@ def test_blocks_that_see_images_in_pieces_are_refused():
     backbone = AutoModel.from_config(config).eval()
     with pytest.raises(ValueError, match="`layers` . cannot be used with this mobilevit encoder, .* set it to 1"):
         forward_layers(backbone, pixels(64), 2)
+
+
+@dataclass
+class Outputs(ModelOutput):
+    last_hidden_state: object = None
+    pooler_output: object = None
+    feature_maps: object = None
+
+
+def test_tokens_and_feature_maps():
+    tokens, feature_map = torch.randn(2, 5, 3), torch.randn(2, 3, 4, 4)
+    assert torch.equal(pool(Outputs(last_hidden_state=tokens), "cls"), tokens[:, 0])
+    torch.testing.assert_close(pool(Outputs(last_hidden_state=tokens), "mean"), tokens.mean(1))
+    torch.testing.assert_close(pool(Outputs(last_hidden_state=feature_map), "mean"), feature_map.mean((2, 3)))
+    pooled = torch.randn(2, 3, 1, 1)
+    assert torch.equal(pool(Outputs(pooler_output=pooled), "pooler"), pooled[:, :, 0, 0])
+
+
+def test_the_last_map_of_a_class_for_detectors():
+    maps = (torch.randn(2, 3, 8, 8), torch.randn(2, 6, 4, 4))
+    assert final_states(Outputs(feature_maps=maps)) is maps[1]
+    assert pool(Outputs(feature_maps=maps), "mean").shape == (2, 6)
+
+
+@pytest.mark.parametrize("states", [None, [torch.ones(1), torch.ones(2)]])
+def test_no_states_or_several_branches(states):
+    assert final_states(Outputs(last_hidden_state=states)) is None
+    with pytest.raises(ValueError, match="`pooling` 'mean' needs tokens or a feature map"):
+        pool(Outputs(last_hidden_state=states), "mean")

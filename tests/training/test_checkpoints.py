@@ -11,9 +11,8 @@ from lejepa_hf.data.reader_state import RankState, write_position
 from lejepa_hf.system.run_folder import RunFolder
 from lejepa_hf.training.checkpoints import (
     complete_checkpoints,
-    damage_of,
+    damage_of_checkpoint,
     delete_older,
-    is_complete,
     last_finite_checkpoint,
     resolve_resume,
 )
@@ -86,7 +85,7 @@ def test_a_torn_checkpoint_is_never_picked_up(tmp_path, tear):
     good, torn = save(tmp_path, 100), save(tmp_path, 200)
     assert complete_checkpoints(tmp_path) == [torn, good]
     TEARS[tear](torn)
-    assert not is_complete(torn)
+    assert damage_of_checkpoint(torn)
     assert complete_checkpoints(tmp_path) == [good]
     assert last_finite_checkpoint(tmp_path) == good
     assert resolve_resume("auto", tmp_path) == good
@@ -100,8 +99,8 @@ def test_checksums_are_compared_before_training_resumes(tmp_path):
     good, torn = save(tmp_path, 100), save(tmp_path, 200)
     numbers = (0.001 * torch.ones(8)).numpy().tobytes()  # squared gradients
     overwrite(torn / "optimizer.pt", numbers)
-    assert is_complete(torn)
-    assert damage_of(torn, thorough=True) == "optimizer.pt is damaged (its checksums do not match)"
+    assert damage_of_checkpoint(torn) is None
+    assert damage_of_checkpoint(torn, thorough=True) == "optimizer.pt is damaged (its checksums do not match)"
     assert resolve_resume("auto", tmp_path) == good
 
 
@@ -154,16 +153,16 @@ def test_checkpoints_of_fsdp_are_complete(tmp_path, names):
     folder = save(tmp_path, 100)
     for name, other in names.items():
         (folder / name).rename(folder / other)
-    assert is_complete(folder)
+    assert damage_of_checkpoint(folder) is None
 
 
 def test_several_weight_files_must_all_be_whole(tmp_path):
     folder = save(tmp_path, 100)
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     save_file({"c": torch.ones(100)}, folder / "model-00002-of-00002.safetensors")
-    assert is_complete(folder)
+    assert damage_of_checkpoint(folder) is None
     truncate(folder / "model-00002-of-00002.safetensors", 0.8)
-    assert not is_complete(folder)
+    assert damage_of_checkpoint(folder)
 
 
 def test_order_is_by_number_not_by_text(tmp_path):
@@ -221,22 +220,22 @@ def test_every_process_must_have_left_its_part(tmp_path):
     folder = save(tmp_path, 100)
     write_settings(folder, {}, {}, world_size=2)
     for rank in range(2):
-        assert not is_complete(folder)
+        assert damage_of_checkpoint(folder)
         write_position(folder, rank, RankState([], 0, 0))
     for rank in range(2):
-        assert damage_of(folder) == f"rng_state_{rank}.pth is missing"
+        assert damage_of_checkpoint(folder) == f"rng_state_{rank}.pth is missing"
         torch.save(torch.get_rng_state(), folder / f"rng_state_{rank}.pth")
-    assert is_complete(folder)
+    assert damage_of_checkpoint(folder) is None
 
 
 def test_published_in_place_of_what_was_there(tmp_path):
     torn, written = save(tmp_path, 100), save(tmp_path / "aside", 100, value=2.0)
     (torn / "optimizer.pt").unlink()
     RunFolder(tmp_path).add_checkpoint(written)
-    assert is_complete(torn) and not written.exists()
+    assert damage_of_checkpoint(torn) is None and not written.exists()
 
 
 def test_a_damaged_number_of_processes_costs_no_memory(tmp_path):
     checkpoint = save(tmp_path, 100)
     (checkpoint / "resume_settings.json").write_text(json.dumps({"world_size": 10**12}))
-    assert damage_of(checkpoint).endswith(" is missing")
+    assert damage_of_checkpoint(checkpoint).endswith(" is missing")

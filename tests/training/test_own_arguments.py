@@ -6,7 +6,7 @@ from test_trainer import losses, model_for, trainer_for
 
 from lejepa_hf import LeJEPATrainingArguments
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.training.own_arguments import fitting_kwargs, own_arguments
+from lejepa_hf.training.own_arguments import count_steps, fitting_kwargs, own_arguments
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,12 @@ def test_kwargs_that_fit_are_kept():
     assert fitting_kwargs("cosine_with_min_lr", None) == {"min_lr_rate": 1e-3}
     assert fitting_kwargs("cosine_with_min_lr", {"min_lr": 1e-6}) == {"min_lr": 1e-6}
     assert fitting_kwargs("constant", {"min_lr_rate": 1e-3}) is None  # as recipes of version 0.1.0 hold it
+
+
+@pytest.mark.parametrize(("settings", "steps"), [({"num_train_epochs": 0.55}, 2), ({"max_steps": 7}, 7)])
+def test_a_part_of_a_batch_is_a_step(tmp_path, settings, steps):
+    args = LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+    assert count_steps(args, 10, 5) == steps  # of 5.5 images
 
 
 def test_epochs_fire(tmp_path):

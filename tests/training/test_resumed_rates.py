@@ -12,10 +12,10 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )
-from transformers import TrainerControl, TrainerState
 
 from lejepa_hf import LeJEPATrainer
-from lejepa_hf.training.resumed_rates import ResumedRates
+from lejepa_hf.data.sources import load_source
+from lejepa_hf.training.resumed_rates import note_full_rates, own_rates_kept
 
 
 def test_a_new_learning_rate_is_obeyed_on_resume_and_said(tmp_path, tiny_resnet, caplog):
@@ -41,20 +41,18 @@ def optimizer_with(rate: float, decay: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=rate)
 
 
-def resumed(rate: float, decay: float, step: int = 4, schedule_of=by_step):
+def resumed(rate: float, decay: float):
     """An optimizer and its schedule that have loaded a checkpoint of step 4, of rate 0.5 and weight decay 0.1."""
     old = optimizer_with(0.5, 0.1)
-    old_schedule = schedule_of(old)
+    old_schedule = by_step(old)
     for _ in range(4):
         old.step()
         old_schedule.step()
-    optimizer, rates = optimizer_with(rate, decay), ResumedRates()
-    rates.remember(optimizer)
-    schedule = schedule_of(optimizer)
-    optimizer.load_state_dict(old.state_dict())
-    schedule.load_state_dict(old_schedule.state_dict())
-    state = TrainerState(global_step=step)
-    rates.on_train_begin(None, state, TrainerControl(), optimizer=optimizer, lr_scheduler=schedule)
+    optimizer = optimizer_with(rate, decay)
+    schedule = by_step(optimizer)
+    with own_rates_kept(optimizer, schedule):
+        optimizer.load_state_dict(old.state_dict())
+        schedule.load_state_dict(old_schedule.state_dict())
     return optimizer, schedule
 
 
@@ -93,12 +91,6 @@ SCHEDULES = {
 }
 
 
-def test_a_start_is_left_alone():
-    optimizer, schedule = resumed(2.0, 0.3, step=0)
-    assert values(optimizer, "lr") == schedule.get_last_lr() != [2.0 / 5] * 2
-    assert values(optimizer, "weight_decay") == [0.1, 0.0]
-
-
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("optimizer_class", [torch.optim.AdamW, torch.optim.SGD, torch.optim.NAdam])
 def test_every_group_keeps_its_own_rate(name, optimizer_class):
@@ -106,19 +98,21 @@ def test_every_group_keeps_its_own_rate(name, optimizer_class):
     uninterrupted = with_groups(optimizer_class, name, 6)
     assert with_groups(optimizer_class, name, 3, resumed_for=3) == uninterrupted
     assert uninterrupted[-1][1] == pytest.approx(10 * uninterrupted[-1][0])
-    for kwargs in ({"rate": 2.0}, {"arguments": (2.0, 1.0)}):
+    for kwargs in ({"rate": 2.0}, {"factor": 2.0}):
         changed = with_groups(optimizer_class, name, 3, resumed_for=3, **kwargs)
         assert changed[:3] == uninterrupted[:3]
         assert changed[3:] == [pytest.approx([2 * each for each in rates]) for rates in uninterrupted[3:]]
 
 
-def with_groups(optimizer_class, schedule: str, steps: int, resumed_for: int = 0, rate=1.0, arguments=(1.0, None)):
+def with_groups(optimizer_class, schedule: str, steps: int, resumed_for: int = 0, rate=1.0, factor=1.0):
     """Rates of two groups at each step, those after resuming with others asked for."""
 
     def made(rate):
         groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": own * rate} for own in (1e-4, 1e-3)]
         optimizer = optimizer_class(groups, lr=1.0)
-        return optimizer, SCHEDULES[schedule](optimizer, rate)
+        made_schedule = SCHEDULES[schedule](optimizer, rate)
+        note_full_rates(optimizer)
+        return optimizer, made_schedule
 
     def train(optimizer, schedule, steps):
         for _ in range(steps):
@@ -127,16 +121,12 @@ def with_groups(optimizer_class, schedule: str, steps: int, resumed_for: int = 0
             schedule.step(*([1.0] if isinstance(schedule, ReduceLROnPlateau) else []))
 
     found, (old, old_schedule) = [], made(1.0)
-    begun = {"optimizer": old, "lr_scheduler": old_schedule}
-    ResumedRates().on_train_begin(None, TrainerState(), TrainerControl(), **begun)
     train(old, old_schedule, steps)
     if resumed_for:
-        (optimizer, new_schedule), rates = made(rate), ResumedRates()
-        rates.remember(optimizer, *arguments)
-        optimizer.load_state_dict(old.state_dict())
-        new_schedule.load_state_dict(old_schedule.state_dict())
-        given = {"optimizer": optimizer, "lr_scheduler": new_schedule}
-        rates.on_train_begin(None, TrainerState(global_step=steps), TrainerControl(), **given)
+        optimizer, new_schedule = made(rate)
+        with own_rates_kept(optimizer, new_schedule, factor):
+            optimizer.load_state_dict(old.state_dict())
+            new_schedule.load_state_dict(old_schedule.state_dict())
         train(optimizer, new_schedule, resumed_for)
     return found
 
@@ -167,8 +157,15 @@ def test_a_run_with_rates_by_layer(tmp_path, tiny_resnet, made_by):
 
 
 def test_another_number_of_groups_is_an_error():
-    rates, optimizer = ResumedRates(), optimizer_with(0.5, 0.1)
-    rates.remember(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5))
-    given = {"optimizer": optimizer, "lr_scheduler": by_step(optimizer)}
-    with pytest.raises(ValueError, match="shorter"):
-        rates.on_train_begin(None, TrainerState(global_step=1), TrainerControl(), **given)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    with pytest.raises(ValueError, match="shorter"), own_rates_kept(optimizer, by_step(optimizer)):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})  # as a loaded one may have
+
+
+def test_rates_are_noted_where_the_schedule_does_not(tmp_path, tiny_resnet):
+    settings = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 3}
+    held_out = load_source("digits", "test").dataset
+    trainer = trainer_for(tmp_path, model_for(tiny_resnet), eval_dataset=held_out, **settings)
+    trainer.create_optimizer_and_scheduler(num_training_steps=3)
+    assert isinstance(trainer.lr_scheduler, ReduceLROnPlateau)
+    assert values(trainer.optimizer, "initial_lr") == values(trainer.optimizer, "lr")

@@ -13,8 +13,7 @@ def _add_plan(add: AddArgument) -> None:
 
 
 def _plan(options: argparse.Namespace) -> str:
-    from ..runs.plan import make_plan
-    from ..runs.plan_text import format_plan
+    from ..runs.plan import format_plan, make_plan
     from ..runs.recipes import parse_recipe
 
     return format_plan(make_plan(parse_recipe(options.recipe, options.overrides), options.seconds))
@@ -25,7 +24,7 @@ def _add_recipes(add: AddArgument) -> None:
 
 
 def _recipes(options: argparse.Namespace) -> str | Path:
-    from ..system.packaged_recipes import find_packaged, packaged_recipes
+    from ..system.installed_package import find_packaged, packaged_recipes
 
     return "\n".join(packaged_recipes()) if options.name is None else find_packaged(options.name)
 

@@ -37,10 +37,7 @@ Pixels: TypeAlias = Image.Image | np.ndarray
 
 
 def open_image(
-    value: Encoded,
-    num_channels: int = 3,
-    pixel_range: list[float] | None = None,
-    max_image_pixels: int | None = None,
+    value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None, max_image_pixels: int | None = None
 ) -> Pixels:
     """
     Open an image as `datasets` stores it, without decoding its pixels: a `PIL.Image.Image`, encoded `bytes`, a path or
@@ -225,10 +222,7 @@ def _pages_of(image: Image.Image) -> Iterator[Image.Image]:
 
 
 def decode_image(
-    value: Encoded,
-    num_channels: int = 3,
-    pixel_range: list[float] | None = None,
-    max_image_pixels: int | None = None,
+    value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None, max_image_pixels: int | None = None
 ) -> Pixels:
     """[`open_image`] and [`load_upright`] in one: whatever a row holds -> an upright image, 8 bits a channel."""
     return load_upright(open_image(value, num_channels, pixel_range, max_image_pixels), 1, num_channels, pixel_range)

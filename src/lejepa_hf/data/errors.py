@@ -1,4 +1,11 @@
-"""Errors of the data that end a run, with a message of one line."""
+"""Errors of the data that end a run, with a message of one line, and the count of broken images before one does."""
+
+import logging
+
+logger = logging.getLogger("lejepa_hf")
+
+_NAMED = 20  # broken images that are logged one by one
+_FEWEST = 1000  # images; otherwise a single broken image in the first small batch would stop the run
 
 
 class DataError(Exception):
@@ -21,3 +28,29 @@ class StreamInterrupted(DataError):
 
 class TooManyBrokenImages(DataError):
     """The share of images that cannot be decoded is above `max_bad_fraction`."""
+
+
+class BrokenImages:
+    """
+    Counts and logs the broken images of one process.
+
+    Args:
+        max_fraction (`float`): Largest share of broken ones among all images, at least a thousand, so far.
+    """
+
+    def __init__(self, max_fraction: float) -> None:
+        self.max_fraction, self.num_images, self.num_broken = max_fraction, 0, 0
+
+    def count(self, num_images: int, broken: list[str]) -> None:
+        """Count a batch of `num_images`, broken ones included; `broken` has the place and error of each of these."""
+        self.num_images += num_images
+        for message in broken:
+            self.num_broken += 1
+            if self.num_broken <= _NAMED:
+                logger.warning(f"broken image replaced by the next good one: {' '.join(message.split())}")
+            if self.num_broken == _NAMED:
+                logger.warning("further broken images are counted only, as `broken_images` in the log")
+        if broken and self.num_broken > self.max_fraction * max(self.num_images, _FEWEST):
+            found = f"{self.num_broken} of {self.num_images} images are broken, more than `max_bad_fraction`"
+            way_out = f"The last one: {broken[-1]}. Repair the data, or raise that share."
+            raise TooManyBrokenImages(f"{found} {self.max_fraction} allows. {way_out}")

@@ -144,7 +144,7 @@ class _Listing:
             return
         if not stat.S_ISDIR(status.st_mode):
             self._take(link, file, stat.S_ISREG(status.st_mode), _identity(status))
-        elif _leads_up(Path(path)):
+        elif Path(path).parent.resolve().is_relative_to(Path(path).resolve()):  # upwards, and so out of the folder
             self._leave_out(_AGAIN, link)
         elif not file.startswith("."):
             self.folders.append(link)
@@ -191,23 +191,13 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _leads_up(link: Path) -> bool:
-    """Whether a link leads to a folder that contains it, and so to files outside of the folder that was asked for."""
-    parent, target = link.parent.resolve(), link.resolve()
-    return target == parent or target in parent.parents
-
-
 def _classes(splits: dict[str, list[str]]) -> list[str] | None:
     """Names of the classes, if the images are in a folder for each class."""
     images = [image for part in splits.values() for image in part]
     depths = {image.count(os.sep) for image in images}
-    names = sorted(set(map(_folder_above, images)))
+    names = sorted({os.path.basename(os.path.dirname(image)) for image in images})
     told = len(depths) == 1 and depths.pop() > (len(splits) > 1)  # else the folder above is the split's own
     return names if told and len(names) > 1 else None
-
-
-def _folder_above(image: str) -> str:
-    return image.rpartition(os.sep)[0].rpartition(os.sep)[2]
 
 
 def _dataset(root: str, images: list[str], classes: list[str] | None) -> Opened:
@@ -219,6 +209,6 @@ def _dataset(root: str, images: list[str], classes: list[str] | None) -> Opened:
     features = Features({"image": ImageFeature(decode=False)})
     if classes is not None:
         number = {name: place for place, name in enumerate(classes)}
-        columns["label"] = [number[_folder_above(image)] for image in images]
+        columns["label"] = [number[os.path.basename(os.path.dirname(image))] for image in images]
         features["label"] = ClassLabel(names=classes)
     return Dataset.from_dict(columns, features=features)

@@ -1,7 +1,7 @@
 """Where the rows of a source come from, and whether two sources are known to have rows in common."""
 
+import itertools
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,38 +59,22 @@ def _file_in_common(one: Origin, other: Origin) -> str | None:
 
 def _overlap(one: Origin, other: Origin) -> str | None:
     """What two splits of the same source have in common."""
+    from datasets import ReadInstruction
+
     expressions = [str(one.split), str(other.split)]
-    names = [_names(expression) for expression in expressions]
+    names = [[part.partition("[")[0].strip() for part in expression.split("+")] for expression in expressions]
     is_sliced = any("[" in expression for expression in expressions)
     lengths: dict[str, int] = {}
     for name in names[0] + names[1]:
         # Without slices it is enough to know which splits are meant.
-        length = _length(one, name) if is_sliced and name in names[0] and name in names[1] else 1
+        is_needed = is_sliced and name in names[0] and name in names[1]
+        length = (one.length_of(name) if one.length_of is not None else None) if is_needed else 1
         if length is None:
             return None
         lengths[name] = length
-    first, second = ([_range(part) for part in _absolute(expression, lengths)] for expression in expressions)
-    for name, start, stop in first:
-        for name_there, start_there, stop_there in second:
-            begin, end = max(start, start_there), min(stop, stop_there)
-            if name == name_there and begin < end:
-                return f"all of {name}" if (begin, end) == (0, lengths[name]) else f"{name}[{begin}:{end}]"
+    first, second = (ReadInstruction.from_spec(expression).to_absolute(lengths) for expression in expressions)
+    for part, there in itertools.product(first, second):
+        begin, end = max(part.from_, there.from_), min(part.to, there.to)
+        if (name := part.splitname) == there.splitname and begin < end:
+            return f"all of {name}" if (begin, end) == (0, lengths[name]) else f"{name}[{begin}:{end}]"
     return None
-
-
-def _names(expression: str) -> list[str]:
-    return [part.partition("[")[0].strip() for part in re.split(r"\+", expression)]
-
-
-def _length(origin: Origin, name: str) -> int | None:
-    return None if origin.length_of is None else origin.length_of(name)
-
-
-def _absolute(expression: str, lengths: dict[str, int]) -> list[Any]:
-    from datasets import ReadInstruction
-
-    return ReadInstruction.from_spec(expression).to_absolute(lengths)
-
-
-def _range(part: Any) -> tuple[str, int, int]:  # noqa: ANN401, a class of `datasets` without a public name
-    return part.splitname, part.from_, part.to

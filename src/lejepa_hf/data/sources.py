@@ -1,10 +1,14 @@
 """A name, or the entries of a mixture -> datasets with their columns, map-style or streamed."""
 
 import difflib
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image
 
 from .dataset_files import (
     FILE_KINDS,
@@ -16,13 +20,14 @@ from .dataset_files import (
     resolve_files,
 )
 from .dataset_kinds import Mixture, Opened, count_rows, is_stream
-from .embedded_digits import load_digits_split
 from .image_folder import open_folder
 from .image_source import ImageSource, find_columns
 from .opening_errors import nearby, without_secrets
 from .origins import Origin, real_place
+from .view_settings import MOST_PIXELS
 
-DIGITS = "digits"
+DIGITS = "digits"  # those that come with scikit-learn
+_TEST_SHARE = 0.25
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
 
 Built: TypeAlias = "Opened | dict[str, Opened]"  # a DatasetDict is a dict
@@ -64,8 +69,7 @@ def load_source(
         ValueError: If there is no such source, split, column or image, which the message names with what was found, or
             `max_image_pixels` is below 1.
     """
-    if max_image_pixels is not None and max_image_pixels < 1:
-        raise ValueError(f"`max_image_pixels` must be at least 1, got {max_image_pixels}.")
+    MOST_PIXELS.check("max_image_pixels", max_image_pixels)
     settings = {"config": config, "revision": revision, "data_files": data_files}
     if not isinstance(name, str | Path):
         _refuse("a dataset built already", settings)
@@ -111,6 +115,32 @@ def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]
     from .dataset_builders import load_split
 
     return load_split(name, name, split, streaming, **settings)
+
+
+def load_digits_split(split: str) -> Opened:
+    """scikit-learn's 8x8 scans as PNG bytes in `image`, digits in `label`; a stratified quarter is the test split."""
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    if split not in ("train", "test"):
+        raise ValueError(f"`dataset` 'digits' has the splits train and test, got {split!r}.")
+    scans, labels = load_digits(return_X_y=True)
+    parts = train_test_split(scans, labels, test_size=_TEST_SHARE, random_state=0, stratify=labels)
+    pixels, labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
+    pixels = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype("uint8")
+    return Dataset.from_dict(
+        {"image": [{"bytes": png_bytes(scan), "path": None} for scan in pixels], "label": labels.tolist()},
+        features=Features({"image": ImageFeature(), "label": ClassLabel(names=[str(digit) for digit in range(10)])}),
+    )
+
+
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """A uint8 array as PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _origin(name: str, split: str, settings: dict[str, Any], dataset: Opened) -> Origin:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ..system.number_range import NumberRange, whole
 
+MOST_PIXELS = NumberRange(1, is_whole=True, others=(None,))  # what `max_image_pixels` may be
 _SHARE = NumberRange(0, 1)
 _RANGES = {
     "num_global_views": whole(1, 65536),
@@ -14,6 +15,7 @@ _RANGES = {
     **{f"{name}_probability": _SHARE for name in ("horizontal_flip", "color_jitter", "grayscale", "blur", "solarize")},
     "hue_jitter": NumberRange(0, 0.5),
     "solarize_threshold": NumberRange(0, 255),
+    "max_image_pixels": MOST_PIXELS,
 }
 # Least and largest number in fields of two; regions beyond these have no pixel in small images.
 _INTERVALS = {
@@ -97,8 +99,6 @@ class ViewSettings:
     def __post_init__(self) -> None:
         for name, accepted in _RANGES.items():
             accepted.check(name, vars(self)[name])
-        if self.max_image_pixels is not None and self.max_image_pixels < 1:
-            raise ValueError(f"`max_image_pixels` must be at least 1, got {self.max_image_pixels}.")
         if self.num_global_views + self.num_local_views < 2:
             raise ValueError("`num_global_views` + `num_local_views` must be at least 2: one view predicts nothing.")
         if self.num_local_views and self.local_crop_size > self.global_crop_size:

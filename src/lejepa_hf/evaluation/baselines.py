@@ -8,8 +8,7 @@ import torch
 
 from ..data.sources import ImageSource
 from ..model.architecture import num_channels
-from ..model.backbone import build_backbone
-from ..model.native_class import as_native_class
+from ..model.backbone import as_native_class, build_backbone
 from .embeddings.extraction import LabelledEmbeddings
 from .embeddings.finite import extract_finite
 from .embeddings.raw_pixels import raw_pixels

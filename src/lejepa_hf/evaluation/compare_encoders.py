@@ -12,7 +12,7 @@ from ..data.sources import ImageSource
 from ..system.distributed import is_first_rank, world_size
 from ..system.durable_files import write_text
 from ..system.error_text import reason_of
-from ..system.package_versions import package_versions
+from ..system.installed_package import package_versions
 from .encoder_loading import load_encoder
 from .evaluate_encoder import checked_protocols, measure
 from .feature_extractor import FeatureExtractor

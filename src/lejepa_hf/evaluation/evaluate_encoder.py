@@ -160,7 +160,7 @@ def run_protocols(
 def _logged(title: str, results: dict[str, float]) -> dict[str, float]:
     """The same figures, logged in percent at once, so that they are not lost if a later protocol fails."""
     if is_first_rank():
-        figures = [f"{_readable(key)} {100 * value:.1f}" for key, value in results.items() if not is_spread(key)]
+        figures = [f"{readable_name(key)} {100 * value:.1f}" for key, value in results.items() if not is_spread(key)]
         logger.info(f"{title}: {', '.join(figures)}")
     return results
 
@@ -174,21 +174,28 @@ def format_table(results: dict[str, dict[str, float]]) -> str:
     is_frozen = not any(name.startswith("eval_finetune") for name in names)
     rows = [["frozen, held out, in %" if is_frozen else "held out, in %", *results]]
     rows += [
-        [_readable(name), *(_cell(values, name) for values in results.values())]
+        [readable_name(name), *(percent_cell(values, name) for values in results.values())]
         for name in names
         if not is_spread(name)
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    )
+    return markdown_table(rows)
 
 
-def _cell(values: dict[str, float], name: str) -> str:
+def markdown_table(rows: list[list[str]]) -> str:
+    """Rows of cells, the head first, as a Markdown table with columns of one width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+
+
+def percent_cell(values: dict[str, float], name: str) -> str:
+    """A figure in percent, with its interval if it has one; a dash where it is missing."""
+    if name not in values:
+        return "–"
     interval = f" ± {100 * values[name + INTERVAL]:.1f}" if name + INTERVAL in values else ""
     return f"{100 * values[name]:.1f}{interval}"
 
 
-def _readable(name: str) -> str:
+def readable_name(name: str) -> str:
+    """The name of a metric in words."""
     return name.removeprefix("eval_").replace("_", " ")

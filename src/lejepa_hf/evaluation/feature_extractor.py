@@ -13,8 +13,7 @@ from transformers.utils import ModelOutput
 from ..data.decoding import DECODING_ERRORS, Encoded, Pixels, decode_image, stored_size
 from ..data.sources import ImageSource
 from ..model.architecture import native_image_size, num_channels
-from ..model.layers import count_layers, feature_map, forward_layers, has_class_token, patch_tokens
-from ..model.pooling import pool
+from ..model.layers import count_layers, feature_map, forward_layers, has_class_token, patch_tokens, pool
 from ..model.tracing import TRACING_ERRORS
 from ..system.error_text import reason_of
 from .embeddings.image_batches import rows_from

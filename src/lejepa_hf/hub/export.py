@@ -9,8 +9,8 @@ from transformers.image_processing_base import ImageProcessingMixin as BaseImage
 from transformers.utils import logging
 
 from ..model.architecture import is_timm, native_image_size, num_channels
+from ..model.backbone import as_native_class
 from ..model.loading_errors import refuse_not_finite
-from ..model.native_class import as_native_class
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAModel
 from ..system.durable_files import complete_folder
 from ..system.run_folder import RunFolder, step_of, write_json

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 
 from ..model.architecture import forward_kwargs, is_timm, native_image_size, num_channels
 from ..model.foreign_settings import refuse_foreign_settings
+from ..model.layers import final_states, pool
 from ..model.loading_errors import refuse_not_finite
-from ..model.pooling import final_states, pool
 from ..system.durable_files import complete_folder
 from ..system.error_text import reason_of
 from .model_card import with_onnx

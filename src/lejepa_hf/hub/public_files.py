@@ -95,7 +95,8 @@ def public_recipe_text(recipe: dict[str, Any], local_paths: Collection[str] | No
 def _without_private(path: Path, run: Path, local_paths: Collection[str] | None) -> bytes:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
-        content = json.loads(text, object_hook=_without_origin)
+        # Without the place that weights were read from, usually a folder.
+        content = json.loads(text, object_hook=lambda part: {k: part[k] for k in part if k != "_name_or_path"})
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     elif path == RunFolder(run).recipe:
         text = public_recipe_text(yaml.safe_load(text) or {}, local_paths)
@@ -107,11 +108,6 @@ def _without_private(path: Path, run: Path, local_paths: Collection[str] | None)
     if clean != text:
         logger.warning(f"{path.name}: paths of this machine and tokens are removed before publishing.")
     return clean.encode()
-
-
-def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
-    """A config without the place its weights were read from, usually a folder."""
-    return {key: value for key, value in config.items() if key != "_name_or_path"}
 
 
 def _without_paths(key: str, value: Any, local_paths: Collection[str] | None) -> Any:  # noqa: ANN401, any YAML value

@@ -8,7 +8,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from ..evaluation.baselines import PIXELS, UNTRAINED
-from ..evaluation.intervals import INTERVAL, is_spread
+from ..evaluation.evaluate_encoder import percent_cell, readable_name
+from ..evaluation.intervals import is_spread
 from ..system.durable_files import write_text
 from ..system.run_folder import Row, RunFolder
 from .model_card import PICTURES, num_processes, shared_of
@@ -109,15 +110,7 @@ def _missing(
 def _result_rows(rows: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
     """Name of the metric, and a cell for each encoder in percent."""
     names = [name for name in next(iter(rows.values())) if not is_spread(name)]
-    titles = [name.removeprefix("eval_").replace("_", " ") for name in names]
-    return [(title, [_cell(of, name) for of in rows.values()]) for title, name in zip(titles, names, strict=True)]
-
-
-def _cell(values: dict[str, float], name: str) -> str:
-    if name not in values:
-        return "–"
-    interval = f" ± {100 * values[name + INTERVAL]:.1f}" if name + INTERVAL in values else ""
-    return f"{100 * values[name]:.1f}{interval}"
+    return [(readable_name(name), [percent_cell(of, name) for of in rows.values()]) for name in names]
 
 
 def _last_runtime(run: RunFolder) -> float | None:

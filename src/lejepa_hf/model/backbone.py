@@ -1,12 +1,14 @@
-"""A backbone with fresh or pretrained weights, ready for training."""
+"""A backbone with fresh or pretrained weights, ready for training, and a trained one as its native class."""
 
+import copy
 import inspect
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .architecture import is_timm, setting, without_pooler
+from .architecture import has_learned_pooler, is_timm, setting, without_pooler
 from .foreign_settings import refuse_foreign_settings
 from .loading_errors import explained, refuse_not_finite, refuse_unfilled
 from .tracing import without_weights
@@ -79,6 +81,34 @@ def load_pretrained_backbone(name_or_path: str) -> PreTrainedModel:
     refuse_unfilled("pretrained_backbone", name_or_path, config.model_type, loaded)
     refuse_not_finite("pretrained_backbone", name_or_path, backbone)
     return backbone
+
+
+def as_native_class(backbone: PreTrainedModel, pooling: str) -> PreTrainedModel:
+    """
+    Turn a trained backbone into a model that `AutoModel` loads from its saved form alone.
+
+    A class with a learned pooler would be loaded with a random one. It gets the identity instead, so that
+    `pooler_output` is exactly the first token. `config.embedding_pooling` records how the trained embedding is made:
+    `"pooler"`, `"cls"` or `"mean"`. The trained backbone and its config do not change.
+    """
+    config = backbone.config.__class__.from_dict(backbone.config.to_dict())
+    config.embedding_pooling = pooling
+    if not has_learned_pooler(config):
+        native = copy.copy(backbone)  # shares the weights, has its own config
+        native.config = config
+        return native
+    config.pooler_act = "linear"
+    native = type(backbone)(config)
+    result = native.load_state_dict(backbone.state_dict(), strict=False)
+    unfilled = [key for key in result.missing_keys if not key.startswith("pooler.")] + result.unexpected_keys
+    if unfilled:
+        raise RuntimeError(f"{type(backbone).__name__} does not load its own weights: {unfilled}.")
+    # Some classes have the setting in their config and no pooler by default.
+    if "pooler" in dict(native.named_children()):
+        native.config.embedding_pooling = "pooler" if pooling == "cls" else pooling
+        nn.init.eye_(native.get_parameter("pooler.dense.weight"))
+        nn.init.zeros_(native.get_parameter("pooler.dense.bias"))
+    return native.eval()
 
 
 def _config_of(name_or_path: str) -> PreTrainedConfig:

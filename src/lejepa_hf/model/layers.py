@@ -1,4 +1,4 @@
-"""What a backbone yields besides its embedding: patch tokens, feature maps, outputs of its last blocks."""
+"""What a backbone yields: its embedding, patch tokens, feature maps, outputs of its last blocks."""
 
 import math
 from contextlib import ExitStack
@@ -8,11 +8,33 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .architecture import forward_kwargs, is_timm, setting
-from .pooling import final_states
-from .repeated_layers import find_blocks
+from .architecture import find_blocks, forward_kwargs, is_timm, setting
 
 _MOST_PREFIX_TOKENS = 32  # more tokens than that in front are not class and register tokens, but a finer grid
+
+
+def final_states(outputs: ModelOutput) -> torch.Tensor | None:
+    """
+    The tokens `(B, N, C)` or the feature map `(B, C, h, w)` that a backbone ends with, or None if there is neither.
+
+    Classes made for detectors have no `last_hidden_state` but one feature map for each stage; a network of several
+    branches may return a list as its `last_hidden_state`.
+    """
+    states, maps = outputs.get("last_hidden_state"), outputs.get("feature_maps")
+    states = maps[-1] if states is None and maps else states
+    return states if isinstance(states, torch.Tensor) else None
+
+
+def pool(outputs: ModelOutput, pooling: str) -> torch.Tensor:
+    """One embedding per image, `(batch_size, embedding_dim)`; `pooling` is `"pooler"`, `"cls"` or `"mean"`."""
+    if pooling == "pooler":
+        return outputs["pooler_output"].flatten(1)
+    states = final_states(outputs)
+    if states is None:
+        raise ValueError(f"`pooling` {pooling!r} needs tokens or a feature map, and the backbone returned neither.")
+    if pooling == "cls":
+        return states[:, 0]
+    return states.mean(1) if states.ndim == 3 else states.flatten(2).mean(2)
 
 
 def forward_layers(

@@ -1,21 +1,13 @@
 """The training-only head between embeddings and losses."""
 
+from collections import OrderedDict
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .batch_norm import SynchronizedBatchNorm
-
-
-class _HiddenLayer(nn.Module):
-    def __init__(self, linear: nn.Linear, norm: nn.Module) -> None:
-        super().__init__()
-        self.linear, self.norm = linear, norm
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.norm(self.linear(rows)))
 
 
 class Projector(nn.Module):
@@ -33,19 +25,15 @@ class Projector(nn.Module):
         kind = norm.removesuffix("_per_size")
         self._per_size = kind != norm
         widths = [embedding_dim, *dims]
-        self.hidden = nn.ModuleList(
-            _HiddenLayer(nn.Linear(fan_in, fan_out, bias=kind != "batch"), norms[kind](fan_out))
-            for fan_in, fan_out in zip(widths[:-2], widths[1:-1], strict=True)
-        )
+        self.hidden = nn.Sequential()
+        for fan_in, fan_out in pairwise(widths[:-1]):
+            linear = nn.Linear(fan_in, fan_out, bias=kind != "batch")
+            layer = OrderedDict(linear=linear, norm=norms[kind](fan_out), activation=nn.ReLU())
+            self.hidden.append(nn.Sequential(layer))
         self.out = nn.Linear(widths[-2], widths[-1])
 
     def forward(self, *embeddings: torch.Tensor) -> torch.Tensor:
         """Project `(rows, embedding_dim)` of each crop size to the joined rows of all sizes, `(rows, dims[-1])`."""
         if self._per_size:
-            return torch.cat([self._project(rows) for rows in embeddings])
-        return self._project(torch.cat(embeddings))
-
-    def _project(self, embeddings: torch.Tensor) -> torch.Tensor:
-        for layer in self.hidden:
-            embeddings = layer(embeddings)
-        return self.out(embeddings)
+            return torch.cat([self.out(self.hidden(rows)) for rows in embeddings])
+        return self.out(self.hidden(torch.cat(embeddings)))

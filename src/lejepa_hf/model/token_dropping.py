@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..system.error_text import reason_of
 from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, setting
 from .backbone import build_backbone
-from .pooling import pool
+from .layers import pool
 from .tracing import TRACING_ERRORS, with_plain_attention
 
 _TRIED_LAYERS, _TRIED_PATCHES_A_SIDE = 2, 4

@@ -8,12 +8,14 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..system.error_text import reason_of
-from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, setting, without_pooler
+from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, patch_size, setting, without_pooler
 from .foreign_settings import refuse_foreign_settings
-from .pooling import final_states, pool
+from .layers import final_states, pool
 
 # What a network raises for images of a size that it does not take, or for inputs that are not images to it.
 TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError)
+
+_STEP = 8  # pixels between the sizes that are tried where the patch size is unknown
 
 
 class BackboneTraits(NamedTuple):
@@ -122,3 +124,40 @@ def _check_can_be_saved(backbone: PreTrainedModel) -> None:
             f"`backbone_config`: layers share weights in this {backbone.config.model_type} backbone "
             f"({' and '.join(shared[:2])}), which safetensors does not store: choose another one."
         )
+
+
+@torch.no_grad()  # tables that a network keeps from a pass with gradients cannot be copied
+def accepted_crop_sizes(config: PreTrainedConfig, requested: dict[str, int]) -> dict[str, int]:
+    """
+    Find by trial the sizes nearest to the requested ones that a backbone takes, by the names of their fields.
+
+    Only multiples of its patch size are tried, because pixels that do not fill a patch would be dropped silently. If
+    the backbone takes none of them, its native size is used.
+    """
+    backbone, _ = without_weights(config)
+    native = native_image_size(config)
+
+    def nearest(size: int) -> int:
+        candidates = _candidates(size, patch_size(backbone))
+        return next((size for size in candidates if size == native or _takes(backbone, size, native)), native)
+
+    return {field: nearest(size) for field, size in requested.items()}
+
+
+def _takes(backbone: PreTrainedModel, size: int, native: int) -> bool:
+    # Twice the size is tried as well: a single patch is broadcast over any table of positions without an error.
+    larger = 2 * size if 2 * size != native else 3 * size
+    try:
+        for tried in (size, larger):
+            trace(copy.deepcopy(backbone), tried)  # a small image shrinks Swin's windows permanently
+    except TRACING_ERRORS:
+        return False
+    return True
+
+
+def _candidates(requested: int, patch: int | None) -> list[int]:
+    """Sizes to try between half and double the requested one, the nearest first."""
+    step = patch or _STEP
+    multiples = range(max(step, requested // 2 // step * step), 2 * requested + 1, step)
+    others = sorted(multiples, key=lambda size: (abs(size - requested), size))
+    return others if patch else [requested, *(size for size in others if size != requested)]

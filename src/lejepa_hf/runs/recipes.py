@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from huggingface_hub.dataclasses import type_validator
 
-from ..system.packaged_recipes import find_packaged
+from ..system.installed_package import find_packaged
 from ..training_args import LeJEPATrainingArguments
 from .arguments import DataArguments, ModelArguments, Recipe, check_key
 

@@ -10,8 +10,7 @@ from ..evaluation.protocols.registry import check_protocols
 from ..model.backbone import prepare_config
 from ..training.checkpoints import resolve_resume
 from .arguments import Recipe
-from .continuing import find_earlier_run
-from .initial_model import build_config
+from .initial_model import build_config, find_earlier_run
 from .view_fitting import fit_views
 
 

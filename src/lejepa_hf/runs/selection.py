@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.view_settings import ViewSettings
+from ..evaluation.evaluate_encoder import markdown_table
 from ..system.run_folder import RunFolder, step_of
 from ..training_args import LeJEPATrainingArguments
 
@@ -98,14 +99,8 @@ def format_candidates(candidates: Sequence[Candidate]) -> str:
         ]
         for one in candidates
     ]  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    table = "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    )
-    return "\n".join(
-        [table, "", describe_correlation(candidates), *_warn_of_weights(candidates), *_name_shared(candidates)]
-    )
+    lines = [describe_correlation(candidates), *_warn_of_weights(candidates), *_name_shared(candidates)]
+    return "\n".join([markdown_table(rows), "", *lines])
 
 
 def describe_correlation(candidates: Sequence[Candidate]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import AutoImageProcessor, PreTrainedConfig
 
 from ..model.architecture import is_timm, num_channels
-from ..model.crop_sizes import accepted_crop_sizes
+from ..model.tracing import accepted_crop_sizes
 from .arguments import DataArguments
 
 logger = logging.getLogger("lejepa_hf")

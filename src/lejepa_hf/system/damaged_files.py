@@ -65,12 +65,9 @@ def reading_failure(error: BaseException) -> str:
     named = re.search(r"GLOBAL (\S+)", str(error))
     if named:
         return f"contains `{named[1]}`, which could run code, and is not read"
-    reason = "not a file of tensors" if _is_refused(error) else reason_of(error).split(". ")[0]  # no advice
+    is_refused = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error)
+    reason = "not a file of tensors" if is_refused else reason_of(error).split(". ")[0]  # no advice
     return f"is damaged ({reason})"
-
-
-def _is_refused(error: BaseException) -> bool:
-    return isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error)
 
 
 def _try_to_read(path: Path, thorough: bool) -> str | None:

@@ -17,7 +17,7 @@ from .damaged_files import damage_of, read_json
 from .durable_files import publish_folder, write_text
 from .error_text import reason_of
 from .folder_lock import FolderInUse, locked_folder
-from .package_versions import package_versions
+from .installed_package import package_versions
 
 Row = dict[str, Any]  # of metrics.jsonl: `step`, and numbers by name
 PictureName = Literal["losses", "pca_maps", "gaussianity", "few_shot", "neighbours", "embeddings", "confusion"]

@@ -6,28 +6,30 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
-from .callbacks.stateful import StatefulCallback, StateLoader
+from .callbacks.stateful import StatefulCallback
 from .checkpoints import (
     STATE_FILE,
     CheckpointNotWritten,
     complete_checkpoints,
-    damage_of,
+    damage_of_checkpoint,
     damage_of_weights,
     delete_older,
     resolve_resume,
 )
-from .resume_settings import saved_learning_rate
-from .resumed_rates import ResumedRates
+from .resume_settings import read_settings
+from .resumed_rates import note_full_rates, own_rates_kept
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -42,13 +44,6 @@ class CheckpointingTrainer(Trainer):
     FSDP's shards are saved as shards and exported as one file; a changed learning rate or weight decay takes effect on
     resume. The state of each [`StatefulCallback`] is saved and loaded with the checkpoint, on every rank.
     """
-
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - those of Trainer
-        self._rates = ResumedRates()
-        super().__init__(**kwargs)
-        self._states = StateLoader(self._stateful_callbacks)
-        self.add_callback(self._rates)
-        self.add_callback(self._states)
 
     @contextmanager
     def _changed_arguments(self, **changes: object) -> Iterator[None]:
@@ -76,7 +71,7 @@ class CheckpointingTrainer(Trainer):
             self._name_best(run, aside / name)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                damage = None if self.args.save_only_model else damage_of(aside / name)
+                damage = None if self.args.save_only_model else damage_of_checkpoint(aside / name)
                 if damage:
                     raise CheckpointNotWritten(f"{name} is not complete after it was written: {damage}.")
                 RunFolder(run).add_checkpoint(aside / name)
@@ -142,12 +137,30 @@ class CheckpointingTrainer(Trainer):
 
     # Load
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """Like the base class; the optimizer notes its rates as they are before any step."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        assert self.optimizer is not None
+        note_full_rates(self.optimizer)
+        return scheduler
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         # Whoever made the optimizer, its rates are known here, before the checkpoint replaces them.
         assert self.optimizer is not None
+        before = read_settings(checkpoint).get("free", {}).get("learning_rate") if checkpoint is not None else None
+        factor = self.args.learning_rate / before if before else 1.0
+        with own_rates_kept(self.optimizer, self.lr_scheduler, factor):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # The last that is loaded: model, optimizer and all callbacks are ready.
         if checkpoint is not None:
-            self._rates.remember(self.optimizer, self.args.learning_rate, saved_learning_rate(checkpoint))
-        super()._load_optimizer_and_scheduler(checkpoint)
+            self._load_states(checkpoint)
+        super()._load_rng_state(checkpoint)
+
+    def _load_states(self, checkpoint: str) -> None:
+        for callback in self._stateful_callbacks():
+            callback.load_state(Path(checkpoint))
 
     def _checkpoint_to_resume(self, given: str | Path | bool | None) -> str | None:
         if given is None or given is False:
@@ -164,18 +177,18 @@ class CheckpointingTrainer(Trainer):
         damage = damage_of_weights(Path(best))
         if damage is None:
             super()._load_best_model()
+            self._load_states(best)
         else:
             self.state.best_model_checkpoint = None
             logger.warning(f"The best checkpoint {best!r} cannot be read ({damage}): the last weights are kept.")
 
     def _load_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
         self._load_from_checkpoint(checkpoint)
-        self._states.load(checkpoint)
+        self._load_states(checkpoint)
         self.state = state
         state.best_model_checkpoint = self._find_best(state)
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
-            self._states.load(state.best_model_checkpoint)
         return TrainOutput(state.global_step, float("nan"), {})
 
     def _issue_warnings_after_load(self, load_result: _IncompatibleKeys) -> None:

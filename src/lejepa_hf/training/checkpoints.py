@@ -16,7 +16,7 @@ from ..system.damaged_files import READING_ERRORS, first_damage
 from ..system.distributed import is_first_rank
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
-from .resume_settings import saved_world_size
+from .resume_settings import read_settings
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -34,7 +34,7 @@ class CheckpointNotWritten(Exception):
     """A checkpoint could not be written, for lack of space or rights; earlier ones are untouched."""
 
 
-def damage_of(checkpoint: Path, thorough: bool = False) -> str | None:
+def damage_of_checkpoint(checkpoint: Path, thorough: bool = False) -> str | None:
     """
     Why training cannot resume from a checkpoint, as one line that names the file; None if it can.
 
@@ -59,7 +59,7 @@ def damage_of(checkpoint: Path, thorough: bool = False) -> str | None:
 
 
 def damage_of_weights(checkpoint: Path) -> str | None:
-    """Why the model of a checkpoint cannot be loaded; like [`damage_of`], but only of weights, averaged ones too."""
+    """Why the model of a checkpoint cannot be loaded: the damage of its weights alone, averaged ones too."""
     found = sorted({path for form in _WEIGHTS for path in checkpoint.glob(form) if path.suffix or path.is_dir()})
     return first_damage([*found, *checkpoint.glob("*.safetensors")]) if found else f"{_NO_WEIGHTS} is missing"
 
@@ -73,7 +73,7 @@ def _missing(checkpoint: Path) -> str | None:
 
 def _named_in_files(checkpoint: Path) -> Iterable[str]:
     """Files that a checkpoint must have according to others: of each process, and the parts of split weights."""
-    ranks = range(saved_world_size(checkpoint) or 0)
+    ranks = range(read_settings(checkpoint).get("world_size") or 0)
     # Not as lists: a damaged number of processes may be of any size.
     names: list[Iterable[str]] = [map(position_file, ranks)]
     names.append(["rng_state.pth"] if len(ranks) == 1 else (f"rng_state_{rank}.pth" for rank in ranks))
@@ -86,14 +86,9 @@ def _named_in_files(checkpoint: Path) -> Iterable[str]:
     return chain.from_iterable(names)
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether training can resume from a checkpoint, see [`damage_of`]."""
-    return damage_of(checkpoint) is None
-
-
 def complete_checkpoints(run: str | Path) -> list[Path]:
     """The complete checkpoints of a run folder, newest first."""
-    return [path for path in reversed(RunFolder(run).checkpoints()) if is_complete(path)]
+    return [path for path in reversed(RunFolder(run).checkpoints()) if damage_of_checkpoint(path) is None]
 
 
 def delete_older(run: str | Path, limit: int | None, kept: set[Path]) -> None:
@@ -107,7 +102,8 @@ def delete_older(run: str | Path, limit: int | None, kept: set[Path]) -> None:
     others = [path for path in run_folder.checkpoints() if path not in kept]
     surplus = len(run_folder.checkpoints()) - (limit or 0)
     if limit and surplus > 0:
-        for path in sorted(others, key=is_complete)[:surplus]:  # stable: by step among equals
+        # Stable: by step among equals.
+        for path in sorted(others, key=lambda path: damage_of_checkpoint(path) is None)[:surplus]:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -137,7 +133,7 @@ def resolve_resume(resume: str, run: str | Path) -> Path | None:
 def _newest_complete(run: str | Path) -> Path | None:
     damages: list[str] = []
     for path in reversed(RunFolder(run).checkpoints()):
-        damage = damage_of(path, thorough=True)
+        damage = damage_of_checkpoint(path, thorough=True)
         if damage is None:
             if damages and is_first_rank():
                 logger.warning(f"`resume`: {'; '.join(damages)}. Training continues from {path.name}.")
@@ -159,7 +155,7 @@ def _newest_complete(run: str | Path) -> Path | None:
 
 def _complete_one(resume: str, run: str | Path) -> Path:
     checkpoint = Path(resume)
-    damage = damage_of(checkpoint, thorough=True)
+    damage = damage_of_checkpoint(checkpoint, thorough=True)
     if damage is None:
         return checkpoint
     others = ", ".join(path.name for path in complete_checkpoints(run)) or "none"

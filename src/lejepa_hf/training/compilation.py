@@ -8,7 +8,7 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 from transformers import TrainingArguments
 
-from ..model.repeated_layers import find_blocks
+from ..model.architecture import find_blocks
 
 
 def compile_if_requested(backbone: nn.Module, args: TrainingArguments, by_block: bool) -> None:

@@ -2,13 +2,14 @@
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from ..data.broken_images import BrokenImages
+from ..data.errors import BrokenImages
 from ..modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from ..system.distributed import whole
 from ..system.energy import EnergyMeter
@@ -18,11 +19,16 @@ from .checkpointing_trainer import CheckpointingTrainer
 from .finite_guard import FiniteGuard
 
 
-def _no_predictions(method: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"`{method}` is not possible in pretraining: export the encoder, then `lejepa embed` or `evaluate_encoder`. "
-        "`evaluate` measures held-out images."
-    )
+def _refused(name: str) -> Callable[..., NoReturn]:
+    """A method of the base class that makes predictions, of which there are none in pretraining."""
+
+    def method(*args: object, **kwargs: object) -> NoReturn:
+        raise NotImplementedError(
+            f"`{name}` is not possible in pretraining: export the encoder, then `lejepa embed` or `evaluate_encoder`. "
+            "`evaluate` measures held-out images."
+        )
+
+    return method
 
 
 class LogWindow:
@@ -113,17 +119,8 @@ class MeasuringTrainer(CheckpointingTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def predict(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refused: pretraining makes no predictions."""
-        raise _no_predictions("predict")
-
-    def prediction_step(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refused: pretraining makes no predictions."""
-        raise _no_predictions("prediction_step")
-
-    def evaluation_loop(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refused: the base class would join batches along the axis of the views. Use [`evaluate`]."""
-        raise _no_predictions("evaluation_loop")
+    predict, prediction_step = _refused("predict"), _refused("prediction_step")
+    evaluation_loop = _refused("evaluation_loop")  # it would join batches along the axis of the views
 
     def _forward(self, inputs: dict[str, torch.Tensor], step: int, **kwargs: object) -> LeJEPAOutput:
         """A forward pass outside of `training_step`, with the directions of a step."""

@@ -66,6 +66,15 @@ def _check_factors(schedule: LRScheduler) -> None:
             raise ValueError(f"it would reach {wrong[0]:g} times `learning_rate`, which must stay in [0, 1].")
 
 
+def count_steps(args: TrainingArguments, num_images: int | None, global_batch: int) -> int:
+    """Number of steps of a run; ValueError for a stream that does not say how many images its epochs have."""
+    if args.max_steps > 0:
+        return args.max_steps
+    if num_images is None:
+        raise ValueError("`max_steps` is needed: the stream does not say how many images it has.")
+    return math.ceil(args.num_train_epochs * num_images / global_batch)
+
+
 def own_arguments(args: Arguments, num_images: int | None, global_batch: int) -> Arguments:
     """
     A Trainer's own copy of the arguments, with `max_steps`, and with 'steps' in place of each strategy 'epoch'. A
@@ -75,10 +84,7 @@ def own_arguments(args: Arguments, num_images: int | None, global_batch: int) ->
     own = copy.copy(args)
     own.accelerator_config = copy.deepcopy(args.accelerator_config)  # transformers writes into it
     own.push_to_hub = False
-    if own.max_steps <= 0:
-        if num_images is None:
-            raise ValueError("`max_steps` is needed: the stream does not say how many images it has.")
-        own.max_steps = math.ceil(own.num_train_epochs * num_images / global_batch)
+    own.max_steps = count_steps(own, num_images, global_batch)
     if own.get_warmup_steps(own.max_steps) > own.max_steps:
         logger.warning(
             f"`warmup_steps` {own.warmup_steps} is more than the {own.max_steps} steps of this run: the learning rate "

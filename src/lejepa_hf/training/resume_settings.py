@@ -61,17 +61,10 @@ def write_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str
     (Path(checkpoint) / _FILE).write_text(text, encoding="utf-8")
 
 
-def saved_world_size(checkpoint: str | Path) -> int | None:
-    """Number of processes of the run that wrote a checkpoint; None if the checkpoint does not say."""
+def read_settings(checkpoint: str | Path) -> dict[str, Any]:
+    """`world_size`, `fixed` and `free`, as [`write_settings`] wrote them; empty for a checkpoint of early versions."""
     path = Path(checkpoint) / _FILE
-    return json.loads(path.read_text(encoding="utf-8")).get("world_size") if path.is_file() else None
-
-
-def saved_learning_rate(checkpoint: str | Path) -> float | None:
-    """`learning_rate` of the run that wrote a checkpoint; None if the checkpoint does not say."""
-    path = Path(checkpoint) / _FILE
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return settings.get("free", {}).get("learning_rate")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[str, Any]) -> None:
@@ -79,10 +72,9 @@ def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[s
     Refuse to resume from a checkpoint if a setting changed that must not; all such keys are named with both values.
     Changes of other settings are logged. Checkpoints of early versions without settings are not compared.
     """
-    path = Path(checkpoint) / _FILE
-    if not path.is_file():
+    saved = read_settings(checkpoint)
+    if not saved:
         return
-    saved = json.loads(path.read_text(encoding="utf-8"))
     # To JSON and back, as the saved ones: tuples become lists, enumerations text.
     fixed, free = json.loads(json.dumps([fixed, free], default=str))
     changed = _differences({_RENAMED.get(key, key): value for key, value in saved["fixed"].items()}, fixed)

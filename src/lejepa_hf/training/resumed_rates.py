@@ -1,8 +1,10 @@
-"""ResumedRates: lets a changed learning rate or weight decay take effect when a run is resumed."""
+"""Lets a changed learning rate or weight decay take effect when a run is resumed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import TrainerCallback, TrainerState
 
 # Keys of a group of parameters that change with its learning rate; the last two are OneCycleLR's.
 _OF_THE_RATE = ("lr", "initial_lr", "max_lr", "min_lr")
@@ -10,46 +12,35 @@ _OF_THE_RATE = ("lr", "initial_lr", "max_lr", "min_lr")
 _LISTS_OF_RATES = ("base_lrs", "max_lrs", "_last_lr")
 
 
-class ResumedRates(TrainerCallback):
+def note_full_rates(optimizer: torch.optim.Optimizer) -> None:
+    """Note the rate of each group, as most schedules do. ReduceLROnPlateau lowers the only rate that there is."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+
+
+@contextmanager
+def own_rates_kept(optimizer: torch.optim.Optimizer, lr_scheduler: object, factor: float = 1.0) -> Iterator[None]:
     """
-    Lets changed rates take effect after loading a checkpoint, which replaces them by the old ones.
+    Let changed rates take effect on a checkpoint that is loaded within this context and replaces them by the old ones.
 
     Each group of parameters keeps its own rate: the one that the optimizer was made with, if that has changed.
-    Otherwise a changed `learning_rate` of the arguments multiplies the rate of each group. Where nothing has changed,
-    everything stays as it was loaded, to the last bit.
+    Otherwise `factor`, by which the `learning_rate` of the arguments has changed, multiplies the rate of each group.
+    Where nothing has changed, everything stays as it was loaded, to the last bit.
     """
-
-    def __init__(self) -> None:
-        self._asked: list[tuple[float, float]] = []  # learning rate and weight decay of each group
-        self._factor = 1.0
-
-    def remember(
-        self, optimizer: torch.optim.Optimizer, learning_rate: float = 1.0, saved_learning_rate: float | None = None
-    ) -> None:
-        """Remember rates before a checkpoint is loaded, and how the `learning_rate` of the arguments has changed."""
-        self._asked = [(_full_rate(group), group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
-        self._factor = learning_rate / saved_learning_rate if saved_learning_rate else 1.0
-
-    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
-        """Everything is loaded, and no step has been made yet."""
-        optimizer, lr_scheduler = kwargs.get("optimizer"), kwargs.get("lr_scheduler")
-        groups = optimizer.param_groups if isinstance(optimizer, torch.optim.Optimizer) else []
-        if state.global_step == 0:
-            for group in groups:  # most schedules do so; ReduceLROnPlateau lowers the only rate that there is
-                group.setdefault("initial_lr", group["lr"])
-        if state.global_step == 0 or not groups or not self._asked:
-            return
-        loaded = [_full_rate(group) for group in groups]
-        for group, (_, weight_decay) in zip(groups, self._asked, strict=True):
-            if "weight_decay" in group:
-                group["weight_decay"] = weight_decay
-        # A checkpoint of an earlier version may lack the full rate; the loaded one may be lower by then.
-        is_noted = all("initial_lr" in group for group in groups)
-        rates = [rate for rate, _ in self._asked] if is_noted else loaded
-        if rates == loaded:
-            rates = [rate * self._factor for rate in rates]
-        if rates != loaded:
-            _change(groups, lr_scheduler, rates, loaded)
+    asked = [(_full_rate(group), group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
+    yield
+    groups = optimizer.param_groups
+    loaded = [_full_rate(group) for group in groups]
+    for group, (_, weight_decay) in zip(groups, asked, strict=True):
+        if "weight_decay" in group:
+            group["weight_decay"] = weight_decay
+    # A checkpoint of an earlier version may lack the full rate; the loaded one may be lower by then.
+    is_noted = all("initial_lr" in group for group in groups)
+    rates = [rate for rate, _ in asked] if is_noted else loaded
+    if rates == loaded:
+        rates = [rate * factor for rate in rates]
+    if rates != loaded:
+        _change(groups, lr_scheduler, rates, loaded)
 
 
 def _full_rate(group: dict) -> float:

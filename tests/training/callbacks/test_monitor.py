@@ -9,7 +9,8 @@ import pytest
 import torch
 from monitored_run import monitored, rows
 
-from lejepa_hf.training.callbacks.monitor import HeldOutMonitor, MonitorCost
+from lejepa_hf.evaluation.rank import rank_and_spread
+from lejepa_hf.training.callbacks.monitor import EmbeddingMonitor, HeldOutMonitor, MonitorCost
 
 
 def test_cost_is_of_the_window_and_of_the_run():
@@ -109,3 +110,12 @@ trainer.train()
     assert not any(b"hf_secret" in path.read_bytes() for path in (tmp_path / "trackio").rglob("*") if path.is_file())
     assert str(tmp_path).encode() not in database.read_bytes()
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
+
+
+def test_rank_and_spread_are_of_the_last_batch_of_global_views():
+    monitor, generator = EmbeddingMonitor(num_global_views=2), torch.Generator().manual_seed(0)
+    assert monitor.measure() == {}
+    first, last = (torch.randn(5, 30, 8, generator=generator, requires_grad=True) for _ in range(2))
+    monitor.observe(first, None)
+    monitor.observe(last, None)
+    assert monitor.measure() == rank_and_spread(last[:2].flatten(0, 1))

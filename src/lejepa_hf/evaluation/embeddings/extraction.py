@@ -18,7 +18,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...system.distributed import is_first_rank, process_index, shared_temporary_folder, wait_for_all, world_size
-from ...system.package_versions import installed_versions
+from ...system.installed_package import installed_versions
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import check_class_numbers, map_style, select_rows
 from .image_batches import ImageBatch, image_batches, rows_from

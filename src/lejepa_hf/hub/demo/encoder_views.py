@@ -4,6 +4,7 @@ import logging
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ...data.decoding import DECODING_ERRORS
@@ -23,12 +24,15 @@ from ...evaluation.patch_maps import (
 )
 from ...evaluation.pixel_values import in_own_colours
 from ...model.architecture import num_channels
-from .drawing import draw_colours, draw_heat, draw_pixels, draw_thumbnail
+from ..pictures.figure import as_colours, stretched
 from .settings import DemoSettings
 
 logger = logging.getLogger("lejepa_hf")
 
 _Image = Image.Image | np.ndarray
+_SIDE = 448  # pixels on the longer side of pictures
+_THUMBNAIL = 160
+_HEAT = 0.6  # opacity of the heat map over the picture
 _EXAMPLES = 9
 _COLOURED_BY = 32  # images of the bank whose patches determine the colours
 
@@ -128,3 +132,37 @@ class EncoderViews:
         captions = [(f"{one.label} · " if one.label is not None else "") + f"{one.cosine:.3f}" for one in found]
         thumbnails = [draw_thumbnail(self.extractor.decode(one.value)) for one in found]
         return list(zip(thumbnails, captions, strict=True))
+
+
+def draw_pixels(pixels: torch.Tensor) -> Image.Image:
+    """Draw the input of an encoder, `(channels, height, width)`, as [`as_colours`] does."""
+    return draw_colours(torch.from_numpy(as_colours(pixels)))
+
+
+def draw_colours(colours: torch.Tensor) -> Image.Image:
+    """Draw `(rows, columns, 3)` in [0, 1] with sharp edges, at least `_SIDE` pixels on the longer side."""
+    picture = Image.fromarray((colours.numpy() * 255).round().astype(np.uint8))
+    scale = _SIDE / max(picture.size)
+    if scale <= 1:
+        return picture
+    return picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.NEAREST)
+
+
+def draw_heat(heat: torch.Tensor, picture: Image.Image) -> Image.Image:
+    """Draw a number for each patch, `(rows, columns)`, in colours from violet to yellow, over the picture in grey."""
+    from matplotlib import colormaps
+
+    light = draw_colours(torch.from_numpy(colormaps["inferno"](stretched(heat).numpy())[..., :3]))
+    light = light.resize(picture.size, Image.Resampling.NEAREST)
+    return Image.blend(picture.convert("L").convert("RGB"), light, _HEAT)
+
+
+def draw_thumbnail(image: _Image) -> Image.Image:
+    """Draw a small picture of an image or of an array, whose channels are averaged."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray((stretched(torch.from_numpy(image.mean(-1))).numpy() * 255).astype(np.uint8))
+    image = image.convert("RGB")
+    scale = _THUMBNAIL / max(image.size)
+    # Tiny images keep sharp pixels; photographs are resized smoothly.
+    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return image.resize([max(1, round(side * scale)) for side in image.size], method)

@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...evaluation.patch_maps import MOST_ENLARGED
-from .drawing import draw_thumbnail
-from .encoder_views import EncoderViews, View
+from .encoder_views import EncoderViews, View, draw_thumbnail
 from .request_limits import RequestLimits
 from .settings import DemoSettings
 from .upload_decoding import decode_upload

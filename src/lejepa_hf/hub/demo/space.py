@@ -13,9 +13,9 @@ from ...data.sources import DIGITS
 from ...evaluation.embeddings.embed_images import public_model
 from ...evaluation.encoder_loading import find_encoder, load_encoder
 from ...model.architecture import is_timm
+from ...system.installed_package import build_wheel
 from ..public_files import public_files
 from ..push import ConnectionTrouble, Target
-from .package_wheel import build_wheel
 from .settings import DemoSettings, is_on_hub
 
 _SETTINGS = "demo.json"

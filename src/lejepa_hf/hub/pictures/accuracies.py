@@ -6,8 +6,7 @@ from pathlib import Path
 from textwrap import fill
 
 from ...system.run_folder import RunFolder
-from .figure import STYLES, new_subplots, save_figure
-from .legible_names import legible, plain_text
+from .figure import STYLES, legible, new_subplots, plain_text, save_figure
 
 
 def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path | None:

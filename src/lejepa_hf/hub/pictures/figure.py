@@ -1,5 +1,6 @@
-"""What all pictures of a run share: colours, a new figure with its axes, saving it."""
+"""What all pictures of a run share: colours, a new figure with its axes, saving it, names as matplotlib draws them."""
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ STYLES = (
     ("#cc79a7", "-", "v"),
     ("#e69f00", "--", "P"),
 )
+_LONGEST_NAME = 30  # characters
 
 
 def new_subplots(width: float, height: float, *grid: int, **options: Any) -> tuple["Figure", Any]:  # noqa: ANN401
@@ -55,3 +57,39 @@ def stretched(values: "torch.Tensor") -> "torch.Tensor":
     """Values from 0 to 1; zeros if all are equal."""
     values = values - values.min()
     return values / values.max().clamp_min(1e-12)
+
+
+def legible(name: str, instead: str = "", longest: int = _LONGEST_NAME) -> str:
+    """
+    A name on one line, shortened to `longest` characters.
+
+    Characters that the font does not have, such as Chinese ones, emoji and control characters, are left out. Then
+    `instead`, a class number for example, stands before the rest, so that names stay different.
+    """
+    line = " ".join(name.split())
+    shown = "".join(character for character in line if ord(character) in _characters()).strip()
+    if shown != line or not shown:
+        shown = f"{instead} {shown}".strip()
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    # matplotlib leaves labels with an underscore in front out of legends.
+    return plain_text(f"\N{ZERO WIDTH SPACE}{shown}" if shown.startswith("_") else shown)
+
+
+def class_name(label: int, class_names: list[str] | None, longest: int = _LONGEST_NAME) -> str:
+    """The name of a class as [`legible`] text, its number if it has no name."""
+    if class_names and 0 <= label < len(class_names):
+        return legible(class_names[label], str(label), longest)
+    return str(label)
+
+
+def plain_text(text: str) -> str:
+    """Text that matplotlib does not read as mathematics, which it finds between two dollars."""
+    return text.replace("$", r"\$")
+
+
+@cache
+def _characters() -> frozenset[int]:
+    """Code points that the pictures' font can draw."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())

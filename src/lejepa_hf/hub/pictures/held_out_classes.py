@@ -10,8 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ...system.run_folder import RunFolder
-from .figure import ORANGE, new_subplots, save_figure
-from .legible_names import class_name
+from .figure import ORANGE, class_name, new_subplots, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...system.run_folder import RunFolder
-from .figure import BLUE, ORANGE, as_colours, new_subplots, save_figure
-from .legible_names import class_name
+from .figure import BLUE, ORANGE, as_colours, class_name, new_subplots, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""Monitor: base of callbacks that watch the embeddings of a run, and the time they take."""
+"""Monitor: base of callbacks that watch the embeddings of a run, the time they take, and the first of them."""
 
 import time
 from abc import ABC, abstractmethod
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from transformers import TrainerCallback
 
+from ...evaluation.rank import rank_and_spread
 from ...modeling_lejepa import LeJEPAForPreTraining
 
 Row = dict[str, float]  # what is logged at a step, by name
@@ -78,3 +79,22 @@ class MonitorCost:
         window, self._window = self._window, 0.0
         fraction = self._total / (time.perf_counter() - self._run_begin)
         return {"monitor_seconds": window, "monitor_fraction": fraction}
+
+
+class EmbeddingMonitor(Monitor):
+    """
+    `effective_rank`, `embedding_spread` and `smallest_spread` of the global views of the last batch before a row is
+    logged, see [`~evaluation.rank.rank_and_spread`]. Between rows it computes nothing.
+    """
+
+    def __init__(self, num_global_views: int) -> None:
+        self.num_global_views = num_global_views
+        self._embeddings: torch.Tensor | None = None
+
+    def observe(self, embeddings: torch.Tensor, labels: torch.Tensor | None) -> None:
+        """Keep the global views of the last batch."""
+        self._embeddings = embeddings[: self.num_global_views].detach()
+
+    def measure(self) -> dict[str, float]:
+        """Rank and spread of the last batch; nothing before the first."""
+        return {} if self._embeddings is None else rank_and_spread(self._embeddings.flatten(0, 1))

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 from transformers import TrainerCallback
 
-from .embedding_monitor import EmbeddingMonitor
 from .health import HealthWatch
-from .monitor import MonitoredRun
+from .monitor import EmbeddingMonitor, MonitoredRun
 from .online_probe import OnlineProbe
 
 # Name -> function that builds the callback of a run, or returns None if it has nothing to measure there.

@@ -1,6 +1,6 @@
 import pytest
 
-from lejepa_hf.hub.pictures.legible_names import class_name, legible, plain_text
+from lejepa_hf.hub.pictures.figure import class_name, legible, plain_text
 
 
 @pytest.mark.parametrize(
