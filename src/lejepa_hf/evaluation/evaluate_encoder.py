@@ -10,8 +10,7 @@ from ..data.sources import ImageSource, load_source
 from ..system.distributed import is_first_rank
 from .baselines import ENCODER, Embed, table_columns
 from .dataset_presets import ignored_labels
-from .embeddings.extraction import LabelledEmbeddings
-from .embeddings.finite import extract_finite
+from .embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from .encoder_loading import LoadedEncoder, load_encoder
 from .feature_extractor import FeatureExtractor
 from .intervals import INTERVAL, is_spread
@@ -96,7 +95,7 @@ def measure(
     """
     on_embeddings = [protocol for protocol in chosen if isinstance(protocol, OnEmbeddings)]
     if on_embeddings:
-        train, test = (extract_finite(loaded, one, batch_size, cache_dir) for one in pair)
+        train, test = (extract_embeddings(*loaded, one, batch_size, cache_dir) for one in pair)
     on_images = [protocol for protocol in chosen if isinstance(protocol, OnImages)]
     measured: dict[str, float] = {}
     # First what all processes share: they should not wait for what the first one does alone.

@@ -20,8 +20,9 @@ from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation import feature_extractor
 from lejepa_hf.evaluation.embeddings import embed_images as module
-from lejepa_hf.evaluation.embeddings import resumable_parquet
+from lejepa_hf.evaluation.embeddings import parquet_file
 from lejepa_hf.evaluation.embeddings.embed_images import Features, embed_images
+from lejepa_hf.evaluation.embeddings.parts import EmbeddingParts
 from lejepa_hf.hub.export import build_processor
 
 VIT = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -180,7 +181,7 @@ def test_what_the_interrupted_keep_is_written(encoder, folder, tmp_path, monkeyp
 @pytest.mark.parametrize("seconds_per_part", [0, 60])
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_the_file_does_not_depend_on_its_parts(encoder, folder, tmp_path, monkeypatch, seconds_per_part, batch_size):
-    monkeypatch.setattr(resumable_parquet, "_ROW_GROUP_BYTES", 5 * 32 * 4)
+    monkeypatch.setattr(parquet_file, "_ROW_GROUP_BYTES", 5 * 32 * 4)
     out = embed_images(
         encoder, str(folder), tmp_path / "e.parquet", batch_size=batch_size, seconds_per_part=seconds_per_part
     ).out
@@ -226,7 +227,7 @@ def begin(encoder: Path, source: str, out: Path, monkeypatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(resumable_parquet.ResumableParquet, "_join", fail)
+        patch.setattr(EmbeddingParts, "tables", fail)
         with pytest.raises(DataError, match="e.parquet cannot be written: .*No space left.*repeat the command"):
             embed_images(encoder, source, out)
     assert not list(out.parent.glob("*.unfinished"))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,17 @@ import pyarrow as pa
 from ...data.dataset_files import kind_of_files
 from ...data.opening_errors import without_secrets
 from ...data.sources import Built, ImageSource, load_source
-from ...system.folder_lock import FolderInUse, locked_folder
+from ...system.folder_lock import locked_folder
 from ..encoder_loading import find_encoder, load_encoder
 from ..feature_extractor import FEATURE_POOLINGS, FeatureExtractor
 from .extraction import embedded_batches
-from .resumable_parquet import ResumableParquet
+from .parquet_file import as_rows, claim_parts, join_parts
+from .parts import EmbeddingParts
 
 logger = logging.getLogger("lejepa_hf")
 
 DTYPES = ("float32", "float16")
+_NAMED = 20  # broken images in the log
 _MANY_BROKEN = 0.01  # of all images, from which on they are logged as an error
 
 
@@ -108,36 +109,30 @@ def embed_images(
     weights = extractor.fingerprint()
     settings = {"model": os.path.abspath(model) if os.path.isdir(model) else str(model), "weights": weights}
     settings |= _identity(opened, source) | asdict(features)
-    with _held(out):
-        file = ResumableParquet(out, settings, _schema(opened, features.dtype, dim), overwrite, seconds_per_part)
-        before, started = file.num_images, time.monotonic()
-        if file.next_row:
-            logger.warning(f"{out}: continuing with row {file.next_row}, {before} images are embedded already")
+    schema, folder = _schema(opened, features.dtype, dim), Path(f"{out}.parts")
+    with locked_folder(folder, "`out`"):  # two commands at once would mix their rows
+        claim_parts(folder, settings, overwrite)
+        parts = EmbeddingParts(folder, seconds_per_part)
+        before, started = parts.num_images, time.monotonic()
+        if parts.next_row:
+            logger.warning(f"{out}: continuing with row {parts.next_row}, {before} images are embedded already")
         try:
-            for batch, embeddings in embedded_batches(extractor, opened, batch_size, file.next_row):
+            for batch, embeddings in embedded_batches(extractor, opened, batch_size, parts.next_row):
+                for row, reason in islice(batch.broken.items(), max(0, _NAMED - parts.num_broken)):
+                    logger.warning(f"row {row} is left out, its image is broken: {reason}")
                 batch.paths = [_path_within(path, opened.name) for path in batch.paths]
-                file.add(batch, embeddings)
+                parts.add(batch, as_rows(batch, embeddings, schema))
         finally:
-            file.write_part()  # kept after a failure
-        rate = (file.num_images - before) / (time.monotonic() - started)
+            parts.save()  # kept after a failure
+        rate = (parts.num_images - before) / (time.monotonic() - started)
         about: dict[str, object] = {"model": public_model(model), "weights": weights, "dataset": _public(opened.name)}
         if isinstance(dataset, str | Path):  # that of a built dataset is unknown
             about["split"] = source.get("split", "train")
         about |= asdict(features) | {"pooling": pooling, "dim": dim}
-        file.finish(about | {"num_images": file.num_images, "num_broken": file.num_broken})
-    _log_broken(file)
-    return EmbeddedImages(out, file.num_images, dim, file.num_broken, rate)
-
-
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Hold the folder of the parts: two commands at once would mix their rows."""
-    with ExitStack() as holding:
-        try:
-            holding.enter_context(locked_folder(f"{out}.parts"))
-        except FolderInUse as error:
-            raise ValueError(f"`out` {str(out)!r}: {error} Wait until it ends, or choose another `out`.") from None
-        yield
+        about |= {"num_images": parts.num_images, "num_broken": parts.num_broken}
+        join_parts(parts, out, schema, about)
+    _log_broken(out, parts)
+    return EmbeddedImages(out, parts.num_images, dim, parts.num_broken, rate)
 
 
 def _checked(out: str | Path, overwrite: bool) -> Path:
@@ -205,10 +200,11 @@ def public_model(model: str | Path) -> str:
     return f"{folder.parent.name}/{folder.name}" if (folder.parent / "recipe.yaml").is_file() else folder.name
 
 
-def _log_broken(file: ResumableParquet) -> None:
-    share = file.num_broken / (file.num_images + file.num_broken)
-    message = f"{file.out}: {file.num_broken} broken images are left out, {share:.2%} of all"
+def _log_broken(out: Path, parts: EmbeddingParts) -> None:
+    share = parts.num_broken / (parts.num_images + parts.num_broken)
+    message = f"{out}: {parts.num_broken} broken images are left out, {share:.2%} of all"
     if share > _MANY_BROKEN:
-        logger.error(f"{message}. CHECK THE SOURCE before you use these embeddings. Some of them: {file.broken}")
+        some = dict(islice(parts.broken.items(), _NAMED))
+        logger.error(f"{message}. CHECK THE SOURCE before you use these embeddings. Some of them: {some}")
     elif share:
         logger.warning(message)
