@@ -15,7 +15,7 @@ from ...system.durable_files import complete_file
 from .image_batches import ImageBatch
 
 _RECORD = "lejepa_part"
-_PART_BYTES = 2**25
+_PART_BYTES = _ROW_GROUP_BYTES = 2**25
 
 
 class EmbeddingParts:
@@ -72,7 +72,7 @@ class EmbeddingParts:
             part = {"stop": self.next_row, "broken": self._waiting_broken}
             table = pa.concat_tables(self._waiting, promote_options="default").combine_chunks()
             table = table.replace_schema_metadata({_RECORD: json.dumps(part)})
-            with parquet_writer(self.folder / f"part-{len(self._files()):05d}.parquet", table.schema) as writer:
+            with _parquet_writer(self.folder / f"part-{len(self._files()):05d}.parquet", table.schema) as writer:
                 writer.write_table(table)
             self._begin_part()
 
@@ -96,8 +96,26 @@ def as_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
 
 
+def join_parts(parts: EmbeddingParts, out: Path, schema: pa.Schema) -> None:
+    """
+    Write the rows of all parts as one Parquet file, in row groups of 32 MiB of embeddings, so that it does not depend
+    on the parts.
+    """
+    kind = schema.field("embedding").type
+    size = max(1, _ROW_GROUP_BYTES // (kind.list_size * kind.value_type.bit_width // 8))
+    rows = schema.empty_table()
+    with _parquet_writer(out, schema) as writer:
+        for table in parts.tables():
+            rows = pa.concat_tables([rows, table.replace_schema_metadata(schema.metadata)])
+            while len(rows) >= size:
+                writer.write_table(rows.slice(0, size).combine_chunks())
+                rows = rows.slice(size).combine_chunks()
+        if len(rows):
+            writer.write_table(rows.combine_chunks())
+
+
 @contextmanager
-def parquet_writer(file: Path, schema: pa.Schema) -> Iterator[parquet.ParquetWriter]:
+def _parquet_writer(file: Path, schema: pa.Schema) -> Iterator[parquet.ParquetWriter]:
     """Yield a writer of a Parquet file, which gets its name when all of it is on the disk."""
     others = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]  # vectors do not repeat
     with (
