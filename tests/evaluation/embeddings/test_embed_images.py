@@ -183,7 +183,7 @@ def test_what_the_interrupted_keep_is_written(encoder, folder, tmp_path, monkeyp
 @pytest.mark.parametrize("seconds_per_part", [0, 60])
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_the_file_does_not_depend_on_its_parts(encoder, folder, tmp_path, monkeypatch, seconds_per_part, batch_size):
-    monkeypatch.setattr(parts_module, "_ROW_GROUP_BYTES", 5 * 32 * 4)
+    monkeypatch.setattr(parts_module, "_GROUP_BYTES", 5 * 32 * 4)
     out = embed_images(
         encoder, str(folder), tmp_path / "e.parquet", batch_size=batch_size, seconds_per_part=seconds_per_part
     ).out

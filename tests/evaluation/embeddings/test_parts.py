@@ -62,7 +62,7 @@ def test_what_a_kill_cost_is_written_again(tmp_path):
 @pytest.mark.parametrize("reasons", [0, 2])
 def test_parts_are_of_some_size(tmp_path, monkeypatch, reasons):
     """Of embeddings, or of what broken images have as their reason, where a drive is away."""
-    monkeypatch.setattr(module, "_PART_BYTES", 100)
+    monkeypatch.setattr(module, "_GROUP_BYTES", 100)
     parts = EmbeddingParts(tmp_path)
     for start in (0, 4):
         add(parts, batch(start, 4, {start + row: "away" * 20 for row in range(reasons)}))

@@ -15,7 +15,7 @@ from ...system.durable_files import complete_file
 from .image_batches import ImageBatch
 
 _RECORD = "lejepa_part"
-_PART_BYTES = _ROW_GROUP_BYTES = 2**25
+_GROUP_BYTES = 2**25  # of rows in memory, and of a row group
 
 
 class EmbeddingParts:
@@ -63,7 +63,7 @@ class EmbeddingParts:
         self.broken |= batch.broken
         self.num_images, self.next_row = self.num_images + len(batch.numbers), batch.stop
         self._num_bytes += images.nbytes + sum(map(len, batch.broken.values()))
-        if self._num_bytes >= _PART_BYTES or time.monotonic() - self._started >= self.seconds_per_part:
+        if self._num_bytes >= _GROUP_BYTES or time.monotonic() - self._started >= self.seconds_per_part:
             self.save()
 
     def save(self) -> None:
@@ -102,7 +102,7 @@ def join_parts(parts: EmbeddingParts, out: Path, schema: pa.Schema) -> None:
     on the parts.
     """
     kind = schema.field("embedding").type
-    size = max(1, _ROW_GROUP_BYTES // (kind.list_size * kind.value_type.bit_width // 8))
+    size = max(1, _GROUP_BYTES // (kind.list_size * kind.value_type.bit_width // 8))
     rows = schema.empty_table()
     with _parquet_writer(out, schema) as writer:
         for table in parts.tables():
