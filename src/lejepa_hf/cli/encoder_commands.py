@@ -40,9 +40,10 @@ def _add_evaluate(add: AddArgument) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> str | None:
+    from huggingface_hub.constants import HF_HOME
+
     from ..evaluation.compare_encoders import compare_encoders, format_conditions
     from ..evaluation.dataset_presets import ignored_labels
-    from ..evaluation.embeddings.store import default_cache
     from ..evaluation.evaluate_encoder import format_table
     from ..evaluation.labelled_sources import labelled_sources
     from ..evaluation.protocols.registry import check_protocols
@@ -50,7 +51,7 @@ def _evaluate(options: argparse.Namespace) -> str | None:
 
     check_protocols(options.protocol)
     shots = [int(k) if k.isdecimal() else k for k in options.shots] if options.shots else None
-    cache = None if options.no_cache else options.cache_dir or default_cache()
+    cache = None if options.no_cache else options.cache_dir or Path(HF_HOME) / "lejepa_hf" / "embeddings"
     join_processes()
     splits = labelled_sources(
         options.dataset, options.train_split, options.eval_split, config=options.config, revision=options.revision,

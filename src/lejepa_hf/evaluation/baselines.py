@@ -9,8 +9,7 @@ import torch
 from ..data.sources import ImageSource
 from ..model.architecture import num_channels
 from ..model.backbone import as_native_class, build_backbone
-from .embeddings.extraction import LabelledEmbeddings
-from .embeddings.finite import extract_finite
+from .embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from .embeddings.raw_pixels import raw_pixels
 from .encoder_loading import LoadedEncoder, load_encoder
 
@@ -29,10 +28,10 @@ def table_columns(encoder: str | Path, averaged: str | Path | None = None) -> di
         encoder (`str` or `Path`): Folder of an exported encoder.
         averaged (`str` or `Path`, *optional*): Folder of the same encoder with averaged weights.
     """
-    columns: dict[str, Callable[[], Embed]] = {ENCODER: lambda: partial(extract_finite, load_encoder(encoder))}
+    columns: dict[str, Callable[[], Embed]] = {ENCODER: lambda: partial(extract_embeddings, *load_encoder(encoder))}
     if averaged is not None:
-        columns[AVERAGED] = lambda: partial(extract_finite, load_encoder(averaged))
-    columns[UNTRAINED] = lambda: partial(extract_finite, _untrained(encoder))
+        columns[AVERAGED] = lambda: partial(extract_embeddings, *load_encoder(averaged))
+    columns[UNTRAINED] = lambda: partial(extract_embeddings, *_untrained(encoder))
     columns[PIXELS] = lambda: _pixels(encoder)
     return columns
 

@@ -10,8 +10,7 @@ from ..data.sources import ImageSource, load_source
 from ..system.distributed import is_first_rank
 from .baselines import ENCODER, Embed, table_columns
 from .dataset_presets import ignored_labels
-from .embeddings.extraction import LabelledEmbeddings
-from .embeddings.finite import extract_finite
+from .embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from .encoder_loading import LoadedEncoder, load_encoder
 from .feature_extractor import FeatureExtractor
 from .intervals import INTERVAL, is_spread
@@ -95,7 +94,7 @@ def measure(
     process gets all figures so far, the others an empty `dict`.
     """
     if any(isinstance(protocol, OnEmbeddings) for protocol in chosen):
-        train, test = (extract_finite(loaded, one, batch_size, cache_dir) for one in pair)
+        train, test = (extract_embeddings(*loaded, one, batch_size, cache_dir) for one in pair)
     of_embeddings: dict[str, float] = {}
     of_images: dict[str, float] = {}
     # First what all processes share: they should not wait for what the first one does alone.

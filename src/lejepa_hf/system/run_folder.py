@@ -5,8 +5,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +14,7 @@ import yaml
 
 from .damaged_files import damage_of, read_json
 from .durable_files import publish_folder, write_text
-from .error_text import reason_of
-from .folder_lock import FolderInUse, locked_folder
+from .folder_lock import locked_folder
 from .installed_package import package_versions
 
 Row = dict[str, Any]  # of metrics.jsonl: `step`, and numbers by name
@@ -80,20 +78,9 @@ class RunFolder:
             shutil.copy(self.record, written / self.record.name)
         publish_folder(written, self.path / written.name)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Hold the folder, made if missing: a ValueError if another process writes there, or it cannot be written."""
-        with ExitStack() as holding:
-            try:
-                holding.enter_context(locked_folder(self.path))
-            except FolderInUse as error:
-                way_out = "Wait until that run ends, or give this one another `--output_dir`."
-                raise ValueError(f"`output_dir` {error} {way_out}") from None
-            except OSError as error:
-                raise ValueError(
-                    f"`output_dir` {str(self.path)!r} cannot be written to ({reason_of(error)}): give another one."
-                ) from error
-            yield
+        return locked_folder(self.path, "`output_dir`")
 
     def claim(self, resume: str | Path | None = None, is_started: bool = False) -> None:
         """

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,8 +21,10 @@ from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation import feature_extractor
 from lejepa_hf.evaluation.embeddings import embed_images as module
-from lejepa_hf.evaluation.embeddings import resumable_parquet
+from lejepa_hf.evaluation.embeddings import parts as parts_module
 from lejepa_hf.evaluation.embeddings.embed_images import Features, embed_images
+from lejepa_hf.evaluation.embeddings.image_batches import ImageBatch
+from lejepa_hf.evaluation.embeddings.parts import EmbeddingParts, join_parts
 from lejepa_hf.hub.export import build_processor
 
 VIT = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -180,7 +183,7 @@ def test_what_the_interrupted_keep_is_written(encoder, folder, tmp_path, monkeyp
 @pytest.mark.parametrize("seconds_per_part", [0, 60])
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_the_file_does_not_depend_on_its_parts(encoder, folder, tmp_path, monkeypatch, seconds_per_part, batch_size):
-    monkeypatch.setattr(resumable_parquet, "_ROW_GROUP_BYTES", 5 * 32 * 4)
+    monkeypatch.setattr(parts_module, "_GROUP_BYTES", 5 * 32 * 4)
     out = embed_images(
         encoder, str(folder), tmp_path / "e.parquet", batch_size=batch_size, seconds_per_part=seconds_per_part
     ).out
@@ -226,7 +229,7 @@ def begin(encoder: Path, source: str, out: Path, monkeypatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(resumable_parquet.ResumableParquet, "_join", fail)
+        patch.setattr(EmbeddingParts, "tables", fail)
         with pytest.raises(DataError, match="e.parquet cannot be written: .*No space left.*repeat the command"):
             embed_images(encoder, source, out)
     assert not list(out.parent.glob("*.unfinished"))
@@ -283,6 +286,63 @@ def test_embeddings_that_are_not_finite_stop_at_once(folder, tmp_path):
     with pytest.raises(DataError, match="Row 0: its embedding is not finite; store `dtype` float32"):
         embed_images(encoder, str(folder), tmp_path / "e.parquet", Features(dtype="float16"))
     assert embed_images(encoder, str(folder), tmp_path / "f.parquet").num_images == 12
+
+
+def rows_of(*numbers: int, broken: dict | None = None) -> ImageBatch:
+    stop = max([*numbers, *(broken or {})]) + 1
+    return ImageBatch(stop, list(numbers), [None] * len(numbers), [f"{n}.png" for n in numbers], None, broken or {})
+
+
+HALF = datasets.Features(
+    {
+        "index": datasets.Value("int64"),
+        "path": datasets.Value("string"),
+        "embedding": datasets.List(datasets.Value("float16"), length=2),
+    }
+).arrow_schema
+
+
+def as_half(batch: ImageBatch) -> pa.Table:
+    embeddings = torch.tensor([[number, 0.5] for number in batch.numbers], dtype=torch.float32)
+    return module._as_rows(batch, embeddings, HALF)
+
+
+def test_what_half_precision_cannot_hold_is_named_by_its_row():
+    with pytest.raises(DataError, match="Row 7: its embedding is not finite; store `dtype` float32"):
+        module._as_rows(rows_of(6, 7), torch.tensor([[0.0, 1.0], [0.0, 1e6]]), HALF)
+
+
+def test_parts_are_joined_with_the_types_and_columns_of_the_file(tmp_path):
+    for batch in (rows_of(0, 2, broken={1: "torn"}), rows_of(3), rows_of(4, 5, broken={6: "torn"}), rows_of(7)):
+        EmbeddingParts(tmp_path, seconds_per_part=0).add(batch, as_half(batch))
+    parts = EmbeddingParts(tmp_path)
+    assert (parts.next_row, parts.num_images, parts.num_broken) == (8, 6, 2)
+    join_parts(parts, tmp_path / "e.parquet", HALF)
+    table = pq.read_table(tmp_path / "e.parquet")
+    assert table.column_names == HALF.names and table.schema.metadata == HALF.metadata
+    assert table["index"].to_pylist() == [0, 2, 3, 4, 5, 7]
+    assert table["path"].to_pylist() == [f"{number}.png" for number in (0, 2, 3, 4, 5, 7)]
+    assert table["embedding"].to_pylist() == [[number, 0.5] for number in (0, 2, 3, 4, 5, 7)]
+
+
+def test_parts_that_name_only_some_broken_images_are_continued(tmp_path):
+    """As they were written at first: at most 20 reasons in a part, beside the number of broken images."""
+    record = {"stop": 32, "num_broken": 30, "broken": {str(row): "torn" for row in range(20)}}
+    rows = as_half(rows_of(30, 31)).replace_schema_metadata({"lejepa_part": json.dumps(record)})
+    pq.write_table(rows, tmp_path / "part-00000.parquet")
+    parts = EmbeddingParts(tmp_path, seconds_per_part=0)
+    assert (parts.next_row, parts.num_images, parts.num_broken) == (32, 2, 30)
+    parts.add(batch := rows_of(33, broken={32: "torn"}), as_half(batch))
+    join_parts(parts, tmp_path / "e.parquet", HALF)
+    assert pq.read_table(tmp_path / "e.parquet")["index"].to_pylist() == [30, 31, 33] and parts.num_broken == 31
+
+
+@pytest.mark.parametrize(("before", "now"), [({"revision": "old"}, {}), ({}, {"revision": "new"})])
+def test_a_setting_that_was_left_out_is_another_one(tmp_path, before, now):
+    module._claim(tmp_path, {"model": "m", **before}, overwrite=False)
+    module._claim(tmp_path, {"model": "moved", **before}, overwrite=False)
+    with pytest.raises(ValueError, match="`revision` was"):
+        module._claim(tmp_path, {"model": "m", **now}, overwrite=False)
 
 
 def test_a_run_is_its_encoder(encoder, folder, tmp_path):

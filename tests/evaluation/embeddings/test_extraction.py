@@ -1,4 +1,5 @@
 import io
+import math
 from dataclasses import replace
 
 import datasets
@@ -8,8 +9,9 @@ from PIL import Image
 from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.data.sources import ImageSource, load_source
-from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from lejepa_hf.evaluation.embeddings.raw_pixels import raw_pixels
+from lejepa_hf.evaluation.evaluate_encoder import evaluate_encoder
 from lejepa_hf.hub.export import build_processor
 
 DINOV2 = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -119,3 +121,52 @@ def test_half_precision_encoders_give_fp32(digits, processor, tiny_resnet):
     found = extract_embeddings(encoder.bfloat16(), processor, digits).embeddings
     assert found.dtype is torch.float32
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+
+DIGITS = load_source("digits", "test")
+
+
+def embedded(values: dict[int, float], number: int = 450, **given) -> LabelledEmbeddings:
+    embeddings = torch.zeros(number, 4)
+    for row, value in values.items():
+        embeddings[row, row % 4] = value
+    return LabelledEmbeddings(embeddings, torch.zeros(number, dtype=torch.long), **given)
+
+
+def test_how_many_of_how_many_and_which():
+    embedded({}).refuse_not_finite(DIGITS)
+    with pytest.raises(ValueError, match=r"'digits': 2 of 450 images have NaN or infinite embeddings \(rows 3, 70\)"):
+        embedded({3: math.nan, 70: -math.inf}).refuse_not_finite(DIGITS)
+    with pytest.raises(ValueError, match=r"9 of 450 images .*\(rows 0, 1, 2, 3, 4, \.\.\.\)"):
+        embedded(dict.fromkeys(range(9), math.inf)).refuse_not_finite(DIGITS)
+
+
+def test_rows_are_those_of_the_source():
+    left_out = frozenset({0, 2})  # broken images
+    with pytest.raises(ValueError, match=r"1 of 10 images .*\(rows 3\)"):
+        embedded({1: math.nan}, 10, broken=left_out).refuse_not_finite(DIGITS)
+
+
+def test_features_of_the_probe_count_too():
+    features = torch.zeros(10, 8)
+    features[4, 7] = math.nan
+    with pytest.raises(ValueError, match=r"1 of 10 images .*\(rows 4\)"):
+        embedded({}, 10, probe_features=features).refuse_not_finite(DIGITS)
+
+
+@pytest.fixture
+def overflowing(tiny_vit):
+    """An encoder whose weights are finite, and whose embeddings overflow."""
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(**tiny_vit), add_pooling_layer=False).eval()
+    with torch.no_grad():
+        model.layernorm.weight.fill_(3e38)
+    return model, build_processor(16, crop_ratio=1.0)
+
+
+def test_an_encoder_whose_embeddings_overflow(overflowing):
+    few = replace(DIGITS, dataset=DIGITS.dataset.select(range(20)))
+    with pytest.raises(ValueError, match="20 of 20 images have NaN or infinite embeddings"):
+        extract_embeddings(*overflowing, few)
+    with pytest.raises(ValueError, match="20 of 20 images have NaN or infinite embeddings"):
+        evaluate_encoder(overflowing, (few, replace(DIGITS, dataset=DIGITS.dataset.select(range(20, 30)))), ["knn"])

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import time
@@ -9,13 +10,12 @@ import torch
 from processes import Script
 from transformers import AutoConfig, AutoModel
 
-from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embeddings import extraction, image_batches
-from lejepa_hf.evaluation.embeddings import store as module
-from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
+from lejepa_hf.evaluation.embeddings.extraction import as_table, extract_embeddings
 from lejepa_hf.evaluation.embeddings.image_batches import ImageBatch
-from lejepa_hf.evaluation.embeddings.store import EmbeddingStore
+from lejepa_hf.evaluation.embeddings.parts import EmbeddingParts
+from lejepa_hf.evaluation.embeddings.store import StoredEmbeddings, join_columns
 from lejepa_hf.hub.export import build_processor
 
 
@@ -28,53 +28,66 @@ def numbers(of: ImageBatch, width: int = 5) -> torch.Tensor:
     return torch.tensor(of.numbers, dtype=torch.float32)[:, None] + torch.arange(width) / 10
 
 
-def test_what_was_added_comes_back(tmp_path):
-    store = EmbeddingStore(tmp_path / "some" / "folder")
-    for part in (batch(0, 4), batch(4, 3, {5: "torn"}), batch(7, 2, {7: "torn", 8: "torn"})):
-        store.add(part, numbers(part), dim=3)
-    store.save(is_complete=True)
-    again = EmbeddingStore(store.folder)
-    assert again.is_complete and again.num_images == 6 and again.next_row == 9
-    assert again.broken == {5: "torn", 7: "torn", 8: "torn"}
-    embeddings, labels, features = again.read()
+def stored(folder: Path, *of_processes: list[ImageBatch]) -> StoredEmbeddings:
+    """What several processes gather, each of them some batches, and one stores."""
+    folders = [folder / f"part-{number}" for number in range(len(of_processes))]
+    for part, batches in zip(folders, of_processes, strict=True):
+        parts = EmbeddingParts(part)
+        for rows in batches:
+            parts.add(rows, as_table(rows, {"embeddings": numbers(rows, 3), "probe_features": numbers(rows, 5)}))
+        parts.save()
+    join_columns(folder, folders)
+    return StoredEmbeddings(folder)
+
+
+def test_what_was_added_comes_back_whole(tmp_path):
+    batches = [batch(0, 4), batch(4, 3, {5: "torn"}), batch(7, 2, {7: "torn", 8: "torn"})]
+    found = stored(tmp_path / "folder", batches)
+    assert found.is_complete and found.broken == {5: "torn", 7: "torn", 8: "torn"}
+    columns = found.read(2**20)
     expected = torch.tensor([0, 1, 2, 3, 4, 6], dtype=torch.float32)[:, None] + torch.arange(5) / 10
-    torch.testing.assert_close(embeddings, expected[:, :3])
-    torch.testing.assert_close(features, expected[:, 3:])
-    assert labels.tolist() == [0, 1, 2, 0, 1, 0]
+    torch.testing.assert_close(columns["embeddings"], expected[:, :3])
+    torch.testing.assert_close(columns["probe_features"], expected)
+    assert columns["labels"].tolist() == [0, 1, 2, 0, 1, 0] and columns["labels"].dtype is torch.int64
 
 
-def test_large_ones_stay_on_disk_and_outlive_their_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_READ_WHOLE", 10)
-    store = EmbeddingStore(tmp_path / "folder")
-    store.add(batch(0, 4), numbers(batch(0, 4)), dim=5)
-    store.save(is_complete=True)
-    embeddings, _, features = store.read()
-    for file in store.folder.iterdir():
-        file.unlink()
-    torch.testing.assert_close(embeddings, numbers(batch(0, 4)))
-    assert features.data_ptr() == embeddings.data_ptr()
+def test_large_ones_stay_on_disk_and_outlive_their_folder(tmp_path):
+    found = stored(tmp_path, [batch(0, 400)])
+    small, large = found.read(2**20), found.read(10)
+    shutil.rmtree(tmp_path)
+    assert large.keys() == small.keys() and all(torch.equal(large[name], small[name]) for name in small)
 
 
-def test_a_torn_end_is_written_again(tmp_path):
-    store = EmbeddingStore(tmp_path)
-    store.add(batch(0, 4), numbers(batch(0, 4)), dim=5)
-    store.save()
-    store.add(batch(4, 4), numbers(batch(4, 4)), dim=5)  # and no save: a kill
-    with (tmp_path / "features.f32").open("ab") as file:
-        file.write(b"half a number"[:7])
-    again = EmbeddingStore(tmp_path)
-    assert (again.next_row, again.num_images, again.is_complete) == (4, 4, False)
-    again.add(batch(4, 2), numbers(batch(4, 2)), dim=5)
-    again.save(is_complete=True)
-    torch.testing.assert_close(again.read()[0], numbers(batch(0, 6)))
+def test_without_any_image_there_are_no_columns(tmp_path):
+    found = stored(tmp_path, [batch(0, 2, {0: "torn", 1: "away"})])
+    assert (found.is_complete, found.broken, found.read(0)) == (True, {0: "torn", 1: "away"}, {})
 
 
-def test_a_full_disk_is_one_sentence(tmp_path):
-    store = EmbeddingStore(tmp_path)
-    (tmp_path / "features.f32").unlink()
-    (tmp_path / "features.f32").symlink_to("/dev/full")
-    with pytest.raises(DataError, match=r"cannot be written to .*No space left.*`cache_dir`"):
-        store.add(batch(0, 4), numbers(batch(0, 4)), dim=5)
+def test_forgotten_ones_are_not_complete_and_stay_readable(tmp_path):
+    found = stored(tmp_path, [batch(0, 4)])
+    columns = found.read(0)
+    found.forget()
+    assert not StoredEmbeddings(tmp_path).is_complete
+    torch.testing.assert_close(columns["embeddings"], numbers(batch(0, 4), 3))
+
+
+def test_rows_of_parts_are_rows_of_the_source(tmp_path):
+    found = stored(tmp_path, [batch(0, 2, {0: "torn", 1: "torn"})], [batch(0, 4, {1: "away", 3: "torn"})])
+    assert found.broken == {0: "torn", 1: "torn", 3: "away", 5: "torn"}
+    assert found.read(0)["embeddings"][:, 0].tolist() == [0, 2]
+
+
+def test_only_what_is_complete_stays(tmp_path):
+    """Neither the parts of another number of processes, nor files of the first form of the cache."""
+    for name in ("about.json", "features.f32", "labels.i64"):
+        (tmp_path / name).write_text('{"is_complete": false}')
+    assert not StoredEmbeddings(tmp_path).is_complete
+    begun = EmbeddingParts(tmp_path / "part-0-of-1")
+    begun.add(batch(0, 3), as_table(batch(0, 3), {"embeddings": numbers(batch(0, 3))}))
+    begun.save()
+    stored(tmp_path, [batch(0, 3)], [batch(0, 3)])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"complete.json", "labels.npy", "embeddings.npy", "probe_features.npy"}
 
 
 @pytest.fixture
@@ -135,24 +148,10 @@ def test_a_replaced_image_is_embedded_anew(tmp_path, encoder, digits):
 def test_files_changed_behind_their_record_are_written_again(tmp_path, encoder, digits):
     processor = build_processor(16, crop_ratio=1.0)
     first = extract_embeddings(encoder, processor, digits, 16, tmp_path)
-    (features,) = tmp_path.glob("*/features.f32")
+    (features,) = tmp_path.glob("*/embeddings.npy")
     with features.open("ab") as file:
         file.write(bytes(400))
     assert torch.equal(extract_embeddings(encoder, processor, digits, 16, tmp_path).embeddings, first.embeddings)
-
-
-def test_parts_replace_what_one_process_began(tmp_path):
-    begun, parts = EmbeddingStore(tmp_path), [tmp_path / "part-0", tmp_path / "part-1"]
-    begun.add(batch(0, 3, {1: "torn"}), numbers(batch(0, 3, {1: "torn"})), dim=5)
-    begun.save()
-    for part, rows in zip(parts, (batch(0, 3), batch(3, 3)), strict=True):
-        store = EmbeddingStore(part)
-        store.add(rows, numbers(rows), dim=5)
-        store.save(is_complete=True)
-    EmbeddingStore(tmp_path).take(parts)
-    whole = EmbeddingStore(tmp_path)
-    assert whole.is_complete and whole.num_images == 6 and not whole.broken
-    torch.testing.assert_close(whole.read()[0], numbers(batch(0, 6)))
 
 
 def test_class_tokens_of_two_layers_are_what_a_probe_gets(encoder, digits):
@@ -178,17 +177,18 @@ import torch
 from dataclasses import replace
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.system.distributed import join_processes, process_index
-from lejepa_hf.evaluation.embeddings import store as embedding_store
+from lejepa_hf.evaluation.embeddings import extraction
 from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
+from lejepa_hf.evaluation.embeddings.parts import EmbeddingParts
 from lejepa_hf.evaluation.evaluate_encoder import load_encoder
 folder, cache, pause, out = sys.argv[1:]
 torch.set_num_threads(1)
-embedding_store._BATCHES_PER_SAVE = 1
-add = embedding_store.EmbeddingStore.add
+extraction._SECONDS_PER_PART = 0
+add = EmbeddingParts.add
 def slow_add(*arguments):
     add(*arguments)
     time.sleep(float(pause))
-embedding_store.EmbeddingStore.add = slow_add
+EmbeddingParts.add = slow_add
 join_processes()
 found = extract_embeddings(*load_encoder(folder), load_source("digits"), 64, cache if cache != "none" else None)
 torch.save([found.embeddings, found.labels, found.probe_features], f"{out}-{process_index()}.pt")
@@ -208,15 +208,13 @@ def test_a_killed_one_goes_on_where_it_was(tmp_path, folder):
     script, output = tmp_path / "script.py", tmp_path / "output.txt"
     script.write_text(RUN, encoding="utf-8")
     process = Script(script, [folder, cache, "0.2", out], output)
-    while not list(cache.glob("*/about.json")):
+    while not list(cache.glob("*/part-0-of-1/part-00001.parquet")):
         assert process.poll() is None
         time.sleep(0.02)
-    time.sleep(0.5)
     process.kill()
     process.wait()
     (store,) = cache.iterdir()
-    done = EmbeddingStore(store).next_row
-    assert 0 < done < 1347 and not EmbeddingStore(store).is_complete
+    assert 0 < EmbeddingParts(store / "part-0-of-1").next_row < 1347 and not StoredEmbeddings(store).is_complete
     assert Script(script, [folder, cache, "0", out], output).wait() == 0, output.read_text(encoding="utf-8")
     expected = extract_embeddings(*_loaded(folder), load_source("digits"), 64)
     found = torch.load(f"{out}-0.pt", weights_only=True)
@@ -264,19 +262,8 @@ def test_processes_share_the_work(tmp_path, folder, two_processes, cached):
         torch.testing.assert_close(features, expected.probe_features)
     if cached:
         (store,) = Path(cache).iterdir()
-        assert {path.name for path in store.iterdir()} - {"lock"} == {"about.json", "features.f32", "labels.i64"}
-
-
-def test_rows_of_parts_are_rows_of_the_source(tmp_path):
-    parts = []
-    for name, of_part in (("a", batch(0, 3, {1: "torn"})), ("b", batch(0, 4, {1: "away", 3: "torn"}))):
-        part = EmbeddingStore(tmp_path / name)
-        part.add(of_part, numbers(of_part), dim=5)
-        part.save(is_complete=True)
-        parts.append(part.folder)
-    whole = EmbeddingStore(tmp_path / "whole")
-    whole.take(parts)
-    assert (whole.num_images, whole.broken) == (4, {1: "torn", 4: "away", 6: "torn"})
+        names = {path.name for path in store.iterdir()}
+        assert names == {".lock", "complete.json", "labels.npy", "embeddings.npy", "probe_features.npy"}
 
 
 @pytest.mark.parametrize("number", [0, 3])
@@ -303,8 +290,8 @@ def test_an_image_that_was_away_does_not_stay_broken(tmp_path, encoder, digits, 
     )
 
 
-def test_a_cache_that_cannot_be_written_is_told_with_the_way_out(tmp_path):
+def test_a_cache_that_cannot_be_written_is_told_with_the_way_out(tmp_path, encoder, digits):
     (tmp_path / "file").touch()  # which no rights make a folder, not even those of root
-    told = "cannot be written to '.*file/name': .*`cache_dir`"
-    with pytest.raises(DataError, match=told), module.locked(tmp_path / "file" / "name"):
-        pass
+    told = "`cache_dir` '.*file/.*' cannot be written to .*choose another `cache_dir`"
+    with pytest.raises(ValueError, match=told):
+        extract_embeddings(encoder, build_processor(16, crop_ratio=1.0), digits, 16, tmp_path / "file")

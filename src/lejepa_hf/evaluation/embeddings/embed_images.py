@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import torch
 
 from ...data.dataset_files import kind_of_files
+from ...data.errors import DataError
 from ...data.opening_errors import without_secrets
 from ...data.sources import Built, ImageSource, load_source
-from ...system.folder_lock import FolderInUse, locked_folder
+from ...system.durable_files import write_text
+from ...system.folder_lock import clear_folder, locked_folder
 from ..encoder_loading import find_encoder, load_encoder
 from ..feature_extractor import FEATURE_POOLINGS, FeatureExtractor
 from .extraction import embedded_batches
-from .resumable_parquet import ResumableParquet
+from .image_batches import ImageBatch
+from .parts import EmbeddingParts, as_column, join_parts
 
 logger = logging.getLogger("lejepa_hf")
 
 DTYPES = ("float32", "float16")
+_NAMED = 20  # broken images in the log
 _MANY_BROKEN = 0.01  # of all images, from which on they are logged as an error
 
 
@@ -108,36 +114,33 @@ def embed_images(
     weights = extractor.fingerprint()
     settings = {"model": os.path.abspath(model) if os.path.isdir(model) else str(model), "weights": weights}
     settings |= _identity(opened, source) | asdict(features)
-    with _held(out):
-        file = ResumableParquet(out, settings, _schema(opened, features.dtype, dim), overwrite, seconds_per_part)
-        before, started = file.num_images, time.monotonic()
-        if file.next_row:
-            logger.warning(f"{out}: continuing with row {file.next_row}, {before} images are embedded already")
+    schema, folder = _schema(opened, features.dtype, dim), Path(f"{out}.parts")
+    with locked_folder(folder, "`out`"):  # two commands at once would mix their rows
+        _claim(folder, settings, overwrite)
+        parts = EmbeddingParts(folder, seconds_per_part)
+        before, started = parts.num_images, time.monotonic()
+        if parts.next_row:
+            logger.warning(f"{out}: continuing with row {parts.next_row}, {before} images are embedded already")
         try:
-            for batch, embeddings in embedded_batches(extractor, opened, batch_size, file.next_row):
+            for batch, embeddings in embedded_batches(extractor, opened, batch_size, parts.next_row):
+                for row, reason in islice(batch.broken.items(), max(0, _NAMED - parts.num_broken)):
+                    logger.warning(f"row {row} is left out, its image is broken: {reason}")
                 batch.paths = [_path_within(path, opened.name) for path in batch.paths]
-                file.add(batch, embeddings)
+                parts.add(batch, _as_rows(batch, embeddings, schema))
         finally:
-            file.write_part()  # kept after a failure
-        rate = (file.num_images - before) / (time.monotonic() - started)
+            parts.save()  # kept after a failure
+        if not parts.num_images:
+            raise DataError(f"None of {parts.num_broken} images can be decoded; row 0: {parts.broken.get(0)}.")
+        rate = (parts.num_images - before) / (time.monotonic() - started)
         about: dict[str, object] = {"model": public_model(model), "weights": weights, "dataset": _public(opened.name)}
         if isinstance(dataset, str | Path):  # that of a built dataset is unknown
             about["split"] = source.get("split", "train")
         about |= asdict(features) | {"pooling": pooling, "dim": dim}
-        file.finish(about | {"num_images": file.num_images, "num_broken": file.num_broken})
-    _log_broken(file)
-    return EmbeddedImages(out, file.num_images, dim, file.num_broken, rate)
-
-
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Hold the folder of the parts: two commands at once would mix their rows."""
-    with ExitStack() as holding:
-        try:
-            holding.enter_context(locked_folder(f"{out}.parts"))
-        except FolderInUse as error:
-            raise ValueError(f"`out` {str(out)!r}: {error} Wait until it ends, or choose another `out`.") from None
-        yield
+        about |= {"num_images": parts.num_images, "num_broken": parts.num_broken}
+        join_parts(parts, out, schema.with_metadata({**(schema.metadata or {}), "lejepa": json.dumps(about)}))
+        clear_folder(folder)
+    _log_broken(out, parts)
+    return EmbeddedImages(out, parts.num_images, dim, parts.num_broken, rate)
 
 
 def _checked(out: str | Path, overwrite: bool) -> Path:
@@ -161,6 +164,27 @@ def _identity(opened: ImageSource, source: dict[str, Any]) -> dict[str, Any]:
     return {"dataset": name, "split": "train", **given, **found, "num_images": opened.num_images}
 
 
+def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """
+    Keep the parts that an earlier command left in a folder, if they have the same `settings`, everything that the
+    embeddings depend on. Those of others are a ValueError, or deleted with `overwrite`. Another `model` is not
+    refused: the same encoder may have been moved to another folder.
+    """
+    file = folder / "settings.json"
+    settings = json.loads(json.dumps(settings))  # as they are read
+    left: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
+    changed = [key for key in {**left, **settings} if key != "model" and left.get(key) != settings.get(key)]
+    if changed and not overwrite:
+        differences = "; ".join(f"`{key}` was {left.get(key)!r}, is {settings.get(key)!r}" for key in changed)
+        raise ValueError(
+            f"{str(folder)!r} holds the beginning of other embeddings, of model {left['model']!r}: {differences}. "
+            "Repeat that command to finish them, set `overwrite` to delete them, or choose another `out`."
+        )
+    if changed or not file.is_file():
+        clear_folder(folder)
+        write_text(file, json.dumps(settings))
+
+
 def _schema(source: ImageSource, dtype: str, dim: int) -> pa.Schema:
     """Columns for `datasets` to read back, with class names."""
     from datasets import Features as Columns
@@ -176,6 +200,23 @@ def _schema(source: ImageSource, dtype: str, dim: int) -> pa.Schema:
     if source.label_column is not None:
         columns["label"] = source.features[source.label_column]
     return Columns({**columns, "embedding": List(Value(dtype), length=dim)}).arrow_schema
+
+
+def _as_rows(batch: ImageBatch, embeddings: torch.Tensor, schema: pa.Schema) -> pa.Table:
+    """
+    The images of a batch, with embeddings `(num_images, dim)`, fp32, as rows of the file. A DataError is raised if an
+    embedding is not finite in the type it is stored in.
+    """
+    kind = schema.field("embedding").type
+    with np.errstate(over="ignore"):  # an error follows
+        vectors = embeddings.numpy().reshape(-1, kind.list_size).astype(kind.value_type.to_pandas_dtype())
+    finite = np.isfinite(vectors).all(1)
+    if not finite.all():
+        is_half = vectors.dtype == np.float16
+        way_out = "store `dtype` float32" if is_half else "check this image, or leave out `bf16`"
+        raise DataError(f"Row {batch.numbers[int(finite.argmin())]}: its embedding is not finite; {way_out}.")
+    columns = {"index": batch.numbers, "path": batch.paths, "label": batch.labels, "embedding": as_column(vectors)}
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema.remove_metadata())
 
 
 def _path_within(path: str | None, source: str) -> str | None:
@@ -205,10 +246,11 @@ def public_model(model: str | Path) -> str:
     return f"{folder.parent.name}/{folder.name}" if (folder.parent / "recipe.yaml").is_file() else folder.name
 
 
-def _log_broken(file: ResumableParquet) -> None:
-    share = file.num_broken / (file.num_images + file.num_broken)
-    message = f"{file.out}: {file.num_broken} broken images are left out, {share:.2%} of all"
+def _log_broken(out: Path, parts: EmbeddingParts) -> None:
+    share = parts.num_broken / (parts.num_images + parts.num_broken)
+    message = f"{out}: {parts.num_broken} broken images are left out, {share:.2%} of all"
     if share > _MANY_BROKEN:
-        logger.error(f"{message}. CHECK THE SOURCE before you use these embeddings. Some of them: {file.broken}")
+        some = dict(islice(parts.broken.items(), _NAMED))
+        logger.error(f"{message}. CHECK THE SOURCE before you use these embeddings. Some of them: {some}")
     elif share:
         logger.warning(message)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as compute
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -18,13 +20,20 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ...data.errors import DataError
 from ...data.sources import ImageSource
 from ...system.distributed import is_first_rank, process_index, shared_temporary_folder, wait_for_all, world_size
+from ...system.folder_lock import locked_folder
 from ...system.installed_package import installed_versions
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import check_class_numbers, map_style, select_rows
 from .image_batches import ImageBatch, image_batches, rows_from
-from .store import EmbeddingStore, is_complete, locked
+from .parts import EmbeddingParts, as_column
+from .store import StoredEmbeddings, join_columns
 
 logger = logging.getLogger("lejepa_hf")
+
+_SECONDS_PER_PART = 60.0  # the most work that a kill can cost
+_READ_WHOLE = 2**30  # bytes; larger files stay on disk
+_CHUNK = 16384  # images at a time: embeddings may lie on disk
+_NAMED = 5
 
 
 @dataclass
@@ -50,6 +59,23 @@ class LabelledEmbeddings:
         """Numbers of the source's rows, one for each embedding."""
         return [row for row in range(len(self.labels) + len(self.broken)) if row not in self.broken]
 
+    def refuse_not_finite(self, source: ImageSource) -> None:
+        """Raise ValueError if embeddings or probe features are NaN or infinite, with their number and first rows."""
+        found: list[int] = []
+        for begin in range(0, len(self.labels), _CHUNK):
+            parts = (part[begin : begin + _CHUNK] for part in (self.embeddings, self.probe_features))
+            is_finite = torch.stack([part.isfinite().all(1) for part in parts]).all(0)
+            found += (begin + torch.nonzero(~is_finite)[:, 0]).tolist()
+        if not found:
+            return
+        rows = self.rows()
+        first = ", ".join(str(rows[number]) for number in found[:_NAMED])
+        raise ValueError(
+            f"`dataset` {source.name!r}: {len(found):,} of {len(self.labels):,} images have NaN or infinite "
+            f"embeddings (rows {first}{', ...' if len(found) > _NAMED else ''}), so that no figure can be measured. "
+            "Use another checkpoint of the encoder, or leave these images out."
+        )
+
 
 def extract_embeddings(
     encoder: PreTrainedModel,
@@ -62,7 +88,8 @@ def extract_embeddings(
     Run a frozen encoder over a labelled source, once for all protocols.
 
     With several processes each one embeds its part of the images, and all return all embeddings. More than 1 GiB of
-    them stay in a mapped file. A DataError is raised if they cannot be written, or no image can be read.
+    them stay in a mapped file. A DataError is raised if they cannot be written, or no image can be read; a ValueError
+    if some are NaN or infinite, of which every protocol would make a figure.
 
     Args:
         encoder (`PreTrainedModel`): Encoder whose embeddings with `pooling="auto"` of [`FeatureExtractor`] are wanted.
@@ -76,9 +103,9 @@ def extract_embeddings(
     extractor = FeatureExtractor(encoder, processor)
     if cache_dir is not None and (name := _name_in_cache(extractor, source)) is not None:
         folder = Path(cache_dir) / name
-        if is_first_rank():
-            _forget_if_readable(folder, extractor, source)
-        with locked(folder) if is_first_rank() else nullcontext():
+        # A complete one is not locked: it may belong to somebody else, and only be readable.
+        is_locked = is_first_rank() and not _is_found(folder, extractor, source)
+        with locked_folder(folder, "`cache_dir`", wait=True) if is_locked else nullcontext():
             wait_for_all()
             return _extract(extractor, source, batch_size, folder)
     # A mapped file stays readable after it is deleted.
@@ -86,44 +113,41 @@ def extract_embeddings(
         return _extract(extractor, source, batch_size, folder)
 
 
-def _forget_if_readable(folder: Path, extractor: FeatureExtractor, source: ImageSource) -> None:
-    """Delete embeddings that lack an image which can be read now: its file was away, or `max_image_pixels` lower."""
-    if not is_complete(folder) or not os.access(folder, os.W_OK):
-        return
-    store = EmbeddingStore(folder)
-    for row in store.broken:
+def _is_found(folder: Path, extractor: FeatureExtractor, source: ImageSource) -> bool:
+    """
+    Whether all embeddings are in a folder. They are deleted if they lack an image which can be read now: its file was
+    away, or `max_image_pixels` lower.
+    """
+    stored = StoredEmbeddings(folder)
+    for row in stored.broken if os.access(folder, os.W_OK) else ():
         if extractor.refusal(map_style(source)[row][source.image_column], source.max_image_pixels) is None:
             logger.warning(f"{source.name}: row {row} was broken and can be read now; all images are embedded again")
-            store.forget()
-            return
+            stored.forget()
+            return False
+    return stored.is_complete
 
 
 def _extract(extractor: FeatureExtractor, source: ImageSource, batch_size: int, folder: Path) -> LabelledEmbeddings:
-    store, ranks = EmbeddingStore(folder), world_size()
-    if store.is_complete:
-        logger.info(f"{source.name}: embeddings of {store.num_images} images found in {folder}")
-    elif ranks == 1:
-        _fill(store, extractor, source, batch_size)
-    else:
-        parts = [folder / f"part-{rank}-of-{ranks}" for rank in range(ranks)]
-        part = EmbeddingStore(parts[process_index()])
-        if not part.is_complete:
-            _fill(part, extractor, part_of(source, process_index(), ranks), batch_size)
+    is_found = StoredEmbeddings(folder).is_complete
+    if not is_found:
+        rank, ranks = process_index(), world_size()
+        folders = [folder / f"part-{number}-of-{ranks}" for number in range(ranks)]
+        _fill(EmbeddingParts(folders[rank], _SECONDS_PER_PART), extractor, part_of(source, rank, ranks), batch_size)
         wait_for_all()
         if is_first_rank():
-            store.take(parts)
+            join_columns(folder, folders)
         wait_for_all()
-        store = EmbeddingStore(folder)
-    log_broken(source, store.broken)
-    if not store.num_images:
-        raise DataError(f"{source.name}: none of its images can be read; the first one: {store.broken.get(0)}.")
-    source.num_read = store.num_images
-    return LabelledEmbeddings(*store.read(), frozenset(store.broken))
+    embedded = read_embeddings(folder, source, _READ_WHOLE)
+    source.num_read = len(embedded.labels)
+    if is_found:
+        logger.info(f"{source.name}: embeddings of {source.num_read} images found in {folder}")
+    embedded.refuse_not_finite(source)
+    return embedded
 
 
-def _fill(store: EmbeddingStore, extractor: FeatureExtractor, source: ImageSource, batch_size: int) -> None:
-    dim = store.dim
-    is_same = store.width == store.dim if store.width else None
+def _fill(parts: EmbeddingParts, extractor: FeatureExtractor, source: ImageSource, batch_size: int) -> None:
+    dim = 0
+    is_same = "probe_features" not in parts.columns if parts.columns else None
 
     def embed(pixels: torch.Tensor) -> torch.Tensor:
         nonlocal dim, is_same
@@ -133,14 +157,40 @@ def _fill(store: EmbeddingStore, extractor: FeatureExtractor, source: ImageSourc
             is_same = embedding.shape == features.shape and torch.allclose(embedding, features, 1e-3, 1e-5)
         return embedding if is_same else torch.cat([embedding, features], dim=1)
 
-    for batch, features in embedded_batches(extractor, source, batch_size, store.next_row, embed):
-        check_class_numbers(batch.labels, source)  # those of a stream are only known now
-        store.add(batch, features, dim)
-    store.save(is_complete=True)
+    try:
+        for batch, found in embedded_batches(extractor, source, batch_size, parts.next_row, embed):
+            check_class_numbers(batch.labels, source)  # those of a stream are only known now
+            vectors = {"embeddings": found[..., :dim]} | ({} if is_same else {"probe_features": found[..., dim:]})
+            parts.add(batch, as_table(batch, vectors))
+    finally:
+        parts.save()  # kept after a failure
+
+
+def as_table(batch: ImageBatch, vectors: dict[str, torch.Tensor]) -> pa.Table:
+    """Columns of labelled images by their names in [`LabelledEmbeddings`]; none for a batch without images."""
+    if not batch.numbers:
+        return pa.table({})
+    labels = np.asarray(batch.labels, dtype=np.int64)
+    return pa.table({"labels": labels} | {name: as_column(values.numpy()) for name, values in vectors.items()})
+
+
+def read_embeddings(folder: Path, source: ImageSource, most_in_memory: int) -> LabelledEmbeddings:
+    """Read what [`join_columns`] has stored of a source. A DataError is raised if no image could be decoded."""
+    stored = StoredEmbeddings(folder)
+    if stored.broken:
+        row, reason = next(iter(stored.broken.items()))
+        first = f"the first one row {row}: {reason}"
+        logger.warning(f"{source.name}: {len(stored.broken)} broken images are left out, {first}")
+    columns = stored.read(most_in_memory)
+    if not columns:
+        raise DataError(f"{source.name}: none of its images can be read; the first one: {stored.broken.get(0)}.")
+    return LabelledEmbeddings(**columns, broken=frozenset(stored.broken))
 
 
 def part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:
     """The images of one process: consecutive ones, or of a stream its share of the shards."""
+    if ranks == 1:
+        return source
     if not source.is_stream:
         number = len(map_style(source))
         return select_rows(source, range(rank * number // ranks, (rank + 1) * number // ranks))
@@ -197,10 +247,3 @@ def embedded_batches(
         waiting = batch, found
     if waiting is not None:
         yield waiting[0], waiting[1].cpu()
-
-
-def log_broken(source: ImageSource, broken: dict[int, str]) -> None:
-    """Warn of broken images, if there are any; the reasons stand by number of the row."""
-    if broken:
-        first, reason = next(iter(broken.items()))
-        logger.warning(f"{source.name}: {len(broken)} broken images are left out, the first one row {first}: {reason}")

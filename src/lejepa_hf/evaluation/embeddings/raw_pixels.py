@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from ...data.decoding import Encoded, Pixels, decode_image, stored_size
-from ...data.errors import DataError
 from ...data.sources import ImageSource
-from .extraction import LabelledEmbeddings, log_broken
+from .extraction import LabelledEmbeddings, as_table, read_embeddings
 from .image_batches import ImageBatch, image_batches
-from .store import EmbeddingStore
+from .parts import EmbeddingParts
+from .store import join_columns
 
 _SIDE = 32
 _BATCH = 256
@@ -48,32 +48,30 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
     while True:
         # A mapped file stays readable after it is deleted; on Windows it cannot be deleted, and the folder stays.
         with tempfile.TemporaryDirectory(prefix="lejepa-", ignore_cleanup_errors=True) as folder:
-            store = EmbeddingStore(Path(folder))
-            layout = _fill(store, image_batches(source, _BATCH, decode, list, "raw pixels"), layout)
-            if store.is_complete:
-                log_broken(source, store.broken)
-                if not store.num_images:
-                    raise DataError(f"{source.name}: none of its images can be read.")
-                return LabelledEmbeddings(*store.read(_READ_WHOLE), frozenset(store.broken))
+            parts = EmbeddingParts(Path(folder) / "parts")
+            layout = _fill(parts, image_batches(source, _BATCH, decode, list, "raw pixels"), layout)
+            if layout is None:
+                join_columns(Path(folder), [parts.folder])
+                return read_embeddings(Path(folder), source, _READ_WHOLE)
 
 
 def _fill(
-    store: EmbeddingStore, batches: Iterator[ImageBatch[list[Pixels]]], layout: _Layout | None
+    parts: EmbeddingParts, batches: Iterator[ImageBatch[list[Pixels]]], layout: _Layout | None
 ) -> _Layout | None:
     """
-    Complete the store with vectors of this layout, that of the first images if missing. Stops at an image that needs
-    another one. Returns the layout that fits all images which were read.
+    Gather vectors of this layout, that of the first images if missing. Stops at an image that needs another one, and
+    returns the layout that fits all images which were read; None if all images fit.
     """
     for batch in batches:
         images = batch.images or []
         fitting = _layout_of(images, layout)
-        if store.num_images and fitting != layout:
+        if parts.num_images and fitting != layout:
             return fitting
         layout = fitting
-        vectors = torch.stack([_vector(image, layout) for image in images]) if layout and images else torch.empty(0, 0)
-        store.add(batch, vectors, vectors.shape[1])
-    store.save(is_complete=True)
-    return layout
+        vectors = torch.stack([_vector(image, layout) for image in images]) if layout and images else torch.empty(0)
+        parts.add(batch, as_table(batch, {"embeddings": vectors}))
+    parts.save()
+    return None
 
 
 def _layout_of(images: Iterable[Pixels], before: _Layout | None) -> _Layout | None:
