@@ -331,6 +331,7 @@ def threads(options: argparse.Namespace) -> int:
 
 
 def _prepare(number: int) -> None:
+    multiprocessing.set_start_method(None, force=True)  # the loader's workers start as in a user's process
     torch.set_num_threads(number)
     log = os.open(RUNS / "equal_time.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
