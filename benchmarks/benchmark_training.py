@@ -239,7 +239,8 @@ def torchvision_transform(data):
     return lambda image: [view(image) for view in views]
 
 
-def lightly_transform(data):
+def lightly_transform(data, **colours):
+    """The recipe's views as lightly's transform cuts them, with its own defaults for colours that are not given."""
     from lightly.transforms import DINOTransform
 
     return DINOTransform(
@@ -249,6 +250,7 @@ def lightly_transform(data):
         tuple(data.local_crop_scale),
         data.num_local_views,
         normalize={"mean": data.image_mean, "std": data.image_std},
+        **colours,
     )
 
 

@@ -133,9 +133,13 @@ def print_table(rows: list[dict]) -> None:
     """Means and ranges over the seeds for each label, as a Markdown table."""
     print(f"\n| setting | {' | '.join(ACCURACIES.values())} |\n|---|---|---|---|")
     for label in dict.fromkeys(row["label"] for row in rows):
-        of_label = [values_of(rows, label, name) for name in ACCURACIES]
-        cells = [f"{statistics.fmean(values):.1f} ({min(values):.1f}-{max(values):.1f})" for values in of_label]
+        cells = [mean_and_range(values_of(rows, label, name)) for name in ACCURACIES]
         print(f"| {label} | {' | '.join(cells)} |")
+
+
+def mean_and_range(values: list[float]) -> str:
+    """A cell of a table, `mean (smallest-largest)`."""
+    return f"{statistics.fmean(values):.1f} ({min(values):.1f}-{max(values):.1f})"
 
 
 def values_of(rows: list[dict], label: str, name: str) -> list[float]:

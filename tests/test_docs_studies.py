@@ -9,6 +9,7 @@ PAGE = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 STUDIES = sorted(path.stem.removeprefix("study_") for path in (ROOT / "benchmarks").glob("study_*.py"))
 STUDIES.remove("runs")  # what they share
 STUDIES.remove("features")  # has a page of its own
+STUDIES.remove("equal_time")  # has other columns: tests/benchmarks/test_study_equal_time.py
 ACCURACIES = ("linear_top1", "knn_top1", "1shot_top1")
 
 
