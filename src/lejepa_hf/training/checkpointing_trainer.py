@@ -151,12 +151,8 @@ class CheckpointingTrainer(Trainer):
         factor = self.args.learning_rate / before if before else 1.0
         with own_rates_kept(self.optimizer, self.lr_scheduler, factor):
             super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        # The last that is loaded: model, optimizer and all callbacks are ready.
-        if checkpoint is not None:
-            self._load_states(checkpoint)
-        super()._load_rng_state(checkpoint)
+        for callback in self._stateful_callbacks():
+            callback.resumed_from = None if checkpoint is None else Path(checkpoint)
 
     def _load_states(self, checkpoint: str) -> None:
         for callback in self._stateful_callbacks():

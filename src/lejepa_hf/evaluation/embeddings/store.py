@@ -34,11 +34,12 @@ class StoredEmbeddings:
 
     def read(self, most_in_memory: int) -> dict[str, torch.Tensor]:
         """Columns by name; none without images. Files of more than `most_in_memory` bytes are mapped into memory."""
-        return {
+        columns = {}
+        for file, size in self._sizes.items():
             # It is only read, but `torch.from_numpy` would warn of the mode "r".
-            file.stem: torch.from_numpy(np.load(file, mmap_mode="c" if size > most_in_memory else None))
-            for file, size in self._sizes.items()
-        }
+            values = np.load(file, mmap_mode="c" if size > most_in_memory else None, allow_pickle=False)
+            columns[file.stem] = torch.from_numpy(values)
+        return columns
 
     def forget(self) -> None:
         """Let the next command embed the images again. What was read before stays valid."""
