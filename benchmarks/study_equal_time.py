@@ -50,7 +50,7 @@ from benchmark_training import (
     lightly_transform,
     torchvision_transform,
 )
-from lejepa_hf.system.package_versions import package_versions
+from lejepa_hf.system.installed_package import package_versions
 from matplotlib.figure import Figure
 from study_runs import PICTURES, RESULTS, ROOT, RUNS, STYLES, draw_ranges, finish, mean_and_range
 from torch import nn
