@@ -50,7 +50,6 @@ from benchmark_training import (
     lightly_transform,
     torchvision_transform,
 )
-from lejepa_hf.system.installed_package import package_versions
 from matplotlib.figure import Figure
 from study_runs import PICTURES, RESULTS, ROOT, RUNS, STYLES, draw_ranges, finish, mean_and_range
 from torch import nn
@@ -65,6 +64,7 @@ from lejepa_hf.runs.recipe_sources import held_out_source, open_split, training_
 from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.runs.resolving import ResolvedRecipe, resolve
 from lejepa_hf.system.devices import cores_of_this_process
+from lejepa_hf.system.installed_package import package_versions
 
 RECIPE = ROOT / "recipes" / "cifar10" / "resnet18.yaml"
 # The default recipe is one for a GPU: what two cores can train in minutes is left of it. A recipe that `--recipe`
