@@ -29,12 +29,16 @@ def test_waiting_is_said_once_with_the_remedy(caplog, monkeypatch):
 
 @pytest.mark.parametrize(
     ("workers", "device", "remedy"),
-    [(8, "cuda", "more cores"), (0, "cuda", "from 0 to 8"), (0, "cpu", "share the CPU")],
+    [(8, "cuda", "more cores"), (0, "cuda", "from 0 to 8"), (2, "cpu", "share the CPU"), (0, "cpu", "to 1, which")],
 )
 def test_remedy_fits_the_machine(caplog, monkeypatch, workers, device, remedy):
     monkeypatch.setattr("lejepa_hf.training.callbacks.progress.cores_of_this_process", lambda: 8)
-    (message,) = hints(caplog, [0.3] * 3, workers, device)
+    (message,) = hints(caplog, [0.6] * 3, workers, device)
     assert remedy in message
+
+
+def test_no_hint_where_the_cpu_cuts_views_without_workers(caplog):
+    assert hints(caplog, [0.45] * 5, workers=0, device="cpu") == []
 
 
 @pytest.mark.parametrize(("fractions", "main_process"), [([0.9, 0.09, 0.1, 0.05, 0.1], True), ([0.9] * 5, False)])
@@ -42,14 +46,16 @@ def test_no_hint_where_nothing_waits_or_by_another_process(caplog, fractions, ma
     assert hints(caplog, fractions, main_process=main_process) == []
 
 
-def test_bar_shows_loss_speed_and_waiting(monkeypatch):
+@pytest.mark.parametrize(("workers", "doing"), [(1, "waiting for data"), (0, "cutting views")])
+def test_bar_shows_loss_speed_and_waiting(monkeypatch, workers, doing):
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stderr", shown)
     bar, state = ProgressBar(), TrainerState(is_world_process_zero=True, max_steps=5)
     bar.on_train_begin(None, state, None)
-    bar.on_log(None, state, None, logs={"loss": 0.51234, "images_per_second": 812.4, "data_wait_fraction": 0.07})
+    args = SimpleNamespace(dataloader_num_workers=workers)
+    bar.on_log(args, state, None, logs={"loss": 0.51234, "images_per_second": 812.4, "data_wait_fraction": 0.07})
     bar.on_train_end(None, state, None)
-    assert "loss 0.5123, 812 images/s, 7% waiting for data" in shown.getvalue()
+    assert f"loss 0.5123, 812 images/s, 7% {doing}" in shown.getvalue()
 
 
 def begin(path, step: int, main_process: bool = True) -> MetricsFile:

@@ -14,6 +14,7 @@ from .monitor import Row
 logger = logging.getLogger("lejepa_hf")
 
 _TOLERATED_WAIT = 0.1
+_TOLERATED_ALONE = 0.5  # without workers: up to here a worker would take more of the cores than it gives back
 
 
 class ProgressBar(ProgressCallback):
@@ -25,9 +26,10 @@ class ProgressBar(ProgressCallback):
         """Refresh the figures."""
         super().on_log(args, state, control, logs=logs, **kwargs)
         if self.training_bar is not None and logs and "images_per_second" in logs:
+            doing = "waiting for data" if args.dataloader_num_workers else "cutting views"
             self.training_bar.set_postfix_str(
                 f"loss {logs['loss']:.4g}, {logs['images_per_second']:.0f} images/s, "
-                f"{logs['data_wait_fraction']:.0%} waiting for data"
+                f"{logs['data_wait_fraction']:.0%} {doing}"
             )
 
 
@@ -68,7 +70,10 @@ class LastRow(TrainerCallback):
 
 
 class DataHint(TrainerCallback):
-    """Warns once, with a remedy, when more than a tenth of the time is spent waiting for data."""
+    """
+    Warns once, with a remedy, when more than a tenth of the time is spent waiting for data, or, on a CPU without
+    workers, more than half of it.
+    """
 
     def __init__(self) -> None:
         self._windows = 0
@@ -82,7 +87,8 @@ class DataHint(TrainerCallback):
     ) -> None:
         """Warn at the third row that waited too long."""
         waited = (logs or {}).get("data_wait_fraction", 0.0)
-        if not state.is_world_process_zero or waited <= _TOLERATED_WAIT:
+        is_alone = args.device.type == "cpu" and not args.dataloader_num_workers
+        if not state.is_world_process_zero or waited <= (_TOLERATED_ALONE if is_alone else _TOLERATED_WAIT):
             return
         self._windows += 1
         if self._windows == 3:  # in the first steps workers start and buffers fill
@@ -93,6 +99,8 @@ class DataHint(TrainerCallback):
 
 
 def _remedy(num_workers: int, cores: int, device: str) -> str:
+    if device == "cpu" and not num_workers:
+        return "Set `dataloader_num_workers` to 1, which reads images and cuts views beside training."
     if device == "cpu":
         return "Training and cutting views share the CPU: fewer or smaller views, or an accelerator, speed it up."
     if num_workers < cores:
