@@ -48,6 +48,7 @@ def test_workers_follow_from_the_cores_unless_given(tmp_path, monkeypatch):
         return LeJEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given).dataloader_num_workers
 
     assert [workers(cores) for cores in (1, 2, 8, 96)] == [0, 0, 2, 16]
+    assert workers(2, dataloader_prefetch_factor=4) == 1
     assert workers(8, dataloader_num_workers=0) == 0 and workers(1, dataloader_num_workers=3) == 3
 
 

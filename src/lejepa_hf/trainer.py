@@ -114,7 +114,10 @@ class LeJEPATrainer(MeasuringTrainer):
         check_launch(args)
         global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         num_images = check_images(train_dataset, global_batch)
-        check_held_out(eval_dataset, args, collator, processing_class, args.monitors)
+        label_column = collator.label_column
+        num_classes = None if label_column is None else count_classes(train_dataset, label_column)
+        measured = [name for name in args.monitors if name != "probe" or (num_classes or 0) > 1]
+        check_held_out(eval_dataset, args, collator, processing_class, measured)
         check_not_trained_on(train_dataset, eval_dataset)
         # What FSDP shards: the backbone's blocks, where the classes' own lists name parts of blocks or nothing at all.
         model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
@@ -140,7 +143,7 @@ class LeJEPATrainer(MeasuringTrainer):
         self._exact = ExactAccumulation(model) if args.exact_accumulation else None
         self._preemption = Preemption()
         self.encoder_average = EncoderAverage(args.ema_decay) if args.ema_decay else None
-        self._add_callbacks(logs_epochs=args.logging_strategy == "epoch")
+        self._add_callbacks(num_classes, logs_epochs=args.logging_strategy == "epoch")
 
     def _prepare_model(self, model: LeJEPAForPreTraining) -> None:
         args = self.args
@@ -150,13 +153,12 @@ class LeJEPATrainer(MeasuringTrainer):
             model.encoder.use_channels_last()
         compile_if_requested(model.encoder.backbone, args, by_block=self.is_fsdp_enabled)
 
-    def _add_callbacks(self, logs_epochs: bool) -> None:
+    def _add_callbacks(self, num_classes: int | None, logs_epochs: bool) -> None:
         args, collator = self.args, self.data_collator
-        label_column = collator.label_column
         run = MonitoredRun(
             self.model,
             num_global_views=collator.transform.num_global_views,
-            num_classes=None if label_column is None else count_classes(self.train_dataset, label_column),
+            num_classes=num_classes,
             images_per_statistic=self._images_per_statistic,
             device=args.device,
         )
@@ -308,6 +310,7 @@ class LeJEPATrainer(MeasuringTrainer):
             if len(self._start) == self.args.world_size:
                 own = self._start[self.args.process_index]
                 self._broken.num_images, self._broken.num_broken = own.num_images, own.num_broken
+        self._states.checkpoint = checkpoint
         if self.is_world_process_zero():
             _ = self._data_identity  # now: at a checkpoint the network of a stream may be lost
         logger.info(f"Training on {describe_launch(self.args, self.accelerator)}.")

@@ -32,6 +32,7 @@ class LeJEPATrainingArguments(TrainingArguments):
         bf16 (`bool` or `"auto"`, *optional*, defaults to `False`): Whether forward and backward passes run under
             autocast in bfloat16; the losses stay in fp32. With `"auto"` where that is faster: on NVIDIA GPUs from
             Ampere on, and on x86 CPUs with AVX512-BF16 or AMX, where convolutions take about half the time.
+            `HfArgumentParser` takes true and false only.
         exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, compute
             loss and gradient of one batch that is n times as large, at the price of a second forward pass. Otherwise
             SIGReg is computed for each micro-batch, where it counts for an n-th and has a larger bias.
@@ -104,7 +105,9 @@ class LeJEPATrainingArguments(TrainingArguments):
         if self.dataloader_num_workers is None:
             accelerated = torch.accelerator.is_available() and not self.use_cpu
             cores = cores_of_this_process()
-            self.dataloader_num_workers = min(16, cores - 1 if accelerated else cores // 4)
+            share = cores - 1 if accelerated else cores // 4
+            least = 1 if self.dataloader_prefetch_factor is not None else 0  # it is a setting of workers
+            self.dataloader_num_workers = min(16, max(least, share))
         try:
             super().__post_init__()
         except json.JSONDecodeError as error:

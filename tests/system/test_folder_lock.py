@@ -142,3 +142,32 @@ def test_a_cleared_folder_stays_held(tmp_path):
             (tmp_path / name).touch()
         clear_folder(tmp_path, keep=["kept"])
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".lock_holder.json", "kept"]
+
+
+def test_who_waits_does_so_for_another_thread(tmp_path):
+    order = []
+
+    def second() -> None:
+        with locked_folder(tmp_path / "cache", "`cache_dir`", wait=True):
+            order.append("second")
+
+    with locked_folder(tmp_path / "cache", "`cache_dir`", wait=True):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.5)
+        order.append("first")
+    thread.join(30)
+    assert order == ["first", "second"]
+
+
+def test_a_lock_whose_holder_cannot_be_written_is_released(tmp_path):
+    (tmp_path / "run" / ".lock_holder.json").mkdir(parents=True)
+    for _ in range(2):
+        with (
+            pytest.raises(ValueError, match="`out` .* cannot be written to .*choose another `out`"),
+            locked_folder(tmp_path / "run", "`out`"),
+        ):
+            pass
+    (tmp_path / "run" / ".lock_holder.json").rmdir()
+    with locked_folder(tmp_path / "run", "`out`", wait=True):
+        pass

@@ -26,24 +26,22 @@ _locked: set[Path] = set()  # folders that this process holds
 def locked_folder(folder: str | Path, field: str, wait: bool = False) -> Iterator[None]:
     """
     Hold a folder, made if missing, so that no other process writes to it. The lock ends with the process, even after a
-    kill. A process that holds the folder already may hold it again. If nothing is left in the folder at the end, it is
-    deleted, unless it existed and was empty before. With `wait`, another process that holds it is waited for, and the
-    folder stays.
+    kill. A process that holds the folder already may hold it again, without `wait`. If nothing is left in the folder
+    at the end, it is deleted, unless it existed and was empty before. With `wait`, another process or thread that
+    holds it is waited for, and the folder stays.
 
     Raises:
         ValueError: If another process holds the folder and `wait` is not set, at once, or it cannot be written to.
             The message calls it by the name of the argument, `field`.
     """
     folder = Path(folder).resolve()
-    if folder in _locked:
+    if folder in _locked and not wait:  # who waits does so for other threads too
         yield
         return
     try:
         was_empty = folder.is_dir() and not any(folder.iterdir())
         folder.mkdir(parents=True, exist_ok=True)
         lock = _acquire(folder, field, wait)
-        holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        (folder / _HOLDER).write_text(json.dumps(holder), encoding="utf-8")
     except OSError as error:
         raise ValueError(
             f"{field} {str(folder)!r} cannot be written to ({reason_of(error)}): choose another {field}."
@@ -53,8 +51,10 @@ def locked_folder(folder: str | Path, field: str, wait: bool = False) -> Iterato
         yield
     finally:
         _locked.discard(folder)
-        (folder / _HOLDER).unlink(missing_ok=True)
-        lock.release()
+        try:
+            (folder / _HOLDER).unlink(missing_ok=True)
+        finally:
+            lock.release()
         is_kept = was_empty or wait or not folder.is_dir()
         if not is_kept and [path.name for path in folder.iterdir()] == [_LOCK]:
             (folder / _LOCK).unlink()
@@ -65,7 +65,7 @@ def clear_folder(folder: Path, keep: Sequence[str] = ()) -> None:
     """Delete all but the names in `keep` from a folder that this process holds; it stays held."""
     for path in folder.iterdir():
         if path.name not in (_LOCK, _HOLDER, *keep):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _acquire(folder: Path, field: str, wait: bool) -> FileLock:
@@ -78,6 +78,12 @@ def _acquire(folder: Path, field: str, wait: bool) -> FileLock:
             raise ValueError(f"{message}. Wait until it ends, or choose another {field}.") from None
         logger.info(f"{message}: waiting for it ...")
         lock.acquire()
+    holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    try:
+        (folder / _HOLDER).write_text(json.dumps(holder), encoding="utf-8")
+    except OSError:
+        lock.release()
+        raise
     return lock
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 from torch import nn
@@ -18,7 +18,7 @@ from transformers.trainer_utils import TrainOutput
 
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
-from .callbacks.stateful import StatefulCallback
+from .callbacks.stateful import StatefulCallback, StateLoader
 from .checkpoints import (
     STATE_FILE,
     CheckpointNotWritten,
@@ -44,6 +44,11 @@ class CheckpointingTrainer(Trainer):
     FSDP's shards are saved as shards and exported as one file; a changed learning rate or weight decay takes effect on
     resume. The state of each [`StatefulCallback`] is saved and loaded with the checkpoint, on every rank.
     """
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - those of Trainer
+        super().__init__(**kwargs)
+        self._states = StateLoader(self._load_states)
+        self.add_callback(self._states)
 
     @contextmanager
     def _changed_arguments(self, **changes: object) -> Iterator[None]:
@@ -151,8 +156,6 @@ class CheckpointingTrainer(Trainer):
         factor = self.args.learning_rate / before if before else 1.0
         with own_rates_kept(self.optimizer, self.lr_scheduler, factor):
             super()._load_optimizer_and_scheduler(checkpoint)
-        for callback in self._stateful_callbacks():
-            callback.resumed_from = None if checkpoint is None else Path(checkpoint)
 
     def _load_states(self, checkpoint: str) -> None:
         for callback in self._stateful_callbacks():

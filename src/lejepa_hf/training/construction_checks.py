@@ -63,7 +63,8 @@ def check_held_out(
     if metric in ACCURACIES and not (has_labels and ACCURACIES[metric] in monitors):
         raise ValueError(
             f"`metric_for_best_model` {metric!r} is not measured: it needs {ACCURACIES[metric]!r} among `monitors`, a "
-            "`label_column` of the `data_collator`, and an image processor as `processing_class`."
+            "`label_column` of the `data_collator`, an image processor as `processing_class`, and for the probe "
+            "training labels whose classes, at least two, are known before training."
         )
 
 

@@ -53,3 +53,18 @@ def test_the_state_of_the_best_model_comes_with_it(tmp_path):
     trainer.train()
     assert counter.loaded == [f"checkpoint-{trainer.state.best_global_step}"]
     assert counter.steps == trainer.state.best_global_step
+
+
+class Own(Counter):
+    """Does something of its own when training begins."""
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        pass
+
+
+def test_states_are_loaded_whatever_a_callback_does_when_training_begins(tmp_path):
+    run(tmp_path, eval_strategy="no")[0].train()
+    trainer, own = monitored(tmp_path / "again", monitors=[], eval_strategy="no"), Own()
+    trainer.add_callback(own)
+    trainer.train(resume_from_checkpoint=tmp_path / "checkpoint-3")
+    assert own.loaded == ["checkpoint-3"] and own.steps == 6

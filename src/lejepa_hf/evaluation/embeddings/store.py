@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,11 +34,12 @@ class StoredEmbeddings:
             self.is_complete = False
 
     def read(self, most_in_memory: int) -> dict[str, torch.Tensor]:
-        """Columns by name; none without images. Files of more than `most_in_memory` bytes are mapped into memory."""
+        """Columns by name; none without images. Files of more than `most_in_memory` bytes together are mapped."""
         columns = {}
-        for file, size in self._sizes.items():
+        mode: Literal["c"] | None = "c" if sum(self._sizes.values()) > most_in_memory else None
+        for file in self._sizes:
             # It is only read, but `torch.from_numpy` would warn of the mode "r".
-            values = np.load(file, mmap_mode="c" if size > most_in_memory else None, allow_pickle=False)
+            values = np.load(file, mmap_mode=mode, allow_pickle=False)
             columns[file.stem] = torch.from_numpy(values)
         return columns
 

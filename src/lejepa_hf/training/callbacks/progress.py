@@ -99,7 +99,7 @@ class DataHint(TrainerCallback):
 
 
 def _remedy(num_workers: int, cores: int, device: str) -> str:
-    if device == "cpu" and not num_workers:
+    if device == "cpu" and not num_workers and cores > 1:
         return "Set `dataloader_num_workers` to 1, which reads images and cuts views beside training."
     if device == "cpu":
         return "Training and cutting views share the CPU: fewer or smaller views, or an accelerator, speed it up."
