@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from lejepa_hf.data.decoding import DECODING_ERRORS, check_size, decode_image, load_upright, open_image, upright_size
+from lejepa_hf.data.decoding import (
+    DECODING_ERRORS,
+    check_size,
+    decode_image,
+    load_upright,
+    open_image,
+    resized,
+    upright_size,
+)
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)
@@ -468,3 +476,9 @@ def tiff_of_sixteen_bits() -> bytes:
     entries = entries[:24] + bits + entries[24:]
     start = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
     return start.ljust(190, b"\0") + struct.pack("<HHH", 16, 16, 16) + bytes(4 + 180)
+
+
+def test_arrays_are_resized_like_images():
+    image = Image.fromarray(COLOR)
+    assert (resized(COLOR, (4, 3)) == np.asarray(resized(image, (4, 3)))).all()
+    assert resized(np.zeros((6, 3, 5), np.uint8), (4, 2)).shape == (2, 4, 5)

@@ -131,6 +131,13 @@ def stored_size(image: Pixels) -> tuple[int, int]:
     return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
 
 
+def resized(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """A whole decoded image at this width and height."""
+    if isinstance(image, Image.Image):
+        return image.resize(size, Image.Resampling.BICUBIC)
+    return np.dstack([np.asarray(resized(Image.fromarray(band), size)) for band in np.moveaxis(image, -1, 0)])
+
+
 def upright_size(image: Pixels) -> tuple[int, int]:
     """Width and height that the image has after [`load_upright`], from the header alone."""
     width, height = stored_size(image)

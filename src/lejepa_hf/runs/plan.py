@@ -7,7 +7,6 @@ import torch
 
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..training.own_arguments import count_steps
-from ..training_args import LeJEPATrainingArguments
 from .measurement import CountedCosts, Measurement, measure, memory_of
 from .recipe_sources import training_source
 from .recipes import Recipe
@@ -49,11 +48,6 @@ class Plan:
     device_bytes: int | None  # memory of that device
     workers: int  # loader processes of a training process; 0 if it cuts views itself
     measured: Measurement  # speed and memory of a process
-
-    @property
-    def tokens_per_image(self) -> int:
-        """Tokens of all views of an image."""
-        return sum(view.number * view.tokens for view in self.views)
 
     @property
     def is_estimated(self) -> bool:
@@ -104,7 +98,8 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         for kind, number, size in kinds_of_views(data)
     ]
     view_bytes = sum(4 * data.num_channels * view.number * view.size**2 for view in views)
-    states = _count_states(model, training)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    states = parameters * 4 * (2 + _MOMENTS) // (training.world_size if training.fsdp else 1)
     return Plan(
         source=source.name,
         images=source.num_images,
@@ -124,12 +119,6 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         workers=training.dataloader_num_workers or 0,
         measured=measure(recipe, seconds, CountedCosts(flops, states, activations + view_bytes)),
     )
-
-
-def _count_states(model: LeJEPAForPreTraining, training: LeJEPATrainingArguments) -> int:
-    """Bytes of weights, gradients and AdamW's moments on a device."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return parameters * 4 * (2 + _MOMENTS) // (training.world_size if training.fsdp else 1)
 
 
 def format_plan(plan: Plan) -> str:
@@ -156,7 +145,7 @@ def format_plan(plan: Plan) -> str:
     rows = [
         ("images", f"{plan.source}: {f'{plan.images:,}' if plan.images else 'a stream of unknown length'}"),
         ("training", f"{plan.steps:,} steps of {plan.global_batch} images, {plan.processes} process(es){epochs}"),
-        ("views per image", f"{views}: {plan.tokens_per_image:,} tokens"),
+        ("views per image", f"{views}: {sum(view.number * view.tokens for view in plan.views):,} tokens"),
         ("parameters", f"encoder {plan.encoder_parameters:,}, projector {plan.projector_parameters:,}"),
         ("operations", f"{plan.flops_per_image / 1e9:,.1f} GFLOP per image, forward and backward"),
         ("counted memory", counted),

@@ -4,14 +4,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from coloured_squares import COLOURS, Pixels, a_source, segmentation
-from PIL import Image
+from coloured_squares import Pixels, a_source, segmentation
 from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.data.errors import DataError
 from lejepa_hf.evaluation.feature_extractor import FeatureExtractor
 from lejepa_hf.evaluation.protocols import segmentation_maps
-from lejepa_hf.evaluation.protocols.segmentation_maps import IGNORED, SegmentationMaps, find_classes, squeezed
+from lejepa_hf.evaluation.protocols.segmentation_maps import IGNORED, SegmentationMaps, find_classes
 from lejepa_hf.hub.export import build_processor
 
 
@@ -96,9 +95,3 @@ def test_values_of_masks_are_classes_unless_they_are_ignored():
     torn = replace(source, dataset=datasets.Dataset.from_list(rows, features=source.dataset.features))
     with pytest.raises(ValueError, match="`label_column` 'mask' of .* holds no usable mask: the first one: "):
         find_classes(torn, ())
-
-
-def test_arrays_are_squeezed_like_images():
-    image = Image.fromarray(np.kron(COLOURS[np.array([[0, 1], [2, 0]])], np.ones((6, 3, 1), np.uint8)))
-    assert (squeezed(np.asarray(image), 4) == np.asarray(squeezed(image, 4))).all()
-    assert squeezed(np.zeros((6, 3, 5), np.uint8), 4).shape == (4, 4, 5)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...data.decoding import Encoded, Pixels, decode_image, stored_size
+from ...data.decoding import Encoded, Pixels, decode_image, resized, stored_size
 from ...data.sources import ImageSource
 from .extraction import LabelledEmbeddings, as_table, read_embeddings
 from .image_batches import ImageBatch, image_batches
@@ -42,7 +42,7 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
 
     def decode(value: Encoded) -> Pixels:
         image = decode_image(value, channels, pixel_range, source.max_image_pixels)
-        return image if max(stored_size(image)) <= _SIDE else _resized(image, (_SIDE, _SIDE))
+        return image if max(stored_size(image)) <= _SIDE else resized(image, (_SIDE, _SIDE))
 
     layout: _Layout | None = None
     while True:
@@ -88,10 +88,4 @@ def _layout_of(images: Iterable[Pixels], before: _Layout | None) -> _Layout | No
 def _vector(image: Pixels, layout: _Layout) -> torch.Tensor:
     if isinstance(image, Image.Image) and not layout.is_grey:
         image = image.convert("RGB")
-    return torch.from_numpy(np.array(_resized(image, layout.size)).ravel()).float() / 255
-
-
-def _resized(image: Pixels, size: tuple[int, int]) -> Pixels:
-    if isinstance(image, Image.Image):
-        return image.resize(size)
-    return np.dstack([np.asarray(Image.fromarray(band).resize(size)) for band in np.moveaxis(image, -1, 0)])
+    return torch.from_numpy(np.array(resized(image, layout.size)).ravel()).float() / 255

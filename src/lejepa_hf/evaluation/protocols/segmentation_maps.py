@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from ...data.decoding import Encoded
+from ...data.decoding import Encoded, Pixels, resized
 from ...data.errors import DataError
 from ...data.masks import decode_mask, resize_mask
 from ...data.sources import ImageSource
@@ -104,11 +103,11 @@ class SegmentationMaps:
         chosen = map_style(select_rows(source, rows)).select_columns([source.image_column, source.label_column])
         pairs = ({"pair": (row[source.image_column], row[source.label_column])} for row in chosen)
 
-        def decode(pair: tuple[Encoded, Encoded]) -> tuple[Image.Image | np.ndarray, torch.Tensor]:
+        def decode(pair: tuple[Encoded, Encoded]) -> tuple[Pixels, torch.Tensor]:
             image = extractor.decode(pair[0], source.max_image_pixels)
             mask = decode_mask(pair[1], source.max_image_pixels)
             sides = (self._side,) * 2 if squeeze_masks else [min(side, _LARGEST_MASK) for side in mask.shape]
-            return squeezed(image, self._side), self._class_numbers(resize_mask(mask, *sides))
+            return resized(image, (self._side, self._side)), self._class_numbers(resize_mask(mask, *sides))
 
         def prepare(decoded: list[tuple[Any, torch.Tensor]]) -> tuple[torch.Tensor, list[torch.Tensor]]:
             images, masks = zip(*decoded, strict=True)
@@ -152,18 +151,10 @@ def find_classes(source: ImageSource, ignore: Sequence[int]) -> set[int]:
     return found
 
 
-def squeezed(image: Image.Image | np.ndarray, side: int) -> Image.Image | np.ndarray:
-    """A whole decoded image as a square, of PIL or an array of any number of channels."""
-    if isinstance(image, np.ndarray):
-        bands = [Image.fromarray(band) for band in np.moveaxis(image, -1, 0)]
-        return np.dstack([np.asarray(squeezed(band, side)) for band in bands])
-    return image.resize((side, side), Image.Resampling.BICUBIC)
-
-
 def try_size(extractor: FeatureExtractor, side: int) -> None:
     """Refuse a size that the processor always changes or the encoder cannot take, by one grey image of it."""
     try:
-        pixels = extractor.preprocess([squeezed(extractor.grey_image(), side)], **_AS_THEY_ARE)
+        pixels = extractor.preprocess([resized(extractor.grey_image(), (side, side))], **_AS_THEY_ARE)
     except TypeError:  # timm's processor has no such arguments
         pixels = torch.empty(0, 0)
     if pixels.shape[-2:] != (side, side):

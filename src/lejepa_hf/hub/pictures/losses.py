@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ...system.run_folder import Row, RunFolder
+from ...system.run_folder import RunFolder
 from .figure import BLUE, GRAY, ORANGE, new_subplots, save_figure
 
 _NULL_MEAN = 1.05  # SIGReg of Gaussian projections, with the published statistic
@@ -27,7 +27,9 @@ def draw_losses(run: str | Path) -> Path | None:
             axes.legend(frameon=False, loc="best")
         axes.spines[["top", "right"]].set_visible(False)
     left.set(title="Prediction loss: views agree", xlabel="step", ylabel="mean squared distance", ylim=(0, None))
-    null = _null_mean(rows)
+    # Expected SIGReg of a Gaussian: that of the run's own statistic where the monitors have measured it.
+    measured = [row["sigreg_loss"] / row["sigreg_over_null"] for row in rows if row.get("sigreg_over_null")]
+    null = measured[-1] if measured else _NULL_MEAN
     right.axhline(null, color=GRAY, linestyle="--")
     below = {"xytext": (0, -4), "textcoords": "offset points", "ha": "right", "va": "top"}
     right.annotate(f"a perfect Gaussian, {null:.2f}", (steps[-1], null), color=GRAY, **below)
@@ -38,9 +40,3 @@ def draw_losses(run: str | Path) -> Path | None:
     right.set_yticks(ticks, labels=[str(tick) for tick in ticks])
     right.minorticks_off()
     return save_figure(figure, RunFolder(run).picture("losses"))
-
-
-def _null_mean(rows: list[Row]) -> float:
-    """Expected SIGReg of a Gaussian for the run's own statistic, where the monitors have measured it."""
-    measured = [row["sigreg_loss"] / row["sigreg_over_null"] for row in rows if row.get("sigreg_over_null")]
-    return measured[-1] if measured else _NULL_MEAN
