@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import signal
 import socket
 import sys
 import time
@@ -25,7 +26,8 @@ FRESH.set_forkserver_preload(
 def _main(script: str, arguments: list[str], variables: dict[str, str], output: str, method: str, room: int) -> None:
     # That of this process would be the server's, and data workers would import everything again.
     multiprocessing.set_start_method(method, force=True)
-    os.setsid()  # a process group, as a terminal gives one
+    os.setsid()  # a process group, as a terminal gives one, and Ctrl+C, which a shell's background jobs ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1), os.dup2(file, 2)
     if room:

@@ -96,6 +96,7 @@ def test_an_interrupt_saves_and_ends(tmp_path):
 def test_a_second_interrupt_ends_at_once(tmp_path):
     process = interrupted(tmp_path / "run")
     while "Ctrl+C again ends at once" not in (tmp_path / "run.txt").read_text():
+        assert process.poll() is None, (tmp_path / "run.txt").read_text()[-3000:]
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) in (-signal.SIGINT, 128 + signal.SIGINT)  # the second one if the first was done already
