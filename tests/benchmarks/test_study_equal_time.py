@@ -38,6 +38,7 @@ def read(tmp_path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_rows_of_equal_steps_and_a_study_that_goes_on(study, command, tmp_path, capsys):
     command += ["--steps", "4"]
     assert study.main([*command, "--seeds", "0", "--arms", *WAYS]) == 0
