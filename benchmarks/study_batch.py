@@ -7,11 +7,11 @@ All settings see the same number of images, with the same learning rate. Claim o
 1024 differ little (72.2, 74.2, 74.7, 74.1 with a ViT-L on ImageNet-1k).
 """
 
-from study_runs import STEPS, draw_panels, print_table, run_study, write_rows
+from study_runs import DIGITS, draw_panels, print_table, run_study, write_rows
 
 DEFAULT = 128
 SETTINGS = {
-    str(batch): {"per_device_train_batch_size": batch, "max_steps": STEPS * DEFAULT // batch}
+    str(batch): {"per_device_train_batch_size": batch, "max_steps": DIGITS.steps * DEFAULT // batch}
     for batch in (32, 64, 128, 256, 512)
 }
 SETTINGS[str(DEFAULT)] = {}

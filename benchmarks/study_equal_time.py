@@ -66,30 +66,7 @@ from lejepa_hf.runs.resolving import ResolvedRecipe, resolve
 from lejepa_hf.system.devices import cores_of_this_process
 from lejepa_hf.system.installed_package import package_versions
 
-RECIPE = ROOT / "recipes" / "cifar10" / "resnet18.yaml"
-# The default recipe is one for a GPU: what two cores can train in minutes is left of it. A recipe that `--recipe`
-# names is used as it is.
-CUT = {
-    "backbone_config": {
-        "model_type": "resnet",
-        "layer_type": "basic",
-        "embedding_size": 64,
-        "hidden_sizes": [64, 128, 256],
-        "depths": [1, 1, 1],
-    },
-    "projector_dims": [512, 512, 64],
-    "projector_norm": "batch_per_size",
-    "num_slices": 256,
-    "num_global_views": 2,
-    "num_local_views": 2,
-    "global_crop_size": 32,
-    "local_crop_size": 24,
-    "global_crop_scale": [0.3, 1.0],
-    "local_crop_scale": [0.1, 0.4],
-    "per_device_train_batch_size": 256,
-    "learning_rate": 2e-3,
-    "bf16": False,
-}
+RECIPE = ROOT / "recipes" / "cifar10" / "resnet_small.yaml"
 # The other loops have neither checkpoints nor evaluations, which would take time from ours alone.
 ONLY_TRAINING = {"save_strategy": "no", "eval_strategy": "no", "use_cpu": True, "disable_tqdm": True}
 ACCURACIES = {"linear_top1": "linear", "knn_top1": "k-NN"}
@@ -240,12 +217,11 @@ def loop(recipe: ResolvedRecipe, watch: Watch, model, head: nn.Module, transform
 
 
 def read_recipe(options: argparse.Namespace, seed: int = 0, steps: int = 1, folder: str = "unused") -> ResolvedRecipe:
-    cut = CUT if options.recipe is None else {}
     settings = ONLY_TRAINING | {"dataloader_num_workers": options.workers, "report_to": "none"}
     settings |= {"seed": seed, "max_steps": steps, "output_dir": folder}
     settings |= {} if options.dataset is None else {"dataset": options.dataset}
-    first, last = ([part for key, value in of.items() for part in (f"--{key}", str(value))] for of in (cut, settings))
-    return resolve(parse_recipe(options.recipe or RECIPE, [*first, *options.overrides, *last]))
+    last = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    return resolve(parse_recipe(options.recipe, [*options.overrides, *last]))
 
 
 def check(options: argparse.Namespace) -> ResolvedRecipe:
@@ -373,7 +349,7 @@ def of_all_rows(options: argparse.Namespace, recipe: ResolvedRecipe) -> dict:
     data, made_with = recipe.data, package_versions()
     views = ((data.num_global_views, data.global_crop_size), (data.num_local_views, data.local_crop_size))
     return {
-        "recipe": "resnet18, cut" if options.recipe is None else f"{options.recipe.parent.name}/{options.recipe.stem}",
+        "recipe": f"{options.recipe.parent.name}/{options.recipe.stem}",
         "settings": checksum(recipe),
         "batch": recipe.training.per_device_train_batch_size,
         "views": " + ".join(f"{number} x {size}" for number, size in views),
@@ -464,7 +440,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--recipe", type=Path, help="default: recipes/cifar10/resnet18.yaml, cut for two cores")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: recipes/cifar10/resnet_small.yaml")
     parser.add_argument("--dataset", help="where the recipe's dataset lies, as in a recipe; default: the recipe's")
     parser.add_argument("--minutes", type=float, default=20, help="planned time of each run")
     parser.add_argument("--steps", type=int, help="steps of each run, in place of the time")

@@ -1,7 +1,8 @@
 """
 Code shared by all studies. Each setting is trained with each seed, one run per core, and its frozen encoder is
-evaluated on held-out digits. Rows go into a CSV file, means and ranges over the seeds into a picture. A stopped study
-continues with the runs it still needs, and studies share the runs of settings they have in common.
+evaluated on held-out images of a subject: digits, or photographs. Rows go into a CSV file, means and ranges over the
+seeds into a picture. A stopped study continues with the runs it still needs, and studies share the runs of settings
+they have in common.
 """
 
 import csv
@@ -12,6 +13,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,15 +31,47 @@ from lejepa_hf.system.run_folder import RunFolder
 from lejepa_hf.trainer import LeJEPATrainer
 
 ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "recipes" / "digits" / "resnet_tiny.yaml"
 RUNS = ROOT / "runs" / "studies"
 RESULTS = Path(__file__).parent / "results"
 PICTURES = ROOT / "docs"
 SEEDS = (0, 1, 2)
-STEPS = 200
 ACCURACIES = {"linear_top1": "linear", "knn_top1": "k-NN", "1shot_top1": "1 shot"}
 STYLES = (("#0072b2", "o", "-"), ("#d55e00", "s", "--"), ("#777777", "D", ":"), ("#009e73", "^", "-."))
 _LAST = 5  # logged rows, of 10 steps each, that the training loss is averaged over
+
+
+@dataclass(frozen=True)
+class Subject:
+    """
+    What a study trains on.
+
+    Args:
+        name (`str`): Folder of its runs.
+        recipe (`Path`): Recipe that the settings of a study change.
+        cut (`dict`): Recipe keys that all its runs have: fewer steps, and images that are not the test set.
+        dataset (`str`, *optional*): Where the recipe's dataset lies, if not where the recipe says.
+    """
+
+    name: str
+    recipe: Path
+    cut: dict = field(default_factory=dict)
+    dataset: str | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.cut["max_steps"]
+
+    def wanted(self, setting: dict, seed: int) -> dict:
+        """The recipe of a run, without what does not change its result."""
+        return yaml.safe_load(self.recipe.read_text(encoding="utf-8")) | self.cut | setting | {"seed": seed}
+
+    def run_folder(self, setting: dict, seed: int, train: Callable) -> Path:
+        """Folder named after what differs from the recipe, so that studies find each other's runs."""
+        parts = [f"{key}={_short(value)}" for key, value in sorted(setting.items())]
+        return RUNS / self.name / ",".join([train.__name__.removeprefix("train_"), *parts, f"seed={seed}"])
+
+
+DIGITS = Subject("digits", ROOT / "recipes" / "digits" / "resnet_tiny.yaml", {"max_steps": 200})
 
 
 def train_ours(recipe: Recipe) -> None:
@@ -55,34 +89,42 @@ def export(trainer: LeJEPATrainer, recipe: Recipe) -> None:
     export_encoder(folder)
 
 
-def run_study(settings: dict[str, dict], train: Callable[[Recipe], None] = train_ours) -> list[dict]:
+def run_study(
+    settings: dict[str, dict], train: Callable[[Recipe], None] = train_ours, subject: Subject = DIGITS
+) -> list[dict]:
     """
     Train and evaluate the settings that have no results yet.
 
     Args:
-        settings (`dict[str, dict]`): For each label, the recipe keys that differ from [`RECIPE`] and [`STEPS`].
+        settings (`dict[str, dict]`): For each label, the recipe keys that differ from the subject's.
         train (`Callable`, *optional*): Function that trains a recipe and writes `encoder/` to its folder. It must be
             importable from a module, because other processes import it.
+        subject ([`Subject`], *optional*, defaults to [`DIGITS`]): What is trained on.
 
     Returns:
         `list[dict]`: A row for each setting and seed: `label`, `folder`, the setting, `seed`, accuracies in %, losses.
     """
     rows = [
-        {"label": label, "folder": run_folder(setting, seed, train), "max_steps": STEPS, **setting, "seed": seed}
+        {"label": label, "folder": subject.run_folder(setting, seed, train), **subject.cut, **setting, "seed": seed}
         for label, setting in settings.items()
         for seed in SEEDS
     ]
-    missing = {row["folder"]: row for row in rows if not _is_there(row)}
+    wanted = {
+        subject.run_folder(setting, seed, train): subject.wanted(setting, seed)
+        for setting in settings.values()
+        for seed in SEEDS
+    }
+    missing = {folder: content for folder, content in wanted.items() if not _is_there(folder, content)}
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
     os.environ["OMP_NUM_THREADS"] = "1"
-    RUNS.mkdir(parents=True, exist_ok=True)
+    (RUNS / subject.name).mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
         free = manager.Queue()
         for core in cores:
             free.put(core)
         with ProcessPoolExecutor(len(cores), context, _take_core, (free,)) as pool:
-            futures = [pool.submit(_train_and_evaluate, row, train) for row in missing.values()]
+            futures = [pool.submit(_train_and_evaluate, *one, subject.dataset, train) for one in missing.items()]
             try:
                 for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
                     future.result()
@@ -91,30 +133,20 @@ def run_study(settings: dict[str, dict], train: Callable[[Recipe], None] = train
     return [row | _measured(row["folder"]) for row in rows]
 
 
-def _wanted(row: dict) -> dict:
-    return yaml.safe_load(RECIPE.read_text()) | {key: row[key] for key in row if key not in ("label", "folder")}
-
-
-def _is_there(row: dict) -> bool:
+def _is_there(folder: Path, wanted: dict) -> bool:
     """Whether results exist and belong to the current recipe; the folder's name only contains what differs from it."""
-    if RunFolder(row["folder"]).read_results() is None:
+    if RunFolder(folder).read_results() is None:
         return False
-    kept = yaml.safe_load((row["folder"] / "recipe.yaml").read_text())
-    return _holds(kept, _wanted(row))
+    kept = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    return _holds(kept, {key: value for key, value in wanted.items() if key != "dataset"})
 
 
 def _holds(kept: dict, wanted: dict) -> bool:
-    """Whether the saved recipe, which includes all defaults, contains all wanted settings."""
+    """Whether the saved recipe, which includes all defaults, contains all wanted settings; `auto` it has resolved."""
     return all(
-        _holds(kept.get(key, {}), value) if isinstance(value, dict) else kept.get(key) == value
+        _holds(kept.get(key, {}), value) if isinstance(value, dict) else value in (kept.get(key), "auto")
         for key, value in wanted.items()
     )
-
-
-def run_folder(setting: dict, seed: int, train: Callable = train_ours) -> Path:
-    """Folder named after what differs from the recipe, so that studies find each other's runs."""
-    parts = [f"{key}={_short(value)}" for key, value in sorted(setting.items())]
-    return RUNS / ",".join([train.__name__.removeprefix("train_"), *parts, f"seed={seed}"])
 
 
 def write_rows(name: str, rows: list[dict]) -> None:
@@ -232,21 +264,20 @@ def _take_core(free) -> None:
     os.dup2(log, 2)
 
 
-def _train_and_evaluate(row: dict, train: Callable[[Recipe], None]) -> None:
-    folder = row["folder"]
+def _train_and_evaluate(folder: Path, content: dict, dataset: str | None, train: Callable[[Recipe], None]) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # a stopped run's
-    content = _wanted(row)
+    content = content | ({} if dataset is None else {"dataset": dataset})
     content |= {"output_dir": str(folder), "use_cpu": True, "dataloader_num_workers": 0, "disable_tqdm": True}
     content |= {"save_strategy": "no", "eval_strategy": "no", "monitors": []}
     file = folder.with_name(f"{folder.name}.yaml")
-    file.write_text(yaml.safe_dump(content))
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
     recipe = resolve(parse_recipe(file))
     file.unlink()
     train(recipe)
     data = recipe.data
     splits = (open_split(data, data.train_split), open_split(data, data.eval_split))
     results = evaluate_encoder(folder, splits, ("linear", "knn", "few-shot"), shots=(1, 10))
-    (folder / "results.json").write_text(json.dumps({"encoder": results}, indent=2) + "\n")
+    (folder / "results.json").write_text(json.dumps({"encoder": results}, indent=2) + "\n", encoding="utf-8")
 
 
 def _measured(folder: Path) -> dict[str, float]:
