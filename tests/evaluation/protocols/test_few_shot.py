@@ -66,10 +66,12 @@ def test_as_many_shots_as_all_classes_have_images_are_all_of_them():
 
 def test_all_of_many_images_must_be_asked_for(monkeypatch, caplog):
     caplog.set_level("INFO", "lejepa_hf")
-    monkeypatch.setattr("lejepa_hf.evaluation.protocols.few_shot._MOST_IMAGES", 20)
+    monkeypatch.setattr(
+        "lejepa_hf.evaluation.protocols.few_shot._MOST_NUMBERS", 24 * toy([12, 12], 0).embeddings.shape[1] - 1
+    )
     train, test = toy([12, 12], 0), toy([5, 5], 1)
     assert "eval_allshot_top1" not in few_shot(train, test)
-    assert "`all` shots of 24 images would take hours and are left out" in caplog.text
+    assert "`all` shots of 24 images with" in caplog.text
     assert "eval_allshot_top1" in few_shot(train, test, shots=("all",))
 
 

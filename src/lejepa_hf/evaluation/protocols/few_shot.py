@@ -17,7 +17,7 @@ logger = logging.getLogger("lejepa_hf")
 
 ALL = "all"
 SHOTS: tuple[int | str, ...] = (1, 2, 5, 10, 100, ALL)
-_MOST_IMAGES = 100_000  # to be fitted at once unless `shots` has "all"
+_MOST_NUMBERS = 50_000_000  # images x dimensions to be fitted at once unless `shots` has "all"
 _DRAWS, _DRAWS_OF_MANY, _FEW = 20, 5, 10  # with more than a few shots, draws differ little and each takes long
 
 
@@ -29,8 +29,8 @@ class FewShot(OnEmbeddings):
 
     Args:
         shots (`Sequence[int | str]`, *optional*): Numbers of images in a class, or `"all"` of them. If missing, 1, 2,
-            5, 10, 100 and all, without those that a class is too small for, and without `"all"` where there are more
-            than 100,000 images.
+            5, 10, 100 and all, without those that a class is too small for, and without `"all"` where the embeddings
+            are more than 50 million numbers, as 100,000 images of 500 dimensions are.
 
     Source: shots and sets are those of arXiv 2511.08544, Tables 2 and 3; how it fits them is not published, and the
     fit here is ours.
@@ -53,7 +53,7 @@ class FewShot(OnEmbeddings):
         """
         embeddings, labels = train.embeddings.numpy(), train.labels.numpy()
         held_out, expected = test.embeddings.numpy(), test.labels.numpy()
-        shots = _fitting_shots(labels) if self.shots is None else self.shots
+        shots = _fitting_shots(embeddings, labels) if self.shots is None else self.shots
         _check_shots(shots, labels)
         members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         results: dict[str, float] = {}
@@ -71,15 +71,19 @@ class FewShot(OnEmbeddings):
         return results
 
 
-def _fitting_shots(labels: np.ndarray) -> list[int | str]:
-    """The shots that every class has enough images for; `all` only up to 100,000 images."""
+def _fitting_shots(embeddings: np.ndarray, labels: np.ndarray) -> list[int | str]:
+    """The shots that every class has enough images for; `all` only of embeddings that are fitted in minutes."""
     fewest = int(np.unique(labels, return_counts=True)[1].min())
     fitting = [k for k in SHOTS if isinstance(k, str) or k <= fewest]
     if len(fitting) < len(SHOTS):
         left_out = [str(k) for k in SHOTS if k not in fitting]
         logger.info(f"The smallest class has {fewest} images: {' and '.join(left_out)} shots are left out.")
-    if len(labels) > _MOST_IMAGES:
-        logger.info(f"`all` shots of {len(labels):,} images would take hours and are left out: set `shots` for them.")
+    if embeddings.size > _MOST_NUMBERS:
+        images, dim = embeddings.shape
+        logger.info(
+            f"`all` shots of {images:,} images with {dim:,} dimensions would take long and are left out: set `shots` "
+            "for them."
+        )
         fitting.remove(ALL)
     return fitting
 
