@@ -59,7 +59,7 @@ def wait_for(output: Path, word: str) -> None:
 @pytest.mark.parametrize("killed", [0, 1])
 def test_training(tmp_path, killed):
     ranks = start_two(tmp_path, ["train", *TRAIN, "--output_dir", tmp_path / "run"])
-    wait_for(ranks[0][1], "'loss'")
+    wait_for(ranks[0][1], "prediction")
     check_the_other(ranks, killed)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerState
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from .data.batch import BROKEN, GLOBAL_VIEWS, PHOTOMETRIC_KEYS, POSITION, PROBE_LABELS
@@ -30,6 +30,7 @@ from .modeling_lejepa import LeJEPAForPreTraining, LeJEPAOutput
 from .system.run_folder import RunFolder
 from .training.argument_table import CONSTRUCTOR, refuse_arguments
 from .training.callbacks.held_out import HeldOutImages
+from .training.callbacks.log_lines import LogLines
 from .training.callbacks.monitor import HeldOutMonitor, MonitoredRun
 from .training.callbacks.monitor_registry import build_monitors
 from .training.callbacks.progress import DataHint, LastRow, MetricsFile, ProgressBar
@@ -165,7 +166,9 @@ class LeJEPATrainer(MeasuringTrainer):
         own = [self._preemption, MetricsFile(RunFolder(str(args.output_dir))), DataHint()]
         own += [] if self.encoder_average is None else [self.encoder_average]
         own += [LastRow()] if logs_epochs else []
-        own += [] if self.pop_callback(ProgressCallback) is None else [ProgressBar()]
+        has_bar, has_printer = (self.pop_callback(one) is not None for one in (ProgressCallback, PrinterCallback))
+        own += [ProgressBar()] if has_bar else []
+        own += [LogLines()] if has_bar or has_printer else []  # a notebook has a table of its own
         for callback in [*own, *build_monitors(args.monitors, run)]:
             self.add_callback(callback)
 

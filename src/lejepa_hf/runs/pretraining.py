@@ -22,6 +22,7 @@ from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.devices import cores_of_this_process
 from ..system.distributed import explain_lost_process, is_lost_process
 from ..system.durable_files import NO_ROOM
+from ..system.progress_bars import hidden_progress_bars
 from ..system.run_folder import RunFolder
 from ..trainer import LeJEPATrainer
 from ..training.checkpoints import CheckpointNotWritten
@@ -77,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             return INTERRUPTED
+        holding.enter_context(hidden_progress_bars(resolved.training.disable_tqdm))
         try:
             return run(resolved, trainer, held_out)
         except (FloatingPointError, DataError, CheckpointNotWritten, NotTrained, RunNotFinished) as error:

@@ -49,6 +49,7 @@ def test_no_hint_where_nothing_waits_or_by_another_process(caplog, fractions, ma
 @pytest.mark.parametrize(("workers", "doing"), [(1, "waiting for data"), (0, "cutting views")])
 def test_bar_shows_loss_speed_and_waiting(monkeypatch, workers, doing):
     shown = io.StringIO()
+    shown.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", shown)
     bar, state = ProgressBar(), TrainerState(is_world_process_zero=True, max_steps=5)
     bar.on_train_begin(None, state, None)

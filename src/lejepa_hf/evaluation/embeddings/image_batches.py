@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from tqdm.auto import tqdm
-
 from ...data.decoding import DECODING_ERRORS
 from ...data.network import read_through
 from ...data.sources import ImageSource
 from ...system.devices import cores_of_this_process
+from ...system.progress_bars import progress_bar
 
 _MOST_THREADS = 8
 _WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts to read a file
@@ -72,7 +71,7 @@ def image_batches(
     num_threads = min(_MOST_THREADS, cores_of_this_process())
     pending: deque[tuple[int, Future[ImageBatch[Prepared]]]] = deque()
     executor = ThreadPoolExecutor(num_threads)
-    bar = tqdm(total=source.num_images, initial=start, desc=description, unit=" images", leave=False)
+    bar = progress_bar(total=source.num_images, initial=start, desc=description, unit=" images")
     try:
         while True:
             while len(pending) <= num_threads and (batch := list(islice(numbered, batch_size))):

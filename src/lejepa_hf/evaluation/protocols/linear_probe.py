@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from ...system.devices import default_device, threads_for
+from ...system.progress_bars import progress_bar
 from ..embeddings.extraction import LabelledEmbeddings
 from ..intervals import top_accuracies
 from ..labelled_sources import count_classes
@@ -110,7 +110,7 @@ def _fit(
     optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
     schedule = get_cosine_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
     generator = torch.Generator().manual_seed(_SEED)
-    for _ in tqdm(range(num_steps), desc="linear probe", unit=" steps", leave=False):
+    for _ in progress_bar(range(num_steps), desc="linear probe", unit=" steps"):
         # Sorted, since features may be read from a disk.
         chosen = rows[torch.randint(len(rows), (min(batch_size, len(rows)),), generator=generator)].sort().values
         batch, labels = features[chosen].to(device, torch.float32), train.labels[chosen].to(device)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from ...system.devices import default_device
+from ...system.progress_bars import progress_bar
 from ..embeddings.extraction import LabelledEmbeddings
 from ..intervals import over_images, with_interval
 from .protocol import OnEmbeddings
@@ -49,7 +49,7 @@ def _places_of_relevant(train: LabelledEmbeddings, test: LabelledEmbeddings) -> 
     queries, labels = test.embeddings[is_known], test.labels[is_known]
     size = max(1, _BLOCK // number)
     chunks = zip(queries.split(size), labels.split(size), strict=True)
-    for chunk, wanted in tqdm(chunks, "retrieval", -(-len(queries) // size), unit=" chunks", leave=False):
+    for chunk, wanted in progress_bar(chunks, desc="retrieval", total=-(-len(queries) // size), unit=" chunks"):
         chunk = F.normalize(chunk.to(device, torch.float32), dim=1)
         cosines = torch.empty(len(chunk), number, device=device)
         for start in range(0, number, _BANK):

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel, get_cosine_schedule_with_warmup
 
 from ...data.sources import ImageSource
 from ...system.devices import default_device
+from ...system.progress_bars import progress_bar
 from ..feature_extractor import FeatureExtractor
 from ..intervals import over_resamples
 from ..metrics.mean_iou import MeanIoU, count_pixels, miou_and_accuracy
@@ -101,7 +101,7 @@ def _fit(maps: SegmentationMaps, rows: np.ndarray, rates: Sequence[float], num_c
     num_steps = num_epochs * steps_an_epoch
     rng = np.random.default_rng([_SEED, 1])
     heads: list[nn.Module] = []
-    with tqdm(total=num_steps, desc="segmentation", unit=" steps", leave=False) as bar:
+    with progress_bar(total=num_steps, desc="segmentation", unit=" steps") as bar:
         for _ in range(num_epochs):
             for batch, masks in maps.batches(rng.permutation(rows), _BATCH):
                 batch, masks = batch.to(device), masks.to(device)

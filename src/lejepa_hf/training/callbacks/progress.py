@@ -3,11 +3,13 @@
 import json
 import logging
 
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from ...system.devices import cores_of_this_process
 from ...system.durable_files import write_text
+from ...system.progress_bars import are_drawn
 from ...system.run_folder import RunFolder
 from .monitor import Row
 
@@ -18,13 +20,21 @@ _TOLERATED_ALONE = 0.5  # without workers: up to here a worker would take more o
 
 
 class ProgressBar(ProgressCallback):
-    """The progress bar of transformers, with loss, speed and the share of time spent waiting for data."""
+    """
+    The progress bar of transformers, with loss, speed and the share of time spent waiting for data, where it can be
+    seen. It prints no logs: [`LogLines`] does.
+    """
+
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
+        """Begin the bar."""
+        self.current_step = 0
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=not are_drawn())
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: object, logs: Row | None = None, **kwargs: object
     ) -> None:
         """Refresh the figures."""
-        super().on_log(args, state, control, logs=logs, **kwargs)
         if self.training_bar is not None and logs and "images_per_second" in logs:
             doing = "waiting for data" if args.dataloader_num_workers else "cutting views"
             self.training_bar.set_postfix_str(
