@@ -58,9 +58,8 @@ def with_recipe(arguments: list[str]) -> list[str]:
     images = read_images(given, settings)
     machine = read_machine(bool(settings.get("use_cpu")))
     choice = choose_recipe(images, machine)
-    if int(os.environ.get("RANK", 0)) == 0:
-        logger.info(f"{given}: {_describe(images, machine)}.")
-        logger.info(f"Recipe {choice.name}: {choice.reason} (`lejepa recipes show {choice.name}` prints it).")
+    logger.info(f"{given}: {_describe(images, machine)}.")
+    logger.info(f"Recipe {choice.name}: {choice.reason} (`lejepa recipes show {choice.name}` prints it).")
     held_out = ["--eval_split", images.held_out] if images.held_out is not None else []
     return [choice.name, "--dataset", given, *held_out, *pairs]
 

@@ -1,6 +1,7 @@
 """The story of a run: recipe -> data -> model -> trainer -> run folder with encoder, evaluation, pictures, card."""
 
 import logging
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -65,12 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
     disable_progress_bar()  # of loading and saving weights; the Trainer's own stays
     with ExitStack() as holding:
         try:
-            logger.setLevel(logging.INFO)
+            logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
             name, *pairs = with_recipe(arguments)
             recipe = parse_recipe(name, pairs)
-            is_first = recipe.training.process_index == 0
-            logger.setLevel(logging.INFO if is_first else logging.WARNING)
-            if is_first:
+            if recipe.training.process_index == 0:
                 holding.enter_context(RunFolder(recipe.folder).held())
             resolved = resolve(recipe)
             trainer, held_out = build(resolved)
