@@ -161,6 +161,8 @@ def _parse_text(text: str) -> None:
 
 def _check_train(arguments: list[str]) -> None:
     recipe, *overrides = arguments
+    if recipe in ("photos", "path/to/folder"):  # images, for which a recipe is chosen
+        recipe, overrides = "folder/small_cpu", ["--dataset", recipe, *overrides]
     if recipe != "mine.yaml":  # a copy that the reader makes
         parse_recipe(recipe, overrides)
 

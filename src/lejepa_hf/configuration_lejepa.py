@@ -62,8 +62,8 @@ class LeJEPAConfig(PreTrainedConfig):
         sigreg_weight (`float`, *optional*, defaults to 0.05):
             The trade-off w in [0, 1]: `loss = (1 - w) * prediction_loss + w * sigreg_loss`.
         sigreg_views (`str`, *optional*, defaults to `"per_view"`):
-            `"per_view"`: one statistic for each view, then their mean (as in the paper). `"pooled"`: all views form
-            one sample, which multiplies the statistic by the number of views.
+            How SIGReg takes the views: `"per_view"`, one statistic for each view and then their mean, as in the paper;
+            or `"pooled"`, all views as one sample, which multiplies the statistic by the number of views.
         statistic (`str`, *optional*, defaults to `"epps_pulley"`):
             How a slice is compared with N(0, 1). The others are what the paper compares Epps-Pulley with; they are
             slower and not recommended: `"anderson_darling"` and `"cramer_von_mises"` (distribution functions),

@@ -66,7 +66,9 @@ class LeJEPATrainingArguments(TrainingArguments):
         ValueError: If an argument is refused or outside of its range; the message says what to change.
     """
 
-    output_dir: str | None = field(default=None, metadata={"help": "Run folder."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Run folder, by default `runs/<name of the recipe>`."}
+    )
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
     lr_scheduler_type: str = "cosine_with_min_lr"

@@ -10,6 +10,7 @@ import pytest
 from error_line import one_line
 from processes import Script
 
+import lejepa_hf
 from lejepa_hf.cli import main
 from lejepa_hf.hub.export import export_encoder
 
@@ -25,6 +26,20 @@ def test_unknown_commands_end_with_usage(arguments, capsys):
         main(arguments)
     assert stop.value.code == 2
     assert "usage: lejepa" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--train_split", "--train-split", "--dataset-config=a-b", "--max-image-pixels"])
+def test_options_may_have_dashes(option, capsys):
+    """The value is refused as such, so the option was understood."""
+    value = [] if "=" in option else ["1"]
+    assert main(["evaluate", "no/such/encoder", "--dataset", "/no-such/folder", option, *value]) == 2
+    assert "`dataset` '/no-such/folder'" in one_line(capsys.readouterr().err)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"lejepa-hf {lejepa_hf.__version__}\n"
 
 
 def test_console_script_explains_itself():

@@ -19,6 +19,7 @@ def test_plan_of_a_small_run(tiny_resnet, tmp_path):
     assert parsed == before, "nothing changes a recipe"
     measured = plan.measured
     assert (plan.images, plan.global_batch, plan.steps) == (1347, 8, 506)  # 3 * 1347 / 8, rounded up
+    assert plan.image_side == 8 and plan.fitting.startswith("Recipe folder/small_")
     model = build_model(build_config(parsed.model))
     assert plan.encoder_parameters == sum(p.numel() for p in model.encoder.parameters())
     assert plan.state_bytes == 16 * sum(p.numel() for p in model.parameters())
@@ -57,6 +58,9 @@ def test_command(capsys, tmp_path, tiny_resnet, monkeypatch):
     arguments = [str(tmp_path / "small.yaml"), "--seconds", "1", *SMALL, "--per_device_train_batch_size", "4"]
     assert main(["plan", *arguments]) == 0
     assert "20 steps of 4 images" in capsys.readouterr().out
+    monkeypatch.setattr("lejepa_hf.runs.measurement.dry_run", lambda *arguments: None)  # there was not enough memory
+    assert main(["plan", *arguments]) == 1
+    assert "It does not fit" in capsys.readouterr().out
     assert main(["plan", str(tmp_path / "small.yaml"), "--sigreg_wait", "1"]) == 2
     assert "Did you mean `sigreg_weight`?" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
@@ -69,6 +73,7 @@ PLAN = Plan(
     views=[ViewPlan("global", 2, 16, 17), ViewPlan("local", 6, 8, 5)],
     encoder_parameters=1000, projector_parameters=200, flops_per_image=2e9, state_bytes=GIB, activation_bytes=GIB,
     view_bytes=GIB, device="cuda", device_bytes=4 * GIB, workers=4, measured=MEASURED,
+    image_side=8, fitting="Recipe folder/laptop fits.",
 )  # fmt: skip
 
 
@@ -89,6 +94,19 @@ def test_estimates_are_called_so():
     assert "estimated from 4 images per step" in format_plan(measured(batch=4))
     text = format_plan(measured(batch=0))
     assert ", estimated\n" in text and "There was no dry run" in text
+
+
+def test_a_run_that_does_not_fit_or_takes_days_names_the_recipe_that_does():
+    assert "Recipe folder/laptop fits." not in format_plan(PLAN)
+    assert "Recipe folder/laptop fits." in format_plan(measured(fits=False))
+    assert "Recipe folder/laptop fits." in format_plan(replace(PLAN, steps=2_000_000))
+    assert format_plan(replace(measured(fits=False), fitting=None)).count("fits") == 0
+
+
+def test_crops_that_enlarge_the_images_are_named():
+    assert "enlarge" not in format_plan(PLAN), "twice is accepted"
+    told = "Crops of 16 pixels enlarge these images, whose shorter side has 7, 2.3 times: a smaller `global_crop_size`"
+    assert told in format_plan(replace(PLAN, image_side=7))
 
 
 def test_a_stream_of_unknown_length():

@@ -170,6 +170,14 @@ def test_own_images_without_labels(tmp_path):
         (["--resume", "runs/none"], "is not a complete checkpoint"),
         (["--backbone_config", "{model_type: resnet, num_channels: 1}"], "`backbone_config.num_channels` is 1"),
         (["--num_slice", "5"], "Did you mean `num_slices`"),
+        (["--max_steps", "0"], "`max_steps` must be at least 1, got 0"),
+        (["--dataloader_num_workers", "-1"], "`dataloader_num_workers` must be at least 0, got -1"),
+        (["--fp16", "--bf16"], "At most one of fp16 and bf16 can be True"),
+        (["--dataset"], "`--dataset` on the command line has no value"),
+        (["--learning_rate", "--seed", "1"], "`--learning_rate` on the command line has no value"),
+        (["--dataset", "/proc/cpuinfo"], "`dataset` '/proc/cpuinfo' is a single file: name the folder"),
+        (["--dataset", "recipes/digits/"], "`dataset` 'recipes/digits/' holds no images: found 2 .yaml"),
+        (["--report_to", "clearml"], "`report_to` 'clearml': its package is not installed"),
     ],
 )
 def test_bad_input_ends_in_one_line_before_training(tmp_path, capsys, arguments, message):
@@ -262,5 +270,7 @@ def test_a_folder_that_goes_away_is_made_again_and_the_run_ends_complete(tmp_pat
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert main([RECIPE, *SMALL, "--output_dir", str(tmp_path / "file")]) == 2
-    assert "cannot be written to" in capsys.readouterr().err
+    for folder in (str(tmp_path / "file"), str(tmp_path / "file" / "run"), "/proc/run"):
+        assert main([RECIPE, *SMALL, "--output_dir", folder]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "cannot be written to" in line

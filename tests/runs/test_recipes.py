@@ -58,6 +58,8 @@ EXPECTED = {
     "stl10/resnet18": 11.2,
     "folder/vit_s16": 21.7,
     "folder/small_cpu": None,
+    "folder/small_images": 11.2,
+    "folder/laptop": 4.91,
 }
 
 
@@ -101,6 +103,18 @@ def test_no_key_stands_in_two_dataclasses():
     assert len(known_keys()) == sum(
         sum(item.init for item in section.__dataclass_fields__.values()) for section in SECTIONS
     )
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "{}", "[]"])
+def test_an_empty_recipe(tmp_path, text):
+    (tmp_path / "empty.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"empty\.yaml is empty: a recipe holds `key: value` lines"):
+        parse_recipe(tmp_path / "empty.yaml")
+
+
+def test_dashes_and_the_names_of_other_commands(recipe):
+    data = parse_recipe(recipe(), ["--dataset-config", "a-b", "--revision=main", "--split", "train[:9]"]).data
+    assert (data.dataset_config, data.dataset_revision, data.train_split) == ("a-b", "main", "train[:9]")
 
 
 def test_the_command_line_wins(recipe):

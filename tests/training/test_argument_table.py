@@ -62,6 +62,7 @@ def test_every_argument_of_the_constructor_is_decided(tmp_path, tiny_resnet, nam
             "use `gradient_accumulation_steps`",
         ),
         ({"metric_for_best_model": "accuracy"}, "`metric_for_best_model` must be one of loss, .*, got 'accuracy'"),
+        ({"report_to": ["wanbd"]}, "`report_to` 'wanbd' is unknown; known are .*wandb"),
         ({"do_eval": True}, "`do_eval` is true but `eval_strategy` is 'no'"),
         ({"save_strategy": "best", "metric_for_best_model": "loss"}, "`save_strategy` 'best' needs evaluations"),
         ({"auto_find_batch_size": True}, "`auto_find_batch_size` must be False, got True: .*`lejepa plan"),

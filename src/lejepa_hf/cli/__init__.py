@@ -4,6 +4,7 @@ import argparse
 import logging
 import signal
 import sys
+from importlib import import_module
 
 from ..data.errors import DataError
 from . import encoder_commands, run_commands
@@ -15,10 +16,16 @@ def main(arguments: list[str] | None = None) -> int:
     with these arguments, or those of the process, and return the exit status.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] == "train":
+    if arguments[:1] == ["train"] and {"-h", "--help"}.intersection(arguments):
+        from ..runs.recipe_help import format_help
+
+        sys.stdout.write(f"{format_help()}\n")
+        return 0
+    if arguments[:1] == ["train"]:
         from ..runs.pretraining import main as train
 
         return train(arguments[1:])
+    arguments = [_with_underscores(argument) for argument in arguments]
     options, overrides = _parser().parse_known_args(arguments)
     if overrides and arguments[0] != "plan":
         _parser().parse_args(arguments)  # ends with an error that names the unknown argument
@@ -31,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = options.command(options)
         if text is not None:
             sys.stdout.write(f"{text}\n")
-        return 0
+        return options.status
     except (ValueError, OSError, ImportError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -49,12 +56,22 @@ def main(arguments: list[str] | None = None) -> int:
         logger.removeHandler(to_stderr)
 
 
+def _with_underscores(argument: str) -> str:
+    """`--train-split=a-b` -> `--train_split=a-b`: options may be written with dashes."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lejepa", description="Pretrain and use vision encoders with LeJEPA.")
+    version = import_module(__name__.partition(".")[0]).__version__
+    parser.add_argument("--version", action="version", version=f"lejepa-hf {version}")
     commands = parser.add_subparsers(required=True)
-    commands.add_parser("train", help="RECIPE [--key value ...]: pretrain, evaluate, export", add_help=False)
+    commands.add_parser("train", help="RECIPE_OR_IMAGES [--key value ...]: pretrain, evaluate, export", add_help=False)
     for name, (text, add_arguments, run) in (encoder_commands.COMMANDS | run_commands.COMMANDS).items():
         command = commands.add_parser(name, help=text)
-        command.set_defaults(command=run)
+        command.set_defaults(command=run, status=0)
         add_arguments(command.add_argument)
     return parser

@@ -8,25 +8,40 @@ from .encoder_commands import AddArgument
 
 
 def _add_plan(add: AddArgument) -> None:
-    add("recipe", help="recipe, a YAML file or a name that `lejepa recipes` lists")
+    add("recipe", help="recipe, a YAML file or a name that `lejepa recipes` lists; or images, as of `lejepa train`")
     add("--seconds", type=float, default=10.0, help="duration of the dry run after its warm-up, in seconds (10)")
 
 
 def _plan(options: argparse.Namespace) -> str:
+    from ..runs.own_images import with_recipe
     from ..runs.plan import format_plan, make_plan
     from ..runs.recipes import parse_recipe
 
-    return format_plan(make_plan(parse_recipe(options.recipe, options.overrides), options.seconds))
+    name, *pairs = with_recipe([options.recipe, *options.overrides])
+    plan = make_plan(parse_recipe(name, pairs), options.seconds)
+    options.status = 0 if plan.measured.fits else 1
+    return format_plan(plan)
 
 
 def _add_recipes(add: AddArgument) -> None:
-    add("name", nargs="?", help="recipe whose path is printed; if missing, the names of all recipes")
+    add(
+        "name", nargs="*",
+        help="nothing lists all recipes; `show NAME` prints one, to read it or to make your own; NAME prints its path",
+    )  # fmt: skip
 
 
 def _recipes(options: argparse.Namespace) -> str | Path:
-    from ..system.installed_package import find_packaged, packaged_recipes
+    from ..runs.recipe_table import format_recipes
+    from ..system.installed_package import find_packaged
 
-    return "\n".join(packaged_recipes()) if options.name is None else find_packaged(options.name)
+    match options.name:
+        case []:
+            return format_recipes()
+        case ["show", name]:
+            return find_packaged(name).read_text(encoding="utf-8").rstrip()
+        case [name]:
+            return find_packaged(name)
+    raise ValueError(f"`lejepa recipes` takes a NAME or `show NAME`, got {' '.join(options.name)!r}.")
 
 
 def _add_report(add: AddArgument) -> None:
@@ -95,6 +110,6 @@ COMMANDS = {
     "report": ("a run -> report.html in its folder, a page that needs no other files", _add_report, _report),
     "select": ("rank runs without labels, by held-out loss / weight^0.4", _add_select, _select),
     "statistics": ("measure how Gaussian the projections of a run are", _add_statistics, _statistics),
-    "recipes": ("list the recipes of the package, or print the path of one of them", _add_recipes, _recipes),
-    "plan": ("RECIPE [--key value ...]: what a run will cost, before any training", _add_plan, _plan),
+    "recipes": ("list the recipes of the package, or print one of them", _add_recipes, _recipes),
+    "plan": ("RECIPE_OR_IMAGES [--key value ...]: what a run will cost, before any training", _add_plan, _plan),
 }

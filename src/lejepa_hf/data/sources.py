@@ -22,7 +22,8 @@ from .dataset_files import (
 from .dataset_kinds import Mixture, Opened, count_rows, is_stream
 from .image_folder import open_folder
 from .image_source import ImageSource, find_columns
-from .opening_errors import nearby, without_secrets
+from .missing_paths import refuse_missing_path
+from .opening_errors import without_secrets
 from .origins import Origin, real_place
 from .view_settings import MOST_PIXELS
 
@@ -110,8 +111,7 @@ def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]
     if "://" in name:
         way_out = f"end it in .parquet or .tar, or name it in `data_files` with `dataset: {' or '.join(FILE_KINDS)}`"
         raise ValueError(f"`dataset` {shown!r} does not name its file type: {way_out}.")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"`dataset` {name!r}: no such folder. {nearby(name)}")
+    refuse_missing_path(name)
     from .dataset_builders import load_split
 
     return load_split(name, name, split, streaming, **settings)

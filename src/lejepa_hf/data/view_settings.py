@@ -47,22 +47,27 @@ class ViewSettings:
         crop_aspect_ratio (`list[float]`): Smallest and largest width over height of the cut region, in
             [0.01, 100].
         horizontal_flip_probability (`float`): Probability of a horizontal flip; 0 for digits, for example.
-        color_jitter_probability (`float`): Probability of the four jitters together, which come in random order.
-        brightness_jitter, contrast_jitter, saturation_jitter (`float`): x; factors are from `[1 - x, 1 + x]`.
-        hue_jitter (`float`): x, where the hue is shifted by `[-x, x]` turns of the colour circle, at most 0.5.
-        grayscale_probability (`float`): Probability that all channels become the luminance.
+        color_jitter_probability (`float`): Probability that brightness, contrast, saturation and hue are changed, all
+            four in random order.
+        brightness_jitter, contrast_jitter, saturation_jitter (`float`): Largest relative change x: the factor is drawn
+            from `[1 - x, 1 + x]`.
+        hue_jitter (`float`): Largest shift of the hue in either direction, in turns of the colour circle, at most 0.5.
+        grayscale_probability (`float`): Probability that a view loses its colours: all channels become the luminance.
         blur_probability (`float`): Probability of a Gaussian blur.
-        blur_sigma (`list[float]`): Smallest and largest standard deviation in pixels; published codes use 0.1 and 2.
-        blur_kernel_size (`int`): Odd number of taps of the blur; 13 covers three standard deviations of 2.
-        solarize_probability (`float`): Probability of solarisation, drawn once, unlike in torchvision.
-        solarize_threshold (`int`): Values from this one on are inverted, in [0, 255].
+        blur_sigma (`list[float]`): Smallest and largest standard deviation of the blur in pixels; published codes use
+            0.1 and 2.
+        blur_kernel_size (`int`): Width of the blur's kernel in pixels, odd; 13 covers three standard deviations of 2.
+        solarize_probability (`float`): Probability of solarisation, which inverts bright pixels; drawn once, unlike in
+            torchvision.
+        solarize_threshold (`int`): Value from which on solarisation inverts pixels, in [0, 255].
         image_mean (`list[float]`): Mean of each channel for pixels in [0, 1], subtracted last. Its length is the
             number of channels of the views: 3 for RGB, 1 for greyscale, others for satellite images, say. Without
             3 channels saturation, hue and grayscale do nothing, and contrast blends with the mean over all of them.
         image_std (`list[float]`): Standard deviation of each channel, by which the difference is divided, in
             [1e-6, 10].
-        pixel_range (`list[float]`, *optional*): Values that become 0 and 255 in arrays and in 16-bit and float images;
-            others are clipped. If missing, the whole range of 8- and 16-bit integers, and [0, 1] for floats.
+        pixel_range (`list[float]`, *optional*): Values that become black and white, 0 and 255, in arrays and in 16-bit
+            and float images; others are clipped. If missing, the whole range of 8- and 16-bit integers, and [0, 1] for
+            floats.
         max_image_pixels (`int`, *optional*): Largest width times height of an image, as stored and after an
             evaluation's resize; larger images count as broken. If missing, 89 million, PIL's `MAX_IMAGE_PIXELS`.
 

@@ -41,7 +41,8 @@ class ModelArguments:
     The network and its objective.
 
     Args:
-        backbone_config (`dict`, *optional*): Config of the backbone, see [`LeJEPAConfig`]; needs `model_type`.
+        backbone_config (`dict`, *optional*): Config of the backbone as in transformers, with its `model_type`, as
+            `{model_type: vit, hidden_size: 384}`. See [`LeJEPAConfig`].
         pretrained_backbone (`str`, *optional*): Hub id or folder whose weights the backbone starts from.
         continue_from (`str`, *optional*): Run folder or checkpoint whose backbone and projector are trained further,
             with a new optimizer; or a run that was pushed to the Hub, `user/name` or `user/name@revision`.
@@ -133,9 +134,9 @@ class DataArguments(ViewSettings):
             of an entry are `dataset`, `config`, `split`, `revision`, `data_files`, `image_column`. The source of the
             keys above then serves the evaluation only, and may be missing.
         train_split (`str`): Split that the encoder is trained on; its labels are not used.
-        eval_split (`str`, *optional*): Held-out split with labels. It is used for the evaluation after training and,
-            with `eval_strategy`, during training: every tenth of the run by default, or at each checkpoint with
-            `load_best_model_at_end`. Without it nothing is evaluated.
+        eval_split (`str`, *optional*): Held-out split with labels, on which the encoder is evaluated after training
+            and, with `eval_strategy`, during training. That is every tenth of the run by default, or each checkpoint
+            with `load_best_model_at_end`. Without it nothing is evaluated.
         streaming (`bool`): Read images during training instead of downloading them first.
         image_column (`str`, *optional*): Column of the images; found by its type if missing.
         label_column (`str`, *optional*): Column of the labels, for the evaluation only; found by its type if missing.

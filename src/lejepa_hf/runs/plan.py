@@ -6,14 +6,19 @@ from dataclasses import dataclass
 import torch
 
 from ..modeling_lejepa import LeJEPAForPreTraining
+from ..system.installed_package import find_packaged
 from ..training.own_arguments import count_steps
 from .measurement import CountedCosts, Measurement, measure, memory_of
+from .own_images import facts_of, read_machine
+from .recipe_choice import ImageFacts, choose_recipe
 from .recipe_sources import training_source
-from .recipes import Recipe
+from .recipes import Recipe, load_yaml
 from .resolving import resolve
 from .step_costs import count_activations, count_flops, count_tokens, kinds_of_views
 
 _BACKWARD = 2  # FLOPs of the backward pass, in those of the forward pass
+_DAY = 86_400  # seconds
+_MOST_ENLARGED = 2  # times the shorter side of the images that crops may have
 _MOMENTS = 2  # of AdamW, in the precision of the weights
 
 
@@ -48,6 +53,8 @@ class Plan:
     device_bytes: int | None  # memory of that device
     workers: int  # loader processes of a training process; 0 if it cuts views itself
     measured: Measurement  # speed and memory of a process
+    image_side: int  # shorter side of the images in pixels, median of a sample
+    fitting: str | None  # why and how to take another packaged recipe for these images; None if it is this one
 
     @property
     def is_estimated(self) -> bool:
@@ -91,6 +98,7 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
     source = training_source(data)
     global_batch = batch * training.world_size * training.gradient_accumulation_steps
     steps = count_steps(training, source.num_images, global_batch)
+    facts = facts_of(source, num_channels=data.num_channels)
     flops = (1 + _BACKWARD) * count_flops(model, data)
     activations = count_activations(model, data) // (2 if training.bf16 or training.fp16 else 1)
     views = [
@@ -118,7 +126,18 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         device_bytes=memory_of(training.device),
         workers=training.dataloader_num_workers or 0,
         measured=measure(recipe, seconds, CountedCosts(flops, states, activations + view_bytes)),
+        image_side=facts.median_side,
+        fitting=_fitting_recipe(recipe, facts),
     )
+
+
+def _fitting_recipe(recipe: Recipe, images: ImageFacts) -> str | None:
+    choice = choose_recipe(images, read_machine(recipe.training.use_cpu))
+    found = load_yaml(find_packaged(choice.name).read_text(encoding="utf-8"))
+    if isinstance(found, dict) and found["backbone_config"] == recipe.model.backbone_config:
+        return None
+    data = f" --dataset {recipe.data.dataset}" if recipe.data.dataset else ""
+    return f"Recipe {choice.name} fits: {choice.reason} (`lejepa plan {choice.name}{data}`)."
 
 
 def format_plan(plan: Plan) -> str:
@@ -155,7 +174,21 @@ def format_plan(plan: Plan) -> str:
         ("time per epoch", epoch),
         ("whole training", _duration(plan.seconds)),
     ]
-    return "\n".join([*(f"{name:<20}{value}" for name, value in rows), _verdict(plan)])
+    return "\n".join([*(f"{name:<20}{value}" for name, value in rows), *_advice(plan), _verdict(plan)])
+
+
+def _advice(plan: Plan) -> list[str]:
+    """What to change where a run does not fit, takes days, or enlarges its images."""
+    lines = []
+    if plan.fitting is not None and (not plan.measured.fits or plan.seconds > _DAY):
+        lines.append(plan.fitting)
+    size = max(view.size for view in plan.views)
+    if size > _MOST_ENLARGED * plan.image_side:
+        lines.append(
+            f"Crops of {size} pixels enlarge these images, whose shorter side has {plan.image_side}, "
+            f"{size / plan.image_side:.1f} times: a smaller `global_crop_size` and `local_crop_size` cost less."
+        )
+    return lines
 
 
 def _verdict(plan: Plan) -> str:

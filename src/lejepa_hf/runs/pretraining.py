@@ -1,6 +1,7 @@
 """The story of a run: recipe -> data -> model -> trainer -> run folder with encoder, evaluation, pictures, card."""
 
 import logging
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,6 +31,8 @@ from ..training.preemption import EXIT_STATUS, INTERRUPTED, second_interrupt_end
 from ..training_args import LeJEPATrainingArguments
 from .finishing import RunNotFinished, finish_run
 from .initial_model import build_model
+from .own_images import with_recipe
+from .recipe_help import USAGE, format_help
 from .recipe_sources import RunSources, open_sources
 from .recipes import Recipe, parse_recipe
 from .resolving import ResolvedRecipe, resolve
@@ -43,10 +46,11 @@ class NotTrained(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    `lejepa train RECIPE [--key value ...]`, and train.py in a checkout.
+    `lejepa train RECIPE_OR_IMAGES [--key value ...]`, and train.py in a checkout.
 
     Args:
-        arguments (`list[str]`, *optional*): Command line; the process's own if missing.
+        arguments (`list[str]`, *optional*): Command line; the process's own if missing. A recipe comes first, or
+            images, for which [`~runs.own_images.with_recipe`] chooses one.
 
     Returns:
         `int`: Exit status: 0; 2 with one line on stderr if the recipe, the data, the launch or the folder cannot be
@@ -56,19 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
         has begun.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stderr.write(
-            "usage: lejepa train RECIPE [--key value ...]   (a YAML file, or a name that `lejepa recipes` lists)\n"
-        )
+    if not arguments or {"-h", "--help"}.intersection(arguments):
+        (sys.stdout if arguments else sys.stderr).write(f"{format_help() if arguments else USAGE}\n")
         return 0 if arguments else 2
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     disable_progress_bar()  # of loading and saving weights; the Trainer's own stays
     with ExitStack() as holding:
         try:
-            recipe = parse_recipe(arguments[0], arguments[1:])
-            is_first = recipe.training.process_index == 0
-            logger.setLevel(logging.INFO if is_first else logging.WARNING)
-            if is_first:
+            logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+            name, *pairs = with_recipe(arguments)
+            recipe = parse_recipe(name, pairs)
+            if recipe.training.process_index == 0:
                 holding.enter_context(RunFolder(recipe.folder).held())
             resolved = resolve(recipe)
             trainer, held_out = build(resolved)

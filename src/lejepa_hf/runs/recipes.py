@@ -13,6 +13,7 @@ from ..training_args import LeJEPATrainingArguments
 from .arguments import DataArguments, ModelArguments, Recipe, check_key
 
 SECTIONS = (ModelArguments, DataArguments, LeJEPATrainingArguments)
+_ALIASES = {"config": "dataset_config", "revision": "dataset_revision", "split": "train_split"}  # as in other commands
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,9 +66,17 @@ def _check_type(key: str, value: object, expected: object, where: str) -> object
     return value
 
 
-def _parse_command_line(arguments: list[str], hints: dict[str, Any], keys: dict[str, type]) -> dict[str, Any]:
-    """`--key value`, `--key=value`, `--list a b c`, and `--flag` alone for true or, for `--resume`, `auto`."""
-    values: dict[str, Any] = {}
+def _type_hints() -> dict[str, Any]:
+    keys = known_keys()
+    return {key: hint for section in SECTIONS for key, hint in get_type_hints(section).items() if key in keys}
+
+
+def parse_command_line(arguments: list[str]) -> dict[str, Any]:
+    """
+    The keys of a recipe in `--key value`, `--key=value`, `--list a b c`, and `--flag` alone for true or, for
+    `--resume`, `auto`. ValueError for an unknown key or a value of another type.
+    """
+    hints, values = _type_hints(), dict[str, Any]()
     position = 0
     while position < len(arguments):
         token = arguments[position]
@@ -75,21 +84,25 @@ def _parse_command_line(arguments: list[str], hints: dict[str, Any], keys: dict[
             raise ValueError(f"{token!r} on the command line does not belong to a `--key`.")
         key, equals, inline = token[2:].partition("=")
         key = key.replace("-", "_")
-        check_key(key, "the command line", keys)
+        key = _ALIASES.get(key, key)
+        check_key(key, "the command line", hints)
         position += 1
         given = [inline] if equals else []
         while not equals and position < len(arguments) and not re.match(r"--[a-zA-Z]", arguments[position]):
             given.append(arguments[position])
             position += 1
-        values[key] = _command_line_value(key, given, hints[key])
+        value = _command_line_value(key, given, hints[key])
+        values[key] = _check_type(key, value, hints[key], "the command line")
     return values
 
 
 def _command_line_value(key: str, given: list[str], expected: object) -> object:
-    if not given:
-        return "auto" if key == "resume" else True
     is_list = get_origin(expected) is list
     kinds = (expected, *get_args(expected))
+    if not given and key != "resume" and bool not in kinds:
+        raise ValueError(f"`--{key}` on the command line has no value.")
+    if not given:
+        return "auto" if key == "resume" else True
     if not is_list and str in kinds and not {dict, bool}.intersection(kinds) and len(given) == 1:
         return None if given[0] == "null" and type(None) in kinds else given[0]
     parsed = [load_yaml(text) for text in given]
@@ -117,9 +130,13 @@ def _set_evaluation(values: dict[str, Any]) -> None:
 
 def _read_file(recipe: Path) -> dict[str, Any]:
     try:
-        content = load_yaml(recipe.read_text(encoding="utf-8")) or {}
+        content = load_yaml(recipe.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{recipe} is not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{recipe} is not a recipe, which is a YAML file: of images, name the folder.") from error
+    if not content:
+        raise ValueError(f"{recipe} is empty: a recipe holds `key: value` lines, see `lejepa recipes show NAME`.")
     if not isinstance(content, dict):
         raise ValueError(f"{recipe} must hold `key: value` lines, got a {type(content).__name__}.")
     return content
@@ -152,13 +169,12 @@ def parse_recipe(recipe: str | Path, arguments: list[str] | None = None) -> Reci
     """
     recipe = Path(recipe) if Path(recipe).is_file() else find_packaged(recipe)
     content = _read_file(recipe)
-    keys = known_keys()
-    hints = {key: hint for section in SECTIONS for key, hint in get_type_hints(section).items() if key in keys}
+    keys, hints = known_keys(), _type_hints()
     for key in content:
         check_key(str(key), str(recipe), keys)
-    overrides = _parse_command_line(arguments or [], hints, keys)
+    overrides = parse_command_line(arguments or [])
     values = {key: _check_type(key, value, hints[key], str(recipe)) for key, value in content.items()}
-    values |= {key: _check_type(key, value, hints[key], "the command line") for key, value in overrides.items()}
+    values |= overrides
     _drop_replaced(values, overrides)
     _set_evaluation(values)
     values.setdefault("output_dir", f"runs/{recipe.resolve().parent.name}-{recipe.stem}")

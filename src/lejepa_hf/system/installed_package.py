@@ -29,6 +29,11 @@ def packaged_recipes() -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.glob("*/*.yaml"))}
 
 
+def packaged_name(recipe: str | Path) -> str:
+    """The name that a packaged recipe would have: `digits/resnet_tiny` for `recipes/digits/resnet_tiny.yaml`."""
+    return Path(recipe).as_posix().removeprefix("recipes/").removesuffix(".yaml")
+
+
 def find_packaged(recipe: str | Path) -> Path:
     """
     The file of a recipe by its name, or by its path in a checkout.
@@ -39,8 +44,7 @@ def find_packaged(recipe: str | Path) -> Path:
     Raises:
         ValueError: If there is none; the message lists the nearest ones.
     """
-    known, given = packaged_recipes(), Path(recipe)
-    name = given.as_posix().removeprefix("recipes/").removesuffix(".yaml")
+    known, given, name = packaged_recipes(), Path(recipe), packaged_name(recipe)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known
         # Paths if a path was given, otherwise names.

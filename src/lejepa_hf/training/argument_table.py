@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
@@ -132,6 +134,7 @@ def refuse_arguments(values: Mapping[str, Any], table: Mapping[str, Decision]) -
 def check_honoured(args: TrainingArguments) -> None:
     """Refuse values that cannot be honoured, after transformers has converted all of them."""
     _check_accelerator_config(args.accelerator_config)
+    _check_trackers(args.report_to)
     name = args.metric_for_best_model
     if name is not None and name.removeprefix("eval_") not in MEASURES:
         raise ValueError(
@@ -144,6 +147,14 @@ def check_honoured(args: TrainingArguments) -> None:
         raise ValueError("`save_strategy` 'best' needs evaluations: set `eval_strategy` to 'steps' or 'epoch'.")
     if args.do_eval:
         raise ValueError("`do_eval` is true but `eval_strategy` is 'no': set it to 'steps' or 'epoch'.")
+
+
+def _check_trackers(names: str | list[str] | None) -> None:
+    for name in names or []:  # transformers has made it a list
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(f"`report_to` {name!r} is unknown; known are {', '.join(INTEGRATION_TO_CALLBACK)}.")
+        if name not in (*get_available_reporting_integrations(), "flyte"):  # which is missing in that list
+            raise ValueError(f"`report_to` {name!r}: its package is not installed. Install it, or leave it out.")
 
 
 def _check_accelerator_config(config: object) -> None:

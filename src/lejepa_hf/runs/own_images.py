@@ -1,0 +1,165 @@
+"""Images in place of a recipe: facts about them and the machine are read, and a packaged recipe is chosen."""
+
+import difflib
+import logging
+import os
+import statistics
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.dataset_files import kind_of_files
+from ..data.dataset_kinds import count_classes
+from ..data.decoding import DECODING_ERRORS, Pixels, open_image, stored_size
+from ..data.image_source import some_rows
+from ..data.sources import DIGITS, ImageSource, load_source
+from ..evaluation.labelled_sources import check_classes, check_labels
+from ..system.devices import cores_of_this_process, default_device, memory_of
+from ..system.installed_package import find_packaged, packaged_name, packaged_recipes
+from .recipe_choice import ImageFacts, MachineFacts, choose_recipe
+from .recipes import parse_command_line
+
+logger = logging.getLogger("lejepa_hf")
+
+_SAMPLE = 200  # images whose sizes are read, from their headers
+_HELD_OUT = ("validation", "test")  # the first one with labels; `test` is then left for `lejepa evaluate`
+_SOURCE_KEYS = {
+    "dataset_config": "config", "dataset_revision": "revision", "data_files": "data_files",
+    "image_column": "image_column", "label_column": "label_column",
+}  # fmt: skip
+
+
+def with_recipe(arguments: list[str]) -> list[str]:
+    """
+    Put a recipe first in a command line that may begin with images.
+
+    Args:
+        arguments (`list[str]`): Recipe file, name of a packaged recipe, or else a folder of images, Parquet or tar
+            files, or id of a Hub dataset; then `--key value` pairs.
+
+    Returns:
+        `list[str]`: As given if a recipe comes first. Otherwise the packaged recipe that fits, `--dataset`, a labelled
+        held-out split as `--eval_split` if there is one, and the pairs, which win. Two lines of the log say which
+        recipe it is and why.
+
+    Raises:
+        ValueError: If the first argument is neither a recipe nor images, or the images cannot be opened.
+    """
+    given, pairs = arguments[0], arguments[1:]
+    if given.startswith("--"):
+        raise ValueError(f"The first argument must be a recipe or images, got {given!r}.")
+    if _is_recipe(given):
+        return arguments
+    settings = parse_command_line(pairs)
+    images = read_images(given, settings)
+    machine = read_machine(bool(settings.get("use_cpu")))
+    choice = choose_recipe(images, machine)
+    logger.info(f"{given}: {_describe(images, machine)}.")
+    logger.info(f"Recipe {choice.name}: {choice.reason} (`lejepa recipes show {choice.name}` prints it).")
+    held_out = ["--eval_split", images.held_out] if images.held_out is not None else []
+    return [choice.name, "--dataset", given, *held_out, *pairs]
+
+
+def _is_recipe(given: str) -> bool:
+    """Whether a first argument names a recipe; ValueError if it does so with a mistake."""
+    if kind_of_files(given):
+        return False
+    if os.path.isfile(given) or packaged_name(given) in packaged_recipes():
+        return True
+    if os.path.isdir(given):
+        return False
+    folders = {name.split("/")[0] for name in packaged_recipes()}
+    is_near = difflib.get_close_matches(packaged_name(given), packaged_recipes(), n=1, cutoff=0.8)
+    if is_near or given in {DIGITS, *folders} or given.endswith((".yaml", ".yml")):
+        find_packaged(given)  # which raises the error
+    return False
+
+
+def read_images(name: str, settings: Mapping[str, Any] | None = None) -> ImageFacts:
+    """
+    Look at images: all their names, and the headers of a sample.
+
+    Args:
+        name (`str`): As in [`~data.sources.load_source`].
+        settings (`dict`, *optional*): Keys of a recipe, of which those that describe the source are used.
+
+    Raises:
+        ValueError: If there are no images, or none of the sample can be opened.
+    """
+    settings = settings or {}
+    source = {ours: settings[key] for key, ours in _SOURCE_KEYS.items() if key in settings}
+    # The rows of a folder are names; others are streamed, so that nothing is downloaded or copied only to be sampled.
+    source["streaming"] = not Path(name).expanduser().is_dir()
+    train = load_source(name, settings.get("train_split", "train"), **source)
+    held_out = None if "eval_split" in settings else _held_out_split(train, name, source)
+    return facts_of(train, held_out)
+
+
+def _held_out_split(train: ImageSource, name: str, source: dict[str, Any]) -> str | None:
+    """The first split on which the encoder can be evaluated, None if there are no labels or no such split."""
+    for split in _HELD_OUT:
+        with suppress(ValueError):
+            check_labels(train)
+            check_classes(train)
+            held_out = load_source(name, split, **source)
+            check_labels(held_out)
+            if held_out.num_images != 1 and split != train.split:
+                return split
+    return None
+
+
+def facts_of(source: ImageSource, held_out: str | None = None, num_channels: int = 3) -> ImageFacts:
+    """
+    Read the headers of a random sample of images, for views of `num_channels`; `held_out` is the split for an
+    evaluation that is known already. ValueError if none of them can be opened.
+    """
+    sizes, channels, failure = [], [1], None
+    for row in some_rows(source, _SAMPLE):
+        try:
+            image = open_image(row[source.image_column], num_channels)
+        except DECODING_ERRORS as error:
+            failure = error
+            continue
+        sizes.append(min(stored_size(image)))
+        channels.append(_count_channels(image))
+    if not sizes:
+        raise ValueError(f"`dataset` {source.name!r}: none of the first images can be opened: {failure}")
+    labels = source.label_column
+    return ImageFacts(
+        number=source.num_images,
+        median_side=int(statistics.median(sizes)),
+        smallest_side=min(sizes),
+        channels=max(channels),
+        classes=count_classes(source.dataset, labels) if labels is not None else None,
+        held_out=held_out,
+    )
+
+
+def _count_channels(image: Pixels) -> int:
+    if isinstance(image, np.ndarray):
+        return 1 if image.ndim == 2 else image.shape[-1]
+    return 3 if image.mode == "P" else len(image.getbands())
+
+
+def read_machine(use_cpu: bool = False) -> MachineFacts:
+    """What a training process here may use; without the accelerator with `use_cpu`."""
+    device = torch.device("cpu") if use_cpu else default_device()
+    return MachineFacts(device.type, memory_of(device), cores_of_this_process())
+
+
+def _describe(images: ImageFacts, machine: MachineFacts) -> str:
+    number = "a stream of" if images.number is None else f"{images.number:,}"
+    colours = {1: "grey", 2: "grey", 3: "RGB", 4: "RGBA"}.get(images.channels, f"{images.channels} channels")
+    classes = "no labels" if images.classes is None else f"{images.classes} classes"
+    held_out = f", held-out split {images.held_out}" if images.held_out is not None else ""
+    gpu = "no GPU"
+    if machine.device != "cpu":
+        gpu = machine.device + (f" of {machine.memory / 2**30:.0f} GiB" if machine.memory else "")
+    return (
+        f"{number} images, shorter side {images.median_side} pixels (smallest {images.smallest_side}), {colours}, "
+        f"{classes}{held_out}; {gpu}, {machine.cores} CPU cores"
+    )
