@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             return INTERRUPTED
-        holding.enter_context(hidden_progress_bars(resolved.training.disable_tqdm))
+        holding.enter_context(hidden_progress_bars(bool(resolved.training.disable_tqdm)))
         try:
             return run(resolved, trainer, held_out)
         except (FloatingPointError, DataError, CheckpointNotWritten, NotTrained, RunNotFinished) as error:

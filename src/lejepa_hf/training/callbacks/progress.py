@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -29,7 +30,7 @@ class ProgressBar(ProgressCallback):
         """Begin the bar."""
         self.current_step = 0
         if state.is_world_process_zero:
-            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=not are_drawn())
+            self.training_bar: Any = tqdm(total=state.max_steps, dynamic_ncols=True, disable=not are_drawn())
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: object, logs: Row | None = None, **kwargs: object
