@@ -126,7 +126,7 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
             prefix = check_token_dropping(backbone_config, config.token_drop_rate, self.pooling)
             self._token_dropping = TokenDropping(self.backbone, config.token_drop_rate, prefix)
         if config.drop_path_rate:
-            add_drop_path(self.backbone, config.drop_path_rate)
+            add_drop_path(self.backbone, config.drop_path_rate, traits.residual_blocks)
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.post_init()
 

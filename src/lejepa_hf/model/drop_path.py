@@ -1,13 +1,14 @@
 """Drop path (stochastic depth): in training, blocks are left out for some images, later blocks more often."""
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from .architecture import find_blocks, is_timm, native_image_size, setting
-from .tracing import trace, without_weights
+from .architecture import find_blocks, is_timm, setting
 
 
 class DropPath:
@@ -31,11 +32,11 @@ class DropPath:
         return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
-def add_drop_path(backbone: PreTrainedModel, rate: float) -> None:
+def add_drop_path(backbone: PreTrainedModel, rate: float, residual_blocks: Iterable[int]) -> None:
     """
     Let a backbone leave out blocks in training mode, with probabilities that rise linearly from 0 for the first block
-    to `rate` for the last. Blocks that change the size of their input are kept. A backbone without others, or with a
-    rate of its own, raises a `ValueError`.
+    to `rate` for the last. Only `residual_blocks`, from [`~model.tracing.describe_backbone`], are left out: others
+    change the size of their input. A backbone without them, or with a rate of its own, raises a `ValueError`.
     """
     config = backbone.config
     own = (config.model_args or {}).get("drop_path_rate") if is_timm(config) else setting(config, "drop_path_rate")
@@ -44,16 +45,15 @@ def add_drop_path(backbone: PreTrainedModel, rate: float) -> None:
             f"`drop_path_rate` {rate} and `drop_path_rate` {own} in `backbone_config` would both leave out blocks: "
             "set one of them to 0."
         )
-    places = _residual_blocks(config)
-    if not any(places):
+    places = [place for place in residual_blocks if place > 0]
+    if not places:
         raise ValueError(
             f"`drop_path_rate` {rate} cannot be used with a {config.model_type} backbone: none of its blocks after "
             "the first keeps the size of its input. Set it to 0, or take another backbone, such as vit or resnet."
         )
     blocks = find_blocks(backbone)
     for place in places:
-        if place > 0:
-            blocks[place].register_forward_hook(DropPath(rate * place / (len(blocks) - 1)), with_kwargs=True)
+        blocks[place].register_forward_hook(DropPath(rate * place / (len(blocks) - 1)), with_kwargs=True)
 
 
 def _states(inputs: tuple, kwargs: dict[str, Any], output: Any) -> tuple[Any, Any]:  # noqa: ANN401
@@ -61,21 +61,13 @@ def _states(inputs: tuple, kwargs: dict[str, Any], output: Any) -> tuple[Any, An
     return before, output[0] if isinstance(output, tuple) else output
 
 
-def _residual_blocks(config: PreTrainedConfig) -> list[int]:
-    """Numbers of the blocks whose output has the shape of their input."""
-    backbone, _ = without_weights(config)
-    found: list[int] = []
+def note_residual_blocks(found: set[int], backbone: nn.Module) -> None:
+    """Note in `found`, in the passes to come, the numbers of the blocks whose output has the shape of their input."""
 
-    def note(number: int) -> Any:  # noqa: ANN401
-        def hook(module: nn.Module, inputs: tuple, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ANN401
-            before, after = _states(inputs, kwargs, output)
-            is_kept = isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor)
-            if is_kept and before.shape == after.shape:
-                found.append(number)
-
-        return hook
+    def note(number: int, module: nn.Module, inputs: tuple, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ANN401
+        before, after = _states(inputs, kwargs, output)
+        if isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor) and before.shape == after.shape:
+            found.add(number)
 
     for number, block in enumerate(find_blocks(backbone)):
-        block.register_forward_hook(note(number), with_kwargs=True)
-    trace(backbone, native_image_size(config))
-    return found
+        block.register_forward_hook(partial(note, number), with_kwargs=True)
