@@ -14,7 +14,7 @@ def test_the_files_of_a_configuration():
 @pytest.mark.parametrize(
     ("files", "config", "said"),
     [
-        (FILES, None, "several configurations, set `config`: one of 160px, full."),
+        (FILES, None, "several configurations, set `config` (in a recipe `dataset_config`): one of 160px, full."),
         (FILES, "320px", "no `config` '320px': it has 160px, full."),
         ([], None, "no Parquet files of it under `revision: refs/convert/parquet`. Use another copy"),
         (["all/partial-train/0000.parquet"], None, "Parquet files of only a part of it (partial-train)"),

@@ -44,7 +44,10 @@ def choose_configuration(files: list[str], name: str, config: str | None) -> tup
             f"`revision: {PARQUET_BRANCH}`. {_WAY_OUT}"
         )
     if config is None and len(configs) > 1:
-        raise ValueError(f"`dataset` {name!r} has several configurations, set `config`: one of {', '.join(configs)}.")
+        raise ValueError(
+            f"`dataset` {name!r} has several configurations, set `config` (in a recipe `dataset_config`): one of "
+            f"{', '.join(configs)}."
+        )
     if config not in (None, *configs):
         raise ValueError(f"`dataset` {name!r} has no `config` {config!r}: it has {', '.join(configs)}.")
     chosen = config or configs[0]
