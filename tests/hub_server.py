@@ -130,10 +130,13 @@ class HubServer:
         git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         return {"sha256": oid, "oid": oid if lfs else git, "size": len(data), "lfs": lfs}
 
-    def put(self, repo: str, files: dict[str, bytes], revision: str = "main") -> None:
-        """Files of an existing repository, as their owner would push them; the branch is made if missing."""
+    def put(self, repo: str, files: dict[str, bytes], revision: str = "main", on_top: bool = True) -> None:
+        """
+        Files of an existing repository, as their owner would push them; the branch is made if missing. With `on_top`
+        False they replace all others, as on the branch `refs/convert/parquet`, which the Hub makes.
+        """
         content = self.read(repo)
-        before = content["commits"][content["refs"].get(revision, content["refs"]["main"])]
+        before = content["commits"][content["refs"].get(revision, content["refs"]["main"])] if on_top else {}
         new = {name: self.store(data, lfs=not name.endswith(_TEXT)) for name, data in files.items()}
         self.commit(repo, content, revision, before | new)
 

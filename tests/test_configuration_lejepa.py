@@ -51,6 +51,7 @@ def test_registered(tmp_path, tiny_vit):
         ("token_drop_rate", 1.0),
         ("token_drop_rate", -0.1),
         ("token_drop_views", "both"),
+        ("drop_path_rate", 1.0),
         ("projector_dims", []),
         ("projector_dims", [64, 0]),
     ],

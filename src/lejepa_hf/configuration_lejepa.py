@@ -27,6 +27,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "projector_norm": _one_of(PROJECTOR_NORMS),
     "token_drop_rate": ("in [0, 1)", lambda value: 0 <= value < 1),
     "token_drop_views": _one_of(TOKEN_DROP_VIEWS),
+    "drop_path_rate": ("in [0, 1)", lambda value: 0 <= value < 1),
     "sigreg_weight": ("in [0, 1]", lambda value: 0 <= value <= 1),
     "sigreg_views": _one_of(SIGREG_VIEWS),
     "statistic": _one_of(STATISTICS),
@@ -59,6 +60,9 @@ class LeJEPAConfig(PreTrainedConfig):
             view; class and register tokens are kept. For backbones that add positions to their tokens.
         token_drop_views (`str`, *optional*, defaults to `"all"`):
             Views that lose patches: `"all"`, `"global"` or `"local"`.
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Probability, in [0, 1), with which the backbone's last block is left out for an image and view in training
+            mode. It rises linearly from 0 for the first block. Blocks that change the size of their input are kept.
         sigreg_weight (`float`, *optional*, defaults to 0.05):
             The trade-off w in [0, 1]: `loss = (1 - w) * prediction_loss + w * sigreg_loss`.
         sigreg_views (`str`, *optional*, defaults to `"per_view"`):
@@ -89,6 +93,7 @@ class LeJEPAConfig(PreTrainedConfig):
     projector_norm: str = "batch"
     token_drop_rate: float | int = 0.0
     token_drop_views: str = "all"
+    drop_path_rate: float | int = 0.0
     sigreg_weight: float | int = 0.05
     sigreg_views: str = "per_view"
     statistic: str = "epps_pulley"

@@ -16,6 +16,7 @@ from .losses.objective import objective, objective_sums
 from .losses.sigreg import SIGReg
 from .model.architecture import forward_kwargs
 from .model.backbone import build_backbone, load_pretrained_backbone, prepare_config
+from .model.drop_path import add_drop_path
 from .model.foreign_settings import refuse_foreign_settings
 from .model.layers import final_states, pool
 from .model.projector import Projector
@@ -104,8 +105,8 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
     """
     A backbone with pooling: the encoder that users get.
 
-    Its [`LeJEPAConfig`] gives `backbone_config`, `pooling` and `token_drop_rate`. A backbone that offers no embedding
-    of that pooling, or whose tokens cannot be dropped, raises a `ValueError`.
+    Its [`LeJEPAConfig`] gives `backbone_config`, `pooling`, `token_drop_rate` and `drop_path_rate`. A backbone that
+    offers no embedding of that pooling, or whose tokens or blocks cannot be dropped, raises a `ValueError`.
     """
 
     main_input_name = "pixel_values"
@@ -124,6 +125,8 @@ class LeJEPAModel(LeJEPAPreTrainedModel):
         if config.token_drop_rate:
             prefix = check_token_dropping(backbone_config, config.token_drop_rate, self.pooling)
             self._token_dropping = TokenDropping(self.backbone, config.token_drop_rate, prefix)
+        if config.drop_path_rate:
+            add_drop_path(self.backbone, config.drop_path_rate, traits.residual_blocks)
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.post_init()
 

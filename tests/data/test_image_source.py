@@ -26,6 +26,25 @@ def test_columns_can_be_named(tmp_path):
     assert [Image.open(io.BytesIO(row["b"]["bytes"])).getpixel((0, 0))[0] for row in source.dataset] == [2, 1, 0]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("integers", "found"),
+    [
+        ({"n": "uint8"}, "n"),
+        ({"n": "int64", "image_id": "int32", "width": "int32", "__index_level_0__": "int64"}, "n"),
+        ({"n": "int64", "m": "int64"}, None),
+        ({"id": "int64"}, None),
+        ({"cls": "int64", "m": "int64"}, "cls"),
+    ],
+)
+def test_the_only_column_of_integers_is_a_label(integers, found, streaming):
+    features = Features({"photo": ImageFeature()} | {name: Value(kind) for name, kind in integers.items()})
+    images = [{"bytes": encoded(i), "path": None} for i in range(2)]
+    given = table([], features, photo=images, **dict.fromkeys(integers, [0, 1]))
+    assert load_source(given, streaming=streaming).label_column == found
+    assert load_source(given, label_column=list(integers)[-1], streaming=streaming).label_column == list(integers)[-1]
+
+
 @pytest.mark.parametrize("field", ["image_column", "label_column"])
 def test_missing_column_lists_the_columns(parquet, field):
     text = message(parquet, **{field: "img"})

@@ -38,6 +38,27 @@ def test_given_splits():
     assert message(given, split="dev") == "`dataset` has no split 'dev': it has train, test."
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_joined_splits(tmp_path, streaming):
+    given = DatasetDict(train=table(range(3)), test=table([9]))
+    for name in (given, str(tmp_path / "saved")):
+        given.save_to_disk(tmp_path / "saved")
+        source = load_source(name, split="train + test", streaming=streaming)
+        assert (source.num_images, contents(source)) == (4, [0, 1, 2, 9])
+    assert "no split 'dev': it has train, test" in message(given, split="train+dev", streaming=streaming)
+    assert load_source("digits", split="train+test", streaming=streaming).num_images == 1797
+    assert "got 'dev'" in message("digits", split="train+dev", streaming=streaming)
+
+
+def test_joined_splits_of_parquet_files_are_read_by_row_groups(tmp_path):
+    for split, numbers in {"train": range(3), "test": range(3, 8)}.items():
+        (tmp_path / "set" / split).mkdir(parents=True)
+        for number in numbers:
+            table([number]).to_parquet(tmp_path / "set" / split / f"{number}.parquet")
+    source = load_source(str(tmp_path / "set"), split="train+test", streaming=True)
+    assert (source.num_images, source.dataset.num_shards, contents(source)) == (8, 8, list(range(8)))
+
+
 def test_a_given_stream(parquet):
     whole = load_source(parquet, streaming=True).dataset
     source = load_source(whole)

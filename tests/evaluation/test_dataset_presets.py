@@ -30,6 +30,12 @@ def test_other_names_are_those_of_other_things(name):
     assert find_preset(name) is None
 
 
+def test_splits_and_files_of_a_preset_are_those_of_the_benchmark():
+    assert find_preset("fgvc-aircraft").train_split == "train+validation"
+    assert set(find_preset("stanford-cars").data_files) == {"train", "test"}
+    assert find_preset("galaxy10").label_column == "label"
+
+
 def test_a_folder_goes_before_a_complaint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()

@@ -60,7 +60,7 @@ def test_an_unknown_key_names_the_nearest():
         ("num_slices", 0), ("num_slices", 10**12), ("num_slices", float("nan")), ("num_knots", 1),
         ("num_knots", 10**9), ("t_max", 1e-9), ("t_max", float("inf")), ("t_max", -1.0),
         ("sigreg_weight", float("nan")), ("sigreg_weight", 1.5), ("token_drop_rate", 1.0), ("token_drop_rate", -0.1),
-        ("projector_dims", [64, 10**9]), ("projector_dims", [64, 0]),
+        ("drop_path_rate", 1.0), ("projector_dims", [64, 10**9]), ("projector_dims", [64, 0]),
     ],
 )  # fmt: skip
 def test_sizes_of_the_model_out_of_range(field, value):

@@ -99,6 +99,26 @@ def test_imagenet_recipe_is_the_published_one():
     assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(304e6, rel=0.01)
 
 
+OF_OTHERS = [name for name in EXPECTED if not name.startswith(("digits/", "folder/")) and "small" not in name]
+
+
+@pytest.mark.parametrize("name", OF_OTHERS)
+def test_headers_say_what_to_expect_and_values_are_the_public_ones(name):
+    path = ROOT / "recipes" / f"{name}.yaml"
+    assert path.read_text(encoding="utf-8").splitlines()[2].startswith("# Expected: ")
+    parsed = parse_recipe(path, ["--use_cpu", "--bf16", "false"])
+    is_resnet, is_vit = "/resnet" in name, "/vit_" in name
+    assert parsed.training.weight_decay == (5e-4 if is_resnet else 0.05)
+    assert parsed.model.drop_path_rate == (0.1 if is_vit or "huge" in name else 0)
+    assert parsed.training.lr_scheduler_kwargs == {"min_lr_rate": 1e-3}
+
+
+def test_imagenette_has_the_weight_of_an_additive_loss_over_pooled_views():
+    model = parse_recipe(ROOT / "recipes/imagenette/vit_s16.yaml", ["--use_cpu", "--bf16", "false"]).model
+    assert model.sigreg_views == "pooled"
+    assert model.sigreg_weight / (1 - model.sigreg_weight) == pytest.approx(0.02, rel=1e-3)
+
+
 def test_no_key_stands_in_two_dataclasses():
     assert len(known_keys()) == sum(
         sum(item.init for item in section.__dataclass_fields__.values()) for section in SECTIONS

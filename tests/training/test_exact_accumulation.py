@@ -72,7 +72,7 @@ def test_micro_batches_of_one_image(tmp_path, backbone):
     assert difference(whole, parts) < 1e-6
 
 
-@pytest.mark.parametrize("drawn", [{"hidden_dropout_prob": 0.3}, {"token_drop_rate": 0.5}])
+@pytest.mark.parametrize("drawn", [{"hidden_dropout_prob": 0.3}, {"token_drop_rate": 0.5}, {"drop_path_rate": 0.5}])
 def test_both_passes_draw_the_same(tmp_path, backbone, monkeypatch, drawn):
     in_backbone = {key: value for key, value in drawn.items() if key == "hidden_dropout_prob"}
     in_config = {key: value for key, value in drawn.items() if key not in in_backbone}

@@ -1,6 +1,11 @@
 """The builders of `datasets` -> one split; works around faults of its readers. Imported where first needed."""
 
-from typing import Any
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, TypeAlias
 
 import datasets
 import pyarrow.dataset
@@ -8,10 +13,15 @@ import pyarrow.parquet
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from .dataset_files import FILE_KINDS, with_length
-from .dataset_kinds import Opened
+from .dataset_files import FILE_KINDS, joined, with_length
+from .dataset_kinds import Opened, count_rows
+from .network import is_network_error
 from .opening_errors import explained
+from .parquet_branch import PARQUET_BRANCH, choose_configuration, holds_program, list_parquet_branch
 
+logger = logging.getLogger("lejepa_hf")
+
+DataFiles: TypeAlias = str | list[str] | dict[str, str] | dict[str, list[str]]
 # Endings of files in a tar that hold no images: pickles, those of torch too, and formats that need other packages.
 _OBJECTS = ("pth", "pyd", "pickle", "pkl", "mp", "msg", "cbor", "ten", "tb")
 
@@ -43,21 +53,23 @@ def load_split(
     split: str,
     streaming: bool,
     config: str | None = None,
-    data_files: str | list[str] | dict[str, list[str]] | None = None,
+    data_files: DataFiles | None = None,
     revision: str | None = None,
 ) -> Opened:
     """
     Load a split as `datasets.load_dataset` does; errors call it `name`. A stream of local Parquet files is split by
     row groups: readers get equal shares and need little memory.
     """
-    files = str(data_files["train"] if isinstance(data_files, dict) else data_files)
+    files = str(data_files.get("train") if isinstance(data_files, dict) else data_files)
     if path == "pandas":  # `datasets` before 5.2 reads them without protection
         raise ValueError(f"`dataset` {name!r} reads pickles, which could run code: write the images as Parquet files.")
-    try:
-        if path == "webdataset":
+    explaining = partial(_explaining, name, split, path, files)
+    if path == "webdataset":
+        with explaining():
             builder = ImageTars(data_files=data_files)
-        else:
-            builder = datasets.load_dataset_builder(path, config, data_files=data_files, revision=revision)
+    else:
+        builder = _find_builder(path, name, config, data_files, revision, explaining)
+    with explaining():
         if not streaming:
             builder.download_and_prepare()
             return builder.as_dataset(split=split)
@@ -65,18 +77,67 @@ def load_split(
         if is_parquet:
             # By default Arrow keeps what it has read of a Parquet file until the file ends: gigabytes a worker.
             builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
-        stream = builder.as_streaming_dataset(split=split)
+        splits = split.split("+")
+        streams = [builder.as_streaming_dataset(split=part) for part in splits]
+        stream = joined(streams)
+    shards = [file for part in splits for file in builder.config.data_files.get(part, [])] if is_parquet else []
+    if not shards or any("://" in shard for shard in shards):
+        lengths = [length for part in streams if (length := count_rows(part)) is not None]
+        return with_length(stream, sum(lengths)) if 1 < len(streams) == len(lengths) else stream
+    num_rows = _count_rows(shards, name)  # names a broken file, before `reshard` opens them
+    return with_length(stream.reshard(), num_rows)
+
+
+@contextmanager
+def _explaining(name: str, split: str, path: str, files: str) -> Iterator[None]:
+    """Turn errors of `datasets` and the Hub's client into one line with the way out."""
+    try:
+        yield
     except Exception as error:
         message = explained(error, name, split, path, files, on_hub=path not in FILE_KINDS)
         if message is None:
             raise
         raise message from error
-    # Of several splits joined by `+` there is no list: their shards stay as they are.
-    shards = builder.config.data_files.get(split, []) if is_parquet else []
-    if not shards or any("://" in shard for shard in shards):
-        return stream
-    rows = _count_rows(shards, name)  # names a broken file, before `reshard` opens them
-    return with_length(stream.reshard(), rows)
+
+
+def _find_builder(
+    path: str,
+    name: str,
+    config: str | None,
+    data_files: DataFiles | None,
+    revision: str | None,
+    explaining: Callable[[], AbstractContextManager],
+) -> datasets.DatasetBuilder:
+    """
+    The builder of a Hub dataset, a folder or files. If a repository holds a program instead of images, the Parquet
+    files that the Hub made of them are read, as with `revision` [`PARQUET_BRANCH`].
+    """
+    if revision != PARQUET_BRANCH or data_files is not None:
+        is_fixed = data_files is not None or revision is not None or os.path.isdir(path)
+        with explaining():
+            try:
+                builder = datasets.load_dataset_builder(path, config, data_files=data_files, revision=revision)
+            except (RuntimeError, ValueError):
+                if is_fixed or not holds_program(path):
+                    raise
+            else:
+                # Instead of refusing a program, `datasets` returns what its cache holds under that name.
+                if is_fixed or builder.name != "cache" or not holds_program(path):
+                    return builder
+            logger.info(f"{name} is a program: its images are read from Parquet files, `revision: {PARQUET_BRANCH}`")
+    with explaining():
+        try:
+            files = list_parquet_branch(path)
+        except Exception as error:
+            if not is_network_error(error):
+                raise
+            return datasets.load_dataset_builder(path, config)  # from its cache
+    chosen, splits = choose_configuration(files, name, config)
+    with explaining():
+        # Under the name of the configuration, so that `datasets` finds it in its cache when the Hub cannot be reached.
+        builder = datasets.load_dataset_builder(path, data_files=splits, revision=PARQUET_BRANCH, config_id=chosen)
+        builder.info.config_name = chosen
+    return builder
 
 
 def _count_rows(files: list[str], name: str) -> int:

@@ -76,6 +76,13 @@ def as_stream(dataset: Opened, streaming: bool) -> Opened:
     return with_length(dataset.to_iterable_dataset(num_shards=min(_MAX_SHARDS, len(dataset))), len(dataset))
 
 
+def joined(parts: list[Opened]) -> Opened:
+    """Datasets one after the other."""
+    from datasets import concatenate_datasets
+
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+
+
 def parts_of_split(name: str, split: str, lengths: dict[str, int]) -> list[Any]:
     """Resolve a split, a name, a slice like `"train[:1000]"` or several joined by `+`, to `ReadInstruction`s."""
     from datasets import ReadInstruction
@@ -96,7 +103,7 @@ def is_saved_dataset(folder: str) -> bool:
 
 def open_saved_dataset(name: str, split: str, streaming: bool) -> Opened:
     """Open a folder that `save_to_disk` wrote, without a copy in the cache. One without split names is `train`."""
-    from datasets import concatenate_datasets, load_from_disk
+    from datasets import load_from_disk
 
     try:
         found = load_from_disk(name)
@@ -109,4 +116,4 @@ def open_saved_dataset(name: str, split: str, streaming: bool) -> Opened:
     found = {str(key): dataset.with_format(None) for key, dataset in found.items()}
     parts = parts_of_split(name, split, {key: len(dataset) for key, dataset in found.items()})
     taken = [found[part.splitname].select(range(part.from_, part.to)) for part in parts]
-    return as_stream(taken[0] if len(taken) == 1 else concatenate_datasets(taken), streaming)
+    return as_stream(joined(taken), streaming)

@@ -14,6 +14,7 @@ from .streaming import EndlessRows
 
 logger = logging.getLogger("lejepa_hf")
 
+_NO_LABELS = ("id", "index", "idx", "index_level_0__", "width", "height")  # ends of the names of other integer columns
 _ENCODED = ("binary", "large_binary", "string", "large_string")  # types that `datasets` can take for images
 
 
@@ -112,8 +113,12 @@ def find_columns(dataset: Opened, name: str, image_column: str | None, label_col
     else:
         held = "neither images, their bytes nor paths, nor arrays of 2 or 3 axes"
         raise ValueError(f"`image_column` {image_column!r} of `dataset` {name!r} holds {held}; columns: {described}.")
-    if "cls" in features and isinstance(features["cls"], Value) and features["cls"].dtype.startswith("int"):
+    integers = [column for column, feature in features.items() if _is_integer(feature)]
+    if "cls" in integers:
         labels.append("cls")  # the name of labels in WebDataset
+    elif not labels:
+        integers = [column for column in integers if not column.lower().endswith(_NO_LABELS)]
+        labels = integers if len(integers) == 1 else []
     label_column = label_column or (labels[0] if labels else None)
     if label_column in images:  # masks
         dataset = dataset.cast_column(label_column, ImageFeature(decode=False))
@@ -131,6 +136,12 @@ def is_image(feature: object) -> bool:
     from datasets import Image as ImageFeature
 
     return isinstance(feature, ImageFeature) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
+
+
+def _is_integer(feature: object) -> bool:
+    from datasets import Value
+
+    return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))
 
 
 @cache

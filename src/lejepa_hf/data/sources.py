@@ -14,6 +14,7 @@ from .dataset_files import (
     FILE_KINDS,
     as_stream,
     is_saved_dataset,
+    joined,
     kind_of_files,
     open_files,
     open_saved_dataset,
@@ -42,7 +43,7 @@ def load_source(
     image_column: str | None = None,
     label_column: str | None = None,
     revision: str | None = None,
-    data_files: str | list[str] | None = None,
+    data_files: str | list[str] | dict[str, str] | None = None,
     max_image_pixels: int | None = None,
 ) -> ImageSource:
     """
@@ -53,16 +54,18 @@ def load_source(
             WebDataset tar files as a path, a glob or a url (`hf://datasets/user/name/*.parquet` too), where
             `{000..123}` stands for a range; `"parquet"` or `"webdataset"` with such files in `data_files`; or a
             dataset that `datasets` has built already.
-        split (`str`, *optional*, defaults to `"train"`): Name of the split; a slice like `"train[:1000]"` works
-            without streaming.
+        split (`str`, *optional*, defaults to `"train"`): Name of the split, or several joined as in
+            `"train+validation"`; a slice like `"train[:1000]"` works without streaming.
         config (`str`, *optional*): Configuration of a Hub dataset.
         streaming (`bool`, *optional*, defaults to `False`): Read while training instead of downloading first.
         image_column (`str`, *optional*): Column of the images. Found by its type if missing: images, or where there
             are none `datasets.Array2D` or `Array3D`. Columns of encoded bytes (`.npy` too) or paths must be named.
         label_column (`str`, *optional*): Column of the labels, of which there may be none. Found by its type if
-            missing; masks, which are images beside the images, must be named.
+            missing: `datasets.ClassLabel`, or where there is none the only column of integers, unless it is called
+            `id`, `index`, `width` or `height`. Masks, which are images beside the images, must be named.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
-        data_files (`str` or `list[str]`, *optional*): The files to read, as paths or globs.
+        data_files (`str` or `list[str]`, *optional*): The files to read, as paths or globs; for a Hub dataset also one
+            for each split (`dict[str, str]`), where the repository has other large files.
         max_image_pixels (`int`, *optional*): Largest width times height of an image that an evaluation decodes; PIL's
             limit if missing. Larger images count as broken.
 
@@ -71,6 +74,7 @@ def load_source(
             `max_image_pixels` is below 1.
     """
     MOST_PIXELS.check("max_image_pixels", max_image_pixels)
+    split = split.replace(" ", "")  # `datasets` takes none around a `+`
     settings = {"config": config, "revision": revision, "data_files": data_files}
     if not isinstance(name, str | Path):
         _refuse("a dataset built already", settings)
@@ -104,7 +108,7 @@ def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]
         return open_files(kind, name, shown, split, streaming)
     if name == DIGITS:
         _refuse(f"`dataset` {name!r}", settings)
-        return as_stream(load_digits_split(split), streaming)
+        return as_stream(joined([load_digits_split(part) for part in split.split("+")]), streaming)
     if os.path.isdir(name):
         _refuse(f"the folder {name!r}", settings)
         return (open_saved_dataset if is_saved_dataset(name) else open_folder)(name, split, streaming)
@@ -206,9 +210,11 @@ def _given_source(
     from datasets import Dataset, IterableDataset
 
     several = isinstance(given, dict)
-    if several and split not in given:
-        raise ValueError(f"`dataset` has no split {split!r}: it has {', '.join(map(str, given))}.")
-    dataset = given[split] if several else given
+    parts = split.split("+")
+    missing = [part for part in parts if several and part not in given]
+    if missing:
+        raise ValueError(f"`dataset` has no split {missing[0]!r}: it has {', '.join(map(str, given))}.")
+    dataset = joined([given[part] for part in parts]) if several else given
     if not isinstance(dataset, Dataset | IterableDataset):
         got = f"got {type(dataset).__name__}; several files go into `data_files`"
         raise ValueError(f"`dataset` must be a name or a dataset of `datasets`, {got}.")

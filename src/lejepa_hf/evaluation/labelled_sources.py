@@ -43,8 +43,8 @@ def labelled_sources(
         preset = DatasetPreset("")
     else:
         dataset = preset.dataset
-        columns = ("config", "image_column", "label_column", "revision")
-        source |= {name: source.get(name) or vars(preset)[name] for name in columns}
+        settings = ("config", "image_column", "label_column", "revision", "data_files")
+        source |= {name: source.get(name) or vars(preset)[name] for name in settings}
     train = load_source(dataset, train_split or preset.train_split, **source)
     return train, load_source(dataset, eval_split or preset.eval_split, **source)
 

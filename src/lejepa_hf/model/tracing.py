@@ -1,14 +1,18 @@
 """What a backbone does with images, found by forward passes on the meta device: no memory, no arithmetic."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..system.error_text import reason_of
 from .architecture import forward_kwargs, is_timm, native_image_size, num_channels, patch_size, setting, without_pooler
+from .drop_path import note_residual_blocks
 from .foreign_settings import refuse_foreign_settings
 from .layers import final_states, pool
 
@@ -24,11 +28,15 @@ class BackboneTraits(NamedTuple):
     pooling: str  # "pooler", "cls" or "mean"
     embedding_dim: int
     idle_parameters: frozenset[str]  # without effect on the embedding: mask tokens, a norm of another pooling
+    residual_blocks: tuple[int, ...]  # numbers of the blocks whose output has the shape of their input
 
 
-def without_weights(config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOutput]:
+def without_weights(
+    config: PreTrainedConfig, watch: Callable[[nn.Module], None] | None = None
+) -> tuple[PreTrainedModel, ModelOutput]:
     """
-    Build the backbone with shapes but without values, and pass an image of its native size through it.
+    Build the backbone with shapes but without values, let `watch` see it, and pass an image of its native size
+    through it.
 
     Backbone and outputs are on the meta device; on the CPU for the few networks of timm that compute while they are
     built or depend on their device.
@@ -36,11 +44,11 @@ def without_weights(config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOut
     refuse_foreign_settings(config)
     try:
         try:
-            return _trace_on("meta", config)
+            return _trace_on("meta", config, watch)
         except RuntimeError:
             if not is_timm(config):
                 raise
-            return _trace_on("cpu", config)
+            return _trace_on("cpu", config, watch)
     except ImportError as error:
         raise ValueError(f"`backbone_config`: {reason_of(error)}") from error
     except TRACING_ERRORS as error:
@@ -58,10 +66,14 @@ def with_plain_attention(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-def _trace_on(device: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, ModelOutput]:
+def _trace_on(
+    device: str, config: PreTrainedConfig, watch: Callable[[nn.Module], None] | None
+) -> tuple[PreTrainedModel, ModelOutput]:
     config = with_plain_attention(config)
     with torch.device(device):
         backbone = AutoModel.from_config(config, trust_remote_code=False, **without_pooler(config)).eval()
+    if watch is not None:
+        watch(backbone)
     return backbone, trace(backbone, native_image_size(config))
 
 
@@ -84,7 +96,8 @@ def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
 
     `pooling` is that of [`LeJEPAConfig`]. If the backbone does not offer it, a `ValueError` lists what it does offer.
     """
-    backbone, outputs = without_weights(config)
+    residual_blocks: set[int] = set()
+    backbone, outputs = without_weights(config, partial(note_residual_blocks, residual_blocks))
     _check_can_be_saved(backbone)
     states, pooled = final_states(outputs), outputs.get("pooler_output")
     tokens = states is not None and states.ndim == 3
@@ -110,7 +123,7 @@ def describe_backbone(config: PreTrainedConfig, pooling: str) -> BackboneTraits:
     embedding = pool(outputs, chosen)
     embedding.sum().backward()
     idle = (name for name, parameter in backbone.named_parameters() if parameter.grad is None)
-    return BackboneTraits(chosen, embedding.shape[-1], frozenset(idle))
+    return BackboneTraits(chosen, embedding.shape[-1], frozenset(idle), tuple(sorted(residual_blocks)))
 
 
 def _check_can_be_saved(backbone: PreTrainedModel) -> None:

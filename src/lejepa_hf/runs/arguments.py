@@ -18,6 +18,7 @@ _CROP_RATIO = NumberRange(0.1, 1)  # below it images are enlarged tenfold, to be
 _WIDTH = whole(1, 2**20)
 _SIZES = {
     "token_drop_rate": NumberRange(0, 1, without=(1,)),
+    "drop_path_rate": NumberRange(0, 1, without=(1,)),
     "sigreg_weight": NumberRange(0, 1),
     "num_slices": whole(1, 2**20),
     "num_knots": whole(2, 2**12),
@@ -47,8 +48,8 @@ class ModelArguments:
         continue_from (`str`, *optional*): Run folder or checkpoint whose backbone and projector are trained further,
             with a new optimizer; or a run that was pushed to the Hub, `user/name` or `user/name@revision`.
         license (`str`, *optional*): Licence of the trained weights, in the Hub's spelling (`apache-2.0`).
-        pooling, projector_dims, projector_norm, token_drop_rate, token_drop_views, sigreg_weight, sigreg_views,
-            statistic, num_slices, num_knots, t_max: See [`LeJEPAConfig`].
+        pooling, projector_dims, projector_norm, token_drop_rate, token_drop_views, drop_path_rate, sigreg_weight,
+            sigreg_views, statistic, num_slices, num_knots, t_max: See [`LeJEPAConfig`].
     """
 
     backbone_config: dict[str, Any] | None = None
@@ -60,6 +61,7 @@ class ModelArguments:
     projector_norm: str = LeJEPAConfig.projector_norm
     token_drop_rate: float = LeJEPAConfig.token_drop_rate
     token_drop_views: str = LeJEPAConfig.token_drop_views
+    drop_path_rate: float = LeJEPAConfig.drop_path_rate
     sigreg_weight: float = LeJEPAConfig.sigreg_weight
     sigreg_views: str = LeJEPAConfig.sigreg_views
     statistic: str = LeJEPAConfig.statistic

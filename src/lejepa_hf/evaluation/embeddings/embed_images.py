@@ -212,9 +212,13 @@ def _as_rows(batch: ImageBatch, embeddings: torch.Tensor, schema: pa.Schema) -> 
         vectors = embeddings.numpy().reshape(-1, kind.list_size).astype(kind.value_type.to_pandas_dtype())
     finite = np.isfinite(vectors).all(1)
     if not finite.all():
+        rows = [str(batch.numbers[place]) for place in np.flatnonzero(~finite)]
         is_half = vectors.dtype == np.float16
-        way_out = "store `dtype` float32" if is_half else "check this image, or leave out `bf16`"
-        raise DataError(f"Row {batch.numbers[int(finite.argmin())]}: its embedding is not finite; {way_out}.")
+        way_out = "store `dtype` float32" if is_half else "check these images, or leave out `bf16`"
+        raise DataError(
+            f"{len(rows)} of {len(finite)} images of a batch have NaN or infinite embeddings (rows "
+            f"{', '.join(rows[:_NAMED])}{', ...' if len(rows) > _NAMED else ''}): {way_out}."
+        )
     columns = {"index": batch.numbers, "path": batch.paths, "label": batch.labels, "embedding": as_column(vectors)}
     return pa.table({name: columns[name] for name in schema.names}, schema=schema.remove_metadata())
 
