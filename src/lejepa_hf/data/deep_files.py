@@ -194,14 +194,15 @@ def _pil_reads(image: TiffImageFile, num_channels: int, pixel_range: list[float]
 
 
 @contextmanager
-def _library_for(name: str, package: str, extra: str) -> Iterator[None]:
-    """Name the library that a format needs, and turn whatever it raises for damaged files into a ValueError."""
+def _library_for(name: str, packages: str) -> Iterator[None]:
+    """Name the libraries that a format needs, and turn what the first one raises for damaged files into ValueError."""
+    package = packages.split()[0]
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        way_out = f"`pip install 'lejepa-hf[{extra}]'`, or save the image as .npy"
+        way_out = f"`pip install {packages}`, or save the image as .npy"
         raise ValueError(f"PIL misreads this {name}; {package} reads it: {way_out}.") from error
     except (ValueError, Image.DecompressionBombError, MemoryError):
         raise
@@ -216,7 +217,7 @@ def _file_of(value: str | Path | bytes) -> Any:  # noqa: ANN401, what both libra
 def _read_tiff(
     value: str | Path | bytes, num_channels: int, pixel_range: list[float] | None, check: Callable[[int, int], None]
 ) -> np.ndarray:
-    with _library_for("TIFF", "tifffile", "tiff"):
+    with _library_for("TIFF", "tifffile imagecodecs"):
         from tifffile import TiffFile
 
         with TiffFile(_file_of(value)) as file:
@@ -264,7 +265,7 @@ def _read_fits(
     """The first image of a FITS file, whose rows begin at the bottom; its planes are channels."""
     from .pixel_arrays import eight_bit_channels_last
 
-    with _library_for("FITS", "astropy", "fits"):
+    with _library_for("FITS", "astropy"):
         from astropy.io import fits
 
         with fits.open(_file_of(value), memmap=False) as file:

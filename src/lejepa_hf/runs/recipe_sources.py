@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from ..data.dataset_kinds import Rows
 from ..data.origins import rows_in_common
 from ..data.sources import ImageSource, load_mixture, load_source
-from ..evaluation.labelled_sources import check_classes, check_labels, count_classes, labels_of
+from ..evaluation.labelled_sources import check_classes, check_held_out_classes, check_labels, count_classes, labels_of
 from .arguments import DataArguments
 
 
@@ -33,6 +33,7 @@ def open_sources(data: DataArguments) -> RunSources:
         count_classes(*(labels for source in (held_out, fitted_on) if (labels := labels_of(source)) is not None))
     check_classes(fitted_on)
     _refuse_training_images(data, held_out, train, fitted_on)
+    check_held_out_classes(fitted_on, held_out)
     dataset: Any = held_out.dataset  # only training images can be a mixture
     for name, wanted in ((held_out.image_column, train.image_column), (held_out.label_column, train.label_column)):
         if name is not None and wanted is not None and name != wanted:
