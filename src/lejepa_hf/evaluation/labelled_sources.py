@@ -143,8 +143,8 @@ def check_held_out_classes(
         way_out += "; folders are sorted by class, so that a slice like `train[80%:]` has the last classes only"
     if len(absent):
         raise ValueError(
-            f"`dataset` {test.name!r}: the held-out images have {len(absent):,} classes that are not among the "
-            f"images to fit protocols on ({_named(absent, test)}), and would all count as wrong: {way_out}."
+            f"`dataset` {test.name!r}: the held-out images have classes ({_named(absent, test)}) that are not among "
+            f"the images to fit protocols on, and would all count as wrong: {way_out}."
         )
     if len(different) == 1:
         raise ValueError(
