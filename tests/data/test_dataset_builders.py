@@ -84,9 +84,7 @@ def test_tars_with_two_images_a_sample(tmp_path):
 def test_tars_whose_samples_are_not_together(tmp_path, streaming):
     both = samples(range(6))
     name = tar(tmp_path / "a.tar", dict(sorted(both.items(), key=lambda member: member[0].endswith("cls"))))
-    with pytest.raises(
-        ValueError, match=r"sample '000' are not next to .*a\.tar: pack them sorted by name"
-    ):
+    with pytest.raises(ValueError, match=r"sample '000' are not next to .*a\.tar: pack them sorted by name"):
         list(load_source(name, streaming=streaming).dataset)
 
 

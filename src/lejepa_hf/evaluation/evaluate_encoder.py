@@ -122,6 +122,8 @@ def measure_column(
     check_protocols(protocols, at_the_end_of_training=True)
     embed = prepare()
     embedded = embed(pair[0]), embed(pair[1])
+    if any(source.is_stream for source in pair) and _need_known_classes(make_protocols(protocols, {})):
+        check_held_out_classes(*pair, (embedded[0].labels, embedded[1].labels))
     return run_protocols(*embedded, protocols, name), embedded
 
 

@@ -3,9 +3,11 @@
 from typing import Any, NamedTuple
 
 from ..data.dataset_kinds import Rows
+from ..data.found_images import log_found_images
 from ..data.origins import rows_in_common
 from ..data.sources import ImageSource, load_mixture, load_source
 from ..evaluation.labelled_sources import check_classes, check_held_out_classes, check_labels, count_classes, labels_of
+from ..system.distributed import is_first_rank
 from .arguments import DataArguments
 
 
@@ -59,9 +61,12 @@ def _refuse_training_images(
 
 
 def training_source(data: DataArguments) -> ImageSource:
-    """Open the images to train on, one source or a mixture."""
+    """Open the images to train on, one source or a mixture. The first time the log says what one source holds."""
     if data.mixture is None:
-        return open_split(data, data.train_split)
+        source = open_split(data, data.train_split)
+        if is_first_rank():
+            log_found_images(source, data.pixel_range)
+        return source
     mixture = load_mixture(data.mixture, data.streaming)
     return ImageSource(mixture, f"a mixture of {len(mixture.datasets)} datasets", "image")
 
