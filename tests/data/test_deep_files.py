@@ -200,6 +200,11 @@ def test_damaged_files_raise_decoding_errors_only():
     assert refused > 50
 
 
+def test_planes_that_the_caller_opened_with_pil_are_refused():
+    with pytest.raises(DECODING_ERRORS, match="PIL misreads TIFFs with planes .* the path or the bytes"):
+        decode_image(Image.open(io.BytesIO(tiff(values_of("u2", 3), planar=True))))
+
+
 def test_sizes_are_checked_before_pixels_are_read(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     for value in (tiff(values_of("u2", 5)), fits(RNG.random((6, 4)))):

@@ -58,6 +58,8 @@ def told_by_tiff(image: TiffImageFile) -> Told | None:
     tags = image.tag_v2
     bits = tags.get(_BITS, (1,))[0]
     no_data = _number(tags.get(_GDAL_NO_DATA))
+    if tags.get(_SAMPLES, 1) > 1 and bits > 8 and tags.get(_PLANAR, 1) == 2:  # opened with PIL by the caller
+        raise ValueError("PIL misreads TIFFs with planes of more than 8 bits: give the path or the bytes of the file.")
     if tags.get(_SAMPLES, 1) > 1 or bits < 8 or image.mode == "P":
         return None
     told = _told(bits, tags.get(_KIND, (1,))[0], tags.get(_PHOTOMETRIC, 1), no_data)
