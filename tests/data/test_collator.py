@@ -157,6 +157,13 @@ def test_a_broken_image_is_replaced_by_the_next_good_one(broken, place):
     assert not torch.equal(cut["global_views"][place], cut["global_views"][(place + 1) % 4])
 
 
+def test_broken_files_are_named_by_their_path(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    batch = rows()
+    batch[1]["image"] = {"bytes": None, "path": str(tmp_path / "a.png")}
+    assert MultiCropCollator(TRANSFORM)(batch)["broken"][0].startswith(f"{tmp_path}/a.png (row 11): ")
+
+
 def test_a_damaged_avif_is_replaced():
     # Its decoder raises what no other raises.
     if not features.check("avif"):
@@ -176,6 +183,8 @@ def test_unusual_modes_are_not_broken(mode):
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     else:
         image = image.convert("L").convert(mode) if mode in ("1", "F") else image.convert(mode)
+    if mode == "F":
+        image = Image.fromarray(np.asarray(image) / 255)
     if mode == "P":
         image.info["transparency"] = 3
     buffer = io.BytesIO()
@@ -192,7 +201,7 @@ def test_a_missing_image_and_neighbours_that_are_broken_too():
     batch[1]["image"] = None
     batch[2]["image"] = {"bytes": None, "path": "/no/such/file.png"}
     cut = MultiCropCollator(TRANSFORM)(batch)
-    assert [message.split(":")[0] for message in cut["broken"]] == ["row 11", "row 12"]
+    assert [message.split(":")[0] for message in cut["broken"]] == ["row 11", "/no/such/file.png (row 12)"]
     for place in (1, 2):
         replacement = TRANSFORM(rows()[3]["image"], epoch=1, index=10 + place)
         assert torch.equal(cut["global_views"][place], replacement["global_views"])

@@ -81,6 +81,33 @@ def test_tars_with_two_images_a_sample(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+def test_tars_whose_samples_are_not_together(tmp_path, streaming):
+    both = samples(range(6))
+    name = tar(tmp_path / "a.tar", dict(sorted(both.items(), key=lambda member: member[0].endswith("cls"))))
+    with pytest.raises(ValueError, match=r"sample '000' are not next to .*a\.tar: pack them sorted by name"):
+        list(load_source(name, streaming=streaming).dataset)
+
+
+@pytest.mark.parametrize("lacking", [["002.jpg"], ["001.cls"], []], ids=["image", "class", "twice"])
+def test_the_first_samples_of_a_tar_must_be_alike(tmp_path, lacking):
+    members = {name: data for name, data in samples(range(6)).items() if name not in lacking}
+    name = tar(tmp_path / "a.tar", members)
+    if not lacking:
+        with tarfile.open(name, "a") as archive:
+            archive.addfile(tarfile.TarInfo("005.jpg"))
+    found = "several files of one name" if not lacking else "different kinds of files"
+    text = message(name)
+    assert f"has samples with {found}" in text and "`tar --sort=name" in text and "WebDataset format" not in text
+
+
+def test_a_sample_without_an_image_is_named(tmp_path, caplog):
+    members = {name: data for name, data in samples(range(8)).items() if name != "006.jpg"}
+    source = load_source(tar(tmp_path / "a.tar", members))
+    assert [row["jpg"] is None for row in source.dataset] == [False] * 6 + [True, False]
+    assert "a.tar: the sample '006' has no image" in caplog.text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_tars_that_cannot_be_read(tmp_path, streaming):
     (tmp_path / "a.tar").write_bytes(b"no archive" * 200)
     assert "a.tar' cannot be read" in message(str(tmp_path / "a.tar"), streaming=streaming)

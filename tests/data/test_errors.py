@@ -5,7 +5,7 @@ import pickle
 import pytest
 from torch.utils.data import DataLoader
 
-from lejepa_hf.data.errors import BrokenImages, DataError, StreamInterrupted, TooManyBrokenImages
+from lejepa_hf.data.errors import BrokenImages, DataError, StreamInterrupted, TooManyBrokenImages, described
 
 
 @pytest.mark.parametrize("kind", [DataError, StreamInterrupted, TooManyBrokenImages])
@@ -101,3 +101,16 @@ def test_error_of_a_worker_arrives_with_its_one_line():
     assert str(error.value) == "51 of 5016 images are broken: more: colons."
     del error  # it holds the loader in a cycle, and collected as a part of one that waits 5 s for its worker
     gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "expected"),
+    [
+        ({"bytes": b"", "path": "a/b.png"}, "row 3", "a/b.png (row 3): OSError: cut off"),
+        ("a/b.png", "", "a/b.png: OSError: cut off"),
+        ({"bytes": b"", "path": None}, "row 3", "row 3: OSError: cut off"),
+        (b"", "", "OSError: cut off"),
+    ],
+)
+def test_broken_images_are_named_by_their_path(value, place, expected):
+    assert described(OSError("cut\n off"), value, place) == expected

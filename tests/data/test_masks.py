@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+from image_files import npy
 from PIL import Image
 
 from lejepa_hf.data.masks import decode_mask, resize_mask
@@ -24,8 +25,11 @@ def test_one_channel_a_palette_an_array_or_grey():
     assert decode_mask(png(Image.fromarray(np.dstack([NUMBERS] * 3)))).tolist() == NUMBERS.tolist()
 
 
-def test_sixteen_bits_are_not_scaled():
-    assert decode_mask(png(Image.fromarray(np.array([[3, 300]], np.uint16)))).tolist() == [[3, 300]]
+def test_sixteen_bits_are_not_scaled(tmp_path):
+    numbers = np.array([[3, 300]], np.uint16)
+    (tmp_path / "a.npy").write_bytes(npy(numbers))
+    for value in (png(Image.fromarray(numbers)), npy(numbers), {"bytes": None, "path": str(tmp_path / "a.npy")}):
+        assert decode_mask(value).tolist() == [[3, 300]]
 
 
 def test_colours_of_pascal_voc():

@@ -21,7 +21,9 @@ def npy(array, **settings) -> bytes:
     ("values", "dtype", "pixel_range", "expected"),
     [
         ([0, 7, 255], np.uint8, None, [0, 7, 255]),
-        ([0, 7, 255], np.uint8, [0.0, 10.0], [0, 7, 255]),  # 8 bits are never stretched
+        ([0, 7, 14, 255], np.uint8, [0.0, 14.0], [0, 128, 255, 255]),
+        ([0, 7, 255], np.uint8, [0.0, 256.0], [0, 7, 255]),  # a range of other images beside them
+        ([0, 7, 255], np.uint8, [0.0, 1.0], [0, 7, 255]),
         ([0, 255, 256, 65535], np.uint16, None, [0, 0, 1, 255]),
         ([0, 5000, 10000, 65535], np.uint16, [0.0, 10000.0], [0, 128, 255, 255]),
         ([100, 200, 300, 500], ">u2", [200.0, 400.0], [0, 0, 128, 255]),
@@ -45,10 +47,21 @@ def test_values(values, dtype, pixel_range, expected):
     np.testing.assert_array_equal(array, before)
 
 
-@pytest.mark.parametrize("values", [[0, 256], [-1, 5]])
-def test_wide_integers_need_a_range(values):
-    with pytest.raises(ValueError, match=rf"int64 go from {values[0]} to {values[1]}, .*`pixel_range: \[low, high\]`"):
-        to_eight_bit_array(np.array(values), None)
+@pytest.mark.parametrize("values", [[0, 256], [-1, 5], [0.5, 3.0, 255.0], [-1.5, -0.5, np.nan]])
+def test_values_without_a_natural_range_need_one(values):
+    array = np.array(values)
+    found = rf"{array.dtype} go from {np.nanmin(array)} to {np.nanmax(array)}, .*`pixel_range: \[low, high\]`"
+    with pytest.raises(ValueError, match=found):
+        to_eight_bit_array(array, None)
+
+
+def test_what_files_say_of_their_values():
+    array = np.array([0, 2047, 4095, 5], np.uint16)
+    np.testing.assert_array_equal(to_eight_bit_array(array, None, white=4095), [0, 127, 255, 0])
+    np.testing.assert_array_equal(to_eight_bit_array(array, [0, 4095], is_inverted=True), [255, 128, 0, 255])
+    np.testing.assert_array_equal(to_eight_bit_array(array, [0, 4095], None, 4095, True), [255, 128, 0, 255])
+    floats = np.array([-9999, -9999, -9999, 0.5], np.float32)
+    np.testing.assert_array_equal(to_eight_bit_array(floats, None, no_data=-9999), [0, 0, 0, 128])
 
 
 @pytest.mark.parametrize(

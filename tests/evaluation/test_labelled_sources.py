@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, concatenate_datasets
 from PIL import Image
 
 from lejepa_hf.data.shared_images import SharedImages
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.labelled_sources import (
     check_classes,
+    check_held_out_classes,
     check_labels,
     check_pair,
     count_classes,
@@ -132,3 +135,30 @@ def test_a_single_class_has_nothing_to_tell_apart(built):
     one = labelled_sources(built["train"].select([1, 2]), "train")[0]
     with pytest.raises(ValueError, match="all 2 images to fit protocols on are of class 1 in `label_column` 'label'"):
         check_classes(one)
+
+
+@pytest.mark.parametrize(
+    ("known", "held", "found"),
+    [
+        ([0, 1], [0, 1, 2, 2], r"have classes \(oak\) that are not among .* `train\[80%:\]`"),
+        ([0, 1], [2, 3], r"have classes \(oak, pine\) that"),
+        ([0, 1], [1, 1], r"all 2 held-out images are of one class \(fir\)"),
+        ([0, 1, 2], [0, 2], None),
+    ],
+)
+def test_held_out_images_that_cannot_be_evaluated_are_named(known, held, found):
+    names = ["birch", "fir", "oak", "pine"]
+
+    def source(numbers, split):
+        rows = {"image": [{"bytes": b"", "path": None}] * len(numbers), "label": numbers}
+        features = Features({"image": datasets.Image(decode=False), "label": ClassLabel(names=names)})
+        return replace(load_source(Dataset.from_dict(rows, features=features)), split=split)
+
+    pair = source(known, "train[:80%]"), source(held, "train[80%:]")
+    labels = (torch.tensor(known), torch.tensor(held))  # as of streams
+    for arguments in (pair, (*pair, labels)):
+        if found is None:
+            check_held_out_classes(*arguments)
+        else:
+            with pytest.raises(ValueError, match=found):
+                check_held_out_classes(*arguments)

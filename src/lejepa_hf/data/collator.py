@@ -7,7 +7,7 @@ import torch
 
 from .batch import BROKEN, GLOBAL_VIEWS, POSITION, PROBE_LABELS, Batch, tensors_of_views
 from .decoding import DECODING_ERRORS
-from .errors import DataError
+from .errors import DataError, described
 from .multi_crop import MultiCropTransform
 
 Example: TypeAlias = dict[str, Any]
@@ -82,7 +82,7 @@ class MultiCropCollator:
             return self._cut(example, example)
         except DECODING_ERRORS as error:
             place = example.get("where", f"row {example.get('index', 0)}")
-            return f"{place}: {type(error).__name__}: {error}"
+            return described(error, example.get(self.image_column), place)
 
     def _cut(self, example: Example, identity: Example) -> Batch:
         """Views of an image, drawn for the row `identity`."""

@@ -38,12 +38,25 @@ class ImageTars(WebDataset):
     _image_column: str | None = None  # known from the first tar on, before a stream is handed to workers
 
     def _get_pipeline_from_tar(self, tar_path: object, tar_iterator: object) -> Any:  # noqa: ANN401, that of `datasets`
+        known, incomplete = set(), 0
         for sample in super()._get_pipeline_from_tar(tar_path, tar_iterator):
+            key = sample["__key__"]
+            if key in known:
+                raise ValueError(
+                    f"the files of the sample {key!r} are not next to each other in {tar_path}: pack them sorted by "
+                    "name, with `tar --sort=name -cf NEW.tar -C FOLDER .` for example"
+                )
+            known.add(key)
             images = [field for field in sample if field.lower() in self.IMAGE_EXTENSIONS]
             if len(images) == 1:
                 self._image_column = self._image_column or images[0]
                 if images[0] != self._image_column:
                     sample[self._image_column] = sample.pop(images[0])
+            elif not images and self._image_column is not None:
+                incomplete += 1
+                if incomplete == 1:
+                    way_out = "It and others like it count as broken images: add their images, or remove their files."
+                    logger.warning(f"{tar_path}: the sample {key!r} has no image. {way_out}")
             yield sample
 
 

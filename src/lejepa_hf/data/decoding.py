@@ -9,17 +9,27 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, ImageSequence
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.EpsImagePlugin import EpsImageFile
 from PIL.IptcImagePlugin import IptcImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from .deep_files import Told, deep_colours, full_pages, opened_otherwise, told_by_tiff
 from .network import read_through
-from .pixel_arrays import count_values, eight_bit_channels_last, is_npy, read_npy, to_eight_bit_array, wrong_channels
+from .pixel_arrays import (
+    count_values,
+    eight_bit_channels_last,
+    is_npy,
+    is_range_of_bytes,
+    read_npy,
+    to_eight_bit_array,
+    wrong_channels,
+)
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # What is raised for an image that cannot be read: by PIL's decoders for damaged bytes (AVIF's a RuntimeError), for a
@@ -44,10 +54,10 @@ def open_image(
     url, an array or nested list of numbers, or `{"bytes": ..., "path": ...}`. Files are those PIL reads, and `.npy`;
     pipes and devices, which may never end, are refused.
 
-    Returns the image as it is in the file, not loaded; or, for an array if neither 1 nor 3 channels are wanted, uint8
-    `(H, W, num_channels)`. `pixel_range` has the values of arrays that become black and white. What is not an image,
-    has more pixels than `max_image_pixels` (if missing, than PIL's `MAX_IMAGE_PIXELS`) or another number of channels
-    raises one of [`DECODING_ERRORS`].
+    Returns the image as it is in the file, not loaded; or, for an array and for files that [`~data.deep_files`] reads,
+    uint8 `(H, W)` or `(H, W, channels)`, scaled by `pixel_range` already. What is not an image, has more pixels than
+    `max_image_pixels` (if missing, than PIL's `MAX_IMAGE_PIXELS`) or another number of channels raises one of
+    [`DECODING_ERRORS`].
     """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
@@ -60,14 +70,9 @@ def open_image(
             check_size(count_values(value) // max(num_channels, _MOST_BANDS), 1, max_image_pixels)
         value = read_npy(value)
     if isinstance(value, str | Path | bytes):
-        with _pil_limit(max_image_pixels):
-            value = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
-        if value.format == "FITS" and value.mode != "L":
-            raise ValueError("PIL misreads FITS images of more than 8 bits: convert them to TIFF or .npy.")
+        value = _open_file(value, num_channels, pixel_range, max_image_pixels)
     elif isinstance(value, np.ndarray | list):
         value = eight_bit_channels_last(value, num_channels, pixel_range)
-        if num_channels in (1, 3):
-            value = Image.fromarray(value)
     if isinstance(value, EpsImageFile):
         raise ValueError("EPS files are programs, which PIL would run with Ghostscript: convert the image to PNG.")
     if isinstance(value, IptcImageFile):
@@ -76,6 +81,27 @@ def open_image(
         raise TypeError(f"An image must be a PIL image, bytes, a path or an array, got {type(value).__name__}.")
     check_size(*stored_size(value), max_image_pixels)
     return value
+
+
+def _open_file(
+    file: str | Path | bytes, num_channels: int, pixel_range: list[float] | None, max_image_pixels: int | None
+) -> Pixels:
+    """Open an image file with PIL, or read it with the library for its format."""
+    opened: Image.Image | None = None
+    unidentified = None
+    try:
+        with _pil_limit(max_image_pixels):
+            opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except UnidentifiedImageError as error:
+        unidentified = error
+    if opened is None or opened.format in ("TIFF", "FITS"):
+        check = partial(check_size, max_image_pixels=max_image_pixels)
+        array = opened_otherwise(file, opened, num_channels, pixel_range, check)
+        if array is not None:
+            return array
+    if opened is None:
+        raise unidentified or AssertionError
+    return opened
 
 
 def check_size(width: int, height: int, max_image_pixels: int | None = None, where: str = "") -> None:
@@ -158,14 +184,28 @@ def load_upright(
     `"L"`, the luminance of colours; for 3 `"L"` or `"RGB"`; otherwise the bands of the image, or the pages of a TIFF,
     become an array `(H, W, num_channels)`. Nothing else is converted.
     """
-    if isinstance(image, np.ndarray):
-        return image
-    if pixel_range is not None and _has_deep_colours(image):
-        image = _deep_colours(image, pixel_range)
     mode = "L" if num_channels == 1 else None  # JPEGs then leave their colours undecoded
+    if isinstance(image, np.ndarray):
+        if num_channels not in (1, 3):
+            return image
+        image, pixel_range = Image.fromarray(image), None
     if mode or reduction > 1:
         reduction = max(1, reduction)
         image.draft(mode, (image.width // reduction, image.height // reduction))
+    pages = full_pages(image) if image.format == "TIFF" else [0]
+    if num_channels not in (1, 3) or len(pages) > 1:
+        channels = _channels(image, pages, num_channels, pixel_range)
+        return Image.fromarray(channels) if num_channels == 3 else channels
+    image, told = _loaded_upright(image, pixel_range)
+    image = to_eight_bit(image, pixel_range, told)
+    return image.convert(mode) if mode else image
+
+
+def _loaded_upright(image: Image.Image, pixel_range: list[float] | None) -> tuple[Image.Image, Told | None]:
+    """An image, or the page of a TIFF, with its pixels, and what its file says of their values."""
+    told = told_by_tiff(image) if isinstance(image, TiffImageFile) else None
+    if pixel_range is not None and told is None:
+        image = deep_colours(image, pixel_range) or image
     try:
         image.load()
     except MemoryError as error:
@@ -173,59 +213,43 @@ def load_upright(
         raise MemoryError(f"{image.width} x {image.height} pixels do not fit into memory. {way_out}") from error
     if image.getexif().get(_ORIENTATION, 1) != 1:  # reads the header; transposing would copy every image
         image = ImageOps.exif_transpose(image)
-    if num_channels not in (1, 3):
-        return _channels(image, num_channels, pixel_range)
-    image = to_eight_bit(image, pixel_range)
-    return image.convert(mode) if mode else image
+    return image, told
 
 
-def _has_deep_colours(image: Image.Image) -> bool:
-    """Whether a file that is not loaded has several bands of 16 bits, of which PIL would keep the upper 8."""
-    tile = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    return bool(tile) and len(image.getbands()) > 1 and ";16" in str(tile[0].args)
+def _channels(image: Image.Image, pages: list[int], num_channels: int, pixel_range: list[float] | None) -> np.ndarray:
+    """The bands of these pages, one after the other, as channels."""
+    number = len(pages) * _num_bands(image)
+    if number != num_channels:
+        raise wrong_channels(number, num_channels, len(pages))
+    channels = []
+    for page in pages:
+        if len(pages) > 1:
+            image.seek(page)
+        loaded, told = _loaded_upright(image, pixel_range)
+        if loaded.mode == "P":
+            loaded = loaded.convert("RGBA" if "transparency" in loaded.info else "RGB")
+        channels.append(np.asarray(_all_bands(loaded, pixel_range, told)))
+    return np.dstack(channels)
 
 
-def _deep_colours(image: Image.Image, pixel_range: list[float]) -> Image.Image:
-    """Bands of 16 bits, scaled to 8 by `pixel_range`; transparency keeps its own range."""
-    if image.format != "PNG":
-        way_out = "Save the image as 16-bit PNG or .npy, or leave out `pixel_range`."
-        raise ValueError(
-            f"`pixel_range` needs all 16 bits of each colour, and PIL reads 8 from {image.format}. {way_out}"
-        )
-    from torch import frombuffer, uint8
-    from torchvision import io as torchvision_io  # type: ignore[import-untyped]
-
-    file = cast("io.BytesIO", cast("ImageFile.ImageFile", image).fp)
-    file.seek(0)
-    data = frombuffer(bytearray(file.read()), dtype=uint8)
-    bands = torchvision_io.decode_image(data, torchvision_io.ImageReadMode.UNCHANGED).numpy()
-    colours, transparency = np.split(bands, [3 if len(bands) > 2 else 1])
-    scaled = np.concatenate([to_eight_bit_array(colours, pixel_range), (transparency >> 8).astype(np.uint8)])
-    deep = Image.fromarray(np.ascontiguousarray(np.moveaxis(scaled, 0, -1)))
-    deep.info = image.info  # with the orientation
-    return deep
+def _all_bands(image: Image.Image, pixel_range: list[float] | None, told: Told | None) -> Image.Image:
+    """As [`to_eight_bit`], but with all bands."""
+    bands = image.getbands()
+    if len(bands) == 1:
+        return to_eight_bit(image, pixel_range, told)
+    if not is_range_of_bytes(pixel_range):
+        return image
+    return image.point([level for band in bands for level in _levels(None if band == "A" else pixel_range)])
 
 
-def _channels(image: Image.Image, num_channels: int, pixel_range: list[float] | None) -> np.ndarray:
-    """The bands of all pages, one after the other, as channels."""
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    pages = image.n_frames if isinstance(image, TiffImageFile) else 1
-    if pages * len(image.getbands()) != num_channels:
-        raise wrong_channels(pages * len(image.getbands()), num_channels)
-    opened = _pages_of(image) if pages > 1 else [image]
-    return np.dstack(
-        [np.asarray(page if len(page.getbands()) > 1 else to_eight_bit(page, pixel_range)) for page in opened]
-    )
+def _levels(pixel_range: list[float] | None) -> list[int]:
+    """What the 256 values of 8 bits become."""
+    return to_eight_bit_array(np.arange(256, dtype=np.uint8), pixel_range).tolist()
 
 
-def _pages_of(image: Image.Image) -> Iterator[Image.Image]:
-    """The pages of a TIFF, which must be as large as the first one, whose size was checked."""
-    size = image.size
-    for page in ImageSequence.Iterator(image):
-        if page.size != size:
-            raise ValueError(f"The pages of the TIFF have different sizes: {size} and {page.size} pixels.")
-        yield page
+def _num_bands(image: Image.Image) -> int:
+    """Bands of an image, those of its colours if it has a palette."""
+    return len(image.getbands()) if image.mode != "P" else 4 if "transparency" in image.info else 3
 
 
 def decode_image(
@@ -235,26 +259,27 @@ def decode_image(
     return load_upright(open_image(value, num_channels, pixel_range, max_image_pixels), 1, num_channels, pixel_range)
 
 
-def to_eight_bit(image: Image.Image, pixel_range: list[float] | None = None) -> Image.Image:
+def to_eight_bit(image: Image.Image, pixel_range: list[float] | None = None, told: Told | None = None) -> Image.Image:
     """
     Convert an image of any mode to 8 bits a channel: greyscale stays one channel, every other mode becomes RGB.
 
-    16-bit images are scaled (PIL's own conversion saturates them to white); transparency is dropped, as in
-    transformers' image processors. `pixel_range` has the values that become black and white in 16-bit and float
-    images; if missing, 0 and 65535, for floats 0 and 1, or 0 and 255 if most of the positive values are above 1.
+    More bits are scaled as in [`~data.pixel_arrays.to_eight_bit_array`], with what the file has `told` of them, else
+    as 16 bits or floats: PIL's own conversion saturates them to white. Transparency is dropped, as in transformers'
+    image processors.
     """
-    if image.mode in ("L", "RGB"):
-        return image
-    if image.mode == "F" and pixel_range is None:
+    if told is not None:
+        return Image.fromarray(told.to_eight_bit(np.asarray(image), pixel_range))
+    if image.mode in (*_SIXTEEN_BIT, "F"):
         values = np.asarray(image)
-        # Not by the largest one: a single pixel beyond 1, or infinite, would make all others black.
-        pixel_range = [0.0, 255.0 if (values > 1).sum() > (values > 0).sum() / 2 else 1.0]
-    if pixel_range is not None and image.mode in (*_SIXTEEN_BIT, "F"):
-        return Image.fromarray(to_eight_bit_array(np.asarray(image), pixel_range))
-    if image.mode in _SIXTEEN_BIT:
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        if image.mode == "I" and pixel_range is None:
+            values = values.clip(0, 65535).astype(np.uint16)
+        return Image.fromarray(to_eight_bit_array(values, pixel_range))
     if image.mode in ("1", "LA"):
-        return image.convert("L")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB"):
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        image = image.convert("RGB")
+    if is_range_of_bytes(pixel_range):
+        return image.point(_levels(pixel_range) * len(image.getbands()))
+    return image

@@ -1,6 +1,7 @@
 """Errors of the data that end a run, with a message of one line, and the count of broken images before one does."""
 
 import logging
+from pathlib import Path
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -28,6 +29,13 @@ class StreamInterrupted(DataError):
 
 class TooManyBrokenImages(DataError):
     """The share of images that cannot be decoded is above `max_bad_fraction`."""
+
+
+def described(error: Exception, value: object, place: str = "") -> str:
+    """Say why what a row holds is no image: by its path if it has one, and by its place."""
+    path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str | Path) else None
+    named = f"{path} ({place})" if path and place else str(path or place)
+    return " ".join(f"{named}: {type(error).__name__}: {error}".removeprefix(": ").split())
 
 
 class BrokenImages:

@@ -1,9 +1,12 @@
 """Masks for segmentation: whatever a row holds -> a class number for each pixel."""
 
+import os
+
 import numpy as np
 from PIL import Image
 
-from .decoding import Encoded, open_image
+from .decoding import Encoded, check_size, open_image
+from .pixel_arrays import is_npy, read_npy
 
 
 def decode_mask(value: Encoded, max_image_pixels: int | None = None) -> np.ndarray:
@@ -12,8 +15,13 @@ def decode_mask(value: Encoded, max_image_pixels: int | None = None) -> np.ndarr
     takes: an image of one channel or with a palette, whose numbers are the classes; an image in the colours of PASCAL
     VOC; or an array of two axes.
     """
+    if isinstance(value, dict):
+        value = value["bytes"] if value.get("bytes") is not None else value["path"]
+    if is_npy(value) and (isinstance(value, bytes) or os.path.isfile(value)):
+        value = read_npy(value)  # class numbers, which are not scaled as pixels are
     if isinstance(value, np.ndarray | list):
         mask = np.asarray(value)
+        check_size(mask.size, 1, max_image_pixels)
     else:
         opened = open_image(value, max_image_pixels=max_image_pixels)
         if isinstance(opened, Image.Image) and opened.mode == "RGBA":

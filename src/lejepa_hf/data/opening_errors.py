@@ -57,6 +57,13 @@ def explained(error: Exception, name: str, split: str, path: str, files: str, on
             f"{what} is a program ({reason.split()[-1]}), which is never run: use its Parquet files, for a dataset of "
             "the Hub with `revision: refs/convert/parquet`."
         )
+    if "should be in WebDataset format" in reason or "Duplicate field" in reason:
+        found = "several files of one name" if "Duplicate" in reason else "different kinds of files"
+        return ValueError(
+            f"{what} has samples with {found}, among the first ones of a tar: each needs one image and the same other "
+            "files under one name (001.jpg, 001.cls; 002.jpg, 002.cls), next to each other. Pack them again sorted by "
+            "name, with `tar --sort=name -cf NEW.tar -C FOLDER .` for example, without the samples that lack a file."
+        )
     if isinstance(error, UnpicklingError):
         return ValueError(f"{what} cannot be read: one of its files {reading_failure(error)}.")
     known = isinstance(error, OSError | ValueError | DatasetsError | tarfile.TarError)

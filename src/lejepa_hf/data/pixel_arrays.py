@@ -42,9 +42,10 @@ def _damage_explained() -> Iterator[None]:
         raise ValueError(f"The header of the .npy file is damaged: {error}") from error
 
 
-def wrong_channels(found: int, num_channels: int) -> ValueError:
-    """The error for an image whose number of channels differs from that of the views."""
-    way_out = "give `image_mean` and `image_std` a value for each channel, or convert the images"
+def wrong_channels(found: int, num_channels: int, pages: int = 1) -> ValueError:
+    """The error for an image whose number of channels, in all pages together, differs from that of the views."""
+    convert = "convert the images" if pages == 1 else f"save each of its {pages} pages as a file of its own"
+    way_out = f"give `image_mean` and `image_std` a value for each channel, or {convert}"
     return ValueError(f"The image has {found} channels, but {num_channels} are expected: {way_out}.")
 
 
@@ -74,29 +75,58 @@ def eight_bit_channels_last(
     return np.ascontiguousarray(to_eight_bit_array(array, pixel_range))
 
 
-def to_eight_bit_array(array: np.ndarray, pixel_range: list[float] | None) -> np.ndarray:
+def to_eight_bit_array(
+    array: np.ndarray,
+    pixel_range: list[float] | None,
+    white: float | None = None,
+    no_data: float | None = None,
+    is_inverted: bool = False,
+) -> np.ndarray:
     """
-    Scale values linearly to uint8; uint8 stays as it is.
+    Scale values linearly to uint8.
 
-    The ends of `pixel_range` become 0 and 255; other values are clipped, NaN becomes 0. If missing, it is the whole
-    range of 8- and 16-bit integers, [0, 1] for floats and [0, 255] for wider integers, which never use their whole
-    range.
+    The ends of `pixel_range` become 0 and 255; other values are clipped; NaN and `no_data` become 0. If the range is
+    missing, it is the whole range of 8- and 16-bit integers, or [0, `white`] for files that use fewer of these bits;
+    [0, 1] for floats and [0, 255] for wider integers, which never use their whole range: if more than half of the
+    floats, or a single wide integer, lie outside, ValueError. Of uint8 only a range within [0, 255] is used: others,
+    and [0, 1], are meant for other images beside them. With `is_inverted`, low values are white.
     """
+    missing = array == no_data if no_data is not None else np.zeros((), bool)
+    if array.dtype.kind == "f" and missing.any():
+        array = np.where(missing, np.nan, array)
+    if array.dtype == np.uint8 and not is_range_of_bytes(pixel_range):
+        found = array
+    else:
+        found = _scaled(array, pixel_range, white)
+    if is_inverted:
+        found = 255 - found
+    return np.where(missing, np.uint8(0), found) if missing.any() else found
+
+
+def is_range_of_bytes(pixel_range: list[float] | None) -> bool:
+    """Whether a range is one of 8-bit values, other than all of them."""
+    return pixel_range is not None and pixel_range[0] >= 0 and 1 < pixel_range[1] <= 255 and pixel_range != [0, 255]
+
+
+def _scaled(array: np.ndarray, pixel_range: list[float] | None, white: float | None) -> np.ndarray:
     kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
-    if array.dtype == np.uint8:
-        return array
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
+    if pixel_range is None and white is not None:
+        pixel_range = [0.0, white]
     if pixel_range is None and kind == "u" and bits == 16:
         return (array >> 8).astype(np.uint8)  # as for 16-bit image files, and faster than through floats
     if pixel_range is None and kind in "ui" and bits > 16:
         if array.min() < 0 or array.max() > 255:
-            found = f"The values of type {array.dtype} go from {array.min()} to {array.max()}, not from 0 to 255"
-            raise ValueError(f"{found}: set `pixel_range: [low, high]` to the values of black and white.")
+            raise _needs_range(array, 255)
         return array.astype(np.uint8)
-    if pixel_range is None:
-        pixel_range = [0.0, 1.0] if kind == "f" else [np.iinfo(array.dtype).min, np.iinfo(array.dtype).max]
-    low, high = pixel_range
+    if pixel_range is None and kind == "f":
+        # Not by the largest one: a single value beyond 1, NaN or infinite must not change all others.
+        finite = array[np.isfinite(array)]
+        if ((finite < 0) | (finite > 1)).sum() > len(finite) / 2:
+            raise _needs_range(finite, 1)
+        pixel_range = [0.0, 1.0]
+    low, high = pixel_range or [np.iinfo(array.dtype).min, np.iinfo(array.dtype).max]
     is_short = bits <= 16 or array.dtype == np.float32
     scaled = array.astype(np.float32 if is_short else np.float64)  # a copy, to be changed in place
     scaled -= low
@@ -104,3 +134,8 @@ def to_eight_bit_array(array: np.ndarray, pixel_range: list[float] | None) -> np
     if kind == "f":
         np.nan_to_num(scaled, copy=False, nan=0.0)
     return scaled.clip(0, 255, out=scaled).round(out=scaled).astype(np.uint8)
+
+
+def _needs_range(array: np.ndarray, usual: int) -> ValueError:
+    found = f"The values of type {array.dtype} go from {array.min()} to {array.max()}, not from 0 to {usual}"
+    return ValueError(f"{found}: set `pixel_range: [low, high]` to the values of black and white.")

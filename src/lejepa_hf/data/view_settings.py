@@ -65,9 +65,9 @@ class ViewSettings:
             3 channels saturation, hue and grayscale do nothing, and contrast blends with the mean over all of them.
         image_std (`list[float]`): Standard deviation of each channel, by which the difference is divided, in
             [1e-6, 10].
-        pixel_range (`list[float]`, *optional*): Values that become black and white, 0 and 255, in arrays and in 16-bit
-            and float images; others are clipped. If missing, the whole range of 8- and 16-bit integers, and [0, 1] for
-            floats.
+        pixel_range (`list[float]`, *optional*): Values that become 0 and 255, in files and arrays of any type; others
+            are clipped. 8-bit images are only scaled by a range within [0, 255]. If missing, the whole range of 8- and
+            16-bit integers, [0, 1] for floats and [0, 255] for wider integers, which may not lie outside.
         max_image_pixels (`int`, *optional*): Largest width times height of an image, as stored and after an
             evaluation's resize; larger images count as broken. If missing, 89 million, PIL's `MAX_IMAGE_PIXELS`.
 

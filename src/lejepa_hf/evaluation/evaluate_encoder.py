@@ -14,7 +14,7 @@ from .embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from .encoder_loading import LoadedEncoder, load_encoder
 from .feature_extractor import FeatureExtractor
 from .intervals import INTERVAL, is_spread
-from .labelled_sources import check_pair, count_shared, labelled_sources
+from .labelled_sources import check_held_out_classes, check_pair, count_shared, labelled_sources
 from .protocols.protocol import OnEmbeddings, OnImages, Protocol
 from .protocols.registry import check_protocols, make_protocols
 
@@ -79,7 +79,13 @@ def checked_protocols(
     for protocol in chosen:
         protocol.check(*pair)
     check_pair(*pair)
+    if _need_known_classes(chosen):
+        check_held_out_classes(*pair)
     return chosen
+
+
+def _need_known_classes(chosen: Sequence[Protocol]) -> bool:
+    return any(protocol.labels == "classes" and protocol.needs_known_classes for protocol in chosen)
 
 
 def measure(
@@ -95,6 +101,8 @@ def measure(
     """
     if any(isinstance(protocol, OnEmbeddings) for protocol in chosen):
         train, test = (extract_embeddings(*loaded, one, batch_size, cache_dir) for one in pair)
+        if _need_known_classes(chosen) and is_first_rank():
+            check_held_out_classes(*pair, (train.labels, test.labels))  # those of streams are only known now
     of_embeddings: dict[str, float] = {}
     of_images: dict[str, float] = {}
     # First what all processes share: they should not wait for what the first one does alone.
@@ -114,6 +122,8 @@ def measure_column(
     check_protocols(protocols, at_the_end_of_training=True)
     embed = prepare()
     embedded = embed(pair[0]), embed(pair[1])
+    if any(source.is_stream for source in pair) and _need_known_classes(make_protocols(protocols, {})):
+        check_held_out_classes(*pair, (embedded[0].labels, embedded[1].labels))
     return run_protocols(*embedded, protocols, name), embedded
 
 

@@ -125,6 +125,41 @@ def check_classes(train: ImageSource) -> None:
         )
 
 
+def check_held_out_classes(
+    train: ImageSource, test: ImageSource, labels: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> None:
+    """
+    Refuse held-out images that no classifier could get right, or wrong: of classes that are not among the images to
+    fit protocols on, or all of one class. `labels` are those of both sources; of streams they are only known later.
+    """
+    known, found = labels or (labels_of(train), labels_of(test))
+    if known is None or found is None or not len(known) or not len(found):
+        return
+    different = np.unique(np.asarray(found))
+    absent = np.setdiff1d(different, np.asarray(known))
+    sliced = "[" in f"{train.split}{test.split}"
+    way_out = "put images of each class into both, or leave those of the others out"
+    if sliced:
+        way_out += "; folders are sorted by class, so that a slice like `train[80%:]` has the last classes only"
+    if len(absent):
+        raise ValueError(
+            f"`dataset` {test.name!r}: the held-out images have classes ({_named(absent, test)}) that are not among "
+            f"the images to fit protocols on, and would all count as wrong: {way_out}."
+        )
+    if len(different) == 1:
+        raise ValueError(
+            f"`dataset` {test.name!r}: all {len(found):,} held-out images are of one class "
+            f"({_named(different, test)}), so that an accuracy says nothing: {way_out}."
+        )
+
+
+def _named(classes: np.ndarray, source: ImageSource) -> str:
+    """Names or numbers of the first classes."""
+    names = source.class_names or []
+    shown = [names[number] if number < len(names) else str(number) for number in classes[:5].tolist()]
+    return ", ".join(shown) + (", ..." if len(classes) > 5 else "")
+
+
 def check_masks(source: ImageSource) -> None:
     """Refuse a source without masks as labels."""
     column = source.label_column

@@ -3,9 +3,11 @@
 from typing import Any, NamedTuple
 
 from ..data.dataset_kinds import Rows
+from ..data.found_images import log_found_images
 from ..data.origins import rows_in_common
 from ..data.sources import ImageSource, load_mixture, load_source
-from ..evaluation.labelled_sources import check_classes, check_labels, count_classes, labels_of
+from ..evaluation.labelled_sources import check_classes, check_held_out_classes, check_labels, count_classes, labels_of
+from ..system.distributed import is_first_rank
 from .arguments import DataArguments
 
 
@@ -33,6 +35,7 @@ def open_sources(data: DataArguments) -> RunSources:
         count_classes(*(labels for source in (held_out, fitted_on) if (labels := labels_of(source)) is not None))
     check_classes(fitted_on)
     _refuse_training_images(data, held_out, train, fitted_on)
+    check_held_out_classes(fitted_on, held_out)
     dataset: Any = held_out.dataset  # only training images can be a mixture
     for name, wanted in ((held_out.image_column, train.image_column), (held_out.label_column, train.label_column)):
         if name is not None and wanted is not None and name != wanted:
@@ -58,9 +61,12 @@ def _refuse_training_images(
 
 
 def training_source(data: DataArguments) -> ImageSource:
-    """Open the images to train on, one source or a mixture."""
+    """Open the images to train on, one source or a mixture. The first time the log says what one source holds."""
     if data.mixture is None:
-        return open_split(data, data.train_split)
+        source = open_split(data, data.train_split)
+        if is_first_rank():
+            log_found_images(source, data.pixel_range)
+        return source
     mixture = load_mixture(data.mixture, data.streaming)
     return ImageSource(mixture, f"a mixture of {len(mixture.datasets)} datasets", "image")
 

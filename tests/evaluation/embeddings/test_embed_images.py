@@ -217,7 +217,7 @@ def test_broken_images_are_left_out_named_and_counted(encoder, folder, tmp_path,
 
 def test_nothing_but_broken_images(encoder, folder, tmp_path):
     damage(folder, *range(12))
-    with pytest.raises(DataError, match="None of 12 images can be decoded; row 0: OSError"):
+    with pytest.raises(DataError, match="None of 12 images can be decoded; row 0: .*00.png: OSError"):
         embed_images(encoder, str(folder), tmp_path / "e.parquet")
     assert not (tmp_path / "e.parquet").exists()
 

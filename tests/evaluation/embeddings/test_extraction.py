@@ -169,4 +169,4 @@ def test_an_encoder_whose_embeddings_overflow(overflowing):
     with pytest.raises(ValueError, match="20 of 20 images have NaN or infinite embeddings"):
         extract_embeddings(*overflowing, few)
     with pytest.raises(ValueError, match="20 of 20 images have NaN or infinite embeddings"):
-        evaluate_encoder(overflowing, (few, replace(DIGITS, dataset=DIGITS.dataset.select(range(20, 30)))), ["knn"])
+        evaluate_encoder(overflowing, (few, replace(DIGITS, dataset=DIGITS.dataset.select([20, 21, 22]))), ["knn"])

@@ -122,4 +122,4 @@ def test_too_little_memory_for_an_image_costs_no_others(monkeypatch):
         return decode_image(value)
 
     (batch,) = image_batches(source(3), 4, decode, grey, "")
-    assert (batch.images, batch.broken) == ([0, 2], {1: "MemoryError: 9000 x 9000 pixels"})
+    assert (batch.images, batch.broken) == ([0, 2], {1: "1.png: MemoryError: 9000 x 9000 pixels"})

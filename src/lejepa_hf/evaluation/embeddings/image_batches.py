@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from ...data.decoding import DECODING_ERRORS
+from ...data.errors import described
 from ...data.network import read_through
 from ...data.sources import ImageSource
 from ...system.devices import cores_of_this_process
@@ -59,7 +60,7 @@ def image_batches(
             try:
                 images.append(patience.call(decode, value))
             except DECODING_ERRORS as error:
-                batch.broken[number] = " ".join(f"{type(error).__name__}: {error}".split())
+                batch.broken[number] = described(error, value)
                 continue
             batch.numbers.append(number)
             batch.labels.append(row[source.label_column] if source.label_column is not None else None)

@@ -21,7 +21,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainingA
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ...data.decoding import DECODING_ERRORS, Pixels, stored_size
-from ...data.errors import DataError
+from ...data.errors import DataError, described
 from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
 from ...system.devices import cores_of_this_process
@@ -183,11 +183,12 @@ class _CroppedImages:
         return {"pixel_values": self._extractor.batch([crop for crop, _ in kept]), "labels": labels}
 
     def _crop(self, row: dict, place: list[float]) -> Pixels | torch.Tensor | None:
+        value = row[self._source.image_column]
         try:
-            image = self._extractor.decode(row[self._source.image_column], self._source.max_image_pixels)
+            image = self._extractor.decode(value, self._source.max_image_pixels)
             return self._extractor.reduced(square_crop(image, *place))
         except DECODING_ERRORS as error:
-            logger.warning(f"{self._source.name}: a broken image is left out: {error}")
+            logger.warning(f"{self._source.name}: a broken image is left out: {described(error, value)}")
             return None
 
 

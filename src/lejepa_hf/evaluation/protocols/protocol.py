@@ -22,6 +22,7 @@ class Protocol(ABC):
 
     name: ClassVar[str]  # in `protocols` and on the command line, a line of the registry
     labels: ClassVar[Literal["classes", "masks"]] = "classes"  # what the label column has to hold
+    needs_known_classes: ClassVar[bool] = True  # whether each held-out class must be among those that it is fitted on
     shared_by_processes: ClassVar[bool] = False  # whether every process runs it, not only the first one
 
     def check(self, train: ImageSource, test: ImageSource) -> None:

@@ -19,6 +19,7 @@ class Retrieval(OnEmbeddings):
     """Rank all training images by their cosine to each test image; images of its class are relevant."""
 
     name = "retrieval"
+    needs_known_classes = False
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
         """

@@ -67,6 +67,8 @@ def main() -> None:
 
 
 def _decode(content: bytes, num_channels: int, pixel_range: list[float] | None) -> Image.Image | np.ndarray:
+    if content.startswith(b"SIMPLE"):  # which astropy would read
+        raise ValueError("files of the format FITS are not accepted: save it as PNG or JPEG")
     image = open_image(content, num_channels, pixel_range)
     if isinstance(image, Image.Image) and image.format not in (None, *_FORMATS):  # None: it was an array
         raise ValueError(f"files of the format {image.format} are not accepted: save it as PNG or JPEG")

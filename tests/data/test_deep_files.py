@@ -1,0 +1,227 @@
+"""The picture of every format, depth, number of channels and range is the one that NumPy makes of the same values."""
+
+import importlib.util
+import io
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_files import fits, npy, png, tiff
+from PIL import Image, features
+
+from lejepa_hf.data.decoding import DECODING_ERRORS, decode_image, open_image, upright_size
+
+RNG = np.random.default_rng(0)
+HAS_TIFFFILE, HAS_ASTROPY = (importlib.util.find_spec(name) is not None for name in ("tifffile", "astropy"))
+TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8")
+RANGES = {"u1": (20.0, 200.0), "i1": (-50.0, 90.0), "i2": (-1000.0, 3000.0), "i4": (-1e6, 1e6)}
+
+
+def values_of(kind: str, bands: int) -> np.ndarray:
+    """Values `(H, W, bands)` over the whole range of the type, floats from slightly below 0 to slightly above 1."""
+    if kind[0] == "f":
+        values = RNG.uniform(-0.05, 1.05, (6, 4, bands)).astype(kind)
+        values[0, 0, 0], values[0, 1, 0], values[0, 2, 0] = np.nan, np.inf, 1e4
+        return values
+    ends = np.iinfo(kind)
+    return RNG.integers(ends.min, ends.max, (6, 4, bands), dtype=kind, endpoint=True)
+
+
+def range_of(kind: str) -> tuple[float, float]:
+    return RANGES.get(kind, (0.2, 0.8) if kind[0] == "f" else (1000.0, 0.75 * np.iinfo(kind).max))
+
+
+def reference(values: np.ndarray, pixel_range: tuple[float, float] | None) -> np.ndarray | None:
+    """The 8-bit picture; None where a range has to be given."""
+    kind = values.dtype.kind
+    if pixel_range is None and kind != "f":
+        if values.itemsize > 2:
+            return None
+        pixel_range = (float(np.iinfo(values.dtype).min), float(np.iinfo(values.dtype).max))
+    low, high = pixel_range or (0.0, 1.0)
+    scaled = (values.astype(np.float64) - low) * 255 / (high - low)
+    return np.clip(np.nan_to_num(scaled, nan=0, posinf=255, neginf=0), 0, 255)
+
+
+def file_of(form: str, values: np.ndarray) -> bytes | None:
+    """A file of this form, None if there is no such file."""
+    kind, bands = values.dtype.str[1:], values.shape[-1]
+    if form == "npy":
+        return npy(values)
+    if form == "png":
+        return png(values) if kind == "u2" and bands in (1, 3, 4) else None
+    if form == "fits":
+        is_one = kind in ("u1", "i2", "i4", "f4", "f8")
+        return fits(np.moveaxis(values, -1, 0)[:, ::-1].squeeze()) if is_one else None
+    if form == "pages":
+        return tiff(*np.moveaxis(values, -1, 0)) if bands > 1 else None
+    return tiff(values, planar=form == "planes") if bands > 1 or form == "tiff" else None
+
+
+def is_left_to_a_library(form: str, kind: str, channels: int, pixel_range: object) -> bool:
+    """Whether PIL cannot read such a file."""
+    if form == "pages" or (form == "tiff" and channels == 1):
+        return kind in ("f2", "f8")
+    if form in ("tiff", "planes"):
+        if channels > 3 or kind not in ("u1", "u2"):
+            return True
+        return kind == "u2" and (form == "planes" or pixel_range is not None)
+    return form == "fits"
+
+
+MATRIX = [
+    (form, kind, channels)
+    for form, kind, channels in product(("npy", "png", "tiff", "planes", "pages", "fits"), TYPES, (1, 3, 4, 5))
+    if file_of(form, np.zeros((6, 4, channels), kind)) is not None
+]
+
+
+@pytest.mark.parametrize(("form", "kind", "channels"), MATRIX)
+def test_every_format_has_the_pixels_of_numpy(form, kind, channels):
+    values = values_of(kind, channels)
+    file = file_of(form, values)
+    for pixel_range in (None, range_of(kind)):
+        expected = reference(values, pixel_range)
+        library = {"fits": HAS_ASTROPY}.get(form, HAS_TIFFFILE)
+        if is_left_to_a_library(form, kind, channels, pixel_range) and not library:
+            with pytest.raises(DECODING_ERRORS, match="(tifffile|astropy) reads it: `pip install (tifffile|astropy)"):
+                decode_image(file, channels, pixel_range)
+        elif expected is None:
+            with pytest.raises(DECODING_ERRORS, match=r"`pixel_range: \[low, high\]`"):
+                decode_image(file, channels, pixel_range)
+        else:
+            found = np.asarray(decode_image(file, channels, pixel_range)).reshape(6, 4, channels).astype(float)
+            if form == "png":
+                expected[..., 3:] = reference(values[..., 3:], None)  # transparency
+            np.testing.assert_allclose(found, expected, atol=1)
+
+
+def test_bits_and_tags_of_tiffs():
+    grey = RNG.integers(0, 4096, (6, 4), dtype=np.uint16)
+    whole = grey / 4095 * 255
+    inverted = tiff(grey, tags={262: 0})
+    assert_picture(tiff(grey, bits=12), whole)
+    assert_picture(inverted, 255 - whole, pixel_range=[0, 4095])
+    assert_picture(tiff(grey.astype(np.uint8), tags={262: 0}), 255.0 - grey % 256)
+    assert_picture(tiff(grey.astype(np.uint8).astype(np.uint32)), grey % 256)  # wide integers from 0 to 255
+    missing = np.where(grey > 3000, 65535, grey).astype(np.uint16)
+    assert_picture(tiff(missing, tags={42113: b"65535\0"}), np.where(grey > 3000, 0, whole), pixel_range=[0, 4095])
+    assert_picture(tiff(grey.astype(np.uint8), tags={42113: b"7\0"}), np.where(grey % 256 == 7, 0, grey % 256))
+    floats = np.where(grey > 1000, -9999, grey / 1000).astype(np.float32)
+    assert_picture(tiff(floats, tags={42113: b"-9999\0\0"}), np.where(grey > 1000, 0, grey / 1000 * 255))
+    turned = tiff(grey, tags={274: 6})
+    assert upright_size(open_image(turned)) == (6, 4)
+    assert_picture(turned, np.rot90(whole, -1), pixel_range=[0, 4095])
+
+
+def assert_picture(value, expected: np.ndarray, channels: int = 1, pixel_range=None):
+    np.testing.assert_allclose(np.asarray(decode_image(value, channels, pixel_range)).astype(float), expected, atol=1)
+
+
+PAGES = RNG.integers(0, 256, (4, 6, 4), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("pages", "channels"), [(1, 1), (1, 3), (2, 2), (3, 3), (4, 4)])
+def test_pages_are_channels(pages, channels):
+    picture = PAGES[0] if pages == 1 else np.moveaxis(PAGES[:pages], 0, -1)
+    assert_picture(tiff(*PAGES[:pages]), picture, channels)
+    with pytest.raises(DECODING_ERRORS, match="different sizes"):
+        decode_image(tiff(*PAGES[:pages], PAGES[0, ::2, ::2]), channels + 1)
+
+
+@pytest.mark.parametrize(("pages", "channels"), [(2, 1), (3, 1), (2, 3), (4, 3), (4, 2)])
+def test_more_or_fewer_pages_than_channels(pages, channels):
+    with pytest.raises(DECODING_ERRORS, match=f"{pages} channels, but {channels} .* each of its {pages} pages as a f"):
+        decode_image(tiff(*PAGES[:pages]), channels)
+
+
+def test_previews_are_not_pages():
+    assert_picture(tiff(PAGES[0], preview=PAGES[0, ::2, ::2]), PAGES[0])
+    assert_picture(tiff(*PAGES[:3], preview=PAGES[0, ::2, ::2]), np.moveaxis(PAGES[:3], 0, -1), 3)
+
+
+def test_formats_that_pil_scales_are_refused_with_a_range():
+    grey = RNG.integers(0, 4096, (6, 4), dtype=np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "JPEG2000")
+    colours = np.dstack([grey] * 3)
+    sixteen, scaled = b"P5 4 6 65535\n" + grey.astype(">u2").tobytes(), b"P5 4 6 4095\n" + grey.astype(">u2").tobytes()
+    for value in (sixteen, buffer.getvalue(), npy(grey)):
+        assert_picture(value, grey / 4095 * 255, pixel_range=[0, 4095])
+        assert_picture(value, grey / 65535 * 255)
+    assert_picture(scaled, grey / 4095 * 255)
+    for value in (scaled, b"P6 4 6 65535\n" + colours.astype(">u2").tobytes()):
+        with pytest.raises(DECODING_ERRORS, match="`pixel_range` needs .* PIL scales those of this PPM"):
+            decode_image(value, 3, [0.0, 4095.0])
+    assert np.asarray(decode_image(b"P6 4 6 255\n" + colours.astype(np.uint8).tobytes(), 3, [0.0, 300.0])).shape == (
+        6,
+        4,
+        3,
+    )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "SGI", "BMP"])
+def test_files_of_eight_bits_are_scaled_by_ranges_of_eight_bits(kind):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((6, 4, 3), 100, np.uint8)).save(buffer, kind)
+    for value in (buffer.getvalue(), Image.open(buffer)):
+        for pixel_range, expected in (([0, 200], 128), ([50, 100], 255), ([0, 300], 100), ([0, 1], 100), (None, 100)):
+            np.testing.assert_allclose(np.asarray(decode_image(value, 3, pixel_range)).astype(int), expected, atol=3)
+
+
+def test_fits_values_are_what_the_header_makes_of_the_numbers():
+    pytest.importorskip("astropy", reason="FITS needs it")
+    stored = RNG.integers(-32768, 32768, (6, 4), dtype=np.int16)
+    stored[5, 1] = -5
+    whole = (stored.astype(float) + 32768)[::-1]
+    assert_picture(fits(stored, BZERO=32768, BSCALE=1), whole / 65535 * 255)
+    half = np.clip((whole - 32768) / 2, 0, 1000) / 1000 * 255
+    assert_picture(fits(stored, BSCALE=0.5), half, pixel_range=[0, 1000])
+    blank = np.where(whole == 32763, 0, np.clip((whole - 32768 + 100) / 200, 0, 1) * 255)
+    assert_picture(fits(stored, BLANK=-5), blank, pixel_range=[-100, 100])
+
+
+def test_damaged_files_raise_decoding_errors_only():
+    rng, refused = np.random.default_rng(1), 0
+    wholes = [file_of(form, values_of("u2", 5)) for form in ("tiff", "planes", "pages")] + [fits(RNG.random((6, 4)))]
+    for trial in range(200):
+        data = bytearray(wholes[trial % len(wholes)])
+        for place in rng.integers(4, 300 if trial % 2 else len(data), size=3):
+            data[place] = rng.integers(256)
+        if trial % 5 == 0:
+            del data[rng.integers(4, len(data)) :]
+        try:
+            decode_image(bytes(data), 5)
+        except DECODING_ERRORS:
+            refused += 1
+    assert refused > 50
+
+
+def test_planes_that_the_caller_opened_with_pil_are_refused():
+    with pytest.raises(DECODING_ERRORS, match="PIL misreads TIFFs with planes .* the path or the bytes"):
+        decode_image(Image.open(io.BytesIO(tiff(values_of("u2", 3), planar=True))))
+
+
+def test_sizes_are_checked_before_pixels_are_read(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    for value in (tiff(values_of("u2", 5)), fits(RNG.random((6, 4)))):
+        with pytest.raises(DECODING_ERRORS, match="4 x 6 pixels are more than|reads it"):
+            decode_image(value, 5)
+
+
+def test_what_no_library_reads_keeps_the_error_of_pil(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    for value in (b"no image", tmp_path / "a.png"):
+        with pytest.raises(Image.UnidentifiedImageError):
+            decode_image(value)
+
+
+def test_the_lowest_pillow_of_setup_cfg_is_the_one_of_the_table():
+    """`.ci/lowest_versions` runs these tests with it."""
+    root = Path(__file__).parents[2]
+    assert "    pillow>=11\n" in (root / "setup.cfg").read_text(encoding="utf-8")
+    lowest = (root / ".ci" / "lowest_versions").read_text(encoding="utf-8")
+    assert "pillow" in lowest and "tests/data/test_deep_files.py" in lowest
