@@ -24,11 +24,11 @@ PHOTOGRAPHS = Subject(
     ROOT / "recipes" / "cifar10" / "resnet_small.yaml",
     {"max_steps": 400, "train_split": "train[:45000]", "eval_split": "train[45000:]"},
 )
-BATCH = 128  # the recipe's
-RATES = (5e-4, 2e-3, 8e-3)  # 2e-3 is the recipe's
+WEIGHT, RATE, BATCH = 0.05, 2e-3, 128  # the recipe's
+RATES = (5e-4, RATE, 8e-3)
 STUDIES = {
     "weight": {
-        f"weight {weight}": {} if weight == 0.02 else {"sigreg_weight": weight}
+        f"weight {weight}": {} if weight == WEIGHT else {"sigreg_weight": weight}
         for weight in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
     },
     "views": {f"2 + {local} views": {} if local == 2 else {"num_local_views": local} for local in (0, 2, 6)},
@@ -41,9 +41,9 @@ STUDIES = {
     "slices": {f"{number} slices": {} if number == 256 else {"num_slices": number} for number in (16, 64, 256, 1024)},
     "norm": {"one norm for all views": {}, "one norm for each size": {"projector_norm": "batch_per_size"}},
     "loss": {
-        f"weight {weight}, rate {rate}": ({} if weight == 0.02 else {"sigreg_weight": weight})
-        | ({} if rate == 2e-3 else {"learning_rate": rate})
-        for weight in (0.01, 0.02, 0.05)
+        f"weight {weight}, rate {rate}": ({} if weight == WEIGHT else {"sigreg_weight": weight})
+        | ({} if rate == RATE else {"learning_rate": rate})
+        for weight in (0.02, 0.05, 0.1)
         for rate in RATES
     },
 }
@@ -62,7 +62,7 @@ def correlations(rows: list[dict]) -> list[dict]:
 def add_losses(rows: list[dict]) -> None:
     batches: dict = {}
     for row in tqdm(rows, desc="held-out losses"):
-        row.setdefault("sigreg_weight", 0.02)  # the recipe's
+        row.setdefault("sigreg_weight", WEIGHT)
         row |= held_out_losses(row["folder"], batches)
     found = correlations(rows)
     with (RESULTS / "study_photographs_correlations.csv").open("w", newline="", encoding="utf-8") as file:
