@@ -132,7 +132,8 @@ def test_runs_among_the_images_are_left_out(labelled, caplog):
         Path(run, file).touch()
     source = load_source(labelled)
     assert contents(source) == list(range(6)) and source.class_names == ["cat", "dog"]
-    assert f"1 run folder ({os.path.join('train', 'runs', 'first')!r})" in caplog.text
+    assert load_source(labelled, split="test").num_images == 6
+    assert caplog.text.count(f"1 run folder ({os.path.join('train', 'runs', 'first')!r})") == 1
     assert contents(load_source(run)) == [7], "named by itself it is a folder like others"
 
 

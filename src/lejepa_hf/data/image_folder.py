@@ -4,6 +4,7 @@ import logging
 import os
 import stat
 from collections import Counter, deque
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
@@ -33,7 +34,8 @@ _Identity: TypeAlias = tuple[int, int]  # of a file or folder: device and inode
 def open_folder(name: str, split: str, streaming: bool) -> Opened:
     """
     Open a folder of images, nested or flat, in any format PIL reads or as `.npy` arrays, without hidden files and
-    folders and without folders of runs, whose pictures are no photographs. A folder of Parquet or tar files is opened like a dataset repository of the Hub instead.
+    folders and without folders of runs, whose pictures are no photographs. A folder of Parquet or tar files is opened
+    like a dataset repository of the Hub instead.
 
     Folders called train, val or test (or as in `_SPLIT_FOLDERS`) are splits, if there are at least two of them or
     nothing else; without such folders everything is `train`. If all images lie equally deep, the name of the folder
@@ -73,8 +75,14 @@ def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str
     left_out = len(images) - sum(map(len, splits.values()))
     if left_out:
         beside = ", ".join(sorted(folders - split_of.keys())[:8]) or "directly in the folder"
-        logger.warning(f"{name}: {left_out} images beside the splits {', '.join(splits)} are left out ({beside})")
+        _warn_once(f"{name}: {left_out} images beside the splits {', '.join(splits)} are left out ({beside})")
     return splits
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Warn the first time: a folder is listed several times in a run."""
+    logger.warning(message)
 
 
 def _list_images(name: str) -> tuple[list[str], Counter]:
@@ -92,7 +100,7 @@ def _list_images(name: str) -> tuple[list[str], Counter]:
             found.follow(found.links.popleft())
     if found.images and found.examples:
         kinds = [f"{count} {kind}{found.examples.get(kind, '')}" for kind, count in sorted(found.others.items())]
-        logger.warning(f"{name}: {found.others.total()} entries are left out: {', '.join(kinds)}")
+        _warn_once(f"{name}: {found.others.total()} entries are left out: {', '.join(kinds)}")
     return sorted(found.images), found.others
 
 
