@@ -20,6 +20,19 @@ def test_train_is_the_script(capsys):
     assert "No recipe 'recipes/no/such.yaml'" in one_line(capsys.readouterr().err)
 
 
+def test_an_interrupt_before_the_run_is_one_line(monkeypatch, capsys):
+    class Interrupt:
+        """Stands before the other finders of modules, as Ctrl+C while torch is imported."""
+
+        def find_spec(self, name, *_):
+            if name == "lejepa_hf.runs.pretraining":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "lejepa_hf.runs.pretraining", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupt(), *sys.meta_path])
+    assert main(["train", "digits/resnet_tiny"]) == 130 and capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["evaluate", "encoder"]])
 def test_unknown_commands_end_with_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -4,6 +4,7 @@ import pickle
 import tarfile
 from pathlib import Path
 
+import datasets
 import pytest
 from pictures import contents, encoded, message, table
 from PIL import Image
@@ -129,3 +130,10 @@ def test_broken_parquet(tmp_path, broken, streaming):
     file.write_bytes(file.read_bytes()[:-20])
     text = message(f"{tmp_path}/*.parquet", streaming=streaming)
     assert text.startswith(f"`dataset` '{tmp_path}/*.parquet' cannot be read:")
+
+
+def test_no_bars_where_stderr_is_a_file(parquet, capsys):
+    datasets.enable_progress_bars()
+    capsys.readouterr()
+    load_source(parquet)
+    assert capsys.readouterr().err == ""

@@ -1,6 +1,7 @@
 import logging
 import os
 import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -122,6 +123,18 @@ def test_what_is_no_image_does_not_stop_the_listing(tmp_path, streaming):
     paths = [row["image"]["path"] for row in source.dataset]
     assert paths == [str(tmp_path / "broken.jpg"), str(tmp_path / "good.png")]  # broken is found out when it is read
     assert [row["image"]["bytes"] for row in source.dataset] == [None, None]
+
+
+def test_runs_among_the_images_are_left_out(labelled, caplog):
+    run = os.path.join(labelled, "train", "runs", "first")
+    save(Path(run) / "pictures" / "losses.png", 7)
+    for file in ("run.json", "recipe.yaml"):
+        Path(run, file).touch()
+    source = load_source(labelled)
+    assert contents(source) == list(range(6)) and source.class_names == ["cat", "dog"]
+    assert load_source(labelled, split="test").num_images == 6
+    assert caplog.text.count(f"1 run folder ({os.path.join('train', 'runs', 'first')!r})") == 1
+    assert contents(load_source(run)) == [7], "named by itself it is a folder like others"
 
 
 @pytest.mark.parametrize("folder", ["with space", "brackets[1]", "star*"])

@@ -6,6 +6,7 @@ from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from lejepa_hf.cli import main
+from lejepa_hf.data.sources import load_source
 from lejepa_hf.runs.own_images import facts_of, read_images, read_machine, with_recipe
 from lejepa_hf.runs.pretraining import main as train
 from lejepa_hf.runs.recipe_choice import ImageFacts
@@ -32,6 +33,7 @@ def test_facts_of_classes_with_a_held_out_split(tmp_path):
     assert read_images(str(folder), {"eval_split": "test"}).held_out is None, "it is chosen already"
     assert read_images(str(folder), {"train_split": "test"}).number == 6
     photographs(tmp_path, "val/cat", "val/dog")
+    assert read_images(str(folder), {"train_split": "train+validation[:2]"}).held_out == "test"
     assert read_images(str(folder)).held_out == "validation", "and the test images stay for `lejepa evaluate`"
 
 
@@ -72,6 +74,14 @@ def test_a_recipe_stays_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for given in ("mine.yaml", "digits/resnet_tiny", "recipes/folder/vit_s16.yaml"):
         assert with_recipe([given, "--seed", "1"]) == [given, "--seed", "1"]
+
+
+@pytest.mark.parametrize("given", ["digits", "./digits", "./digits/resnet_tiny", "digits/resnet_tiny/"])
+def test_a_folder_with_the_name_of_a_recipe_or_a_dataset(given, tmp_path, monkeypatch):
+    photographs(tmp_path / "digits" / "resnet_tiny")
+    monkeypatch.chdir(tmp_path)
+    name, _, folder, *_ = with_recipe([given, CPU])
+    assert name == "folder/small_cpu" and load_source(folder).num_images == 3
 
 
 def test_images_get_the_recipe_that_fits(tmp_path, caplog):

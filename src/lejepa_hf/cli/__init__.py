@@ -22,8 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(f"{format_help()}\n")
         return 0
     if arguments[:1] == ["train"]:
-        from ..runs.pretraining import main as train
-
+        try:
+            from ..runs.pretraining import main as train
+        except KeyboardInterrupt:  # the import takes seconds
+            sys.stderr.write("interrupted\n")
+            return 128 + signal.SIGINT
         return train(arguments[1:])
     arguments = [_with_underscores(argument) for argument in arguments]
     options, overrides = _parser().parse_known_args(arguments)

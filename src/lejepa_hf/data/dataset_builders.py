@@ -13,6 +13,7 @@ import pyarrow.parquet
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
+from ..system.progress_bars import are_drawn
 from .dataset_files import FILE_KINDS, joined, with_length
 from .dataset_kinds import Opened, count_rows
 from .network import is_network_error
@@ -84,6 +85,8 @@ def load_split(
         builder = _find_builder(path, name, config, data_files, revision, explaining)
     with explaining():
         if not streaming:
+            if not are_drawn():
+                datasets.disable_progress_bars()
             builder.download_and_prepare()
             return builder.as_dataset(split=split)
         is_parquet = isinstance(builder.config, ParquetConfig)

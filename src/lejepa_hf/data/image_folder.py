@@ -4,12 +4,14 @@ import logging
 import os
 import stat
 from collections import Counter, deque
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image
 
+from ..system.run_folder import RunFolder
 from .dataset_files import as_stream, kind_of_files, parts_of_split
 from .dataset_kinds import Opened
 from .pixel_arrays import NPY_ENDING
@@ -24,7 +26,7 @@ _SPLIT_FOLDERS = {
 _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has no decoder
 # Why an entry is left out, if not because of its ending.
 _SPECIAL, _AGAIN = "not a regular file", "listed already by another path"
-_NOWHERE, _UNNAMED = "with a missing target", "with a name that is not UTF-8"
+_NOWHERE, _UNNAMED, _RUN = "with a missing target", "with a name that is not UTF-8", "run folder"
 
 _Identity: TypeAlias = tuple[int, int]  # of a file or folder: device and inode
 
@@ -32,7 +34,8 @@ _Identity: TypeAlias = tuple[int, int]  # of a file or folder: device and inode
 def open_folder(name: str, split: str, streaming: bool) -> Opened:
     """
     Open a folder of images, nested or flat, in any format PIL reads or as `.npy` arrays, without hidden files and
-    folders. A folder of Parquet or tar files is opened like a dataset repository of the Hub instead.
+    folders and without folders of runs, whose pictures are no photographs. A folder of Parquet or tar files is opened
+    like a dataset repository of the Hub instead.
 
     Folders called train, val or test (or as in `_SPLIT_FOLDERS`) are splits, if there are at least two of them or
     nothing else; without such folders everything is `train`. If all images lie equally deep, the name of the folder
@@ -72,8 +75,14 @@ def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str
     left_out = len(images) - sum(map(len, splits.values()))
     if left_out:
         beside = ", ".join(sorted(folders - split_of.keys())[:8]) or "directly in the folder"
-        logger.warning(f"{name}: {left_out} images beside the splits {', '.join(splits)} are left out ({beside})")
+        _warn_once(f"{name}: {left_out} images beside the splits {', '.join(splits)} are left out ({beside})")
     return splits
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Warn the first time: a folder is listed several times in a run."""
+    logger.warning(message)
 
 
 def _list_images(name: str) -> tuple[list[str], Counter]:
@@ -91,7 +100,7 @@ def _list_images(name: str) -> tuple[list[str], Counter]:
             found.follow(found.links.popleft())
     if found.images and found.examples:
         kinds = [f"{count} {kind}{found.examples.get(kind, '')}" for kind, count in sorted(found.others.items())]
-        logger.warning(f"{name}: {found.others.total()} entries are left out: {', '.join(kinds)}")
+        _warn_once(f"{name}: {found.others.total()} entries are left out: {', '.join(kinds)}")
     return sorted(found.images), found.others
 
 
@@ -118,6 +127,9 @@ class _Listing:
             raise ValueError(f"`dataset` {self._name!r} cannot be listed: {error}") from error
         if not self._is_first(_identity(status)):
             self._leave_out(_AGAIN, folder)
+            return
+        if folder and RunFolder(os.path.join(self._name, folder)).is_begun():
+            self._leave_out(_RUN, folder)
             return
         # A listing holds the inodes already, which saves a `stat` of each file; some file systems list different ones.
         is_listed: bool | None = None

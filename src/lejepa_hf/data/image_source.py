@@ -127,7 +127,8 @@ def find_columns(dataset: Opened, name: str, image_column: str | None, label_col
     source = ImageSource(dataset, name, image_column, label_column, class_names)
     if not source.is_stream and not len(dataset):
         raise ValueError(f"`dataset` {name!r} has no images: it is empty.")
-    _log_once(f"{name}: images in column {image_column!r}, labels in {label_column and repr(label_column)}")
+    labelled = "no labels" if label_column is None else f"labels in {label_column!r}"
+    _log_once(f"{name}: images in column {image_column!r}, {labelled}")
     return source
 
 

@@ -54,6 +54,8 @@ def with_recipe(arguments: list[str]) -> list[str]:
         raise ValueError(f"The first argument must be a recipe or images, got {given!r}.")
     if _is_recipe(given):
         return arguments
+    if given == DIGITS:  # a folder here, or it would have been refused
+        given = os.path.join(os.curdir, given)
     settings = parse_command_line(pairs)
     images = read_images(given, settings)
     machine = read_machine(bool(settings.get("use_cpu")))
@@ -66,7 +68,8 @@ def with_recipe(arguments: list[str]) -> list[str]:
 
 def _is_recipe(given: str) -> bool:
     """Whether a first argument names a recipe; ValueError if it does so with a mistake."""
-    if kind_of_files(given):
+    # A folder may have the name of a recipe: `./NAME` and `NAME/` are the folder.
+    if kind_of_files(given) or (os.path.isdir(given) and given != os.path.normpath(given)):
         return False
     if os.path.isfile(given) or packaged_name(given) in packaged_recipes():
         return True
@@ -101,13 +104,14 @@ def read_images(name: str, settings: Mapping[str, Any] | None = None) -> ImageFa
 
 def _held_out_split(train: ImageSource, name: str, source: dict[str, Any]) -> str | None:
     """The first split on which the encoder can be evaluated, None if there are no labels or no such split."""
-    for split in _HELD_OUT:
+    read = {part.partition("[")[0] for part in (train.split or "").split("+")}
+    for split in (split for split in _HELD_OUT if split not in read):
         with suppress(ValueError):
             check_labels(train)
             check_classes(train)
             held_out = load_source(name, split, **source)
             check_labels(held_out)
-            if held_out.num_images != 1 and split != train.split:
+            if held_out.num_images != 1:
                 return split
     return None
 

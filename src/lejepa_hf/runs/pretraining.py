@@ -70,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
             logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
             name, *pairs = with_recipe(arguments)
             recipe = parse_recipe(name, pairs)
+            holding.enter_context(hidden_progress_bars(bool(recipe.training.disable_tqdm)))
             if recipe.training.process_index == 0:
                 holding.enter_context(RunFolder(recipe.folder).held())
             resolved = resolve(recipe)
@@ -80,7 +81,6 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             return INTERRUPTED
-        holding.enter_context(hidden_progress_bars(bool(resolved.training.disable_tqdm)))
         try:
             return run(resolved, trainer, held_out)
         except (FloatingPointError, DataError, CheckpointNotWritten, NotTrained, RunNotFinished) as error:

@@ -46,6 +46,10 @@ class RunFolder:
         self.statistics = self.path / "statistics.json"
         self.report = self.path / "report.html"
 
+    def is_begun(self) -> bool:
+        """Whether a run was started here."""
+        return self.record.is_file() and self.recipe.is_file()
+
     def picture(self, name: PictureName) -> Path:
         """The file of a picture."""
         return self.pictures / f"{name}.png"
