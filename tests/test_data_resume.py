@@ -65,6 +65,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(shards, tmp_path, setti
     assert positions == {f"data_position_{rank}.json" for rank in range(processes)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_again_and_again(shards, tmp_path, processes):
     """Between steps and in them, while a checkpoint is written and before there is one."""

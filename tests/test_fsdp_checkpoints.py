@@ -10,7 +10,9 @@ from lejepa_hf.hub.export import export_encoder
 from lejepa_hf.training.checkpoints import complete_checkpoints
 
 
-@pytest.mark.parametrize("state_dict_type", ["SHARDED_STATE_DICT", "FULL_STATE_DICT"])
+@pytest.mark.parametrize(
+    "state_dict_type", ["SHARDED_STATE_DICT", pytest.param("FULL_STATE_DICT", marks=pytest.mark.slow)]
+)
 def test_resumed_bit_by_bit_and_exported_whole(two_processes, tmp_path, state_dict_type):
     two_processes(Path(fsdp_checkpoint_run.__file__), str(tmp_path), state_dict_type)
     checkpoint = tmp_path / "run" / "checkpoint-8"

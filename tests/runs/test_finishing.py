@@ -100,6 +100,7 @@ def test_broken_images_are_not_counted_as_measured(untrained):
     assert (found["num_train_images"], found["num_eval_images"]) == (11, 10)
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_drawn_costs_nothing_else(untrained, monkeypatch, caplog):
     folder, recipe = untrained
 

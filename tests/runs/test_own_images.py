@@ -87,14 +87,18 @@ def test_a_folder_with_the_name_of_a_recipe_or_a_dataset(given, tmp_path, monkey
 def test_images_get_the_recipe_that_fits(tmp_path, caplog):
     caplog.set_level("INFO", "lejepa_hf")
     small = str(photographs(tmp_path / "small", *(f"{split}/{name}" for split in ("train", "test") for name in "ab")))
-    expected = ["folder/small_cpu", "--dataset", small, "--eval_split", "test", CPU, "--seed", "1"]
+    chosen, batch = ["folder/small_cpu", "--dataset", small], "--per_device_train_batch_size"
+    expected = [*chosen, "--eval_split", "test", batch, "4", CPU, "--seed", "1"]
     assert with_recipe([small, CPU, "--seed", "1"]) == expected
     said = [record.message for record in caplog.records if "column" not in record.message]
     assert said[0].startswith(f"{small}: 6 images, shorter side 40 pixels (smallest 40), RGB, 2 classes, held-out ")
-    assert said[1].startswith("Recipe folder/small_cpu: most images have at most 64 pixels") and len(said) == 2
-    assert with_recipe([small, CPU, "--eval-split=null"]) == [*expected[:3], CPU, "--eval-split=null"]
+    assert said[1].startswith("Recipe folder/small_cpu: most images have at most 64 pixels") and len(said) == 3
+    assert said[2] == "Batches have 4 images instead of 128: there are only 6."
+    assert with_recipe([small, CPU, "--eval-split=null"]) == [*chosen, batch, "4", CPU, "--eval-split=null"]
     large = str(photographs(tmp_path / "large", size=(300, 200)))
-    assert with_recipe([large, CPU]) == ["folder/laptop", "--dataset", large, CPU]
+    assert with_recipe([large, CPU]) == ["folder/laptop", "--dataset", large, batch, "2", CPU]
+    many = str(photographs(tmp_path / "many", number=128))
+    assert with_recipe([many, CPU]) == ["folder/small_cpu", "--dataset", many, CPU]
     name, *pairs = with_recipe([large, CPU, "--dataset", "digits"])
     assert parse_recipe(name, pairs).data.dataset == "digits", "the command line wins"
 

@@ -252,6 +252,7 @@ def test_a_run_in_the_folder_of_one_that_runs_is_refused(tmp_path, capsys):
     assert not (folder / "recipe.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_goes_away_is_made_again_and_the_run_ends_complete(tmp_path):
     folder, output = tmp_path / "run", tmp_path / "output.txt"
     arguments = [ROOT / RECIPE, *SMALL, "--max_steps", "20", "--save_steps", "1000", "--eval_strategy", "no"]

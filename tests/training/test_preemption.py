@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,15 +114,14 @@ def test_an_interrupt_before_training(tmp_path):
     assert not list((tmp_path / "run").glob("checkpoint-*")) or "Stopped by SIGINT" in said
 
 
-def test_an_interrupt_stays_one_in_python_and_ignored_signals_stay_ignored():
+def test_an_interrupt_stays_one_in_python_and_ignored_signals_stay_ignored(request):
     preemption = Preemption()
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background has not
     with pytest.raises(KeyboardInterrupt), preemption.listening():
         os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # for a second one
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with preemption.listening():
-            os.kill(os.getpid(), signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with preemption.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from ..data.dataset_files import kind_of_files
 from ..data.dataset_kinds import count_classes
@@ -63,7 +64,17 @@ def with_recipe(arguments: list[str]) -> list[str]:
     logger.info(f"{given}: {_describe(images, machine)}.")
     logger.info(f"Recipe {choice.name}: {choice.reason} (`lejepa recipes show {choice.name}` prints it).")
     held_out = ["--eval_split", images.held_out] if images.held_out is not None else []
-    return [choice.name, "--dataset", given, *held_out, *pairs]
+    return [choice.name, "--dataset", given, *held_out, *_smaller_batch(choice.name, images.number), *pairs]
+
+
+def _smaller_batch(recipe: str, number: int | None) -> list[str]:
+    """The key of a batch that the images can fill, if they are fewer than one batch of the recipe."""
+    batch = yaml.safe_load(find_packaged(recipe).read_text(encoding="utf-8"))["per_device_train_batch_size"]
+    if number is None or not 2 <= number < batch:
+        return []
+    fitting = 2 ** (number.bit_length() - 1)
+    logger.info(f"Batches have {fitting} images instead of {batch}: there are only {number}.")
+    return ["--per_device_train_batch_size", str(fitting)]
 
 
 def _is_recipe(given: str) -> bool:

@@ -39,6 +39,7 @@ assert {"eval_linear_top1", "eval_retrieval_map"} <= rows[ENCODER].keys()
 """
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_to_costs_no_results(tmp_path):
     home = tmp_path / "file"
     home.write_text("a file, below which no folder can be made, not even by root")

@@ -89,6 +89,7 @@ def test_tensorboard_shows_every_figure(tmp_path):
     assert (tmp_path / "metrics.jsonl").is_file()
 
 
+@pytest.mark.slow
 def test_trackio_shows_every_figure(tmp_path):
     pytest.importorskip("trackio")
     # Its folder is read when it is imported.
