@@ -3,8 +3,13 @@ import logging
 import math
 import os
 import pickle
+import signal
+import sys
+import time
 import zlib
 from collections import defaultdict
+from multiprocessing import get_context
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -317,3 +322,35 @@ def test_workers_stand_apart_from_the_signals_of_the_run():
     (row,) = DataLoader(Groups(), 1, num_workers=1, worker_init_fn=prepare_worker, collate_fn=list)
     ((worker, group),) = row
     assert worker == group != os.getpgid(0)
+
+
+def fail_in_a_worker(told: Path) -> None:
+    prepare_worker(0)
+    with told.with_suffix(".part").open("w") as sys.stderr:
+        try:
+            raise EOFError("the run is gone")
+        except EOFError:
+            sys.excepthook(*sys.exc_info())
+    told.with_suffix(".part").rename(told)
+
+
+def run_with_a_worker(told: Path, is_killed: bool) -> None:
+    worker = get_context("fork").Process(target=fail_in_a_worker, args=(told,))
+    worker.start()
+    if is_killed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    worker.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(("is_killed", "moment"), [(True, 10.0), (False, 0.1)])
+def test_a_worker_is_silent_once_its_run_was_killed(is_killed, moment, tmp_path, monkeypatch):
+    monkeypatch.setattr("lejepa_hf.data.streaming._LAST_MOMENT", moment)
+    told = tmp_path / "told.txt"
+    run = get_context("fork").Process(target=run_with_a_worker, args=(told, is_killed))
+    run.start()
+    run.join()
+    end = time.monotonic() + 20
+    while not told.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert ("the run is gone" in told.read_text()) is not is_killed

@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from itertools import count, cycle
@@ -18,6 +20,7 @@ from .reader_state import Progress, ReaderPosition, deal_readers
 from .stream_readers import StreamReader
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
+_LAST_MOMENT = 1.0  # seconds, in which a killed run comes to its end
 
 
 def _read(dataset: MapStyle, indices: list[int]) -> list[dict[str, Any]]:
@@ -184,3 +187,13 @@ def prepare_worker(worker: int) -> None:
     # checkpoint; in a group of their own they live until the run ends, which they notice.
     with contextlib.suppress(OSError, AttributeError):
         os.setpgid(0, 0)
+    sys.excepthook = _report_unless_the_run_has_ended
+
+
+def _report_unless_the_run_has_ended(*raised: Any) -> None:  # noqa: ANN401
+    """Of the thread that hands over batches: that its run was killed in between is not an error of its own."""
+    run = multiprocessing.parent_process()
+    if run is not None:
+        run.join(_LAST_MOMENT)
+    if run is None or run.is_alive():
+        sys.__excepthook__(*raised)
