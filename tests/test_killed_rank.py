@@ -25,7 +25,8 @@ TRAIN += [
 def start_two(folder: Path, arguments: list) -> list[tuple[Script, Path]]:
     """The command in two ranks, each with the file of its output."""
     command = folder / "command.py"
-    command.write_text("import sys\nfrom lejepa_hf.cli import main\nsys.exit(main())\n")
+    in_a_terminal = "from lejepa_hf.system import progress_bars\nprogress_bars.are_drawn = lambda: True\n"
+    command.write_text(f"import sys\nfrom lejepa_hf.cli import main\n{in_a_terminal}sys.exit(main())\n")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}

@@ -23,7 +23,8 @@ def alone(tmp_path_factory):
     ("kind", "processes", "settings"),
     [
         ("ddp", 2, SETTINGS),
-        ("fsdp", 2, SETTINGS),
+        ("fsdp", 2, ["2,1"]),
+        pytest.param("fsdp", 2, SETTINGS, marks=pytest.mark.slow),
         pytest.param("ddp", 4, ["1,0"], marks=pytest.mark.slow),
         pytest.param("fsdp", 4, ["2,1"], marks=pytest.mark.slow),
     ],

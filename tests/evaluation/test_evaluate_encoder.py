@@ -118,8 +118,9 @@ def test_a_dataset_without_labels_is_refused(resnet_folder, few_digits):
 
 @pytest.mark.parametrize("protocol", ["knn", "fine-tune"])
 def test_images_of_other_channels_are_refused_before_any_is_embedded(
-    tiny_resnet, tmp_path, few_digits, protocol, capfd
+    tiny_resnet, tmp_path, few_digits, protocol, capfd, monkeypatch
 ):
+    monkeypatch.setattr("lejepa_hf.system.progress_bars.are_drawn", lambda: True)
     AutoModel.from_config(AutoConfig.for_model(**tiny_resnet, num_channels=5)).save_pretrained(tmp_path)
     build_processor(16, 1.0, [0.5] * 5).save_pretrained(tmp_path)
     capfd.readouterr()

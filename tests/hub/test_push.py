@@ -167,6 +167,7 @@ def test_nothing_private_leaves_the_machine(hub, tmp_path, monkeypatch):
     assert str(home) in (run / "recipe.yaml").read_text()  # the run itself stays as it is
 
 
+@pytest.mark.slow
 def test_a_stranger_loads_it_by_its_id(hub, finished, tmp_path):
     push_run(finished, ID)
     checkpoint = export_encoder(finished / "checkpoint-2", tmp_path / "encoder-2")

@@ -17,6 +17,7 @@ def test_a_dry_run_refuses_what_training_refuses(tmp_path, tiny_resnet):
         dry_run(small_recipe(tmp_path, tiny_resnet), 2000, 0.0)
 
 
+@pytest.mark.slow
 def test_the_main_job_has_a_dry_run():
     job = parse_recipe(ROOT / "recipes/digits/resnet_tiny.yaml", ["--load_best_model_at_end", "--save_steps", "100"])
     found = dry_run(job, 8, 0.1)

@@ -333,7 +333,9 @@ def test_uploads_without_a_length_are_limited(url):
 def test_interrupted_before_the_page_is_there(tiny_vit, tmp_path, said):
     pytest.importorskip("gradio", reason="gradio is an extra")
     encoder = encoder_folder(tmp_path / "mine", tiny_vit)
-    command = [*COMMAND, encoder, "--dataset", "digits", "--images", "50", "--port", str(free_port())]
+    in_a_terminal = "from lejepa_hf.system import progress_bars; progress_bars.are_drawn = lambda: True; "
+    command = [sys.executable, "-c", in_a_terminal + COMMAND[2], "demo"]
+    command += [encoder, "--dataset", "digits", "--images", "50", "--port", str(free_port())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         text = ""
         while said not in text:
