@@ -85,9 +85,8 @@ def load_split(
         builder = _find_builder(path, name, config, data_files, revision, explaining)
     with explaining():
         if not streaming:
-            if not are_drawn():
-                datasets.disable_progress_bars()
-            builder.download_and_prepare()
+            with _bars_where_they_are_seen():
+                builder.download_and_prepare()
             return builder.as_dataset(split=split)
         is_parquet = isinstance(builder.config, ParquetConfig)
         if is_parquet:
@@ -102,6 +101,19 @@ def load_split(
         return with_length(stream, sum(lengths)) if 1 < len(streams) == len(lengths) else stream
     num_rows = _count_rows(shards, name)  # names a broken file, before `reshard` opens them
     return with_length(stream.reshard(), num_rows)
+
+
+@contextmanager
+def _bars_where_they_are_seen() -> Iterator[None]:
+    """Hide the bars of `datasets` in a log file; afterwards they are as the caller has set them."""
+    hides = not are_drawn() and datasets.is_progress_bar_enabled()
+    if hides:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hides:
+            datasets.enable_progress_bars()
 
 
 @contextmanager

@@ -191,7 +191,7 @@ def prepare_worker(worker: int) -> None:
 
 
 def _report_unless_the_run_has_ended(*raised: Any) -> None:  # noqa: ANN401
-    """Of the thread that hands over batches: that its run was killed in between is not an error of its own."""
+    """Print an error, unless the run was killed: the thread that hands over batches then fails, as expected."""
     run = multiprocessing.parent_process()
     if run is not None:
         run.join(_LAST_MOMENT)
