@@ -52,10 +52,11 @@ def test_evaluate(run, tmp_path, capsys):
     command = ["evaluate", encoder, str(copy), "--dataset", "digits", "--protocol", "knn", "few-shot"]
     assert main([*command, "--shots", "1", "all", "--cache_dir", str(cache), "--out", str(out)]) == 0
     captured = capsys.readouterr()
-    header, _, *rows, blank, conditions = captured.out.splitlines()
-    assert blank == "" and conditions.startswith(
-        "digits: fitted on 1,347 images (train), measured on 450 images (test)"
-    )
+    table, differences, conditions = captured.out.split("\n\n")
+    header, _, *rows = table.splitlines()
+    assert conditions.startswith("digits: fitted on 1,347 images (train), measured on 450 images (test)")
+    assert differences.startswith(f"| points more than {encoder} | {copy} ")
+    assert differences.count("+0.0 ± 0.0") == 6 and differences.count("+0.0 ± 0.0, p 1") == 5
     assert header.split("|")[2:4] == [
         f" {name} " for name in (encoder, str(copy).ljust(len(header.split("|")[3]) - 2))
     ]
@@ -72,6 +73,24 @@ def test_evaluate(run, tmp_path, capsys):
     assert f"{100 * results[encoder]['eval_knn_top1_ci95']:.1f}" == rows[1].split("|")[2].split(" ± ")[1].strip()
     # The copy is the same encoder: its embeddings were there.
     assert len(list(cache.iterdir())) == 2 and captured.err.count("images found in") == 2
+
+
+def test_transfer(run, tmp_path, capsys):
+    encoder, out = str(export_encoder(run)), tmp_path / "table"
+    command = ["transfer", encoder, "--datasets", "digits", "--shots", "1", "1%", "--out", str(out), "--no-cache"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert captured.out == (out / "table.md").read_text(encoding="utf-8")
+    header, _, one, percent = captured.out.splitlines()
+    assert header.split() == ["|", "shots", "|", "encoder", "|", "digits", "|", "average", "|"]
+    assert one.startswith(f"| 1     | {encoder} | ") and percent.startswith(f"| 1%    | {encoder} | ")
+    # One per cent of some 135 images of each digit is one image, in other draws.
+    assert main(command) == 0
+    again = capsys.readouterr()
+    assert again.out == captured.out and "digits (1 of 1): found in" in again.err
+    assert main([*command, "--datasets", "digits", "/no/such/folder"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("not evaluated: /no/such/folder: `dataset` '/no/such/folder'")
 
 
 @pytest.mark.slow
@@ -117,6 +136,8 @@ def test_several_processes_fine_tune_one_network(run, tmp_path):
         (["--dataset", "digits", "--out", "no/such/folder.json"], "the folder 'no/such' does not exist"),
         (["--dataset", "digits", "--out", "/tmp"], "`--out` '/tmp' is a folder: name a file"),
         (["--dataset", "digits", "--eval_split", "train"], "evaluated on the same images"),
+        (["--dataset", "digits", "--metric", "top3"], "`metrics` top3 unknown; known are top1, top5, mean-per-class"),
+        (["--dataset", "digits", "--shots", "1"], "`shots` [1] is a setting of few-shot, and `protocols` are linear, "),
     ],
 )
 def test_evaluate_refuses_in_one_line(run, tmp_path, capsys, arguments, message):

@@ -114,3 +114,41 @@ def test_a_record_may_go_to_a_device(tiny_resnet, tmp_path, splits):
     compare_encoders([encoder], splits, ["knn"], "/dev/null")
     with pytest.raises(OSError, match="`--out` '/dev/full' cannot be written"):
         compare_encoders([encoder], splits, ["knn"], "/dev/full")
+
+
+def test_differences_are_those_of_the_same_images(tmp_path, tiny_resnet, splits):
+    first, second = (save_encoder(tmp_path / str(seed), tiny_resnet, seed) for seed in (0, 1))
+    out = tmp_path / "record.json"
+    record = compare_encoders([first, second], splits, ["knn", "few-shot"], out, shots=(1,))
+    results = [found["results"] for found in record["encoders"].values()]
+    found = record["differences"][second]
+    assert set(found) == {
+        "eval_knn_top1",
+        "eval_knn10_top1",
+        "eval_knn100_top1",
+        "eval_knn200_top1",
+        "eval_1shot_top1",
+    }
+    for name, difference in found.items():
+        assert difference["difference"] == pytest.approx(results[1][name] - results[0][name])
+        assert 0 < difference["ci95"] < results[0][f"{name}_ci95"] + results[1][f"{name}_ci95"]
+    assert 0 < found["eval_knn_top1"]["mcnemar_p"] <= 1 and "mcnemar_p" not in found["eval_1shot_top1"]
+    assert json.loads(out.read_text(encoding="utf-8"))["differences"] == record["differences"]
+
+
+def test_unbalanced_labels_have_figures_by_class(tmp_path, tiny_resnet, splits):
+    train, test = (replace(one, dataset=load_source("digits", one.split).dataset) for one in splits)
+    rows = [row for row, label in enumerate(test.dataset["label"]) if label == 0 or row % 8 == 0]
+    test = replace(test, dataset=test.dataset.select(rows))
+    encoder = save_encoder(tmp_path / "encoder", tiny_resnet, 0)
+    record = compare_encoders([encoder], (train, test), ["knn"])
+    results = record["encoders"][encoder]["results"]
+    assert {"eval_knn_mean_per_class", "eval_knn_macro_f1_ci95", "eval_knn200_auroc"} <= set(results)
+    share = sum(label == 0 for label in test.dataset["label"]) / len(rows)
+    assert record["eval"]["largest_class_share"] == pytest.approx(share)
+    assert f"(test), {100 * share:.1f} % of them of the largest class; torch" in format_conditions(record)
+    assert list(
+        compare_encoders([encoder], (train, test), ["knn"], metrics=["macro-f1"])["encoders"][encoder]["results"]
+    )[::2] == ["eval_knn10_macro_f1", "eval_knn_macro_f1", "eval_knn100_macro_f1", "eval_knn200_macro_f1"]
+    with pytest.raises(ValueError, match="`metrics` accuracy unknown; known are top1"):
+        compare_encoders([encoder], (train, test), ["knn"], metrics=["accuracy"])

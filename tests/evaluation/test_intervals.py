@@ -4,10 +4,10 @@ from scipy.stats import ttest_1samp
 
 from lejepa_hf.evaluation.intervals import (
     is_spread,
+    over_classes,
     over_draws,
     over_images,
     over_resamples,
-    top_accuracies,
     with_interval,
 )
 
@@ -28,13 +28,6 @@ def test_reaches_wilsons_farther_end(hits, number, farther_end):
     assert with_interval("top1", accuracy, number) == {
         "top1": accuracy, "top1_ci95": pytest.approx(farther_end, rel=1e-12),
     }  # fmt: skip
-
-
-def test_accuracies_of_guesses():
-    assert top_accuracies("eval_x", [[1], [0], [2], [2]], [1, 1, 2, 0]) == with_interval("eval_x_top1", 0.5, 4)
-    ranked = [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]]
-    expected = with_interval("eval_x_top1", 0.5, 2) | with_interval("eval_x_top5", 1.0, 2)
-    assert top_accuracies("eval_x", ranked, [0, 0]) == expected
 
 
 def test_interval_of_a_mean_over_images():
@@ -74,3 +67,16 @@ def test_it_covers_what_it_says(accuracy):
 def test_names_of_spreads():
     assert is_spread("eval_knn_top1_ci95") and is_spread("eval_1shot_top1_std")
     assert not is_spread("eval_knn_top1")
+
+
+def test_interval_of_a_mean_over_classes():
+    """Of one class it is Wilson's; of several that of the mean of independent shares, about 1.96 standard errors."""
+    labels = np.array([0] * 40 + [1] * 10)
+    hits = np.array([True] * 30 + [False] * 10 + [True] * 4 + [False] * 6)
+    found = over_classes("x", hits, labels)
+    assert found["x"] == pytest.approx((0.75 + 0.4) / 2)
+    error = np.sqrt(0.75 * 0.25 / 40 + 0.4 * 0.6 / 10) / 2
+    assert found["x_ci95"] == pytest.approx(1.96 * error, rel=0.1)
+    assert found.samples["x"].mean() == pytest.approx(found["x"])
+    assert found.samples["x"].std() / np.sqrt(50) == pytest.approx(error)
+    assert over_classes("x", hits[:40], labels[:40])["x_ci95"] == with_interval("x", 0.75, 40)["x_ci95"]

@@ -12,8 +12,8 @@ from . import encoder_commands, run_commands
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    Run `lejepa train | plan | recipes | evaluate | embed | demo | export | card | push | report | select | statistics`
-    with these arguments, or those of the process, and return the exit status.
+    Run `lejepa train | plan | recipes | evaluate | transfer | embed | demo | export | card | push | report | select |
+    statistics` with these arguments, or those of the process, and return the exit status.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["train"] and {"-h", "--help"}.intersection(arguments):

@@ -17,6 +17,11 @@ def _add_evaluate(add: AddArgument) -> None:
         "--protocol", nargs="+", default=["linear", "knn"],
         help="any of linear, knn, few-shot, logistic, retrieval, fine-tune; segmentation for masks (linear knn)",
     )  # fmt: skip
+    add(
+        "--metric", nargs="+", metavar="NAME",
+        help="figures of classification, any of top1, top5, mean-per-class (balanced accuracy), macro-f1, auroc (one "
+        "class against the rest); top1 top5, and all of them if the classes of the test images are unbalanced",
+    )  # fmt: skip
     add("--train_split", help="split to fit the protocols on (the preset's, or train)")
     add("--eval_split", help="split to evaluate the encoder on (the preset's, or test)")
     add("--shots", nargs="+", metavar="K", help="few-shot: images of each class (1 2 5 10 100 all)")
@@ -40,18 +45,18 @@ def _add_evaluate(add: AddArgument) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> str | None:
-    from huggingface_hub.constants import HF_HOME
-
     from ..evaluation.compare_encoders import compare_encoders, format_conditions
-    from ..evaluation.dataset_presets import ignored_labels
-    from ..evaluation.evaluate_encoder import format_table
+    from ..evaluation.dataset_presets import usual_settings
     from ..evaluation.labelled_sources import labelled_sources
-    from ..evaluation.protocols.registry import check_protocols
+    from ..evaluation.paired_differences import format_differences
+    from ..evaluation.protocols.registry import make_protocols, with_usual
+    from ..evaluation.table import format_table
     from ..system.distributed import is_first_rank, join_processes
 
-    check_protocols(options.protocol)
-    shots = [int(k) if k.isdecimal() else k for k in options.shots] if options.shots else None
-    cache = None if options.no_cache else options.cache_dir or Path(HF_HOME) / "lejepa_hf" / "embeddings"
+    given = {name: getattr(options, name) for name in ("resolution", "ignore_labels", "learning_rate", "num_epochs")}
+    given |= {"shots": _shots(options), "metrics": options.metric}
+    make_protocols(options.protocol, given)  # refuses what does not fit, before the processes meet
+    settings = with_usual(given, usual_settings(options.dataset), options.protocol)
     join_processes()
     splits = labelled_sources(
         options.dataset, options.train_split, options.eval_split, config=options.config, revision=options.revision,
@@ -59,13 +64,58 @@ def _evaluate(options: argparse.Namespace) -> str | None:
         max_image_pixels=options.max_image_pixels,
     )  # fmt: skip
     record = compare_encoders(
-        options.encoder, splits, options.protocol, options.out, batch_size=options.batch_size, shots=shots,
-        cache_dir=cache, resolution=options.resolution,
-        ignore_labels=options.ignore_labels or ignored_labels(options.dataset),
-        learning_rate=options.learning_rate, num_epochs=options.num_epochs,
+        options.encoder, splits, options.protocol, options.out, batch_size=options.batch_size,
+        cache_dir=_cache(options), **settings,
     )  # fmt: skip
-    results = {name: found["results"] for name, found in record["encoders"].items()}
-    return f"{format_table(results)}\n\n{format_conditions(record)}" if is_first_rank() else None
+    if not is_first_rank():
+        return None
+    tables = [format_table({name: found["results"] for name, found in record["encoders"].items()})]
+    if any(record["differences"].values()):
+        tables.append(format_differences(next(iter(record["encoders"])), record["differences"]))
+    return "\n\n".join([*tables, format_conditions(record)])
+
+
+def _shots(options: argparse.Namespace) -> list[int | str] | None:
+    return [int(k) if k.isdecimal() else k for k in options.shots] if options.shots else None
+
+
+def _cache(options: argparse.Namespace) -> Path | None:
+    """The folder of embeddings that the command keeps."""
+    from huggingface_hub.constants import HF_HOME
+
+    return None if options.no_cache else Path(options.cache_dir or Path(HF_HOME) / "lejepa_hf" / "embeddings")
+
+
+def _add_transfer(add: AddArgument) -> None:
+    add("encoder", nargs="+", help="folder or Hub id of any vision encoder; each has rows in the table")
+    add("--out", required=True, metavar="FOLDER", help="records and table.md; after a kill the same command goes on")
+    add(
+        "--datasets", nargs="+", metavar="NAME",
+        help="presets, Hub ids or folders (dtd, fgvc-aircraft, stanford-cars, cifar10, cifar100, flowers102, food101, "
+        "oxford-pets)",
+    )  # fmt: skip
+    add("--shots", nargs="+", metavar="K", help="labelled images of each class; all is the linear probe (1 10 all)")
+    add("--batch_size", type=int, default=256, help="images per forward pass (256)")
+    add("--cache_dir", metavar="FOLDER", help="folder for the cache of embeddings (in HF_HOME)")
+    add("--no_cache", action="store_true", help="do not cache embeddings")
+
+
+def _transfer(options: argparse.Namespace) -> str | None:
+    from ..evaluation.transfer import DATASETS, SHOTS, TransferTable
+    from ..system.distributed import is_first_rank, join_processes
+
+    join_processes()
+    table = TransferTable(
+        options.out, options.encoder, options.datasets or DATASETS, _shots(options) or SHOTS,
+        batch_size=options.batch_size, cache_dir=_cache(options),
+    )  # fmt: skip
+    failed = table.run()
+    options.status = 1 if failed else 0
+    if not is_first_rank():
+        return None
+    if failed:
+        sys.stderr.write("".join(f"not evaluated: {line}\n" for line in failed))
+    return table.table()
 
 
 def _add_embed(add: AddArgument) -> None:
@@ -187,6 +237,7 @@ def _push(options: argparse.Namespace) -> str:
 # Name -> what `lejepa --help` says, what adds its arguments, and what runs it and returns what to print.
 COMMANDS = {
     "evaluate": ("measure how good encoders are, on labelled images", _add_evaluate, _evaluate),
+    "transfer": ("the paper's table: encoders on eight datasets, few labels and all", _add_transfer, _transfer),
     "embed": ("a folder or dataset -> a Parquet file of embeddings", _add_embed, _embed),
     "demo": ("a page in the browser to look at an encoder", _add_demo, _demo),
     "export": ("a run or checkpoint -> an encoder folder for AutoModel", _add_export, _export),

@@ -7,16 +7,21 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data.shared_images import SharedImages
 from ..data.sources import ImageSource
 from ..system.distributed import is_first_rank, world_size
 from ..system.durable_files import write_text
 from ..system.error_text import reason_of
 from ..system.installed_package import package_versions
+from .classification import is_unbalanced
 from .encoder_loading import load_encoder
 from .evaluate_encoder import checked_protocols, measure
 from .feature_extractor import FeatureExtractor
-from .labelled_sources import count_shared
+from .figures import Figures
+from .labelled_sources import count_shared, labels_of
+from .paired_differences import differences_to_first
 from .protocols.protocol import Protocol
 
 
@@ -40,7 +45,8 @@ def compare_encoders(
 
     Returns:
         `dict`: The record. `encoders`, by name their `results`, their `fingerprint` and, from the Hub, their `commit`;
-        `train` and `eval`, the data: `images` that could be read, `broken` ones, and where they are from;
+        `differences`, of each further encoder to the first one, see [`~evaluation.paired_differences`]; `train` and
+        `eval`, the data: `images` that could be read, `broken` ones, and where they are from;
         `shared_images`, how many of the compared test images are training images too; `protocols`, `settings`,
         `versions`, `device`, `processes`, `date`.
     """
@@ -50,10 +56,12 @@ def compare_encoders(
     chosen = checked_protocols(protocols, splits, {name: settings[name] for name in settings if name not in work})
     for encoder in encoders[1:]:  # now, not after the hours that the ones before them may take
         FeatureExtractor(*load_encoder(encoder)).try_images(*splits)
+    largest = _largest_class(splits[1]) if any(protocol.labels == "classes" for protocol in chosen) else {}
     record: dict[str, Any] = {
         "encoders": {},
+        "differences": {},
         "train": _describe(splits[0]),
-        "eval": _describe(splits[1]),
+        "eval": _describe(splits[1]) | largest,
         "shared_images": vars(count_shared(splits[1], splits[0])),
         "protocols": [one if isinstance(one, str) else one.name for one in protocols],
         "settings": {name: value for name, value in settings.items() if value is not None and name != "cache_dir"},
@@ -61,6 +69,7 @@ def compare_encoders(
         "processes": world_size(),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
+    found: dict[str, Figures] = {}
     for encoder in encoders:
         loaded = load_encoder(encoder)
         record["device"] = str(loaded[0].device)
@@ -70,8 +79,10 @@ def compare_encoders(
         if commit := getattr(loaded[0].config, "_commit_hash", None):  # only configs from the Hub
             identity["commit"] = commit
         for results in measure(loaded, splits, chosen, **work):
+            found[str(encoder)] = results
             record["encoders"][str(encoder)] = identity | {"results": results}
-            record.update(train=_describe(splits[0]), eval=_describe(splits[1]))  # with what could be read
+            record["differences"] = differences_to_first(found)
+            record.update(train=_describe(splits[0]), eval=_describe(splits[1]) | largest)  # with what could be read
             if out is not None and is_first_rank():
                 _write(Path(out), json.dumps(record, indent=2) + "\n")
     return record
@@ -85,6 +96,8 @@ def format_conditions(record: dict[str, Any]) -> str:
     conditions = ", ".join([*software, record["device"]])
     shared = SharedImages(**record["shared_images"])
     warning = f"; {shared}" if shared.number else ""
+    if (share := record["eval"].get("largest_class_share")) is not None:
+        measured_on += f", {100 * share:.1f} % of them of the largest class"
     return f"{record['eval']['dataset']}: fitted on {fitted_on}, measured on {measured_on}; {conditions}{warning}"
 
 
@@ -130,3 +143,11 @@ def _describe(source: ImageSource) -> dict:
     images = source.num_images if source.num_read is None else source.num_read
     broken = None if images is None or source.num_images is None else source.num_images - images
     return data | {"images": images, "broken": broken, "fingerprint": source.fingerprint}
+
+
+def _largest_class(source: ImageSource) -> dict[str, float]:
+    """The share of the largest class, which an encoder has to exceed, if classes are of unequal size."""
+    labels = labels_of(source)
+    if labels is None or not is_unbalanced(labels):
+        return {}
+    return {"largest_class_share": float(np.unique(labels, return_counts=True)[1].max() / len(labels))}

@@ -3,6 +3,7 @@
 import difflib
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from ..data.dataset_files import kind_of_files
 from ..data.parquet_branch import PARQUET_BRANCH
@@ -22,7 +23,10 @@ class DatasetPreset:
     revision: str | None = None
     data_files: dict[str, str] | None = None  # of each split, where the repository has other large files
     ignore_labels: tuple[int, ...] = (255,)  # values of masks
+    metrics: tuple[str, ...] | None = None  # where the field reports others than accuracies
 
+
+_BY_CLASS = ("top1", "top5", "mean-per-class")  # as reported since arXiv 1805.08974 on transfer
 
 # Those of the paper's Tables 1, 2, 3 and 5, and of the usual lists.
 PRESETS = {
@@ -36,15 +40,17 @@ PRESETS = {
     "cifar10": DatasetPreset("uoft-cs/cifar10", image_column="img", label_column="label"),
     "cifar100": DatasetPreset("uoft-cs/cifar100", image_column="img", label_column="fine_label"),
     "stl10": DatasetPreset("tanganke/stl10"),
-    "flowers102": DatasetPreset("dpdl-benchmark/oxford_flowers102"),
+    "flowers102": DatasetPreset("dpdl-benchmark/oxford_flowers102", metrics=_BY_CLASS),
     "dtd": DatasetPreset("tanganke/dtd"),
     # 6,667 images to fit on, as in the benchmark's own `trainval`.
-    "fgvc-aircraft": DatasetPreset("mteb/FGVCAircraft", train_split="train+validation", label_column="variant"),
+    "fgvc-aircraft": DatasetPreset(
+        "mteb/FGVCAircraft", train_split="train+validation", label_column="variant", metrics=_BY_CLASS
+    ),
     # Seven other splits are damaged copies of `test`.
     "stanford-cars": DatasetPreset(
         "tanganke/stanford_cars", data_files={"train": "data/train-*", "test": "data/test-*"}
     ),
-    "oxford-pets": DatasetPreset("timm/oxford-iiit-pet", label_column="label"),
+    "oxford-pets": DatasetPreset("timm/oxford-iiit-pet", label_column="label", metrics=_BY_CLASS),
     "galaxy10": DatasetPreset("matthieulel/galaxy10_decals", label_column="label"),
     # With masks, for segmentation. Ids and columns come from public pages and code; not run yet.
     # A program too. 0 stands for everything outside of the 150 classes.
@@ -75,7 +81,8 @@ def find_preset(name: str) -> DatasetPreset | None:
     )
 
 
-def ignored_labels(dataset: object) -> tuple[int, ...]:
-    """Values of masks that are ignored: those of a preset if `dataset` is the name of one, 255 otherwise."""
+def usual_settings(dataset: object) -> dict[str, Any]:
+    """Settings of protocols that go with a dataset: those of a preset if `dataset` is the name of one."""
     preset = find_preset(dataset) if isinstance(dataset, str) else None
-    return preset.ignore_labels if preset is not None else (255,)
+    preset = preset or DatasetPreset("")
+    return {"ignore_labels": preset.ignore_labels, "metrics": preset.metrics}

@@ -9,14 +9,18 @@ from typing import Any
 from ..data.sources import ImageSource, load_source
 from ..system.distributed import is_first_rank
 from .baselines import ENCODER, Embed, table_columns
-from .dataset_presets import ignored_labels
+from .dataset_presets import usual_settings
 from .embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from .encoder_loading import LoadedEncoder, load_encoder
 from .feature_extractor import FeatureExtractor
-from .intervals import INTERVAL, is_spread
+from .figures import Figures
+from .intervals import is_spread
 from .labelled_sources import check_held_out_classes, check_pair, count_shared, labelled_sources
 from .protocols.protocol import OnEmbeddings, OnImages, Protocol
-from .protocols.registry import check_protocols, make_protocols
+from .protocols.registry import check_protocols, make_protocols, with_usual
+from .table import format_table, readable_name
+
+__all__ = ["evaluate_encoder", "evaluate_with_baselines", "format_table", "measure", "run_protocols"]
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -47,9 +51,10 @@ def evaluate_encoder(
         eval_split (`str`, *optional*): Split that measures them; that of the preset, or `test`, if missing.
         batch_size (`int`, *optional*, defaults to 256): Images of a forward pass.
         cache_dir (`str` or `Path`, *optional*): Folder that keeps the embeddings, see [`extract_embeddings`].
-        settings: Settings of the protocols: `shots` of `few-shot`, `learning_rate` and `num_epochs` of `fine-tune`,
-            `resolution` and `ignore_labels` (those of the preset if missing) of `segmentation`. And arguments of
-            [`~data.sources.load_source`] for a name: `config`, `image_column`, `label_column` and so on.
+        settings: Settings of the protocols: `metrics` of those that guess classes, see
+            [`~evaluation.classification.METRICS`], `shots` of `few-shot`, `learning_rate` and `num_epochs` of
+            `fine-tune`, `resolution` and `ignore_labels` of `segmentation`; those of a preset if missing. And
+            arguments of [`~data.sources.load_source`] for a name: `config`, `image_column`, `label_column` and so on.
 
     Returns:
         `dict[str, float]`: Figures in [0, 1], such as `eval_5shot_top1`, and their 95 % intervals, such as
@@ -60,8 +65,7 @@ def evaluate_encoder(
             embeddings are NaN or infinite.
     """
     source = {name: settings.pop(name) for name in inspect.signature(load_source).parameters if name in settings}
-    if settings.get("ignore_labels") is None:
-        settings["ignore_labels"] = ignored_labels(dataset)
+    settings = with_usual(settings, usual_settings(dataset), protocols)
     pair = dataset if isinstance(dataset, tuple) else labelled_sources(dataset, train_split, eval_split, **source)
     chosen = checked_protocols(protocols, pair, settings)
     loaded = encoder if isinstance(encoder, tuple) else load_encoder(encoder)
@@ -94,17 +98,16 @@ def measure(
     chosen: Sequence[Protocol],
     batch_size: int = 256,
     cache_dir: str | Path | None = None,
-) -> Iterator[dict[str, float]]:
+) -> Iterator[Figures]:
     """
     Measure what [`evaluate_encoder`] returns, by protocols from [`checked_protocols`]. After each of them the first
-    process gets all figures so far, the others an empty `dict`.
+    process gets all figures so far, the others none.
     """
     if any(isinstance(protocol, OnEmbeddings) for protocol in chosen):
         train, test = (extract_embeddings(*loaded, one, batch_size, cache_dir) for one in pair)
         if _need_known_classes(chosen) and is_first_rank():
             check_held_out_classes(*pair, (train.labels, test.labels))  # those of streams are only known now
-    of_embeddings: dict[str, float] = {}
-    of_images: dict[str, float] = {}
+    of_embeddings, of_images = Figures(), Figures()
     # First what all processes share: they should not wait for what the first one does alone.
     for protocol in sorted(chosen, key=lambda protocol: not protocol.shared_by_processes):
         if protocol.shared_by_processes or is_first_rank():
@@ -112,7 +115,7 @@ def measure(
                 of_images |= _logged(protocol.name, protocol.run(*loaded, *pair))
             else:
                 of_embeddings |= run_protocols(train, test, [protocol])
-        yield of_embeddings | of_images if is_first_rank() else {}
+        yield of_embeddings | of_images if is_first_rank() else Figures()
 
 
 def measure_column(
@@ -155,9 +158,9 @@ def evaluate_with_baselines(
 
 def run_protocols(
     train: LabelledEmbeddings, test: LabelledEmbeddings, protocols: Sequence[str | Protocol], title: str = ""
-) -> dict[str, float]:
+) -> Figures:
     """Fit protocols on embeddings, by name or built, and measure them on others; the log names them with `title`."""
-    results: dict[str, float] = {}
+    results = Figures()
     for protocol in make_protocols(protocols, {}):
         if not isinstance(protocol, OnEmbeddings):
             raise ValueError(f"`protocols` {protocol.name} needs the encoder and its images: use `evaluate_encoder`.")
@@ -172,39 +175,3 @@ def _logged(title: str, results: dict[str, float]) -> dict[str, float]:
         figures = [f"{readable_name(key)} {100 * value:.1f}" for key, value in results.items() if not is_spread(key)]
         logger.info(f"{title}: {', '.join(figures)}")
     return results
-
-
-def format_table(results: dict[str, dict[str, float]]) -> str:
-    """
-    Format results, by name of the column, as a Markdown table in percent: a line for each metric, with intervals
-    behind the figures.
-    """
-    names = list(next(iter(results.values())))
-    is_frozen = not any(name.startswith("eval_finetune") for name in names)
-    rows = [["frozen, held out, in %" if is_frozen else "held out, in %", *results]]
-    rows += [
-        [readable_name(name), *(percent_cell(values, name) for values in results.values())]
-        for name in names
-        if not is_spread(name)
-    ]
-    return markdown_table(rows)
-
-
-def markdown_table(rows: list[list[str]]) -> str:
-    """Rows of cells, the head first, as a Markdown table with columns of one width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
-
-
-def percent_cell(values: dict[str, float], name: str) -> str:
-    """A figure in percent, with its interval if it has one; a dash where it is missing."""
-    if name not in values:
-        return "–"
-    interval = f" ± {100 * values[name + INTERVAL]:.1f}" if name + INTERVAL in values else ""
-    return f"{100 * values[name]:.1f}{interval}"
-
-
-def readable_name(name: str) -> str:
-    """The name of a metric in words."""
-    return name.removeprefix("eval_").replace("_", " ")

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .figures import Figures
+
 INTERVAL, SPREAD = "_ci95", "_std"
 _RESAMPLES = 1000
 
@@ -21,20 +23,7 @@ def with_interval(name: str, accuracy: float, num_images: int) -> dict[str, floa
     return {name: accuracy, name + INTERVAL: float(max(accuracy - ends.low, ends.high - accuracy))}
 
 
-def top_accuracies(name: str, best: Sequence[Sequence[int]], labels: Sequence[int]) -> dict[str, float]:
-    """
-    `<name>_top1`, and with at least five guesses per image `<name>_top5`, as in [`with_interval`]. `best` are the
-    classes guessed for each test image, best first, and `labels` the correct ones.
-    """
-    from .metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training can do without
-
-    results: dict[str, float] = {}
-    for top, accuracy in TopKAccuracy().compute(predictions=best, references=labels).items():
-        results |= with_interval(f"{name}_{top}", accuracy, len(labels))
-    return results
-
-
-def over_draws(name: str, accuracies: Sequence[float]) -> dict[str, float]:
+def over_draws(name: str, accuracies: Sequence[float]) -> Figures:
     """
     The mean of at least two independent draws as `name`, half the width of its 95 % interval by Student's t as
     `<name>_ci95`, and the standard deviation of the draws as `<name>_std`.
@@ -43,15 +32,49 @@ def over_draws(name: str, accuracies: Sequence[float]) -> dict[str, float]:
 
     std, num_draws = float(np.std(accuracies, ddof=1)), len(accuracies)
     half_width = float(t.ppf(0.975, num_draws - 1)) * std / math.sqrt(num_draws)
-    return {name: float(np.mean(accuracies)), name + INTERVAL: half_width, name + SPREAD: std}
+    figures = {name: float(np.mean(accuracies)), name + INTERVAL: half_width, name + SPREAD: std}
+    return Figures(figures, {name: np.asarray(accuracies, dtype=np.float64)})
 
 
-def over_images(name: str, values: Sequence[float]) -> dict[str, float]:
+def over_images(name: str, values: Sequence[float]) -> Figures:
     """The mean over test images as `name`, and for two or more of them its interval as in [`over_draws`]."""
     if len(values) < 2:
-        return {name: float(values[0])}
+        return Figures({name: float(values[0])}, {name: np.asarray(values, dtype=np.float64)})
     found = over_draws(name, values)
-    return {key: found[key] for key in (name, name + INTERVAL)}
+    return Figures({key: found[key] for key in (name, name + INTERVAL)}, found.samples)
+
+
+def over_classes(name: str, hits: np.ndarray, labels: np.ndarray) -> Figures:
+    """
+    The mean over classes of the share of their test images that are right, and its interval: Wilson's of each class,
+    combined by the method of variance estimates recovery (Zou and Donner, Statistics in Medicine 27, 2008).
+
+    Args:
+        name (`str`): Name of the figure.
+        hits (`np.ndarray`): Whether each test image is right.
+        labels (`np.ndarray`): Class numbers of the test images.
+    """
+    from scipy.stats import binomtest
+
+    numbers, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    right = np.bincount(places, weights=hits)
+    shares = right / counts
+    ends = [binomtest(int(k), int(n)).proportion_ci(0.95, method="wilson") for k, n in zip(right, counts, strict=True)]
+    below = math.sqrt(sum((share - end.low) ** 2 for share, end in zip(shares, ends, strict=True)))
+    above = math.sqrt(sum((end.high - share) ** 2 for share, end in zip(shares, ends, strict=True)))
+    mean = float(shares.mean())
+    pulls = (hits - shares[places]) * len(labels) / (counts[places] * len(numbers))
+    return Figures({name: mean, name + INTERVAL: max(below, above) / len(numbers)}, {name: mean + pulls})
+
+
+def over_linearised(name: str, value: float, pulls: np.ndarray) -> Figures:
+    """
+    A figure of test images that is not a mean over them, and its interval by Student's t from how far each image pulls
+    it, in units of the figure times the number of images.
+    """
+    spread = over_images(name, pulls)
+    interval = {name + INTERVAL: spread[name + INTERVAL]} if name + INTERVAL in spread else {}
+    return Figures({name: value} | interval, {name: value + pulls})
 
 
 def over_resamples(name: str, figure: Callable[[np.ndarray], float], num_images: int) -> dict[str, float]:

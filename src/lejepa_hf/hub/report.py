@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from ..evaluation.baselines import PIXELS, UNTRAINED
-from ..evaluation.evaluate_encoder import percent_cell, readable_name
 from ..evaluation.intervals import is_spread
+from ..evaluation.table import percent_cell, readable_name
 from ..system.durable_files import write_text
 from ..system.run_folder import Row, RunFolder
 from .model_card import PICTURES, num_processes, shared_of

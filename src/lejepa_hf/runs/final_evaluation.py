@@ -9,9 +9,10 @@ from typing import Any
 from ..data.sources import ImageSource
 from ..evaluation.baselines import AVERAGED, ENCODER, Embed, table_columns
 from ..evaluation.embeddings.extraction import LabelledEmbeddings
-from ..evaluation.evaluate_encoder import format_table, measure_column
+from ..evaluation.evaluate_encoder import measure_column
 from ..evaluation.labelled_sources import count_shared
 from ..evaluation.protocols.knn import nearest_vote
+from ..evaluation.table import format_table
 from ..hub.pictures.accuracies import draw_few_shot
 from ..hub.pictures.held_out_classes import draw_confusion, draw_embeddings
 from ..system.run_folder import RunFolder, write_json

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.view_settings import ViewSettings
-from ..evaluation.evaluate_encoder import markdown_table
+from ..evaluation.table import markdown_table
 from ..system.run_folder import RunFolder, step_of
 from ..training_args import LeJEPATrainingArguments
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from ...data.sources import ImageSource
 from ..embeddings.extraction import LabelledEmbeddings
-from ..intervals import over_draws, with_interval
+from ..figures import Figures
+from ..intervals import is_spread, over_draws
 from ..labelled_sources import labels_of
-from .logistic_regression import fit_logistic
-from .protocol import OnEmbeddings
+from .logistic_regression import fit_logistic, predict_logistic
+from .protocol import OfClasses, OnEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -22,15 +23,16 @@ _DRAWS, _DRAWS_OF_MANY, _FEW = 20, 5, 10  # with more than a few shots, draws di
 
 
 @dataclass(frozen=True)
-class FewShot(OnEmbeddings):
+class FewShot(OfClasses, OnEmbeddings):
     """
     Logistic regression on standardised embeddings of a few random images of each class, over 20 draws, or 5 with more
     than 10 shots. The draws are the same images for every encoder.
 
     Args:
-        shots (`Sequence[int | str]`, *optional*): Numbers of images in a class, or `"all"` of them. If missing, 1, 2,
-            5, 10, 100 and all, without those that a class is too small for, and without `"all"` where the embeddings
-            are more than 50 million numbers, as 100,000 images of 500 dimensions are.
+        shots (`Sequence[int | str]`, *optional*): Numbers of images in a class, shares of them like `"1%"` (at least
+            one image), or `"all"` of them. If missing, 1, 2, 5, 10, 100 and all, without those that a class is too
+            small for, and without `"all"` where the embeddings are more than 50 million numbers, as 100,000 images of
+            500 dimensions are.
 
     Source: shots and sets are those of arXiv 2511.08544, Tables 2 and 3; how it fits them is not published, and the
     fit here is ours.
@@ -38,6 +40,14 @@ class FewShot(OnEmbeddings):
 
     name = "few-shot"
     shots: Sequence[int | str] | None = None
+
+    def __post_init__(self) -> None:
+        for k in self.shots or ():
+            if k != ALL and _percent(k) is None and (not isinstance(k, int) or k < 1):
+                raise ValueError(
+                    f"`shots` {k!r} must be a number of images per class, at least 1, a share of them like '10%', or "
+                    f"{ALL!r}."
+                )
 
     def check(self, train: ImageSource, test: ImageSource) -> None:
         """Also refuse more shots than a class has training images; those of a stream are not known yet."""
@@ -49,26 +59,50 @@ class FewShot(OnEmbeddings):
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
         """
         For each k `eval_<k>shot_top1`, the mean over draws, with its interval and standard deviation, see
-        [`over_draws`]; where all images of all classes are taken, the interval is that of [`with_interval`].
+        [`over_draws`]; where all images of all classes are taken, the interval is over test images. So on for other
+        metrics.
         """
         embeddings, labels = train.embeddings.numpy(), train.labels.numpy()
-        held_out, expected = test.embeddings.numpy(), test.labels.numpy()
         shots = _fitting_shots(embeddings, labels) if self.shots is None else self.shots
         _check_shots(shots, labels)
         members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        results: dict[str, float] = {}
+        results = Figures()
         for k in shots:
-            if isinstance(k, str) or all(len(rows_of_class) == k for rows_of_class in members):  # there is one draw
-                score = fit_logistic(embeddings, labels).score(held_out, expected)
-                results |= with_interval(f"eval_{k}shot_top1", float(score), len(expected))
+            name, numbers = f"eval_{k}shot", [_number(k, rows_of_class) for rows_of_class in members]
+            if numbers == [len(rows_of_class) for rows_of_class in members]:  # there is one draw
+                classifier = fit_logistic(embeddings, labels)
+                results |= predict_logistic(classifier, test, self.metrics).figures(name)
                 continue
-            accuracies = []
-            for draw in range(_DRAWS if k <= _FEW else _DRAWS_OF_MANY):
-                rng = np.random.default_rng([0, k, draw])
-                rows = np.concatenate([rng.choice(rows_of_class, k, replace=False) for rows_of_class in members])
-                accuracies.append(fit_logistic(embeddings[rows], labels[rows]).score(held_out, expected))
-            results |= over_draws(f"eval_{k}shot_top1", accuracies)
+            draws = []
+            for draw in range(_DRAWS if max(numbers) <= _FEW else _DRAWS_OF_MANY):
+                rng = np.random.default_rng([0, *_seed(k), draw])
+                drawn = zip(members, numbers, strict=True)
+                rows = np.concatenate([rng.choice(of_class, number, replace=False) for of_class, number in drawn])
+                classifier = fit_logistic(embeddings[rows], labels[rows])
+                draws.append(predict_logistic(classifier, test, self.metrics).figures(name))
+            for figure in (figure for figure in draws[0] if not is_spread(figure)):
+                results |= over_draws(figure, [of_draw[figure] for of_draw in draws])
         return results
+
+
+def _number(k: int | str, of_class: np.ndarray) -> int:
+    """How many images of a class are drawn: `k` of them, a share of them but at least one, or all."""
+    if isinstance(k, int):
+        return k
+    return len(of_class) if k == ALL else max(1, round(len(of_class) * _percent(k) / 100))
+
+
+def _percent(k: int | str) -> float | None:
+    """The number in a text like `1%`, more than 0 and less than 100; None for anything else."""
+    try:
+        percent = float(k[:-1]) if isinstance(k, str) and k.endswith("%") else 0.0
+    except ValueError:
+        return None
+    return percent if 0 < percent < 100 else None
+
+
+def _seed(k: int | str) -> list[int]:
+    return [k] if isinstance(k, int) else [0, round(1000 * (_percent(k) or 0))]
 
 
 def _fitting_shots(embeddings: np.ndarray, labels: np.ndarray) -> list[int | str]:
@@ -89,10 +123,7 @@ def _fitting_shots(embeddings: np.ndarray, labels: np.ndarray) -> list[int | str
 
 
 def _check_shots(shots: Sequence[int | str], labels: np.ndarray) -> None:
-    """Refuse shots that are neither a number from 1 on nor `"all"`, or more than a class has images among `labels`."""
-    for k in shots:
-        if k != ALL and (not isinstance(k, int) or k < 1):
-            raise ValueError(f"`shots` {k!r} must be a number of images per class, at least 1, or {ALL!r}.")
+    """Refuse more shots than a class has images among `labels`."""
     classes, counts = np.unique(labels, return_counts=True)
     most = max((k for k in shots if isinstance(k, int)), default=0)
     if counts.min() < most:

@@ -26,13 +26,13 @@ from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
 from ...system.devices import cores_of_this_process
 from ...system.distributed import is_first_rank, process_index, world_size
+from ..classification import ClassPredictions
 from ..embeddings.extraction import part_of
 from ..embeddings.image_batches import image_batches
 from ..encoder_loading import LoadedEncoder
 from ..feature_extractor import FeatureExtractor
-from ..intervals import top_accuracies
 from ..labelled_sources import count_classes, map_style, select_rows
-from .protocol import OnImages, require_positive
+from .protocol import OfClasses, OnImages, require_positive
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -46,7 +46,7 @@ _SEED = 0  # of the head, the order, the crops and the images set aside
 
 
 @dataclass(frozen=True)
-class FineTune(OnImages):
+class FineTune(OfClasses, OnImages):
     """
     Train a copy of the encoder and a linear layer on its embedding by transformers' `Trainer`: AdamW with weight decay
     0.05, batches of 64, warmup and cosine.
@@ -79,19 +79,22 @@ class FineTune(OnImages):
     def run(
         self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
     ) -> dict[str, float]:
-        """`eval_finetune_top1` and with at least five classes `eval_finetune_top5`, which every process returns."""
+        """`eval_finetune_top1` and with at least five classes `eval_finetune_top5`, and so on, which every process
+        returns.
+        """
         num_classes = count_classes(*(np.asarray(map_style(source)[source.label_column]) for source in (train, test)))
         loaded, number = (encoder, processor), len(map_style(train))
         steps_an_epoch = math.ceil(number / _BATCH)
         num_steps = (self.num_epochs or max(_LEAST_EPOCHS, math.ceil(_LEAST_STEPS / steps_an_epoch))) * steps_an_epoch
         rate = self.learning_rate or _best_rate(loaded, train, num_classes, num_steps)
         classifier = _fit(loaded, train, num_classes, rate, num_steps)
-        predictions = _predict(classifier, test, min(5, num_classes))
-        if not predictions:
+        predicted = _predict(classifier, test)
+        if not predicted:
             raise DataError(f"{test.name}: none of its images can be read.")
-        test.num_read = len(predictions)
-        best, labels = [best for best, *_ in predictions], [label for *_, label in predictions]
-        return top_accuracies("eval_finetune", best, labels)
+        test.num_read = len(predicted)
+        predictions = ClassPredictions(torch.tensor([label for _, label in predicted]), self.metrics)
+        predictions.add(torch.stack([probabilities for probabilities, _ in predicted]))
+        return predictions.figures("eval_finetune")
 
 
 def _best_rate(loaded: LoadedEncoder, train: ImageSource, num_classes: int, num_steps: int) -> float:
@@ -104,9 +107,9 @@ def _best_rate(loaded: LoadedEncoder, train: ImageSource, num_classes: int, num_
     num_tried = min(max(round(_TRIED_SHARE * num_steps), _LEAST_TRIED), _MOST_TRIED)
 
     def hits_and_certainty(rate: float) -> tuple[int, float]:
-        predictions = _predict(_fit(loaded, others, num_classes, rate, num_tried), aside, 1)
-        hits = sum(best == [label] for best, _, label in predictions)
-        return hits, sum(certainty for _, certainty, _ in predictions)
+        predicted = _predict(_fit(loaded, others, num_classes, rate, num_tried), aside)
+        hits = sum(int(probabilities.argmax()) == label for probabilities, label in predicted)
+        return hits, sum(float(probabilities[label].log()) for probabilities, label in predicted)
 
     rate = max(LEARNING_RATES, key=hits_and_certainty)
     if is_first_rank():
@@ -137,18 +140,16 @@ def _fit(
     return classifier.eval()
 
 
-def _predict(classifier: "_Classifier", source: ImageSource, depth: int) -> list[tuple[list[int], float, int]]:
-    """For each image that can be read: its best classes, the log-probability of the correct one, its label."""
+def _predict(classifier: "_Classifier", source: ImageSource) -> list[tuple[torch.Tensor, int]]:
+    """For each image that can be read: the probabilities of its classes, its label."""
     part, extractor = part_of(source, process_index(), world_size()), classifier.extractor
-    found: list[tuple[list[int], float, int]] = []
+    found: list[tuple[torch.Tensor, int]] = []
     decode = partial(extractor.decode_reduced, max_image_pixels=source.max_image_pixels)
     for batch in image_batches(part, _BATCH, decode, extractor.batch, "fine-tuned"):
         if batch.images is not None:
-            labels = torch.tensor(batch.labels)
-            with torch.inference_mode():
+            with torch.no_grad():
                 logits = classifier(batch.images.to(classifier.head.weight.device))["logits"].float().cpu()
-            best, losses = logits.topk(depth).indices, F.cross_entropy(logits, labels, reduction="none")
-            found += zip(best.tolist(), (-losses).tolist(), batch.labels, strict=True)
+            found += zip(logits.softmax(1).unbind(), batch.labels, strict=True)
     return gather_object(found)
 
 

@@ -1,14 +1,16 @@
 """k-nearest-neighbour classification of embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from ...system.devices import default_device
+from ..classification import ClassPredictions
 from ..embeddings.extraction import LabelledEmbeddings
-from ..intervals import top_accuracies
-from .protocol import OnEmbeddings
+from ..figures import Figures
+from .protocol import OfClasses, OnEmbeddings
 
 # Blocks of the matrix of cosines: 64 MB at a time.
 _QUERIES, _BANK = 1024, 16384
@@ -48,19 +50,25 @@ def _merge(
     return best, rows.gather(1, columns)
 
 
-def vote(cosines: torch.Tensor, labels: torch.Tensor, temperature: float = _TEMPERATURE) -> torch.Tensor:
+def votes(
+    cosines: torch.Tensor, labels: torch.Tensor, temperature: float = _TEMPERATURE
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """
-    Class number of each query by the vote of its neighbours, which weighs `exp(cosine / temperature)`. Cosines to the
-    neighbours and their class numbers are of shape (queries, k), nearest first.
+    Share of each class in the vote of each query's neighbours, which weighs `exp(cosine / temperature)`, in chunks of
+    queries, each with the class numbers of its columns. Cosines to the neighbours and their class numbers are of shape
+    (queries, k), nearest first.
     """
-    best = []
     classes, places = labels.unique(return_inverse=True)  # numbers may be far apart
     for chunk, of_chunk in zip(cosines.split(_QUERIES), places.split(_QUERIES), strict=True):
-        votes = torch.zeros(len(chunk), len(classes))
+        shares = torch.zeros(len(chunk), len(classes))
         # Relative to the nearest one: the ranks are the same and a low temperature does not overflow.
-        votes.scatter_add_(1, of_chunk, torch.exp((chunk - chunk[:, :1]) / temperature))
-        best.append(classes[votes.argmax(1)])
-    return torch.cat(best)
+        shares.scatter_add_(1, of_chunk, torch.exp((chunk - chunk[:, :1]) / temperature))
+        yield shares / shares.sum(1, keepdim=True), classes
+
+
+def vote(cosines: torch.Tensor, labels: torch.Tensor, temperature: float = _TEMPERATURE) -> torch.Tensor:
+    """Class number of each query that wins the vote of its neighbours, see [`votes`]."""
+    return torch.cat([classes[shares.argmax(1)] for shares, classes in votes(cosines, labels, temperature)])
 
 
 def nearest_vote(train: LabelledEmbeddings, test: LabelledEmbeddings) -> torch.Tensor:
@@ -69,7 +77,8 @@ def nearest_vote(train: LabelledEmbeddings, test: LabelledEmbeddings) -> torch.T
     return vote(cosines, train.labels[rows])
 
 
-class Knn(OnEmbeddings):
+@dataclass(frozen=True)
+class Knn(OfClasses, OnEmbeddings):
     """
     Weighted vote of the k nearest training images by cosine.
 
@@ -87,14 +96,14 @@ class Knn(OnEmbeddings):
         temperature: float = _TEMPERATURE,
     ) -> dict[str, float]:
         """
-        For each k of `ks` `eval_knn<k>_top1`, for 20 `eval_knn_top1`. More neighbours than there are training images
-        count as all of them. A vote weighs `exp(cosine / temperature)`.
+        For each k of `ks` `eval_knn<k>_top1`, for 20 `eval_knn_top1`, and so on for other metrics. More neighbours
+        than there are training images count as all of them. A vote weighs `exp(cosine / temperature)`.
         """
         cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(max(ks), len(train.labels)))
-        labels = train.labels[rows]
-        results: dict[str, float] = {}
+        labels, results = train.labels[rows], Figures()
         for k in ks:
-            best = vote(cosines[:, :k], labels[:, :k], temperature).unsqueeze(1)
-            name = "eval_knn" if k == _DEFAULT_K else f"eval_knn{k}"
-            results |= top_accuracies(name, best.tolist(), test.labels.tolist())
+            predictions = ClassPredictions(test.labels, self.metrics, usual=("top1",))
+            for shares, classes in votes(cosines[:, :k], labels[:, :k], temperature):
+                predictions.add(shares, classes)
+            results |= predictions.figures("eval_knn" if k == _DEFAULT_K else f"eval_knn{k}")
         return results

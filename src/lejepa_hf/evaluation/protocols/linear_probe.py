@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,10 +12,10 @@ from transformers import get_cosine_schedule_with_warmup
 
 from ...system.devices import default_device, threads_for
 from ...system.progress_bars import progress_bar
+from ..classification import ClassPredictions
 from ..embeddings.extraction import LabelledEmbeddings
-from ..intervals import top_accuracies
 from ..labelled_sources import count_classes
-from .protocol import OnEmbeddings
+from .protocol import OfClasses, OnEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -25,7 +26,8 @@ _SAMPLE, _CHUNK = 10_000, 4096
 _SEED = 0  # of the batches and of the tenth; the layer starts at zero
 
 
-class Linear(OnEmbeddings):
+@dataclass(frozen=True)
+class Linear(OfClasses, OnEmbeddings):
     """
     LayerNorm and one linear layer, AdamW with weight decay 1e-6, warmup and cosine, in batches of 256; 1,024 from
     100,000 images on.
@@ -47,9 +49,9 @@ class Linear(OnEmbeddings):
         num_steps: int | None = None,
     ) -> dict[str, float]:
         """
-        `eval_linear_top1` and with at least five classes `eval_linear_top5`. `learning_rates` are peaks; a tenth of
-        `num_steps` is warmup, and if missing, they are ten passes over the images, at least 1,000 steps. The
-        `probe_features` of `train` may lie on disk.
+        `eval_linear_top1` and with at least five classes `eval_linear_top5`, and so on for other metrics.
+        `learning_rates` are peaks; a tenth of `num_steps` is warmup, and if missing, they are ten passes over the
+        images, at least 1,000 steps. The `probe_features` of `train` may lie on disk.
         """
         number = len(train.labels)
         batch_size = min(number, 256 if number < _MANY else 1024)
@@ -67,10 +69,10 @@ class Linear(OnEmbeddings):
                     f"linear probe: learning rate {rate:g}, best of {len(probes)} on {len(aside)} training images"
                 )
             (probe,) = _fit(train, torch.arange(number), [rate], num_classes, num_steps, batch_size)
-        best: list[list[int]] = []
+        predictions = ClassPredictions(test.labels, self.metrics)
         for rows in torch.arange(len(test.labels)).split(_CHUNK):
-            best += _logits(probe, test, rows).topk(min(5, num_classes)).indices.tolist()
-        return top_accuracies("eval_linear", best, test.labels.tolist())
+            predictions.add(_logits(probe, test, rows).softmax(1))
+        return predictions.figures("eval_linear")
 
 
 def layer_of_zeros(kind: type[nn.Module], *sizes: int) -> nn.Module:

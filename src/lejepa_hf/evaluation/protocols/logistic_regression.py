@@ -1,12 +1,15 @@
 """Logistic regression on frozen embeddings, for sets that fit into memory."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from ..classification import ClassPredictions
 from ..embeddings.extraction import LabelledEmbeddings
-from ..intervals import top_accuracies
-from .protocol import OnEmbeddings
+from .protocol import OfClasses, OnEmbeddings
 
 
 def fit_logistic(embeddings: np.ndarray, labels: np.ndarray) -> Any:  # noqa: ANN401
@@ -21,12 +24,27 @@ def fit_logistic(embeddings: np.ndarray, labels: np.ndarray) -> Any:  # noqa: AN
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(embeddings, labels)
 
 
-class Logistic(OnEmbeddings):
+def predict_logistic(
+    classifier: Any,  # noqa: ANN401
+    test: LabelledEmbeddings,
+    metrics: Sequence[str] | None,
+) -> ClassPredictions:
+    """What a classifier of [`fit_logistic`] says of test images."""
+    predictions, classes = (
+        ClassPredictions(test.labels, metrics, usual=("top1",)),
+        torch.from_numpy(classifier.classes_),
+    )
+    predictions.add(torch.from_numpy(classifier.predict_proba(test.embeddings.numpy())), classes)
+    return predictions
+
+
+@dataclass(frozen=True)
+class Logistic(OfClasses, OnEmbeddings):
     """Logistic regression on all training images, see [`fit_logistic`]."""
 
     name = "logistic"
 
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
-        """`eval_logistic_top1` and its interval."""
-        guesses = fit_logistic(train.embeddings.numpy(), train.labels.numpy()).predict(test.embeddings.numpy())
-        return top_accuracies("eval_logistic", guesses[:, None].tolist(), test.labels.tolist())
+        """`eval_logistic_top1`, and so on for other metrics."""
+        classifier = fit_logistic(train.embeddings.numpy(), train.labels.numpy())
+        return predict_logistic(classifier, test, self.metrics).figures("eval_logistic")

@@ -1,12 +1,14 @@
 """Protocol: the shape that all evaluation protocols share."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ...data.sources import ImageSource
+from ..classification import check_metrics
 from ..embeddings.extraction import LabelledEmbeddings
 from ..labelled_sources import check_classes, check_labels, check_masks
 
@@ -62,6 +64,24 @@ class OnImages(Protocol):
         self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
     ) -> dict[str, float]:
         """Fit on one source of images, measure on the other, as [`OnEmbeddings.run`]; the encoder stays as it is."""
+
+
+@dataclass(frozen=True)
+class OfClasses(Protocol):
+    """
+    A protocol that guesses classes.
+
+    Args:
+        metrics (`Sequence[str]`, *optional*): Figures to report, any of [`~evaluation.classification.METRICS`]. If
+            missing, `top1` and `top5`, and for unbalanced test labels all of them.
+    """
+
+    metrics: Sequence[str] | None = field(default=None, kw_only=True)
+
+    def check(self, train: ImageSource, test: ImageSource) -> None:
+        """Also refuse unknown metrics."""
+        check_metrics(self.metrics)
+        super().check(train, test)
 
 
 def require_positive(name: str, value: float | None) -> None:

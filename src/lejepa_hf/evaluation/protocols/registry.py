@@ -3,6 +3,7 @@
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 from .protocol import OnEmbeddings, Protocol
 
@@ -43,14 +44,38 @@ def check_protocols(protocols: Sequence[str], at_the_end_of_training: bool = Fal
 def make_protocols(protocols: Sequence[str | Protocol], settings: Mapping[str, object]) -> list[Protocol]:
     """
     Build protocols from their names, each with the settings that it has; None stands for the default.
-    Built protocols are returned as they are. A setting that no protocol has is an error.
+    Built protocols are returned as they are. A setting that none of the protocols named has is an error.
     """
-    check_protocols([protocol for protocol in protocols if isinstance(protocol, str)])
+    named = [protocol for protocol in protocols if isinstance(protocol, str)]
+    check_protocols(named)
     given = {name: value for name, value in settings.items() if value is not None}
-    known = {field.name for protocol in PROTOCOLS if given for field in fields(protocol_class(protocol))}
-    if unknown := sorted(given.keys() - known):
-        raise ValueError(f"`{unknown[0]}` is not a setting of any protocol; known are {', '.join(sorted(known))}.")
+    known = {name: _settings_of(name) for name in PROTOCOLS if given}
+    for setting in sorted(given):
+        owners = [name for name, settings_of_one in known.items() if setting in settings_of_one]
+        if not owners:
+            every = sorted(set().union(*known.values()))
+            raise ValueError(f"`{setting}` is not a setting of any protocol; known are {', '.join(every)}.")
+        if not set(owners).intersection(named):
+            raise ValueError(
+                f"`{setting}` {given[setting]!r} is a setting of {', '.join(owners)}, and `protocols` are "
+                f"{', '.join(named) or 'built ones'}: leave the setting out, or add one of them."
+            )
     return [_make(protocol, given) if isinstance(protocol, str) else protocol for protocol in protocols]
+
+
+def with_usual(
+    settings: Mapping[str, Any], usual: Mapping[str, Any], protocols: Sequence[str | Protocol]
+) -> dict[str, Any]:
+    """The settings given, and for those that are missing or None the usual ones that a protocol named has."""
+    known = {
+        setting for name in protocols if isinstance(name, str) and name in PROTOCOLS for setting in _settings_of(name)
+    }
+    missing = {name: value for name, value in usual.items() if name in known and settings.get(name) is None}
+    return {**settings, **missing}
+
+
+def _settings_of(name: str) -> set[str]:
+    return {field.name for field in fields(protocol_class(name))}
 
 
 def _make(name: str, given: dict[str, object]) -> Protocol:

@@ -2,21 +2,27 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from ...system.devices import default_device
 from ...system.progress_bars import progress_bar
 from ..embeddings.extraction import LabelledEmbeddings
+from ..figures import Figures
 from ..intervals import over_images, with_interval
 from .protocol import OnEmbeddings
 
 _BLOCK = 2**26  # cosines at a time; a query needs all of its own, since its ranking is a full one
 _BANK = 16384
+_DEPTHS = (1, 5, 10)
 
 
 class Retrieval(OnEmbeddings):
-    """Rank all training images by their cosine to each test image; images of its class are relevant."""
+    """
+    Rank all training images by their cosine to each test image; images of its class are relevant. That is retrieval of
+    classes, as in metric learning; Oxford, Paris and copy detection, which DINO reports, retrieve one object or image.
+    """
 
     name = "retrieval"
     needs_known_classes = False
@@ -31,14 +37,17 @@ class Retrieval(OnEmbeddings):
 
         if not torch.isin(test.labels, train.labels).any():
             raise ValueError("No class of the test images is among the training images: there is nothing to retrieve.")
-        metric, precisions = RankingQuality(), []
+        metric, precisions, first = RankingQuality(), [], []
         for places in _places_of_relevant(train, test):
             numbers = [len(of_query) for of_query in places]
             metric.add_batch(predictions=places, references=numbers)
             precisions += average_precisions(places, numbers)
+            first += [of_query[0] for of_query in places]
         results, found = over_images("eval_retrieval_map", precisions), metric.compute()
-        for recall in ("recall1", "recall5", "recall10"):
-            results |= with_interval(f"eval_retrieval_{recall}", found[recall], len(precisions))
+        for depth in _DEPTHS:
+            name = f"eval_retrieval_recall{depth}"
+            figures = with_interval(name, found[f"recall{depth}"], len(precisions))
+            results |= Figures(figures, {name: (np.array(first) <= depth).astype(float)})
         return results
 
 
