@@ -137,7 +137,10 @@ def test_several_processes_fine_tune_one_network(run, tmp_path):
         (["--dataset", "digits", "--out", "/tmp"], "`--out` '/tmp' is a folder: name a file"),
         (["--dataset", "digits", "--eval_split", "train"], "evaluated on the same images"),
         (["--dataset", "digits", "--metric", "top3"], "`metrics` top3 unknown; known are top1, top5, mean-per-class"),
-        (["--dataset", "digits", "--shots", "1"], "`shots` [1] is a setting of few-shot, and `protocols` are linear, "),
+        (
+            ["--dataset", "digits", "--shots", "1"],
+            "`shots` [1] is a setting of few-shot, and `protocols` are linear",
+        ),
     ],
 )
 def test_evaluate_refuses_in_one_line(run, tmp_path, capsys, arguments, message):

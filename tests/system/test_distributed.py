@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lejepa_hf.system.distributed import (
+    OtherRankFailed,
     explain_lost_process,
     gather_for_loss,
     is_lost_process,
@@ -37,6 +38,15 @@ def test_three_uneven_processes(two_processes):
     assert two_processes(SCRIPT, "batch", "2,1,5", processes=3).count("agrees") == 3
 
 
+def test_what_one_rank_cannot_do_none_goes_on_with(two_processes):
+    said = two_processes(SCRIPT.with_name("two_process_failure.py"), processes=3)
+    assert sorted(line for line in said.splitlines() if line.startswith("rank ")) == [
+        "rank 0: OtherRankFailed('rank 1, OSError: no room')",
+        "rank 1: OSError('no room')",
+        "rank 2: OtherRankFailed('rank 1, OSError: no room')",
+    ]
+
+
 def test_one_process_needs_no_group():
     tensor = torch.ones(3, requires_grad=True)
     assert world_size() == 1
@@ -47,6 +57,7 @@ def test_one_process_needs_no_group():
 def test_the_end_of_another_process_is_told_in_one_sentence():
     lost = RuntimeError("[/src/gloo/transport/tcp/pair.cc:545] Read error [::1]:5: Connection reset. Check it.\nMore")
     assert is_lost_process(lost) and is_lost_process(torch.distributed.DistNetworkError("timed out"))
+    assert is_lost_process(OtherRankFailed("rank 1, OSError: no room"))
     assert not is_lost_process(RuntimeError("shapes do not fit"))
     said = explain_lost_process(lost)
     assert said.startswith("rank 0 stops, because another process has ended or cannot be reached (Read error [::1]:5:")

@@ -19,6 +19,7 @@ from ..system.run_folder import RunFolder, write_json
 from .image_pictures import draw_if_possible, picture_neighbours
 from .recipe_sources import open_split, training_source
 from .recipes import Recipe
+from .shared_embeddings import SharedEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -35,10 +36,19 @@ class FinalEvaluation:
         recipe ([`Recipe`]): Recipe of the run.
         facts (`dict`): Of the training, as in [`~runs.finishing.finish_run`].
         held_out ([`ImageSource`]): Labelled images to measure on.
+        embedded ([`SharedEmbeddings`], *optional*): What all processes have embedded together.
     """
 
-    def __init__(self, run: RunFolder, recipe: Recipe, facts: dict[str, Any], held_out: ImageSource) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        facts: dict[str, Any],
+        held_out: ImageSource,
+        embedded: SharedEmbeddings | None = None,
+    ) -> None:
         self._run, self._recipe, self._facts, self._held_out = run, recipe, facts, held_out
+        self._shared = embedded
         self._rows: dict[str, dict[str, float]] = {}
         self._embedded: tuple[LabelledEmbeddings, LabelledEmbeddings] | None = None
 
@@ -54,7 +64,7 @@ class FinalEvaluation:
     @cached_property
     def _train(self) -> ImageSource:
         data = self._recipe.data
-        return open_split(data, data.train_split)
+        return open_split(data, data.train_split) if self._shared is None else self._shared.train
 
     @cached_property
     def _data(self) -> dict[str, Any]:
@@ -74,6 +84,8 @@ class FinalEvaluation:
         if name != ENCODER and ENCODER not in self._rows:
             return  # a table without the encoder says nothing, and its error is reported
         protocols, pair = self._recipe.data.eval_protocols, (self._train, self._held_out)
+        if self._shared is not None:
+            prepare = self._shared.found(name, prepare)
         self._rows[name], embedded = measure_column(prepare, name, pair, protocols)
         if name == ENCODER:
             self._embedded = embedded

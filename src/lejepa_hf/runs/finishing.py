@@ -27,6 +27,7 @@ from .final_evaluation import FinalEvaluation
 from .image_pictures import draw_if_possible, picture_patches
 from .recipe_sources import training_source
 from .recipes import Recipe
+from .shared_embeddings import SharedEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -35,7 +36,12 @@ class RunNotFinished(Exception):
     """A run is trained, but parts of what follows could not be made; all others are kept."""
 
 
-def finish_run(recipe: Recipe, facts: dict[str, Any], held_out: ImageSource | None) -> None:
+def finish_run(
+    recipe: Recipe,
+    facts: dict[str, Any],
+    held_out: ImageSource | None,
+    embedded: SharedEmbeddings | None = None,
+) -> None:
     """
     Export, evaluate and draw, then log where everything is. For one process; nothing that fails stops another part,
     and a picture that cannot be drawn is only left out.
@@ -45,13 +51,14 @@ def finish_run(recipe: Recipe, facts: dict[str, Any], held_out: ImageSource | No
         facts (`dict`): Of the training, for `results.json` and the card: `steps`, `global_batch`, `epochs`, `device`,
             `encoder_parameters`, `energy_source`.
         held_out ([`ImageSource`], *optional*): Labelled images for the evaluation.
+        embedded ([`SharedEmbeddings`], *optional*): What all processes have embedded together.
 
     Raises:
         RunNotFinished: If a part could not be made; the message names it, the reason and the command that makes it.
     """
     run = RunFolder(recipe.folder)
     failed: dict[str, Exception] = {}
-    for name, make in _parts(run, recipe, facts, held_out).items():
+    for name, make in _parts(run, recipe, facts, held_out, embedded).items():
         try:
             make()
         except Exception as error:  # noqa: PERF203, whatever it is, no part may cost a trained run the others
@@ -68,17 +75,23 @@ def finish_run(recipe: Recipe, facts: dict[str, Any], held_out: ImageSource | No
 
 
 def _parts(
-    run: RunFolder, recipe: Recipe, facts: dict[str, Any], held_out: ImageSource | None
+    run: RunFolder,
+    recipe: Recipe,
+    facts: dict[str, Any],
+    held_out: ImageSource | None,
+    embedded: SharedEmbeddings | None,
 ) -> dict[str, Callable[[], object]]:
     """What makes each part of a finished run, in the order in which they need each other."""
     decay = recipe.training.ema_decay
-    parts: dict[str, Callable[[], object]] = {"encoder/": partial(export_encoder, run.path)}
-    if decay:
-        parts["encoder_averaged/"] = partial(export_encoder, run.path, averaged=True)
+    parts: dict[str, Callable[[], object]] = {}
+    if embedded is None:  # whoever has embedded images has exported the encoders
+        parts["encoder/"] = partial(export_encoder, run.path)
+        if decay:
+            parts["encoder_averaged/"] = partial(export_encoder, run.path, averaged=True)
     parts["losses.png"] = partial(draw_if_possible, "losses", draw_losses, run.path)
     parts["pca_maps.png"] = partial(draw_if_possible, "pca_maps", picture_patches, run.path, recipe)
     if held_out is not None:
-        parts |= FinalEvaluation(run, recipe, facts, held_out).parts()
+        parts |= FinalEvaluation(run, recipe, facts, held_out, embedded).parts()
     parts["statistics.json"] = partial(measure_projections, run.path, recipe)
     parts["the card"] = partial(write_model_card, run.encoder, run.path)
     if decay:

@@ -21,7 +21,7 @@ from ..hub.export import build_processor
 from ..hub.push import push_run
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.devices import cores_of_this_process
-from ..system.distributed import explain_lost_process, is_lost_process
+from ..system.distributed import explain_lost_process, is_lost_process, world_size
 from ..system.durable_files import NO_ROOM
 from ..system.progress_bars import hidden_progress_bars
 from ..system.run_folder import RunFolder
@@ -36,6 +36,7 @@ from .recipe_help import USAGE, format_help
 from .recipe_sources import RunSources, open_sources
 from .recipes import Recipe, parse_recipe
 from .resolving import ResolvedRecipe, resolve
+from .shared_embeddings import embed_together
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -184,11 +185,12 @@ def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | 
     trainer.save_model(str(folder.pretraining))
     if trainer.encoder_average is not None:
         trainer.encoder_average.save_state(folder.pretraining)
+    embedded = embed_together(recipe, held_out) if held_out is not None and world_size() > 1 else None
     # From here on the first rank works alone: nothing may wait for the others, SIGReg's sums over ranks included.
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
         return 0
-    finish_run(recipe, _facts(trainer), held_out)
+    finish_run(recipe, _facts(trainer), held_out, embedded)
     return _push(recipe, trainer) if recipe.training.push_to_hub else 0
 
 

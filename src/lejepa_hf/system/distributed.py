@@ -67,10 +67,37 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+class OtherRankFailed(RuntimeError):
+    """What another rank could not do, see [`failing_together`]."""
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """
+    Do something on every rank and wait for all of them. If one fails, every rank does: there with its own error, on
+    the others with [`OtherRankFailed`], so that nobody waits for it later.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as failure:  # whatever it is, the others have to know
+        error = failure
+    if world_size() > 1:
+        reasons: list[str | None] = [None] * world_size()
+        dist.all_gather_object(reasons, None if error is None else f"{type(error).__name__}: {reason_of(error)}")
+        failed = [f"rank {rank}, {reason}" for rank, reason in enumerate(reasons) if reason is not None]
+        if error is None and failed:
+            raise OtherRankFailed("; ".join(failed))
+    if error is not None:
+        raise error
+
+
 def is_lost_process(error: RuntimeError) -> bool:
-    """Whether an error says that another process has ended or cannot be reached, instead of what this one did."""
+    """Whether an error says that another process has failed, ended or cannot be reached, not what this one did."""
     lost = (dist.DistBackendError, dist.DistNetworkError) if dist.is_available() else ()
-    return isinstance(error, lost) or "/gloo/transport/" in str(error)  # gloo has no class of its own
+    return isinstance(error, (OtherRankFailed, *lost)) or "/gloo/transport/" in str(
+        error
+    )  # gloo has no class of its own
 
 
 def explain_lost_process(error: RuntimeError) -> str:

@@ -43,6 +43,7 @@ class RunFolder:
         self.versions = self.path / "versions.json"
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
+        self.embeddings = self.path / "_embeddings"  # only while several processes make them
         self.statistics = self.path / "statistics.json"
         self.report = self.path / "report.html"
 

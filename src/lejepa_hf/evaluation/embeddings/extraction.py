@@ -19,7 +19,14 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ...data.errors import DataError
 from ...data.sources import ImageSource
-from ...system.distributed import is_first_rank, process_index, shared_temporary_folder, wait_for_all, world_size
+from ...system.distributed import (
+    failing_together,
+    is_first_rank,
+    process_index,
+    shared_temporary_folder,
+    wait_for_all,
+    world_size,
+)
 from ...system.folder_lock import locked_folder
 from ...system.installed_package import installed_versions
 from ..feature_extractor import FeatureExtractor
@@ -87,7 +94,8 @@ def extract_embeddings(
     """
     Run a frozen encoder over a labelled source, once for all protocols.
 
-    With several processes each one embeds its part of the images, and all return all embeddings. More than 1 GiB of
+    With several processes each one embeds its part of the images, and all return all embeddings; if one of them fails,
+    all do. More than 1 GiB of
     them stay in a mapped file. A DataError is raised if they cannot be written, or no image can be read; a ValueError
     if some are NaN or infinite, of which every protocol would make a figure.
 
@@ -132,11 +140,12 @@ def _extract(extractor: FeatureExtractor, source: ImageSource, batch_size: int, 
     if not is_found:
         rank, ranks = process_index(), world_size()
         folders = [folder / f"part-{number}-of-{ranks}" for number in range(ranks)]
-        _fill(EmbeddingParts(folders[rank], _SECONDS_PER_PART), extractor, part_of(source, rank, ranks), batch_size)
-        wait_for_all()
-        if is_first_rank():
-            join_columns(folder, folders)
-        wait_for_all()
+        with failing_together():
+            part = part_of(source, rank, ranks)
+            _fill(EmbeddingParts(folders[rank], _SECONDS_PER_PART), extractor, part, batch_size)
+        with failing_together():
+            if is_first_rank():
+                join_columns(folder, folders)
     embedded = read_embeddings(folder, source, _READ_WHOLE)
     source.num_read = len(embedded.labels)
     if is_found:
