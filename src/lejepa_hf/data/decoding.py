@@ -157,11 +157,11 @@ def stored_size(image: Pixels) -> tuple[int, int]:
     return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
 
 
-def resized(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """A whole decoded image at this width and height."""
+def resized(image: Pixels, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Pixels:
+    """A decoded image, or the part of it in `box` (left, upper, right, lower, in pixels), at this width and height."""
     if isinstance(image, Image.Image):
-        return image.resize(size, Image.Resampling.BICUBIC)
-    return np.dstack([np.asarray(resized(Image.fromarray(band), size)) for band in np.moveaxis(image, -1, 0)])
+        return image.resize(size, Image.Resampling.BICUBIC, box)
+    return np.dstack([np.asarray(resized(Image.fromarray(band), size, box)) for band in np.moveaxis(image, -1, 0)])
 
 
 def upright_size(image: Pixels) -> tuple[int, int]:

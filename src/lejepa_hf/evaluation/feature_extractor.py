@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..data.decoding import DECODING_ERRORS, Encoded, Pixels, decode_image, stored_size
+from ..data.decoding import DECODING_ERRORS, Encoded, Pixels, decode_image, resized, stored_size
 from ..data.sources import ImageSource
 from ..model.architecture import native_image_size, num_channels
 from ..model.layers import count_layers, feature_map, forward_layers, has_class_token, patch_tokens, pool
@@ -76,6 +76,23 @@ class FeatureExtractor:
         are arguments of the processor.
         """
         return to_pixel_values(images, self.processor, num_channels(self.encoder.config), **settings)
+
+    def as_they_are(self, images: list[Pixels]) -> torch.Tensor:
+        """[`preprocess`] of images that have their final size: neither resized nor cropped."""
+        return self.preprocess(images, do_resize=False, do_center_crop=False)
+
+    def try_as_they_are(self, protocol: str, side: int) -> torch.Tensor:
+        """[`as_they_are`] of one grey image; a processor that always resizes or crops is refused."""
+        try:
+            pixels = self.as_they_are([resized(self.grey_image(), (side, side))])
+        except TypeError:  # timm's processor has no such arguments
+            pixels = torch.empty(0, 0)
+        if pixels.shape[-2:] != (side, side):
+            raise ValueError(
+                f"`{protocol}`: the {type(self.processor).__name__} of this encoder always resizes or crops, so that "
+                "images would not keep their size: save the encoder with a `BitImageProcessor`."
+            )
+        return pixels
 
     def pixels(self, value: Encoded, max_image_pixels: int | None = None) -> torch.Tensor:
         """[`decode`] and [`preprocess`] of one image: only one at a time is then in memory at its full size."""
@@ -145,9 +162,24 @@ class FeatureExtractor:
             return self.embedding(outputs), self._joined(states, "cls", pixels)
         return self.embedding(outputs), self._joined(states[-1:], "patches", pixels)
 
+    def last_states(self, pixels: torch.Tensor, num_layers: int) -> list[torch.Tensor]:
+        """States of the last layers, see [`~model.layers.forward_layers`]; fewer where the encoder has not so many."""
+        try:
+            return self._forward(pixels, min(num_layers, count_layers(self.encoder)))[1]
+        except ValueError:  # blocks that see parts of images
+            return self._forward(pixels)[1]
+
     def last_state(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixel values -> the state of the last layer, see [`~model.layers.forward_layers`]."""
         return self._forward(pixels)[1][0]
+
+    def has_class_token(self, state: torch.Tensor, pixels: torch.Tensor) -> bool:
+        """Whether the first token of a state of `pixels` is a class token."""
+        return has_class_token(self.encoder, state, height_and_width(pixels))
+
+    def patches(self, state: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """The tokens of the patches `(batch_size, num_patches, width)` of a state of `pixels`."""
+        return patch_tokens(self.encoder, state, height_and_width(pixels))
 
     def as_maps(self, state: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """

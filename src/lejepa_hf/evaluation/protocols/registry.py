@@ -10,6 +10,8 @@ from .protocol import OnEmbeddings, Protocol
 # Name: file in this folder and class. Loaded when first needed.
 PROTOCOLS = {
     "linear": "linear_probe.Linear",
+    "linear-dinov2": "linear_dinov2.LinearDinov2",
+    "attentive": "attentive_probe.Attentive",
     "knn": "knn.Knn",
     "few-shot": "few_shot.FewShot",
     "logistic": "logistic_regression.Logistic",

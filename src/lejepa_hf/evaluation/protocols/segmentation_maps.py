@@ -22,7 +22,6 @@ from ..labelled_sources import map_style, select_rows
 logger = logging.getLogger("lejepa_hf")
 
 IGNORED = -1
-_AS_THEY_ARE = {"do_resize": False, "do_center_crop": False}  # for images that have their final size
 _BATCH = 64  # images of a forward pass
 _KEPT = 2**30  # bytes
 _LARGEST_MASK = 512  # pixels on a side: logits of 150 classes at that size are 157 MB
@@ -111,7 +110,7 @@ class SegmentationMaps:
 
         def prepare(decoded: list[tuple[Any, torch.Tensor]]) -> tuple[torch.Tensor, list[torch.Tensor]]:
             images, masks = zip(*decoded, strict=True)
-            return extractor.preprocess(list(images), **_AS_THEY_ARE), list(masks)
+            return extractor.as_they_are(list(images)), list(masks)
 
         of_pairs = replace(source, dataset=chosen, image_column="pair", label_column=None)
         for batch in image_batches(of_pairs, size, decode, prepare, "feature maps", pairs):
@@ -153,15 +152,7 @@ def find_classes(source: ImageSource, ignore: Sequence[int]) -> set[int]:
 
 def try_size(extractor: FeatureExtractor, side: int) -> None:
     """Refuse a size that the processor always changes or the encoder cannot take, by one grey image of it."""
-    try:
-        pixels = extractor.preprocess([resized(extractor.grey_image(), (side, side))], **_AS_THEY_ARE)
-    except TypeError:  # timm's processor has no such arguments
-        pixels = torch.empty(0, 0)
-    if pixels.shape[-2:] != (side, side):
-        raise ValueError(
-            f"`segmentation`: the {type(extractor.processor).__name__} of this encoder always resizes or crops, so "
-            "that masks would not fit: save the encoder with a `BitImageProcessor`."
-        )
+    pixels = extractor.try_as_they_are("segmentation", side)
     try:
         extractor.as_maps(extractor.last_state(pixels), pixels)
     except TRACING_ERRORS as error:
