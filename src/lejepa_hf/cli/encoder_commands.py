@@ -15,7 +15,8 @@ def _add_evaluate(add: AddArgument) -> None:
     add("--dataset", required=True, help="a preset (digits, imagenet-1k, food101, ...), a Hub id, a folder or files")
     add(
         "--protocol", nargs="+", default=["linear", "knn"],
-        help="any of linear, knn, few-shot, logistic, retrieval, fine-tune; segmentation for masks (linear knn)",
+        help="any of linear, linear-dinov2, attentive, knn, few-shot, logistic, retrieval, fine-tune; segmentation for "
+        "masks (linear knn)",
     )  # fmt: skip
     add(
         "--metric", nargs="+", metavar="NAME",
@@ -24,14 +25,23 @@ def _add_evaluate(add: AddArgument) -> None:
     )  # fmt: skip
     add("--train_split", help="split to fit the protocols on (the preset's, or train)")
     add("--eval_split", help="split to evaluate the encoder on (the preset's, or test)")
-    add("--shots", nargs="+", metavar="K", help="few-shot: images of each class (1 2 5 10 100 all)")
+    add(
+        "--shots",
+        nargs="+",
+        metavar="K",
+        help="few-shot: images of each class, or a share of them like 1%% (1 2 5 10 100 all)",
+    )
     add("--resolution", type=int, help="segmentation: side of the images in pixels (the processor's)")
     add(
         "--ignore_labels", nargs="+", type=int, metavar="N",
         help="segmentation: labels in masks that are not a class (the preset's, or 255)",
     )  # fmt: skip
     add("--learning_rate", type=float, help="fine-tune: learning rate, instead of the best of four")
-    add("--num_epochs", type=int, help="fine-tune: passes over the images (5, more for few images)")
+    add(
+        "--num_epochs",
+        type=int,
+        help="fine-tune, linear-dinov2, attentive: passes over the images (5, 10, 10; more for few images)",
+    )
     add("--config", "--dataset_config", help="configuration of a Hub dataset")
     add("--revision", "--dataset_revision", help="branch, tag or commit of a Hub dataset")
     add("--image_column", help="column of the images; found by its type if missing")
