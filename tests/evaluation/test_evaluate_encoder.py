@@ -180,18 +180,3 @@ def test_protocols_share_one_dict_and_are_logged_in_percent(caplog):
     assert caplog.messages[-1] == "title, knn: " + ", ".join(
         f"{k} top1 100.0" for k in ("knn10", "knn", "knn100", "knn200")
     )
-
-
-def test_table():
-    table = format_table(
-        {
-            "encoder": {"eval_knn_top1": 0.98765, "eval_1shot_top1": 0.5, "eval_1shot_top1_ci95": 0.0123},
-            "pixels": {"eval_knn_top1": 1.0, "eval_1shot_top1": 0.25, "eval_1shot_top1_ci95": 0.1},
-        }
-    )
-    assert table.splitlines() == [
-        "| frozen, held out, in % | encoder    | pixels      |",
-        "| ---------------------- | ---------- | ----------- |",
-        "| knn top1               | 98.8       | 100.0       |",
-        "| 1shot top1             | 50.0 ± 1.2 | 25.0 ± 10.0 |",
-    ]

@@ -5,14 +5,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.feature_extractor import FeatureExtractor
 from lejepa_hf.evaluation.protocols import augmented_probe
 from lejepa_hf.evaluation.protocols.attentive_probe import Attentive
-from lejepa_hf.evaluation.protocols.linear_dinov2 import LEARNING_RATES, LinearDinov2
-from lejepa_hf.hub.export import build_processor
+from lejepa_hf.evaluation.protocols.linear_dinov2 import LinearDinov2
 
 COLOURS = [(220, 40, 40), (40, 220, 40), (40, 40, 220)]
 
@@ -32,27 +30,6 @@ def colours(number: int, seed: int, size: tuple[int, int] = (24, 16)):
     return load_source(datasets.Dataset.from_dict({"image": images, "label": labels}, features=features))
 
 
-@pytest.fixture
-def vit():
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "vit", image_size=16, patch_size=8, hidden_size=12, num_hidden_layers=5, num_attention_heads=2,
-        intermediate_size=24,
-    )  # fmt: skip
-    return AutoModel.from_config(config, add_pooling_layer=False).eval()
-
-
-@pytest.fixture
-def resnet(tiny_resnet):
-    torch.manual_seed(0)
-    return AutoModel.from_config(AutoConfig.for_model(**tiny_resnet)).eval()
-
-
-@pytest.fixture
-def processor():
-    return build_processor(16, crop_ratio=1.0)
-
-
 @pytest.mark.parametrize("protocol", [LinearDinov2, Attentive])
 def test_learns_colours_and_leaves_the_encoder_alone(vit, processor, protocol):
     before, state = {name: one.clone() for name, one in vit.state_dict().items()}, torch.get_rng_state()
@@ -62,38 +39,6 @@ def test_learns_colours_and_leaves_the_encoder_alone(vit, processor, protocol):
     assert all(torch.equal(one, before[name]) for name, one in vit.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state) and all(one.grad is None for one in vit.parameters())
     assert results == protocol(num_epochs=20).run(vit, processor, colours(90, 0), colours(40, 1))
-
-
-def test_dinov2s_features_and_rates(vit, resnet, processor):
-    extractor, pixels = FeatureExtractor(vit, processor), torch.randn(2, 3, 16, 16)
-    outputs = vit(pixels, output_hidden_states=True)
-    tokens = [vit.layernorm(state)[:, 0] for state in outputs.hidden_states[-4:]]
-    expected = torch.cat([*tokens, outputs.last_hidden_state[:, 1:].mean(1)], dim=1)
-    torch.testing.assert_close(LinearDinov2().features(extractor, pixels), expected)
-    candidates = LinearDinov2().candidates(extractor, pixels, num_classes=3, batch_size=128)
-    assert len(candidates) == 4 * 13 and candidates[0].learning_rate == LEARNING_RATES[0] / 2
-    heads = [candidate.make() for candidate in candidates[::13]]
-    assert [(head.first, head.last) for head in heads] == [(36, 48), (36, 60), (0, 48), (0, 60)]
-    assert candidates[-1].name == "4 blocks, with patches, learning rate 0.1"
-    alone = LinearDinov2().candidates(FeatureExtractor(resnet, processor), pixels, 3, 256)
-    assert len(alone) == 13 and alone[0].name.startswith("mean of the patches")
-
-
-def test_attention_pools_what_pytorchs_own_layer_does(vit, processor):
-    torch.manual_seed(0)
-    (candidate, *_) = Attentive().candidates(FeatureExtractor(vit, processor), torch.randn(1, 3, 16, 16), 3, 256)
-    head, tokens = candidate.make(), torch.randn(4, 7, 12)
-    reference = torch.nn.MultiheadAttention(12, head.num_heads, batch_first=True)
-    keys, values = zip(*(part.chunk(2) for part in (head.of_tokens.weight, head.of_tokens.bias)), strict=True)
-    with torch.no_grad():
-        reference.in_proj_weight.copy_(torch.cat([head.of_query.weight, keys[0], values[0]]))
-        reference.in_proj_bias.copy_(torch.cat([head.of_query.bias, keys[1], values[1]]))
-        reference.out_proj.weight.copy_(head.out.weight)
-        reference.out_proj.bias.copy_(head.out.bias)
-        query, normed = head.query.expand(4, -1, -1), head.norm_of_tokens(tokens)
-        pooled = query + reference(query, normed, normed)[0]
-        pooled = pooled + head.mlp(head.norm_of_mlp(pooled))
-        torch.testing.assert_close(head(tokens), head.classes(head.norm(pooled[:, 0])))
 
 
 def test_each_epoch_has_all_images_in_other_crops(resnet, processor):
