@@ -15,8 +15,8 @@ def _add_evaluate(add: AddArgument) -> None:
     add("--dataset", required=True, help="a preset (digits, imagenet-1k, food101, ...), a Hub id, a folder or files")
     add(
         "--protocol", nargs="+", default=["linear", "knn"],
-        help="any of linear, linear-dinov2, attentive, knn, few-shot, logistic, retrieval, fine-tune; segmentation "
-        "for masks (linear knn)",
+        help="any of linear, linear-dinov2, attentive, knn, few-shot, logistic, retrieval, fine-tune, "
+        "fine-tune-long; segmentation for masks (linear knn)",
     )  # fmt: skip
     add(
         "--metric", nargs="+", metavar="NAME",

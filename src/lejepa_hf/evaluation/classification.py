@@ -12,6 +12,7 @@ _DEPTHS = {"top1": 1, "top5": 5}
 _BY_CLASS = ("mean-per-class", "macro-f1", "auroc")
 METRICS = (*_DEPTHS, *_BY_CLASS)
 _UNBALANCED, _CHANCE = 2, 0.01
+_MOST_SCORES = 50_000_000  # images x classes for AUROC, unless it is asked for
 
 
 def check_metrics(metrics: Sequence[str] | None) -> None:
@@ -39,6 +40,8 @@ def chosen_metrics(
     """The metrics that are asked for; without a choice the `usual` ones, and all by class if labels are unbalanced."""
     if metrics is None:
         metrics = [*usual, *(_BY_CLASS if is_unbalanced(labels) else ())]
+        if len(labels) * len(np.unique(np.asarray(labels))) > _MOST_SCORES:
+            metrics = [name for name in metrics if name != "auroc"]
     return [name for name in METRICS if name in metrics]
 
 

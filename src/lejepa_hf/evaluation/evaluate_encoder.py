@@ -46,8 +46,8 @@ def evaluate_encoder(
         dataset (`str` or a pair of [`ImageSource`]): A preset of [`~evaluation.dataset_presets`], a name for
             [`~data.sources.load_source`], or sources of training and held-out images.
         protocols (`Sequence[str | Protocol]`, *optional*, defaults to `("linear", "knn")`): `linear`,
-            `linear-dinov2`, `attentive`, `knn`, `few-shot`, `logistic`, `retrieval`, `fine-tune`; `segmentation`,
-            which needs masks. Or built protocols.
+            `linear-dinov2`, `attentive`, `knn`, `few-shot`, `logistic`, `retrieval`, `fine-tune`, `fine-tune-long`;
+            `segmentation`, which needs masks. Or built protocols.
         train_split (`str`, *optional*): Split that fits the protocols; that of the preset, or `train`, if missing.
         eval_split (`str`, *optional*): Split that measures them; that of the preset, or `test`, if missing.
         batch_size (`int`, *optional*, defaults to 256): Images of a forward pass.

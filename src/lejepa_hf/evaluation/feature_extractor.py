@@ -201,13 +201,17 @@ class FeatureExtractor:
         grey = np.full((side, side, channels), 127, dtype=np.uint8)
         return self.decode(grey[:, :, 0] if channels in (1, 3) else grey)
 
+    def try_pixels(self) -> torch.Tensor:
+        """Pixel values of one grey image, of the size that the processor makes of all images."""
+        return self.preprocess([self.grey_image()])
+
     def try_one(self) -> tuple[str, int]:
         """
         Embed one grey image, and return the pooling, `"pooler"`, `"cls"`, `"mean"` or `"patches"`, and the embedding's
         dimension. An encoder that needs more than pixels, or cannot offer this pooling or so many layers, is refused.
         """
         kind = self.encoder.config.model_type
-        pixels = self.preprocess([self.grey_image()])
+        pixels = self.try_pixels()
         try:
             outputs, (state,) = self._forward(pixels)
         except TRACING_ERRORS as error:

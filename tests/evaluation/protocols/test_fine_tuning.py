@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.protocols import fine_tuning
-from lejepa_hf.evaluation.protocols.fine_tuning import FineTune, square_crop
+from lejepa_hf.evaluation.protocols.fine_tuning import FineTune, FineTuneLong, square_crop
 from lejepa_hf.hub.export import build_processor
 
 
@@ -98,3 +98,14 @@ def test_crops_are_squares_within_the_image(monkeypatch):
     array = np.arange(8 * 8 * 5).reshape(8, 8, 5)
     assert (square_crop(array, 0, 0, 0) == array[:6, :6]).all()
     assert square_crop(array, 1, 0.5, 0.5).shape == (8, 8, 5)
+
+
+def test_the_recipe_of_papers(tiny_vit, processor, few_digits, caplog):
+    caplog.set_level(logging.INFO, "lejepa_hf")
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(AutoConfig.for_model(**tiny_vit), add_pooling_layer=False).eval()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    results = FineTuneLong(5e-3, num_epochs=2).run(encoder, processor, *few_digits)
+    assert list(results)[:2] == ["eval_finetune_long_top1", "eval_finetune_long_top1_ci95"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    assert FineTuneLong(5e-3, num_epochs=2).run(encoder, processor, *few_digits) == results

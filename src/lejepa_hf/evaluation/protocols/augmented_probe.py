@@ -85,7 +85,7 @@ class AugmentedProbe(OfClasses, OnImages):
         """`eval_<name>_top1`, and with at least five classes `eval_<name>_top5`, and so on for other metrics."""
         extractor, number = FeatureExtractor(encoder, processor), len(map_style(train))
         num_classes = count_classes(*(np.asarray(labels_of(source)) for source in (train, test)))
-        grey = extractor.preprocess([extractor.grey_image()])
+        grey = extractor.try_pixels()
         extractor.try_as_they_are(self.name, max(grey.shape[-2:]))
         batch_size = min(number, _BATCH if number < _MANY else _BATCH_OF_MANY)
         candidates = self.candidates(extractor, grey, num_classes, batch_size)
@@ -161,7 +161,7 @@ def _random_crops(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Pixel values and labels of batches, each image once an epoch; broken ones are left out."""
     rng, number = np.random.default_rng([_SEED, 1]), len(map_style(source))
-    side = max(extractor.preprocess([extractor.grey_image()]).shape[-2:])
+    side = max(extractor.try_pixels().shape[-2:])
     shuffled = select_rows(source, np.concatenate([rng.permutation(number) for _ in range(num_epochs)]))
     columns = source.image_column, str(source.label_column)
     rows = (
@@ -171,10 +171,7 @@ def _random_crops(
 
     def decode(drawn: tuple[Encoded, int]) -> Pixels:
         value, place = drawn
-        image, rng = extractor.decode(value, source.max_image_pixels), np.random.default_rng([_SEED, 2, place])
-        (box,) = random_boxes(rng, 1, *stored_size(image), _SCALE, _ASPECT_RATIO).tolist()
-        crop = resized(image, (side, side), tuple(box))
-        return _flipped(crop) if rng.random() < 0.5 else crop
+        return random_crop(extractor.decode(value, source.max_image_pixels), side, place)
 
     drawn = replace(shuffled, image_column="drawn")
     for batch in image_batches(drawn, batch_size, decode, extractor.as_they_are, name, rows):
@@ -185,8 +182,17 @@ def _random_crops(
             yield batch.images, torch.tensor(batch.labels)
 
 
-def _flipped(image: Pixels) -> Pixels:
-    return np.ascontiguousarray(image[:, ::-1]) if isinstance(image, np.ndarray) else ImageOps.mirror(image)
+def random_crop(image: Pixels, side: int, number: int) -> Pixels:
+    """
+    A square of `side` pixels from 8 to 100 % of the area of a decoded image, with sides of 3:4 to 4:3 there, flipped
+    or not. `number`, from 0 on, decides which.
+    """
+    rng = np.random.default_rng([_SEED, 2, number])
+    (box,) = random_boxes(rng, 1, *stored_size(image), _SCALE, _ASPECT_RATIO).tolist()
+    crop = resized(image, (side, side), tuple(box))
+    if rng.random() < 0.5:
+        return crop
+    return np.ascontiguousarray(crop[:, ::-1]) if isinstance(crop, np.ndarray) else ImageOps.mirror(crop)
 
 
 def _hits_and_certainty(

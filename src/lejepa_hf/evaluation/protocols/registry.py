@@ -17,6 +17,7 @@ PROTOCOLS = {
     "logistic": "logistic_regression.Logistic",
     "retrieval": "retrieval.Retrieval",
     "fine-tune": "fine_tuning.FineTune",
+    "fine-tune-long": "fine_tuning.FineTuneLong",
     "segmentation": "segmentation.Segmentation",
 }
 
