@@ -40,7 +40,7 @@ def _add_evaluate(add: AddArgument) -> None:
     add(
         "--num_epochs",
         type=int,
-        help="fine-tune, linear-dinov2, attentive: passes over the images (5, 10, 10; more for few images)",
+        help="passes over the images: fine-tune 5, fine-tune-long 100, linear-dinov2 and attentive 10; more for few",
     )
     add("--config", "--dataset_config", help="configuration of a Hub dataset")
     add("--revision", "--dataset_revision", help="branch, tag or commit of a Hub dataset")
