@@ -1,4 +1,4 @@
-.PHONY: quality test test-all docs benchmark
+.PHONY: quality test test-all settings docs benchmark
 
 quality:
 	ruff check .
@@ -11,6 +11,9 @@ test:
 test-all: test
 	pytest -n auto --dist=worksteal -m "slow or not slow" --backbone-table docs/backbones.md tests/test_backbone_matrix.py
 	pytest -n auto -m slow --ignore=tests/test_backbone_matrix.py
+
+settings:
+	python tests/settings_page.py
 
 docs:
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

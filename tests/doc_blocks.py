@@ -29,7 +29,7 @@ from lejepa_hf.system.installed_package import find_packaged
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-LANGUAGES = ("python", "bash", "yaml", "text")  # the last one is what programs print
+LANGUAGES = ("python", "bash", "yaml", "text", "bibtex")  # the last two are read only: what programs print, a citation
 
 _FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _SHELL_WORDS = ("for", "do", "done", "export", "cd")

@@ -91,6 +91,10 @@ def place(tmp_path_factory):
         model = LeJEPAForPreTraining(LeJEPAConfig(backbone_config=timm, projector_dims=[8]))
         export_encoder(model, "runs/timm/encoder", build_processor(24, 1.0))
         run_command(("lejepa", "export", run, "--onnx"), folder, server)
+        (train,) = [
+            words for block in RUNS for words in commands_of(block) if block.page == "README.md" and "train" in words
+        ]
+        run_command(tuple(train), folder, server)  # of whose encoder the page's Python makes use
         (embed,) = [
             words for words in commands_of(blocks_of("docs/features.md", "bash")[0]) if "embeddings.parquet" in words
         ]
