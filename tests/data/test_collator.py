@@ -12,7 +12,7 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from parquet_shards import open_shards, write_shard
 from PIL import Image, features
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from lejepa_hf import MultiCropCollator, MultiCropTransform
 from lejepa_hf.data.errors import DataError
@@ -88,6 +88,82 @@ def test_plain_loaders_give_new_views_in_each_epoch(kind, workers):
     views = {view.numpy().tobytes() for batch in batches for view in batch}
     assert len(views) == 3 * len(images)  # all of one image, in three epochs and in each worker
     assert all(torch.equal(*pair) for pair in zip(batches, epochs(), strict=True))
+
+
+def forms(kind: str):
+    """Four images and their labels, as datasets of several kinds yield them."""
+    images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows()]
+    if kind == "PIL alone":
+        return images
+    if kind == "tuples":
+        return [(image, label) for label, image in enumerate(images)]
+    if kind == "arrays":
+        return [(np.asarray(image), np.int64(label)) for label, image in enumerate(images)]
+    if kind == "tensors":
+        return [(to_image(image), torch.tensor(label)) for label, image in enumerate(images)]
+    if kind == "floats":
+        return [(to_image(image) / 255, torch.tensor(label)) for label, image in enumerate(images)]
+    built = Dataset.from_dict({"image": images, "label": list(range(4))}).cast_column("image", ImageFeature())
+    if kind == "a torch iterable":
+        return Iterable(built)
+    return built.to_iterable_dataset().with_format("torch") if kind == "a stream" else built.with_format(kind)
+
+
+def to_image(image: Image.Image) -> torch.Tensor:
+    """Channels first, as torchvision makes it."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+class Iterable(IterableDataset):
+    """Rows one after the other."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        yield from self.rows
+
+
+KINDS = ["PIL alone", "tuples", "arrays", "tensors", "floats", "torch", "numpy", None, "a stream", "a torch iterable"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_datasets_yield(kind):
+    """Tensors were broken images, and tuples an AttributeError."""
+    loader = DataLoader(
+        forms(kind),
+        batch_size=4,
+        collate_fn=MultiCropCollator(TRANSFORM, label_column=None if kind == "PIL alone" else "label"),
+    )
+    torch.manual_seed(0)
+    (batch,) = loader
+    torch.manual_seed(0)
+    torch.empty((), dtype=torch.int64).random_()  # the loader draws the seed of its workers
+    expected = MultiCropCollator(TRANSFORM)([{"image": row["image"]} for row in rows()])
+    assert batch.pop("probe_labels", torch.arange(4)).tolist() == [0, 1, 2, 3]
+    assert_same(batch, expected)
+
+
+def test_views_that_a_transform_of_torchvision_has_cut():
+    cut = [(TRANSFORM(row["image"], row["epoch"], row["index"]), row["label"]) for row in rows()]
+    batch = MultiCropCollator(TRANSFORM, label_column="label")(cut)
+    assert batch.pop("probe_labels").tolist() == [0, 1, 2, 3]
+    assert_same(batch, MultiCropCollator(TRANSFORM)(rows()))
+
+
+def test_tuples_come_through_endless_rows():
+    pairs = [(row["image"]["bytes"], row["label"]) for row in rows()]
+    collator = MultiCropCollator(TRANSFORM, "photo", "label")
+    batch = next(iter(DataLoader(EndlessRows(pairs, 4, seed=0, image_column="photo"), 4, collate_fn=collator)))
+    order = batch.pop("probe_labels").tolist()
+    assert sorted(order) == [0, 1, 2, 3] and batch.pop("position")
+    numbered = [{"image": rows()[index]["image"], "epoch": 0, "index": index} for index in order]
+    assert_same(batch, MultiCropCollator(TRANSFORM)(numbered))
+
+
+def test_a_transform_of_another_kind():
+    with pytest.raises(TypeError, match="`transform` must be a MultiCropTransform, got function: put your own"):
+        MultiCropCollator(lambda image: image)
 
 
 def test_default_transform_is_the_published_one():

@@ -55,8 +55,9 @@ class MultiCropTransform(ViewSettings):
     in [`LeJEPATrainer`], whose rows have both. Without them each call draws new views from torch's global generator:
     they are repeated after `torch.manual_seed`, and differ between the workers of a `DataLoader`.
 
-    Crops are uint8. Their random numbers for flip, colours, blur and solarisation are drawn here; these operations and
-    the normalisation are applied to the batch on the device, by [`~data.photometric.apply_photometric`].
+    Crops are uint8, flipped vertically and rotated already. The random numbers for horizontal flip, colours, blur and
+    solarisation are drawn here; these operations and the normalisation are applied to the batch on the device, by
+    [`~data.photometric.apply_photometric`].
 
     Args:
         seed (`int`, *optional*, defaults to 0): Seed of the run, in [0, 2^32), for calls with an epoch or index. The
@@ -109,18 +110,41 @@ class MultiCropTransform(ViewSettings):
         scale = np.repeat([self.global_crop_scale, self.local_crop_scale], numbers, axis=0)
         boxes = random_boxes(rng, sum(numbers), width, height, scale, self.crop_aspect_ratio)
         uniforms = torch.from_numpy(rng.random((sum(numbers), NUM_UNIFORMS), dtype=np.float32)).split(numbers)
+        orientations = self._orientations(rng, sum(numbers))
         sides = np.repeat([self.global_crop_size, self.local_crop_size], numbers)
         # The boxes are known before the pixels: decode no finer than the crop that shrinks least.
         reduction = int((np.minimum(*(boxes[:, 2:] - boxes[:, :2]).T) / sides).min())
         loaded = load_upright(opened, reduction, self.num_channels, self.pixel_range)
         loaded_width, loaded_height = stored_size(loaded)
         boxes *= np.tile([loaded_width / width, loaded_height / height], 2)
-        crops = (crop.expand(self.num_channels, -1, -1) for crop in _cut(loaded, boxes, sides))
+        turned = map(_oriented, _cut(loaded, boxes, sides), orientations)
+        crops = (crop.expand(self.num_channels, -1, -1) for crop in turned)
         large = list(islice(crops, self.num_global_views))
         views: Batch = {GLOBAL_VIEWS: stack_channels_last(large), GLOBAL_PHOTOMETRIC: uniforms[0]}
         if self.num_local_views:
             views |= {LOCAL_VIEWS: stack_channels_last(list(crops)), LOCAL_PHOTOMETRIC: uniforms[1]}
         return views
+
+    def generator(self, epoch: int | None = None, index: int | None = None) -> np.random.Generator:
+        """
+        Random numbers for what a subclass does to the views of an image, others than those that cut them.
+
+        Args:
+            epoch (`int`, *optional*): That of the call that cut the views.
+            index (`int`, *optional*): That of the call; without both, each call gives other numbers.
+        """
+        return np.random.Generator(np.random.Philox(key=self._key(epoch, index)).jumped())
+
+    def _orientations(self, rng: np.random.Generator, number: int) -> list[tuple[bool, int]]:
+        """
+        For each view, whether it is turned upside down by a flip, and then by how many quarters it is rotated. Drawn
+        after all other numbers, and only if wanted: the others are those of earlier versions.
+        """
+        if not (self.vertical_flip_probability or self.rotate90_probability):
+            return [(False, 0)] * number
+        flip, rotate, angle = rng.random((3, number))
+        quarters = np.where(rotate < self.rotate90_probability, (4 * angle).astype(int), 0)
+        return list(zip((flip < self.vertical_flip_probability).tolist(), quarters.tolist(), strict=True))
 
     def _key(self, epoch: int | None, index: int | None) -> list[int]:
         """The two numbers that fix the views of an image."""
@@ -132,6 +156,13 @@ class MultiCropTransform(ViewSettings):
 def stack_channels_last(images: list[torch.Tensor]) -> torch.Tensor:
     """`torch.stack` of (..., C, H, W) for images that lie channels last, without turning their memory over."""
     return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3)
+
+
+def _oriented(crop: torch.Tensor, orientation: tuple[bool, int]) -> torch.Tensor:
+    """A crop (C, H, W) flipped from top to bottom, then rotated by this many quarters, anticlockwise."""
+    is_flipped, quarters = orientation
+    crop = crop.flip(-2) if is_flipped else crop
+    return crop.rot90(quarters, (-2, -1)) if quarters else crop
 
 
 def _cut(image: Image.Image | np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> Iterator[torch.Tensor]:
