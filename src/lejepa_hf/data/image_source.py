@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice, takewhile
 from typing import Any
@@ -33,6 +33,7 @@ class ImageSource:
         max_image_pixels (`int`, *optional*): Width times height of the largest image that an evaluation decodes, see
             [`~data.view_settings.ViewSettings`].
         num_read (`int`, *optional*): Number of images that the last evaluation could read; all others are broken.
+        kept_columns (`list[str]`, *optional*): Further columns that an evaluation reads.
         opened (pair of dataset and [`Origin`], *optional*): Where the rows of a dataset come from. It says nothing
             about this source once `dataset` is another one, a selection for example.
     """
@@ -47,6 +48,7 @@ class ImageSource:
     revision: str | None = None
     max_image_pixels: int | None = None
     num_read: int | None = None
+    kept_columns: list[str] = field(default_factory=list)
     opened: tuple[Opened, Origin] | None = None
 
     @property
