@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, List
 from datasets import Image as ImageFeature
 from parquet_shards import open_shards, write_shard
 from PIL import Image, features
@@ -340,3 +340,34 @@ def test_labels_stand_apart_and_are_those_of_the_images_shown():
         assert collator([{**row, "label": value} for row in rows()])["probe_labels"].tolist() == [-1] * 4
     with pytest.raises(KeyError, match="`label_column` 'class' is not in the row"):
         MultiCropCollator(TRANSFORM, label_column="class")(rows())
+
+
+@pytest.mark.parametrize("kind", ["lists", "tuples", "array", "tensor"])
+def test_a_list_of_images_per_row(kind):
+    images = [np.asarray(Image.open(io.BytesIO(png(n)))) for n in range(3)]
+    value = {"lists": [{"bytes": png(n), "path": None} for n in range(3)], "tuples": tuple(images)}
+    value |= {"array": np.stack(images), "tensor": torch.from_numpy(np.stack(images))}
+    collator = MultiCropCollator(TRANSFORM, label_column="label", view_column="photos")
+    assert collator.image_column == "photos"
+    batch = collator([{"photos": value[kind], "label": 3, "epoch": 1, "index": 5}])
+    assert batch.pop("probe_labels").tolist() == [3]
+    views = TRANSFORM(tuple(images), epoch=1, index=5)
+    assert_same({name: tensor[0] for name, tensor in batch.items()}, views)
+
+
+def test_a_view_column_that_holds_single_images():
+    collator = MultiCropCollator(TRANSFORM, view_column="image")
+    with pytest.raises(DataError, match=r"TypeError: `view_column` 'image' holds dict, not a list of images"):
+        collator(rows())
+    with pytest.raises(KeyError, match="`view_column` 'image' is not in the row"):
+        collator([{"photo": 1}])
+
+
+def test_lists_of_images_are_fixed_by_their_content():
+    photos = [[{"bytes": png(2 * n + k), "path": None} for k in range(2)] for n in range(4)]
+    built = Dataset.from_dict({"photos": photos}).cast_column("photos", List(ImageFeature(decode=False)))
+    batches = []
+    for shards in (1, 2):
+        stream = EndlessRows(built.to_iterable_dataset(shards), 4, seed=0, image_column="photos")
+        batches.append(sorted(row["index"] for row in islice(stream, 4)))
+    assert batches[0] == batches[1] and len(set(batches[0])) == 4 and min(batches[0]) > 4

@@ -445,3 +445,44 @@ def test_flips_do_not_depend_on_rotations():
     for one, other in zip(flipped["local_views"], both["local_views"], strict=True):
         assert any(torch.equal(other, one.rot90(number, (-2, -1))) for number in range(4))
     assert both["local_views"].stride(1) == 1  # channels last
+
+
+def plain_images(number: int) -> tuple:
+    """Images of one value each, and of different sizes."""
+    return tuple(np.full((30 + n, 40, 3), 10 + n, dtype=np.uint8) for n in range(number))
+
+
+def values_of(views: dict) -> list[int]:
+    """The one value in each view, from 10 on."""
+    found = [view.unique().tolist() for name in ("global_views", "local_views") for view in views[name]]
+    assert all(len(values) == 1 for values in found)
+    return [values[0] - 10 for values in found]
+
+
+@pytest.mark.parametrize("number", [2, 3, 8, 20])
+def test_each_view_takes_one_of_several_images(number):
+    transform = MultiCropTransform(seed=5, **SMALL)  # 2 + 6 views
+    orders = [values_of(transform(plain_images(number), epoch=0, index=index)) for index in range(12)]
+    for order in orders:
+        counts = np.bincount(order, minlength=number)
+        assert counts.max() - counts.min() <= 1 and len(set(order)) == min(number, 8)
+        assert len(set(order[:2])) == 2  # global views of different images
+    assert len(set(map(tuple, orders))) > 1
+    assert orders[3] == values_of(transform(plain_images(number), epoch=0, index=3))
+
+
+def test_one_of_several_is_like_an_image_alone():
+    transform = MultiCropTransform(seed=5, **SMALL)
+    assert same(transform((picture(),), epoch=2, index=7), transform(picture(), epoch=2, index=7))
+    with pytest.raises(ValueError, match="The list of images is empty"):
+        transform(())
+
+
+def test_views_of_several_images_are_cut_as_from_each():
+    """Whole images: the view shows all of the image that it takes."""
+    transform = MultiCropTransform(num_local_views=0, global_crop_size=40, global_crop_scale=[1.0, 1.0], seed=1)
+    images = [photo(120, 120), photo(80, 80).transpose(Image.Transpose.ROTATE_90)]
+    views = transform(tuple(images), epoch=0, index=0)["global_views"]
+    alone = [transform(image, epoch=0, index=0)["global_views"][0] for image in images]
+    for view in views:
+        assert min((view.float() - one.float()).abs().max() for one in alone) <= 1

@@ -9,7 +9,7 @@ from .batch import BROKEN, GLOBAL_VIEWS, POSITION, PROBE_LABELS, Batch, tensors_
 from .decoding import DECODING_ERRORS
 from .errors import DataError, described
 from .multi_crop import MultiCropTransform
-from .rows import as_row, class_number
+from .rows import as_images, as_row, class_number
 
 Example: TypeAlias = Mapping[str, Any]
 
@@ -26,13 +26,20 @@ class MultiCropCollator:
         image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
         label_column (`str`, *optional*): Column of the class numbers, which monitors use; `"label"` for tuples
             `(image, label)`.
+        view_column (`str`, *optional*): Column with a list of images per row, instead of `image_column`. Each view
+            takes one of them: slabs of a scan, tiles of a slide, several photographs of one object. Evaluations take
+            the first one.
 
     Raises:
         TypeError: If the transform is not a [`MultiCropTransform`].
     """
 
     def __init__(
-        self, transform: MultiCropTransform | None = None, image_column: str = "image", label_column: str | None = None
+        self,
+        transform: MultiCropTransform | None = None,
+        image_column: str = "image",
+        label_column: str | None = None,
+        view_column: str | None = None,
     ) -> None:
         self.transform = MultiCropTransform() if transform is None else transform
         if not isinstance(self.transform, MultiCropTransform):
@@ -40,7 +47,8 @@ class MultiCropCollator:
                 f"`transform` must be a MultiCropTransform, got {type(transform).__name__}: put your own operations "
                 "into a subclass of it, or into the dataset."
             )
-        self.image_column, self.label_column = image_column, label_column
+        self.image_column, self.label_column = view_column or image_column, label_column
+        self.view_column = view_column
 
     def __call__(self, examples: Sequence[object]) -> Batch:
         """
@@ -100,7 +108,11 @@ class MultiCropCollator:
         if GLOBAL_VIEWS in example:  # a row that was transformed earlier, with its other columns
             return cast("Batch", example)
         if self.image_column not in example:
-            raise KeyError(f"`image_column` {self.image_column!r} is not in the row, which has {sorted(example)}.")
+            setting = "image_column" if self.view_column is None else "view_column"
+            raise KeyError(f"`{setting}` {self.image_column!r} is not in the row, which has {sorted(example)}.")
+        image = example[self.image_column]
+        if self.view_column is not None:
+            image = as_images(image, self.view_column)
         is_fixed = "epoch" in identity and "index" in identity  # one of them alone is a column of the user's
         numbers = {name: identity[name] for name in ("epoch", "index")} if is_fixed else {}
-        return self.transform(example[self.image_column], **numbers)
+        return self.transform(image, **numbers)

@@ -41,6 +41,7 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # missing image (None), a decompression bomb, or one that does not fit into memory.
 _BUILT_IN_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, MemoryError)
 DECODING_ERRORS = (*_BUILT_IN_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
+_IMAGES = (dict, bytes, Path, Image.Image)  # in a list they are images of one object, not numbers
 _ORIENTATION = 0x0112  # EXIF
 _MOST_BANDS = 4  # of images that are not arrays
 _TURNED = (5, 6, 7, 8)  # width and height are exchanged
@@ -57,13 +58,15 @@ def open_image(
     """
     Open an image as `datasets` stores it, without decoding its pixels: a `PIL.Image.Image`, encoded `bytes`, a path or
     url, an array, tensor or nested list of numbers, or `{"bytes": ..., "path": ...}`. Files are those PIL reads, and
-    `.npy`; pipes and devices, which may never end, are refused.
+    `.npy`; pipes and devices, which may never end, are refused. Of a list of several images it is the first one.
 
     Returns the image as it is in the file, not loaded; or, for an array and for files that [`~data.deep_files`] reads,
     uint8 `(H, W)` or `(H, W, channels)`, scaled by `pixel_range` already. What is not an image, has more pixels than
     `max_image_pixels` (if missing, than PIL's `MAX_IMAGE_PIXELS`) or another number of channels raises one of
     [`DECODING_ERRORS`].
     """
+    if isinstance(value, list) and value and isinstance(value[0], _IMAGES):
+        value = value[0]
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
     if isinstance(value, str) and "://" in value:

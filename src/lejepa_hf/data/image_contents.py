@@ -29,6 +29,9 @@ def digest_of(value: object) -> bytes | None:
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, str | Path):
         return _digest_of_file(str(value))
+    if isinstance(value, list):  # several images of one object
+        parts = [digest_of(part) for part in value]
+        return None if None in parts or not parts else _digest(len(parts), *(part or b"" for part in parts))
     if is_tensor(value):
         value = array_of(value)
     if isinstance(value, np.ndarray):

@@ -87,7 +87,7 @@ def some_rows(source: ImageSource, num_images: int, seed: int = 0) -> Iterator[d
 
 def find_columns(dataset: Opened, name: str, image_column: str | None, label_column: str | None) -> ImageSource:
     """Find the images and labels among the columns of a dataset, by their types where no column is given."""
-    from datasets import ClassLabel, Value
+    from datasets import ClassLabel, List, Value
     from datasets import Image as ImageFeature
 
     if dataset.features is None:  # a stream without a schema: read its first row
@@ -112,6 +112,8 @@ def find_columns(dataset: Opened, name: str, image_column: str | None, label_col
         dataset = with_arrays(dataset, image_column, name)
     elif image_column in images or (isinstance(feature, Value) and feature.dtype in _ENCODED):
         dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
+    elif isinstance(feature, List) and is_image(feature.feature):  # several images of one object
+        dataset = dataset.cast_column(image_column, List(ImageFeature(decode=False)))
     else:
         held = "neither images, their bytes nor paths, nor arrays of 2 or 3 axes"
         raise ValueError(f"`image_column` {image_column!r} of `dataset` {name!r} holds {held}; columns: {described}.")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from itertools import islice
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from ..system.number_range import whole
 from .batch import GLOBAL_PHOTOMETRIC, GLOBAL_VIEWS, LOCAL_PHOTOMETRIC, LOCAL_VIEWS, Batch
-from .decoding import Encoded, load_upright, open_image, stored_size, upright_size
+from .decoding import Encoded, Pixels, load_upright, open_image, stored_size, upright_size
 from .photometric import NUM_UNIFORMS
 from .view_settings import ViewSettings
 
@@ -86,12 +85,16 @@ class MultiCropTransform(ViewSettings):
         """A transform with these settings."""
         return cls(**{item.name: vars(settings)[item.name] for item in fields(ViewSettings)}, seed=seed)
 
-    def __call__(self, image: Encoded, epoch: int | None = None, index: int | None = None) -> Batch:
+    def __call__(
+        self, image: "Encoded | tuple[Encoded, ...]", epoch: int | None = None, index: int | None = None
+    ) -> Batch:
         """
         Cut the views of an image.
 
         Args:
-            image: Anything that [`~data.decoding.open_image`] takes.
+            image: Anything that [`~data.decoding.open_image`] takes; or a tuple of several images of one object, of
+                which each view takes one: all of them in a random order, from the first one again if there are more
+                views.
             epoch (`int`, *optional*): Pass over the data; the next one gives other views. 0 if only `index` is given.
             index (`int`, *optional*): The image's number in the dataset, or a hash of its bytes. 0 if only `epoch` is
                 given. Without both, each call gives other views.
@@ -102,28 +105,46 @@ class MultiCropTransform(ViewSettings):
         Raises:
             One of [`~data.decoding.DECODING_ERRORS`]: If the image cannot be decoded, or has not C channels.
         """
-        opened = open_image(image, self.num_channels, self.pixel_range, self.max_image_pixels)
-        width, height = upright_size(opened)
+        images = image if isinstance(image, tuple) else (image,)
+        if not images:
+            raise ValueError("The list of images is empty.")
         rng = np.random.Generator(np.random.Philox(key=self._key(epoch, index)))
         numbers = [self.num_global_views, self.num_local_views]
+        total = sum(numbers)
+        # The image of each view. Nothing is drawn for a single one, whose views are those of earlier versions.
+        source = np.resize(rng.permutation(len(images)), total) if len(images) > 1 else np.zeros(total, dtype=int)
+        opened = {number: self._open(images[number]) for number in np.unique(source).tolist()}
         # One call for all views: for tiny images the calls cost more than the pixels.
         scale = np.repeat([self.global_crop_scale, self.local_crop_scale], numbers, axis=0)
-        boxes = random_boxes(rng, sum(numbers), width, height, scale, self.crop_aspect_ratio)
-        uniforms = torch.from_numpy(rng.random((sum(numbers), NUM_UNIFORMS), dtype=np.float32)).split(numbers)
-        orientations = self._orientations(rng, sum(numbers))
+        boxes = np.empty((total, 4))
+        for number, one in opened.items():
+            own = source == number
+            boxes[own] = random_boxes(rng, own.sum(), *upright_size(one), scale[own], self.crop_aspect_ratio)
+        uniforms = torch.from_numpy(rng.random((total, NUM_UNIFORMS), dtype=np.float32)).split(numbers)
+        orientations = self._orientations(rng, total)
         sides = np.repeat([self.global_crop_size, self.local_crop_size], numbers)
+        crops: dict[int, torch.Tensor] = {}
+        for number, one in opened.items():
+            places = np.flatnonzero(source == number)
+            for place, crop in zip(places.tolist(), self._crops(one, boxes[places], sides[places]), strict=True):
+                crops[place] = _oriented(crop, orientations[place]).expand(self.num_channels, -1, -1)
+        ordered = [crops[place] for place in range(total)]
+        views: Batch = {GLOBAL_VIEWS: stack_channels_last(ordered[: numbers[0]]), GLOBAL_PHOTOMETRIC: uniforms[0]}
+        if self.num_local_views:
+            views |= {LOCAL_VIEWS: stack_channels_last(ordered[numbers[0] :]), LOCAL_PHOTOMETRIC: uniforms[1]}
+        return views
+
+    def _open(self, image: Encoded) -> Pixels:
+        return open_image(image, self.num_channels, self.pixel_range, self.max_image_pixels)
+
+    def _crops(self, opened: Pixels, boxes: np.ndarray, sides: np.ndarray) -> Iterator[torch.Tensor]:
+        """[`_cut`] of regions of an image that was only opened."""
         # The boxes are known before the pixels: decode no finer than the crop that shrinks least.
         reduction = int((np.minimum(*(boxes[:, 2:] - boxes[:, :2]).T) / sides).min())
+        width, height = upright_size(opened)
         loaded = load_upright(opened, reduction, self.num_channels, self.pixel_range)
         loaded_width, loaded_height = stored_size(loaded)
-        boxes *= np.tile([loaded_width / width, loaded_height / height], 2)
-        turned = map(_oriented, _cut(loaded, boxes, sides), orientations)
-        crops = (crop.expand(self.num_channels, -1, -1) for crop in turned)
-        large = list(islice(crops, self.num_global_views))
-        views: Batch = {GLOBAL_VIEWS: stack_channels_last(large), GLOBAL_PHOTOMETRIC: uniforms[0]}
-        if self.num_local_views:
-            views |= {LOCAL_VIEWS: stack_channels_last(list(crops)), LOCAL_PHOTOMETRIC: uniforms[1]}
-        return views
+        return _cut(loaded, boxes * np.tile([loaded_width / width, loaded_height / height], 2), sides)
 
     def generator(self, epoch: int | None = None, index: int | None = None) -> np.random.Generator:
         """

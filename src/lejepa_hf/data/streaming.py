@@ -36,11 +36,15 @@ def _read(dataset: MapStyle, indices: list[int]) -> list[Any]:
 
 def _content_hash(row: dict[str, Any], image_column: str, fallback: int) -> int:
     """The number that fixes a streamed image's views: independent of order and readers if content or name is known."""
-    value = row.get(image_column)
-    content = (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
-    if isinstance(content, str):
-        content = content.encode()
-    return zlib.crc32(content) if isinstance(content, bytes) else fallback
+    values = row.get(image_column)
+    check = 0
+    for value in values if isinstance(values, list) and values else [values]:  # several images of one object
+        content = (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
+        content = content.encode() if isinstance(content, str) else content
+        if not isinstance(content, bytes):
+            return fallback
+        check = zlib.crc32(content, check)
+    return check
 
 
 class EndlessRows(IterableDataset):
