@@ -18,6 +18,7 @@ _HOMES = {
     "SIGReg": "losses.sigreg",
     "MultiCropTransform": "data.multi_crop",
     "MultiCropCollator": "data.collator",
+    "apply_photometric": "data.photometric",
     "export_encoder": "hub.export",
     "evaluate_encoder": "evaluation.evaluate_encoder",
 }

@@ -345,7 +345,8 @@ class LeJEPATrainer(MeasuringTrainer):
         sizes["images_per_statistic"] = self._images_per_statistic
         views, model_config = self.data_collator.transform, self.model.config.to_dict()
         sizes["dataset_images"] = self._num_images
-        fixed, free = run_settings(self.args, model_config, views, **sizes, **self._data_identity)
+        column = {} if self.data_collator.view_column is None else {"view_column": self.data_collator.view_column}
+        fixed, free = run_settings(self.args, model_config, views, **sizes, **column, **self._data_identity)
         if isinstance(self.train_dataset, Mixture):
             free["mixture_weights"] = self.train_dataset.weights
         return fixed, free

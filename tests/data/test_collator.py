@@ -8,11 +8,11 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, List
 from datasets import Image as ImageFeature
 from parquet_shards import open_shards, write_shard
 from PIL import Image, features
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from lejepa_hf import MultiCropCollator, MultiCropTransform
 from lejepa_hf.data.errors import DataError
@@ -88,6 +88,82 @@ def test_plain_loaders_give_new_views_in_each_epoch(kind, workers):
     views = {view.numpy().tobytes() for batch in batches for view in batch}
     assert len(views) == 3 * len(images)  # all of one image, in three epochs and in each worker
     assert all(torch.equal(*pair) for pair in zip(batches, epochs(), strict=True))
+
+
+def forms(kind: str):
+    """Four images and their labels, as datasets of several kinds yield them."""
+    images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows()]
+    if kind == "PIL alone":
+        return images
+    if kind == "tuples":
+        return [(image, label) for label, image in enumerate(images)]
+    if kind == "arrays":
+        return [(np.asarray(image), np.int64(label)) for label, image in enumerate(images)]
+    if kind == "tensors":
+        return [(to_image(image), torch.tensor(label)) for label, image in enumerate(images)]
+    if kind == "floats":
+        return [(to_image(image) / 255, torch.tensor(label)) for label, image in enumerate(images)]
+    built = Dataset.from_dict({"image": images, "label": list(range(4))}).cast_column("image", ImageFeature())
+    if kind == "a torch iterable":
+        return Iterable(built)
+    return built.to_iterable_dataset().with_format("torch") if kind == "a stream" else built.with_format(kind)
+
+
+def to_image(image: Image.Image) -> torch.Tensor:
+    """Channels first, as torchvision makes it."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+class Iterable(IterableDataset):
+    """Rows one after the other."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        yield from self.rows
+
+
+KINDS = ["PIL alone", "tuples", "arrays", "tensors", "floats", "torch", "numpy", None, "a stream", "a torch iterable"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_datasets_yield(kind):
+    """Tensors were broken images, and tuples an AttributeError."""
+    loader = DataLoader(
+        forms(kind),
+        batch_size=4,
+        collate_fn=MultiCropCollator(TRANSFORM, label_column=None if kind == "PIL alone" else "label"),
+    )
+    torch.manual_seed(0)
+    (batch,) = loader
+    torch.manual_seed(0)
+    torch.empty((), dtype=torch.int64).random_()  # the loader draws the seed of its workers
+    expected = MultiCropCollator(TRANSFORM)([{"image": row["image"]} for row in rows()])
+    assert batch.pop("probe_labels", torch.arange(4)).tolist() == [0, 1, 2, 3]
+    assert_same(batch, expected)
+
+
+def test_views_that_a_transform_of_torchvision_has_cut():
+    cut = [(TRANSFORM(row["image"], row["epoch"], row["index"]), row["label"]) for row in rows()]
+    batch = MultiCropCollator(TRANSFORM, label_column="label")(cut)
+    assert batch.pop("probe_labels").tolist() == [0, 1, 2, 3]
+    assert_same(batch, MultiCropCollator(TRANSFORM)(rows()))
+
+
+def test_tuples_come_through_endless_rows():
+    pairs = [(row["image"]["bytes"], row["label"]) for row in rows()]
+    collator = MultiCropCollator(TRANSFORM, "photo", "label")
+    batch = next(iter(DataLoader(EndlessRows(pairs, 4, seed=0, image_column="photo"), 4, collate_fn=collator)))
+    order = batch.pop("probe_labels").tolist()
+    assert sorted(order) == [0, 1, 2, 3] and batch.pop("position")
+    numbered = [{"image": rows()[index]["image"], "epoch": 0, "index": index} for index in order]
+    assert_same(batch, MultiCropCollator(TRANSFORM)(numbered))
+
+
+def test_a_transform_of_another_kind():
+    with pytest.raises(TypeError, match="`transform` must be a MultiCropTransform, got function: put your own"):
+        MultiCropCollator(lambda image: image)
 
 
 def test_default_transform_is_the_published_one():
@@ -264,3 +340,34 @@ def test_labels_stand_apart_and_are_those_of_the_images_shown():
         assert collator([{**row, "label": value} for row in rows()])["probe_labels"].tolist() == [-1] * 4
     with pytest.raises(KeyError, match="`label_column` 'class' is not in the row"):
         MultiCropCollator(TRANSFORM, label_column="class")(rows())
+
+
+@pytest.mark.parametrize("kind", ["lists", "tuples", "array", "tensor"])
+def test_a_list_of_images_per_row(kind):
+    images = [np.asarray(Image.open(io.BytesIO(png(n)))) for n in range(3)]
+    value = {"lists": [{"bytes": png(n), "path": None} for n in range(3)], "tuples": tuple(images)}
+    value |= {"array": np.stack(images), "tensor": torch.from_numpy(np.stack(images))}
+    collator = MultiCropCollator(TRANSFORM, label_column="label", view_column="photos")
+    assert collator.image_column == "photos"
+    batch = collator([{"photos": value[kind], "label": 3, "epoch": 1, "index": 5}])
+    assert batch.pop("probe_labels").tolist() == [3]
+    views = TRANSFORM(tuple(images), epoch=1, index=5)
+    assert_same({name: tensor[0] for name, tensor in batch.items()}, views)
+
+
+def test_a_view_column_that_holds_single_images():
+    collator = MultiCropCollator(TRANSFORM, view_column="image")
+    with pytest.raises(DataError, match=r"TypeError: `view_column` 'image' holds dict, not a list of images"):
+        collator(rows())
+    with pytest.raises(KeyError, match="`view_column` 'image' is not in the row"):
+        collator([{"photo": 1}])
+
+
+def test_lists_of_images_are_fixed_by_their_content():
+    photos = [[{"bytes": png(2 * n + k), "path": None} for k in range(2)] for n in range(4)]
+    built = Dataset.from_dict({"photos": photos}).cast_column("photos", List(ImageFeature(decode=False)))
+    batches = []
+    for shards in (1, 2):
+        stream = EndlessRows(built.to_iterable_dataset(shards), 4, seed=0, image_column="photos")
+        batches.append(sorted(row["index"] for row in islice(stream, 4)))
+    assert batches[0] == batches[1] and len(set(batches[0])) == 4 and min(batches[0]) > 4

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from image_files import npy, png
 from PIL import Image, features
 
@@ -252,6 +253,8 @@ def test_one_channel_of_a_reduced_jpeg():
         (BANDS, 6, BANDS),
         (BANDS.transpose(2, 0, 1), 6, BANDS),
         (BANDS.tolist(), 6, BANDS),
+        (torch.from_numpy(BANDS).permute(2, 0, 1), 6, BANDS),
+        (torch.from_numpy(BANDS / 255).requires_grad_(), 6, BANDS),
         (npy(BANDS), 6, BANDS),
         ({"bytes": npy(BANDS), "path": None}, 6, BANDS),
         (pages(*BANDS.transpose(2, 0, 1)), 6, BANDS),
@@ -265,6 +268,8 @@ def test_one_channel_of_a_reduced_jpeg():
         "array",
         "channels first",
         "lists",
+        "tensor",
+        "tensor with a gradient",
         "npy",
         "npy in dict",
         "pages",

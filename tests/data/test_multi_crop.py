@@ -1,13 +1,14 @@
 import io
 import pickle
 import random
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lejepa_hf import MultiCropTransform
+from lejepa_hf import MultiCropCollator, MultiCropTransform
 from lejepa_hf.data import multi_crop
 from lejepa_hf.data.decoding import DECODING_ERRORS
 from lejepa_hf.data.multi_crop import _cut, random_boxes
@@ -376,3 +377,112 @@ def test_the_largest_image_is_a_setting():
     assert same(of_channels(3, max_image_pixels=30000)(image, index=0), of_channels(3)(image, index=0))
     with pytest.raises(DECODING_ERRORS, match="200 x 150 pixels are more than `max_image_pixels`, 29999"):
         of_channels(3, max_image_pixels=29999)(image)
+
+
+@dataclass(frozen=True)
+class Marked(MultiCropTransform):
+    """An operation of the user's own: the first pixel of each global view is a random number."""
+
+    mark: int = 200
+
+    def __call__(self, image, epoch=None, index=None):
+        views = super().__call__(image, epoch, index)
+        numbers = self.generator(epoch, index).integers(0, self.mark, self.num_global_views, dtype=np.uint8)
+        views["global_views"][:, :, 0, 0] = torch.from_numpy(numbers)[:, None]
+        return views
+
+
+def test_own_operations_are_as_exact_as_the_crops():
+    transform = Marked(**SMALL)
+    views = transform(picture(), epoch=1, index=2)
+    assert same(views, pickle.loads(pickle.dumps(transform))(picture(), epoch=1, index=2))
+    plain = MultiCropTransform(**SMALL)(picture(), epoch=1, index=2)
+    assert torch.equal(views["global_views"][:, :, 1:], plain["global_views"][:, :, 1:])
+    assert torch.equal(views["local_views"], plain["local_views"])
+    marks = {tuple(transform(picture(), epoch=1, index=i)["global_views"][:, 0, 0, 0].tolist()) for i in range(9)}
+    assert len(marks) == 9
+    torch.manual_seed(0)
+    first, second = (transform(picture()) for _ in range(2))
+    torch.manual_seed(0)
+    assert same(first, transform(picture())) and not same(first, second)
+    batch = MultiCropCollator(transform)([{"image": picture(), "epoch": 1, "index": 2}])
+    assert torch.equal(batch["global_views"][0], views["global_views"])
+
+
+def oriented(size=40, number=1, channels=3, **given):
+    """Views of some images, without and with these settings."""
+    images = [picture(size, size, channels) for _ in range(number)]
+    for settings in (SMALL, {**SMALL, **given}):
+        transform = MultiCropTransform(seed=5, **settings)
+        yield [transform(image, epoch=2, index=index) for index, image in enumerate(images)]
+
+
+@pytest.mark.parametrize(("size", "channels"), [(40, 3), (90, 3), (90, 1)])
+def test_vertical_flips(size, channels):
+    plain, flipped = (views[0] for views in oriented(size, channels=channels, vertical_flip_probability=1.0))
+    for name in ("global_views", "local_views"):
+        assert torch.equal(flipped[name], plain[name].flip(-2)) and not torch.equal(flipped[name], plain[name])
+    for name in ("global_photometric", "local_photometric"):
+        assert torch.equal(flipped[name], plain[name])
+
+
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_rotations(probability):
+    quarters = []
+    for plain, rotated in zip(*oriented(number=60, rotate90_probability=probability), strict=True):
+        for before, after in zip(plain["local_views"], rotated["local_views"], strict=True):
+            (found,) = (number for number in range(4) if torch.equal(after, before.rot90(number, (-2, -1))))
+            quarters.append(found)
+    expected = len(quarters) * np.array([1 - 0.75 * probability, *[probability / 4] * 3])
+    found = np.bincount(quarters, minlength=4)
+    assert (np.abs(found - expected) < 5 * np.sqrt(expected)).all()  # five standard deviations
+
+
+def test_flips_do_not_depend_on_rotations():
+    (flipped,), (both,) = (
+        list(oriented(vertical_flip_probability=0.5, rotate90_probability=rotate))[1] for rotate in (0.0, 1.0)
+    )
+    for one, other in zip(flipped["local_views"], both["local_views"], strict=True):
+        assert any(torch.equal(other, one.rot90(number, (-2, -1))) for number in range(4))
+    assert both["local_views"].stride(1) == 1  # channels last
+
+
+def plain_images(number: int) -> tuple:
+    """Images of one value each, and of different sizes."""
+    return tuple(np.full((30 + n, 40, 3), 10 + n, dtype=np.uint8) for n in range(number))
+
+
+def values_of(views: dict) -> list[int]:
+    """The one value in each view, from 10 on."""
+    found = [view.unique().tolist() for name in ("global_views", "local_views") for view in views[name]]
+    assert all(len(values) == 1 for values in found)
+    return [values[0] - 10 for values in found]
+
+
+@pytest.mark.parametrize("number", [2, 3, 8, 20])
+def test_each_view_takes_one_of_several_images(number):
+    transform = MultiCropTransform(seed=5, **SMALL)  # 2 + 6 views
+    orders = [values_of(transform(plain_images(number), epoch=0, index=index)) for index in range(12)]
+    for order in orders:
+        counts = np.bincount(order, minlength=number)
+        assert counts.max() - counts.min() <= 1 and len(set(order)) == min(number, 8)
+        assert len(set(order[:2])) == 2  # global views of different images
+    assert len(set(map(tuple, orders))) > 1
+    assert orders[3] == values_of(transform(plain_images(number), epoch=0, index=3))
+
+
+def test_one_of_several_is_like_an_image_alone():
+    transform = MultiCropTransform(seed=5, **SMALL)
+    assert same(transform((picture(),), epoch=2, index=7), transform(picture(), epoch=2, index=7))
+    with pytest.raises(ValueError, match="The list of images is empty"):
+        transform(())
+
+
+def test_views_of_several_images_are_cut_as_from_each():
+    """Whole images: the view shows all of the image that it takes."""
+    transform = MultiCropTransform(num_local_views=0, global_crop_size=40, global_crop_scale=[1.0, 1.0], seed=1)
+    images = [photo(120, 120), photo(80, 80).transpose(Image.Transpose.ROTATE_90)]
+    views = transform(tuple(images), epoch=0, index=0)["global_views"]
+    alone = [transform(image, epoch=0, index=0)["global_views"][0] for image in images]
+    for view in views:
+        assert min((view.float() - one.float()).abs().max() for one in alone) <= 1

@@ -328,6 +328,24 @@ def test_apply_photometric(num_local_views):
     assert all(torch.equal(batch[name], before[name]) for name in before)
 
 
+def test_apply_photometric_moves_the_views():
+    batch = batch_of(ViewSettings(num_local_views=0))
+    assert apply_photometric(batch, ViewSettings(), "meta")["global_views"].device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [({"pixel_values": 1}, "`batch` has no 'global_views', but pixel_values: make it"), ({}, "but nothing")],
+)
+def test_batches_without_views(batch, message):
+    with pytest.raises(ValueError, match=message):
+        apply_photometric(batch, ViewSettings())
+    torn = batch_of(ViewSettings())
+    del torn["local_photometric"]
+    with pytest.raises(ValueError, match="no 'local_photometric', but global_views, global_photometric, local_views:"):
+        apply_photometric(torn, ViewSettings())
+
+
 def test_identity_settings_only_normalise():
     settings = ViewSettings(**OFF, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])
     batch = batch_of(settings)

@@ -73,6 +73,8 @@ def test_what_files_say_of_their_values():
         ((6, 4), 1, (6, 4)),
         ((6, 4, 1), 1, (6, 4)),
         ((1, 6, 9), 1, (6, 9)),
+        ((1, 6, 9), 3, (6, 9)),  # greyscale of torch
+        ((3, 6, 9), 1, (6, 9, 3)),
         ((6, 4), 3, (6, 4)),
         ((3, 6, 9), 3, (6, 9, 3)),
         ((6, 9, 4), 3, (6, 9, 4)),  # left to PIL, which drops the alpha channel
@@ -89,7 +91,9 @@ def test_axes(shape, channels, expected):
             np.testing.assert_array_equal(found, array.reshape(expected))
 
 
-@pytest.mark.parametrize(("shape", "channels", "found"), [((6, 9, 5), 4, 5), ((6, 9), 2, 1), ((6, 9, 5), 3, 5)])
+@pytest.mark.parametrize(
+    ("shape", "channels", "found"), [((6, 9, 5), 4, 5), ((6, 9), 2, 1), ((6, 9, 5), 3, 5), ((4, 6, 9), 3, 9)]
+)
 def test_other_channels_than_expected(shape, channels, found):
     with pytest.raises(ValueError, match=f"has {found} channels, but {channels} are expected.*`image_mean`"):
         eight_bit_channels_last(np.zeros(shape, np.uint8), channels, None)

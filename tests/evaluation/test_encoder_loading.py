@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
 from lejepa_hf.evaluation.encoder_loading import find_encoder, load_encoder
 from lejepa_hf.hub.export import build_processor
+from lejepa_hf.model.backbone import load_pretrained_backbone
 
 
 @pytest.fixture
@@ -81,3 +83,25 @@ def test_weights_that_are_not_finite_are_named(folder):
     expected = rf"`encoder` .*: 5 of {number} tensors are not finite \({names[0]}, {names[1]}, {names[2]}, \.\.\.\)"
     with pytest.raises(ValueError, match=expected):
         load_encoder(folder)
+
+
+@pytest.mark.parametrize("num_classes", [0, 5])
+def test_encoders_that_timm_saved(tmp_path, num_classes):
+    """Newer versions record `num_classes` among the arguments of the model, which was a TypeError."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    saved = timm.create_model("test_resnet", num_classes=num_classes).eval()
+    timm.models.save_for_hf(saved, tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    config["model_args"] = {**config.get("model_args", {}), "num_classes": num_classes}  # as from 1.0.31 on
+    file.write_text(json.dumps(config))
+    pixels = torch.rand(2, 3, 64, 64)
+    model, _ = load_encoder(tmp_path)
+    backbone = load_pretrained_backbone(str(tmp_path))
+    saved.reset_classifier(0)
+    with torch.no_grad():
+        for found in (model, backbone.eval()):
+            torch.testing.assert_close(found(pixels).pooler_output, saved(pixels))
+    backbone.save_pretrained(tmp_path / "again")
+    assert load_encoder(tmp_path / "again")[0].config.model_args.get("num_classes") is None

@@ -180,3 +180,12 @@ def test_a_full_disk(hub, tmp_path, encoder, name):
     (weights,) = cache.rglob("model.safetensors")
     expected = run / "pretraining" if name == "continue_from" else encoder
     assert weights.read_bytes() == (expected / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["vit.pth", "weights", "missing.safetensors"])
+def test_a_file_of_weights_is_not_an_encoder(tmp_path, name):
+    if name != "missing.safetensors":
+        torch.save({"weight": torch.zeros(2)}, tmp_path / name)
+    for load in (load_encoder, load_pretrained_backbone):
+        with pytest.raises(ValueError, match=r"is a file of weights, .*`timm.models.save_for_hf\(model, folder\)`"):
+            load(str(tmp_path / name))

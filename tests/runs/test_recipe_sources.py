@@ -5,6 +5,8 @@ import datasets
 import pytest
 from PIL import Image
 
+from lejepa_hf.data.decoding import decode_image
+from lejepa_hf.data.image_contents import checksum_of_rows
 from lejepa_hf.runs.arguments import DataArguments
 from lejepa_hf.runs.recipe_sources import held_out_source, open_sources, open_split, training_source
 
@@ -133,3 +135,27 @@ def test_an_evaluation_of_one_class_is_refused_and_training_is_not(tmp_path):
     assert open_sources(data).train.num_images == 4
     with pytest.raises(ValueError, match="all 4 images to fit protocols on are of class 0.*without `eval_split`"):
         open_sources(replace(data, eval_split="test"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_list_of_images_per_row(tmp_path, streaming):
+    photos = [[Image.new("RGB", (8, 9), (row, k, 0)) for k in range(1 + row % 3)] for row in range(6)]
+    features = datasets.Features({"photos": datasets.List(datasets.Image()), "kind": datasets.ClassLabel(names=["a"])})
+    path = str(tmp_path / "objects.parquet")
+    datasets.Dataset.from_dict({"photos": photos, "kind": [0] * 6}, features=features).to_parquet(path)
+    source = training_source(DataArguments(dataset=path, view_column="photos", streaming=streaming))
+    assert source.image_column == "photos" and source.label_column == "kind"
+    row = next(row for row in source.dataset if len(row["photos"]) == 3)
+    assert all(image["bytes"].startswith(b"\x89PNG") for image in row["photos"])  # not decoded
+    first = decode_image(row["photos"])
+    assert first.size == (8, 9) and first.getpixel((0, 0)) == (2, 0, 0)
+    assert checksum_of_rows(source.dataset, "photos") is not None
+
+
+def test_a_view_column_of_single_images(images):
+    with pytest.raises(ValueError, match="`view_column` 'scan' of .* holds single images, not a list"):
+        training_source(DataArguments(dataset=images, view_column="scan"))
+    for other in ({"image_column": "scan"}, {"mixture": [{"dataset": images}]}):
+        (name,) = other
+        with pytest.raises(ValueError, match=f"`view_column` 'photos' holds the images, but `{name}` is"):
+            DataArguments(dataset=images, view_column="photos", **other)

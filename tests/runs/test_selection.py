@@ -124,6 +124,14 @@ def test_a_default_may_be_stated(tmp_path):
     assert len(find_candidates([*runs, recorded])) == 4
 
 
+def test_keys_that_an_earlier_version_did_not_have(tmp_path):
+    runs = [write_run(tmp_path / "old", {10: 1.0}), write_run(tmp_path / "new", {10: 2.0}, rotate90_probability=0.0)]
+    assert len(find_candidates(runs)) == 2
+    other = write_run(tmp_path / "turned", {10: 1.0}, rotate90_probability=1.0)
+    with pytest.raises(ValueError, match=r"`rotate90_probability` is 0\.0 there and 1\.0 here"):
+        find_candidates([runs[0], other])
+
+
 def test_a_path_may_be_written_in_other_ways(tmp_path):
     names = ("data/photos", "./data/photos/", "data//photos")
     runs = [write_run(tmp_path / str(number), {10: 1.0}, dataset=name) for number, name in enumerate(names)]

@@ -2,8 +2,10 @@ import re
 
 import pytest
 import torch
+from datasets import DatasetDict
 from monitored_run import monitored
 from test_trainer import TRANSFORM, model_for
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 
 from lejepa_hf import LeJEPATrainer, LeJEPATrainingArguments, MultiCropCollator
@@ -35,6 +37,23 @@ class Pictures:
         return {"picture": DIGITS[index]["image"]}
 
 
+class Iterable(IterableDataset):
+    """Rows without numbers."""
+
+    def __len__(self):
+        return 20
+
+    def __iter__(self):
+        return iter(DIGITS)
+
+
+class Unsized(Dataset):
+    """Rows without a length."""
+
+    def __getitem__(self, index):
+        return {"image": DIGITS[index]["image"]}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -47,6 +66,14 @@ class Pictures:
         ({"train_dataset": "digits"}, "`train_dataset` must be rows with an image, got str: pass the `dataset` of"),
         ({"eval_dataset": "digits"}, "`eval_dataset` must be rows with an image, got str: pass the `dataset` of"),
         ({"eval_dataset": collate}, "`eval_dataset` must be rows with an image, got the function collate"),
+        (
+            {"train_dataset": DatasetDict(train=DIGITS, test=DIGITS)},
+            "`train_dataset` must be one dataset, got DatasetDict: pass one of its entries, which are train, test",
+        ),
+        ({"train_dataset": Iterable()}, "rows with a length and numbers .*, got Iterable: .*`datasets.Iterable"),
+        ({"train_dataset": Unsized()}, "rows with a length and numbers .*, got Unsized: give it both"),
+        ({"train_dataset": iter([])}, "rows with a length and numbers .*, got list_iterator: give it both"),
+        ({"train_dataset": DataLoader(DIGITS)}, "rows with a length and numbers .*, got DataLoader: give it both"),
         ({"processing_class": collate}, "`processing_class` must be an image processor, got the function collate"),
     ],
 )

@@ -145,6 +145,7 @@ def _add_embed(add: AddArgument) -> None:
     add("--data_files", nargs="+", help="files of the dataset to read, as paths or globs")
     add("--image_column", help="column of the images; found by its type if missing")
     add("--label_column", help="column of the labels; found by its type if missing")
+    add("--columns", nargs="+", default=[], metavar="NAME", help="further columns to copy, such as ids")
     add("--max_image_pixels", type=int, metavar="N", help="width x height of the largest image to decode (89478485)")
     add("--streaming", action=argparse.BooleanOptionalAction, help="read while embedding (on, except for slices)")
     add("--batch_size", type=int, default=64, help="images per forward pass (64)")
@@ -161,7 +162,7 @@ def _embed(options: argparse.Namespace) -> str:
     embedded = embed_images(
         options.model, options.dataset, options.out,
         Features(options.pooling, options.layers, options.dtype, options.bf16),
-        options.batch_size, options.device, options.overwrite,
+        options.batch_size, options.device, options.overwrite, columns=options.columns,
         split=options.split, config=options.config, streaming=streaming, image_column=options.image_column,
         label_column=options.label_column, revision=options.revision, data_files=options.data_files,
         max_image_pixels=options.max_image_pixels,

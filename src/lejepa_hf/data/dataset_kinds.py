@@ -26,7 +26,7 @@ class MapStyle(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+    def __getitem__(self, index: int, /) -> Any: ...  # noqa: ANN401, what `as_row` takes
 
 
 @dataclass

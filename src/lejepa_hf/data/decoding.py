@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,27 +22,33 @@ from PIL.TiffImagePlugin import TiffImageFile
 from .deep_files import Told, deep_colours, full_pages, opened_otherwise, told_by_tiff
 from .network import read_through
 from .pixel_arrays import (
+    array_of,
     count_values,
     eight_bit_channels_last,
     is_npy,
     is_range_of_bytes,
+    is_tensor,
     read_npy,
     to_eight_bit_array,
     wrong_channels,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # What is raised for an image that cannot be read: by PIL's decoders for damaged bytes (AVIF's a RuntimeError), for a
 # missing image (None), a decompression bomb, or one that does not fit into memory.
 _BUILT_IN_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, MemoryError)
 DECODING_ERRORS = (*_BUILT_IN_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
+_IMAGES = (dict, bytes, Path, Image.Image)  # in a list they are images of one object, not numbers
 _ORIENTATION = 0x0112  # EXIF
 _MOST_BANDS = 4  # of images that are not arrays
 _TURNED = (5, 6, 7, 8)  # width and height are exchanged
 
 
 # What a row may hold as its image; `open_image` says what is in a dict.
-Encoded: TypeAlias = Image.Image | bytes | str | Path | np.ndarray | list | dict[str, Any]
+Encoded: TypeAlias = "Image.Image | bytes | str | Path | np.ndarray | Tensor | list | dict[str, Any]"
 Pixels: TypeAlias = Image.Image | np.ndarray
 
 
@@ -51,20 +57,24 @@ def open_image(
 ) -> Pixels:
     """
     Open an image as `datasets` stores it, without decoding its pixels: a `PIL.Image.Image`, encoded `bytes`, a path or
-    url, an array or nested list of numbers, or `{"bytes": ..., "path": ...}`. Files are those PIL reads, and `.npy`;
-    pipes and devices, which may never end, are refused.
+    url, an array, tensor or nested list of numbers, or `{"bytes": ..., "path": ...}`. Files are those PIL reads, and
+    `.npy`; pipes and devices, which may never end, are refused. Of a list of several images it is the first one.
 
     Returns the image as it is in the file, not loaded; or, for an array and for files that [`~data.deep_files`] reads,
     uint8 `(H, W)` or `(H, W, channels)`, scaled by `pixel_range` already. What is not an image, has more pixels than
     `max_image_pixels` (if missing, than PIL's `MAX_IMAGE_PIXELS`) or another number of channels raises one of
     [`DECODING_ERRORS`].
     """
+    if isinstance(value, list) and value and isinstance(value[0], _IMAGES):
+        value = value[0]
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
     if isinstance(value, str) and "://" in value:
         value = value.partition("://")[2] if value.startswith("file://") else _fetch(value)
     if isinstance(value, str | Path) and not stat.S_ISREG(os.stat(value).st_mode):
         raise ValueError(f"{str(value)!r} is not a regular file.")
+    if is_tensor(value):
+        value = array_of(value)
     if is_npy(value):
         if not isinstance(value, bytes):  # else it is in memory already
             check_size(count_values(value) // max(num_channels, _MOST_BANDS), 1, max_image_pixels)
@@ -78,7 +88,8 @@ def open_image(
     if isinstance(value, IptcImageFile):
         raise ValueError("IPTC files may contain any other file, of any size and even EPS: convert the image to PNG.")
     if not isinstance(value, Image.Image | np.ndarray):
-        raise TypeError(f"An image must be a PIL image, bytes, a path or an array, got {type(value).__name__}.")
+        kinds = "a PIL image, bytes, a path, an array or a tensor"
+        raise TypeError(f"An image must be {kinds}, got {type(value).__name__}.")
     check_size(*stored_size(value), max_image_pixels)
     return value
 

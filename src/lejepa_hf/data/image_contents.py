@@ -13,6 +13,8 @@ from .dataset_kinds import Mixture, Rows, is_stream
 from .decoding import DECODING_ERRORS
 from .errors import DataError
 from .network import read_through
+from .pixel_arrays import array_of, is_tensor
+from .rows import as_row
 
 _PART = 1 << 16  # bytes at both ends of a file: the middle of a large one need not be read
 _ROWS, _STREAMED = 64, 4  # rows in a checksum; a stream is only read from its beginning
@@ -27,6 +29,11 @@ def digest_of(value: object) -> bytes | None:
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, str | Path):
         return _digest_of_file(str(value))
+    if isinstance(value, list):  # several images of one object
+        parts = [digest_of(part) for part in value]
+        return None if None in parts or not parts else _digest(len(parts), *(part or b"" for part in parts))
+    if is_tensor(value):
+        value = array_of(value)
     if isinstance(value, np.ndarray):
         value = repr((value.shape, value.dtype.str)).encode() + value.tobytes()
     if not isinstance(value, bytes):
@@ -81,7 +88,8 @@ def image_values(dataset: Rows, image_column: str, most: int) -> Iterator[object
         return
     for number in spread_rows(len(rows), most):
         try:
-            value = rows[number].get(image_column)  # a collator of the caller's own may not need it
+            # A collator of the caller's own may not need the column.
+            value = as_row(rows[number], image_column).get(image_column)
         except DECODING_ERRORS:  # a class of the user's own may decode broken images
             value = None
         yield value

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice, takewhile
 from typing import Any
@@ -33,6 +33,7 @@ class ImageSource:
         max_image_pixels (`int`, *optional*): Width times height of the largest image that an evaluation decodes, see
             [`~data.view_settings.ViewSettings`].
         num_read (`int`, *optional*): Number of images that the last evaluation could read; all others are broken.
+        kept_columns (`list[str]`, *optional*): Further columns that an evaluation reads.
         opened (pair of dataset and [`Origin`], *optional*): Where the rows of a dataset come from. It says nothing
             about this source once `dataset` is another one, a selection for example.
     """
@@ -47,6 +48,7 @@ class ImageSource:
     revision: str | None = None
     max_image_pixels: int | None = None
     num_read: int | None = None
+    kept_columns: list[str] = field(default_factory=list)
     opened: tuple[Opened, Origin] | None = None
 
     @property
@@ -85,7 +87,7 @@ def some_rows(source: ImageSource, num_images: int, seed: int = 0) -> Iterator[d
 
 def find_columns(dataset: Opened, name: str, image_column: str | None, label_column: str | None) -> ImageSource:
     """Find the images and labels among the columns of a dataset, by their types where no column is given."""
-    from datasets import ClassLabel, Value
+    from datasets import ClassLabel, List, Value
     from datasets import Image as ImageFeature
 
     if dataset.features is None:  # a stream without a schema: read its first row
@@ -110,6 +112,8 @@ def find_columns(dataset: Opened, name: str, image_column: str | None, label_col
         dataset = with_arrays(dataset, image_column, name)
     elif image_column in images or (isinstance(feature, Value) and feature.dtype in _ENCODED):
         dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
+    elif isinstance(feature, List) and is_image(feature.feature):  # several images of one object
+        dataset = dataset.cast_column(image_column, List(ImageFeature(decode=False)))
     else:
         held = "neither images, their bytes nor paths, nor arrays of 2 or 3 axes"
         raise ValueError(f"`image_column` {image_column!r} of `dataset` {name!r} holds {held}; columns: {described}.")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from itertools import islice
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from ..system.number_range import whole
 from .batch import GLOBAL_PHOTOMETRIC, GLOBAL_VIEWS, LOCAL_PHOTOMETRIC, LOCAL_VIEWS, Batch
-from .decoding import Encoded, load_upright, open_image, stored_size, upright_size
+from .decoding import Encoded, Pixels, load_upright, open_image, stored_size, upright_size
 from .photometric import NUM_UNIFORMS
 from .view_settings import ViewSettings
 
@@ -55,8 +54,9 @@ class MultiCropTransform(ViewSettings):
     in [`LeJEPATrainer`], whose rows have both. Without them each call draws new views from torch's global generator:
     they are repeated after `torch.manual_seed`, and differ between the workers of a `DataLoader`.
 
-    Crops are uint8. Their random numbers for flip, colours, blur and solarisation are drawn here; these operations and
-    the normalisation are applied to the batch on the device, by [`~data.photometric.apply_photometric`].
+    Crops are uint8, flipped vertically and rotated already. The random numbers for horizontal flip, colours, blur and
+    solarisation are drawn here; these operations and the normalisation are applied to the batch on the device, by
+    [`~data.photometric.apply_photometric`].
 
     Args:
         seed (`int`, *optional*, defaults to 0): Seed of the run, in [0, 2^32), for calls with an epoch or index. The
@@ -85,12 +85,16 @@ class MultiCropTransform(ViewSettings):
         """A transform with these settings."""
         return cls(**{item.name: vars(settings)[item.name] for item in fields(ViewSettings)}, seed=seed)
 
-    def __call__(self, image: Encoded, epoch: int | None = None, index: int | None = None) -> Batch:
+    def __call__(
+        self, image: "Encoded | tuple[Encoded, ...]", epoch: int | None = None, index: int | None = None
+    ) -> Batch:
         """
         Cut the views of an image.
 
         Args:
-            image: Anything that [`~data.decoding.open_image`] takes.
+            image: Anything that [`~data.decoding.open_image`] takes; or a tuple of several images of one object, of
+                which each view takes one: all of them in a random order, from the first one again if there are more
+                views.
             epoch (`int`, *optional*): Pass over the data; the next one gives other views. 0 if only `index` is given.
             index (`int`, *optional*): The image's number in the dataset, or a hash of its bytes. 0 if only `epoch` is
                 given. Without both, each call gives other views.
@@ -101,26 +105,67 @@ class MultiCropTransform(ViewSettings):
         Raises:
             One of [`~data.decoding.DECODING_ERRORS`]: If the image cannot be decoded, or has not C channels.
         """
-        opened = open_image(image, self.num_channels, self.pixel_range, self.max_image_pixels)
-        width, height = upright_size(opened)
+        images = image if isinstance(image, tuple) else (image,)
+        if not images:
+            raise ValueError("The list of images is empty.")
         rng = np.random.Generator(np.random.Philox(key=self._key(epoch, index)))
         numbers = [self.num_global_views, self.num_local_views]
+        total = sum(numbers)
+        # The image of each view. Nothing is drawn for a single one, whose views are those of earlier versions.
+        source = np.resize(rng.permutation(len(images)), total) if len(images) > 1 else np.zeros(total, dtype=int)
+        opened = {number: self._open(images[number]) for number in np.unique(source).tolist()}
         # One call for all views: for tiny images the calls cost more than the pixels.
         scale = np.repeat([self.global_crop_scale, self.local_crop_scale], numbers, axis=0)
-        boxes = random_boxes(rng, sum(numbers), width, height, scale, self.crop_aspect_ratio)
-        uniforms = torch.from_numpy(rng.random((sum(numbers), NUM_UNIFORMS), dtype=np.float32)).split(numbers)
+        boxes = np.empty((total, 4))
+        for number, one in opened.items():
+            own = source == number
+            boxes[own] = random_boxes(rng, own.sum(), *upright_size(one), scale[own], self.crop_aspect_ratio)
+        uniforms = torch.from_numpy(rng.random((total, NUM_UNIFORMS), dtype=np.float32)).split(numbers)
+        orientations = self._orientations(rng, total)
         sides = np.repeat([self.global_crop_size, self.local_crop_size], numbers)
+        crops: dict[int, torch.Tensor] = {}
+        for number, one in opened.items():
+            places = np.flatnonzero(source == number)
+            for place, crop in zip(places.tolist(), self._crops(one, boxes[places], sides[places]), strict=True):
+                crops[place] = _oriented(crop, orientations[place]).expand(self.num_channels, -1, -1)
+        ordered = [crops[place] for place in range(total)]
+        views: Batch = {GLOBAL_VIEWS: stack_channels_last(ordered[: numbers[0]]), GLOBAL_PHOTOMETRIC: uniforms[0]}
+        if self.num_local_views:
+            views |= {LOCAL_VIEWS: stack_channels_last(ordered[numbers[0] :]), LOCAL_PHOTOMETRIC: uniforms[1]}
+        return views
+
+    def _open(self, image: Encoded) -> Pixels:
+        return open_image(image, self.num_channels, self.pixel_range, self.max_image_pixels)
+
+    def _crops(self, opened: Pixels, boxes: np.ndarray, sides: np.ndarray) -> Iterator[torch.Tensor]:
+        """[`_cut`] of regions of an image that was only opened."""
         # The boxes are known before the pixels: decode no finer than the crop that shrinks least.
         reduction = int((np.minimum(*(boxes[:, 2:] - boxes[:, :2]).T) / sides).min())
+        width, height = upright_size(opened)
         loaded = load_upright(opened, reduction, self.num_channels, self.pixel_range)
         loaded_width, loaded_height = stored_size(loaded)
-        boxes *= np.tile([loaded_width / width, loaded_height / height], 2)
-        crops = (crop.expand(self.num_channels, -1, -1) for crop in _cut(loaded, boxes, sides))
-        large = list(islice(crops, self.num_global_views))
-        views: Batch = {GLOBAL_VIEWS: stack_channels_last(large), GLOBAL_PHOTOMETRIC: uniforms[0]}
-        if self.num_local_views:
-            views |= {LOCAL_VIEWS: stack_channels_last(list(crops)), LOCAL_PHOTOMETRIC: uniforms[1]}
-        return views
+        return _cut(loaded, boxes * np.tile([loaded_width / width, loaded_height / height], 2), sides)
+
+    def generator(self, epoch: int | None = None, index: int | None = None) -> np.random.Generator:
+        """
+        Random numbers for what a subclass does to the views of an image, others than those that cut them.
+
+        Args:
+            epoch (`int`, *optional*): That of the call that cut the views.
+            index (`int`, *optional*): That of the call; without both, each call gives other numbers.
+        """
+        return np.random.Generator(np.random.Philox(key=self._key(epoch, index)).jumped())
+
+    def _orientations(self, rng: np.random.Generator, number: int) -> list[tuple[bool, int]]:
+        """
+        For each view, whether it is turned upside down by a flip, and then by how many quarters it is rotated. Drawn
+        after all other numbers, and only if wanted: the others are those of earlier versions.
+        """
+        if not (self.vertical_flip_probability or self.rotate90_probability):
+            return [(False, 0)] * number
+        flip, rotate, angle = rng.random((3, number))
+        quarters = np.where(rotate < self.rotate90_probability, (4 * angle).astype(int), 0)
+        return list(zip((flip < self.vertical_flip_probability).tolist(), quarters.tolist(), strict=True))
 
     def _key(self, epoch: int | None, index: int | None) -> list[int]:
         """The two numbers that fix the views of an image."""
@@ -132,6 +177,13 @@ class MultiCropTransform(ViewSettings):
 def stack_channels_last(images: list[torch.Tensor]) -> torch.Tensor:
     """`torch.stack` of (..., C, H, W) for images that lie channels last, without turning their memory over."""
     return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3)
+
+
+def _oriented(crop: torch.Tensor, orientation: tuple[bool, int]) -> torch.Tensor:
+    """A crop (C, H, W) flipped from top to bottom, then rotated by this many quarters, anticlockwise."""
+    is_flipped, quarters = orientation
+    crop = crop.flip(-2) if is_flipped else crop
+    return crop.rot90(quarters, (-2, -1)) if quarters else crop
 
 
 def _cut(image: Image.Image | np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> Iterator[torch.Tensor]:

@@ -211,17 +211,34 @@ def photometric(views: torch.Tensor, uniforms: torch.Tensor, settings: ViewSetti
     return result.unflatten(0, views.shape[:2])
 
 
-def apply_photometric(batch: Mapping[str, object], settings: ViewSettings) -> dict[str, torch.Tensor]:
+def apply_photometric(
+    batch: Mapping[str, object], settings: ViewSettings, device: torch.device | str | None = None
+) -> dict[str, torch.Tensor]:
     """
-    A batch from [`MultiCropCollator`] -> the arguments of [`LeJEPAForPreTraining`].
+    A batch from [`MultiCropCollator`] -> the arguments of [`LeJEPAForPreTraining`], as in
+    `model(**apply_photometric(batch, transform))`. The Trainer does this itself.
 
     Args:
         batch ([`~data.batch.Batch`]): Views and their random numbers.
-        settings ([`ViewSettings`]): Probabilities and ranges of the operations.
+        settings ([`ViewSettings`]): Probabilities and ranges of the operations; the transform that cut the views.
+        device (`torch.device` or `str`, *optional*): Where to compute, usually the device of the model; that of the
+            views if missing.
 
     Returns:
         `dict[str, torch.Tensor]`: `global_views` and, if there are any, `local_views`, fp32 and normalised.
+
+    Raises:
+        ValueError: If views and settings do not belong together, or the batch has no views or no random numbers.
     """
     tensors = tensors_of_views(batch)
-    keys = [key for key in VIEW_KEYS.values() if key[0] in tensors]
-    return {views: photometric(tensors[views], tensors[uniforms], settings) for views, uniforms in keys}
+    kinds = [keys for keys in VIEW_KEYS.values() if keys[0] in tensors]
+    missing = [key for keys in kinds or [VIEW_KEYS["global"]] for key in keys if key not in tensors]
+    if missing:
+        raise ValueError(
+            f"`batch` has no {missing[0]!r}, but {', '.join(map(str, batch)) or 'nothing'}: make it with a "
+            "`MultiCropCollator`."
+        )
+    return {
+        views: photometric(tensors[views].to(device, non_blocking=True), tensors[uniforms], settings)
+        for views, uniforms in kinds
+    }

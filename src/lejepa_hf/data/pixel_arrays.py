@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
 NPY_ENDING = ".npy"
 _NPY_MAGIC = b"\x93NUMPY"
 _PIL_BANDS = (1, 2, 3, 4)  # numbers of channels that PIL turns into greyscale or RGB
+_BANDS_FIRST = (1, 3)  # the same before height and width; 2 and 4 may well be channels of another kind
 
 
 def is_npy(value: object) -> TypeGuard[bytes | str | Path]:
@@ -19,6 +20,16 @@ def is_npy(value: object) -> TypeGuard[bytes | str | Path]:
     if isinstance(value, bytes):
         return value.startswith(_NPY_MAGIC)
     return isinstance(value, str | Path) and Path(value).suffix.lower() == NPY_ENDING
+
+
+def is_tensor(value: object) -> bool:
+    """Whether a value is an array of another library than NumPy, torch for example, which [`array_of`] reads."""
+    return hasattr(value, "__array__") and not isinstance(value, np.ndarray)
+
+
+def array_of(tensor: Any) -> np.ndarray:  # noqa: ANN401, of a library that need not be installed
+    """A tensor as a NumPy array, also one of torch that lies on a GPU or has a gradient."""
+    return np.asarray(tensor.detach().cpu() if hasattr(tensor, "detach") else tensor)
 
 
 def count_values(file: str | Path) -> int:
@@ -56,7 +67,7 @@ def eight_bit_channels_last(
     Convert an array to uint8 of shape `(H, W)` or `(H, W, channels)`.
 
     It is `(H, W, C)`, `(C, H, W)` if only the first axis fits, or `(H, W)` for greyscale; if 1 or 3 channels are
-    wanted, also one with 2 to 4 channels last, which PIL turns into greyscale or RGB later.
+    wanted, also one with 1 to 4 channels last, or 1 or 3 first, which PIL turns into greyscale or RGB later.
     """
     array = np.asarray(value)
     if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
@@ -67,7 +78,7 @@ def eight_bit_channels_last(
         if not through_pil:
             raise wrong_channels(1, num_channels)
     elif array.shape[-1] != num_channels and not (through_pil and array.shape[-1] in _PIL_BANDS):
-        if array.shape[0] != num_channels:
+        if array.shape[0] != num_channels and not (through_pil and array.shape[0] in _BANDS_FIRST):
             raise wrong_channels(array.shape[-1], num_channels)
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] == 1:

@@ -17,14 +17,18 @@ from .batch import POSITION
 from .dataset_kinds import MapStyle, Mixture, Rows, is_stream
 from .network import MAX_RETRIES
 from .reader_state import Progress, ReaderPosition, deal_readers
+from .rows import as_row
 from .stream_readers import StreamReader
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _LAST_MOMENT = 1.0  # seconds, in which a killed run comes to its end
 
 
-def _read(dataset: MapStyle, indices: list[int]) -> list[dict[str, Any]]:
-    """Rows by number; in one call where PyTorch's loader makes one, which with `datasets` is a third of the cost."""
+def _read(dataset: MapStyle, indices: list[int]) -> list[Any]:
+    """
+    What a dataset yields by number; in one call where PyTorch's loader makes one, which with `datasets` is a third of
+    the cost.
+    """
     if hasattr(dataset, "__getitems__"):
         return dataset.__getitems__(indices) if indices else []
     return [dataset[index] for index in indices]
@@ -32,11 +36,15 @@ def _read(dataset: MapStyle, indices: list[int]) -> list[dict[str, Any]]:
 
 def _content_hash(row: dict[str, Any], image_column: str, fallback: int) -> int:
     """The number that fixes a streamed image's views: independent of order and readers if content or name is known."""
-    value = row.get(image_column)
-    content = (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
-    if isinstance(content, str):
-        content = content.encode()
-    return zlib.crc32(content) if isinstance(content, bytes) else fallback
+    values = row.get(image_column)
+    check = 0
+    for value in values if isinstance(values, list) and values else [values]:  # several images of one object
+        content = (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
+        content = content.encode() if isinstance(content, str) else content
+        if not isinstance(content, bytes):
+            return fallback
+        check = zlib.crc32(content, check)
+    return check
 
 
 class EndlessRows(IterableDataset):
@@ -51,8 +59,9 @@ class EndlessRows(IterableDataset):
     last row of each batch has the `position` behind that batch, from which another `EndlessRows` continues.
 
     Args:
-        dataset: Map-style (with a length and rows by number), a `datasets.IterableDataset`, or a [`Mixture`] of
-            either; each member of a mixture passes over its own rows in its own epochs.
+        dataset: Map-style (with a length, and by number rows or what [`~data.rows.as_row`] makes rows of), a
+            `datasets.IterableDataset`, or a [`Mixture`] of either; each member of a mixture passes over its own rows
+            in its own epochs.
         batch_size (`int`): Rows of one batch of one rank.
         seed (`int`): Fixes the order together with the epoch.
         rank, world_size (`int`, *optional*, defaults to 0 and 1): Number of this process, and of all processes.
@@ -137,7 +146,8 @@ class EndlessRows(IterableDataset):
                     found = _read(self.members[member], [index for _, index in wanted])
                     for place, row, (epoch, index) in zip(among[own], found, wanted, strict=True):
                         where = f"row {index}{self._name(member)}"
-                        rows[place] = {**row, "epoch": epoch, "index": index, "where": where}
+                        named = as_row(row, self.image_column)
+                        rows[place] = {**named, "epoch": epoch, "index": index, "where": where}
                 ahead = [Progress(*divmod(int(p), length)) for p, length in zip(behind, lengths, strict=True)]
                 rows[-1][POSITION] = ReaderPosition(0, batch + 1, ahead)
                 yield from rows

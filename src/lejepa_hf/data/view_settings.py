@@ -12,7 +12,8 @@ _RANGES = {
     "global_crop_size": whole(1, 16384),
     "local_crop_size": whole(1, 16384),
     **dict.fromkeys(("brightness_jitter", "contrast_jitter", "saturation_jitter"), _SHARE),
-    **{f"{name}_probability": _SHARE for name in ("horizontal_flip", "color_jitter", "grayscale", "blur", "solarize")},
+    **{f"{name}_probability": _SHARE for name in ("horizontal_flip", "vertical_flip", "rotate90")},
+    **{f"{name}_probability": _SHARE for name in ("color_jitter", "grayscale", "blur", "solarize")},
     "hue_jitter": NumberRange(0, 0.5),
     "solarize_threshold": NumberRange(0, 255),
     "max_image_pixels": MOST_PIXELS,
@@ -47,6 +48,10 @@ class ViewSettings:
         crop_aspect_ratio (`list[float]`): Smallest and largest width over height of the cut region, in
             [0.01, 100].
         horizontal_flip_probability (`float`): Probability of a horizontal flip; 0 for digits, for example.
+        vertical_flip_probability (`float`): Probability of a vertical flip, which turns a view upside down; 0.5 for
+            images that have no upper side, from microscopes and satellites.
+        rotate90_probability (`float`): Probability that a view is rotated by 0, 90, 180 or 270 degrees, each equally
+            likely; 1 for images that have no upper side.
         color_jitter_probability (`float`): Probability that brightness, contrast, saturation and hue are changed, all
             four in random order.
         brightness_jitter, contrast_jitter, saturation_jitter (`float`): Largest relative change x: the factor is drawn
@@ -85,6 +90,8 @@ class ViewSettings:
     local_crop_scale: list[float] = field(default_factory=lambda: [0.05, 0.3])
     crop_aspect_ratio: list[float] = field(default_factory=lambda: [0.75, 4 / 3])
     horizontal_flip_probability: float = 0.5
+    vertical_flip_probability: float = 0.0
+    rotate90_probability: float = 0.0
     color_jitter_probability: float = 0.8
     brightness_jitter: float = 0.4
     contrast_jitter: float = 0.4

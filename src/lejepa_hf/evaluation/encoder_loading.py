@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 
+from ..model.backbone import leave_out_classifier
 from ..model.foreign_settings import refuse_foreign_settings
 from ..model.loading_errors import explained, refuse_not_finite, refuse_unfilled
 from ..system.devices import default_device
@@ -37,6 +38,7 @@ def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncode
     with explained("encoder", encoder, folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         refuse_foreign_settings(config)
+        leave_out_classifier(config)
         # Stored in half precision, an encoder would embed and train with other errors than those it is compared with.
         model, loaded = AutoModel.from_pretrained(
             folder, config=config, output_loading_info=True, dtype=torch.float32, trust_remote_code=False

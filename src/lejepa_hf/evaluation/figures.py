@@ -22,7 +22,7 @@ class Figures(dict[str, float]):
         """Both together, with the samples of both."""
         return Figures({**self, **other}, {**self.samples, **getattr(other, "samples", {})})
 
-    def __ior__(self, other: Mapping[str, float]) -> Figures:  # type: ignore[override, misc]
+    def __ior__(self, other: Mapping[str, float]) -> Figures:  # type: ignore[override]
         """Add those of another protocol."""
         self.update(other)
         self.samples |= getattr(other, "samples", {})

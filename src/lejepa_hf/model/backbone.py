@@ -29,6 +29,15 @@ def prepare_config(config: PreTrainedConfig) -> None:
         config.update({"mask_ratio": 0.0})
 
 
+def leave_out_classifier(config: PreTrainedConfig) -> None:
+    """
+    Remove the number of classes from the arguments in a config of timm, which newer versions record there. The wrapper
+    passes its own, 0, and both together are a TypeError.
+    """
+    if is_timm(config) and "num_classes" in (config.model_args or {}):
+        config.model_args = {name: value for name, value in config.model_args.items() if name != "num_classes"}
+
+
 def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()) -> PreTrainedModel:
     """
     The backbone with fresh weights, ready for training, without a learned pooler.
@@ -37,6 +46,7 @@ def build_backbone(config: PreTrainedConfig, idle_parameters: Iterable[str] = ()
     gradient, they would stop DDP in the second step.
     """
     refuse_foreign_settings(config)
+    leave_out_classifier(config)
     backbone = AutoModel.from_config(config, trust_remote_code=False, **without_pooler(config))
     if is_timm(config) and not next(backbone.parameters()).is_meta:
         # The wrapper draws all layers again from normal(0, 0.02), but timm's models need timm's own initialisation.
@@ -55,6 +65,7 @@ def pretrained_config(name_or_path: str) -> PreTrainedConfig:
     part = setting(config, "backbone_config" if config.model_type == "lejepa" else "vision_config")
     config = part if isinstance(part, PreTrainedConfig) else config
     refuse_foreign_settings(config)
+    leave_out_classifier(config)
     prepare_config(config)
     return config
 

@@ -15,6 +15,7 @@ from ..system.damaged_files import first_damage, reading_failure
 from ..system.durable_files import NO_ROOM
 from ..system.error_text import reason_of, with_causes
 
+_WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")
 _FILES = ("*.json", "*.safetensors", "pytorch_model*.bin")
 
 
@@ -75,8 +76,16 @@ def explained(field: str, name: str | Path, folder: str | Path | None = None) ->
     Turn errors of a block that loads a model into a `ValueError` with the field, the value and the way out.
 
     `field` is the argument that names the model (`pretrained_backbone`, `encoder`), and `name` its value: a folder or
-    an id on the Hub, with or without `@revision`. `folder` is the folder that is read, if it is not `name` itself.
+    an id on the Hub, with or without `@revision`. `folder` is the folder that is read, if it is not `name` itself. A
+    file of weights alone is refused.
     """
+    if Path(name).is_file() or (Path(name).suffix.lower() in _WEIGHTS and not Path(name).is_dir()):
+        raise ValueError(
+            f"`{field}` {str(name)!r} is a file of weights, which does not say what network they belong to: build the "
+            "network, load the file into it (`model.load_state_dict(torch.load(file, weights_only=True))`), save both "
+            "as a folder with `model.save_pretrained(folder)` of transformers, or "
+            "`timm.models.save_for_hf(model, folder)`, and name the folder."
+        )
     try:
         with _named_files(field, name, Path(name if folder is None else folder)):
             yield

@@ -142,6 +142,9 @@ class DataArguments(ViewSettings):
         streaming (`bool`): Read images during training instead of downloading them first.
         image_column (`str`, *optional*): Column of the images; found by its type if missing.
         label_column (`str`, *optional*): Column of the labels, for the evaluation only; found by its type if missing.
+        view_column (`str`, *optional*): Column with a list of images per row, instead of `image_column`: slabs of a
+            scan, tiles of a slide, several photographs of one object. Each view is cut from one of them, and
+            evaluations use the first one.
         eval_crop_ratio (`float`): Share of the resized side that the evaluation's centre crop keeps, in [0.1, 1].
         eval_protocols (`list[str]`): Any of `linear`, `knn`, `few-shot`, `logistic`, `retrieval`.
     """
@@ -156,6 +159,7 @@ class DataArguments(ViewSettings):
     streaming: bool = False
     image_column: str | None = None
     label_column: str | None = None
+    view_column: str | None = None
     eval_crop_ratio: float = 0.875
     eval_protocols: list[str] = field(default_factory=lambda: ["linear", "knn", "few-shot"])
 
@@ -167,6 +171,12 @@ class DataArguments(ViewSettings):
                 f"`dataset` is missing{use}: 'digits', a Hub dataset id, a folder of images, Parquet or tar files."
             )
         _CROP_RATIO.check("eval_crop_ratio", self.eval_crop_ratio)
+        for name in ("image_column", "mixture"):
+            if self.view_column is not None and vars(self)[name] is not None:
+                raise ValueError(
+                    f"`view_column` {self.view_column!r} holds the images, but `{name}` is {vars(self)[name]!r}: set "
+                    "one of them. Evaluations use the first image of each list."
+                )
 
 
 @dataclass(frozen=True)

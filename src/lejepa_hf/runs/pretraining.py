@@ -142,7 +142,7 @@ def _build_trainer(recipe: ResolvedRecipe, sources: RunSources, model: LeJEPAFor
         args=training if pushes_checkpoints else replace(training, push_to_hub=False),
         train_dataset=source.dataset,
         eval_dataset=sources.held_out_dataset,
-        data_collator=MultiCropCollator(views, source.image_column, source.label_column),
+        data_collator=MultiCropCollator(views, source.image_column, source.label_column, data.view_column),
         processing_class=build_processor(
             data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std, data.pixel_range
         ),

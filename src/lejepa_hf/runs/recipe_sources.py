@@ -73,11 +73,17 @@ def training_source(data: DataArguments) -> ImageSource:
 
 def open_split(data: DataArguments, split: str) -> ImageSource:
     """Open one split of the recipe's `dataset`."""
-    columns = data.image_column, data.label_column
-    return load_source(
+    columns = data.view_column or data.image_column, data.label_column
+    source = load_source(
         data.dataset, split, data.dataset_config, data.streaming, *columns, data.dataset_revision, data.data_files,
         data.max_image_pixels,
     )  # fmt: skip
+    if data.view_column is not None and not hasattr(source.features[data.view_column], "feature"):
+        raise ValueError(
+            f"`view_column` {data.view_column!r} of {data.dataset!r} holds single images, not a list of them in each "
+            "row: name it `image_column`."
+        )
+    return source
 
 
 def held_out_source(data: DataArguments) -> ImageSource | None:

@@ -140,7 +140,9 @@ def _percent(accuracy: float | None) -> str:
 def _read_recipe(run: RunFolder) -> dict[str, Any]:
     if not run.recipe.is_file():
         raise ValueError(f"{str(run.path)!r} is not a run: no recipe.yaml there.")
-    recipe: dict[str, Any] = {"per_device_train_batch_size": LeJEPATrainingArguments.per_device_train_batch_size}
+    # What a recipe of an earlier version does not have yet was as it is by default.
+    recipe: dict[str, Any] = vars(ViewSettings()).copy()
+    recipe["per_device_train_batch_size"] = LeJEPATrainingArguments.per_device_train_batch_size
     recipe |= run.read_arguments() | run.read_recipe()
     if recipe.get("dataset"):
         recipe["dataset"] = os.path.normpath(recipe["dataset"])  # `./photos/` is `photos`

@@ -1,15 +1,17 @@
 """Checks of everything that a Trainer is built from, before any long work."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from types import FunctionType
 
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.collator import MultiCropCollator
 from ..data.dataset_kinds import Mixture, count_rows
 from ..data.decoding import DECODING_ERRORS
+from ..data.rows import as_row
 from ..modeling_lejepa import LeJEPAForPreTraining
 from .callbacks.held_out import ACCURACIES
 
@@ -95,7 +97,7 @@ def check_one_dataset(dataset: object, num_processes: int, image_column: str) ->
             f"`eval_dataset` has {number} images: the held-out images are fewer than 2 or than the {num_processes} "
             "processes. Give more, or set `eval_strategy: 'no'`."
         )
-    columns = _columns(dataset)
+    columns = _columns(dataset, image_column)
     if columns and image_column not in columns:
         raise ValueError(
             f"`eval_dataset` has no column {image_column!r}, in which the training set holds its images, but "
@@ -105,20 +107,32 @@ def check_one_dataset(dataset: object, num_processes: int, image_column: str) ->
 
 def _check_rows(argument: str, dataset: object) -> None:
     """Refuse what are not rows with numbers, a stream of `datasets`, which need not be installed, or a mixture."""
-    is_of_rows = isinstance(dataset, Mixture | Sized) or hasattr(dataset, "column_names")
-    if isinstance(dataset, str | bytes) or not is_of_rows:
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(map(str, dataset))
+        raise _wrong_kind(argument, "one dataset", dataset, f"pass one of its entries, which are {splits}")
+    if isinstance(dataset, Mixture) or hasattr(dataset, "column_names"):
+        return
+    has_numbers = hasattr(dataset, "__getitem__")
+    if isinstance(dataset, str | bytes) or not (has_numbers or isinstance(dataset, Iterable)):
         way_out = "pass the `dataset` of `lejepa_hf.data.sources.load_source(name)`"
         raise _wrong_kind(argument, "rows with an image", dataset, way_out)
+    if not (has_numbers and isinstance(dataset, Sized)) or isinstance(dataset, IterableDataset):
+        raise _wrong_kind(
+            argument,
+            "rows with a length and numbers (`__len__`, `__getitem__`)",
+            dataset,
+            "give it both, or pass `datasets.IterableDataset.from_generator(function)`, whose position checkpoints "
+            "store; the function yields rows as {'image': ...}",
+        )
 
 
-def _columns(dataset: object) -> list[str] | None:
+def _columns(dataset: object, image_column: str) -> list[str] | None:
     """Names of a dataset's columns, where its class does not know them those of the first row; None for a mixture."""
     if hasattr(dataset, "column_names"):
         return dataset.column_names
     if not isinstance(dataset, Mixture):
         with suppress(*DECODING_ERRORS):  # broken images are counted later
-            row = dataset[0]  # type: ignore[index]
-            return [str(name) for name in row] if isinstance(row, Mapping) else ["no names"]
+            return list(as_row(dataset[0], image_column))  # type: ignore[index]
     return None
 
 

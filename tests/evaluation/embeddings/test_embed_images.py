@@ -83,6 +83,45 @@ def test_a_folder_equals_automodel_by_hand(encoder, folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "e.parquet", "photos"]
 
 
+@pytest.fixture
+def table(tmp_path) -> str:
+    """A Parquet file of eight images with further columns."""
+    rows = [{"photo": noise(n), "id": f"p{n}", "path": f"scans/{n}", "site": n % 2, "tags": [n, 1]} for n in range(8)]
+    features = {"photo": datasets.Image(), "id": datasets.Value("string"), "path": datasets.Value("string")}
+    features |= {"site": datasets.ClassLabel(names=["a", "b"]), "tags": datasets.List(datasets.Value("int32"))}
+    built = datasets.Dataset.from_list(rows, features=datasets.Features(features))
+    built.add_column("index", [7] * 8).to_parquet(str(tmp_path / "photos.parquet"))
+    return str(tmp_path / "photos.parquet")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_further_columns_are_copied(encoder, table, tmp_path, streaming):
+    with_broken = pq.read_table(table).to_pylist()
+    with_broken[2]["photo"] = {"bytes": b"no image", "path": None}
+    pq.write_table(pa.Table.from_pylist(with_broken, schema=pq.read_schema(table)), table)
+    columns = ["id", "tags", "path", "site", "id"]
+    out = embed_images(encoder, table, tmp_path / "e.parquet", None, 3, columns=columns, streaming=streaming).out
+    read = datasets.load_dataset("parquet", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert read.column_names == ["index", "label", "id", "tags", "path", "site", "embedding"]
+    left = [n for n in range(8) if n != 2]
+    assert read["index"][:] == left and read["id"][:] == [f"p{n}" for n in left]
+    assert read["path"][:] == [f"scans/{n}" for n in left] and read["tags"][:] == [[n, 1] for n in left]
+    assert read.features["site"].names == read.features["label"].names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("name", "`columns` 'name' is not in `dataset` .*; its columns are: photo, id, path, site, tags, index"),
+        ("index", "`columns` 'index': the file has a column of its own with this name"),
+        ("photo", "`columns` 'photo' of `dataset` .* has the type Image: only texts, numbers"),
+    ],
+)
+def test_columns_that_cannot_be_copied(encoder, table, tmp_path, column, message):
+    with pytest.raises(ValueError, match=message):
+        embed_images(encoder, table, tmp_path / "e.parquet", columns=[column])
+
+
 def test_metadata_says_what_it_is_and_nothing_of_this_machine(encoder, folder, tmp_path):
     features = Features("cls", layers=2, dtype="float16")
     out = embed_images(str(encoder), str(folder), tmp_path / "e.parquet", features).out

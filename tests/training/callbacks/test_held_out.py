@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
+from datasets import Image as ImageFeature
 from monitored_run import RESNET, TRANSFORM, VIT, draw_probe, evaluate_without_batch_norm, monitored, probe_of, rows
 from torch.nn import functional as F
+from torch.utils.data import Subset
 
 from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator
 from lejepa_hf.data.decoding import decode_image
@@ -244,6 +246,17 @@ def test_broken_held_out_images_are_passed_over(tmp_path):
     torn = Dataset.from_dict({"image": images, "label": digits["label"][:]})
     found = monitored(tmp_path, eval_dataset=torn).evaluate()
     assert math.isfinite(found["eval_loss"]) and 0 <= found["eval_knn_top1"] <= 1
+
+
+@pytest.mark.parametrize("kind", ["with_format", "tuples"])
+def test_held_out_images_of_other_kinds(tmp_path, kind):
+    """Labels in tensors were none, and tuples had no columns."""
+    digits = load_source("digits", "test").dataset.cast_column("image", ImageFeature())
+    pairs = Subset([(row["image"], row["label"]) for row in digits], range(len(digits)))
+    found = monitored(tmp_path, eval_dataset=pairs if kind == "tuples" else digits.with_format("torch")).evaluate()
+    expected = monitored(tmp_path).evaluate()
+    for name in ("eval_loss", "eval_knn_top1", "eval_effective_rank"):
+        assert found[name] == expected[name]
 
 
 def test_one_held_out_dataset(tmp_path):

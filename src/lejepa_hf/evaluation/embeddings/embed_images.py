@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -79,14 +80,16 @@ def embed_images(
     device: str | None = None,
     overwrite: bool = False,
     seconds_per_part: float = 60.0,
+    columns: Sequence[str] = (),
     **source: Any,  # noqa: ANN401
 ) -> EmbeddedImages:
     """
     Embed all images of a source into one Parquet file; the same call after a kill continues where it stopped.
 
     `datasets.load_dataset("parquet", ...)` reads it, with the columns `index` (row in the source), `path` (of the
-    image within its folder) and `label` (with the names of the classes) if the source has them, and `embedding` (a
-    list of fixed length). `lejepa` in the schema's metadata names model, dataset, pooling, layers and dimension.
+    image within its folder) and `label` (with the names of the classes) if the source has them, those of `columns`,
+    and `embedding` (a list of fixed length). `lejepa` in the schema's metadata names model, dataset, pooling, layers
+    and dimension.
     Memory does not grow with the number of images.
 
     Args:
@@ -98,6 +101,8 @@ def embed_images(
         device (`str`, *optional*): Device to compute on. If missing, the accelerator if there is one, or the CPU.
         overwrite (`bool`, *optional*, defaults to `False`): Replace a finished `out`, delete parts of other settings.
         seconds_per_part (`float`, *optional*, defaults to 60): The most work in seconds that a kill can cost.
+        columns (`Sequence[str]`, *optional*): Further columns of the source to copy, such as ids: texts, numbers,
+            labels, and lists of them.
         **source: Arguments of [`~data.sources.load_source`]: `split`, `config`, `streaming` and so on.
 
     Raises:
@@ -109,11 +114,13 @@ def embed_images(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     out = _checked(out, overwrite)
     opened = load_source(dataset, **source)
+    opened.kept_columns = _kept(opened, columns)
     extractor = FeatureExtractor(*load_encoder(model, device), features.pooling, features.layers, features.bf16)
     pooling, dim = extractor.try_one()
     weights = extractor.fingerprint()
     settings = {"model": os.path.abspath(model) if os.path.isdir(model) else str(model), "weights": weights}
     settings |= _identity(opened, source) | asdict(features)
+    settings |= {"columns": opened.kept_columns} if opened.kept_columns else {}  # earlier versions had none
     schema, folder = _schema(opened, features.dtype, dim), Path(f"{out}.parts")
     with locked_folder(folder, "`out`"):  # two commands at once would mix their rows
         _claim(folder, settings, overwrite)
@@ -164,6 +171,39 @@ def _identity(opened: ImageSource, source: dict[str, Any]) -> dict[str, Any]:
     return {"dataset": name, "split": "train", **given, **found, "num_images": opened.num_images}
 
 
+def _kept(source: ImageSource, columns: Sequence[str]) -> list[str]:
+    """The columns to copy beside those that the file has anyway; what cannot be copied is refused."""
+    taken = ["index", "embedding"] + ([] if source.label_column is None else ["label"])
+    kept = []
+    for name in dict.fromkeys(columns):
+        if name not in source.features:
+            known = ", ".join(source.features)
+            raise ValueError(f"`columns` {name!r} is not in `dataset` {source.name!r}; its columns are: {known}.")
+        if name == source.label_column == "label":
+            continue  # it is copied anyway
+        if name in taken:
+            raise ValueError(
+                f"`columns` {name!r}: the file has a column of its own with this name. Rename the one of `dataset` "
+                f"{source.name!r}, with `rename_column` of `datasets`."
+            )
+        if not _is_plain(source.features[name]):
+            kind = type(source.features[name]).__name__
+            raise ValueError(
+                f"`columns` {name!r} of `dataset` {source.name!r} has the type {kind}: only texts, numbers, labels "
+                "and lists of them can be copied."
+            )
+        kept.append(name)
+    return kept
+
+
+def _is_plain(feature: object) -> bool:
+    from datasets import ClassLabel, LargeList, List, Value
+
+    return isinstance(feature, ClassLabel | Value) or (
+        isinstance(feature, LargeList | List) and _is_plain(feature.feature)
+    )
+
+
 def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """
     Keep the parts that an earlier command left in a folder, if they have the same `settings`, everything that the
@@ -199,6 +239,7 @@ def _schema(source: ImageSource, dtype: str, dim: int) -> pa.Schema:
         columns["path"] = Value("string")
     if source.label_column is not None:
         columns["label"] = source.features[source.label_column]
+    columns |= {name: source.features[name] for name in source.kept_columns}
     return Columns({**columns, "embedding": List(Value(dtype), length=dim)}).arrow_schema
 
 
@@ -220,6 +261,7 @@ def _as_rows(batch: ImageBatch, embeddings: torch.Tensor, schema: pa.Schema) -> 
             f"{', '.join(rows[:_NAMED])}{', ...' if len(rows) > _NAMED else ''}): {way_out}."
         )
     columns = {"index": batch.numbers, "path": batch.paths, "label": batch.labels, "embedding": as_column(vectors)}
+    columns |= batch.kept
     return pa.table({name: columns[name] for name in schema.names}, schema=schema.remove_metadata())
 
 

@@ -30,6 +30,7 @@ class ImageBatch(Generic[Prepared]):
     numbers: list[int] = field(default_factory=list)
     labels: list = field(default_factory=list)  # of None if the source has no labels
     paths: list[str | None] = field(default_factory=list)
+    kept: dict[str, list] = field(default_factory=dict)  # values of the source's `kept_columns`
     images: Prepared | None = None  # what `prepare` made of them, None if all are broken
     broken: dict[int, str] = field(default_factory=dict)  # why the other images could not be decoded, by row
 
@@ -53,7 +54,7 @@ def image_batches(
     patience = _Patience()
 
     def make(numbered: list[tuple[int, dict[str, Any]]]) -> ImageBatch[Prepared]:
-        batch: ImageBatch[Prepared] = ImageBatch(numbered[-1][0] + 1)
+        batch: ImageBatch[Prepared] = ImageBatch(numbered[-1][0] + 1, kept={name: [] for name in source.kept_columns})
         images = []
         for number, row in numbered:
             value = row[source.image_column]
@@ -65,6 +66,8 @@ def image_batches(
             batch.numbers.append(number)
             batch.labels.append(row[source.label_column] if source.label_column is not None else None)
             batch.paths.append(value.get("path") if isinstance(value, dict) else None)
+            for name, values in batch.kept.items():
+                values.append(row[name])
         batch.images = prepare(images) if images else None
         return batch
 
@@ -116,14 +119,14 @@ class _Patience:
 
 
 def rows_from(source: ImageSource, start: int) -> Iterator[dict[str, Any]]:
-    """Read undecoded rows from number `start` on, images and labels alone, also after lost connections."""
+    """Read undecoded rows from number `start` on, without columns nobody needs, also after lost connections."""
     if isinstance(source.dataset, list):  # of rows that were read before
         yield from source.dataset[start:]
         return
     if source.num_images is not None and start >= source.num_images:
         return  # after a kill between the last part and the end: a map-style dataset cannot skip all its rows
-    wanted = [column for column in (source.image_column, source.label_column) if column is not None]
-    remaining = source.dataset.select_columns(wanted)
+    wanted = [source.image_column, source.label_column, *source.kept_columns]
+    remaining = source.dataset.select_columns(list(dict.fromkeys(column for column in wanted if column is not None)))
     if start:
         remaining = remaining.skip(start)
     way_out = "Repeat the command when the network is back: it continues there."

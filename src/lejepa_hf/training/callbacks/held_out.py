@@ -14,6 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ...data.batch import GLOBAL_VIEWS, tensors_of_views
 from ...data.collator import MultiCropCollator
 from ...data.decoding import DECODING_ERRORS, decode_image
+from ...data.rows import class_number
 from ...data.shared_images import shared_images
 from ...data.streaming import EndlessRows
 from ...evaluation.embeddings.extraction import LabelledEmbeddings
@@ -152,8 +153,8 @@ class HeldOutImages:
         for chunk in self._chunks(dataset, num_images):
             images = []
             for row in chunk:
-                label = row.get(str(self._collator.label_column))
-                if not isinstance(label, int) or label < 0:
+                label = class_number(row.get(str(self._collator.label_column)))
+                if label < 0:
                     continue
                 with suppress(*DECODING_ERRORS):  # training counts broken images
                     value = row[self._collator.image_column]
