@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import yaml
 from hub_client import TOKEN, connect, environment
 from hub_server import Fault, HubServer
 from huggingface_hub.utils import close_session
+from huggingface_hub.utils._http import default_client_factory
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor
@@ -311,6 +313,27 @@ def test_a_server_that_is_gone_half_way(hub, finished, tmp_path, monkeypatch, ca
         assert main(["push", str(finished), ID]) == 0
         assert again.files(ID).keys() - {".gitattributes"} == PUBLISHED
         assert len([request for request in again.requests if request.startswith("PUT")]) < 3
+
+
+def test_a_thread_that_finds_the_connection_closed(hub, finished, monkeypatch, capfd):
+    """
+    The client's threads share one connection: one that closes it, because the server is gone, may leave another with
+    None. Here each thread finds None as soon as it is closed.
+    """
+
+    def connection():
+        return default_client_factory() if threading.current_thread() is threading.main_thread() else None
+
+    huggingface_hub.set_client_factory(connection)
+    try:
+        hub.stop_behind = f"POST /{ID}.git/info/lfs/objects/batch"
+        assert main(["push", str(finished), ID]) == 2
+        lines = capfd.readouterr().err.splitlines()
+        assert "the connection was lost: trying again in 1 s." in lines
+        assert lines[-1].endswith("the same command continues from there.")
+        assert not [line for line in lines if line.startswith("Traceback")]
+    finally:
+        huggingface_hub.set_client_factory(default_client_factory)
 
 
 def refused(capfd, *arguments: str) -> str:

@@ -137,11 +137,7 @@ class Target:
             offline = f"`repo_id` {self.repo_id!r} cannot be written in offline mode: unset HF_HUB_OFFLINE."
             raise ValueError(offline) from error
         except _PASSING_ERRORS as error:
-            cause: BaseException = error
-            if isinstance(error, RuntimeError):  # errors about a large file are wrapped, or come from hf_xet
-                cause = error.__cause__ or error
-            if not isinstance(cause, _PASSING_ERRORS):
-                raise
+            cause = _failed_transfer(error)
             self._refuse(cause)
             reason = reason_of(cause).rstrip(" .")
             if failed == len(_WAITS):
@@ -179,6 +175,19 @@ class Target:
             raise ValueError(f"`repo_id` {self.repo_id!r}: {message}") from error
         if isinstance(error, FileNotFoundError | PermissionError):  # of our files, not of the connection
             raise error
+
+
+def _failed_transfer(error: Exception) -> Exception:
+    """What went wrong: the client wraps whatever happens to a large file in a RuntimeError; hf_xet raises its own."""
+    cause = error.__cause__
+    if not isinstance(error, RuntimeError) or not isinstance(cause, Exception):
+        return error
+    if isinstance(cause, _PASSING_ERRORS):
+        return cause
+    # Its threads share a connection. If one closes it because the server is gone, another may find None in its place
+    # (huggingface_hub 1.33 to 2.4), which is an AttributeError.
+    is_lost = isinstance(cause, AttributeError)
+    return ConnectionError("the connection was lost" if is_lost else f"{reason_of(error)} {reason_of(cause)}")
 
 
 def _finished(run: Path) -> Path:
