@@ -15,7 +15,7 @@ from ..system.damaged_files import first_damage
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
 from .model_card import has_weights, is_in_training
-from .public_files import is_of_this_package, is_run, public_files
+from .public_files import is_of_this_package, is_run, pictures_of_local_images, public_files
 
 logger = logging.get_logger(__name__)
 
@@ -33,7 +33,12 @@ Result = TypeVar("Result")
 
 
 def push_run(
-    run: str | Path, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
+    run: str | Path,
+    repo_id: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    with_pictures: bool = False,
 ) -> str:
     """
     Publish a run: the encoder at the root of the repository, so that `AutoModel` and pipelines load it by its id;
@@ -48,14 +53,23 @@ def push_run(
         private (`bool`, *optional*): Whether a new repository is private. If missing, the account's default.
         revision (`str`, *optional*, defaults to `"main"`): Branch; created if missing.
         token (`str`, *optional*): Access token. If missing, that of `HF_TOKEN` or `hf auth login`.
+        with_pictures (`bool`, *optional*, defaults to `False`): Whether pictures that show images of this machine are
+            published too. Pictures of images that are on the Hub always are.
 
     Raises:
         ValueError: If there is no finished run, or the id, the token or its permissions are not sufficient. Nothing
             was sent then.
         OSError: If the Hub cannot be reached, or the connection keeps failing.
     """
-    files = public_files(_finished(Path(run)))
+    folder = _finished(Path(run))
     target = Target(repo_id, private, revision, token)
+    left_out = [] if with_pictures or not is_run(folder) else pictures_of_local_images(folder)
+    if left_out:
+        logger.warning(
+            f"{' and '.join(left_out)} would show images of this machine: not pushed, unless by `lejepa push {run} "
+            f"{repo_id} --with-pictures`."
+        )
+    files = public_files(folder, repo_id, None if target.branch == _MAIN else target.branch, left_out)
     target.prepare()
     target.commit(files, is_of_this_package, "LeJEPA encoder")
     return target.url
