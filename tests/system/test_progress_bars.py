@@ -2,7 +2,7 @@ import io
 import sys
 
 from huggingface_hub.utils import are_progress_bars_disabled
-from transformers.utils.logging import is_progress_bar_enabled
+from transformers.utils.logging import enable_progress_bar, is_progress_bar_enabled
 
 from lejepa_hf.system.progress_bars import are_drawn, hidden_progress_bars, progress_bar
 from lejepa_hf.system.quiet import quietly
@@ -41,6 +41,7 @@ def test_a_file_gets_a_line_a_minute(monkeypatch):
 
 
 def test_libraries_hide_theirs_too_until_the_end():
+    enable_progress_bar()  # a run in this process may have switched them off
     assert is_progress_bar_enabled() and not are_progress_bars_disabled()
     with hidden_progress_bars():
         with hidden_progress_bars():
