@@ -2,7 +2,7 @@
 
 import sys
 
-from lejepa_hf.runs.pretraining import main
+from lejepa_hf.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 Code blocks of README and of the pages: found, checked by the programs that they call, and run.
 
 A Bash block is run command by command, unless it begins with `# not run: WHY` or `# not run yet: WHY`, which readers
-see; then each of its commands is only parsed by what would run it.
+see; then each of its commands is only parsed by what would run it. So is such a block of Python.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from hub_server import HubServer
 from processes import run_script
 from stranger import NOT_INSTALLED
 
-from lejepa_hf.runs.recipes import load_yaml, parse_recipe
+from lejepa_hf.runs.recipe_text import load_yaml
+from lejepa_hf.runs.recipes import parse_recipe
 from lejepa_hf.system.installed_package import find_packaged
 
 ROOT = Path(__file__).parent.parent
@@ -269,7 +270,7 @@ def run_python(page: str, folder: Path, server: HubServer, *, installed: bool = 
     script = "" if installed else NOT_INSTALLED
     script += "import torch\ntorch.set_num_threads(1)\n"
     for block in blocks_of(page, "python"):
-        if not block.is_installed:
+        if not (block.is_installed and block.is_run):
             continue
         where = f"{page}:{block.line}"
         script += f"print({'## ' + block.section!r}, flush=True)\n"

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from xet_storage import chunks_of, files_of
+
 _REPO = r"(?P<repo>((datasets|spaces)/)?[^/]+/[^/]+)"
 _API = r"/api/(models/)?(?P<repo>((datasets|spaces)/)?[^/]+/[^/]+)"
 _ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
@@ -60,6 +62,7 @@ class HubServer:
         self.bytes_received = 0
         self.alarm: tuple[int, Callable[[], None]] | None = None  # called when that byte has arrived
         self.stop_behind: str | None = None  # the request after which the server is gone
+        self.xorbs: dict[str, list[bytes]] = {}  # chunks by the name of what they arrived in
         self.lock = threading.RLock()
         (self.folder / "blobs").mkdir(parents=True, exist_ok=True)
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
@@ -185,6 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
         ("GET", rf"{_API}(/revision/(?P<revision>[^/]+))?", "info"),
         ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
         ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "lfs_put"),
+        ("GET", rf"{_API}/xet-write-token/(?P<revision>[^/]+)", "xet_token"),
+        ("GET", r"/v1/chunks/.+", "xet_known_chunks"),
+        ("POST", r"/v1/xorbs/default/(?P<name>[0-9a-f]{64})", "xet_xorb"),
+        ("POST", r"(/v1)?/shards?", "xet_shard"),
         ("POST", r"/lfs/verify", "lfs_verify"),
         ("GET", rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
     ]
@@ -394,6 +401,30 @@ class _Handler(BaseHTTPRequestHandler):
         blob = self.hub.blob(asked["oid"])
         good = blob.exists() and blob.stat().st_size == asked["size"]
         self._answer({}) if good else self._error(404, "No such object")
+
+    # Large files in chunks, the way of the client if nothing else is set
+
+    def xet_token(self, repo: str, revision: str):
+        self._writable(repo, revision)
+        token = {"accessToken": "of-the-storage", "exp": int(time.time()) + 3600, "casUrl": self.hub.url}
+        self._answer(token)
+
+    def xet_known_chunks(self):
+        self._error(404, "No such chunk")
+
+    def xet_xorb(self, name: str):
+        data = self._body()
+        if len(data) < int(self.headers.get("Content-Length", 0)):
+            raise _Cut  # the client went away
+        with self.hub.lock:
+            is_new = name not in self.hub.xorbs
+            self.hub.xorbs[name] = chunks_of(data)
+        self._answer({"was_inserted": is_new})
+
+    def xet_shard(self):
+        for content in files_of(self._body(), self.hub.xorbs.__getitem__):
+            self.hub.store(content, lfs=True)
+        self._answer({"result": 1})
 
     def commit(self, repo: str, revision: str):
         self._writable(repo, revision)

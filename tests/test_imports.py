@@ -24,11 +24,13 @@ ALLOWED = {
     "model": {"losses", "system"},
     "modeling_lejepa": {"configuration_lejepa", "losses", "model"},
     "evaluation": {"data", "losses", "model", "system"},
-    "training": {"data", "evaluation", "losses", "model", "modeling_lejepa", "system"},
+    "training": {
+        "configuration_lejepa", "data", "evaluation", "losses", "model", "modeling_lejepa", "system",
+    },
     "training_args": {"data", "system", "training"},
     "trainer": {"data", "model", "modeling_lejepa", "system", "training", "training_args"},
     "hub": {
-        "configuration_lejepa", "data", "evaluation", "model", "modeling_lejepa", "system", "training",
+        "configuration_lejepa", "data", "evaluation", "model", "modeling_lejepa", "system", "trainer", "training",
         "training_args",
     },
     "runs": {

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerState
+from transformers import PreTrainedConfig, TrainerCallback, TrainerState
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
@@ -51,6 +51,13 @@ from .training.measuring_trainer import MeasuringTrainer
 from .training.own_arguments import own_arguments
 from .training.preemption import Preemption
 from .training.resume_settings import compare_settings, run_settings, write_settings
+from .training.trainer_defaults import (
+    default_arguments,
+    fitting_views,
+    processor_of,
+    starting_model,
+    with_columns,
+)
 from .training_args import LeJEPATrainingArguments
 
 logger = logging.getLogger("lejepa_hf")
@@ -69,13 +76,18 @@ class LeJEPATrainer(MeasuringTrainer):
     `callbacks`.
 
     Args:
-        model ([`LeJEPAForPreTraining`]): Model to train.
-        args ([`LeJEPATrainingArguments`]): How to train. The Trainer works with a copy.
+        model ([`LeJEPAForPreTraining`], config or `str`): Model to train; the config of one, or of a backbone, whose
+            weights are then drawn; or the Hub id or folder of one, or of any vision model, as in
+            [`~LeJEPAForPreTraining.from_pretrained_backbone`].
+        args ([`LeJEPATrainingArguments`], *optional*): How to train; the Trainer works with a copy. If missing, 5,000
+            steps of 128 images or fewer, in `runs/` under the model's name.
         train_dataset: Map-style (length and integer index) or a `datasets.IterableDataset`, rows with an image.
-        data_collator ([`MultiCropCollator`], *optional*): Cuts the views; the published settings if missing. With its
-            `label_column` monitors may use labels; the model never sees them.
+        data_collator ([`MultiCropCollator`], *optional*): Cuts the views. With its `label_column` monitors may use
+            labels; the model never sees them. If missing, the published views in sizes that the backbone accepts, and
+            for a dataset of `datasets` the columns of images and labels that its types show.
         eval_dataset (*optional*): One dataset of held-out images with the columns of the training set.
-        processing_class (*optional*): An image processor, which k-NN on the held-out images needs.
+        processing_class (*optional*): The image processor for the encoder, which is saved with the model and used by
+            k-NN on the held-out images. If missing, one for the global views' size and normalisation.
         callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
         kwargs: `optimizers` and `optimizer_cls_and_kwargs`, as in `Trainer`; others are refused.
 
@@ -87,13 +99,14 @@ class LeJEPATrainer(MeasuringTrainer):
 
     args: LeJEPATrainingArguments
     data_collator: MultiCropCollator  # type: ignore[assignment]  # returns a Batch, which is a dict
-    processing_class: BaseImageProcessor | None
+    processing_class: BaseImageProcessor
     # The loss is a mean over a micro-batch: the base class divides it by the number of micro-batches.
     loss_is_scaled_for_ga = False
 
     def __init__(
         self,
-        model: LeJEPAForPreTraining | None = None,  # None is refused; so is `model_init`, with its own message
+        # None is refused; so is `model_init`, with its own message.
+        model: LeJEPAForPreTraining | PreTrainedConfig | str | Path | None = None,
         args: LeJEPATrainingArguments | None = None,
         train_dataset: object = None,
         data_collator: MultiCropCollator | None = None,
@@ -103,23 +116,31 @@ class LeJEPATrainer(MeasuringTrainer):
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]] | None = None,
         **kwargs: object,
     ) -> None:
-        if not isinstance(args, LeJEPATrainingArguments):
+        if args is not None and not isinstance(args, LeJEPATrainingArguments):
             raise TypeError(
                 f"`args` must be LeJEPATrainingArguments, got {type(args).__name__}: they take the same arguments."
             )
         refuse_arguments(kwargs, CONSTRUCTOR)
-        collator = MultiCropCollator() if data_collator is None else data_collator
-        check_kinds(model, collator, processing_class, args.recomputes_activations)
-        assert model is not None  # refused above
+        if args is None:
+            args = LeJEPATrainingArguments(**default_arguments(model, check_images(train_dataset, global_batch=2)))
         check_push(args, callbacks or [])
         check_launch(args)
         global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         num_images = check_images(train_dataset, global_batch)
+        check_not_trained_on(train_dataset, eval_dataset)
+        started = starting_model(model, args.seed)
+        check_kinds(started, data_collator, processing_class, args.recomputes_activations)
+        model, checkpoint = cast("LeJEPAForPreTraining", started), model if isinstance(model, str | Path) else None
+        if data_collator is None:
+            train_dataset, images, labels = with_columns(train_dataset)
+            data_collator = MultiCropCollator(fitting_views(model, args.seed, checkpoint), images, labels)
+        collator = data_collator
+        if processing_class is None:
+            processing_class = processor_of(collator)
         label_column = collator.label_column
         num_classes = None if label_column is None else count_classes(train_dataset, label_column)
         measured = [name for name in args.monitors if name != "probe" or (num_classes or 0) > 1]
         check_held_out(eval_dataset, args, collator, processing_class, measured)
-        check_not_trained_on(train_dataset, eval_dataset)
         # What FSDP shards: the backbone's blocks, where the classes' own lists name parts of blocks or nothing at all.
         model._no_split_modules = {type(block).__name__ for block in find_blocks(model.encoder.backbone)}
         super().__init__(

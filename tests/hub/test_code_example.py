@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from stranger import NOT_INSTALLED
 from transformers import AutoImageProcessor
 
@@ -38,9 +39,9 @@ CASES = {
     "vit_mean": (VIT, "mean", 16, 3, None, "states.mean(1)"),
     "vit_five_channels": (VIT, "auto", 16, 5, [0.0, 4000.0], 'input_data_format="channels_last"'),
     "dinov2_cls": (DINOV2, "cls", 16, 3, None, "outputs.last_hidden_state[:, 0]"),
-    "resnet": (RESNET, "auto", 16, 3, None, 'Image.new("RGB"'),
+    "resnet": (RESNET, "auto", 16, 3, None, 'Image.open("photo.jpg")  # your image'),
     "resnet_mean": (RESNET, "mean", 16, 3, None, "states.flatten(2).mean(2)"),
-    "resnet_grey": (RESNET, "auto", 16, 1, None, 'Image.new("L"'),
+    "resnet_grey": (RESNET, "auto", 16, 1, None, 'Image.open("photo.jpg").convert("L")'),
     "resnet_grey_range": (RESNET, "auto", 16, 1, [-100.0, 4000.0], "values from -100 to 4000"),
     "resnet_range": (RESNET, "auto", 16, 3, [0.0, 4000.0], "Image.fromarray(image)"),
     "hgnet_v2": (HGNET, "auto", 32, 3, None, "outputs.feature_maps[-1]"),
@@ -62,8 +63,8 @@ for folder in sys.argv[1:]:
     code = re.search(r"```python\\n(.*?)```", open("README.md").read(), re.DOTALL)[1]
     exec(compile(code, folder, "exec"), {})
     yours = np.load("../image.npy")
-    names = {"yours": Image.fromarray(yours) if "Image.new" in code else yours}
-    code, number = re.subn(r"^image = (np.zeros|Image.new).*", "image = yours", code, count=1, flags=re.MULTILINE)
+    names = {"yours": Image.fromarray(yours) if "Image.open" in code else yours}
+    code, number = re.subn(r"^image = (np.zeros|Image.open).*", "image = yours", code, count=1, flags=re.MULTILINE)
     assert number == 1
     exec(compile(code, folder, "exec"), names)
     found[folder] = names["embedding"].tolist()
@@ -89,6 +90,7 @@ def exports(tmp_path_factory) -> dict[str, Path]:
         export_encoder(build(case), folder, build_processor(crop_size, image_mean=mean, pixel_range=pixel_range))
         shape = (40, 50, channels) if channels > 1 else (40, 50)
         values = np.random.default_rng(0).integers(0, 5000, shape).astype(np.uint16)
+        Image.linear_gradient("L").convert("RGB").save(folder / "photo.jpg")
         np.save(folder.parent / "image.npy", values if pixel_range else (values % 256).astype(np.uint8))
     return folders
 

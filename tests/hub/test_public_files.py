@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lejepa_hf.hub.public_files import is_of_this_package, public_files
+from lejepa_hf.hub.public_files import is_of_this_package, pictures_of_local_images, public_files
 
 MODEL = {"config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "preprocessor_config.json"}
 
@@ -86,3 +86,48 @@ def test_where_weights_were_read_from_stays_private_however_deep(tmp_path):
 )  # fmt: skip
 def test_only_files_of_these_names_may_be_deleted_by_the_next_push(name, is_ours):
     assert is_of_this_package(name) == is_ours
+
+
+CARD = """\
+```python
+folder = "."  # this folder, or the id of its repository on the Hub
+encoder = AutoModel.from_pretrained(folder).eval()
+```
+
+## Pictures
+
+![Neighbours, near](../pictures/neighbours.png)
+
+## Recipe
+"""
+
+
+def test_a_card_names_its_repository_and_shows_what_is_published(tmp_path):
+    write(tmp_path, "encoder/config.json", "encoder_averaged/config.json", "pictures/neighbours.png")
+    for part in ("encoder", "encoder_averaged"):
+        (tmp_path / part / "README.md").write_text(CARD, encoding="utf-8")
+    here = public_files(tmp_path)
+    assert here["README.md"].decode() == CARD.replace("../pictures", "pictures")
+    there = public_files(tmp_path, "me/x", "more", without=["pictures/neighbours.png"])
+    assert there.keys() == here.keys() - {"pictures/neighbours.png"}
+    for name, options in (
+        ("README.md", ', revision="more"'),
+        ("encoder_averaged/README.md", ', revision="more", subfolder="encoder_averaged"'),
+    ):
+        text = there[name].decode()
+        assert text.startswith('```python\nfolder = "me/x"\n') and f"from_pretrained(folder{options})" in text
+        assert "Pictures" not in text and text.endswith("```\n\n## Recipe\n")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "is_local"),
+    [
+        ("dataset: digits", False), ("dataset: me/photos", False), ("dataset: /photos", True), ("", True),
+        ("dataset: photos", True), ("dataset: digits\nmixture: [{dataset: me/photos}, {dataset: ./photos}]", True),
+        ("mixture: [{dataset: me/photos}]", False),
+    ],
+)  # fmt: skip
+def test_pictures_of_images_that_are_here(tmp_path, recipe, is_local):
+    write(tmp_path, "recipe.yaml", "pictures/neighbours.png", "pictures/losses.png")
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    assert pictures_of_local_images(tmp_path) == (["pictures/neighbours.png"] if is_local else [])

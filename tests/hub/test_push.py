@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import yaml
 from hub_client import TOKEN, connect, environment
 from hub_server import Fault, HubServer
 from huggingface_hub.utils import close_session
+from huggingface_hub.utils._http import default_client_factory
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor
@@ -30,6 +32,7 @@ from lejepa_hf.system.run_folder import RunFolder
 
 OTHER = "hf_" + "b" * 30
 ID = "me/encoder"
+CODE_HERE = 'folder = "."  # this folder, or the id of its repository on the Hub'
 BACKBONE = {
     "model_type": "vit",
     "hidden_size": 64,
@@ -120,6 +123,47 @@ def test_what_lies_where(hub, finished):
     assert files["model.safetensors"] == (finished / "encoder" / "model.safetensors").read_bytes()
     assert files["pretraining/model.safetensors"] == (finished / "pretraining" / "model.safetensors").read_bytes()
     assert "auto_map" not in json.loads(files["config.json"])
+
+
+def test_pictures_of_local_images_are_published_only_if_asked(hub, tmp_path, capfd):
+    run = tmp_path / "run"
+    write_run(run, seed=0, dataset=str(tmp_path / "photos"))
+    images = ["pictures/pca_maps.png", "pictures/neighbours.png"]
+    for name in images:
+        Image.new("RGB", (8, 8)).save(run / name)
+    (run / "results.json").unlink()  # of which the card would show more than is in this one
+    export_encoder(run)
+    assert main(["push", str(run), ID]) == 0
+    told = f"{' and '.join(images)} would show images of this machine: not pushed, unless by `lejepa push {run} {ID} "
+    assert f"{told}--with-pictures`.\n" in capfd.readouterr().err
+    files = hub.files(ID)
+    assert not files.keys() & set(images) and files.keys() >= {"pictures/losses.png"}
+    shown = re.findall(r"\]\((.*\.png)\)", files["README.md"].decode())
+    assert shown == ["pictures/losses.png"]
+    assert main(["push", str(run), ID, "--with-pictures"]) == 0
+    assert "would show" not in capfd.readouterr().err
+    files = hub.files(ID)
+    shown = re.findall(r"\]\((.*\.png)\)", files["README.md"].decode())
+    assert sorted(shown) == sorted(["pictures/losses.png", *images]) and files.keys() >= set(images)
+
+
+@pytest.mark.slow
+def test_the_code_of_a_pushed_card_runs_where_it_is_copied_to(hub, finished, tmp_path):
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "photo.jpg")
+    checkpoint = export_encoder(finished / "checkpoint-2", tmp_path / "encoder-2")
+    for run, branch, loaded in (
+        (finished, "main", "from_pretrained(folder)"),
+        (checkpoint, "checkpoint-2", 'from_pretrained(folder, revision="checkpoint-2")'),
+    ):
+        push_run(run, ID, revision=branch)
+        (code,) = re.findall(r"```python\n(.*?)```", hub.files(ID, branch)["README.md"].decode(), re.DOTALL)
+        assert f'folder = "{ID}"\n' in code and code.count(loaded) == 2
+        code = f"import sys\nsys.modules['lejepa_hf'] = None\n{code}\nprint(embedding.shape)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+            env=environment(hub, tmp_path / "cache"),
+        )  # fmt: skip
+        assert done.returncode == 0 and done.stdout == "torch.Size([1, 64])\n", done.stderr[-4000:]
 
 
 def test_nothing_private_leaves_the_machine(hub, tmp_path, monkeypatch):
@@ -243,6 +287,22 @@ def test_what_is_there_is_not_sent_again(hub, finished):
     assert hub.files(ID, "copy") == hub.files(ID)
 
 
+def test_large_files_the_way_that_the_client_takes_by_default(hub, finished, monkeypatch):
+    """In chunks, through hf_xet, which comes with the client; all other tests switch it off."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    hub.faults = [Fault("POST /v1/xorbs", cut_after=1000), Fault("POST /v1/shards", status=500)]
+    push_run(finished, ID)
+    assert all(fault.times == 0 for fault in hub.faults) and hub.xorbs
+    assert not [request for request in hub.requests if request.startswith("PUT")]
+    files = hub.files(ID)
+    assert files.keys() - {".gitattributes"} == PUBLISHED
+    for name, path in (("model", "encoder/model"), ("pretraining/model", "pretraining/model")):
+        assert files[f"{name}.safetensors"] == (finished / f"{path}.safetensors").read_bytes()
+    hub.requests.clear()
+    push_run(finished, ID)
+    assert not [request for request in hub.requests if "/v1/xorbs" in request]
+
+
 def test_another_run_replaces_ours_and_leaves_what_others_put_there(hub, finished, tmp_path):
     push_run(finished, ID)
     api = huggingface_hub.HfApi()
@@ -275,7 +335,8 @@ def test_cut_connections(hub, finished, seed):
     assert files["model.safetensors"] == (finished / "encoder" / "model.safetensors").read_bytes()
     card = (finished / "encoder" / "README.md").read_text()
     assert "](../pictures/losses.png)" in card and "../pictures/" not in files["README.md"].decode()
-    assert files["README.md"].decode() == card_for_repository(card, has_pictures=True)
+    expected = card_for_repository(card, has_pictures=True).replace(CODE_HERE, f'folder = "{ID}"')
+    assert files["README.md"].decode() == expected and CODE_HERE in card
     assert files["pretraining/model.safetensors"] == (finished / "pretraining" / "model.safetensors").read_bytes()
 
 
@@ -311,6 +372,34 @@ def test_a_server_that_is_gone_half_way(hub, finished, tmp_path, monkeypatch, ca
         assert main(["push", str(finished), ID]) == 0
         assert again.files(ID).keys() - {".gitattributes"} == PUBLISHED
         assert len([request for request in again.requests if request.startswith("PUT")]) < 3
+
+
+def test_a_thread_that_finds_the_connection_closed(hub, finished, monkeypatch, capfd):
+    """
+    The client's threads share one connection: one that closes it, because the server is gone, may leave another with
+    None. Here each thread finds None as soon as it is closed.
+    """
+
+    def connection():
+        return default_client_factory() if threading.current_thread() is threading.main_thread() else None
+
+    huggingface_hub.set_client_factory(connection)
+    try:
+        hub.stop_behind = f"POST /{ID}.git/info/lfs/objects/batch"
+        assert main(["push", str(finished), ID]) == 2
+        lines = capfd.readouterr().err.splitlines()
+        assert "the connection was lost: trying again in 1 s." in lines
+        assert lines[-1].endswith("the same command continues from there.")
+        assert not [line for line in lines if line.startswith("Traceback")]
+    finally:
+        huggingface_hub.set_client_factory(default_client_factory)
+
+
+def test_quiet_leaves_the_result(hub, finished, capfd):
+    assert main(["push", str(finished), ID]) == 0
+    assert " files, " in capfd.readouterr().err
+    assert main(["push", str(finished), ID, "--quiet"]) == 0
+    assert capfd.readouterr() == (f"{hub.url}/{ID}\n", "")
 
 
 def refused(capfd, *arguments: str) -> str:

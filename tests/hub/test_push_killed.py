@@ -51,7 +51,7 @@ def push(server: HubServer, run: Path, cache: Path) -> subprocess.Popen:
 @pytest.mark.parametrize("seed", [*range(10), "in the commit"])
 def test_killed_at_a_random_byte(tmp_path, run, seed):
     expected = {
-        name: file if isinstance(file, bytes) else file.read_bytes() for name, file in public_files(run).items()
+        name: file if isinstance(file, bytes) else file.read_bytes() for name, file in public_files(run, ID).items()
     }
     with HubServer(tmp_path / "hub", tokens={TOKEN: "me"}) as hub:
         first, weights = None, sum(SIZES.values())

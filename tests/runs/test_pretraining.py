@@ -15,6 +15,7 @@ from PIL import Image
 from processes import Script
 
 from lejepa_hf import LeJEPAForPreTraining
+from lejepa_hf.data.errors import DataError
 from lejepa_hf.evaluation.intervals import is_spread
 from lejepa_hf.runs.pretraining import NotTrained, build, main, run
 from lejepa_hf.runs.recipes import parse_recipe
@@ -221,6 +222,23 @@ def test_a_run_without_a_step_publishes_nothing(tmp_path):
     with pytest.raises(NotTrained, match="ended before its first step, so nothing is exported"):
         run(resolved, trainer, held_out)
     assert not any((folder / name).exists() for name in ("pretraining", "encoder", "results.json"))
+    RunFolder(folder).claim()  # the next start need not be told to continue
+
+
+def test_a_start_that_failed_before_its_first_step_leaves_its_folder_free(tmp_path, capsys):
+    for number in range(20):
+        path = tmp_path / "photos" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (24, 24), (number, 0, 0)).save(path)
+    arguments = [RECIPE, *SMALL, "--dataset", str(tmp_path / "photos"), "--eval_split", "null"]
+    arguments += ["--output_dir", str(tmp_path / "run"), "--learning_rate", "1e-3"]
+    resolved = resolve(parse_recipe(arguments[0], arguments[1:]))
+    trainer, held_out = build(resolved)
+    for path in (tmp_path / "photos").iterdir():
+        path.write_bytes(b"broken since it was found")
+    with pytest.raises(DataError), RunFolder(resolved.folder).held():
+        run(resolved, trainer, held_out)
+    assert not {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
 
 
 def test_usage():

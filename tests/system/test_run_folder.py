@@ -132,6 +132,19 @@ def test_the_command_line_does_not_either(two_runs, capsys):
     assert contents(folder / "c") == before
 
 
+def test_a_start_that_is_forgotten_leaves_the_folder_free(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_start({"dataset": "digits"})
+    run.metrics.touch()
+    (tmp_path / "notes.txt").touch()
+    run.forget_start()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    run.write_start({"dataset": "digits"})
+    run.checkpoint(2).mkdir()
+    run.forget_start()
+    assert run.is_begun(), "a run with a checkpoint has begun"
+
+
 def test_recipe_and_versions_can_be_read_back(tmp_path):
     recipe = {"dataset": "digits", "backbone_config": {"hidden_sizes": [8, 16]}, "learning_rate": 2e-5, "seed": None}
     run = RunFolder(tmp_path / "new" / "run")

@@ -62,7 +62,10 @@ class Unsized(Dataset):
             {"args": TrainingArguments("a", use_cpu=True)},
             "`args` must be LeJEPATrainingArguments, got TrainingArguments",
         ),
-        ({"model": torch.nn.Linear(1, 1)}, "`model` must be a LeJEPAForPreTraining, got Linear: put a backbone"),
+        (
+            {"model": torch.nn.Linear(1, 1)},
+            "`model` must be a LeJEPAForPreTraining, got Linear: pass one, its config, or the name",
+        ),
         ({"train_dataset": "digits"}, "`train_dataset` must be rows with an image, got str: pass the `dataset` of"),
         ({"eval_dataset": "digits"}, "`eval_dataset` must be rows with an image, got str: pass the `dataset` of"),
         ({"eval_dataset": collate}, "`eval_dataset` must be rows with an image, got the function collate"),

@@ -4,10 +4,15 @@ import argparse
 import logging
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 
 from ..data.errors import DataError
+from ..system.quiet import is_quiet, quietly
 from . import encoder_commands, run_commands
+from .train_command import run_training
+
+_QUIET = "--quiet"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,19 +20,14 @@ def main(arguments: list[str] | None = None) -> int:
     Run `lejepa train | plan | recipes | evaluate | transfer | embed | demo | export | card | push | report | select |
     statistics` with these arguments, or those of the process, and return the exit status.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["train"] and {"-h", "--help"}.intersection(arguments):
-        from ..runs.recipe_help import format_help
+    given = sys.argv[1:] if arguments is None else arguments
+    with quietly(_QUIET in given):
+        return _run([argument for argument in given if argument != _QUIET])
 
-        sys.stdout.write(f"{format_help()}\n")
-        return 0
+
+def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"]:
-        try:
-            from ..runs.pretraining import main as train
-        except KeyboardInterrupt:  # the import takes seconds
-            sys.stderr.write("interrupted\n")
-            return 128 + signal.SIGINT
-        return train(arguments[1:])
+        return run_training(arguments[1:])
     arguments = [_with_underscores(argument) for argument in arguments]
     options, overrides = _parser().parse_known_args(arguments)
     if overrides and arguments[0] != "plan":
@@ -35,10 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
     options.overrides = overrides
     # Only this package's: libraries have handlers of their own, and their lines would appear twice.
     logger, to_stderr = logging.getLogger("lejepa_hf"), logging.StreamHandler()
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.WARNING if is_quiet() else logging.INFO)
     logger.addHandler(to_stderr)
     try:
-        text = options.command(options)
+        with _hidden_bars():
+            text = options.command(options)
         if text is not None:
             sys.stdout.write(f"{text}\n")
         return options.status
@@ -59,6 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
         logger.removeHandler(to_stderr)
 
 
+def _hidden_bars() -> AbstractContextManager[None]:
+    if not is_quiet():
+        return nullcontext()
+    from ..system.progress_bars import hidden_progress_bars  # which takes a second
+
+    return hidden_progress_bars()
+
+
 def _with_underscores(argument: str) -> str:
     """`--train-split=a-b` -> `--train_split=a-b`: options may be written with dashes."""
     if not argument.startswith("--"):
@@ -70,6 +79,9 @@ def _with_underscores(argument: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lejepa", description="Pretrain and use vision encoders with LeJEPA.")
     version = import_module(__name__.partition(".")[0]).__version__
+    parser.add_argument(
+        _QUIET, action="store_true", help="with any command: no progress bars, only warnings, errors and results"
+    )
     parser.add_argument("--version", action="version", version=f"lejepa-hf {version}")
     commands = parser.add_subparsers(required=True)
     commands.add_parser("train", help="RECIPE_OR_IMAGES [--key value ...]: pretrain, evaluate, export", add_help=False)

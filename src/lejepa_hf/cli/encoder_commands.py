@@ -237,12 +237,18 @@ def _add_push(add: AddArgument) -> None:
     add("repo_id", help="repository USER/NAME; after a failure the same command continues")
     add("--private", action="store_true", default=None, help="make a new repository private")
     add("--revision", metavar="BRANCH", help="branch to write to, created if missing (main)")
+    add(
+        "--with_pictures", action="store_true",
+        help="also publish pictures that show images of this machine; of images on the Hub they always are",
+    )  # fmt: skip
 
 
 def _push(options: argparse.Namespace) -> str:
     from ..hub.push import push_run
 
-    return push_run(options.run, options.repo_id, options.private, options.revision)
+    return push_run(
+        options.run, options.repo_id, options.private, options.revision, with_pictures=options.with_pictures
+    )
 
 
 # Name -> what `lejepa --help` says, what adds its arguments, and what runs it and returns what to print.

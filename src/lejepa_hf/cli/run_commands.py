@@ -13,11 +13,15 @@ def _add_plan(add: AddArgument) -> None:
 
 
 def _plan(options: argparse.Namespace) -> str:
+    from ..runs.early_checks import check_early
+
+    arguments = [options.recipe, *options.overrides]
+    check_early(arguments)  # before torch is imported
     from ..runs.own_images import with_recipe
     from ..runs.plan import format_plan, make_plan
     from ..runs.recipes import parse_recipe
 
-    name, *pairs = with_recipe([options.recipe, *options.overrides])
+    name, *pairs = with_recipe(arguments)
     plan = make_plan(parse_recipe(name, pairs), options.seconds)
     options.status = 0 if plan.measured.fits else 1
     return format_plan(plan)

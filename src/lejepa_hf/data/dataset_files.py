@@ -9,6 +9,7 @@ from typing import Any
 from .dataset_kinds import Opened, Stream, is_stream
 from .opening_errors import nearby, unknown_split
 
+DIGITS = "digits"  # the dataset that comes with scikit-learn
 # Names of the file readers in `datasets`, and the endings by which their files are recognised.
 FILE_KINDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
 _MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of `save_to_disk`: several splits, one

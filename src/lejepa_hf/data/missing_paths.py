@@ -10,17 +10,22 @@ from .opening_errors import nearby
 
 def refuse_missing_path(name: str) -> None:
     """Raise ValueError for a path that does not exist, and for any other name while the Hub cannot be reached."""
+    refuse_impossible_path(name)
+    if not _is_cached(name) and (failure := _failure_to_reach_the_hub()) is not None:
+        entries = [str(path) for path in Path(name).parent.iterdir()] if Path(name).parent.is_dir() else []
+        close = difflib.get_close_matches(name, entries, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"`dataset` {name!r} is not a folder here, and the Hub cannot be reached: {failure}.{hint}")
+
+
+def refuse_impossible_path(name: str) -> None:
+    """Raise ValueError for a path that does not exist and cannot be an id of the Hub, and for a single image."""
     what = f"`dataset` {name!r}"
     if os.path.isfile(name):
         endings = ", ".join(ending for kind in FILE_KINDS.values() for ending in kind)
         raise ValueError(f"{what} is a single file: name the folder with the images, or files that end in {endings}.")
     if name.startswith((".", "/", "~")) or name.endswith(("/", os.sep)) or name.count("/") > 1:
         raise ValueError(f"{what}: no such folder. {nearby(name.rstrip('/'))}")
-    if not _is_cached(name) and (failure := _failure_to_reach_the_hub()) is not None:
-        entries = [str(path) for path in Path(name).parent.iterdir()] if Path(name).parent.is_dir() else []
-        close = difflib.get_close_matches(name, entries, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{what} is not a folder here, and the Hub cannot be reached: {failure}.{hint}")
 
 
 def _is_cached(name: str) -> bool:

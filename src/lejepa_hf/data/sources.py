@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .dataset_files import (
+    DIGITS,
     FILE_KINDS,
     as_stream,
     is_saved_dataset,
@@ -28,7 +29,6 @@ from .opening_errors import without_secrets
 from .origins import Origin, real_place
 from .view_settings import MOST_PIXELS
 
-DIGITS = "digits"  # those that come with scikit-learn
 _TEST_SHARE = 0.25
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
 

@@ -5,9 +5,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.dataset_files import kind_of_files
+from ..data.dataset_files import DIGITS, kind_of_files
 from ..data.parquet_branch import PARQUET_BRANCH
-from ..data.sources import DIGITS
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,50 @@
-"""Decoded images -> pixel values, and back to colours that can be shown."""
+"""Decoded images -> pixel values, and back to colours that can be shown; the processor of a trained encoder."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import BaseImageProcessor
+from transformers import BaseImageProcessor, BitImageProcessor
 
 from ..data.decoding import Pixels, check_size, stored_size
+
+_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def build_processor(
+    crop_size: int,
+    crop_ratio: float = 0.875,
+    image_mean: list[float] | None = None,
+    image_std: list[float] | None = None,
+    pixel_range: list[float] | None = None,
+) -> BitImageProcessor:
+    """
+    The evaluation-time pipeline: shortest side to `crop_size / crop_ratio`, centre crop, normalise.
+
+    Takes 8-bit images with as many channels as `image_mean` has numbers; images are converted to RGB only for 3. Pass
+    images that have neither 1 nor 3 channels as arrays with `input_data_format="channels_last"`: transformers below
+    5.21 reads PIL images of 2 and 4 channels only with its PIL backend, which treats the last channel as transparency.
+
+    Args:
+        crop_size (`int`): Side in pixels of the image that the encoder sees.
+        crop_ratio (`float`, *optional*, defaults to 0.875): Share of the resized side that is kept, in (0, 1].
+        image_mean (`list[float]`, *optional*): Mean of each channel, ImageNet's if missing.
+        image_std (`list[float]`, *optional*): Standard deviation of each channel. If missing, ImageNet's for 3
+            channels and 0.5 for others.
+        pixel_range (`list[float]`, *optional*): Written into the processor's file for evaluations and users, who map
+            arrays and 16-bit images from this range to 0 to 255; see [`~data.view_settings.ViewSettings`].
+    """
+    image_mean = image_mean or _IMAGENET_MEAN
+    is_rgb = len(image_mean) == 3
+    kept = {} if pixel_range is None else {"pixel_range": pixel_range}
+    return BitImageProcessor(
+        size={"shortest_edge": round(crop_size / crop_ratio)},
+        crop_size={"height": crop_size, "width": crop_size},
+        resample=3,
+        image_mean=image_mean,
+        image_std=image_std or (_IMAGENET_STD if is_rgb else [0.5] * len(image_mean)),
+        do_convert_rgb=is_rgb,
+        **kept,
+    )
 
 
 def check_enlargement(

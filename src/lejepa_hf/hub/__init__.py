@@ -1,5 +1,5 @@
 """
 An encoder published: export, ONNX, push, card, report, pictures, demo.
 
-May import `evaluation`, `training` and below.
+May import `trainer`, `evaluation`, `training` and below.
 """

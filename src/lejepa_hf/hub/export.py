@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import AutoImageProcessor, BitImageProcessor
+from transformers import AutoImageProcessor
 from transformers.image_processing_base import ImageProcessingMixin as BaseImageProcessor
 from transformers.utils import logging
 
+from ..evaluation.pixel_values import build_processor
 from ..model.architecture import is_timm, native_image_size, num_channels
 from ..model.backbone import as_native_class
 from ..model.loading_errors import refuse_not_finite
@@ -18,54 +20,19 @@ from ..training.encoder_average import load_average
 from .model_card import is_in_training, write_model_card
 from .trained_model import read_trained_model, trained_folder
 
+if TYPE_CHECKING:
+    from ..trainer import LeJEPATrainer
+
 logger = logging.get_logger(__name__)
 
-_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # Files that an earlier export may have left: more parts of weights, or ONNX.
 _OF_OTHER_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "model.onnx*")
 # Of transformers, and of timm's wrapper, which writes the names LABEL_0 and LABEL_1 even without a head.
 _OF_A_HEAD = ("id2label", "label2id", "label_names", "num_classes")
 
 
-def build_processor(
-    crop_size: int,
-    crop_ratio: float = 0.875,
-    image_mean: list[float] | None = None,
-    image_std: list[float] | None = None,
-    pixel_range: list[float] | None = None,
-) -> BitImageProcessor:
-    """
-    The evaluation-time pipeline: shortest side to `crop_size / crop_ratio`, centre crop, normalise.
-
-    Takes 8-bit images with as many channels as `image_mean` has numbers; images are converted to RGB only for 3. Pass
-    images that have neither 1 nor 3 channels as arrays with `input_data_format="channels_last"`: transformers below
-    5.21 reads PIL images of 2 and 4 channels only with its PIL backend, which treats the last channel as transparency.
-
-    Args:
-        crop_size (`int`): Side in pixels of the image that the encoder sees.
-        crop_ratio (`float`, *optional*, defaults to 0.875): Share of the resized side that is kept, in (0, 1].
-        image_mean (`list[float]`, *optional*): Mean of each channel, ImageNet's if missing.
-        image_std (`list[float]`, *optional*): Standard deviation of each channel. If missing, ImageNet's for 3
-            channels and 0.5 for others.
-        pixel_range (`list[float]`, *optional*): Written into the processor's file for evaluations and users, who map
-            arrays and 16-bit images from this range to 0 to 255; see [`~data.view_settings.ViewSettings`].
-    """
-    image_mean = image_mean or _IMAGENET_MEAN
-    is_rgb = len(image_mean) == 3
-    kept = {} if pixel_range is None else {"pixel_range": pixel_range}
-    return BitImageProcessor(
-        size={"shortest_edge": round(crop_size / crop_ratio)},
-        crop_size={"height": crop_size, "width": crop_size},
-        resample=3,
-        image_mean=image_mean,
-        image_std=image_std or (_IMAGENET_STD if is_rgb else [0.5] * len(image_mean)),
-        do_convert_rgb=is_rgb,
-        **kept,
-    )
-
-
 def export_encoder(
-    run_or_model: str | Path | LeJEPAForPreTraining | LeJEPAModel,
+    run_or_model: "str | Path | LeJEPAForPreTraining | LeJEPAModel | LeJEPATrainer",
     folder: str | Path | None = None,
     processor: BaseImageProcessor | None = None,
     averaged: bool = False,
@@ -80,11 +47,13 @@ def export_encoder(
     The files take their names when all of them are complete; other files in `folder` stay.
 
     Args:
-        run_or_model (`str`, `Path` or model): A run folder, its `pretraining/`, one of its checkpoints (FSDP's, in
-            shards, too), or a model.
+        run_or_model (`str`, `Path`, model or Trainer): A run folder, its `pretraining/`, one of its checkpoints
+            (FSDP's, in shards, too), a model, or a [`LeJEPATrainer`], whose model is written.
         folder (`str` or `Path`, *optional*): Folder to write. If missing, `encoder/` in the run folder for a run and
-            `encoder-400/` for its `checkpoint-400`; `encoder_averaged/` and `encoder_averaged-400/` for averages.
-        processor (`ImageProcessor`, *optional*): Image processor; the one saved with the run if missing.
+            `encoder-400/` for its `checkpoint-400`; `encoder_averaged/` and `encoder_averaged-400/` for averages. For
+            a Trainer, `encoder/` in its `output_dir`.
+        processor (`ImageProcessor`, *optional*): Image processor. If missing, that of the Trainer, or the one saved
+            with the run.
         averaged (`bool`, *optional*, defaults to `False`): Export the moving average of the weights instead, for a
             run with `ema_decay`.
 
@@ -92,10 +61,12 @@ def export_encoder(
         `Path`: `folder`.
 
     Raises:
-        ValueError: If there is no readable model in the run folder, no average of it, no folder to write to, or
-            training state in that folder.
+        ValueError: If there is no readable model in the run folder, no average of it, no folder to write to, training
+            state in that folder, or the Trainer's model is in shards.
         OSError: If the files cannot be written; `folder` is then unchanged.
     """
+    if not isinstance(run_or_model, str | Path | LeJEPAForPreTraining | LeJEPAModel):
+        run_or_model, folder, processor = _trained_by(run_or_model, folder, processor)
     source = trained_folder(run_or_model) if isinstance(run_or_model, str | Path) else None
     if averaged and source is None:
         raise ValueError("`averaged` needs a run folder or a checkpoint: a model alone has no average.")
@@ -123,6 +94,23 @@ def export_encoder(
         processor.save_pretrained(aside)
         write_model_card(aside, run, is_final=is_final, ema_decay=ema_decay)
     return folder
+
+
+def _trained_by(
+    trainer: "LeJEPATrainer", folder: str | Path | None, processor: BaseImageProcessor | None
+) -> tuple[LeJEPAForPreTraining, str | Path, BaseImageProcessor]:
+    """Model, folder and processor of a Trainer, where they were not given."""
+    from ..trainer import LeJEPATrainer  # which takes seconds
+
+    if not isinstance(trainer, LeJEPATrainer):
+        kind = type(trainer).__name__
+        raise TypeError(f"`run_or_model` must be a run folder, a model of LeJEPA or a LeJEPATrainer, got {kind}.")
+    if trainer.is_fsdp_enabled:
+        raise ValueError(
+            "`run_or_model` is a Trainer whose model is in shards: export what `trainer.save_model(folder)` writes."
+        )
+    default = RunFolder(str(trainer.args.output_dir)).encoder
+    return trainer.model, default if folder is None else folder, processor or trainer.processing_class
 
 
 def _drop_head(config: Path) -> None:

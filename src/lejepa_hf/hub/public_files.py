@@ -5,7 +5,7 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from huggingface_hub import get_token
 from transformers.utils import logging
 
 from ..system.run_folder import RunFolder
-from .training_data import public_name
+from .training_data import has_local_images, public_name
 
 logger = logging.get_logger(__name__)
 
@@ -35,14 +35,25 @@ _PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_", "push_to_hub")
 _TEXT = (".json", ".jsonl", ".yaml", ".md")
 _HUB_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
 _SECRET_NAMES = re.compile("TOKEN|SECRET|PASSWORD|API_KEY")
+_OF_IMAGES = (_RUN.picture("pca_maps"), _RUN.picture("neighbours"))  # pictures of a run that show images
+_THIS_FOLDER = 'folder = "."  # this folder, or the id of its repository on the Hub\n'  # in the code of a card
+_NO_PICTURES = re.compile(r"^## Pictures\n\n(?=## )", re.MULTILINE)
 _SECTION_OF_PICTURES = re.compile(r"^## Pictures\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 
 
-def public_files(folder: str | Path) -> dict[str, Path | bytes]:
+def public_files(
+    folder: str | Path, repo_id: str | None = None, revision: str | None = None, without: Sequence[str] = ()
+) -> dict[str, Path | bytes]:
     """
     The files to publish of a run folder, or of an exported encoder with its `pretraining/`, by name in the repository.
     They are chosen from a list: never optimizer state, checkpoints or pickles. Texts come as their content, from which
     paths of this machine, tokens and `_name_or_path` are removed.
+
+    Args:
+        folder (`str` or `Path`): The run folder, or the encoder's.
+        repo_id (`str`, *optional*): Repository that the code of cards loads the encoder from; their folder if missing.
+        revision (`str`, *optional*): Its branch, if it is not the main one.
+        without (`list[str]`, *optional*): Names of files to leave out, from [`pictures_of_local_images`].
     """
     folder = Path(folder)
     of_encoder = {_RUN.path: _FOLDERS[_RUN.encoder], _RUN.pretraining: _FOLDERS[_RUN.pretraining]}
@@ -56,8 +67,38 @@ def public_files(folder: str | Path) -> dict[str, Path | bytes]:
                     f"{path} names files of this machine and is not pushed: write it with `lejepa export --onnx`."
                 )
                 continue
-            found[prefix + path.name] = _without_private(path, folder, local_paths) if path.suffix in _TEXT else path
+            if prefix + path.name not in without:
+                is_text = path.suffix in _TEXT
+                found[prefix + path.name] = _without_private(path, folder, local_paths) if is_text else path
+    for name in [name for name in found if name.endswith("README.md")]:
+        card = found[name]
+        assert isinstance(card, bytes), "texts come as their content"
+        found[name] = _for_place(card.decode(), Path(name).parent, repo_id, revision, without).encode()
     return found
+
+
+def pictures_of_local_images(run: str | Path) -> list[str]:
+    """
+    Names in the repository of a run's pictures that show its images, if these are on this machine and not on the Hub,
+    or it is not known where they are. None of an encoder folder.
+    """
+    folder = RunFolder(run)
+    if not has_local_images(folder.read_recipe(), folder.read_local_paths()):
+        return []
+    return [path.as_posix() for path in _OF_IMAGES if (folder.path / path).is_file()]
+
+
+def _for_place(card: str, part: Path, repo_id: str | None, revision: str | None, without: Sequence[str]) -> str:
+    """A card whose code loads the encoder from its repository, and that shows no picture that is left out."""
+    for name in without:
+        card = re.sub(rf"!\[[^\]]*\]\((\.\./)?{re.escape(name)}\)\n\n", "", card)
+    card = _NO_PICTURES.sub("", card)
+    if repo_id is None or _THIS_FOLDER not in card:
+        return card
+    where = {"revision": revision, "subfolder": part.as_posix() if part != Path() else None}
+    options = "".join(f', {name}="{value}"' for name, value in where.items() if value is not None)
+    card = card.replace(_THIS_FOLDER, f'folder = "{repo_id}"\n')
+    return card.replace(".from_pretrained(folder)", f".from_pretrained(folder{options})")
 
 
 def _has_stack_traces(path: Path) -> bool:

@@ -15,7 +15,7 @@ from ..system.damaged_files import first_damage
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
 from .model_card import has_weights, is_in_training
-from .public_files import is_of_this_package, is_run, public_files
+from .public_files import is_of_this_package, is_run, pictures_of_local_images, public_files
 
 logger = logging.get_logger(__name__)
 
@@ -33,7 +33,12 @@ Result = TypeVar("Result")
 
 
 def push_run(
-    run: str | Path, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
+    run: str | Path,
+    repo_id: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    with_pictures: bool = False,
 ) -> str:
     """
     Publish a run: the encoder at the root of the repository, so that `AutoModel` and pipelines load it by its id;
@@ -48,14 +53,23 @@ def push_run(
         private (`bool`, *optional*): Whether a new repository is private. If missing, the account's default.
         revision (`str`, *optional*, defaults to `"main"`): Branch; created if missing.
         token (`str`, *optional*): Access token. If missing, that of `HF_TOKEN` or `hf auth login`.
+        with_pictures (`bool`, *optional*, defaults to `False`): Whether pictures that show images of this machine are
+            published too. Pictures of images that are on the Hub always are.
 
     Raises:
         ValueError: If there is no finished run, or the id, the token or its permissions are not sufficient. Nothing
             was sent then.
         OSError: If the Hub cannot be reached, or the connection keeps failing.
     """
-    files = public_files(_finished(Path(run)))
+    folder = _finished(Path(run))
     target = Target(repo_id, private, revision, token)
+    left_out = [] if with_pictures or not is_run(folder) else pictures_of_local_images(folder)
+    if left_out:
+        logger.warning(
+            f"{' and '.join(left_out)} would show images of this machine: not pushed, unless by `lejepa push {run} "
+            f"{repo_id} --with-pictures`."
+        )
+    files = public_files(folder, repo_id, None if target.branch == _MAIN else target.branch, left_out)
     target.prepare()
     target.commit(files, is_of_this_package, "LeJEPA encoder")
     return target.url
@@ -137,11 +151,7 @@ class Target:
             offline = f"`repo_id` {self.repo_id!r} cannot be written in offline mode: unset HF_HUB_OFFLINE."
             raise ValueError(offline) from error
         except _PASSING_ERRORS as error:
-            cause: BaseException = error
-            if isinstance(error, RuntimeError):  # errors about a large file are wrapped, or come from hf_xet
-                cause = error.__cause__ or error
-            if not isinstance(cause, _PASSING_ERRORS):
-                raise
+            cause = _failed_transfer(error)
             self._refuse(cause)
             reason = reason_of(cause).rstrip(" .")
             if failed == len(_WAITS):
@@ -179,6 +189,19 @@ class Target:
             raise ValueError(f"`repo_id` {self.repo_id!r}: {message}") from error
         if isinstance(error, FileNotFoundError | PermissionError):  # of our files, not of the connection
             raise error
+
+
+def _failed_transfer(error: Exception) -> Exception:
+    """What went wrong: the client wraps whatever happens to a large file in a RuntimeError; hf_xet raises its own."""
+    cause = error.__cause__
+    if not isinstance(error, RuntimeError) or not isinstance(cause, Exception):
+        return error
+    if isinstance(cause, _PASSING_ERRORS):
+        return cause
+    # Its threads share a connection. If one closes it because the server is gone, another may find None in its place
+    # (huggingface_hub 1.33 to 2.4), which is an AttributeError.
+    is_lost = isinstance(cause, AttributeError)
+    return ConnectionError("the connection was lost" if is_lost else f"{reason_of(error)} {reason_of(cause)}")
 
 
 def _finished(run: Path) -> Path:

@@ -40,6 +40,13 @@ def public_name(name: str | None, local_paths: Collection[str] | None = None) ->
     return None if is_local else name
 
 
+def has_local_images(recipe: dict[str, Any], local_paths: Collection[str] | None = None) -> bool:
+    """Whether images of a resolved recipe are neither on the Hub nor those of `digits`, or nothing says so."""
+    names = [entry.get("dataset") for entry in recipe.get("mixture") or []] + [recipe.get("dataset")]
+    public = [public_name(name, local_paths) for name in names if name]
+    return not public or any(name is None or not (name == _DIGITS or "/" in name) for name in public)
+
+
 def training_data(recipe: dict[str, Any], local_paths: Collection[str] | None = None) -> list[TrainingData]:
     """
     The sources a resolved recipe trains on, none for an empty one; `local_paths` as in [`public_name`]. Of a mixture

@@ -2,38 +2,21 @@
 
 import difflib
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from ..data.view_settings import ViewSettings
-from ..system.number_range import NumberRange, whole
+from ..system.number_range import NumberRange
 from ..system.run_folder import plain
 from ..training_args import LeJEPATrainingArguments
+from .objective_ranges import check_objective
+from .recipe_text import check_key
 
 _LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "other")
 _CROP_RATIO = NumberRange(0.1, 1)  # below it images are enlarged tenfold, to be cut again
-_WIDTH = whole(1, 2**20)
-_SIZES = {
-    "token_drop_rate": NumberRange(0, 1, without=(1,)),
-    "drop_path_rate": NumberRange(0, 1, without=(1,)),
-    "sigreg_weight": NumberRange(0, 1),
-    "num_slices": whole(1, 2**20),
-    "num_knots": whole(2, 2**12),
-    "t_max": NumberRange(0.1, 1000, way_out="SIGReg is almost 0 for any projections where `t_max` is almost 0"),
-}
-_LARGEST_KNOT_DISTANCE = 3.0  # knots are weighed by exp(-t^2 / 2)
 _NOT_OF_THE_CONFIG = ("backbone_config", "pretrained_backbone", "continue_from", "license")
-
-
-def check_key(key: str, where: str, known: Collection[str]) -> None:
-    """Refuse a key that nothing reads; the message names where it was written and the nearest known key."""
-    if key not in known:
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-        hint = f" Did you mean `{close[0]}`?" if close else ""
-        raise ValueError(f"`{key}` in {where} is not a known key.{hint}")
 
 
 @dataclass(frozen=True)
@@ -80,27 +63,13 @@ class ModelArguments:
                 f"{'neither' if self.backbone_config is None else 'both'}."
             )
         _check_license(self.license)
-        _check_sizes(self)
+        check_objective(vars(self))
         if self.backbone_config is not None:
             _check_backbone_keys(self.backbone_config)
 
     def config_kwargs(self) -> dict[str, Any]:
         """The fields that belong to [`LeJEPAConfig`], without the backbone."""
         return {name: value for name, value in vars(self).items() if name not in _NOT_OF_THE_CONFIG}
-
-
-def _check_sizes(model: ModelArguments) -> None:
-    """Refuse numbers too large for any machine, and knots between which the statistic would see nothing."""
-    for name, accepted in _SIZES.items():
-        accepted.check(name, vars(model)[name])
-    for width in model.projector_dims:
-        _WIDTH.check("projector_dims", width)
-    distance = model.t_max / (model.num_knots - 1)
-    if distance > _LARGEST_KNOT_DISTANCE:
-        raise ValueError(
-            f"`num_knots` {model.num_knots} on [0, `t_max` {model.t_max}] are {distance:g} apart, where all but the "
-            f"first weigh nothing: at most {_LARGEST_KNOT_DISTANCE}, so raise `num_knots` or lower `t_max`."
-        )
 
 
 def _check_license(given: str | None) -> None:

@@ -1,6 +1,5 @@
 """Images in place of a recipe: facts about them and the machine are read, and a packaged recipe is chosen."""
 
-import difflib
 import logging
 import os
 import statistics
@@ -13,16 +12,17 @@ import numpy as np
 import torch
 import yaml
 
-from ..data.dataset_files import kind_of_files
+from ..data.dataset_files import DIGITS
 from ..data.dataset_kinds import count_classes
 from ..data.decoding import DECODING_ERRORS, Pixels, open_image, stored_size
 from ..data.image_source import some_rows
-from ..data.sources import DIGITS, ImageSource, load_source
+from ..data.sources import ImageSource, load_source
 from ..evaluation.labelled_sources import check_classes, check_labels
 from ..system.devices import cores_of_this_process, default_device, memory_of
-from ..system.installed_package import find_packaged, packaged_name, packaged_recipes
+from ..system.installed_package import find_packaged
 from .recipe_choice import ImageFacts, MachineFacts, choose_recipe
-from .recipes import parse_command_line
+from .recipe_text import is_recipe, parse_command_line
+from .recipes import key_types
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -51,13 +51,11 @@ def with_recipe(arguments: list[str]) -> list[str]:
         ValueError: If the first argument is neither a recipe nor images, or the images cannot be opened.
     """
     given, pairs = arguments[0], arguments[1:]
-    if given.startswith("--"):
-        raise ValueError(f"The first argument must be a recipe or images, got {given!r}.")
-    if _is_recipe(given):
+    if is_recipe(given):
         return arguments
     if given == DIGITS:  # a folder here, or it would have been refused
         given = os.path.join(os.curdir, given)
-    settings = parse_command_line(pairs)
+    settings = parse_command_line(pairs, key_types())
     images = read_images(given, settings)
     machine = read_machine(bool(settings.get("use_cpu")))
     choice = choose_recipe(images, machine)
@@ -75,22 +73,6 @@ def _smaller_batch(recipe: str, number: int | None) -> list[str]:
     fitting = 2 ** (number.bit_length() - 1)
     logger.info(f"Batches have {fitting} images instead of {batch}: there are only {number}.")
     return ["--per_device_train_batch_size", str(fitting)]
-
-
-def _is_recipe(given: str) -> bool:
-    """Whether a first argument names a recipe; ValueError if it does so with a mistake."""
-    # A folder may have the name of a recipe: `./NAME` and `NAME/` are the folder.
-    if kind_of_files(given) or (os.path.isdir(given) and given != os.path.normpath(given)):
-        return False
-    if os.path.isfile(given) or packaged_name(given) in packaged_recipes():
-        return True
-    if os.path.isdir(given):
-        return False
-    folders = {name.split("/")[0] for name in packaged_recipes()}
-    is_near = difflib.get_close_matches(packaged_name(given), packaged_recipes(), n=1, cutoff=0.8)
-    if is_near or given in {DIGITS, *folders} or given.endswith((".yaml", ".yml")):
-        find_packaged(given)  # which raises the error
-    return False
 
 
 def read_images(name: str, settings: Mapping[str, Any] | None = None) -> ImageFacts:

@@ -12,7 +12,8 @@ from .measurement import CountedCosts, Measurement, measure, memory_of
 from .own_images import facts_of, read_machine
 from .recipe_choice import ImageFacts, choose_recipe
 from .recipe_sources import training_source
-from .recipes import Recipe, load_yaml
+from .recipe_text import load_yaml
+from .recipes import Recipe
 from .resolving import resolve
 from .step_costs import count_activations, count_flops, count_tokens, kinds_of_views
 

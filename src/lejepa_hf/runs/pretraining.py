@@ -23,7 +23,8 @@ from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.devices import cores_of_this_process
 from ..system.distributed import explain_lost_process, is_lost_process, world_size
 from ..system.durable_files import NO_ROOM
-from ..system.progress_bars import hidden_progress_bars
+from ..system.progress_bars import are_hidden, hidden_progress_bars
+from ..system.quiet import is_quiet
 from ..system.run_folder import RunFolder
 from ..trainer import LeJEPATrainer
 from ..training.checkpoints import CheckpointNotWritten
@@ -68,7 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     disable_progress_bar()  # of loading and saving weights; the Trainer's own stays
     with ExitStack() as holding:
         try:
-            logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+            informs = os.environ.get("RANK", "0") == "0" and not is_quiet()
+            logger.setLevel(logging.INFO if informs else logging.WARNING)
             name, *pairs = with_recipe(arguments)
             recipe = parse_recipe(name, pairs)
             holding.enter_context(hidden_progress_bars(bool(recipe.training.disable_tqdm)))
@@ -173,12 +175,16 @@ def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | 
             trainer.train(resume_from_checkpoint=recipe.checkpoint)
     except KeyboardInterrupt:  # by the first Ctrl+C, after the checkpoint
         interrupted = True
+    except Exception:
+        _free_without_a_step(folder, recipe, trainer)
+        raise
     if trainer.preempted or interrupted:
         trainer.accelerator.end_training()
         name, step = "SIGINT" if interrupted else "SIGTERM", trainer.state.global_step
         logger.info(f"Stopped by {name}. The same command with `--resume` continues at step {step}.")
         return INTERRUPTED if interrupted else EXIT_STATUS
     if trainer.state.global_step == 0:
+        _free_without_a_step(folder, recipe, trainer)
         raise NotTrained(f"The training of {folder.path} ended before its first step, so nothing is exported.")
     if trainer.is_world_process_zero() and not folder.record.is_file():  # the folder was deleted meanwhile
         folder.write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint)
@@ -192,6 +198,12 @@ def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | 
         return 0
     finish_run(recipe, _facts(trainer), held_out, embedded)
     return _push(recipe, trainer) if recipe.training.push_to_hub else 0
+
+
+def _free_without_a_step(folder: RunFolder, recipe: ResolvedRecipe, trainer: LeJEPATrainer) -> None:
+    """Leave the folder to the next start if this one failed before its first step."""
+    if trainer.state.global_step == 0 and recipe.checkpoint is None and trainer.is_world_process_zero():
+        folder.forget_start()
 
 
 def _facts(trainer: LeJEPATrainer) -> dict[str, Any]:
@@ -214,7 +226,8 @@ def _push(recipe: Recipe, trainer: LeJEPATrainer) -> int:
     checkpoint_push = trainer.pop_callback(CheckpointPush)
     if isinstance(checkpoint_push, CheckpointPush):
         checkpoint_push.finish()
-    enable_progress_bar()
+    if not are_hidden():
+        enable_progress_bar()
     revision = ["--revision", training.hub_revision] if training.hub_revision else []
     try:
         url = push_run(folder, repo_id, training.hub_private_repo, training.hub_revision, training.hub_token)

@@ -24,7 +24,9 @@ usage: lejepa train RECIPE [--key value ...]
 RECIPE is a YAML file, or a name that `lejepa recipes` lists. For IMAGES, a folder, Parquet or tar files or a dataset
 of the Hub, a packaged recipe is chosen that fits them and this machine. Each key below may be in the recipe, as
 `key: value`, or on the command line, which wins: `--key value`, `--key=value`, `--list a b c`, `--flag` for true; with
-dashes or underscores. With each key: its type, and its default in the package, which recipes replace."""
+dashes or underscores. Beside the keys, `--quiet` leaves out progress bars and all lines but warnings and errors;
+`metrics.jsonl` and trackers get all numbers. With each key: its type, and its default in the package, which recipes
+replace."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,19 @@ def format_help() -> str:
 
 def describe_keys() -> dict[str, dict[str, KeyHelp]]:
     """All keys of a recipe that are not refused, by group."""
+    model, data, training = read_keys()
+    refused = _refused_arguments()
+    groups: dict[str, dict[str, KeyHelp]] = {group: {} for group in _GROUPS}
+    for group, keys in ((_GROUPS[0], model), (_GROUPS[1], data), (_GROUPS[2], training)):
+        for name, key in keys.items():
+            is_of_evaluation = name.startswith(("eval_", "monitor")) or name in _EVALUATION
+            if name not in refused:
+                groups["Evaluation" if is_of_evaluation else group][name] = key
+    return groups
+
+
+def read_keys() -> tuple[dict[str, KeyHelp], dict[str, KeyHelp], dict[str, KeyHelp]]:
+    """All keys of a recipe, refused ones too: of the model, the data and the training."""
     config = read_class(_PACKAGE / "configuration_lejepa.py", "LeJEPAConfig")
     model = read_class(_PACKAGE / "runs/arguments.py", "ModelArguments")
     model = {name: _of_config(name, key, config) for name, key in model.items()}
@@ -62,14 +77,7 @@ def describe_keys() -> dict[str, dict[str, KeyHelp]]:
     own = {name: key if key.text else replace(key, text=inherited[name].text) for name, key in own.items()}
     training = {name: own.get(name, inherited[name]) for name in _FIRST} | own
     training |= {name: key for name, key in inherited.items() if name not in own}
-    refused = _refused_arguments()
-    groups: dict[str, dict[str, KeyHelp]] = {group: {} for group in _GROUPS}
-    for group, keys in ((_GROUPS[0], model), (_GROUPS[1], data), (_GROUPS[2], training)):
-        for name, key in keys.items():
-            is_of_evaluation = name.startswith(("eval_", "monitor")) or name in _EVALUATION
-            if name not in refused:
-                groups["Evaluation" if is_of_evaluation else group][name] = key
-    return groups
+    return model, data, training
 
 
 def read_class(file: Path, name: str) -> dict[str, KeyHelp]:

@@ -9,9 +9,9 @@ from ..data.reader_state import read_positions
 from ..evaluation.protocols.registry import check_protocols
 from ..model.backbone import prepare_config
 from ..training.checkpoints import resolve_resume
+from ..training.view_fitting import fit_views
 from .arguments import Recipe
 from .initial_model import build_config, find_earlier_run
-from .view_fitting import fit_views
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,13 @@ class RunFolder:
         write_json(self.record, record)
         write_json(self.versions, package_versions())
 
+    def forget_start(self) -> None:
+        """Delete what [`write_start`] wrote, and the rows, of a run that made no step: another may then start here."""
+        if self.checkpoints() or self.pretraining.exists() or self.encoder.exists():
+            return
+        for file in (self.recipe, self.record, self.versions, self.metrics):
+            file.unlink(missing_ok=True)
+
     def read_recipe(self) -> dict[str, Any]:
         """The content of `recipe.yaml`; empty if there is none."""
         text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""

@@ -1,5 +1,5 @@
 """
 What a step and a long run need: checkpoints, accumulation, averaged weights, preemption.
 
-May import `modeling_lejepa`, `evaluation` and below; never `hub`.
+May import `modeling_lejepa`, `configuration_lejepa`, `evaluation` and below; never `hub`.
 """

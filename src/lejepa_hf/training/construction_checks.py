@@ -19,18 +19,18 @@ from .callbacks.held_out import ACCURACIES
 def check_kinds(model: object, collator: object, processor: object, recomputes_activations: bool) -> None:
     """Refuse models, collators and processors of other kinds, and backbones that cannot recompute activations."""
     if not isinstance(model, LeJEPAForPreTraining):
-        way_out = "`LeJEPAForPreTraining.from_pretrained_backbone` or `LeJEPAConfig(backbone_config=...)`"
-        raise _wrong_kind("model", "a LeJEPAForPreTraining", model, f"put a backbone into one with {way_out}")
+        way_out = "pass one, its config, or the name or config of a backbone to start from"
+        raise _wrong_kind("model", "a LeJEPAForPreTraining", model, way_out)
     backbone = model.encoder.backbone
     if recomputes_activations and not model.supports_gradient_checkpointing:
         raise ValueError(
             f"`activation_checkpointing` is not possible with a {backbone.config.model_type} backbone: leave it "
             "out, and lower `per_device_train_batch_size` if memory is short."
         )
-    if not isinstance(collator, MultiCropCollator):
+    if collator is not None and not isinstance(collator, MultiCropCollator):
         raise _wrong_kind("data_collator", "a MultiCropCollator", collator, "pass one with a MultiCropTransform")
     if processor is not None and not isinstance(processor, BaseImageProcessor):
-        way_out = "`lejepa_hf.hub.export.build_processor` makes one"
+        way_out = "leave it out, or make one with `lejepa_hf.hub.export.build_processor`"
         raise _wrong_kind("processing_class", "an image processor", processor, way_out)
 
 

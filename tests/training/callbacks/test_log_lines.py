@@ -1,8 +1,10 @@
 from types import SimpleNamespace
 
 import pytest
-from transformers import TrainerControl, TrainerState
+from monitored_run import monitored, rows
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from lejepa_hf.system.quiet import quietly
 from lejepa_hf.training.callbacks.log_lines import LogLines
 
 ROW = {
@@ -61,3 +63,25 @@ def test_the_end_of_training_is_a_line(lines):
 
 def test_only_the_main_process_prints(lines):
     assert lines([(100, ROW)], is_main=False) == lines([(100, {})]) == lines([(5, {"other": 1.0})]) == []
+
+
+class Tracker(TrainerCallback):
+    """As transformers' own ones get the numbers."""
+
+    def __init__(self):
+        self.rows = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.rows.append(dict(logs))
+
+
+def test_a_quiet_run_prints_nothing_and_trackers_get_everything(tmp_path, capfd):
+    tracker, trainer = Tracker(), monitored(tmp_path, max_steps=2, logging_steps=1)
+    trainer.add_callback(tracker)
+    with quietly():
+        trainer.train()
+    printed = capfd.readouterr()
+    assert "loss" not in printed.out + printed.err and "it/s" not in printed.err
+    trained = [row for row in tracker.rows if "loss" in row]
+    assert len(trained) == 2 and {"prediction_loss", "sigreg_loss", "images_per_second"} <= trained[0].keys()
+    assert [row["loss"] for row in trained] == [row["loss"] for row in rows(trainer)]

@@ -5,8 +5,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...data.dataset_files import kind_of_files
-from ...data.sources import DIGITS, ImageSource, load_source
+from ...data.dataset_files import DIGITS, kind_of_files
+from ...data.sources import ImageSource, load_source
 
 
 @dataclass

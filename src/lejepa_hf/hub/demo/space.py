@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, SpaceCardData
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from transformers import AutoConfig
 
-from ...data.sources import DIGITS
+from ...data.dataset_files import DIGITS
 from ...evaluation.embeddings.embed_images import public_model
 from ...evaluation.encoder_loading import find_encoder, load_encoder
 from ...model.architecture import is_timm

@@ -5,6 +5,7 @@ import time
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+from ...system.quiet import is_quiet
 from .monitor import Row
 
 _COLUMNS = {  # title: name in a row and its format
@@ -24,8 +25,8 @@ _LINES = 25  # from one heading to the next
 
 class LogLines(TrainerCallback):
     """
-    Prints one line for each logged row, in columns, and one for each evaluation of held-out images. All values of a
-    row are in `metrics.jsonl`, and trackers get them too.
+    Prints one line for each logged row, in columns, and one for each evaluation of held-out images, except where it is
+    quiet. All values of a row are in `metrics.jsonl`, and trackers get them too.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class LogLines(TrainerCallback):
         **kwargs: object,
     ) -> None:
         """Print the row."""
-        if not state.is_world_process_zero or not logs:
+        if not state.is_world_process_zero or not logs or is_quiet():
             return
         if "loss" in logs:
             self._print(state, logs, "", self._time_left(state))

@@ -80,7 +80,7 @@ def test_a_warm_start_brings_its_normalisation(fitted, tmp_path):
 
 
 def test_a_timm_checkpoint_brings_its_normalisation():
-    from lejepa_hf.runs.view_fitting import _normalisation
+    from lejepa_hf.training.view_fitting import _normalisation
 
     known = {"mean": [0.5, 0.5, 0.4], "std": [0.2, 0.2, 0.2]}
     config = AutoConfig.for_model("timm_wrapper", architecture="resnet18", pretrained_cfg=known)

@@ -4,23 +4,26 @@ import logging
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from transformers import AutoImageProcessor, PreTrainedConfig
 
+from ..data.view_settings import ViewSettings
 from ..model.architecture import is_timm, num_channels
 from ..model.tracing import accepted_crop_sizes
-from .arguments import DataArguments
 
 logger = logging.getLogger("lejepa_hf")
 
+Settings = TypeVar("Settings", bound=ViewSettings)
+
 
 def fit_views(
-    data: DataArguments, given: Collection[str], config: PreTrainedConfig, checkpoint: str | Path | None = None
-) -> DataArguments:
+    data: Settings, given: Collection[str], config: PreTrainedConfig, checkpoint: str | Path | None = None
+) -> Settings:
     """
-    Choose what the recipe, which sets the keys `given`, leaves open, replace what the backbone does not accept, and
-    log both. Mean and standard deviation that were not given are those of the checkpoint of a warm start, or 0.5 where
-    there are not three channels. Crops get the nearest size that the backbone accepts.
+    Choose what `data`, in which the user set the fields `given`, leaves open, replace what the backbone does not
+    accept, and log both. Mean and standard deviation that were not given are those of the checkpoint of a warm start,
+    or 0.5 where there are not three channels. Crops get the nearest size that the backbone accepts.
     """
     mean, std = data.image_mean, data.image_std
     if not {"image_mean", "image_std"}.intersection(given):
@@ -35,7 +38,7 @@ def fit_views(
 
 
 def _choose_normalisation(
-    data: DataArguments, config: PreTrainedConfig, checkpoint: str | Path | None
+    data: ViewSettings, config: PreTrainedConfig, checkpoint: str | Path | None
 ) -> tuple[list[float], list[float]]:
     channels = num_channels(config)
     mean, std = _normalisation(config, checkpoint) or (data.image_mean, data.image_std)
@@ -46,7 +49,7 @@ def _choose_normalisation(
     return mean, std
 
 
-def _fit_sizes(data: DataArguments, config: PreTrainedConfig) -> DataArguments:
+def _fit_sizes(data: Settings, config: PreTrainedConfig) -> Settings:
     requested = {"global_crop_size": data.global_crop_size}
     if data.num_local_views:
         requested["local_crop_size"] = data.local_crop_size
