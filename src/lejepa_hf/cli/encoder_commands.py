@@ -18,7 +18,11 @@ def _add_evaluate(add: AddArgument) -> None:
         help="any of linear, knn, few-shot, logistic, retrieval, fine-tune; segmentation for masks (linear knn)",
     )  # fmt: skip
     add("--train_split", help="split to fit the protocols on (the preset's, or train)")
-    add("--eval_split", help="split to evaluate the encoder on (the preset's, or test)")
+    add(
+        "--eval_split",
+        help="split to evaluate the encoder on, or a share of train_split: 10%% (the preset's, or test)",
+    )
+    add("--group_column", help="column, or level of folders, of groups that a share in eval_split may not part")
     add("--shots", nargs="+", metavar="K", help="few-shot: images of each class (1 2 5 10 100 all)")
     add("--resolution", type=int, help="segmentation: side of the images in pixels (the processor's)")
     add(
@@ -54,7 +58,8 @@ def _evaluate(options: argparse.Namespace) -> str | None:
     cache = None if options.no_cache else options.cache_dir or Path(HF_HOME) / "lejepa_hf" / "embeddings"
     join_processes()
     splits = labelled_sources(
-        options.dataset, options.train_split, options.eval_split, config=options.config, revision=options.revision,
+        options.dataset, options.train_split, options.eval_split, options.group_column,
+        config=options.config, revision=options.revision,
         image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
         max_image_pixels=options.max_image_pixels,
     )  # fmt: skip

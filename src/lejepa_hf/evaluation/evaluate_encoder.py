@@ -29,6 +29,7 @@ def evaluate_encoder(
     eval_split: str | None = None,
     batch_size: int = 256,
     cache_dir: str | Path | None = None,
+    group_column: str | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> dict[str, float]:
     """
@@ -44,9 +45,11 @@ def evaluate_encoder(
         protocols (`Sequence[str | Protocol]`, *optional*, defaults to `("linear", "knn")`): `linear`, `knn`,
             `few-shot`, `logistic`, `retrieval`, `fine-tune`; `segmentation`, which needs masks. Or built protocols.
         train_split (`str`, *optional*): Split that fits the protocols; that of the preset, or `train`, if missing.
-        eval_split (`str`, *optional*): Split that measures them; that of the preset, or `test`, if missing.
+        eval_split (`str`, *optional*): Split that measures them, or a share of `train_split` such as `10%`; that of
+            the preset, or `test`, if missing.
         batch_size (`int`, *optional*, defaults to 256): Images of a forward pass.
         cache_dir (`str` or `Path`, *optional*): Folder that keeps the embeddings, see [`extract_embeddings`].
+        group_column (`str`, *optional*): Column of groups, such as patients, that a share may not part.
         settings: Settings of the protocols: `shots` of `few-shot`, `learning_rate` and `num_epochs` of `fine-tune`,
             `resolution` and `ignore_labels` (those of the preset if missing) of `segmentation`. And arguments of
             [`~data.sources.load_source`] for a name: `config`, `image_column`, `label_column` and so on.
@@ -62,7 +65,9 @@ def evaluate_encoder(
     source = {name: settings.pop(name) for name in inspect.signature(load_source).parameters if name in settings}
     if settings.get("ignore_labels") is None:
         settings["ignore_labels"] = ignored_labels(dataset)
-    pair = dataset if isinstance(dataset, tuple) else labelled_sources(dataset, train_split, eval_split, **source)
+    pair = dataset
+    if not isinstance(pair, tuple):
+        pair = labelled_sources(pair, train_split, eval_split, group_column, **source)
     chosen = checked_protocols(protocols, pair, settings)
     loaded = encoder if isinstance(encoder, tuple) else load_encoder(encoder)
     FeatureExtractor(*loaded).try_images(*pair)

@@ -15,6 +15,8 @@ from .arguments import DataArguments, ModelArguments, Recipe, check_key
 SECTIONS = (ModelArguments, DataArguments, LeJEPATrainingArguments)
 _ALIASES = {"config": "dataset_config", "revision": "dataset_revision", "split": "train_split"}  # as in other commands
 
+_TEXTS = ("eval_split", "group_column")  # which people and YAML may write as numbers
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's floats: 1.1 reads `5e-4` as text."""
@@ -54,6 +56,8 @@ def _check_type(key: str, value: object, expected: object, where: str) -> object
         value = float(value)
     if list[float] in (expected, *kinds) and isinstance(value, list):
         value = [float(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+    if key in _TEXTS and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
     if value is False and str in kinds and bool not in kinds:
         value = "no"  # as YAML reads `eval_strategy: no`
     try:
