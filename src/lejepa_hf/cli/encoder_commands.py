@@ -22,7 +22,8 @@ def _add_evaluate(add: AddArgument) -> None:
         "--eval_split",
         help="split to evaluate the encoder on, or a share of train_split: 10%% (the preset's, or test)",
     )
-    add("--group_column", help="column, or level of folders, of groups that a share in eval_split may not part")
+    add("--group_column", help="column, or level of folders, of groups that a share in eval_split, or folds, may not part")
+    add("--folds", type=int, metavar="K", help="K folds of train_split instead of eval_split, each measured once")
     add("--shots", nargs="+", metavar="K", help="few-shot: images of each class (1 2 5 10 100 all)")
     add("--resolution", type=int, help="segmentation: side of the images in pixels (the processor's)")
     add(
@@ -57,6 +58,8 @@ def _evaluate(options: argparse.Namespace) -> str | None:
     shots = [int(k) if k.isdecimal() else k for k in options.shots] if options.shots else None
     cache = None if options.no_cache else options.cache_dir or Path(HF_HOME) / "lejepa_hf" / "embeddings"
     join_processes()
+    if options.folds is not None:
+        return _evaluate_folds(options, shots, cache)
     splits = labelled_sources(
         options.dataset, options.train_split, options.eval_split, options.group_column,
         config=options.config, revision=options.revision,
@@ -71,6 +74,40 @@ def _evaluate(options: argparse.Namespace) -> str | None:
     )  # fmt: skip
     results = {name: found["results"] for name, found in record["encoders"].items()}
     return f"{format_table(results)}\n\n{format_conditions(record)}" if is_first_rank() else None
+
+
+def _evaluate_folds(options: argparse.Namespace, shots: list | None, cache: str | Path | None) -> str | None:
+    import json
+
+    from ..evaluation.compare_encoders import check_out
+    from ..evaluation.encoder_loading import load_encoder
+    from ..evaluation.evaluate_encoder import format_table
+    from ..evaluation.folds import fold_record, make_folds
+    from ..evaluation.labelled_sources import labelled_source
+    from ..system.distributed import is_first_rank
+    from ..system.durable_files import write_text
+    from ..system.installed_package import package_versions
+
+    if options.eval_split is not None:
+        raise ValueError(
+            f"`--folds` {options.folds} measures on the images of `--train_split`: leave `--eval_split` out, which is "
+            f"{options.eval_split!r}."
+        )
+    if options.out is not None:
+        check_out(Path(options.out))
+    source = labelled_source(
+        options.dataset, options.train_split, config=options.config, revision=options.revision,
+        image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
+        max_image_pixels=options.max_image_pixels,
+    )  # fmt: skip
+    folds = make_folds(source, options.folds, options.protocol, options.group_column, {"shots": shots})
+    results = {name: folds.measure(load_encoder(name), options.batch_size, cache) for name in options.encoder}
+    if not is_first_rank():
+        return None
+    if options.out is not None:
+        record = fold_record(folds, results, group_column=options.group_column, versions=package_versions())
+        write_text(Path(options.out), json.dumps(record, indent=2) + "\n")
+    return f"{format_table(results)}\n\n{source.name}: {folds}; ±: 95 % interval of the mean over folds"
 
 
 def _add_embed(add: AddArgument) -> None:
