@@ -22,7 +22,7 @@ def _add_evaluate(add: AddArgument) -> None:
         "--eval_split",
         help="split to evaluate the encoder on, or a share of train_split: 10%% (the preset's, or test)",
     )
-    add("--group_column", help="column, or level of folders, of groups that a share in eval_split, or folds, may not part")
+    add("--group_column", help="column, or level of folders, of groups that a share or folds may not part")
     add("--folds", type=int, metavar="K", help="K folds of train_split instead of eval_split, each measured once")
     add("--shots", nargs="+", metavar="K", help="few-shot: images of each class (1 2 5 10 100 all)")
     add("--resolution", type=int, help="segmentation: side of the images in pixels (the processor's)")
