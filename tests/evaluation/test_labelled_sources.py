@@ -48,6 +48,16 @@ def test_a_dataset_of_ones_own(built):
     assert labels_of(train).tolist() == [0, 1, 1, 0] and labels_of(test).tolist() == [0, 1]
 
 
+def test_a_share_and_its_groups(built):
+    train, test = labelled_sources("digits", eval_split="20%")
+    assert (train.num_images, test.num_images) == (1078, 269) and test.split == "20% of train"
+    check_pair(train, test)
+    check_held_out_classes(train, test)
+    assert labelled_sources(built, eval_split="50%", group_column="kind")[1].num_images == 2
+    with pytest.raises(ValueError, match="`group_column` 'kind' chooses the images of a share: set `eval_split`"):
+        labelled_sources(built, eval_split="held", group_column="kind")
+
+
 def test_a_split_that_is_not_there(built):
     with pytest.raises(ValueError, match="has no split 'test': it has train, held"):
         labelled_sources(built)

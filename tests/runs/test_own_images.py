@@ -40,7 +40,7 @@ def test_facts_of_classes_with_a_held_out_split(tmp_path):
 def test_facts_without_labels(tmp_path):
     photographs(tmp_path, "train", "test", size=(300, 400))
     Image.new("L", (500, 500)).save(tmp_path / "train/grey.png")
-    assert read_images(str(tmp_path)) == ImageFacts(4, 300, 300, channels=3, classes=None, held_out=None)
+    assert read_images(str(tmp_path)) == ImageFacts(4, 300, 300, channels=3, classes=None, held_out="test")
 
 
 def test_facts_of_files_and_saved_datasets(tmp_path):
@@ -99,6 +99,8 @@ def test_images_get_the_recipe_that_fits(tmp_path, caplog):
     assert with_recipe([large, CPU]) == ["folder/laptop", "--dataset", large, batch, "2", CPU]
     many = str(photographs(tmp_path / "many", number=128))
     assert with_recipe([many, CPU]) == ["folder/small_cpu", "--dataset", many, CPU]
+    share = [CPU, "--eval_split", "10%"]
+    assert with_recipe([many, *share]) == ["folder/small_cpu", "--dataset", many, batch, "64", *share], "115 are left"
     name, *pairs = with_recipe([large, CPU, "--dataset", "digits"])
     assert parse_recipe(name, pairs).data.dataset == "digits", "the command line wins"
 

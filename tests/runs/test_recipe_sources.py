@@ -8,7 +8,13 @@ from PIL import Image
 from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.data.image_contents import checksum_of_rows
 from lejepa_hf.runs.arguments import DataArguments
-from lejepa_hf.runs.recipe_sources import held_out_source, open_sources, open_split, training_source
+from lejepa_hf.runs.recipe_sources import (
+    fitting_source,
+    held_out_source,
+    open_sources,
+    open_split,
+    training_source,
+)
 
 DIGITS = DataArguments(dataset="digits")
 
@@ -62,15 +68,59 @@ def test_names_that_agree_stay():
     assert sources.held_out_dataset is sources.held_out.dataset
 
 
-def test_held_out_images_need_labels(tmp_path):
-    for number in range(3):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    data = DataArguments(dataset=str(tmp_path), eval_split="train")
-    with pytest.raises(ValueError, match="`eval_split` 'train' of .* has no labels: name them with `label_column`"):
+def red_images(folder, *names):
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name)
+    return str(folder)
+
+
+def test_held_out_images_need_no_labels(tmp_path, caplog):
+    caplog.set_level("INFO", "lejepa_hf")
+    folder = red_images(
+        tmp_path / "red", *(f"{split}/{number}.png" for split in ("train", "test") for number in "012")
+    )
+    sources = open_sources(DataArguments(dataset=folder, eval_split="test"))
+    assert sources.held_out.label_column is None and sources.held_out.num_images == 3
+    assert "without labels the evaluation has no accuracies" in caplog.text
+    with pytest.raises(ValueError, match="`eval_split` 'train' of .* has images that `train_split` 'train' reads too"):
+        open_sources(DataArguments(dataset=folder, eval_split="train"))
+    # A mixture is trained on without labels, but the evaluation fits its protocols on those of `dataset`.
+    entries = [{"dataset": folder, "weight": 1.0}]
+    assert open_sources(replace(DIGITS, mixture=entries, eval_split="test")).held_out.label_column == "label"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_share_is_never_trained_on(streaming):
+    data = DataArguments(dataset="digits", eval_split="10%", streaming=streaming)
+    sources = open_sources(data)
+    sides = [[row["image"]["bytes"] for row in source.dataset] for source in (sources.train, sources.held_out)]
+    assert sorted(sides[0] + sides[1]) == sorted(row["image"]["bytes"] for row in open_split(data, "train").dataset)
+    assert len(sides[1]) == pytest.approx(135, abs=35 if streaming else 0)
+    for one, again in ((training_source, sides[0]), (fitting_source, sides[0]), (held_out_source, sides[1])):
+        assert [row["image"]["bytes"] for row in one(data).dataset] == again, "as when the run began"
+
+
+def test_groups_of_a_share_and_of_two_splits(tmp_path):
+    plots = [f"{split}/plot {plot}/{n}.png" for split, plot in (("train", 1), ("train", 2), ("test", 2)) for n in "ab"]
+    folder = red_images(tmp_path / "plots", *plots)
+    data = DataArguments(dataset=folder, eval_split="test", group_column="2", label_column=None)
+    with pytest.raises(ValueError, match="1 of the 1 groups of `eval_split` 'test' are in `train_split` 'train' too"):
         open_sources(data)
-    # a mixture is trained on without labels, but the evaluation fits its protocols on those of `dataset`
-    entries = [{"dataset": str(tmp_path), "weight": 1.0}]
-    assert open_sources(replace(DIGITS, mixture=entries, eval_split="test")).held_out.num_images == 450
+    with pytest.raises(ValueError, match="`group_column` '2' cannot be checked for the splits of a stream"):
+        open_sources(replace(data, streaming=True))
+    (tmp_path / "plots/test/plot 2").rename(tmp_path / "plots/test/plot 3")
+    assert open_sources(replace(data, eval_protocols=["knn"], eval_split="50%")).held_out.num_images == 2
+
+
+def test_shares_and_groups_that_have_no_meaning():
+    entries = [{"dataset": "digits"}]
+    with pytest.raises(ValueError, match="`eval_split` '10%' is a share of `dataset`, but with `mixture`"):
+        replace(DIGITS, eval_split="10%", mixture=entries)
+    with pytest.raises(ValueError, match="`group_column` 'patient' has no meaning without held-out images"):
+        replace(DIGITS, group_column="patient")
+    with pytest.raises(ValueError, match="`eval_split` '0%' is neither a split nor a share"):
+        replace(DIGITS, eval_split="0%")
 
 
 def test_the_largest_image_is_that_of_the_recipe(images):

@@ -200,6 +200,9 @@ BAD = [
     ("backbone_config: vit", "`backbone_config`.*'vit'"),
     ("@weight: 3", "not valid YAML.*line 4"),
     ("eval_crop_ratio: 1.5", "`eval_crop_ratio`.*1.5"),
+    ("eval_split: 0.1", "`eval_split` '0.1' is neither a split nor a share: write a share .* as '10%'"),
+    ("eval_split: 60%", "`eval_split` '60%' is neither .* at most 50%"),
+    ("group_column: patient", "`group_column` 'patient' has no meaning without held-out images"),
 ]
 
 
@@ -213,6 +216,7 @@ def test_bad_recipes_name_key_and_value(recipe, text, message):
     ("arguments", "message"),
     [
         (["--learning_rat", "1"], "command line.*Did you mean `learning_rate`"),
+        (["--eval_split", "x%"], "`eval_split` 'x%' is neither a split nor a share"),
         (["--max_steps", "many"], "`max_steps` in the command line"),
         (["5"], "'5'"),
     ],
@@ -259,6 +263,7 @@ def test_resolved_recipe_repeats_the_run(recipe, tmp_path):
     [
         ("", ("no", None)),
         ("eval_split: test", ("steps", 0.1)),
+        ("eval_split: 10%\ngroup_column: -1", ("steps", 0.1)),
         ("eval_split: test\neval_steps: 40", ("steps", 40)),
         ("eval_split: test\neval_strategy: no", ("no", None)),  # which YAML reads as false
         ("eval_split: test\neval_strategy: epoch", ("epoch", None)),

@@ -57,6 +57,17 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path):
     assert {one.run for one in find_candidates(runs)} == set(runs)
 
 
+def test_shares_of_other_images_are_not_compared(tmp_path):
+    runs = [write_run(tmp_path / name, {10: 1.0}, eval_split=name) for name in ("5%", "5 %")]
+    assert len(find_candidates(runs)) == 2
+    runs.append(write_run(tmp_path / "other", {10: 1.0}, eval_split="5%", train_split="train[:50%]"))
+    with pytest.raises(ValueError, match="`eval_split` is '5% of train' there and '5% of train.:50%.' here"):
+        find_candidates(runs)
+    groups = write_run(tmp_path / "groups", {10: 1.0}, eval_split="5%", group_column="patient")
+    with pytest.raises(ValueError, match="`group_column` is None there and 'patient' here"):
+        find_candidates([runs[0], groups])
+
+
 def candidates(scores: list[float], accuracies: list[float | None]) -> list[Candidate]:
     return [Candidate(f"{n}", 1, True, 1.0, *pair) for n, pair in enumerate(zip(scores, accuracies, strict=True))]
 

@@ -24,13 +24,16 @@ def _add_evaluate(add: AddArgument) -> None:
         "class against the rest); top1 top5, and all of them if the classes of the test images are unbalanced",
     )  # fmt: skip
     add("--train_split", help="split to fit the protocols on (the preset's, or train)")
-    add("--eval_split", help="split to evaluate the encoder on (the preset's, or test)")
     add(
-        "--shots",
-        nargs="+",
-        metavar="K",
-        help="few-shot: images of each class, or a share of them like 1%% (1 2 5 10 100 all)",
+        "--eval_split",
+        help="split to evaluate the encoder on, or a share of train_split: 10%% (the preset's, or test)",
     )
+    add("--group_column", help="column, or level of folders, of groups that a share or folds may not part")
+    add("--folds", type=int, metavar="K", help="K folds of train_split instead of eval_split, each measured once")
+    add(
+        "--shots", nargs="+", metavar="K",
+        help="few-shot: images of each class, or a share of them like 1%% (1 2 5 10 100 all)",
+    )  # fmt: skip
     add("--resolution", type=int, help="segmentation: side of the images in pixels (the processor's)")
     add(
         "--ignore_labels", nargs="+", type=int, metavar="N",
@@ -68,8 +71,11 @@ def _evaluate(options: argparse.Namespace) -> str | None:
     make_protocols(options.protocol, given)  # refuses what does not fit, before the processes meet
     settings = with_usual(given, usual_settings(options.dataset), options.protocol)
     join_processes()
+    if options.folds is not None:
+        return _evaluate_folds(options, settings)
     splits = labelled_sources(
-        options.dataset, options.train_split, options.eval_split, config=options.config, revision=options.revision,
+        options.dataset, options.train_split, options.eval_split, options.group_column,
+        config=options.config, revision=options.revision,
         image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
         max_image_pixels=options.max_image_pixels,
     )  # fmt: skip
@@ -126,6 +132,42 @@ def _transfer(options: argparse.Namespace) -> str | None:
     if failed:
         sys.stderr.write("".join(f"not evaluated: {line}\n" for line in failed))
     return table.table()
+
+
+def _evaluate_folds(options: argparse.Namespace, settings: dict[str, object]) -> str | None:
+    import json
+
+    from ..evaluation.compare_encoders import check_out
+    from ..evaluation.encoder_loading import load_encoder
+    from ..evaluation.folds import fold_record, make_folds
+    from ..evaluation.labelled_sources import labelled_source
+    from ..evaluation.table import format_table
+    from ..system.distributed import is_first_rank
+    from ..system.durable_files import write_text
+    from ..system.installed_package import package_versions
+
+    if options.eval_split is not None:
+        raise ValueError(
+            f"`--folds` {options.folds} measures on the images of `--train_split`: leave `--eval_split` out, which is "
+            f"{options.eval_split!r}."
+        )
+    if options.out is not None:
+        check_out(Path(options.out))
+    source = labelled_source(
+        options.dataset, options.train_split, config=options.config, revision=options.revision,
+        image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
+        max_image_pixels=options.max_image_pixels,
+    )  # fmt: skip
+    folds = make_folds(source, options.folds, options.protocol, options.group_column, settings)
+    results = {
+        name: folds.measure(load_encoder(name), options.batch_size, _cache(options)) for name in options.encoder
+    }
+    if not is_first_rank():
+        return None
+    if options.out is not None:
+        record = fold_record(folds, results, group_column=options.group_column, versions=package_versions())
+        write_text(Path(options.out), json.dumps(record, indent=2) + "\n")
+    return f"{format_table(results)}\n\n{source.name}: {folds}; ±: 95 % interval of the mean over folds"
 
 
 def _add_embed(add: AddArgument) -> None:

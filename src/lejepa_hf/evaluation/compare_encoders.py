@@ -51,7 +51,7 @@ def compare_encoders(
         `versions`, `device`, `processes`, `date`.
     """
     if out is not None:
-        _check_out(Path(out))
+        check_out(Path(out))
     work = {name: settings[name] for name in ("batch_size", "cache_dir") if name in settings}
     chosen = checked_protocols(protocols, splits, {name: settings[name] for name in settings if name not in work})
     for encoder in encoders[1:]:  # now, not after the hours that the ones before them may take
@@ -127,7 +127,8 @@ def _is_device(out: Path) -> bool:
     return out.exists() and not out.is_file()
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Refuse a path for a record that cannot be written."""
     if out.is_dir():
         raise ValueError(f"`--out` {str(out)!r} is a folder: name a file, for example {str(out / 'results.json')!r}.")
     if not out.parent.is_dir():

@@ -33,6 +33,7 @@ def evaluate_encoder(
     eval_split: str | None = None,
     batch_size: int = 256,
     cache_dir: str | Path | None = None,
+    group_column: str | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> dict[str, float]:
     """
@@ -49,9 +50,11 @@ def evaluate_encoder(
             `linear-dinov2`, `attentive`, `knn`, `few-shot`, `logistic`, `retrieval`, `fine-tune`, `fine-tune-long`;
             `segmentation`, which needs masks. Or built protocols.
         train_split (`str`, *optional*): Split that fits the protocols; that of the preset, or `train`, if missing.
-        eval_split (`str`, *optional*): Split that measures them; that of the preset, or `test`, if missing.
+        eval_split (`str`, *optional*): Split that measures them, or a share of `train_split` such as `10%`; that of
+            the preset, or `test`, if missing.
         batch_size (`int`, *optional*, defaults to 256): Images of a forward pass.
         cache_dir (`str` or `Path`, *optional*): Folder that keeps the embeddings, see [`extract_embeddings`].
+        group_column (`str`, *optional*): Column of groups, such as patients, that a share may not part.
         settings: Settings of the protocols: `metrics` of those that guess classes, see
             [`~evaluation.classification.METRICS`], `shots` of `few-shot`, `learning_rate` and `num_epochs` of
             `fine-tune`, `resolution` and `ignore_labels` of `segmentation`; those of a preset if missing. And
@@ -67,7 +70,9 @@ def evaluate_encoder(
     """
     source = {name: settings.pop(name) for name in inspect.signature(load_source).parameters if name in settings}
     settings = with_usual(settings, usual_settings(dataset), protocols)
-    pair = dataset if isinstance(dataset, tuple) else labelled_sources(dataset, train_split, eval_split, **source)
+    pair = dataset
+    if not isinstance(pair, tuple):
+        pair = labelled_sources(pair, train_split, eval_split, group_column, **source)
     chosen = checked_protocols(protocols, pair, settings)
     loaded = encoder if isinstance(encoder, tuple) else load_encoder(encoder)
     FeatureExtractor(*loaded).try_images(*pair)

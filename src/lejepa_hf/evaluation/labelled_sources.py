@@ -12,6 +12,7 @@ import torch
 
 from ..data.array_columns import is_array
 from ..data.dataset_kinds import has_gaps
+from ..data.held_out_share import share_of, split_off
 from ..data.image_source import ImageSource, is_image
 from ..data.origins import rows_in_common
 from ..data.shared_images import SharedImages, shared_images
@@ -27,6 +28,7 @@ def labelled_sources(
     dataset: str | Path | DatasetDict | IterableDatasetDict,
     train_split: str | None = None,
     eval_split: str | None = None,
+    group_column: str | None = None,
     **source: Any,  # noqa: ANN401
 ) -> tuple[ImageSource, ImageSource]:
     """
@@ -35,18 +37,43 @@ def labelled_sources(
     Args:
         dataset: Name of a preset, see [`find_preset`], or anything that [`~data.sources.load_source`] opens.
         train_split (`str`, *optional*): Split to fit the protocols on. If missing, the preset's or `train`.
-        eval_split (`str`, *optional*): Split to evaluate on. If missing, the preset's or `test`.
+        eval_split (`str`, *optional*): Split to evaluate on, or a share of `train_split` such as `10%`, see
+            [`~data.held_out_share.split_off`]. If missing, the preset's or `test`.
+        group_column (`str`, *optional*): Column, or level of folders, of groups that a share may not part.
         **source: Arguments of [`~data.sources.load_source`]: `config`, `image_column`, `label_column` and so on.
     """
+    share = share_of(eval_split)
+    if group_column is not None and share is None:
+        raise ValueError(
+            f"`group_column` {group_column!r} chooses the images of a share: set `eval_split`, which is "
+            f"{eval_split!r}, to '10%' for example, or leave it out."
+        )
+    preset, dataset, source = _of_preset(dataset, source)
+    train = load_source(dataset, train_split or preset.train_split, **source)
+    if share is not None and eval_split is not None:
+        return split_off(train, eval_split, group_column)
+    return train, load_source(dataset, eval_split or preset.eval_split, **source)
+
+
+def labelled_source(
+    dataset: str | Path | DatasetDict | IterableDatasetDict,
+    split: str | None = None,
+    **source: Any,  # noqa: ANN401
+) -> ImageSource:
+    """Open one split of a labelled dataset, as [`labelled_sources`] opens the images to fit protocols on."""
+    preset, dataset, source = _of_preset(dataset, source)
+    return load_source(dataset, split or preset.train_split, **source)
+
+
+def _of_preset(
+    dataset: str | Path | DatasetDict | IterableDatasetDict, source: dict[str, Any]
+) -> tuple[DatasetPreset, Any, dict[str, Any]]:
+    """The preset of this name, an empty one for other datasets; what to open, and with which settings."""
     preset = find_preset(dataset) if isinstance(dataset, str) else None
     if preset is None:
-        preset = DatasetPreset("")
-    else:
-        dataset = preset.dataset
-        settings = ("config", "image_column", "label_column", "revision", "data_files")
-        source |= {name: source.get(name) or vars(preset)[name] for name in settings}
-    train = load_source(dataset, train_split or preset.train_split, **source)
-    return train, load_source(dataset, eval_split or preset.eval_split, **source)
+        return DatasetPreset(""), dataset, source
+    settings = ("config", "image_column", "label_column", "revision", "data_files")
+    return preset, preset.dataset, source | {name: source.get(name) or vars(preset)[name] for name in settings}
 
 
 def check_pair(train: ImageSource, test: ImageSource) -> None:

@@ -26,7 +26,7 @@ PICTURES: dict[PictureName, tuple[str, str]] = {
     "gaussianity": ("How Gaussian the projections of training images are", "weights"),
     "few_shot": ("Accuracy from few labelled images a class, beside the baselines", "weights"),
     "neighbours": ("Held-out images and the training images nearest to them", "weights"),
-    "embeddings": ("Held-out images by t-SNE of their embeddings, coloured by label", "weights"),
+    "embeddings": ("Held-out images by t-SNE of their embeddings", "weights"),
 }
 # The end of the section "Use", and what follows it where there is a model.onnx.
 _END_OF_USE = "Plain transformers; no other package and no remote code is needed.\n"
@@ -193,6 +193,7 @@ def _measurements(run: RunFolder | None, ema_decay: float | None, context: dict[
     return {
         "own_results": own or {},
         "table": results["table"] if results and own else None,
+        "of_embeddings": (results or {}).get("held_out") if not ema_decay else None,
         "shared": shared_of(results),
         "run": results["run"] if results else None,
         "num_images": results["run"]["num_train_images"] if results and len(context["data"]) == 1 else None,

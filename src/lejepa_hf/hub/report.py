@@ -42,7 +42,7 @@ def write_report(run: str | Path) -> Path:
     page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         name=folder.path.resolve().name,
         **_names(folder),
-        headlines=_headlines(results, statistics, metrics),
+        headlines=_headlines(results, statistics, metrics) + _held_out_headlines(results, folder.read_held_out()),
         missing=_missing(folder, metrics, results, statistics),
         columns=list(results["rows"]) if results else [],
         rows=_result_rows(results["rows"]) if results else [],
@@ -87,6 +87,16 @@ def _headlines(
     return found
 
 
+def _held_out_headlines(results: dict[str, Any] | None, held_out: list[Row]) -> list[tuple[str, str]]:
+    """As [`_headlines`], what held-out images without labels show; with labels the accuracies say more."""
+    if results is None or results["rows"]:
+        return []
+    found = [(f"{held_out[-1]['eval_loss']:.4f}", "held-out loss")] if held_out else []
+    if "effective_rank" in results.get("held_out", {}):
+        found.append((f"{results['held_out']['effective_rank']:.1f}", "effective rank of held-out embeddings"))
+    return found
+
+
 def _missing(
     run: RunFolder, metrics: list[Row], results: dict[str, Any] | None, statistics: dict[str, float] | None
 ) -> list[str]:
@@ -97,10 +107,12 @@ def _missing(
     if not is_finished:
         found.append("Results: this run is not finished; its own command with --resume continues it.")
     if results is None and run.read_recipe().get("eval_split") is None:
-        found.append("Accuracies: the recipe names no eval_split with labels.")
+        found.append("Accuracies and held-out images: the recipe names no eval_split, such as 10%.")
+    elif results and not results["rows"]:
+        found.append("Accuracies: the held-out images have no labels.")
     elif results is None and is_finished:
         found.append("Accuracies: there is no results.json; `lejepa evaluate RUN --dataset DATASET` measures them.")
-    absent = [name for name in (UNTRAINED, PIXELS) if results and name not in results["rows"]]
+    absent = [name for name in (UNTRAINED, PIXELS) if results and results["rows"] and name not in results["rows"]]
     found += [f"The baseline {name!r}: the run's own command with --resume measures it." for name in absent]
     if statistics is None and is_finished:
         found.append("How Gaussian the projections are: `lejepa statistics RUN` measures it.")
@@ -108,8 +120,8 @@ def _missing(
 
 
 def _result_rows(rows: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
-    """Name of the metric, and a cell for each encoder in percent."""
-    names = [name for name in next(iter(rows.values())) if not is_spread(name)]
+    """Name of the metric, and a cell for each encoder in percent; none without labels."""
+    names = [name for name in next(iter(rows.values()), {}) if not is_spread(name)]
     return [(readable_name(name), [percent_cell(of, name) for of in rows.values()]) for name in names]
 
 

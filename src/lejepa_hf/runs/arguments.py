@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration_lejepa import LeJEPAConfig, resolve_backbone_config
+from ..data.held_out_share import share_of
 from ..data.view_settings import ViewSettings
 from ..system.number_range import NumberRange
 from ..system.run_folder import plain
@@ -105,9 +106,14 @@ class DataArguments(ViewSettings):
             of an entry are `dataset`, `config`, `split`, `revision`, `data_files`, `image_column`. The source of the
             keys above then serves the evaluation only, and may be missing.
         train_split (`str`): Split that the encoder is trained on; its labels are not used.
-        eval_split (`str`, *optional*): Held-out split with labels, on which the encoder is evaluated after training
-            and, with `eval_strategy`, during training. That is every tenth of the run by default, or each checkpoint
-            with `load_best_model_at_end`. Without it nothing is evaluated.
+        eval_split (`str`, *optional*): Held-out split, or a share of `train_split` such as `10%` that is held out and
+            never trained on, by a hash of each row and the same share of each class. The encoder is evaluated on it
+            after training and, with `eval_strategy`, during training. That is every tenth of the run by default, or
+            each checkpoint with `load_best_model_at_end`. Labels are not needed, and add accuracies. Without it
+            nothing is evaluated.
+        group_column (`str`, *optional*): Column of groups such as patients or plots, none of which may be on both
+            sides of `eval_split`. For a folder of images also a level of its folders: `1` for the first one below
+            `dataset`, `-1` for the one right above an image.
         streaming (`bool`): Read images during training instead of downloading them first.
         image_column (`str`, *optional*): Column of the images; found by its type if missing.
         label_column (`str`, *optional*): Column of the labels, for the evaluation only; found by its type if missing.
@@ -125,6 +131,7 @@ class DataArguments(ViewSettings):
     mixture: list[dict[str, Any]] | None = None
     train_split: str = "train"
     eval_split: str | None = None
+    group_column: str | None = None
     streaming: bool = False
     image_column: str | None = None
     label_column: str | None = None
@@ -138,6 +145,17 @@ class DataArguments(ViewSettings):
             use = "" if self.mixture is None else " for `eval_split`"
             raise ValueError(
                 f"`dataset` is missing{use}: 'digits', a Hub dataset id, a folder of images, Parquet or tar files."
+            )
+        share = share_of(self.eval_split)
+        if share is not None and self.mixture is not None:
+            raise ValueError(
+                f"`eval_split` {self.eval_split!r} is a share of `dataset`, but with `mixture` training reads other "
+                "images: name a split of `dataset` that no entry of `mixture` reads."
+            )
+        if self.group_column is not None and self.eval_split is None:
+            raise ValueError(
+                f"`group_column` {self.group_column!r} has no meaning without held-out images: set `eval_split`, to "
+                "'10%' for example, or leave it out."
             )
         _CROP_RATIO.check("eval_crop_ratio", self.eval_crop_ratio)
         for name in ("image_column", "mixture"):

@@ -135,7 +135,12 @@ def main(folder: str, batch_size: str, seconds: str) -> dict[str, Any]:
     """The training in the new process; it writes nothing outside of `folder`."""
     settings = {"output_dir": f"{folder}/run", "per_device_train_batch_size": batch_size, "max_steps": "1000000"}
     settings |= {"logging_steps": "1", "save_strategy": "no", "report_to": "none", "push_to_hub": "false"}
-    settings |= {"eval_split": "null", "eval_strategy": "no", "load_best_model_at_end": "false"}
+    settings |= {
+        "eval_split": "null",
+        "group_column": "null",
+        "eval_strategy": "no",
+        "load_best_model_at_end": "false",
+    }
     settings |= {"disable_tqdm": "true", "resume": "null"}
     try:
         arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]

@@ -2,27 +2,36 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any
 
+from ..data.held_out_share import share_of
+from ..data.image_contents import spread_rows
+from ..data.image_source import some_rows
 from ..data.sources import ImageSource
 from ..evaluation.baselines import AVERAGED, ENCODER, Embed, table_columns
-from ..evaluation.embeddings.extraction import LabelledEmbeddings
+from ..evaluation.embeddings.extraction import LabelledEmbeddings, extract_embeddings
+from ..evaluation.encoder_loading import load_encoder
 from ..evaluation.evaluate_encoder import measure_column
-from ..evaluation.labelled_sources import count_shared
+from ..evaluation.labelled_sources import count_shared, map_style, select_rows
 from ..evaluation.protocols.knn import nearest_vote
+from ..evaluation.rank import rank_and_spread
 from ..evaluation.table import format_table
 from ..hub.pictures.accuracies import draw_few_shot
-from ..hub.pictures.held_out_classes import draw_confusion, draw_embeddings
+from ..hub.pictures.embedding_map import MOST_ON_A_MAP
+from ..hub.pictures.held_out_classes import draw_confusion
 from ..system.run_folder import RunFolder, write_json
-from .image_pictures import draw_if_possible, picture_neighbours
-from .recipe_sources import open_split, training_source
+from .image_pictures import draw_if_possible, picture_embeddings, picture_neighbours
+from .recipe_sources import fitting_source, training_source
 from .recipes import Recipe
 from .shared_embeddings import SharedEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
 
+_MOST_TRAINING = 20_000  # training images among which neighbours of unlabelled ones are searched
+_MOST_STREAMED = 2_000  # images of a stream, which stay in memory
+_MOST_IN_RANK = 512
 _NAMES = {ENCODER: "the evaluation", AVERAGED: "the evaluation of the averaged encoder"}
 
 
@@ -35,7 +44,8 @@ class FinalEvaluation:
         run ([`RunFolder`]): Folder of the run, with its exported encoders.
         recipe ([`Recipe`]): Recipe of the run.
         facts (`dict`): Of the training, as in [`~runs.finishing.finish_run`].
-        held_out ([`ImageSource`]): Labelled images to measure on.
+        held_out ([`ImageSource`]): Images to measure on. Without labels there are no accuracies: only rank and spread
+            of the embeddings, and the pictures that need no labels.
         embedded ([`SharedEmbeddings`], *optional*): What all processes have embedded together.
     """
 
@@ -51,31 +61,39 @@ class FinalEvaluation:
         self._shared = embedded
         self._rows: dict[str, dict[str, float]] = {}
         self._embedded: tuple[LabelledEmbeddings, LabelledEmbeddings] | None = None
+        self._shown: tuple[ImageSource, ImageSource] | None = None  # what was embedded, if not all images
+        self._of_embeddings: dict[str, float] = {}  # of the encoder, of held-out images
 
     def parts(self) -> dict[str, Callable[[], None]]:
         """What makes each part of the evaluation, by its name, in the order in which they need each other."""
+        pictures = {"the pictures of held-out images": self._draw}
+        if not self._has_labels:
+            return {_NAMES[ENCODER]: self._measure_unlabelled} | pictures
         averaged = self._run.averaged_encoder if self._recipe.training.ema_decay else None
         columns = table_columns(self._run.encoder, averaged)
         measure = {_NAMES.get(name, f"the baseline {name!r}"): (name, make) for name, make in columns.items()}
         first, *others = ((title, partial(self._measure, *column)) for title, column in measure.items())
-        pictures = {"the pictures of held-out images": self._draw}
         return dict([first]) | pictures | dict(others) | {"few_shot.png": self._summarise}
+
+    @property
+    def _has_labels(self) -> bool:
+        return self._held_out.label_column is not None
 
     @cached_property
     def _train(self) -> ImageSource:
-        data = self._recipe.data
-        return open_split(data, data.train_split) if self._shared is None else self._shared.train
+        return fitting_source(self._recipe.data) if self._shared is None else self._shared.train
 
     @cached_property
     def _data(self) -> dict[str, Any]:
         """What results.json records of the images."""
         data = self._recipe.data
         trained_on = [self._train] if data.mixture is None else [self._train, training_source(data)]
+        is_share = share_of(data.eval_split) is not None  # sources say of what
         return {
-            "train_split": data.train_split,
-            "eval_split": data.eval_split,
-            "num_train_images": _num_read(self._train),
-            "num_eval_images": _num_read(self._held_out),
+            "train_split": self._train.split if is_share else data.train_split,
+            "eval_split": self._held_out.split if is_share else data.eval_split,
+            "num_train_images": _num_read(self._train, is_share),
+            "num_eval_images": _num_read(self._held_out, is_share),
             "shared_images": asdict(count_shared(self._held_out, *trained_on)),
         }
 
@@ -89,12 +107,34 @@ class FinalEvaluation:
         self._rows[name], embedded = measure_column(prepare, name, pair, protocols)
         if name == ENCODER:
             self._embedded = embedded
+        self._write()
+
+    def _measure_unlabelled(self) -> None:
+        """Embed a sample of both sides, for the pictures, and write what the embeddings say without labels."""
+        embed = partial(extract_embeddings, *load_encoder(self._run.encoder))
+        train = replace(self._train, label_column=None, class_names=None)
+        self._shown = _sample(train, _MOST_TRAINING), _sample(self._held_out, MOST_ON_A_MAP)
+        self._embedded = embed(self._shown[0]), embed(self._shown[1])
+        for source, shown in zip((self._train, self._held_out), self._shown, strict=True):
+            if shown.num_images == source.num_images:
+                source.num_read = shown.num_read
+        self._write()
+
+    def _write(self) -> None:
+        """Write results.json with all that is measured so far."""
+        if self._embedded is not None:
+            rows = self._embedded[1].embeddings
+            found = rank_and_spread(rows[spread_rows(len(rows), _MOST_IN_RANK)]) if len(rows) > 1 else {}
+            self._of_embeddings = {
+                name: found[name] for name in ("effective_rank", "embedding_spread") if name in found
+            }
         seconds = _train_seconds(self._run, self._facts["global_batch"])
         costs = {"train_seconds": seconds, "energy_kwh": _energy_kwh(self._run)}
         content: dict[str, Any] = {
-            "encoder": self._rows[ENCODER],
+            "encoder": self._rows.get(ENCODER, {}),
             "rows": self._rows,
-            "table": format_table(self._rows),
+            "table": format_table(self._rows) if self._rows else "",
+            "held_out": self._of_embeddings,
         }
         content["run"] = self._data | self._facts | costs
         if AVERAGED in self._rows:
@@ -105,11 +145,12 @@ class FinalEvaluation:
         if self._embedded is None:
             return
         (bank, embedded), self._embedded = self._embedded, None  # the baselines need the memory
-        held_out, folder = self._held_out, self._run.path
-        names, labels = held_out.class_names, embedded.labels
-        draw_if_possible("embeddings", draw_embeddings, folder, embedded.embeddings, labels, names)
-        draw_if_possible("confusion", draw_confusion, folder, labels, nearest_vote(bank, embedded), names)
-        draw_if_possible("neighbours", picture_neighbours, folder, (self._train, bank), (held_out, embedded))
+        (train, held_out), folder = self._shown or (self._train, self._held_out), self._run.path
+        draw_if_possible("embeddings", picture_embeddings, folder, held_out, embedded)
+        if self._has_labels:
+            predicted = nearest_vote(bank, embedded)
+            draw_if_possible("confusion", draw_confusion, folder, embedded.labels, predicted, held_out.class_names)
+        draw_if_possible("neighbours", picture_neighbours, folder, (train, bank), (held_out, embedded))
 
     def _summarise(self) -> None:
         if self._rows:
@@ -117,9 +158,18 @@ class FinalEvaluation:
             draw_if_possible("few_shot", draw_few_shot, self._run.path, self._rows)
 
 
-def _num_read(source: ImageSource) -> int | None:
-    """Images without the broken ones, once a column has been measured on them."""
-    return source.num_images if source.num_read is None else source.num_read
+def _sample(source: ImageSource, most: int) -> ImageSource:
+    """At most this number of images, evenly spread, or of a stream some of the first ones."""
+    if source.is_stream:
+        return replace(source, dataset=list(some_rows(source, min(most, _MOST_STREAMED))))
+    number = len(map_style(source))
+    return source if number <= most else select_rows(source, spread_rows(number, most))
+
+
+def _num_read(source: ImageSource, is_share: bool) -> int | None:
+    """Images without the broken ones, once a column has been measured on them; until then, a stream only guesses."""
+    guessed = is_share and source.is_stream
+    return source.num_images if source.num_read is None and not guessed else source.num_read
 
 
 def _train_seconds(run: RunFolder, global_batch: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..data.collator import MultiCropCollator
+from ..data.held_out_share import share_of
 from ..data.image_source import some_rows
 from ..data.multi_crop import MultiCropTransform
 from ..data.sources import ImageSource
@@ -50,7 +51,7 @@ def finish_run(
         recipe ([`Recipe`]): Recipe of the run; its `output_dir` contains `pretraining/` and `metrics.jsonl`.
         facts (`dict`): Of the training, for `results.json` and the card: `steps`, `global_batch`, `epochs`, `device`,
             `encoder_parameters`, `energy_source`.
-        held_out ([`ImageSource`], *optional*): Labelled images for the evaluation.
+        held_out ([`ImageSource`], *optional*): Images for the evaluation; accuracies need labels.
         embedded ([`SharedEmbeddings`], *optional*): What all processes have embedded together.
 
     Raises:
@@ -104,9 +105,13 @@ def _parts(
 def _way_out(run: RunFolder, recipe: Recipe) -> str:
     if complete_checkpoints(run.path):
         return "The same command with `--resume` makes what is missing."
+    is_share = share_of(recipe.data.eval_split) is not None
+    share = f" --eval_split '{recipe.data.eval_split}'" if is_share else ""
+    share += f" --group_column {recipe.data.group_column}" if is_share and recipe.data.group_column else ""
     return (
-        f"By hand: `lejepa export {run.path}`, `lejepa evaluate {run.encoder} --dataset {recipe.data.dataset}`, "
-        f"`lejepa statistics {run.path}`, `lejepa card {run.path}` and `lejepa report {run.path}`."
+        f"By hand: `lejepa export {run.path}`, "
+        f"`lejepa evaluate {run.encoder} --dataset {recipe.data.dataset}{share}`, `lejepa statistics {run.path}`, "
+        f"`lejepa card {run.path}` and `lejepa report {run.path}`."
     )
 
 
@@ -119,7 +124,7 @@ def _log_contents(run: RunFolder) -> None:
         run.results: "the evaluation",
         run.statistics: "how Gaussian the projections are",
         run.metrics: "every logged row",
-        run.pictures: "losses, patch features, projections; with held-out labels accuracy, neighbours, confusion",
+        run.pictures: "losses, patch features, projections; of held-out images a map and neighbours, with labels more",
         run.recipe: "repeats this run",
         run.record: "every training argument",
         run.versions: "versions of the packages used",

@@ -4,6 +4,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,9 @@ from ..evaluation.feature_extractor import FeatureExtractor
 from ..evaluation.patch_maps import PrincipalColours, enlarged_pixels, legible_patch_maps
 from ..evaluation.pixel_values import in_own_colours, join_pixel_values
 from ..evaluation.protocols.knn import nearest_neighbours
-from ..hub.pictures.image_grids import draw_neighbours, draw_patch_maps
+from ..hub.pictures.embedding_map import draw_image_map
+from ..hub.pictures.held_out_classes import draw_embeddings
+from ..hub.pictures.image_grids import draw_neighbours, draw_patch_maps, draw_unlabelled_neighbours
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
 from .recipe_sources import held_out_source, training_source
@@ -71,7 +74,8 @@ def picture_neighbours(
 ) -> Path | None:
     """
     Draw held-out images of as many classes as possible, always the same ones, beside the training images (`bank`)
-    nearest to them, into `pictures/neighbours.png` of a run with `encoder/`. None for streams.
+    nearest to them, into `pictures/neighbours.png` of a run with `encoder/`. None for streams. Without labels the
+    held-out images are drawn at random.
     """
     (bank_source, bank_embedded), (source, embedded) = bank, held_out
     if bank_source.is_stream or source.is_stream:
@@ -80,10 +84,23 @@ def picture_neighbours(
     extractor = FeatureExtractor(*load_encoder(RunFolder(run).encoder))
     chosen = _one_of_each_class(embedded.labels.tolist(), num_queries)
     number = min(num_neighbours, len(bank_embedded.labels))
-    nearest = nearest_neighbours(bank_embedded.embeddings, embedded.embeddings[chosen], number)[1]
+    cosines, nearest = nearest_neighbours(bank_embedded.embeddings, embedded.embeddings[chosen], number)
     shown = _pixels(extractor, bank_source, bank_embedded, nearest.flatten().tolist()).unflatten(0, nearest.shape)
     queries, labels = _pixels(extractor, source, embedded, chosen), embedded.labels[chosen].tolist()
+    if source.label_column is None:
+        return draw_unlabelled_neighbours(run, queries, shown, cosines)
     return draw_neighbours(run, queries, labels, shown, bank_embedded.labels[nearest].tolist(), source.class_names)
+
+
+def picture_embeddings(run: Path, source: ImageSource, embedded: LabelledEmbeddings) -> Path | None:
+    """
+    Draw held-out images on a map of their embeddings, into `pictures/embeddings.png` of a run with `encoder/`: with
+    labels as coloured points, without them as small images.
+    """
+    if source.label_column is not None:
+        return draw_embeddings(run, embedded.embeddings, embedded.labels, source.class_names)
+    extractor = FeatureExtractor(*load_encoder(RunFolder(run).encoder))
+    return draw_image_map(run, embedded.embeddings, partial(_pixels, extractor, source, embedded))
 
 
 def _pixels(

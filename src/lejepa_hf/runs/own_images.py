@@ -1,6 +1,7 @@
 """Images in place of a recipe: facts about them and the machine are read, and a packaged recipe is chosen."""
 
 import logging
+import math
 import os
 import statistics
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import yaml
 from ..data.dataset_files import DIGITS
 from ..data.dataset_kinds import count_classes
 from ..data.decoding import DECODING_ERRORS, Pixels, open_image, stored_size
+from ..data.held_out_share import share_of
 from ..data.image_source import some_rows
 from ..data.sources import ImageSource, load_source
 from ..evaluation.labelled_sources import check_classes, check_labels
@@ -27,7 +29,7 @@ from .recipes import key_types
 logger = logging.getLogger("lejepa_hf")
 
 _SAMPLE = 200  # images whose sizes are read, from their headers
-_HELD_OUT = ("validation", "test")  # the first one with labels; `test` is then left for `lejepa evaluate`
+_HELD_OUT = ("validation", "test")  # the first one; `test` is then left for `lejepa evaluate`
 _SOURCE_KEYS = {
     "dataset_config": "config", "dataset_revision": "revision", "data_files": "data_files",
     "image_column": "image_column", "label_column": "label_column",
@@ -43,9 +45,9 @@ def with_recipe(arguments: list[str]) -> list[str]:
             files, or id of a Hub dataset; then `--key value` pairs.
 
     Returns:
-        `list[str]`: As given if a recipe comes first. Otherwise the packaged recipe that fits, `--dataset`, a labelled
-        held-out split as `--eval_split` if there is one, and the pairs, which win. Two lines of the log say which
-        recipe it is and why.
+        `list[str]`: As given if a recipe comes first. Otherwise the packaged recipe that fits, `--dataset`, a held-out
+        split as `--eval_split` if there is one, and the pairs, which win. Two lines of the log say which recipe it is
+        and why.
 
     Raises:
         ValueError: If the first argument is neither a recipe nor images, or the images cannot be opened.
@@ -62,7 +64,20 @@ def with_recipe(arguments: list[str]) -> list[str]:
     logger.info(f"{given}: {_describe(images, machine)}.")
     logger.info(f"Recipe {choice.name}: {choice.reason} (`lejepa recipes show {choice.name}` prints it).")
     held_out = ["--eval_split", images.held_out] if images.held_out is not None else []
-    return [choice.name, "--dataset", given, *held_out, *_smaller_batch(choice.name, images.number), *pairs]
+    return [
+        choice.name,
+        "--dataset",
+        given,
+        *held_out,
+        *_smaller_batch(choice.name, _trained_on(images.number, settings)),
+        *pairs,
+    ]
+
+
+def _trained_on(number: int | None, settings: Mapping[str, Any]) -> int | None:
+    """About how many of so many images are trained on, if the settings hold out a share."""
+    share = share_of(settings.get("eval_split"))
+    return number if number is None or share is None else number - math.ceil(share * number)
 
 
 def _smaller_batch(recipe: str, number: int | None) -> list[str]:
@@ -96,14 +111,17 @@ def read_images(name: str, settings: Mapping[str, Any] | None = None) -> ImageFa
 
 
 def _held_out_split(train: ImageSource, name: str, source: dict[str, Any]) -> str | None:
-    """The first split on which the encoder can be evaluated, None if there are no labels or no such split."""
+    """The first split on which the encoder can be evaluated, None if there is none, or its labels cannot be used."""
+    is_labelled = train.label_column is not None
     read = {part.partition("[")[0] for part in (train.split or "").split("+")}
     for split in (split for split in _HELD_OUT if split not in read):
         with suppress(ValueError):
-            check_labels(train)
-            check_classes(train)
+            if is_labelled:
+                check_labels(train)
+                check_classes(train)
             held_out = load_source(name, split, **source)
-            check_labels(held_out)
+            if is_labelled:
+                check_labels(held_out)
             if held_out.num_images != 1:
                 return split
     return None

@@ -191,7 +191,8 @@ def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | 
     trainer.save_model(str(folder.pretraining))
     if trainer.encoder_average is not None:
         trainer.encoder_average.save_state(folder.pretraining)
-    embedded = embed_together(recipe, held_out) if held_out is not None and world_size() > 1 else None
+    is_shared = held_out is not None and held_out.label_column is not None and world_size() > 1
+    embedded = embed_together(recipe, held_out) if held_out is not None and is_shared else None
     # From here on the first rank works alone: nothing may wait for the others, SIGReg's sums over ranks included.
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():

@@ -1,46 +1,81 @@
 """The images that a recipe names."""
 
+import logging
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..data.dataset_kinds import Rows
 from ..data.found_images import log_found_images
+from ..data.held_out_share import share_of, split_off
 from ..data.origins import rows_in_common
+from ..data.row_groups import groups_of
 from ..data.sources import ImageSource, load_mixture, load_source
 from ..evaluation.labelled_sources import check_classes, check_held_out_classes, check_labels, count_classes, labels_of
 from ..system.distributed import is_first_rank
 from .arguments import DataArguments
 
+logger = logging.getLogger("lejepa_hf")
+
 
 class RunSources(NamedTuple):
-    """The images of a run: those to train on, one source or a mixture, and labelled ones for the evaluation."""
+    """The images of a run: those to train on, one source or a mixture, and held-out ones for the evaluation."""
 
     train: ImageSource
-    held_out: ImageSource | None
+    held_out: ImageSource | None  # without a label column where accuracies cannot be measured
     held_out_dataset: "Rows | None"  # under the column names of the training images
 
 
 def open_sources(data: DataArguments) -> RunSources:
     """
-    Open all images of a run, and refuse an evaluation whose images have no labels that can be used, or are training
-    images.
+    Open all images of a run, and refuse an evaluation whose images have labels that cannot be used, or are training
+    images. Without labels there are no accuracies.
     """
     train, held_out = training_source(data), held_out_source(data)
     if held_out is None:
         return RunSources(train, None, None)
     # The evaluation at the end fits its protocols on labelled training images.
-    fitted_on = train if data.mixture is None else open_split(data, data.train_split)
-    for labelled in (held_out, fitted_on):
-        check_labels(labelled)
-    if "linear" in data.eval_protocols:
-        count_classes(*(labels for source in (held_out, fitted_on) if (labels := labels_of(source)) is not None))
-    check_classes(fitted_on)
+    fitted_on = train if data.mixture is None else fitting_source(data)
     _refuse_training_images(data, held_out, train, fitted_on)
-    check_held_out_classes(fitted_on, held_out)
+    if data.group_column is not None and share_of(data.eval_split) is None:
+        _refuse_common_groups(data, fitted_on, held_out)
+    if held_out.label_column is None:
+        if is_first_rank():
+            logger.info(f"{held_out.name}: without labels the evaluation has no accuracies, but all else")
+    else:
+        _check_accuracies(data, held_out, fitted_on)
     dataset: Any = held_out.dataset  # only training images can be a mixture
     for name, wanted in ((held_out.image_column, train.image_column), (held_out.label_column, train.label_column)):
         if name is not None and wanted is not None and name != wanted:
             dataset = dataset.rename_column(name, wanted)
     return RunSources(train, held_out, dataset)
+
+
+def _check_accuracies(data: DataArguments, held_out: ImageSource, fitted_on: ImageSource) -> None:
+    """Refuse labels by which no accuracy can be measured."""
+    for labelled in (held_out, fitted_on):
+        check_labels(labelled)
+    if "linear" in data.eval_protocols:
+        count_classes(*(labels for source in (held_out, fitted_on) if (labels := labels_of(source)) is not None))
+    check_classes(fitted_on)
+    check_held_out_classes(fitted_on, held_out)
+
+
+def _refuse_common_groups(data: DataArguments, fitted_on: ImageSource, held_out: ImageSource) -> None:
+    """Refuse two splits that have groups in common."""
+    assert data.group_column is not None
+    if fitted_on.is_stream or held_out.is_stream:
+        raise ValueError(
+            f"`group_column` {data.group_column!r} cannot be checked for the splits of a stream: leave `streaming` or "
+            "`group_column` out."
+        )
+    groups = [set(groups_of(source, data.group_column)) for source in (fitted_on, held_out)]
+    common = sorted(groups[0] & groups[1])
+    if common:
+        raise ValueError(
+            f"`group_column` {data.group_column!r}: {len(common):,} of the {len(groups[1]):,} groups of `eval_split` "
+            f"{data.eval_split!r} are in `train_split` {data.train_split!r} too ({', '.join(common[:3])}): name "
+            "splits without common groups, or set `eval_split` to a share such as '10%'."
+        )
 
 
 def _refuse_training_images(
@@ -63,12 +98,20 @@ def _refuse_training_images(
 def training_source(data: DataArguments) -> ImageSource:
     """Open the images to train on, one source or a mixture. The first time the log says what one source holds."""
     if data.mixture is None:
-        source = open_split(data, data.train_split)
+        source = fitting_source(data)
         if is_first_rank():
             log_found_images(source, data.pixel_range)
         return source
     mixture = load_mixture(data.mixture, data.streaming)
     return ImageSource(mixture, f"a mixture of {len(mixture.datasets)} datasets", "image")
+
+
+def fitting_source(data: DataArguments) -> ImageSource:
+    """Open `train_split` of the recipe's `dataset`, without the images that are held out of it."""
+    source = open_split(data, data.train_split)
+    if data.eval_split is None or share_of(data.eval_split) is None:
+        return source
+    return split_off(source, data.eval_split, data.group_column)[0]
 
 
 def open_split(data: DataArguments, split: str) -> ImageSource:
@@ -87,13 +130,15 @@ def open_split(data: DataArguments, split: str) -> ImageSource:
 
 
 def held_out_source(data: DataArguments) -> ImageSource | None:
-    """Open the labelled images of the evaluation, None where the recipe has no `eval_split`."""
+    """
+    Open the images of the evaluation, None where the recipe has no `eval_split`; without a label column unless the
+    images that protocols are fitted on have one too.
+    """
     if data.eval_split is None:
         return None
+    if share_of(data.eval_split) is not None:
+        return split_off(open_split(data, data.train_split), data.eval_split, data.group_column)[1]
     held_out = open_split(data, data.eval_split)
-    if held_out.label_column is None:
-        raise ValueError(
-            f"`eval_split` {data.eval_split!r} of {data.dataset!r} has no labels: name them with `label_column`, or "
-            "leave `eval_split` out."
-        )
-    return held_out
+    if held_out.label_column is None or open_split(data, data.train_split).label_column is not None:
+        return held_out
+    return replace(held_out, label_column=None, class_names=None)

@@ -17,6 +17,7 @@ from ..data.dataset_files import DIGITS, kind_of_files
 from ..system.installed_package import find_packaged, packaged_name, packaged_recipes
 
 _ALIASES = {"config": "dataset_config", "revision": "dataset_revision", "split": "train_split"}  # as in other commands
+_TEXTS = ("eval_split", "group_column")  # which people and YAML may write as numbers
 
 
 class _Loader(yaml.SafeLoader):
@@ -127,6 +128,8 @@ def _check_type(key: str, value: object, expected: object, where: str) -> object
         value = float(value)
     if list[float] in (expected, *kinds) and isinstance(value, list):
         value = [float(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+    if key in _TEXTS and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
     if value is False and str in kinds and bool not in kinds:
         value = "no"  # as YAML reads `eval_strategy: no`
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.held_out_share import share_of
 from ..data.view_settings import ViewSettings
 from ..evaluation.table import markdown_table
 from ..system.run_folder import RunFolder, step_of
@@ -18,7 +19,7 @@ _FEWEST = 3  # a rank correlation of fewer candidates is meaningless
 # Settings that define what the loss measures. The sample of images and crops (`seed`) and the number of random slices
 # (`num_slices`) only add noise.
 _OBJECTIVE = ("statistic", "num_knots", "t_max", "sigreg_views", "per_device_train_batch_size")
-_DATA = ("dataset", "dataset_config", "dataset_revision", "data_files", "eval_split", "monitor_images")
+_DATA = ("dataset", "dataset_config", "dataset_revision", "data_files", "eval_split", "group_column", "monitor_images")
 _VIEWS = tuple(ViewSettings.__dataclass_fields__)
 
 
@@ -146,6 +147,8 @@ def _read_recipe(run: RunFolder) -> dict[str, Any]:
     recipe |= run.read_arguments() | run.read_recipe()
     if recipe.get("dataset"):
         recipe["dataset"] = os.path.normpath(recipe["dataset"])  # `./photos/` is `photos`
+    if share_of(recipe.get("eval_split")) is not None:  # of which split, is then a part of it
+        recipe["eval_split"] = f"{recipe['eval_split'].replace(' ', '')} of {recipe.get('train_split', 'train')}"
     if not recipe.get("sigreg_weight"):
         raise ValueError(
             f"{str(run.path)!r} has `sigreg_weight` {recipe.get('sigreg_weight')!r}: without SIGReg there is no "

@@ -14,7 +14,7 @@ from ..hub.export import export_encoder
 from ..system.distributed import failing_together, is_first_rank, wait_for_all
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
-from .recipe_sources import open_split
+from .recipe_sources import fitting_source
 from .recipes import Recipe
 
 logger = logging.getLogger("lejepa_hf")
@@ -63,7 +63,7 @@ def embed_together(recipe: Recipe, held_out: ImageSource) -> SharedEmbeddings | 
                     export_encoder(run.path, averaged=True)
         with failing_together():
             columns: dict[str, tuple[LabelledEmbeddings, LabelledEmbeddings]] = {}
-            found = SharedEmbeddings(open_split(recipe.data, recipe.data.train_split), columns)
+            found = SharedEmbeddings(fitting_source(recipe.data), columns)
         for name, make in table_columns(run.encoder, run.averaged_encoder if has_average else None).items():
             if name != PIXELS:  # which the first process reads faster than all of them exchange
                 with failing_together():

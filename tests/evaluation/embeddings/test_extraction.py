@@ -50,6 +50,15 @@ def test_broken_images_are_left_out_with_their_labels(digits, processor, tiny_re
     assert "2 broken images are left out, the first one row 4: " in caplog.text
 
 
+def test_images_without_labels(digits, processor, tiny_resnet):
+    encoder = build(tiny_resnet)
+    labelled = extract_embeddings(encoder, processor, digits, 7)
+    for source in (digits, replace(digits, dataset=list(digits.dataset))):  # as rows that a stream gave, too
+        embedded = extract_embeddings(encoder, processor, replace(source, label_column=None), 7)
+        assert embedded.labels.tolist() == [-1] * 23
+        torch.testing.assert_close(embedded.embeddings, labelled.embeddings)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 100])
 def test_rows_keep_their_order_for_every_batch_size(digits, processor, tiny_resnet, batch_size):
     encoder = build(tiny_resnet)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from picture_checks import assert_is_a_picture
 
-from lejepa_hf.hub.pictures.image_grids import draw_neighbours, draw_patch_maps
+from lejepa_hf.hub.pictures.image_grids import draw_neighbours, draw_patch_maps, draw_unlabelled_neighbours
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -40,3 +40,11 @@ def test_wrong_neighbours_and_names_are_seen(tmp_path):
 def test_any_class_names(tmp_path):
     for name in ("$^", "$x$", "猫", "a\nb", "", "\ud83d"):
         assert drawn(tmp_path, [[0, 0, 1, 0]] * 2, names=[name]).is_file()
+
+
+def test_neighbours_without_labels(tmp_path):
+    pixels, cosines = torch.randn(3, 5, 3, 12, 12, generator=torch.Generator().manual_seed(0)), torch.ones(3, 4)
+    path = draw_unlabelled_neighbours(tmp_path, pixels[:, 0], pixels[:, 1:], cosines)
+    assert_is_a_picture(path, tmp_path, "neighbours.png")
+    first = path.read_bytes()
+    assert draw_unlabelled_neighbours(tmp_path, pixels[:, 0], pixels[:, 1:], cosines / 2).read_bytes() != first

@@ -47,7 +47,7 @@ _NAMED = 5
 class LabelledEmbeddings:
     """
     Embeddings `(num_images, dim)` of images, on the host or in a file that is mapped into memory, and their class
-    numbers `(num_images,)`.
+    numbers `(num_images,)`, -1 for all images of a source without labels.
 
     `probe_features` `(num_images, probe_dim)` are for a linear probe, see [`FeatureExtractor.with_probe_features`];
     the embeddings if missing. `broken` are the rows of the source that are left out, if one process extracted them.
@@ -92,7 +92,7 @@ def extract_embeddings(
     cache_dir: str | Path | None = None,
 ) -> LabelledEmbeddings:
     """
-    Run a frozen encoder over a labelled source, once for all protocols.
+    Run a frozen encoder over a source, once for all protocols.
 
     With several processes each one embeds its part of the images, and all return all embeddings; if one of them fails,
     all do. More than 1 GiB of
@@ -102,7 +102,7 @@ def extract_embeddings(
     Args:
         encoder (`PreTrainedModel`): Encoder whose embeddings with `pooling="auto"` of [`FeatureExtractor`] are wanted.
         processor (`BaseImageProcessor`): Makes pixel values of images.
-        source ([`ImageSource`]): Images with labels.
+        source ([`ImageSource`]): Images, with labels where a protocol needs them.
         batch_size (`int`, *optional*, defaults to 256): Images of a forward pass.
         cache_dir (`str` or `Path`, *optional*): Folder, seen by all processes, where embeddings are found again by
             encoder, preprocessing and data, and continued after a kill. Streams have no identity and are embedded each
@@ -168,7 +168,8 @@ def _fill(parts: EmbeddingParts, extractor: FeatureExtractor, source: ImageSourc
 
     try:
         for batch, found in embedded_batches(extractor, source, batch_size, parts.next_row, embed):
-            check_class_numbers(batch.labels, source)  # those of a stream are only known now
+            if source.label_column is not None:
+                check_class_numbers(batch.labels, source)  # those of a stream are only known now
             vectors = {"embeddings": found[..., :dim]} | ({} if is_same else {"probe_features": found[..., dim:]})
             parts.add(batch, as_table(batch, vectors))
     finally:
@@ -176,10 +177,10 @@ def _fill(parts: EmbeddingParts, extractor: FeatureExtractor, source: ImageSourc
 
 
 def as_table(batch: ImageBatch, vectors: dict[str, torch.Tensor]) -> pa.Table:
-    """Columns of labelled images by their names in [`LabelledEmbeddings`]; none for a batch without images."""
+    """Columns of images by their names in [`LabelledEmbeddings`]; none for a batch without images."""
     if not batch.numbers:
         return pa.table({})
-    labels = np.asarray(batch.labels, dtype=np.int64)
+    labels = np.asarray([-1 if label is None else label for label in batch.labels], dtype=np.int64)
     return pa.table({"labels": labels} | {name: as_column(values.numpy()) for name, values in vectors.items()})
 
 

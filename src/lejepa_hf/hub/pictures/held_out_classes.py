@@ -1,28 +1,24 @@
 """Held-out images by class: a map of their embeddings, and the confusion matrix of their classification."""
 
-import logging
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from ...system.run_folder import RunFolder
+from .embedding_map import place_embeddings
 from .figure import ORANGE, class_name, new_subplots, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-logger = logging.getLogger("lejepa_hf")
 
 _LONGEST_NAME = 20  # beside a matrix, which longer ones would leave no room
 _MOST_NAMED = 30
 _MOST_NUMBERED = 20
 _MOST_ROWS = 500  # as many as the picture has pixels for
 _NUM_LISTED = 12
-_SAME_DIRECTION = 1e-5  # distances below it are rounding
 
 
 def draw_embeddings(
@@ -35,14 +31,10 @@ def draw_embeddings(
     """
     from matplotlib import colormaps
 
-    directions, has_one = _directions(embeddings[:2000])
-    left_out = int((~has_one).sum())
-    if left_out:
-        logger.warning(f"pictures/embeddings.png: {left_out} embeddings that are zero, NaN or infinite are left out.")
-    if len(directions) < 2 or (directions - directions[0]).abs().max() < _SAME_DIRECTION:
-        logger.warning("pictures/embeddings.png is left out: the embeddings of all images have one direction or none.")
+    placed = place_embeddings(embeddings)
+    if placed is None:
         return None
-    points, numbers = _map(directions), labels[:2000][has_one].numpy()
+    points, numbers = placed[0], labels.numpy()[placed[1]]
     figure, axes = new_subplots(7, 6)
     classes, places = np.unique(numbers, return_inverse=True)
     colours = colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
@@ -57,34 +49,6 @@ def draw_embeddings(
     axes.set(title="Held-out images by t-SNE of their embeddings, coloured by label", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return save_figure(figure, RunFolder(run).picture("embeddings"))
-
-
-def _directions(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit vectors, in fp64, of those rows that have a direction, and which rows these are."""
-    directions = F.normalize(embeddings.double(), dim=1)
-    has_one = directions.isfinite().all(1) & (directions != 0).any(1)
-    return directions[has_one], has_one
-
-
-def _map(directions: torch.Tensor) -> np.ndarray:
-    """t-SNE by cosines, `(num_images, 2)`, of unit vectors in fp64 that are not all the same."""
-    from sklearn.manifold import TSNE
-
-    perplexity = min(30, (len(directions) - 1) / 3)
-    tsne = TSNE(init=_start(directions), perplexity=perplexity, metric="cosine", random_state=0)
-    return tsne.fit_transform(directions.float().numpy())
-
-
-def _start(directions: torch.Tensor) -> np.ndarray:
-    """
-    The first two principal components, scaled as scikit-learn does with `init="pca"`. Its own, in fp32, become NaN for
-    vectors that hardly differ, and t-SNE then ends the process by a segmentation fault.
-    """
-    centred = directions - directions.mean(0)
-    axes = torch.linalg.eigh(centred.T @ centred)[1][:, -2:].flip(1)
-    axes *= axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    components = F.pad(centred @ axes, (0, 2 - axes.shape[1]))
-    return (1e-4 * components / components[:, 0].std()).float().numpy()
 
 
 def draw_confusion(

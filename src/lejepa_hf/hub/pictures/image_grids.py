@@ -72,6 +72,24 @@ def draw_neighbours(
     return save_figure(figure, RunFolder(run).picture("neighbours"))
 
 
+def draw_unlabelled_neighbours(
+    run: str | Path, queries: torch.Tensor, neighbours: torch.Tensor, cosines: torch.Tensor
+) -> Path:
+    """
+    Write `pictures/neighbours.png` as [`draw_neighbours`], for images without labels: above each neighbour stands the
+    cosine of both embeddings, `(num_queries, num_neighbours)`.
+    """
+    rows, columns = neighbours.shape[:2]
+    figure, grid = new_subplots(1.1 * (columns + 1), 1.25 * rows + 0.4, rows, columns + 1, squeeze=False)
+    for row in range(rows):
+        _show(grid[row, 0], queries[row], "held out", "black", "bold")
+        for column in range(columns):
+            _show(grid[row, column + 1], neighbours[row, column], f"{cosines[row, column].item():.2f}", BLUE)
+    title = "Held-out image (left), the training images nearest to it, with the cosine of their embeddings"
+    figure.suptitle(title, fontsize="medium")
+    return save_figure(figure, RunFolder(run).picture("neighbours"))
+
+
 def _show(
     axes: "Axes", pixels: torch.Tensor, title: str, colour: str, weight: str = "normal", frame: float = 1
 ) -> None:
