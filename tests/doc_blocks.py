@@ -48,6 +48,7 @@ connect(SimpleNamespace(url={url!r}, folder=Path({folder!r}), requests=[]), pyte
 """
 _BACKBONE = "{model_type: vit, image_size: 224, patch_size: 16, hidden_size: 32, num_hidden_layers: 2, "
 _BACKBONE += "num_attention_heads: 2, intermediate_size: 64}"
+_IMAGES = ("photos", "path/to/folder")  # in place of a recipe, which is then chosen for them
 _SHORT = {
     "use_cpu": [], "max_steps": ["2"], "save_steps": ["1"], "logging_steps": ["1"],
     "per_device_train_batch_size": ["8"], "num_slices": ["16"], "projector_dims": ["16", "8"],
@@ -162,7 +163,7 @@ def _parse_text(text: str) -> None:
 
 def _check_train(arguments: list[str]) -> None:
     recipe, *overrides = arguments
-    if recipe in ("photos", "path/to/folder"):  # images, for which a recipe is chosen
+    if recipe in _IMAGES:
         recipe, overrides = "folder/small_cpu", ["--dataset", recipe, *overrides]
     if recipe != "mine.yaml":  # a copy that the reader makes
         parse_recipe(recipe, overrides)
@@ -340,7 +341,8 @@ def _shortened(arguments: list[str], folder: Path) -> list[str]:
     recipe, *overrides = arguments
     given = {word[2:].partition("=")[0] for word in overrides if word.startswith("--")}
     additions = dict(_SHORT)
-    if "digits" not in recipe.split("/") and "pretrained_backbone" not in given:
+    # The network of a recipe that is chosen is small, and takes the crops of that recipe.
+    if "digits" not in recipe.split("/") and recipe not in _IMAGES and "pretrained_backbone" not in given:
         additions["backbone_config"] = [_BACKBONE]
     additions["output_dir"] = [f"runs/short-{len(os.listdir(folder / 'runs'))}"]
     added = [word for key, values in additions.items() if key not in given for word in (f"--{key}", *values)]
