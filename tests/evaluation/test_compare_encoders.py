@@ -100,7 +100,7 @@ def room(size: int):
 def test_a_full_disk_keeps_the_record_of_the_encoders_before(tmp_path, tiny_resnet, splits):
     first, second = (save_encoder(tmp_path / str(seed), tiny_resnet, seed) for seed in (0, 1))
     # A record larger than other files that are written meanwhile, such as the output of this test.
-    out, settings = tmp_path / "record.json", {"cache_dir": tmp_path / "cache", "ignore_labels": [*range(50_000)]}
+    out, settings = tmp_path / "record.json", {"cache_dir": tmp_path / "cache", "metrics": ["top1"] * 50_000}
     compare_encoders([second, first], splits, ["knn"], out, **settings)  # all embeddings are in the cache then
     compare_encoders([first], splits, ["knn"], out, **settings)
     before = out.read_bytes()

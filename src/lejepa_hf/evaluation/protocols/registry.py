@@ -3,6 +3,7 @@
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from textwrap import shorten
 from typing import Any
 
 from .protocol import OnEmbeddings, Protocol
@@ -60,7 +61,7 @@ def make_protocols(protocols: Sequence[str | Protocol], settings: Mapping[str, o
             raise ValueError(f"`{setting}` is not a setting of any protocol; known are {', '.join(every)}.")
         if not set(owners).intersection(named):
             raise ValueError(
-                f"`{setting}` {given[setting]!r} is a setting of {', '.join(owners)}, and `protocols` are "
+                f"`{setting}` {shorten(repr(given[setting]), 60)} is a setting of {', '.join(owners)}, and `protocols` are "
                 f"{', '.join(named) or 'built ones'}: leave the setting out, or add one of them."
             )
     return [_make(protocol, given) if isinstance(protocol, str) else protocol for protocol in protocols]
