@@ -60,8 +60,9 @@ def make_protocols(protocols: Sequence[str | Protocol], settings: Mapping[str, o
             every = sorted(set().union(*known.values()))
             raise ValueError(f"`{setting}` is not a setting of any protocol; known are {', '.join(every)}.")
         if not set(owners).intersection(named):
+            value = shorten(repr(given[setting]), 60)
             raise ValueError(
-                f"`{setting}` {shorten(repr(given[setting]), 60)} is a setting of {', '.join(owners)}, and `protocols` are "
+                f"`{setting}` {value} is a setting of {', '.join(owners)}, and `protocols` are "
                 f"{', '.join(named) or 'built ones'}: leave the setting out, or add one of them."
             )
     return [_make(protocol, given) if isinstance(protocol, str) else protocol for protocol in protocols]
