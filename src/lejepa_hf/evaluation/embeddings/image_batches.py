@@ -30,9 +30,9 @@ class ImageBatch(Generic[Prepared]):
     numbers: list[int] = field(default_factory=list)
     labels: list = field(default_factory=list)  # of None if the source has no labels
     paths: list[str | None] = field(default_factory=list)
-    kept: dict[str, list] = field(default_factory=dict)  # values of the source's `kept_columns`
     images: Prepared | None = None  # what `prepare` made of them, None if all are broken
     broken: dict[int, str] = field(default_factory=dict)  # why the other images could not be decoded, by row
+    kept: dict[str, list] = field(default_factory=dict)  # values of the source's `kept_columns`
 
 
 def image_batches(
