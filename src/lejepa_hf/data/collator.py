@@ -83,17 +83,12 @@ class MultiCropCollator:
         ]
         batch: Batch = {name: torch.stack([view[name] for view in views]) for name in views[0]}  # type: ignore[assignment] # its keys are those of a Batch
         if self.label_column is not None:
-            batch[PROBE_LABELS] = torch.tensor([self._label(rows[place]) for place in source])
+            batch[PROBE_LABELS] = torch.tensor([_label(rows[place], self.label_column) for place in source])
         if POSITION in rows[-1]:
             batch[POSITION] = rows[-1][POSITION]
         if broken:
             batch[BROKEN] = broken
         return batch
-
-    def _label(self, example: Example) -> int:
-        if self.label_column not in example:
-            raise KeyError(f"`label_column` {self.label_column!r} is not in the row, which has {sorted(example)}.")
-        return class_number(example[self.label_column])
 
     def _try(self, example: Example) -> Batch | str:
         """Views of a row, or why there are none."""
@@ -116,3 +111,9 @@ class MultiCropCollator:
         is_fixed = "epoch" in identity and "index" in identity  # one of them alone is a column of the user's
         numbers = {name: identity[name] for name in ("epoch", "index")} if is_fixed else {}
         return self.transform(image, **numbers)
+
+
+def _label(example: Example, column: str) -> int:
+    if column not in example:
+        raise KeyError(f"`label_column` {column!r} is not in the row, which has {sorted(example)}.")
+    return class_number(example[column])

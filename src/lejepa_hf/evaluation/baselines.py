@@ -19,7 +19,9 @@ UNTRAINED, PIXELS = "same encoder, untrained", "raw pixels"
 Embed = Callable[[ImageSource], LabelledEmbeddings]
 
 
-def table_columns(encoder: str | Path, averaged: str | Path | None = None) -> dict[str, Callable[[], Embed]]:
+def table_columns(
+    encoder: str | Path, averaged: str | Path | None = None, cache_dir: str | Path | None = None
+) -> dict[str, Callable[[], Embed]]:
     """
     The columns of a run's table by name, each with what prepares its embedding of a source: an encoder is loaded when
     its turn comes.
@@ -27,11 +29,17 @@ def table_columns(encoder: str | Path, averaged: str | Path | None = None) -> di
     Args:
         encoder (`str` or `Path`): Folder of an exported encoder.
         averaged (`str` or `Path`, *optional*): Folder of the same encoder with averaged weights.
+        cache_dir (`str` or `Path`, *optional*): Folder that keeps the embeddings of encoders, as in
+            [`extract_embeddings`].
     """
-    columns: dict[str, Callable[[], Embed]] = {ENCODER: lambda: partial(extract_embeddings, *load_encoder(encoder))}
+
+    def embedding(load: Callable[[str | Path], LoadedEncoder], folder: str | Path) -> Callable[[], Embed]:
+        return lambda: partial(extract_embeddings, *load(folder), cache_dir=cache_dir)
+
+    columns = {ENCODER: embedding(load_encoder, encoder)}
     if averaged is not None:
-        columns[AVERAGED] = lambda: partial(extract_embeddings, *load_encoder(averaged))
-    columns[UNTRAINED] = lambda: partial(extract_embeddings, *_untrained(encoder))
+        columns[AVERAGED] = embedding(load_encoder, averaged)
+    columns[UNTRAINED] = embedding(_untrained, encoder)
     columns[PIXELS] = lambda: _pixels(encoder)
     return columns
 

@@ -31,7 +31,9 @@ def is_unbalanced(labels: Sequence[int] | np.ndarray | torch.Tensor) -> bool:
     from scipy.stats import chisquare
 
     counts = np.unique(np.asarray(labels), return_counts=True)[1]
-    return len(counts) > 1 and counts.max() >= _UNBALANCED * counts.min() and chisquare(counts).pvalue < _CHANCE
+    if len(counts) < 2 or counts.max() < _UNBALANCED * counts.min():
+        return False
+    return float(chisquare(counts).pvalue) < _CHANCE
 
 
 def chosen_metrics(

@@ -72,7 +72,7 @@ def over_linearised(name: str, value: float, pulls: np.ndarray) -> Figures:
     A figure of test images that is not a mean over them, and its interval by Student's t from how far each image pulls
     it, in units of the figure times the number of images.
     """
-    spread = over_images(name, pulls)
+    spread = over_images(name, pulls.tolist())
     interval = {name + INTERVAL: spread[name + INTERVAL]} if name + INTERVAL in spread else {}
     return Figures({name: value} | interval, {name: value + pulls})
 

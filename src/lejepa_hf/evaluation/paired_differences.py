@@ -16,15 +16,15 @@ def difference(first: Figures, second: Figures, name: str) -> dict[str, float] |
     probability of a split at least as uneven of the images that only one of both has right, if both were equally
     good (McNemar's test, exact). None for a figure without samples, and for samples of different images.
     """
-    pair = first.samples.get(name), second.samples.get(name)
-    if pair[0] is None or pair[1] is None or len(pair[0]) != len(pair[1]):
+    one, other = first.samples.get(name), second.samples.get(name)
+    if one is None or other is None or len(one) != len(other):
         return None
-    found = over_images(name, pair[1] - pair[0])
+    found = over_images(name, (other - one).tolist())
     result = {"difference": found[name]}
     if name + INTERVAL in found:
         result["ci95"] = found[name + INTERVAL]
-    if name.endswith("_top1") and all(np.isin(samples, (0, 1)).all() for samples in pair):
-        result["mcnemar_p"] = mcnemar_p(*pair)
+    if name.endswith("_top1") and np.isin([one, other], (0, 1)).all():
+        result["mcnemar_p"] = mcnemar_p(one, other)
     return result
 
 

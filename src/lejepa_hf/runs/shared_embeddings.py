@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from functools import partial
 
 from ..data.sources import ImageSource
 from ..evaluation.baselines import PIXELS, Embed, table_columns
@@ -64,10 +63,11 @@ def embed_together(recipe: Recipe, held_out: ImageSource) -> SharedEmbeddings | 
         with failing_together():
             columns: dict[str, tuple[LabelledEmbeddings, LabelledEmbeddings]] = {}
             found = SharedEmbeddings(fitting_source(recipe.data), columns)
-        for name, make in table_columns(run.encoder, run.averaged_encoder if has_average else None).items():
+        averaged = run.averaged_encoder if has_average else None
+        for name, make in table_columns(run.encoder, averaged, run.embeddings).items():
             if name != PIXELS:  # which the first process reads faster than all of them exchange
                 with failing_together():
-                    embed = partial(make(), cache_dir=run.embeddings)
+                    embed = make()
                 columns[name] = embed(found.train), embed(held_out)
         wait_for_all()  # until all have read them
     except Exception as error:  # whatever it is, it may not cost a trained run its evaluation

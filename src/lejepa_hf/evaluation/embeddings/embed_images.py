@@ -118,8 +118,8 @@ def embed_images(
     extractor = FeatureExtractor(*load_encoder(model, device), features.pooling, features.layers, features.bf16)
     pooling, dim = extractor.try_one()
     weights = extractor.fingerprint()
-    settings = {"model": os.path.abspath(model) if os.path.isdir(model) else str(model), "weights": weights}
-    settings |= _identity(opened, source) | asdict(features)
+    settings: dict[str, Any] = {"model": os.path.abspath(model) if os.path.isdir(model) else str(model)}
+    settings |= {"weights": weights} | _identity(opened, source) | asdict(features)
     settings |= {"columns": opened.kept_columns} if opened.kept_columns else {}  # earlier versions had none
     schema, folder = _schema(opened, features.dtype, dim), Path(f"{out}.parts")
     with locked_folder(folder, "`out`"):  # two commands at once would mix their rows

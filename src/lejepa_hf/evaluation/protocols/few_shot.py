@@ -89,7 +89,7 @@ def _number(k: int | str, of_class: np.ndarray) -> int:
     """How many images of a class are drawn: `k` of them, a share of them but at least one, or all."""
     if isinstance(k, int):
         return k
-    return len(of_class) if k == ALL else max(1, round(len(of_class) * _percent(k) / 100))
+    return len(of_class) if k == ALL else max(1, round(len(of_class) * (_percent(k) or 0) / 100))
 
 
 def _percent(k: int | str) -> float | None:
