@@ -14,7 +14,7 @@ from lejepa_hf.data.sources import load_source
 from lejepa_hf.hub.checkpoint_push import CheckpointPush
 from lejepa_hf.training.construction_checks import CheckpointPublisher
 
-DIGITS = load_source("digits", "test").dataset
+DIGITS, OTHERS = (load_source("digits", split).dataset for split in ("test", "train"))
 
 
 def build(folder, backbone, **given):
@@ -101,11 +101,11 @@ def test_things_of_another_kind(tmp_path, tiny_resnet, given, message):
         ({"args": {"eval_strategy": "steps"}}, "`eval_dataset` is missing, but the arguments request evaluations"),
         ({"args": {"eval_on_start": True}}, "`eval_dataset` is missing, but the arguments request evaluations"),
         (
-            {"args": {"metric_for_best_model": "knn_top1"}, "eval_dataset": DIGITS},
+            {"args": {"metric_for_best_model": "knn_top1"}, "eval_dataset": OTHERS},
             "`metric_for_best_model` 'knn_top1' is not measured",
         ),
         (
-            {"args": {"metric_for_best_model": "eval_online_probe_top1"}, "eval_dataset": DIGITS},
+            {"args": {"metric_for_best_model": "eval_online_probe_top1"}, "eval_dataset": OTHERS},
             "`metric_for_best_model` 'online_probe_top1' is not measured: it needs 'probe' among `monitors`",
         ),
     ],

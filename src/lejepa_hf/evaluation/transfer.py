@@ -72,7 +72,7 @@ class TransferTable:
                 continue
             logger.info(f"{title}: evaluating {len(self._encoders)} encoder(s)")
             try:
-                self._evaluate(dataset)
+                self._measure(dataset)
             except (ValueError, OSError) as error:  # of one dataset; the others can still be measured
                 failed.append(f"{dataset}: {reason_of(error)}")
                 logger.warning(f"{title} failed: {reason_of(error)}")
@@ -93,7 +93,7 @@ class TransferTable:
                 rows.append([str(k), encoder, *(percent_cell(of_dataset, name) for of_dataset in found), average])
         return markdown_table(rows)
 
-    def _evaluate(self, dataset: str) -> None:
+    def _measure(self, dataset: str) -> None:
         splits: tuple[ImageSource, ImageSource] = labelled_sources(dataset)
         settings = self._settings | self._protocol_settings
         compare_encoders(self._encoders, splits, self._protocols, self._file(dataset), **settings)
