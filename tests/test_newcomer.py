@@ -58,7 +58,7 @@ def test_from_photographs_to_an_encoder_on_the_hub(tmp_path, labelled):
             done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
             assert "Traceback" not in done.stdout + done.stderr
-            return done.stdout + done.stderr
+            return done.stderr + done.stdout
 
         lejepa = (sys.executable, "-m", "lejepa_hf")
         said = run(*lejepa, "train", "photos", "--max_steps", "3", "--output_dir", "run")
