@@ -4,6 +4,7 @@ import pytest
 from monitored_run import monitored, rows
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from lejepa_hf.system.progress_bars import hidden_progress_bars
 from lejepa_hf.system.quiet import quietly
 from lejepa_hf.training.callbacks.log_lines import LogLines
 
@@ -78,7 +79,7 @@ class Tracker(TrainerCallback):
 def test_a_quiet_run_prints_nothing_and_trackers_get_everything(tmp_path, capfd):
     tracker, trainer = Tracker(), monitored(tmp_path, max_steps=2, logging_steps=1)
     trainer.add_callback(tracker)
-    with quietly():
+    with quietly(), hidden_progress_bars():
         trainer.train()
     printed = capfd.readouterr()
     assert "loss" not in printed.out + printed.err and "it/s" not in printed.err
