@@ -70,7 +70,9 @@ def test_recipes_were_found():
 @pytest.mark.parametrize("name", [name for name, millions in EXPECTED.items() if millions])
 def test_encoders_are_those_of_their_names(name):
     path = ROOT / "recipes" / f"{name}.yaml"
-    assert path.read_text().startswith(f"# not run yet: accelerate launch train.py recipes/{name}.yaml (")
+    text = path.read_text(encoding="utf-8")
+    command = f"accelerate launch train.py recipes/{name}.yaml"
+    assert text.startswith((f"# not run yet: {command} (", f"# {command}\n# ran: "))
     with torch.device("meta"):
         encoder = build_model(build_config(parse_recipe(path, ["--use_cpu", "--bf16", "false"]).model)).encoder
     assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(EXPECTED[name], rel=0.01)
