@@ -87,3 +87,19 @@ def test_unknown_metrics_are_refused():
         check_metrics(["f1", "top1", "top2"])
     with pytest.raises(ValueError, match="`metrics` is empty: name some of top1, "):
         check_metrics([])
+
+
+def test_values_are_the_figures():
+    labels, probabilities = drawn()
+    predictions = ClassPredictions(labels)
+    predictions.add(probabilities)
+    figures = predictions.figures("x")
+    assert predictions.values() == pytest.approx(
+        {name.replace("-", "_"): figures[f"x_{name.replace('-', '_')}"] for name in METRICS}
+    )
+
+
+def test_scores_that_are_none_are_refused():
+    predictions = ClassPredictions(torch.tensor([0, 1, 1]))
+    with pytest.raises(ValueError, match="gives 2 of 3 images NaN or infinite scores"):
+        predictions.add(torch.tensor([[0.5, 0.5], [float("nan"), 0.5], [float("inf"), 0.0]]))

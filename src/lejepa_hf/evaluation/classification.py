@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from .figures import Figures
 from .intervals import over_classes, over_linearised, over_resamples, with_interval
@@ -61,7 +62,7 @@ class ClassPredictions:
     def __init__(
         self, labels: torch.Tensor, metrics: Sequence[str] | None = None, usual: Sequence[str] = tuple(_DEPTHS)
     ) -> None:
-        self._labels = labels.numpy()
+        self._labels, self._classes = labels.numpy(), np.unique(labels.numpy())
         self._metrics = chosen_metrics(metrics, self._labels, usual)
         self._best: list[np.ndarray] = []
         self._scores: list[np.ndarray] = []
@@ -69,26 +70,41 @@ class ClassPredictions:
     def add(self, probabilities: torch.Tensor, classes: torch.Tensor | None = None) -> None:
         """
         Add the next images: `probabilities` are `(num_images, num_classes)`, and `classes` the class numbers of their
-        columns, which count from 0 if missing.
+        columns, which count from 0 if missing. ValueError if some are NaN or infinite.
         """
+        if bad := int((~probabilities.isfinite().all(1)).sum()):
+            raise ValueError(
+                f"The classifier gives {bad:,} of {len(probabilities):,} images NaN or infinite scores, so that no "
+                "figure can be measured: use another checkpoint of the encoder, or a lower learning rate."
+            )
         depth = min(_DEPTHS["top5"], probabilities.shape[1]) if "top5" in self._metrics else 1
         best = probabilities.topk(depth).indices if depth > 1 else probabilities.argmax(1, keepdim=True)
         self._best.append((best if classes is None else classes[best]).numpy())
         if "auroc" in self._metrics:
             self._scores.append(self._of_present(probabilities, classes))
 
+    def values(self) -> dict[str, float]:
+        """What [`figures`] are, by the name of the metric alone and without intervals."""
+        best, labels = np.concatenate(self._best), self._labels
+        found = {name: value for name, value in self._accuracies(best).items() if name in self._metrics}
+        if "mean-per-class" in self._metrics:
+            hits = best[:, 0] == labels
+            found["mean_per_class"] = float(np.mean([hits[labels == number].mean() for number in self._classes]))
+        if "macro-f1" in self._metrics:
+            found["macro_f1"] = macro_f1_of(labels, best[:, 0])(np.arange(len(labels)))
+        if "auroc" in self._metrics and len(self._classes) > 1:
+            found["auroc"] = mean_auroc("auroc", *self._by_class())["auroc"]
+        return found
+
     def figures(self, name: str) -> Figures:
         """
         `<name>_top1`; `<name>_top5` with at least five classes; `<name>_mean_per_class`, the mean over classes of
         their accuracies, which is balanced accuracy; `<name>_macro_f1`, the mean over classes of F1; `<name>_auroc`,
-        the mean over classes of the area under the ROC curve of each against the rest. The last two are over the
-        classes of held-out images, F1 also over classes that are guessed wrongly.
+        the mean over classes of the area under the ROC curve of each against the rest. Classes are those of the
+        held-out images; F1 also counts, as 0, classes that only the guesses have.
         """
-        from .metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training can do without
-
         best, labels, found = np.concatenate(self._best), self._labels, Figures()
-        accuracies = TopKAccuracy().compute(predictions=best.tolist(), references=labels.tolist())
-        for metric, accuracy in accuracies.items():
+        for metric, accuracy in self._accuracies(best).items():
             if metric in self._metrics:
                 hits = (best[:, : _DEPTHS[metric]] == labels[:, None]).any(1)
                 found |= Figures(
@@ -99,13 +115,17 @@ class ClassPredictions:
         if "macro-f1" in self._metrics:
             found |= over_resamples(f"{name}_macro_f1", macro_f1_of(labels, best[:, 0]), len(labels))
         if "auroc" in self._metrics and len(self._classes) > 1:
-            is_class = labels[:, None] == self._classes
-            found |= mean_auroc(f"{name}_auroc", is_class, np.concatenate(self._scores))
+            found |= mean_auroc(f"{name}_auroc", *self._by_class())
         return found
 
-    @property
-    def _classes(self) -> np.ndarray:
-        return np.unique(self._labels)
+    def _accuracies(self, best: np.ndarray) -> dict[str, float]:
+        from .metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training can do without
+
+        return TopKAccuracy().compute(predictions=best.tolist(), references=self._labels.tolist())
+
+    def _by_class(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each image is of each class, and its scores: both `(num_images, num_classes)`."""
+        return self._labels[:, None] == self._classes, np.concatenate(self._scores)
 
     def _of_present(self, probabilities: torch.Tensor, classes: torch.Tensor | None) -> np.ndarray:
         """Columns of the classes of held-out images; 0 for one that the classifier does not know."""
@@ -116,6 +136,15 @@ class ClassPredictions:
             if number in columns:
                 scores[:, place] = probabilities[:, columns[number]].numpy()
         return scores
+
+
+def hits_and_certainty(logits: torch.Tensor, labels: torch.Tensor) -> tuple[int, float]:
+    """
+    The number of images that are right, and the sum of the log-probabilities of their correct classes, which decides
+    between classifiers with equal numbers, from logits `(num_images, num_classes)`.
+    """
+    hits = int((logits.argmax(1) == labels).sum())
+    return hits, -float(F.cross_entropy(logits, labels, reduction="sum"))
 
 
 def macro_f1_of(labels: np.ndarray, guesses: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -143,8 +172,9 @@ def mean_auroc(name: str, is_class: np.ndarray, scores: np.ndarray) -> Figures:
 
 def _area(is_positive: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
     """
-    The area of one class, and how far each image pulls it: the share of images of the other kind on whose right side
-    it stands, as distance from the area, weighed so that the mean over images is 0.
+    The area of one class, and the influence of each image on it, with mean 0. An image's placement value is the share
+    of images of the other kind that it is ranked correctly against; the area is the mean placement of the positive
+    images, and the influence is the distance from it, divided by the share of images of the same kind.
     """
     from scipy.stats import rankdata
 

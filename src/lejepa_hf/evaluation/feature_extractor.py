@@ -54,7 +54,7 @@ class FeatureExtractor:
     ) -> None:
         self.encoder, self.processor = encoder.eval(), processor
         self.pooling, self.num_layers, self.bf16 = pooling, num_layers, bf16
-        self._probe_layers = min(_PROBE_LAYERS, count_layers(encoder))
+        self._most_layers = count_layers(encoder)
 
     @property
     def pixel_range(self) -> list[float] | None:
@@ -133,6 +133,16 @@ class FeatureExtractor:
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
             return forward_layers(self.encoder, pixels, num_layers)
 
+    def _forward_available(self, pixels: torch.Tensor, num_layers: int) -> tuple[ModelOutput, list[torch.Tensor]]:
+        """[`_forward`] with as many of the last layers as the encoder offers; one if blocks see parts of images."""
+        try:
+            return self._forward(pixels, min(num_layers, self._most_layers))
+        except ValueError:
+            if self._most_layers == 1:
+                raise
+            self._most_layers = 1  # later batches do not try again
+            return self._forward(pixels)
+
     def embedding(self, outputs: ModelOutput) -> torch.Tensor:
         """The embedding `(batch_size, dim)`, fp32, in these outputs of the encoder, with `pooling` auto or pooler."""
         return pool(outputs, self._resolved_pooling(outputs)).float()
@@ -153,21 +163,14 @@ class FeatureExtractor:
         Features are the class tokens of the last two layers, concatenated, or without a class token the mean of the
         patch tokens or of the feature map. Source: arXiv 2511.08544, experiment details.
         """
-        try:
-            outputs, states = self._forward(pixels, self._probe_layers)
-        except ValueError:  # blocks that see parts of images have no class token
-            self._probe_layers = 1
-            outputs, states = self._forward(pixels)
+        outputs, states = self._forward_available(pixels, _PROBE_LAYERS)
         if has_class_token(self.encoder, states[-1], height_and_width(pixels)):
             return self.embedding(outputs), self._joined(states, "cls", pixels)
         return self.embedding(outputs), self._joined(states[-1:], "patches", pixels)
 
     def last_states(self, pixels: torch.Tensor, num_layers: int) -> list[torch.Tensor]:
-        """States of the last layers, see [`~model.layers.forward_layers`]; fewer where the encoder has not so many."""
-        try:
-            return self._forward(pixels, min(num_layers, count_layers(self.encoder)))[1]
-        except ValueError:  # blocks that see parts of images
-            return self._forward(pixels)[1]
+        """States of the last layers, see [`~model.layers.forward_layers`]; fewer if the encoder has fewer."""
+        return self._forward_available(pixels, num_layers)[1]
 
     def last_state(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixel values -> the state of the last layer, see [`~model.layers.forward_layers`]."""

@@ -20,10 +20,14 @@ class Figures(dict[str, float]):
 
     def __or__(self, other: Mapping[str, float]) -> Figures:  # type: ignore[override]
         """Both together, with the samples of both."""
-        return Figures({**self, **other}, {**self.samples, **getattr(other, "samples", {})})
+        return Figures({**self, **other}, {**self.samples, **_samples_of(other)})
 
     def __ior__(self, other: Mapping[str, float]) -> Figures:  # type: ignore[override]
         """Add those of another protocol."""
         self.update(other)
-        self.samples |= getattr(other, "samples", {})
+        self.samples |= _samples_of(other)
         return self
+
+
+def _samples_of(figures: Mapping[str, float]) -> dict[str, np.ndarray]:
+    return figures.samples if isinstance(figures, Figures) else {}

@@ -63,18 +63,16 @@ def over_classes(name: str, hits: np.ndarray, labels: np.ndarray) -> Figures:
     below = math.sqrt(sum((share - end.low) ** 2 for share, end in zip(shares, ends, strict=True)))
     above = math.sqrt(sum((end.high - share) ** 2 for share, end in zip(shares, ends, strict=True)))
     mean = float(shares.mean())
-    pulls = (hits - shares[places]) * len(labels) / (counts[places] * len(numbers))
-    return Figures({name: mean, name + INTERVAL: max(below, above) / len(numbers)}, {name: mean + pulls})
+    influences = (hits - shares[places]) * len(labels) / (counts[places] * len(numbers))
+    return Figures({name: mean, name + INTERVAL: max(below, above) / len(numbers)}, {name: mean + influences})
 
 
-def over_linearised(name: str, value: float, pulls: np.ndarray) -> Figures:
+def over_linearised(name: str, value: float, influences: np.ndarray) -> Figures:
     """
-    A figure of test images that is not a mean over them, and its interval by Student's t from how far each image pulls
-    it, in units of the figure times the number of images.
+    A figure that is not a mean over test images, and its 95 % interval by Student's t. `influences` has a number for
+    each image, with mean 0; `value + influences` then has the mean `value`, and the standard error of the figure.
     """
-    spread = over_images(name, pulls.tolist())
-    interval = {name + INTERVAL: spread[name + INTERVAL]} if name + INTERVAL in spread else {}
-    return Figures({name: value} | interval, {name: value + pulls})
+    return Figures(over_images(name, (value + influences).tolist()) | {name: value}, {name: value + influences})
 
 
 def over_resamples(name: str, figure: Callable[[np.ndarray], float], num_images: int) -> dict[str, float]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.sources import ImageSource
+from ..data.errors import DataError
+from ..system.distributed import OtherRankFailed, is_first_rank
 from ..system.durable_files import write_text
 from ..system.error_text import reason_of
 from .compare_encoders import compare_encoders
@@ -62,7 +63,8 @@ class TransferTable:
         Evaluate what is missing, and return the datasets that failed, each with the reason; `table.md` is written
         after each dataset.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if is_first_rank():
+            self._folder.mkdir(parents=True, exist_ok=True)
         prints = [FeatureExtractor(*load_encoder(encoder)).fingerprint() for encoder in self._encoders]
         failed = []
         for number, dataset in enumerate(self._datasets, 1):
@@ -73,19 +75,24 @@ class TransferTable:
             logger.info(f"{title}: evaluating {len(self._encoders)} encoder(s)")
             try:
                 self._measure(dataset)
-            except (ValueError, OSError) as error:  # of one dataset; the others can still be measured
+            # Of one dataset; the others can still be measured.
+            except (ValueError, OSError, DataError, OtherRankFailed) as error:
                 failed.append(f"{dataset}: {reason_of(error)}")
                 logger.warning(f"{title} failed: {reason_of(error)}")
-            write_text(self._folder / "table.md", self.table() + "\n")
-        write_text(self._folder / "table.md", self.table() + "\n")
+            self._write_table()
+        self._write_table()
         return failed
+
+    def _write_table(self) -> None:
+        if is_first_rank():
+            write_text(self._folder / "table.md", self.table() + "\n")
 
     def table(self) -> str:
         """Top-1 accuracy in percent, a row for each number of shots and encoder; the average needs all datasets."""
         rows = [["shots", "encoder", *self._datasets, "average"]]
         records = {dataset: _read(self._file(dataset)) for dataset in self._datasets}
         for k in self._shots:
-            name = "eval_linear_top1" if k == ALL else f"eval_{k}shot_top1"
+            name = _figure(k)
             for encoder in self._encoders:
                 found = [_results(records[dataset], encoder) for dataset in self._datasets]
                 values = [of_dataset[name] for of_dataset in found if name in of_dataset]
@@ -94,13 +101,12 @@ class TransferTable:
         return markdown_table(rows)
 
     def _measure(self, dataset: str) -> None:
-        splits: tuple[ImageSource, ImageSource] = labelled_sources(dataset)
         settings = self._settings | self._protocol_settings
-        compare_encoders(self._encoders, splits, self._protocols, self._file(dataset), **settings)
+        compare_encoders(self._encoders, labelled_sources(dataset), self._protocols, self._file(dataset), **settings)
 
     def _is_done(self, dataset: str, fingerprints: Sequence[str]) -> bool:
         record = _read(self._file(dataset))
-        names = ["eval_linear_top1" if k == ALL else f"eval_{k}shot_top1" for k in self._shots]
+        names = [_figure(k) for k in self._shots]
         return all(
             record.get("encoders", {}).get(encoder, {}).get("fingerprint") == fingerprint
             and all(name in _results(record, encoder) for name in names)
@@ -109,6 +115,11 @@ class TransferTable:
 
     def _file(self, dataset: str) -> Path:
         return self._folder / f"{Path(dataset).name}.json"
+
+
+def _figure(shots: int | str) -> str:
+    """The name of the figure in a row of the table."""
+    return "eval_linear_top1" if shots == ALL else f"eval_{shots}shot_top1"
 
 
 def _results(record: Mapping[str, Any], encoder: str) -> dict[str, float]:

@@ -65,7 +65,7 @@ def embed_together(recipe: Recipe, held_out: ImageSource) -> SharedEmbeddings | 
             found = SharedEmbeddings(fitting_source(recipe.data), columns)
         averaged = run.averaged_encoder if has_average else None
         for name, make in table_columns(run.encoder, averaged, run.embeddings).items():
-            if name != PIXELS:  # which the first process reads faster than all of them exchange
+            if name != PIXELS:  # which no network embeds
                 with failing_together():
                     embed = make()
                 columns[name] = embed(found.train), embed(held_out)

@@ -95,9 +95,8 @@ def failing_together() -> Iterator[None]:
 def is_lost_process(error: RuntimeError) -> bool:
     """Whether an error says that another process has failed, ended or cannot be reached, not what this one did."""
     lost = (dist.DistBackendError, dist.DistNetworkError) if dist.is_available() else ()
-    return isinstance(error, (OtherRankFailed, *lost)) or "/gloo/transport/" in str(
-        error
-    )  # gloo has no class of its own
+    # gloo has no class of its own.
+    return isinstance(error, (OtherRankFailed, *lost)) or "/gloo/transport/" in str(error)
 
 
 def explain_lost_process(error: RuntimeError) -> str:

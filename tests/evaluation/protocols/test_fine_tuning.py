@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModel
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.protocols import fine_tuning
 from lejepa_hf.evaluation.protocols.fine_tuning import FineTune, FineTuneLong, square_crop
-from lejepa_hf.hub.export import build_processor
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +23,6 @@ def few_digits():
 def encoder(tiny_resnet):
     torch.manual_seed(0)
     return AutoModel.from_config(AutoConfig.for_model(**tiny_resnet)).eval()
-
-
-@pytest.fixture
-def processor():
-    return build_processor(16, crop_ratio=1.0)
 
 
 def test_learns_and_leaves_the_encoder_alone(encoder, processor, few_digits, tmp_path, monkeypatch, capfd):

@@ -57,11 +57,8 @@ class _AttentiveHead(nn.Module):
         super().__init__()
         self.num_heads = next(number for number in range(max(1, width // _HEAD_DIM), 0, -1) if width % number == 0)
         self.query = nn.Parameter(torch.empty(1, 1, width).normal_(std=_STD))
-        self.of_query, self.of_tokens, self.out = (
-            nn.Linear(width, width),
-            nn.Linear(width, 2 * width),
-            nn.Linear(width, width),
-        )
+        self.of_query, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.of_tokens = nn.Linear(width, 2 * width)  # keys, values
         self.norm_of_tokens, self.norm_of_mlp, self.norm = (nn.LayerNorm(width) for _ in range(3))
         self.mlp = nn.Sequential(nn.Linear(width, _MLP_RATIO * width), nn.GELU(), nn.Linear(_MLP_RATIO * width, width))
         self.classes = nn.Linear(width, num_classes)

@@ -5,7 +5,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +12,13 @@ import torch
 from PIL import ImageOps
 from torch import nn
 from torch.nn import functional as F
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel, get_cosine_schedule_with_warmup
 
 from ...data.decoding import Encoded, Pixels, resized, stored_size
 from ...data.errors import DataError
 from ...data.multi_crop import random_boxes
 from ...data.sources import ImageSource
-from ..classification import ClassPredictions
+from ..classification import ClassPredictions, hits_and_certainty
 from ..embeddings.extraction import embedded_batches
 from ..embeddings.image_batches import image_batches
 from ..feature_extractor import FeatureExtractor
@@ -124,8 +123,7 @@ class AugmentedProbe(OfClasses, OnImages):
             for head, candidate in zip(heads, candidates, strict=True)
         ]
         optimizer, num_steps = self.optimizer(groups), num_epochs * steps_an_epoch
-        factor = partial(_warmup_and_cosine, warmup=self.warmup(num_steps), num_steps=num_steps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = get_cosine_schedule_with_warmup(optimizer, self.warmup(num_steps), num_steps)
         for pixels, labels in _random_crops(extractor, source, num_epochs, batch_size, self.name):
             features, labels = self.features(extractor, pixels), labels.to(device)
             optimizer.zero_grad()
@@ -148,12 +146,6 @@ class AugmentedProbe(OfClasses, OnImages):
         for batch, found in embedded_batches(extractor, source, _BATCH, embed=logits_of):
             if batch.numbers:
                 yield torch.tensor(batch.labels), list(found.unbind(1))
-
-
-def _warmup_and_cosine(step: int, warmup: int, num_steps: int) -> float:
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
 
 def _random_crops(
@@ -198,10 +190,9 @@ def random_crop(image: Pixels, side: int, number: int) -> Pixels:
 def _hits_and_certainty(
     heads: Sequence[nn.Module], batches: Iterator[tuple[torch.Tensor, list[torch.Tensor]]]
 ) -> list[tuple[int, float]]:
-    """For each head its hits and the log-probability of the correct classes, which decides between equals."""
-    hits, certainty = [0] * len(heads), [0.0] * len(heads)
+    """[`hits_and_certainty`] of each head over all batches."""
+    found = [(0, 0.0)] * len(heads)
     for labels, of_heads in batches:
-        for place, logits in enumerate(of_heads):
-            hits[place] += int((logits.argmax(1) == labels).sum())
-            certainty[place] -= float(F.cross_entropy(logits, labels, reduction="sum"))
-    return list(zip(hits, certainty, strict=True))
+        of_batch = [hits_and_certainty(logits, labels) for logits in of_heads]
+        found = [(one[0] + other[0], one[1] + other[1]) for one, other in zip(found, of_batch, strict=True)]
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 from ...data.sources import ImageSource
 from ..embeddings.extraction import LabelledEmbeddings
 from ..figures import Figures
-from ..intervals import is_spread, over_draws
+from ..intervals import over_draws
 from ..labelled_sources import labels_of
 from .logistic_regression import fit_logistic, predict_logistic
 from .protocol import OfClasses, OnEmbeddings
@@ -59,8 +59,8 @@ class FewShot(OfClasses, OnEmbeddings):
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
         """
         For each k `eval_<k>shot_top1`, the mean over draws, with its interval and standard deviation, see
-        [`over_draws`]; where all images of all classes are taken, the interval is over test images. So on for other
-        metrics.
+        [`over_draws`]; where all images of all classes are taken, the interval is over test images. The same for
+        other metrics.
         """
         embeddings, labels = train.embeddings.numpy(), train.labels.numpy()
         shots = _fitting_shots(embeddings, labels) if self.shots is None else self.shots
@@ -79,9 +79,9 @@ class FewShot(OfClasses, OnEmbeddings):
                 drawn = zip(members, numbers, strict=True)
                 rows = np.concatenate([rng.choice(of_class, number, replace=False) for of_class, number in drawn])
                 classifier = fit_logistic(embeddings[rows], labels[rows])
-                draws.append(predict_logistic(classifier, test, self.metrics).figures(name))
-            for figure in (figure for figure in draws[0] if not is_spread(figure)):
-                results |= over_draws(figure, [of_draw[figure] for of_draw in draws])
+                draws.append(predict_logistic(classifier, test, self.metrics).values())
+            for metric in draws[0]:
+                results |= over_draws(f"{name}_{metric}", [of_draw[metric] for of_draw in draws])
         return results
 
 

@@ -27,7 +27,7 @@ from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
 from ...system.devices import cores_of_this_process
 from ...system.distributed import is_first_rank, process_index, world_size
-from ..classification import ClassPredictions
+from ..classification import ClassPredictions, hits_and_certainty
 from ..embeddings.extraction import part_of
 from ..embeddings.image_batches import image_batches
 from ..encoder_loading import LoadedEncoder
@@ -84,8 +84,9 @@ class FineTune(OfClasses, OnImages):
     def run(
         self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
     ) -> dict[str, float]:
-        """`eval_finetune_top1` and with at least five classes `eval_finetune_top5`, and so on, which every process
-        returns.
+        """
+        `eval_finetune_top1` and with at least five classes `eval_finetune_top5`, and so on for other metrics; every
+        process returns them.
         """
         num_classes = count_classes(*(np.asarray(map_style(source)[source.label_column]) for source in (train, test)))
         loaded, number = (encoder, processor), len(map_style(train))
@@ -101,16 +102,17 @@ class FineTune(OfClasses, OnImages):
         if not predicted:
             raise DataError(f"{test.name}: none of its images can be read.")
         test.num_read = len(predicted)
-        predictions = ClassPredictions(torch.tensor([label for _, label in predicted]), self.metrics)
-        predictions.add(torch.stack([probabilities for probabilities, _ in predicted]))
+        logits, labels = _joined(predicted)
+        predictions = ClassPredictions(labels, self.metrics)
+        predictions.add(logits.softmax(1))
         return predictions.figures(f"eval_{self.name.replace('fine-tune', 'finetune').replace('-', '_')}")
 
 
 @dataclass(frozen=True)
 class FineTuneLong(FineTune):
     """
-    The same for 100 passes, as papers fine-tune: random crops and flips, mixup 0.8 or CutMix 1.0, label smoothing 0.1,
-    drop path 0.1, learning rates that fall by 0.65 from block to block, no weight decay of vectors.
+    [`FineTune`] for 100 passes, as papers fine-tune: random crops and flips, mixup 0.8 or CutMix 1.0, label smoothing
+    0.1, drop path 0.1, learning rates that fall by 0.65 from block to block, no weight decay of vectors.
 
     Args:
         learning_rate (`float`, *optional*): Peak learning rate of the head. If missing, the best of four.
@@ -135,12 +137,11 @@ def _best_rate(
     aside, others = (select_rows(train, rows) for rows in (order[:number_aside], order[number_aside:]))
     num_tried = min(max(round(_TRIED_SHARE * num_steps), _LEAST_TRIED), _MOST_TRIED)
 
-    def hits_and_certainty(rate: float) -> tuple[int, float]:
+    def success_of(rate: float) -> tuple[int, float]:
         predicted = _predict(_fit(loaded, others, num_classes, rate, num_tried, recipe), aside)
-        hits = sum(int(probabilities.argmax()) == label for probabilities, label in predicted)
-        return hits, sum(float(probabilities[label].log()) for probabilities, label in predicted)
+        return hits_and_certainty(*_joined(predicted)) if predicted else (0, 0.0)
 
-    rate = max(LEARNING_RATES, key=hits_and_certainty)
+    rate = max(LEARNING_RATES, key=success_of)
     if is_first_rank():
         number = len(LEARNING_RATES)
         logger.info(f"fine-tuning: learning rate {rate:g}, best of {number} on {number_aside} training images")
@@ -185,7 +186,7 @@ def _fit(
 
 
 def _predict(classifier: "_Classifier", source: ImageSource) -> list[tuple[torch.Tensor, int]]:
-    """For each image that can be read: the probabilities of its classes, its label."""
+    """For each image that can be read: the logits of its classes, its label."""
     part, extractor = part_of(source, process_index(), world_size()), classifier.extractor
     found: list[tuple[torch.Tensor, int]] = []
     decode = partial(extractor.decode_reduced, max_image_pixels=source.max_image_pixels)
@@ -193,8 +194,13 @@ def _predict(classifier: "_Classifier", source: ImageSource) -> list[tuple[torch
         if batch.images is not None:
             with torch.no_grad():
                 logits = classifier(batch.images.to(classifier.head.weight.device))["logits"].float().cpu()
-            found += zip(logits.softmax(1).unbind(), batch.labels, strict=True)
+            found += zip(logits.unbind(), batch.labels, strict=True)
     return gather_object(found)
+
+
+def _joined(predicted: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `(num_images, num_classes)` and labels `(num_images,)`."""
+    return torch.stack([logits for logits, _ in predicted]), torch.tensor([label for _, label in predicted])
 
 
 class _Classifier(nn.Module):

@@ -31,7 +31,7 @@ class LinearDinov2(AugmentedProbe):
         """Class tokens of the last four blocks, deepest last, then the mean of the patches: all features joined."""
         states = extractor.last_states(pixels, _BLOCKS)
         with torch.no_grad():
-            tokens = [state[:, 0] for state in states if extractor.has_class_token(states[-1], pixels)]
+            tokens = [state[:, 0] for state in states] if extractor.has_class_token(states[-1], pixels) else []
             return torch.cat([*tokens, extractor.patches(states[-1], pixels).mean(1)], dim=1).float()
 
     def candidates(
@@ -42,10 +42,12 @@ class LinearDinov2(AugmentedProbe):
         width = extractor.patches(extractor.last_state(pixels), pixels).shape[-1]
         parts = {"mean of the patches": (0, total)}
         if total > width:
-            of_class = {"1 block": total - 2 * width, f"{total // width - 1} blocks": 0}
             parts = {
-                f"{blocks}, {'with' if patches else 'without'} patches": (first, total - width * (not patches))
-                for blocks, first in of_class.items()
+                f"{blocks} block{'s' * (blocks > 1)}, {'with' if patches else 'without'} patches": (
+                    total - (blocks + 1) * width,
+                    total - width * (not patches),
+                )
+                for blocks in dict.fromkeys((1, total // width - 1))  # small encoders may have one
                 for patches in (False, True)
             }
         return [
@@ -57,11 +59,11 @@ class LinearDinov2(AugmentedProbe):
         ]
 
     def optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
-        """SGD."""
+        """SGD with momentum 0.9."""
         return torch.optim.SGD(groups, momentum=0.9)
 
     def warmup(self, num_steps: int) -> int:
-        """None."""
+        """0: the learning rates begin at their peaks."""
         return 0
 
 

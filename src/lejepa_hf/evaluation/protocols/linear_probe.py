@@ -12,7 +12,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from ...system.devices import default_device, threads_for
 from ...system.progress_bars import progress_bar
-from ..classification import ClassPredictions
+from ..classification import ClassPredictions, hits_and_certainty
 from ..embeddings.extraction import LabelledEmbeddings
 from ..labelled_sources import count_classes
 from .protocol import OfClasses, OnEmbeddings
@@ -130,10 +130,9 @@ def _logits(probe: _Probe, images: LabelledEmbeddings, rows: torch.Tensor) -> to
 
 
 def _hits_and_certainty(probe: _Probe, images: LabelledEmbeddings, rows: torch.Tensor) -> tuple[int, float]:
-    """Number of hits, and the mean log-probability of the correct class, which decides between equal numbers."""
+    """[`hits_and_certainty`] of these rows, whose features may lie on disk."""
     hits, certainty = 0, 0.0
     for chunk in rows.split(_CHUNK):
-        logits, labels = _logits(probe, images, chunk), images.labels[chunk]
-        hits += int((logits.argmax(1) == labels).sum())
-        certainty -= float(F.cross_entropy(logits, labels, reduction="sum"))
-    return hits, certainty / len(rows)
+        of_chunk = hits_and_certainty(_logits(probe, images, chunk), images.labels[chunk])
+        hits, certainty = hits + of_chunk[0], certainty + of_chunk[1]
+    return hits, certainty
