@@ -60,7 +60,7 @@ ARCHITECTURES = [
     _transformers("dinov2", "ViT", **_TOKENS, in_sample=True),
     _transformers("dinov2_with_registers", "ViT", **_TOKENS, num_register_tokens=4),
     _transformers("dinov3_vit", "ViT", **_VIT, num_register_tokens=4),
-    _transformers("ijepa", "ViT", **_VIT, in_sample=True),
+    _transformers("ijepa", "ViT", **_VIT),
     _transformers("vit_msn", "ViT", **_VIT),
     _transformers("swin", "Swin", **_WINDOWS, in_sample=True),
     _transformers("swinv2", "Swin", **_WINDOWS),

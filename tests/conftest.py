@@ -27,20 +27,18 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 # Files with tests that take many seconds. They are started first, so that no worker is left alone with one of them.
 LONG = (
     "runs/test_pretraining.py",
-    "test_trajectory.py",
     "test_trainer.py",
-    "training/test_launch_checks.py",
-    "test_data_resume.py",
-    "runs/test_dry_run.py",
-    "runs/test_plan.py",
-    "test_full_disk.py",
-    "training/test_preemption.py",
-    "hub/test_push.py",
-    "evaluation/protocols/test_linear_probe.py",
-    "test_fsdp_checkpoints.py",
     "training/callbacks/test_held_out.py",
-    "training/test_compilation.py",
+    "hub/test_model_card.py",
     "data/test_streaming.py",
+    "test_data_resume.py",
+    "training/test_checkpointing_trainer.py",
+    "test_backbone_matrix.py",
+    "runs/test_recipes.py",
+    "ops/test_epps_pulley_eager.py",
+    "system/test_distributed.py",
+    "training/test_preemption.py",
+    "training/test_compilation.py",
 )
 
 

@@ -51,6 +51,7 @@ def scans(tmp_path) -> str:
     return str(tmp_path / "scans")
 
 
+@pytest.mark.slow
 def test_greyscale(tmp_path, scans, tiny_resnet):
     backbone = {**tiny_resnet, "num_channels": 1}
     folder = finished_run(
@@ -82,6 +83,7 @@ def tiles(tmp_path) -> dict[str, str]:
     return files
 
 
+@pytest.mark.slow
 def test_five_channels_of_a_stream(tmp_path, tiles, tiny_vit):
     folder = finished_run(
         tmp_path, dataset=tiles["train"], streaming=True, shuffle_buffer_size=20, pixel_range=[0, 10000],

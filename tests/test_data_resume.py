@@ -46,9 +46,10 @@ def weights(folder: Path) -> bytes:
     ("settings", "deaths", "processes"),
     [
         ([], [5], 1),  # map-style
-        (["--streaming", "--buffer", "7"], [4, 8], 1),  # mid-epoch, then wrapped around
+        # Mid-epoch, then wrapped around.
+        pytest.param(["--streaming", "--buffer", "7"], [4, 8], 1, marks=pytest.mark.slow),
         (["--streaming", "--workers", "2", "--buffer", "500", "--accumulation", "2"], [5], 1),
-        (["--streaming", "--workers", "2"], [8], 2),
+        pytest.param(["--streaming", "--workers", "2"], [8], 2, marks=pytest.mark.slow),
     ],
     ids=["map-style", "stream", "stream, workers, accumulation", "stream, two processes"],
 )
@@ -80,6 +81,7 @@ def test_killed_at_random_moments_again_and_again(shards, tmp_path, processes):
     assert weights(tmp_path / "torn") == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_other_numbers_of_workers_and_processes(shards, tmp_path):
     whole = ["--streaming", "--workers", "2"]
     run(shards, tmp_path / "whole", *whole)
@@ -92,6 +94,7 @@ def test_other_numbers_of_workers_and_processes(shards, tmp_path):
         assert ("2 data workers instead of `dataloader_num_workers` 3" in said) == (workers == "3")
 
 
+@pytest.mark.slow
 def test_a_stream_read_by_two_goes_on_with_one_and_leaves_nothing_out(shards, tmp_path):
     folder = tmp_path / "run"
     run(shards, folder, "--streaming", "--note", "--steps", "3", processes=2)

@@ -10,6 +10,7 @@ from lejepa_hf.hub.export import export_encoder
 from lejepa_hf.training.checkpoints import complete_checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "state_dict_type", ["SHARDED_STATE_DICT", pytest.param("FULL_STATE_DICT", marks=pytest.mark.slow)]
 )

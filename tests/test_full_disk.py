@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from processes import Script
 
 from lejepa_hf.training.checkpoints import complete_checkpoints
@@ -20,6 +21,7 @@ def run(folder: Path, *arguments: str, room: int = 0) -> tuple[int, str]:
     return process.wait(100), output.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_last_good_checkpoint_stays_and_the_error_says_what_to_do(tmp_path):
     folder = tmp_path / "run"
     code, printed = run(folder, "--max_steps", "2")

@@ -147,7 +147,7 @@ def test_accumulation_is_the_mean_of_the_micro_batches(tmp_path, tiny_vit):
     torch.testing.assert_close(change, [p.grad for p in model.parameters()], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("backbone", "workers"), [("resnet", 0), ("vit", 2)])
+@pytest.mark.parametrize(("backbone", "workers"), [("resnet", 0), pytest.param("vit", 2, marks=pytest.mark.slow)])
 def test_resume_is_exact_to_the_last_bit(tmp_path, tiny_resnet, tiny_vit, backbone, workers):
     network = {"resnet": tiny_resnet, "vit": tiny_vit}[backbone] | {}
     drawn = {}
@@ -165,7 +165,7 @@ def test_resume_is_exact_to_the_last_bit(tmp_path, tiny_resnet, tiny_vit, backbo
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resume_of_a_stream(tmp_path, tiny_resnet, workers):
     parquet = tmp_path / "shards"
     parquet.mkdir()
@@ -296,7 +296,7 @@ def with_broken(number: int):
     return datasets.Dataset.from_dict({"image": images}, features)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_broken_images_cost_images_and_are_told(tmp_path, tiny_resnet, caplog, workers):
     settings = {"dataloader_num_workers": workers, "max_bad_fraction": 0.5, "save_total_limit": None}
     whole = trainer_for(tmp_path / "whole", model_for(tiny_resnet), with_broken(4), max_steps=9, **settings)
@@ -320,6 +320,7 @@ def test_too_many_broken_images_stop_the_run(tmp_path, tiny_resnet):
     assert trainer.state.global_step < 5
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_lost_leaves_a_checkpoint_and_goes_on_from_there(tmp_path, tiny_resnet, monkeypatch):
     monkeypatch.setattr("lejepa_hf.data.network._FIRST_WAIT", 0.001)
     reachable = {"rows": 1000}

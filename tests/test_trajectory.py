@@ -19,14 +19,14 @@ def alone(tmp_path_factory):
     return json.loads(output.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "processes", "settings"),
     [
         ("ddp", 2, SETTINGS),
-        ("fsdp", 2, ["2,1"]),
-        pytest.param("fsdp", 2, SETTINGS, marks=pytest.mark.slow),
-        pytest.param("ddp", 4, ["1,0"], marks=pytest.mark.slow),
-        pytest.param("fsdp", 4, ["2,1"], marks=pytest.mark.slow),
+        ("fsdp", 2, SETTINGS),
+        ("ddp", 4, ["1,0"]),
+        ("fsdp", 4, ["2,1"]),
     ],
 )
 def test_losses_are_those_of_one_process(two_processes, tmp_path, alone, kind, processes, settings):

@@ -13,6 +13,9 @@ from PIL import Image
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_shards.py"
 
 
+pytestmark = pytest.mark.slow  # each makes shards in a process
+
+
 def make(folder: Path, *arguments: str) -> list[Path]:
     command = [sys.executable, str(SCRIPT), str(folder), "--classes", "10", *arguments]
     subprocess.run(command, check=True, capture_output=True, timeout=200)
@@ -111,7 +114,6 @@ def test_pictures_of_a_class_look_alike(folder):
     assert (labels[distances.argmin(axis=1)] == labels).mean() > 0.25
 
 
-@pytest.mark.slow
 def test_same_whatever_the_processes_and_a_killed_run_goes_on(tmp_path):
     sizes = ["--images", "12", "--shards", "2"]
     contents = [path.read_bytes() for path in make(tmp_path / "a", *sizes, "--workers", "1")]

@@ -68,6 +68,7 @@ def test_a_plain_loop_starts_from_the_weights_of_the_trainer(study, command, tmp
     assert found and all((found[name] == expected[name]).all() for name in expected)
 
 
+@pytest.mark.slow
 def test_rows_of_another_budget_are_refused(study, command, tmp_path, capsys):
     assert study.main([*command, "--steps", "1", "--seeds", "0", "--arms", "minimal"]) == 0
     assert study.main([*command, "--steps", "2", "--seeds", "0", "--arms", "minimal"]) == 2

@@ -55,6 +55,7 @@ def test_version(capsys):
     assert stop.value.code == 0 and capsys.readouterr().out == f"lejepa-hf {lejepa_hf.__version__}\n"
 
 
+@pytest.mark.slow
 def test_console_script_explains_itself():
     script = shutil.which("lejepa", path=str(Path(sys.executable).parent))
     done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=120)
@@ -66,6 +67,7 @@ def test_console_script_explains_itself():
     assert "'/no/such/run' holds neither" in one_line(failed.stderr)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_in_one_line_and_keeps_what_is_done(run, tmp_path):
     command, out = tmp_path / "command.py", tmp_path / "embeddings.parquet"
     command.write_text("import sys\nfrom lejepa_hf.cli import main\nsys.exit(main())\n")

@@ -75,6 +75,7 @@ def test_evaluate(run, tmp_path, capsys):
     assert len(list(cache.iterdir())) == 2 and captured.err.count("images found in") == 2
 
 
+@pytest.mark.slow
 def test_transfer(run, tmp_path, capsys):
     encoder, out = str(export_encoder(run)), tmp_path / "table"
     command = ["transfer", encoder, "--datasets", "digits", "--shots", "1", "1%", "--out", str(out), "--no-cache"]

@@ -319,6 +319,7 @@ def test_broken_batch_of_a_worker_stops_the_run_with_one_line(tmp_path):
     gc.collect()
 
 
+@pytest.mark.slow
 def test_spawned_worker_gives_the_same():
     # macOS spawns workers, so that dataset and collator travel as pickles.
     collator = MultiCropCollator(TRANSFORM)

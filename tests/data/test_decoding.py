@@ -408,6 +408,7 @@ except DECODING_ERRORS as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much memory a process holds")
 def test_too_little_memory_is_a_decoding_error(tmp_path):
     Image.new("L", (9000, 9000)).convert("RGB").save(tmp_path / "large.png")

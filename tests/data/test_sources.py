@@ -129,6 +129,16 @@ def test_streamed_digits():
     assert list(stream.dataset) == list(dataset.dataset)
 
 
-@pytest.mark.parametrize("split", ["validation", "train[:10]"])
+@pytest.mark.parametrize("split", ["validation", "train+validation", "validation[:10]"])
 def test_unknown_digits_split(split):
-    assert message("digits", split=split).endswith(f"has the splits train and test, got {split!r}.")
+    assert message("digits", split=split).endswith("has the splits train and test, got 'validation'.")
+
+
+def test_slices_of_digits():
+    def labels(split):
+        return list(load_source("digits", split).dataset["label"])
+
+    train, test = labels("train"), labels("test")
+    assert labels("train[:10]") == train[:10]
+    assert labels("test[-5:] + train[:-1000]") == test[-5:] + train[:-1000]
+    assert [row["label"] for row in load_source("digits", "test[3:6]", streaming=True).dataset] == test[3:6]

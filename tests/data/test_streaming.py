@@ -23,7 +23,7 @@ from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.reader_state import advance
 from lejepa_hf.data.streaming import EndlessRows, prepare_worker
 
-BATCH = 4
+BATCH, SLOW = 4, pytest.mark.slow
 
 
 def run(dataset, num_batches: int, num_workers: int = 0, **settings) -> tuple[list[list[dict]], list[list[dict]]]:
@@ -80,6 +80,7 @@ def test_order_follows_from_seed_and_epoch():
     assert by_epoch(take(ROWS, 30, seed=1))[0] != orders[1]
 
 
+@pytest.mark.slow
 def test_shuffle_is_uniform():
     first = np.array([by_epoch(take(ROWS, 1, seed=seed))[0] for seed in range(1500)])
     counts = np.bincount(first.flatten(), minlength=30)
@@ -109,8 +110,8 @@ def test_rows_say_where_they_stand():
         assert row["where"] == f"row {row['index']}"
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2, 4])
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("num_workers", [0, 2, pytest.param(1, marks=SLOW), pytest.param(4, marks=SLOW)])
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=SLOW)])
 def test_resume_continues_the_run(world_size, num_workers):
     settings = {"rank": world_size - 1, "world_size": world_size}
     uninterrupted, readers = run(ROWS, 20, num_workers, **settings)
@@ -148,7 +149,10 @@ SPREADS = [  # shards, ranks, workers a rank: each pair of two of them at least 
 ]
 
 
-@pytest.mark.parametrize(("num_shards", "world_size", "num_workers"), SPREADS)
+@pytest.mark.parametrize(
+    ("num_shards", "world_size", "num_workers"),
+    [pytest.param(*spread, marks=SLOW if max(spread[1:]) == 4 else []) for spread in SPREADS],
+)
 def test_stream_gives_every_row_once_an_epoch(tmp_path, num_shards, world_size, num_workers):
     sizes = SIZES[:num_shards]
     by_row = num_workers == 2  # else shards that are too few are shared by row groups
@@ -222,8 +226,8 @@ def test_classes_of_sorted_shards_are_mixed(tmp_path):
     assert np.mean(classes) > 3 and min(classes) > 1
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2, 4])
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("num_workers", [0, 2, pytest.param(1, marks=SLOW), pytest.param(4, marks=SLOW)])
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=SLOW)])
 def test_stream_resume_continues_the_run(tmp_path, world_size, num_workers):
     stream = shards(tmp_path, SIZES, 3)
     settings = {"rank": world_size - 1, "world_size": world_size}
@@ -255,7 +259,7 @@ def test_stream_resume_with_another_number_of_workers(stream, num_workers):
 @pytest.mark.parametrize(
     ("before", "num_readers", "after"), [(1, 2, 2), (2, 1, 1), (2, 2, 4), (4, 1, 3), (1, 5, 2), (2, 2, 3)]
 )
-@pytest.mark.parametrize("stop", [1, 16])
+@pytest.mark.parametrize("stop", [pytest.param(1, marks=SLOW), 16])
 def test_stream_resume_with_another_number_of_ranks(tmp_path, caplog, before, num_readers, after, stop):
     stream = shards(tmp_path, SIZES, 3)
     first = [run(stream, stop, rank=rank, world_size=before, num_readers=num_readers) for rank in range(before)]

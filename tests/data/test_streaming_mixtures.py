@@ -51,7 +51,10 @@ def assert_each_once_an_epoch(rows: list[tuple[int, int]]):
         assert over >= 2 and [epochs[epoch] for epoch in range(over)] == [size] * over
 
 
-@pytest.mark.parametrize(("world_size", "num_workers"), [(1, 0), (1, 2), (2, 1), (4, 0)])
+@pytest.mark.parametrize(
+    ("world_size", "num_workers"),
+    [(1, 0), pytest.param(1, 2, marks=pytest.mark.slow), (2, 1), pytest.param(4, 0, marks=pytest.mark.slow)],
+)
 def test_shares_follow_the_weights_and_members_have_epochs_of_their_own(mixture, world_size, num_workers):
     settings = {"num_workers": num_workers, "world_size": world_size}
     rows = list(
@@ -77,7 +80,7 @@ def test_workers_leave_the_order(mixture, num_workers):
     assert keys(run(mixture, 20, num_workers)[0]) == keys(run(mixture, 20)[0])
 
 
-@pytest.mark.parametrize("stop", [1, 7, 40])
+@pytest.mark.parametrize("stop", [1, pytest.param(7, marks=pytest.mark.slow), 40])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_resume_continues_the_run(mixture, stop, world_size):
     settings = {"rank": world_size - 1, "world_size": world_size}

@@ -71,6 +71,7 @@ def test_unbalanced_by_more_than_chance(counts, expected):
     assert is_unbalanced(np.repeat(np.arange(len(counts)), counts)) == expected
 
 
+@pytest.mark.slow
 def test_samples_have_the_figure_as_mean_and_its_spread():
     """The spread of each figure over many test sets is the one that a single test set tells."""
     figures = [collected(*drawn(seed=seed), ["top1", "mean-per-class", "auroc"]) for seed in range(200)]

@@ -32,6 +32,7 @@ def save_encoder(folder, tiny_resnet, seed: int) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_the_record_tells_encoders_images_and_settings(tmp_path, tiny_resnet, splits):
     first, second = (save_encoder(tmp_path / str(seed), tiny_resnet, seed) for seed in (0, 1))
     record = compare_encoders([first, second], splits, ["few-shot"], shots=(1,))
@@ -97,6 +98,7 @@ def room(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_record_of_the_encoders_before(tmp_path, tiny_resnet, splits):
     first, second = (save_encoder(tmp_path / str(seed), tiny_resnet, seed) for seed in (0, 1))
     # A record larger than other files that are written meanwhile, such as the output of this test.

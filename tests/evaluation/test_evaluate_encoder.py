@@ -44,6 +44,7 @@ def few_digits():
     return tuple(sources)
 
 
+@pytest.mark.slow
 def test_digits_by_name(resnet_folder):
     results = evaluate_encoder(resnet_folder, "digits")
     names = ["linear_top1", "linear_top5", "knn10_top1", "knn_top1", "knn100_top1", "knn200_top1"]
@@ -64,6 +65,7 @@ def test_sources_and_protocols_by_choice(resnet_folder, few_digits):
     assert results["eval_knn_top1"] == expected["eval_knn_top1"]
 
 
+@pytest.mark.slow
 def test_protocols_on_images(resnet_folder, few_digits):
     tuned = evaluate_encoder(resnet_folder, few_digits, ["knn", "fine-tune"], num_epochs=1, learning_rate=1e-3)
     assert "eval_knn_top1" in tuned and "eval_finetune_top5" in tuned
@@ -138,6 +140,7 @@ def test_a_stream_with_secret_labels_is_refused(resnet_folder, few_digits):
         evaluate_encoder(resnet_folder, (train, replace(test, dataset=hidden)), ["knn"])
 
 
+@pytest.mark.slow
 def test_baselines_stand_beside_the_encoder(resnet_folder, few_digits):
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -54,6 +54,7 @@ def test_interval_over_resamples_is_that_of_their_spread():
     assert is_spread("miou_ci95")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.97, 0.99, 0.995])
 def test_it_covers_what_it_says(accuracy):
     """Of many test sets drawn from one population, at least about 95 in 100 intervals hold its accuracy."""

@@ -45,6 +45,7 @@ def test_the_papers_table():
     assert len(DATASETS) == 8 and SHOTS == (1, 10, "all")
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_each_dataset(encoders, datasets, tmp_path):
     table = TransferTable(tmp_path, encoders, datasets, [1, 2])
     assert table.run() == []
@@ -68,6 +69,7 @@ def test_all_shots_are_the_linear_probe(encoders, datasets, tmp_path):
     assert table.table().splitlines()[2].startswith(f"| all   | {encoders[0]} | {100 * linear:.1f} ± ")
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_stopped(encoders, datasets, tmp_path):
     TransferTable(tmp_path, encoders[:1], datasets[:1], [1]).run()
     before = (tmp_path / "early.json").read_bytes()

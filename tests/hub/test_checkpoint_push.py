@@ -74,6 +74,7 @@ def test_a_run_and_its_checkpoints(hub, recipe, tmp_path, caplog, capfd):
     assert not list(run.glob("_*"))
 
 
+@pytest.mark.slow
 def test_only_the_end(hub, recipe, capfd):
     hub.faults = [Fault("commit/main", status=400)]
     assert main([*recipe, "--hub_strategy", "end"]) == 1

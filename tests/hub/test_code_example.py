@@ -104,6 +104,7 @@ def embeddings(exports) -> dict[str, torch.Tensor]:
     return {case: torch.tensor(found[str(folder)]) for case, folder in exports.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_code_of_the_card_gives_the_trained_embedding(exports, embeddings, case):
     _, _, crop_size, channels, pixel_range, line = CASES[case]

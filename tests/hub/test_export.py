@@ -189,6 +189,7 @@ def test_auto_model_gives_the_trained_embedding(exports, family):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_works_where_this_package_is_not_installed(exports, stranger, image, family):
     model, folder = exports[family]

@@ -139,7 +139,7 @@ def test_detector_trains_with_it_as_its_backbone(encoders, pixels, make, family)
     assert not torch.equal(first, trained[name.removeprefix("swin.")])
 
 
-@pytest.mark.parametrize("family", ["vit", "resnet"])
+@pytest.mark.parametrize("family", ["vit", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_classifier_is_fine_tuned_by_the_stock_trainer(encoders, tmp_path, family):
     model, folder = encoders[family]
     torch.manual_seed(0)

@@ -43,6 +43,7 @@ def test_embedding_for_any_batch(tmp_path, capsys, family):
         torch.testing.assert_close(torch.from_numpy(embedding), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_difference_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
     encoder = export_encoder(build("resnet"), tmp_path / "encoder", build_processor(SIZE))
     translate = onnx_export._translate
@@ -61,6 +62,7 @@ def test_a_difference_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"encoder"}
 
 
+@pytest.mark.slow
 def test_it_is_published_and_the_card_says_how_to_run_it(tmp_path, monkeypatch):
     model = run_folder("resnet", tmp_path).eval()
     encoder = export_encoder(tmp_path)

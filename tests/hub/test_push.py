@@ -256,6 +256,7 @@ save_file({name: value.contiguous() for name, value in warm.encoder.state_dict()
 """
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_private_one(hub, finished, tmp_path):
     assert main(["push", str(finished), ID, "--private"]) == 0
     for token in (False, OTHER):
@@ -289,6 +290,7 @@ def test_what_is_there_is_not_sent_again(hub, finished):
     assert copied == there
 
 
+@pytest.mark.slow
 def test_large_files_the_way_that_the_client_takes_by_default(hub, finished, monkeypatch):
     """In chunks, through hf_xet, which comes with the client; all other tests switch it off."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)

@@ -249,7 +249,9 @@ def test_sequences_with_the_batch_first(views):
         SIGReg(num_slices=4, batch_first=True)(sequences[:1], step=0)
 
 
-@pytest.mark.parametrize("statistic", ["epps_pulley", *COMPARED_STATISTICS])
+@pytest.mark.parametrize(
+    "statistic", ["epps_pulley", *(pytest.param(name, marks=pytest.mark.slow) for name in COMPARED_STATISTICS)]
+)
 def test_compiles_into_one_graph(statistic):
     eager = SIGReg(num_slices=8, statistic=statistic)
     graphs = CompileCounterWithBackend("aot_eager")
@@ -290,6 +292,7 @@ def effective_rank(embeddings):
     return torch.exp(-(share * share.clamp_min(1e-12).log()).sum()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weight", "collapses"), [(0.0, True), (0.05, False)])
 def test_the_weight_decides_about_collapse(weight, collapses):
     from lejepa_hf.losses.prediction import prediction_loss

@@ -135,10 +135,12 @@ def test_tables_kept_from_one_size_do_not_affect_the_next_one():
     assert accepted(AutoConfig.for_model("timm_wrapper", architecture="tiny_vit_5m_224"), 32) == 32
 
 
+@pytest.mark.slow
 def test_a_size_that_fits_no_table_is_replaced_by_the_native_one():
     assert accepted(AutoConfig.for_model("timm_wrapper", architecture="pit_ti_224"), 32) == 224
 
 
+@pytest.mark.slow
 def test_windows_want_multiples():
     config = {"architecture": "maxvit_rmlp_pico_rw_256", "model_args": {"img_size": 64, "depths": [1] * 4}}
     assert accepted(AutoConfig.for_model("timm_wrapper", **config), 100) == 128

@@ -49,6 +49,7 @@ def test_unknown_backend_lists_the_known(monkeypatch):
         dispatch.operators()
 
 
+@pytest.mark.slow
 def test_triton_on_a_cpu_is_refused_with_the_way_out():
     code = "from lejepa_hf.ops import dispatch; dispatch.operators('triton', 'cpu')"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -39,6 +39,7 @@ def columns_written(run: RunFolder) -> list[str]:
     return list(results["rows"]) if results else []
 
 
+@pytest.mark.slow
 def test_figures_are_written_before_the_next_column_begins(finished, monkeypatch):
     run, recipe, held_out = finished
     export_encoder(run.path)
@@ -60,6 +61,7 @@ def test_figures_are_written_before_the_next_column_begins(finished, monkeypatch
     assert all(run.picture(name).is_file() for name in ("embeddings", "confusion", "neighbours"))
 
 
+@pytest.mark.slow
 def test_an_error_in_a_baseline_costs_that_baseline_alone(finished, monkeypatch, caplog):
     run, recipe, held_out = finished
     measure = final_evaluation.measure_column
@@ -78,6 +80,7 @@ def test_an_error_in_a_baseline_costs_that_baseline_alone(finished, monkeypatch,
     assert f"The baseline &#39;{UNTRAINED}&#39;" in run.report.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_without_the_encoder_there_is_no_table(finished, monkeypatch):
     run, recipe, held_out = finished
 
@@ -91,6 +94,7 @@ def test_without_the_encoder_there_is_no_table(finished, monkeypatch):
     assert not run.results.exists()
 
 
+@pytest.mark.slow
 def test_training_images_among_the_held_out_ones_stand_beside_the_figures(finished):
     run, recipe, held_out = finished
     train = load_source("digits", "train").dataset
@@ -104,7 +108,7 @@ def test_training_images_among_the_held_out_ones_stand_beside_the_figures(finish
     assert sentence in run.report.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_share_without_labels_has_all_but_accuracies(untrained, streaming):
     folder, recipe = untrained
     images = folder / "images"

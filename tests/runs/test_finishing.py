@@ -55,6 +55,7 @@ def test_images_that_a_stream_has_not_are_not_repeated(untrained):
     assert measure_projections(folder, recipe, num_images=100).num_images == 12
 
 
+@pytest.mark.slow
 def test_what_fails_after_training_takes_nothing_else_with_it(untrained, monkeypatch, caplog):
     """As where the home of `evaluate` cannot be written: the evaluation fails, all else is there."""
     folder, recipe = untrained
@@ -79,6 +80,7 @@ def test_what_fails_after_training_takes_nothing_else_with_it(untrained, monkeyp
     assert "the evaluation could not be made" in caplog.text
 
 
+@pytest.mark.slow
 def test_broken_images_are_not_counted_as_measured(untrained):
     folder, recipe = untrained
     rng = np.random.default_rng(0)

@@ -79,6 +79,7 @@ def test_a_stream_has_no_picture_of_neighbours(untrained):
     assert picture_neighbours(folder, (stream, embedded), (stream, embedded)) is None
 
 
+@pytest.mark.slow
 def test_an_encoder_of_one_size_is_drawn_at_it(untrained, caplog):
     pytest.importorskip("timm")
     folder, recipe = untrained

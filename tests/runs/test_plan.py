@@ -10,6 +10,7 @@ from lejepa_hf.runs.measurement import Measurement
 from lejepa_hf.runs.plan import Plan, ViewPlan, format_plan, make_plan
 
 
+@pytest.mark.slow
 def test_plan_of_a_small_run(tiny_resnet, tmp_path):
     folder = tmp_path / "run"
     arguments = ["--max_steps", "-1", "--num_train_epochs", "3", "--dataloader_num_workers", "1"]

@@ -26,16 +26,6 @@ def recipe(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_recipe_parses_and_builds(path):
-    parsed = parse_recipe(path, ["--use_cpu", "--bf16", "false"])
-    with torch.device("meta"):
-        build_model(build_config(parsed.model))
-    assert resolve(parsed).data == parsed.data, "a recipe asks for what its backbone accepts"
-    opening = path.read_text().splitlines()[0]
-    assert opening.startswith("# ") and ("accelerate launch" in opening or "not run yet" in opening)
-
-
 # Parameters of the encoder without pooler or head, in millions.
 EXPECTED = {
     "digits/resnet_tiny": None,
@@ -67,15 +57,22 @@ def test_recipes_were_found():
     assert {f"{path.parent.name}/{path.stem}" for path in RECIPES} == set(EXPECTED)
 
 
-@pytest.mark.parametrize("name", [name for name, millions in EXPECTED.items() if millions])
-def test_encoders_are_those_of_their_names(name):
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if (EXPECTED[name] or 0) > 300 else []) for name in EXPECTED]
+)
+def test_every_recipe_builds_the_encoder_of_its_name(name):
     path = ROOT / "recipes" / f"{name}.yaml"
     text = path.read_text(encoding="utf-8")
     command = f"accelerate launch train.py recipes/{name}.yaml"
-    assert text.startswith((f"# not run yet: {command} (", f"# {command}\n# ran: "))
+    parsed = parse_recipe(path, ["--use_cpu", "--bf16", "false"])
     with torch.device("meta"):
-        encoder = build_model(build_config(parse_recipe(path, ["--use_cpu", "--bf16", "false"]).model)).encoder
-    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(EXPECTED[name], rel=0.01)
+        encoder = build_model(build_config(parsed.model)).encoder
+    assert resolve(parsed).data == parsed.data, "a recipe asks for what its backbone accepts"
+    if EXPECTED[name] is None:
+        assert text.startswith("# ") and command.split()[0] in text.splitlines()[0]
+    else:
+        assert text.startswith((f"# not run yet: {command} (", f"# {command}\n# ran: "))
+        assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(EXPECTED[name], rel=0.01)
 
 
 _BATCH = "per_device_train_batch_size"

@@ -17,6 +17,7 @@ def embedded(untrained, two_processes):
     return lambda failure: (RunFolder(folder), two_processes(SCRIPT, str(folder / "recipe.yaml"), failure))
 
 
+@pytest.mark.slow
 def test_two_processes_embed_what_one_does(embedded):
     run, said = embedded("none")
     assert "LeJEPA encoder agrees" in said and "same encoder, untrained agrees" in said

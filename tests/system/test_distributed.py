@@ -34,6 +34,7 @@ def test_statistics_that_gather(two_processes, statistic):
     assert two_processes(SCRIPT, "layer", "7,5", "ddp", statistic).count("agrees") == 2
 
 
+@pytest.mark.slow
 def test_three_uneven_processes(two_processes):
     assert two_processes(SCRIPT, "batch", "2,1,5", processes=3).count("agrees") == 3
 

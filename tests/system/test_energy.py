@@ -71,6 +71,7 @@ class Meter(TrainerCallback):
         zone(self.folder, "intel-rapl:0", "package-0", 3_600_000_000 * state.global_step, 10**13)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_continuation(tmp_path, tiny_resnet, monkeypatch):
     zone(tmp_path / "rapl", "intel-rapl:0", "package-0", 0, 10**13)
     monkeypatch.setattr(measuring_trainer, "EnergyMeter", partial(EnergyMeter, powercap=tmp_path / "rapl"))

@@ -24,6 +24,7 @@ def test_the_best_checkpoint_is_named_where_it_lies(tmp_path):
     assert not list(tmp_path.glob("_*"))
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_found_from_another_folder(tmp_path):
     settings = {"eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True, "greater_is_better": True}
     settings |= {"learning_rate": 1e-2, "monitors": []}

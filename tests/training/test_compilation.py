@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lejepa_hf.data.sources import load_source
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("family", ["vit", "resnet"])
+@pytest.mark.parametrize(
+    "checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["kept", "checkpointed"]
+)
+@pytest.mark.parametrize("family", ["vit", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_one_graph_for_each_crop_size(tmp_path, tiny_vit, tiny_resnet, family, checkpointing):
     if family == "resnet" and checkpointing:
         pytest.skip("ResNet has no activation checkpointing")
@@ -35,6 +37,7 @@ def test_one_graph_for_each_crop_size(tmp_path, tiny_vit, tiny_resnet, family, c
     assert set(compiled.model.state_dict()) == set(plain.model.state_dict())
 
 
+@pytest.mark.slow
 def test_each_of_two_trainers_is_compiled_and_nothing_is_left_behind(tmp_path, tiny_vit):
     """The first one used to switch compilation off for all that follow in the process."""
     torch._dynamo.reset()
@@ -71,6 +74,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["vit", "resnet"])
 def test_a_step_never_waits_for_the_device(tmp_path, tiny_vit, tiny_resnet, family):
     backbone = {"vit": tiny_vit, "resnet": tiny_resnet}[family]

@@ -7,6 +7,7 @@ from monitored_run import monitored, rows
 from lejepa_hf.training.measuring_trainer import LogWindow
 
 
+@pytest.mark.slow
 def test_an_evaluation_does_not_slow_the_speed_of_training(tmp_path):
     trainer = monitored(tmp_path, monitors=[], label_column=None, max_steps=3)
     trainer.model.register_forward_pre_hook(lambda model, _: None if model.training else time.sleep(0.5))
@@ -17,7 +18,7 @@ def test_an_evaluation_does_not_slow_the_speed_of_training(tmp_path):
     assert after["images_per_second"] > 8 / 1.5  # the eight images of the step, without the evaluation before it
 
 
-@pytest.mark.parametrize("given", [True, "auto"])
+@pytest.mark.parametrize("given", [True, pytest.param("auto", marks=pytest.mark.slow)])
 def test_resuming_without_a_path_is_from_the_newest_checkpoint(tmp_path, given):
     again = monitored(tmp_path, eval_strategy="no", max_steps=4)
     with pytest.raises(ValueError, match=f"`resume_from_checkpoint` is {given}, but .* has no checkpoint"):

@@ -10,7 +10,9 @@ from lejepa_hf.training.own_arguments import count_steps, fitting_kwargs, own_ar
 
 
 @pytest.mark.parametrize(
-    "kind", ["cosine", "linear", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
+    "kind",
+    ["cosine", "constant", "polynomial"]
+    + [pytest.param(kind, marks=pytest.mark.slow) for kind in ("linear", "constant_with_warmup", "inverse_sqrt")],
 )
 def test_other_schedules_train(tmp_path, tiny_resnet, kind):
     """They crashed on `min_lr_rate`, the default of the cosine."""
@@ -62,6 +64,7 @@ def test_a_part_of_a_batch_is_a_step(tmp_path, settings, steps):
     assert count_steps(args, 10, 5) == steps  # of 5.5 images
 
 
+@pytest.mark.slow
 def test_epochs_fire(tmp_path):
     """1347 images in batches of 400: four steps an epoch; none of the three ever fired."""
     trainer = monitored(

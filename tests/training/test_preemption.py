@@ -45,7 +45,8 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in rows(folder) if "loss" in row]
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_checkpoint_at_once_and_the_run_goes_on_as_if_nothing_had_happened(tmp_path, processes):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert start(whole, processes).wait(200) == 0, whole.with_suffix(".txt").read_text()[-3000:]
@@ -94,6 +95,7 @@ def test_an_interrupt_saves_and_ends(tmp_path):
     assert said.rstrip().endswith(f"Stopped by SIGINT. The same command with `--resume` continues at step {step}.")
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_at_once(tmp_path):
     process = interrupted(tmp_path / "run")
     while "Ctrl+C again ends at once" not in (tmp_path / "run.txt").read_text():

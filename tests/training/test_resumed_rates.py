@@ -140,7 +140,7 @@ class OwnGroups(LeJEPATrainer):
         return self.optimizer
 
 
-@pytest.mark.parametrize("made_by", ["a subclass", "the caller"])
+@pytest.mark.parametrize("made_by", ["a subclass", pytest.param("the caller", marks=pytest.mark.slow)])
 def test_a_run_with_rates_by_layer(tmp_path, tiny_resnet, made_by):
     def trained(**kwargs):
         trainer = trainer_for(tmp_path, model_for(tiny_resnet), save_total_limit=None)

@@ -3,9 +3,11 @@
 import difflib
 import io
 import os
+import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -19,6 +21,7 @@ from .dataset_files import (
     kind_of_files,
     open_files,
     open_saved_dataset,
+    parts_of_split,
     resolve_files,
 )
 from .dataset_kinds import Mixture, Opened, count_rows, is_stream
@@ -28,6 +31,9 @@ from .missing_paths import refuse_missing_path
 from .opening_errors import without_secrets
 from .origins import Origin, real_place
 from .view_settings import MOST_PIXELS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _TEST_SHARE = 0.25
 _ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
@@ -108,7 +114,7 @@ def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]
         return open_files(kind, name, shown, split, streaming)
     if name == DIGITS:
         _refuse(f"`dataset` {name!r}", settings)
-        return as_stream(joined([load_digits_split(part) for part in split.split("+")]), streaming)
+        return as_stream(_open_digits(split), streaming)
     if os.path.isdir(name):
         _refuse(f"the folder {name!r}", settings)
         return (open_saved_dataset if is_saved_dataset(name) else open_folder)(name, split, streaming)
@@ -121,7 +127,17 @@ def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]
     return load_split(name, name, split, streaming, **settings)
 
 
-def load_digits_split(split: str) -> Opened:
+def _open_digits(split: str) -> Opened:
+    """Splits of digits, slices of them too."""
+    names = re.findall(r"(?:^|\+)(\w+)", split)
+    found = {name: load_digits_split(name) for name in names}
+    parts = parts_of_split(DIGITS, split, {name: len(dataset) for name, dataset in found.items()})
+    taken = [(found[part.splitname], range(part.from_, part.to)) for part in parts]
+    return joined([whole if len(rows) == len(whole) else whole.select(rows) for whole, rows in taken])
+
+
+@cache  # a run opens them several times
+def load_digits_split(split: str) -> "Dataset":
     """scikit-learn's 8x8 scans as PNG bytes in `image`, digits in `label`; a stratified quarter is the test split."""
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature

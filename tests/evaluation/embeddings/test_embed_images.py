@@ -166,6 +166,7 @@ def test_streamed_parquet_gives_the_rows_in_order(encoder, shards, tmp_path):
     assert metadata(streamed)["dataset"] == "*.parquet"
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_and_the_same_command_again(encoder, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
     parts = tmp_path / "killed.parquet.parts"

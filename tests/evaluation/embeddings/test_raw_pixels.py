@@ -82,6 +82,7 @@ def test_broken_images_have_no_vector():
         raw_pixels(ImageSource(rows[:1], "made here", "image", "label"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pixels", "embeddings"])
 def test_large_images_are_not_in_memory_together(tmp_path, kind):
     Image.new("RGB", (2000, 1500)).save(tmp_path / "photo.jpg")

@@ -203,6 +203,7 @@ def folder(tmp_path, encoder) -> Path:
     return tmp_path / "encoder"
 
 
+@pytest.mark.slow
 def test_a_killed_one_goes_on_where_it_was(tmp_path, folder):
     cache, out = tmp_path / "cache", tmp_path / "found"
     script, output = tmp_path / "script.py", tmp_path / "output.txt"

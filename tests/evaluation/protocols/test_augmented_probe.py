@@ -30,6 +30,7 @@ def colours(number: int, seed: int, size: tuple[int, int] = (24, 16)):
     return load_source(datasets.Dataset.from_dict({"image": images, "label": labels}, features=features))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [LinearDinov2, Attentive])
 def test_learns_colours_and_leaves_the_encoder_alone(vit, processor, protocol):
     before, state = {name: one.clone() for name, one in vit.state_dict().items()}, torch.get_rng_state()

@@ -37,6 +37,7 @@ def test_learns_and_leaves_the_encoder_alone(encoder, processor, few_digits, tmp
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_more_than_a_head_is_trained(encoder, processor, few_digits):
     protocol = FineTune(5e-3, num_epochs=8)
     whole = protocol.run(encoder, processor, *few_digits)
@@ -94,6 +95,7 @@ def test_crops_are_squares_within_the_image(monkeypatch):
     assert square_crop(array, 1, 0.5, 0.5).shape == (8, 8, 5)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_papers(tiny_vit, processor, few_digits, caplog):
     caplog.set_level(logging.INFO, "lejepa_hf")
     torch.manual_seed(0)

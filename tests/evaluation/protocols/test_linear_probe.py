@@ -27,6 +27,7 @@ def test_separable_classes_are_separated():
     assert results["eval_linear_top5"] > 0.99
 
 
+@pytest.mark.slow
 def test_is_as_good_as_logistic_regression_on_pixels():
     pixels, labels = load_digits(return_X_y=True)
     expected = LogisticRegression(max_iter=2000).fit(pixels[:1000], labels[:1000]).score(pixels[1000:], labels[1000:])
@@ -107,6 +108,7 @@ def test_weights_hardly_decay():
     assert 0 < decay < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
 def test_features_on_disk_are_not_read_at_once(tmp_path):
     """Half a gigabyte of them, of which the steps need little: the memory of the process hardly grows."""

@@ -7,6 +7,7 @@ from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
 from lejepa_hf.evaluation.protocols.logistic_regression import Logistic
 
 
+@pytest.mark.slow
 def test_equals_an_independent_fit_to_a_fifth_of_a_point():
     pixels, labels = load_digits(return_X_y=True)
     mean, std = pixels[:1000].mean(0), pixels[:1000].std(0)

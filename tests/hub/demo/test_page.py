@@ -159,6 +159,7 @@ def assert_refused(answer: Answer) -> str:
     return json.loads(answer.text)["error"]
 
 
+@pytest.mark.slow
 def test_an_upload_is_shown(visitor):
     answer = visitor.send("upload", [visitor.uploaded(encoded(Image.fromarray(NOISE))), 1])
     assert answer.success
@@ -172,6 +173,7 @@ def test_an_upload_is_shown(visitor):
     Image.open(io.BytesIO(visitor.picture(answer.data[1])))
 
 
+@pytest.mark.slow
 def test_no_other_file_is_read(visitor, tmp_path):
     (tmp_path / "secret.png").write_bytes(encoded(Image.fromarray(NOISE)))
     os.mkfifo(tmp_path / "pipe.png")
@@ -200,6 +202,7 @@ def test_no_other_file_is_read(visitor, tmp_path):
         assert_refused(visitor.send("upload", [value, 1]))
 
 
+@pytest.mark.slow
 def test_numbers_are_bounded(visitor):
     mine = visitor.uploaded(encoded(Image.fromarray(NOISE)))
     numbers = (0, -1, 5, 1000, 1e300, 2.5, float("nan"), float("inf"), "3", "1e9", [3], {"a": 1}, None, True)
@@ -221,6 +224,7 @@ def test_numbers_are_bounded(visitor):
     assert visitor.send("change", ["/etc/passwd", 1]).success  # of the image chosen before: no path comes from there
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_from_other_servers(visitor):
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"http://127.0.0.1:{other.getsockname()[1]}/x.png"
@@ -279,6 +283,7 @@ def test_uploads_are_limited_before_they_are_sent(visitor):
         connection.close()
 
 
+@pytest.mark.slow
 def test_images_that_are_not_shown(visitor):
     thin = "pixels are too long: at most 8 times as long as wide"
     for content, name, reason in (
@@ -293,6 +298,7 @@ def test_images_that_are_not_shown(visitor):
         assert message.startswith("This file cannot be read as an image: ") and reason in message
 
 
+@pytest.mark.slow
 def test_many_visitors_at_the_same_time(url):
     def visit(number: int) -> int:
         visitor = Visitor(url)

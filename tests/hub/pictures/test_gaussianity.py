@@ -28,6 +28,7 @@ def test_gaussianity(tmp_path, shape, scale):
         assert image.width >= 900
 
 
+@pytest.mark.slow
 def test_gaussianity_shows_what_was_found(tmp_path):
     samples = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     found, other = (embedding_statistics(sample, num_slices=32) for sample in (samples, samples.exp()))

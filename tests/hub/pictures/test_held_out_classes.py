@@ -97,7 +97,13 @@ NAMES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+OFTEN = ("mathematics", "chinese", "surrogate", "empty")  # in the default tests
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(NAMES[kind], id=kind, marks=[] if kind in OFTEN else [pytest.mark.slow]) for kind in NAMES],
+)
 @pytest.mark.filterwarnings("error")
 def test_any_class_names(tmp_path, name):
     draw_embeddings(tmp_path, noise(40, 8), LABELS, [name, f"{name}2"])
@@ -115,6 +121,7 @@ def test_numbers_without_a_name_and_far_apart(tmp_path):
     assert draw_confusion(tmp_path, labels, labels.flip(0), ["a", "b"]).is_file()
 
 
+@pytest.mark.slow
 def test_thousands_of_classes(tmp_path):
     """The matrix of 20,000 classes took 3 GB, and the map a legend entry for each."""
     labels = torch.arange(30_000) % 20_000

@@ -29,6 +29,7 @@ def test_neighbours(tmp_path, channels):
     assert_is_a_picture(path, tmp_path, "neighbours.png")
 
 
+@pytest.mark.slow
 def test_wrong_neighbours_and_names_are_seen(tmp_path):
     first = drawn(tmp_path, [[0, 0, 0, 0]] * 4).read_bytes()
     assert drawn(tmp_path, [[0, 0, 0, 0]] * 4).read_bytes() == first

@@ -73,6 +73,7 @@ def said(caplog, trainer) -> list[str]:
     return [record.message for record in caplog.records if record.message.startswith("Step ")]
 
 
+@pytest.mark.slow
 def test_a_run_without_sigreg_collapses_and_is_told(tmp_path, caplog):
     quiet = {"eval_strategy": "no", "save_strategy": "no", "max_steps": 60, "warmup_steps": 5, "learning_rate": 0.02}
     messages = said(caplog, monitored(tmp_path / "a", model={"sigreg_weight": 0.0, "projector_norm": "none"}, **quiet))
@@ -91,6 +92,7 @@ class Jump(TrainerCallback):
                 group["lr"] = 1.0
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_large_diverges_and_is_told(tmp_path, caplog):
     trainer = monitored(
         tmp_path, eval_strategy="no", save_strategy="no", max_steps=45, learning_rate=5e-3,

@@ -35,7 +35,7 @@ def test_evaluations_are_logged(tmp_path):
         assert 0 <= row["eval_knn_top1"] <= 1 and 0 <= row["eval_online_probe_top1"] <= 1 and row["eval_runtime"] > 0
 
 
-@pytest.mark.parametrize("backbone", ["resnet", "vit"])
+@pytest.mark.parametrize("backbone", [pytest.param("resnet", marks=pytest.mark.slow), "vit"])
 def test_the_loss_is_that_of_training_on_the_same_views(tmp_path, backbone):
     dropout = {"hidden_dropout_prob": 0.3}
     trainer = monitored(tmp_path, {"resnet": RESNET, "vit": VIT | dropout}[backbone], monitor_images=20)
@@ -100,6 +100,7 @@ def test_knn_is_that_of_the_evaluation_protocol(tmp_path):
     assert found > 0.3  # ten classes
 
 
+@pytest.mark.slow
 def test_the_online_probe_classifies_held_out_images_without_augmentation(tmp_path):
     trainer = monitored(tmp_path, monitor_images=100)
     trainer.train()
@@ -145,7 +146,7 @@ def test_an_online_probe_that_has_not_learned_is_left_out(tmp_path):
     assert trainer.evaluate()["eval_online_probe_top1"] == trainer.state.best_metric
 
 
-@pytest.mark.parametrize("backbone", ["resnet", "vit"])
+@pytest.mark.parametrize("backbone", [pytest.param("resnet", marks=pytest.mark.slow), "vit"])
 def test_training_does_not_notice_evaluations(tmp_path, backbone):
     network = {"resnet": RESNET, "vit": VIT | {"hidden_dropout_prob": 0.1}}[backbone]
     often = monitored(tmp_path / "often", network, eval_steps=1)
@@ -173,6 +174,7 @@ def test_an_evaluation_can_be_repeated_and_leaves_the_mode_alone(tmp_path):
     assert first == second
 
 
+@pytest.mark.slow
 def test_the_best_model_is_that_of_the_lowest_held_out_loss(tmp_path):
     # A rate this large for the last steps makes the model worse than it was.
     trainer = monitored(
@@ -267,6 +269,7 @@ def test_one_held_out_dataset(tmp_path):
     assert trainer.evaluate(held_out.select(range(8)), metric_key_prefix="few").keys() >= {"few_loss", "few_knn_top1"}
 
 
+@pytest.mark.slow
 def test_two_processes_agree(tmp_path, two_processes):
     figures = json.loads(two_processes(Path(__file__).parents[2] / "monitored_run.py").strip().splitlines()[-1])
     for name in ("eval_knn_top1", "eval_online_probe_top1"):

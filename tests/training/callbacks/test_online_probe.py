@@ -156,7 +156,7 @@ def test_a_resumed_run_has_the_same_probe(tmp_path):
     assert [step for step, _ in wanted] == [2, 4, 6] and found[-2:] == wanted[-2:]
 
 
-@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("exact", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_labels_never_reach_the_model(tmp_path, exact):
     trainer = monitored(
         tmp_path, eval_strategy="no", gradient_accumulation_steps=2, exact_accumulation=exact, max_steps=2,
@@ -177,6 +177,7 @@ def test_labels_never_reach_the_model(tmp_path, exact):
     assert all(torch.equal(value, expected[name]) for name, value in trainer.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_it_learns_the_labels_of_the_images_it_is_shown(tmp_path):
     network = RESNET | {"embedding_size": 16, "hidden_sizes": [32, 64]}
     settings = {"max_steps": 100, "learning_rate": 2e-3, "per_device_train_batch_size": 32}
