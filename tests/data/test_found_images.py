@@ -5,7 +5,7 @@ from datasets import Image as ImageFeature
 from image_files import npy, png
 from PIL import Image
 
-from lejepa_hf.data.found_images import log_found_images
+from lejepa_hf.data.found_images import log_found_images, logged_description
 from lejepa_hf.data.sources import load_source
 
 RNG = np.random.default_rng(0)
@@ -72,6 +72,29 @@ def test_images_that_look_wrong(tmp_path, caplog):
     assert any(
         "each of the 3 classes in 'label' has one image" in text for text in messages(caplog, tmp_path / "classes")
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        (["a.png", "a_mask.png", "b.png", "b_mask.png"], "2 of 4 images look like masks by their names ('a_mask.png'"),
+        (["images/a.png", "masks/a.png"], "1 of 2 images look like masks by their names ('a.png' in 'masks')"),
+        (["a.png", "a-GT.png"], "1 of 2 images look like masks"),
+        (["masked_ball/a.png", "b.png", "segment.png"], None),
+        (["masks/a.png", "masks/b.png"], None),
+    ],
+)
+def test_masks_beside_images(tmp_path, caplog, names, warned):
+    save(tmp_path, {name: noise(6, 8) for name in names})
+    warnings = [text for text in messages(caplog, tmp_path) if "masks" in text and "look like" in text]
+    assert len(warnings) == (warned is not None) and all(warned in text for text in warnings)
+
+
+def test_the_description_is_kept(tmp_path, caplog):
+    save(tmp_path, {f"{i}.png": noise(6, 8) for i in range(3)})
+    assert logged_description(load_source(tmp_path)) is None
+    (line,) = messages(caplog, tmp_path)
+    assert logged_description(load_source(tmp_path)) == line and messages(caplog, tmp_path) == []
 
 
 def test_nothing_that_can_be_read(caplog):

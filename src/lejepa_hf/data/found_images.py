@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,10 @@ _MOST_VALUES = 10**8  # in all of them together
 _SMALL = 256  # pixels; JPEGs are decoded to about this side
 _DARK = 16  # times as large as the largest value is the white of images that are nearly black
 _SHOWN = 5  # names of classes
-_logged: set[tuple] = set()  # a run opens its source several times
+_MOST_NAMES = 100_000  # of files whose names are looked at
+# Ends of the names of files, and names of folders, that datasets give to masks beside their images.
+_MASKS = r"(^|[_\-. /\\])(mask|seg|segmentation|gt|ground_?truth|annotation|trimap)s?(\.\w+|[/\\][^/\\]+)$"
+_descriptions: dict[tuple, str] = {}  # a run opens its source several times
 
 
 class _Seen(NamedTuple):
@@ -39,19 +43,28 @@ def log_found_images(source: ImageSource, pixel_range: list[float] | None = None
     """
     Log what a source of one dataset holds: number of images; of up to 64 of them, evenly spread, the formats, sizes,
     channels and values; classes. Warn if the images look wrong: nearly black with this `pixel_range`, all of one
-    value, one image repeated, or classes of one image each. Broken images are left out, and streams are not read. The
-    same source is logged once.
+    value, one image repeated, masks beside images, or classes of one image each. Broken images are left out, and
+    streams are not read. The same source is logged once.
     """
-    key = source.name, source.split, source.fingerprint
-    if isinstance(source.dataset, Mixture) or key in _logged:
+    key = _key(source)
+    if isinstance(source.dataset, Mixture) or key in _descriptions:
         return
-    _logged.add(key)
     values = [] if source.is_stream else list(image_values(source.dataset, source.image_column, _SAMPLE))
     seen = list(_seen(values))
     number = "a stream of images" if source.num_images is None else f"{source.num_images:,} images"
-    logger.info(f"{source.name}: {'; '.join([number, *_described(seen), *_classes(source)])}")
-    for warning in _warnings(seen, values, pixel_range):
+    _descriptions[key] = "; ".join([number, *_described(seen), *_classes(source)])
+    logger.info(f"{source.name}: {_descriptions[key]}")
+    for warning in (*_warnings(seen, values, pixel_range), *_masks(source)):
         logger.warning(f"{source.name}: {warning}")
+
+
+def logged_description(source: ImageSource) -> str | None:
+    """What [`log_found_images`] said of these images in this process, without their name; None if it did not."""
+    return _descriptions.get(_key(source))
+
+
+def _key(source: ImageSource) -> tuple:
+    return source.fingerprint or source.name, source.image_column
 
 
 def _seen(values: list[object]) -> Iterator[_Seen]:
@@ -133,3 +146,24 @@ def _warnings(seen: list[_Seen], values: list[object], pixel_range: list[float] 
     digests = {digest_of(value) for value in values}
     if len(digests) == 1 and None not in digests:
         yield f"all {len(seen)} images that were read are the same one."
+
+
+def _masks(source: ImageSource) -> Iterator[str]:
+    """A warning if the names of some files, or of folders among others, are those of masks."""
+    import pyarrow
+    from datasets import Dataset
+    from pyarrow.compute import match_substring_regex
+
+    if not isinstance(source.dataset, Dataset):
+        return
+    column = source.dataset.data.column(source.image_column).slice(0, _MOST_NAMES).combine_chunks()
+    if not pyarrow.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
+        return
+    names = column.field("path").drop_null()
+    found = names.filter(match_substring_regex(names, _MASKS, ignore_case=True))
+    if 0 < len(found) < len(names):
+        example = Path(found[0].as_py())
+        yield (
+            f"{len(found):,} of {len(names):,} images look like masks by their names ({example.name!r} in "
+            f"{example.parent.name!r}): masks among images are trained on too; move them out of the folder."
+        )

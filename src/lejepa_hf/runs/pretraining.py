@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from ..data.collator import MultiCropCollator
 from ..data.errors import DataError
+from ..data.found_images import logged_description
 from ..data.multi_crop import MultiCropTransform
 from ..data.sources import ImageSource
 from ..hub.checkpoint_push import CheckpointPush, prepare_repository
@@ -168,7 +169,7 @@ def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | 
     """Train what [`build`] made, save, export, evaluate, draw, push. Returns the exit status of [`main`]."""
     folder = RunFolder(recipe.folder)
     if trainer.is_world_process_zero():
-        folder.write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint)
+        _write_start(folder, recipe, trainer)
     interrupted = False
     try:
         with second_interrupt_ends():
@@ -187,7 +188,7 @@ def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | 
         _free_without_a_step(folder, recipe, trainer)
         raise NotTrained(f"The training of {folder.path} ended before its first step, so nothing is exported.")
     if trainer.is_world_process_zero() and not folder.record.is_file():  # the folder was deleted meanwhile
-        folder.write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint)
+        _write_start(folder, recipe, trainer)
     trainer.save_model(str(folder.pretraining))
     if trainer.encoder_average is not None:
         trainer.encoder_average.save_state(folder.pretraining)
@@ -199,6 +200,11 @@ def run(recipe: ResolvedRecipe, trainer: LeJEPATrainer, held_out: ImageSource | 
         return 0
     finish_run(recipe, _facts(trainer), held_out, embedded)
     return _push(recipe, trainer) if recipe.training.push_to_hub else 0
+
+
+def _write_start(folder: RunFolder, recipe: ResolvedRecipe, trainer: LeJEPATrainer) -> None:
+    images = ImageSource(trainer.train_dataset, "", trainer.data_collator.image_column)
+    folder.write_start(recipe.resolved(), recipe.arguments(), recipe.checkpoint, logged_description(images))
 
 
 def _free_without_a_step(folder: RunFolder, recipe: ResolvedRecipe, trainer: LeJEPATrainer) -> None:

@@ -115,18 +115,23 @@ class RunFolder:
         return own["id"] == other.get("id") or (is_unfinished and own.get("resumed_from") == str(checkpoint.resolve()))
 
     def write_start(
-        self, recipe: dict[str, Any], arguments: dict[str, Any] | None = None, resume: str | Path | None = None
+        self,
+        recipe: dict[str, Any],
+        arguments: dict[str, Any] | None = None,
+        resume: str | Path | None = None,
+        images: str | None = None,
     ) -> None:
         """
         Write `recipe.yaml`, `versions.json` and `run.json`, which holds what only a run that begins knows. `recipe` is
         resolved, so that it repeats the run; `arguments` are all of training, defaults included, and tokens are left
-        out; `resume` is the checkpoint that the run continues from.
+        out; `resume` is the checkpoint that the run continues from; `images` says what was found in the images.
         """
         record = {
             "id": self._read_record().get("id") or uuid.uuid4().hex,
             "resumed_from": str(Path(resume).resolve()) if resume is not None else None,
             "local_paths": [name for name in _names_of_sources(recipe) if Path(name).expanduser().exists()],
             "arguments": {key: plain(value) for key, value in (arguments or {}).items() if "token" not in key},
+            "images": images,
         }
         keys = {key: plain(value) for key, value in recipe.items()}
         write_text(self.recipe, yaml.safe_dump(keys, sort_keys=False, default_flow_style=None, width=110))
@@ -154,6 +159,10 @@ class RunFolder:
     def read_arguments(self) -> dict[str, Any]:
         """Every training argument of the run; empty for runs that did not record them."""
         return self._read_record().get("arguments", {})
+
+    def read_images(self) -> str | None:
+        """What the start of the run found in its images: number, sizes, values; None where nothing was read."""
+        return self._read_record().get("images")
 
     def read_local_paths(self) -> list[str] | None:
         """Names of datasets and models in the recipe that were paths; None for runs that did not record them."""
