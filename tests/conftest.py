@@ -1,6 +1,7 @@
 """Shared by all tests: no network, one torch thread a process, tiny models."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -49,6 +50,13 @@ def pytest_collection_modifyitems(items):
         if item.path in places:
             item.add_marker("long")
     items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_collections():
+    # The Trainer collects garbage when it begins and ends, which takes half a second among all imported modules.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
