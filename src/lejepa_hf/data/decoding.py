@@ -43,6 +43,7 @@ _BUILT_IN_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, Runti
 DECODING_ERRORS = (*_BUILT_IN_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
 _IMAGES = (dict, bytes, Path, Image.Image)  # in a list they are images of one object, not numbers
 _ORIENTATION = 0x0112  # EXIF
+_WITH_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # in PIL's `info`
 _MOST_BANDS = 4  # of images that are not arrays
 _TURNED = (5, 6, 7, 8)  # width and height are exchanged
 
@@ -181,7 +182,15 @@ def upright_size(image: Pixels) -> tuple[int, int]:
     # PIL turns TIFFs itself, and has their size upright from the beginning.
     if isinstance(image, np.ndarray) or image.format == "TIFF":
         return width, height
-    return (height, width) if image.getexif().get(_ORIENTATION, 1) in _TURNED else (width, height)
+    return (height, width) if _orientation(image) in _TURNED else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """How an image is turned, 1 for upright; from its header."""
+    # PIL's own search takes as long as reading the header of a small JPEG. In other formats it may come later.
+    if image.format == "JPEG" and _WITH_ORIENTATION.isdisjoint(image.info):
+        return 1
+    return image.getexif().get(_ORIENTATION, 1)
 
 
 def load_upright(
@@ -222,7 +231,7 @@ def _loaded_upright(image: Image.Image, pixel_range: list[float] | None) -> tupl
     except MemoryError as error:
         way_out = "Lower `max_image_pixels` to leave such images out before they are decoded."
         raise MemoryError(f"{image.width} x {image.height} pixels do not fit into memory. {way_out}") from error
-    if image.getexif().get(_ORIENTATION, 1) != 1:  # reads the header; transposing would copy every image
+    if _orientation(image) != 1:  # transposing would copy every image
         image = ImageOps.exif_transpose(image)
     return image, told
 

@@ -31,18 +31,19 @@ def random_boxes(
     `aspect_ratio` the smallest and largest width over height, drawn log-uniformly. Returns `(num_boxes, 4)`: left,
     upper, right, lower in pixels.
     """
-    smallest, largest = np.broadcast_to(scale, (num_boxes, 2)).T[:, :, None]
-    area = rng.uniform(smallest, largest, (num_boxes, _ATTEMPTS)) * width * height
-    ratio = np.exp(rng.uniform(np.log(aspect_ratio[0]), np.log(aspect_ratio[1]), (num_boxes, _ATTEMPTS)))
+    smallest, largest = np.asarray(scale, dtype=float).reshape(-1, 2, 1).swapaxes(0, 1)
+    area = (smallest + (largest - smallest) * rng.random((num_boxes, _ATTEMPTS))) * width * height
+    flattest, widest = np.log(aspect_ratio[0]), np.log(aspect_ratio[1])
+    ratio = np.exp(flattest + (widest - flattest) * rng.random((num_boxes, _ATTEMPTS)))
     widths, heights = np.sqrt(area * ratio), np.sqrt(area / ratio)
     fits = (widths <= width) & (heights <= height)
-    first = fits.argmax(1)
-    rows = np.arange(num_boxes)
+    rows, first = np.arange(num_boxes), fits.argmax(1)
     widths, heights, found = widths[rows, first], heights[rows, first], fits[rows, first]
-    fallback = np.clip(width / height, aspect_ratio[0], aspect_ratio[1])
-    whole_width, whole_height = min(width, height * fallback), min(height, width / fallback)
-    widths, heights = np.where(found, widths, whole_width), np.where(found, heights, whole_height)
-    place = np.where(found[:, None], rng.uniform(size=(num_boxes, 2)), 0.5)
+    place = rng.random((num_boxes, 2))
+    if not found.all():
+        fallback = min(max(width / height, aspect_ratio[0]), aspect_ratio[1])
+        widths[~found], heights[~found] = min(width, height * fallback), min(height, width / fallback)
+        place[~found] = 0.5
     left, upper = place[:, 0] * (width - widths), place[:, 1] * (height - heights)
     return np.stack([left, upper, left + widths, upper + heights], 1)
 
@@ -111,33 +112,48 @@ class MultiCropTransform(ViewSettings):
         rng = np.random.Generator(np.random.Philox(key=self._key(epoch, index)))
         numbers = [self.num_global_views, self.num_local_views]
         total = sum(numbers)
-        # The image of each view. Nothing is drawn for a single one, whose views are those of earlier versions.
-        source = np.resize(rng.permutation(len(images)), total) if len(images) > 1 else np.zeros(total, dtype=int)
-        opened = {number: self._open(images[number]) for number in np.unique(source).tolist()}
+        # The views of each image; nothing is drawn for a single one, whose views are those of earlier versions.
+        own: dict[int, np.ndarray] = {0: np.arange(total)}
+        if len(images) > 1:
+            source = np.resize(rng.permutation(len(images)), total)
+            own = {number: np.flatnonzero(source == number) for number in np.unique(source).tolist()}
+        opened = {number: self._open(images[number]) for number in own}
         # One call for all views: for tiny images the calls cost more than the pixels.
-        scale = np.repeat([self.global_crop_scale, self.local_crop_scale], numbers, axis=0)
+        scale = np.array([self.global_crop_scale] * numbers[0] + [self.local_crop_scale] * numbers[1])
         boxes = np.empty((total, 4))
         for number, one in opened.items():
-            own = source == number
-            boxes[own] = random_boxes(rng, own.sum(), *upright_size(one), scale[own], self.crop_aspect_ratio)
-        uniforms = torch.from_numpy(rng.random((total, NUM_UNIFORMS), dtype=np.float32)).split(numbers)
+            places = own[number]
+            size = upright_size(one)
+            boxes[places] = random_boxes(rng, len(places), *size, scale[places], self.crop_aspect_ratio)
+        uniforms = torch.from_numpy(rng.random((total, NUM_UNIFORMS), dtype=np.float32))
         orientations = self._orientations(rng, total)
-        sides = np.repeat([self.global_crop_size, self.local_crop_size], numbers)
-        crops: dict[int, torch.Tensor] = {}
+        sides = np.array([self.global_crop_size] * numbers[0] + [self.local_crop_size] * numbers[1])
+        crops: dict[int, np.ndarray] = {}
         for number, one in opened.items():
-            places = np.flatnonzero(source == number)
+            places = own[number]
             for place, crop in zip(places.tolist(), self._crops(one, boxes[places], sides[places]), strict=True):
-                crops[place] = _oriented(crop, orientations[place]).expand(self.num_channels, -1, -1)
+                crops[place] = _oriented(crop, orientations[place])
         ordered = [crops[place] for place in range(total)]
-        views: Batch = {GLOBAL_VIEWS: stack_channels_last(ordered[: numbers[0]]), GLOBAL_PHOTOMETRIC: uniforms[0]}
+        views: Batch = {
+            GLOBAL_VIEWS: self._stacked(ordered[: numbers[0]]), GLOBAL_PHOTOMETRIC: uniforms[: numbers[0]],
+        }  # fmt: skip
         if self.num_local_views:
-            views |= {LOCAL_VIEWS: stack_channels_last(ordered[numbers[0] :]), LOCAL_PHOTOMETRIC: uniforms[1]}
+            views |= {
+                LOCAL_VIEWS: self._stacked(ordered[numbers[0] :]), LOCAL_PHOTOMETRIC: uniforms[numbers[0] :],
+            }  # fmt: skip
         return views
+
+    def _stacked(self, crops: list[np.ndarray]) -> torch.Tensor:
+        """Crops (H, W, C), C perhaps 1 for all channels -> (V, C, H, W), channels last in memory."""
+        stacked = np.stack(crops)
+        if stacked.shape[-1] != self.num_channels:  # greyscale
+            stacked = stacked.repeat(self.num_channels, -1)
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
     def _open(self, image: Encoded) -> Pixels:
         return open_image(image, self.num_channels, self.pixel_range, self.max_image_pixels)
 
-    def _crops(self, opened: Pixels, boxes: np.ndarray, sides: np.ndarray) -> Iterator[torch.Tensor]:
+    def _crops(self, opened: Pixels, boxes: np.ndarray, sides: np.ndarray) -> Iterator[np.ndarray]:
         """[`_cut`] of regions of an image that was only opened."""
         # The boxes are known before the pixels: decode no finer than the crop that shrinks least.
         reduction = int((np.minimum(*(boxes[:, 2:] - boxes[:, :2]).T) / sides).min())
@@ -174,28 +190,22 @@ class MultiCropTransform(ViewSettings):
         return [self.seed << 32 | (epoch or 0), index or 0]
 
 
-def stack_channels_last(images: list[torch.Tensor]) -> torch.Tensor:
-    """`torch.stack` of (..., C, H, W) for images that lie channels last, without turning their memory over."""
-    return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3)
-
-
-def _oriented(crop: torch.Tensor, orientation: tuple[bool, int]) -> torch.Tensor:
-    """A crop (C, H, W) flipped from top to bottom, then rotated by this many quarters, anticlockwise."""
+def _oriented(crop: np.ndarray, orientation: tuple[bool, int]) -> np.ndarray:
+    """A crop (H, W, C) flipped from top to bottom, then rotated by this many quarters, anticlockwise."""
     is_flipped, quarters = orientation
-    crop = crop.flip(-2) if is_flipped else crop
-    return crop.rot90(quarters, (-2, -1)) if quarters else crop
+    crop = crop[::-1] if is_flipped else crop
+    return np.rot90(crop, quarters) if quarters else crop
 
 
-def _cut(image: Image.Image | np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> Iterator[torch.Tensor]:
-    """Regions of an image, each at its own size: uint8 `(its channels, side, side)`, channels last in memory."""
+def _cut(image: Image.Image | np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> Iterator[np.ndarray]:
+    """Regions of an image, each at its own size: uint8 `(side, side, its channels)`."""
     width, height = stored_size(image)
     if min(width, height) < _EXACT_BELOW:
         # PIL's own images of two and four channels have transparency in them, by which it weights the others.
         bands = [image] if isinstance(image, Image.Image) else list(map(Image.fromarray, np.moveaxis(image, -1, 0)))
         for side, box in zip(sides.tolist(), boxes.tolist(), strict=True):
-            small = [np.array(band.resize((side, side), Image.Resampling.BICUBIC, box=box)) for band in bands]
-            pixels = torch.from_numpy(small[0] if len(small) == 1 else np.dstack(small))
-            yield pixels.reshape(side, side, -1).permute(2, 0, 1)
+            small = [np.asarray(band.resize((side, side), Image.Resampling.BICUBIC, box=box)) for band in bands]
+            yield (small[0] if len(small) == 1 else np.dstack(small)).reshape(side, side, -1)
         return
     # Torch resizes 8-bit images that lie channels last four to five times as fast as PIL, to the same values within
     # rounding, but only from whole pixels on.
@@ -208,4 +218,4 @@ def _cut(image: Image.Image | np.ndarray, boxes: np.ndarray, sides: np.ndarray) 
         cut = [
             F.interpolate(part[:, :, rows, columns], (side, side), mode="bicubic", antialias=True) for part in parts
         ]
-        yield (cut[0] if len(cut) == 1 else torch.cat(cut, 1))[0]
+        yield (cut[0] if len(cut) == 1 else torch.cat(cut, 1))[0].permute(1, 2, 0).numpy()
