@@ -26,7 +26,13 @@ FORMER_NAMES = {
 }  # fmt: skip
 
 # Imported names of packages that are called otherwise.
-DISTRIBUTIONS = {"PIL": "pillow", "onnx_ir": "onnx-ir", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "pillow_heif": "pillow-heif",
+    "onnx_ir": "onnx-ir",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 NOT_DECLARED = {
     "pynvml": "read only if it is installed; otherwise energy is estimated or left out",
     "starlette": "comes with gradio, which is built on it",

@@ -6,8 +6,21 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 AddArgument = Callable[..., argparse.Action]  # `add_argument` of a command's parser
+
+
+def _add_cut(add: AddArgument) -> None:
+    add("--pages", choices=("channels", "images"), default="channels", help="what the pages of a TIFF are (channels)")
+    add(
+        "--slice_axis", type=int, metavar="N", help="axis of volumes along which each slice is an image, 0, 1 or 2 (2)"
+    )
+    add("--window_size", type=int, metavar="PIXELS", help="cut each file of a folder into windows of this side")
+
+
+def _cut(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("pages", "slice_axis", "window_size")}
 
 
 def _add_evaluate(add: AddArgument) -> None:
@@ -50,6 +63,7 @@ def _add_evaluate(add: AddArgument) -> None:
     add("--image_column", help="column of the images; found by its type if missing")
     add("--label_column", help="column of the labels; found by its type if missing, required for masks")
     add("--max_image_pixels", type=int, metavar="N", help="width x height of the largest image to decode (89478485)")
+    _add_cut(add)
     add("--streaming", action="store_true", help="read images while embedding them; nothing is cached")
     add("--batch_size", type=int, default=256, help="images per forward pass (256)")
     add("--cache_dir", metavar="FOLDER", help="folder for the cache of embeddings (in HF_HOME)")
@@ -77,7 +91,7 @@ def _evaluate(options: argparse.Namespace) -> str | None:
         options.dataset, options.train_split, options.eval_split, options.group_column,
         config=options.config, revision=options.revision,
         image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
-        max_image_pixels=options.max_image_pixels,
+        max_image_pixels=options.max_image_pixels, **_cut(options),
     )  # fmt: skip
     record = compare_encoders(
         options.encoder, splits, options.protocol, options.out, batch_size=options.batch_size,
@@ -156,7 +170,7 @@ def _evaluate_folds(options: argparse.Namespace, settings: dict[str, object]) ->
     source = labelled_source(
         options.dataset, options.train_split, config=options.config, revision=options.revision,
         image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
-        max_image_pixels=options.max_image_pixels,
+        max_image_pixels=options.max_image_pixels, **_cut(options),
     )  # fmt: skip
     folds = make_folds(source, options.folds, options.protocol, options.group_column, settings)
     results = {
@@ -189,6 +203,7 @@ def _add_embed(add: AddArgument) -> None:
     add("--label_column", help="column of the labels; found by its type if missing")
     add("--columns", nargs="+", default=[], metavar="NAME", help="further columns to copy, such as ids")
     add("--max_image_pixels", type=int, metavar="N", help="width x height of the largest image to decode (89478485)")
+    _add_cut(add)
     add("--streaming", action=argparse.BooleanOptionalAction, help="read while embedding (on, except for slices)")
     add("--batch_size", type=int, default=64, help="images per forward pass (64)")
     add("--device", help="device of the model; the accelerator if there is one")
@@ -207,7 +222,7 @@ def _embed(options: argparse.Namespace) -> str:
         options.batch_size, options.device, options.overwrite, columns=options.columns,
         split=options.split, config=options.config, streaming=streaming, image_column=options.image_column,
         label_column=options.label_column, revision=options.revision, data_files=options.data_files,
-        max_image_pixels=options.max_image_pixels,
+        max_image_pixels=options.max_image_pixels, **_cut(options),
     )  # fmt: skip
     if embedded.has_many_broken:
         raise DataError(

@@ -8,17 +8,21 @@ from typing import Any
 
 from .dataset_kinds import Opened, Stream, is_stream
 from .opening_errors import nearby, unknown_split
+from .readers.addresses import ARRAY_ENDINGS
 
 DIGITS = "digits"  # the dataset that comes with scikit-learn
 # Names of the file readers in `datasets`, and the endings by which their files are recognised.
 FILE_KINDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
+ARRAYS = "arrays"  # kind of npz, HDF5 and zarr containers, which `datasets` does not read
 _MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of `save_to_disk`: several splits, one
 _MAX_SHARDS = 64  # shards of a map-style dataset that is read as a stream
 
 
 def kind_of_files(name: str) -> str | None:
-    """`"parquet"`, `"webdataset"`, or None for a name that is not such a file, glob or url."""
+    """`"parquet"`, `"webdataset"`, `"arrays"`, or None for a name that is not such a file, glob or url."""
     path = name.split("?")[0] if "://" in name else name
+    if path.lower().endswith(ARRAY_ENDINGS):
+        return ARRAYS
     return next((kind for kind, endings in FILE_KINDS.items() if path.endswith(endings)), None)
 
 

@@ -32,6 +32,9 @@ from .pixel_arrays import (
     to_eight_bit_array,
     wrong_channels,
 )
+from .readers.addresses import split_address
+from .readers.heif import is_heif, register_heif
+from .readers.known_readers import dicom_reader, find_reader, is_dicom
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +47,7 @@ DECODING_ERRORS = (*_BUILT_IN_ERRORS, struct.error, zlib.error, Image.Decompress
 _IMAGES = (dict, bytes, Path, Image.Image)  # in a list they are images of one object, not numbers
 _ORIENTATION = 0x0112  # EXIF
 _WITH_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # in PIL's `info`
+_HEAD = 132  # bytes of a file by which formats are known
 _MOST_BANDS = 4  # of images that are not arrays
 _TURNED = (5, 6, 7, 8)  # width and height are exchanged
 
@@ -72,8 +76,15 @@ def open_image(
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
     if isinstance(value, str) and "://" in value:
         value = value.partition("://")[2] if value.startswith("file://") else _fetch(value)
-    if isinstance(value, str | Path) and not stat.S_ISREG(os.stat(value).st_mode):
-        raise ValueError(f"{str(value)!r} is not a regular file.")
+    part = None
+    if isinstance(value, str | Path):
+        value, part = split_address(str(value))
+        mode = os.stat(value).st_mode
+        if not stat.S_ISREG(mode) and not (part is not None and stat.S_ISDIR(mode)):  # an array of zarr is a folder
+            raise ValueError(f"{value!r} is not a regular file.")
+    if isinstance(value, str | bytes) and (reader := find_reader(value, part)) is not None:
+        check = partial(check_size, max_image_pixels=max_image_pixels)
+        return reader.read(value, part, num_channels, pixel_range, check)
     if is_tensor(value):
         value = array_of(value)
     if is_npy(value):
@@ -99,21 +110,38 @@ def _open_file(
     file: str | Path | bytes, num_channels: int, pixel_range: list[float] | None, max_image_pixels: int | None
 ) -> Pixels:
     """Open an image file with PIL, or read it with the library for its format."""
-    opened: Image.Image | None = None
-    unidentified = None
-    try:
-        with _pil_limit(max_image_pixels):
-            opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-    except UnidentifiedImageError as error:
-        unidentified = error
+    opened = _opened_by_pil(file, max_image_pixels)
+    if opened is None:
+        head = file[:_HEAD] if isinstance(file, bytes) else _head_of(file)
+        if is_dicom(head):  # without the ending
+            check = partial(check_size, max_image_pixels=max_image_pixels)
+            return dicom_reader().read(file if isinstance(file, bytes) else str(file), None, num_channels, pixel_range, check)
+        if is_heif(head):
+            register_heif()
+            opened = _opened_by_pil(file, max_image_pixels)
     if opened is None or opened.format in ("TIFF", "FITS"):
         check = partial(check_size, max_image_pixels=max_image_pixels)
         array = opened_otherwise(file, opened, num_channels, pixel_range, check)
         if array is not None:
             return array
     if opened is None:
-        raise unidentified or AssertionError
+        name = "bytes" if isinstance(file, bytes) else repr(str(file))
+        raise UnidentifiedImageError(f"cannot identify image file {name}")
     return opened
+
+
+def _opened_by_pil(file: str | Path | bytes, max_image_pixels: int | None) -> Image.Image | None:
+    """What PIL opens, None if it does not know the format."""
+    try:
+        with _pil_limit(max_image_pixels):
+            return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except UnidentifiedImageError:
+        return None
+
+
+def _head_of(file: str | Path) -> bytes:
+    with open(file, "rb") as opened:
+        return opened.read(_HEAD)
 
 
 def check_size(width: int, height: int, max_image_pixels: int | None = None, where: str = "") -> None:

@@ -12,8 +12,7 @@ Files with more than 8 bits a channel, or more bands than PIL has modes for -> t
 """
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +21,7 @@ from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .pixel_arrays import to_eight_bit_array, wrong_channels
+from .readers.library import library_for
 
 _SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _KIND = 254, 258, 262, 277, 284, 339  # tags of TIFF
 _GDAL_NO_DATA = 42113
@@ -195,23 +195,6 @@ def _pil_reads(image: TiffImageFile, num_channels: int, pixel_range: list[float]
     return max(bits) <= 8 or (tags.get(_PLANAR, 1) == 1 and pixel_range is None)
 
 
-@contextmanager
-def _library_for(name: str, packages: str) -> Iterator[None]:
-    """Name the libraries that a format needs, and turn what the first one raises for damaged files into ValueError."""
-    package = packages.split()[0]
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        way_out = f"`pip install {packages}`, or save the image as .npy"
-        raise ValueError(f"PIL misreads this {name}; {package} reads it: {way_out}.") from error
-    except (ValueError, Image.DecompressionBombError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{package} cannot read this {name}: {type(error).__name__}: {error}") from error
-
-
 def _file_of(value: str | Path | bytes) -> Any:  # noqa: ANN401, what both libraries take
     return io.BytesIO(value) if isinstance(value, bytes) else str(value)
 
@@ -219,7 +202,7 @@ def _file_of(value: str | Path | bytes) -> Any:  # noqa: ANN401, what both libra
 def _read_tiff(
     value: str | Path | bytes, num_channels: int, pixel_range: list[float] | None, check: Callable[[int, int], None]
 ) -> np.ndarray:
-    with _library_for("TIFF", "tifffile imagecodecs"):
+    with library_for("TIFF", "tifffile imagecodecs", misread=True):
         from tifffile import TiffFile
 
         with TiffFile(_file_of(value)) as file:
@@ -267,7 +250,7 @@ def _read_fits(
     """The first image of a FITS file, whose rows begin at the bottom; its planes are channels."""
     from .pixel_arrays import eight_bit_channels_last
 
-    with _library_for("FITS", "astropy"):
+    with library_for("FITS", "astropy", misread=True):
         from astropy.io import fits
 
         with fits.open(_file_of(value), memmap=False) as file:

@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from .dataset_kinds import Mixture
-from .decoding import DECODING_ERRORS, open_image, stored_size
+from .decoding import DECODING_ERRORS, check_size, open_image, stored_size
 from .image_contents import digest_of, image_values
 from .image_source import ImageSource
 from .pixel_arrays import is_npy, read_npy
+from .readers.addresses import split_address
+from .readers.known_readers import find_reader
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -29,7 +31,10 @@ _descriptions: dict[tuple, str] = {}  # a run opens its source several times
 
 
 class _Seen(NamedTuple):
-    """One image: its format, width and height, channels, type of its values, and the smallest and largest of them."""
+    """
+    One image: its format, width and height, channels, type of its values, the smallest and largest of them, and the
+    values of black and white if its file says them.
+    """
 
     kind: str
     size: tuple[int, int]
@@ -37,6 +42,7 @@ class _Seen(NamedTuple):
     dtype: np.dtype
     low: float
     high: float
+    pixel_range: list[float] | None = None
 
 
 def log_found_images(source: ImageSource, pixel_range: list[float] | None = None) -> None:
@@ -73,31 +79,45 @@ def _seen(values: list[object]) -> Iterator[_Seen]:
         if left < 0:
             return
         try:
-            array, kind, size = _values_of(value)
+            array, kind, size, pixel_range = _values_of(value)
         except DECODING_ERRORS:
             continue
         left -= array.size
         if array.size:
             channels = array.shape[-1] if array.ndim == 3 else 1
-            yield _Seen(kind, size, channels, array.dtype, np.nanmin(array).item(), np.nanmax(array).item())
+            ends = np.nanmin(array).item(), np.nanmax(array).item()
+            yield _Seen(kind, size, channels, array.dtype, *ends, pixel_range)
 
 
-def _values_of(value: object) -> tuple[np.ndarray, str, tuple[int, int]]:
-    """The values of an image as they are in its file, its format, and width and height."""
+class _Found(NamedTuple):
+    """The values of an image as they are in its file, its format, width and height, and [`_Seen`]'s `pixel_range`."""
+
+    array: np.ndarray
+    kind: str
+    size: tuple[int, int]
+    pixel_range: list[float] | None = None
+
+
+def _values_of(value: object) -> _Found:
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, str) and "://" in value:
         raise ValueError("An image behind a url is not read before training.")
+    file, part = split_address(str(value)) if isinstance(value, str | Path) else (value, None)
+    reader = find_reader(file, part) if isinstance(file, str | bytes) else None
+    if reader is not None and isinstance(file, str | bytes):
+        values = reader.values(file, part, check_size)
+        return _Found(values.array, f"{reader.format}s", stored_size(values.array), values.pixel_range)
     if is_npy(value):
         value = read_npy(value)
     if isinstance(value, np.ndarray):
-        return value, "arrays", stored_size(value)
+        return _Found(value, "arrays", stored_size(value))
     opened = open_image(value)  # type: ignore[arg-type] # whatever a row holds
     if not isinstance(opened, Image.Image):  # read by a library, and scaled
-        return opened, "other files", stored_size(opened)
+        return _Found(opened, "other files", stored_size(opened))
     size = opened.size
     opened.draft(None, (_SMALL, _SMALL))
-    return np.asarray(opened), opened.format or "images", size
+    return _Found(np.asarray(opened), opened.format or "images", size)
 
 
 def _described(seen: list[_Seen]) -> Iterator[str]:
@@ -132,11 +152,14 @@ def _classes(source: ImageSource) -> Iterator[str]:
 def _warnings(seen: list[_Seen], values: list[object], pixel_range: list[float] | None) -> Iterator[str]:
     if len(seen) < 2:
         return
+    told = [one for one in seen if one.pixel_range is not None]
+    if len(told) == len(seen):
+        yield from _warning_of_contrast(told, pixel_range)
     low, high = min(one.low for one in seen), max(one.high for one in seen)
     whites = {one.dtype: {"u1": 255, "u2": 65535}.get(one.dtype.str[1:], 1) for one in seen}
     black, white = pixel_range or (0, max(whites.values()))
     is_scaled = pixel_range is None or np.dtype(np.uint8) not in whites  # PIL has the upper bits of some deep colours
-    if low < high and is_scaled and (high - black) * _DARK <= white - black:
+    if not told and low < high and is_scaled and (high - black) * _DARK <= white - black:
         yield (
             f"views are nearly black: the values go from {low:g} to {high:g} where white is {white:g}; set "
             "`pixel_range: [low, high]` to the values of black and white in the files."
@@ -166,4 +189,18 @@ def _masks(source: ImageSource) -> Iterator[str]:
         yield (
             f"{len(found):,} of {len(names):,} images look like masks by their names ({example.name!r} in "
             f"{example.parent.name!r}): masks among images are trained on too; move them out of the folder."
+        )
+
+
+def _warning_of_contrast(seen: list[_Seen], pixel_range: list[float] | None) -> Iterator[str]:
+    """Warn if all images are nearly of one grey, by the values of black and white that their files say."""
+    shares = []
+    for one in seen:
+        black, white = pixel_range or one.pixel_range or [0, 1]
+        shares.append((one.high - one.low) / (white - black))
+    if 0 < max(shares) <= 1 / _DARK:
+        low, high = min(one.low for one in seen), max(one.high for one in seen)
+        yield (
+            f"views have little contrast: the values go from {low:g} to {high:g}, a small part of what the files "
+            "can hold; set `pixel_range: [low, high]` to the values of black and white."
         )

@@ -14,6 +14,7 @@ import numpy as np
 from .dataset_files import with_length
 from .image_contents import digest_of
 from .image_source import ImageSource
+from .readers.addresses import file_of_part
 from .row_groups import check_group_column, column_values, groups_of, path_within, row_names
 
 logger = logging.getLogger("lejepa_hf")
@@ -200,7 +201,7 @@ class _OnOneSide:
             return str(row[self.group_column])
         value = row[self.image_column]
         if isinstance(value, dict) and value.get("bytes") is None and value.get("path") is not None:
-            return path_within(value["path"], self.folder)
+            return file_of_part(path_within(value["path"], self.folder))
         digest = digest_of(value)
         return repr(value) if digest is None else digest.hex()
 

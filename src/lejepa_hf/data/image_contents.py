@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from .dataset_kinds import Mixture, Rows, is_stream
-from .decoding import DECODING_ERRORS
+from .decoding import DECODING_ERRORS, check_size
 from .errors import DataError
 from .network import read_through
 from .pixel_arrays import array_of, is_tensor
+from .readers.addresses import Part, split_address
+from .readers.arrays import ArrayReader
+from .readers.known_readers import find_reader
 from .rows import as_row
 
 _PART = 1 << 16  # bytes at both ends of a file: the middle of a large one need not be read
@@ -45,13 +48,25 @@ def _digest_of_file(path: str) -> bytes | None:
     if "://" in path:
         return None
     try:
+        file_name, part = split_address(path)
+        if part is not None:
+            return _digest_of_part(file_name, part)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(_PART)
             file.seek(max(_PART, size - _PART))
             return _digest(size, head, file.read())
-    except OSError:
+    except (OSError, ValueError):
         return None
+
+
+def _digest_of_part(file: str, part: Part) -> bytes | None:
+    """That of the numbers in a row of an array; other parts are known by their file and place."""
+    reader = find_reader(file, part)
+    if isinstance(reader, ArrayReader):
+        return digest_of(reader.values(file, part, check_size).array)
+    of_file = _digest_of_file(file)
+    return None if of_file is None else _digest(0, of_file, str(part).encode())
 
 
 def _digest(size: int, *parts: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import stat
 from collections import Counter, deque
 from functools import cache
@@ -12,9 +13,12 @@ from typing import TypeAlias
 from PIL import Image
 
 from ..system.run_folder import RunFolder
-from .dataset_files import as_stream, kind_of_files, parts_of_split
+from .dataset_files import FILE_KINDS, as_stream, kind_of_files, parts_of_split
 from .dataset_kinds import Opened
+from .image_parts import refuse_cut, with_parts
 from .pixel_arrays import NPY_ENDING
+from .readers.known_readers import PACKAGES, ending_of, readable_endings, reader_of_parts
+from .readers.reader import Cut
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -23,6 +27,7 @@ _SPLIT_FOLDERS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+_WHOLE = Cut()
 _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has no decoder
 # Why an entry is left out, if not because of its ending.
 _SPECIAL, _AGAIN = "not a regular file", "listed already by another path"
@@ -31,11 +36,12 @@ _NOWHERE, _UNNAMED, _RUN = "with a missing target", "with a name that is not UTF
 _Identity: TypeAlias = tuple[int, int]  # of a file or folder: device and inode
 
 
-def open_folder(name: str, split: str, streaming: bool) -> Opened:
+def open_folder(name: str, split: str, streaming: bool, cut: Cut = _WHOLE) -> Opened:
     """
-    Open a folder of images, nested or flat, in any format PIL reads or as `.npy` arrays, without hidden files and
-    folders and without folders of runs, whose pictures are no photographs. A folder of Parquet or tar files is opened
-    like a dataset repository of the Hub instead.
+    Open a folder of images, nested or flat, in any format PIL reads, as `.npy` arrays, or in a format whose reader is
+    installed, without hidden files and folders and without folders of runs, whose pictures are no photographs. A
+    folder of Parquet or tar files is opened like a dataset repository of the Hub instead. `cut` says which parts of a
+    file are images; only files of formats that may hold several are opened.
 
     Folders called train, val or test (or as in `_SPLIT_FOLDERS`) are splits, if there are at least two of them or
     nothing else; without such folders everything is `train`. If all images lie equally deep, the name of the folder
@@ -46,22 +52,29 @@ def open_folder(name: str, split: str, streaming: bool) -> Opened:
     """
     if _printable(os.path.abspath(name)) != os.path.abspath(name):
         raise ValueError(f"`dataset` {name!r}: the path of the folder is not UTF-8; rename it.")
-    images, others = _list_images(name)
-    if not images and not others[_SPECIAL] and any(kind_of_files(ending) for ending in others):
+    images, others, endings = _list_images(name)
+    _report_missing_readers(name, others)
+    if not images and not others[_SPECIAL] and any(kind_of_files(ending) in FILE_KINDS for ending in others):
+        refuse_cut(cut, f"`dataset` {name!r}, a folder of tables or tars", ())
         from .dataset_builders import load_split
 
         return load_split(name, name, split, streaming)
     splits = _splits(name, images, others)
+    refuse_cut(cut, f"`dataset` {name!r}", endings)
+    classes = _classes(splits)
+    if any(reader_of_parts(ending, cut) for ending in endings):
+        wanted = set(re.findall(r"(?:^|\+)(\w+)", split))
+        splits = {key: with_parts(name, files, cut) if key in wanted else files for key, files in splits.items()}
     parts = parts_of_split(name, split, {key: len(images) for key, images in splits.items()})
     images = [image for part in parts for image in splits[part.splitname][part.from_ : part.to]]
-    return as_stream(_dataset(os.path.abspath(name), images, _classes(splits)), streaming)
+    return as_stream(_dataset(os.path.abspath(name), images, classes), streaming)
 
 
 def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str]]:
     """The images of each split, as paths within the folder."""
     if not images:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "nothing"
-        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.")
+        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.{_missing_readers(others)}")
     folders = {image.split(os.sep, 1)[0] for image in images if os.sep in image}
     split_of = {folder: key for key, known in _SPLIT_FOLDERS.items() for folder in folders if folder.lower() in known}
     # One such folder among others is a class: of trains, say.
@@ -79,15 +92,29 @@ def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str
     return splits
 
 
+def _missing_readers(others: Counter) -> str:
+    """A sentence that says what to install for files that are left out, empty if there are none."""
+    missing: dict[str, list[str]] = {}
+    for ending in sorted(others.keys() & PACKAGES.keys()):
+        missing.setdefault(PACKAGES[ending], []).append(f"{others[ending]} {ending}")
+    ways = [f"{', '.join(files)} with `pip install {packages}`" for packages, files in missing.items()]
+    return f" These can be read: {'; '.join(ways)}." if ways else ""
+
+
+def _report_missing_readers(name: str, others: Counter) -> None:
+    if ways_out := _missing_readers(others):
+        _warn_once(f"{name}: files are left out, whose readers are not installed.{ways_out}")
+
+
 @cache
 def _warn_once(message: str) -> None:
     """Warn the first time: a folder is listed several times in a run."""
     logger.warning(message)
 
 
-def _list_images(name: str) -> tuple[list[str], Counter]:
+def _list_images(name: str) -> tuple[list[str], Counter, set[str]]:
     """
-    Paths of the images within the folder, sorted, and how many other files there are of each kind.
+    Paths of the images within the folder, sorted; how many other files there are of each kind; endings of the images.
 
     Nothing is visited twice: of several ways to a file or folder the one without links is kept, since links are
     followed after everything else, and links in a circle end.
@@ -101,7 +128,7 @@ def _list_images(name: str) -> tuple[list[str], Counter]:
     if found.images and found.examples:
         kinds = [f"{count} {kind}{found.examples.get(kind, '')}" for kind, count in sorted(found.others.items())]
         _warn_once(f"{name}: {found.others.total()} entries are left out: {', '.join(kinds)}")
-    return sorted(found.images), found.others
+    return sorted(found.images), found.others, found.endings
 
 
 class _Listing:
@@ -110,10 +137,11 @@ class _Listing:
     def __init__(self, name: str) -> None:
         Image.init()
         readable = {end for end, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in _UNDECODABLE}
-        self._name, self._endings = name, readable | {NPY_ENDING}
+        self._name, self._readable = name, readable | {NPY_ENDING} | readable_endings()
         self._seen: set[_Identity] = set()
         self.folders, self.links = deque([""]), deque[str]()  # paths within `name`, as all others here
         self.images: list[str] = []
+        self.endings: set[str] = set()
         self.others: Counter[str] = Counter()
         self.examples: dict[str, str] = {}  # of the unusual kinds
 
@@ -164,7 +192,9 @@ class _Listing:
     def _take(self, within: str, file: str, is_regular: bool | None, identity: _Identity) -> None:
         """Take an image that was not taken yet, or count another file; `is_regular` is None for a missing one."""
         ending = os.path.splitext(file)[1].lower()
-        if is_regular and ending not in self._endings:
+        if ending == ".gz":
+            ending = ending_of(file)
+        if is_regular and ending not in self._readable:
             self.others[_printable(ending) or "no ending"] += 1
         elif file.startswith("."):
             return
@@ -174,6 +204,7 @@ class _Listing:
             self._leave_out(_UNNAMED, within)
         elif self._is_first(identity):
             self.images.append(within)
+            self.endings.add(ending)
         else:
             self._leave_out(_AGAIN, within)
 

@@ -6,10 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .image_source import ImageSource
+from .readers.addresses import file_of_part
 
 
 def row_names(source: ImageSource) -> list[str]:
-    """A name for each row of a map-style source: the path of its file, from the folder on, or its number."""
+    """
+    A name for each row of a map-style source: the path of its file, from the folder on, which the slices of a volume
+    have in common; or its number.
+    """
     import pyarrow.compute as compute
 
     dataset: Any = source.dataset
@@ -22,7 +26,7 @@ def row_names(source: ImageSource) -> list[str]:
         paths = paths.take(dataset._indices.column(0).to_numpy())
     if compute.struct_field(stored, "bytes").null_count < len(stored) or paths.null_count:
         return [str(row) for row in range(number)]
-    return [path_within(path, source.name) for path in paths.to_pylist()]
+    return [file_of_part(path_within(path, source.name)) for path in paths.to_pylist()]
 
 
 def groups_of(source: ImageSource, group_column: str, names: Sequence[str] | None = None) -> list[str]:

@@ -4,6 +4,7 @@ import difflib
 import io
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image
 
+from .array_files import open_arrays
 from .dataset_files import (
+    ARRAYS,
     DIGITS,
     FILE_KINDS,
     as_stream,
@@ -30,13 +33,17 @@ from .image_source import ImageSource, find_columns
 from .missing_paths import refuse_missing_path
 from .opening_errors import without_secrets
 from .origins import Origin, real_place
+from .readers.reader import Cut
 from .view_settings import MOST_PIXELS
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _TEST_SHARE = 0.25
-_ENTRY_KEYS = ("dataset", "weight", "config", "split", "revision", "data_files", "image_column")
+_ENTRY_KEYS = (
+    "dataset", "weight", "config", "split", "revision", "data_files", "image_column", "pages", "slice_axis",
+    "window_size",
+)  # fmt: skip
 
 Built: TypeAlias = "Opened | dict[str, Opened]"  # a DatasetDict is a dict
 
@@ -51,6 +58,9 @@ def load_source(
     revision: str | None = None,
     data_files: str | list[str] | dict[str, str] | None = None,
     max_image_pixels: int | None = None,
+    pages: str = "channels",
+    slice_axis: int | None = None,
+    window_size: int | None = None,
 ) -> ImageSource:
     """
     Open a source of images.
@@ -74,6 +84,10 @@ def load_source(
             for each split (`dict[str, str]`), where the repository has other large files.
         max_image_pixels (`int`, *optional*): Largest width times height of an image that an evaluation decodes; PIL's
             limit if missing. Larger images count as broken.
+        pages (`str`, *optional*, defaults to `"channels"`): What the pages of a TIFF in a folder are, `channels` of
+            one image or `images`.
+        slice_axis (`int`, *optional*): Axis of volumes along which each slice is an image, 0, 1 or 2; 2 if missing.
+        window_size (`int`, *optional*): Side in pixels of the windows into which each file of a folder is cut.
 
     Raises:
         ValueError: If there is no such source, split, column or image, which the message names with what was found, or
@@ -82,12 +96,17 @@ def load_source(
     MOST_PIXELS.check("max_image_pixels", max_image_pixels)
     split = split.replace(" ", "")  # `datasets` takes none around a `+`
     settings = {"config": config, "revision": revision, "data_files": data_files}
+    cut = Cut(pages, slice_axis, window_size)
     if not isinstance(name, str | Path):
-        _refuse("a dataset built already", settings)
+        _refuse("a dataset built already", {**settings, **cut.given})
         source = _given_source(name, split, streaming, image_column, label_column)
         return replace(source, max_image_pixels=max_image_pixels)
     name = os.path.expanduser(name)
-    dataset = _open_named(name, split, streaming, settings)
+    dataset = _open_named(name, split, streaming, settings, cut, image_column)
+
+    def open_split(part: str) -> Opened:
+        return _open_named(name, part, False, settings, cut, image_column)
+
     source = find_columns(dataset, without_secrets(name), image_column, label_column)
     return replace(
         source,
@@ -95,13 +114,17 @@ def load_source(
         config=config,
         revision=revision,
         max_image_pixels=max_image_pixels,
-        opened=(source.dataset, _origin(name, split, settings, dataset)),
+        opened=(source.dataset, _origin(name, split, settings, dataset, open_split)),
     )
 
 
-def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]) -> Opened:
+def _open_named(
+    name: str, split: str, streaming: bool, settings: dict[str, Any], cut: Cut, image_column: str | None
+) -> Opened:
     """Open what has a name; `settings` of [`load_source`] that have no meaning for it are refused."""
     shown = without_secrets(name)
+    if cut.given and (not os.path.isdir(name) or is_saved_dataset(name)):
+        _refuse(f"`dataset` {shown!r}, which is not a folder of images", cut.given)
     if name in FILE_KINDS:
         _refuse(f"`dataset` {name!r}", settings, but="data_files")
         if not settings["data_files"]:
@@ -109,6 +132,9 @@ def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]
                 f"`data_files` is missing: `dataset` {name!r} gives the type of the files, not their paths."
             )
         return open_files(name, settings["data_files"], shown, split, streaming)
+    if kind_of_files(name) == ARRAYS:
+        _refuse(f"`dataset` {shown!r}", {**settings, **cut.given})
+        return open_arrays(name, split, streaming, image_column)
     if kind := kind_of_files(name):
         _refuse(f"`dataset` {shown!r}", settings)
         return open_files(kind, name, shown, split, streaming)
@@ -117,7 +143,9 @@ def _open_named(name: str, split: str, streaming: bool, settings: dict[str, Any]
         return as_stream(_open_digits(split), streaming)
     if os.path.isdir(name):
         _refuse(f"the folder {name!r}", settings)
-        return (open_saved_dataset if is_saved_dataset(name) else open_folder)(name, split, streaming)
+        if is_saved_dataset(name):
+            return open_saved_dataset(name, split, streaming)
+        return open_folder(name, split, streaming, cut)
     if "://" in name:
         way_out = f"end it in .parquet or .tar, or name it in `data_files` with `dataset: {' or '.join(FILE_KINDS)}`"
         raise ValueError(f"`dataset` {shown!r} does not name its file type: {way_out}.")
@@ -163,14 +191,16 @@ def png_bytes(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _origin(name: str, split: str, settings: dict[str, Any], dataset: Opened) -> Origin:
-    """Where the rows of an opened source with a name come from."""
+def _origin(
+    name: str, split: str, settings: dict[str, Any], dataset: Opened, open_split: Callable[[str], Opened]
+) -> Origin:
+    """Where the rows of an opened source with a name come from; `open_split` opens another split of it."""
 
     def length_of(part: str) -> int | None:
         told = (dataset.info.splits or {}).get(part)
-        return told.num_examples if told is not None else count_rows(_open_named(name, part, False, settings))
+        return told.num_examples if told is not None else count_rows(open_split(part))
 
-    if name in FILE_KINDS or kind_of_files(name):
+    if name in FILE_KINDS or kind_of_files(name) in FILE_KINDS:
         files = resolve_files(settings["data_files"] if name in FILE_KINDS else name)
         return Origin(frozenset(map(real_place, files)), split, length_of=length_of)
     chosen = {**settings, "revision": settings["revision"] or "main"}

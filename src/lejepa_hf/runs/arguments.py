@@ -8,6 +8,7 @@ from typing import Any
 
 from ..configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from ..data.held_out_share import share_of
+from ..data.readers.reader import Cut
 from ..data.view_settings import ViewSettings
 from ..system.number_range import NumberRange
 from ..system.run_folder import plain
@@ -120,6 +121,11 @@ class DataArguments(ViewSettings):
         view_column (`str`, *optional*): Column with a list of images per row, instead of `image_column`: slabs of a
             scan, tiles of a slide, several photographs of one object. Each view is cut from one of them, and
             evaluations use the first one.
+        pages (`str`): What the pages of a TIFF in a folder are, `channels` of one image or `images`.
+        slice_axis (`int`, *optional*): Axis of volumes along which each slice is an image, 0, 1 or 2; 2 if missing.
+        window_size (`int`, *optional*): Side in pixels of the windows into which each file of a folder is cut, such as
+            slides and satellite images; whole images if missing. What is left at the right and lower edge is not
+            used. `max_image_pixels` is then the limit of a window where only its part of the file is read.
         eval_crop_ratio (`float`): Share of the resized side that the evaluation's centre crop keeps, in [0.1, 1].
         eval_protocols (`list[str]`): Any of `linear`, `knn`, `few-shot`, `logistic`, `retrieval`.
     """
@@ -136,6 +142,9 @@ class DataArguments(ViewSettings):
     image_column: str | None = None
     label_column: str | None = None
     view_column: str | None = None
+    pages: str = "channels"
+    slice_axis: int | None = None
+    window_size: int | None = None
     eval_crop_ratio: float = 0.875
     eval_protocols: list[str] = field(default_factory=lambda: ["linear", "knn", "few-shot"])
 
@@ -146,6 +155,7 @@ class DataArguments(ViewSettings):
             raise ValueError(
                 f"`dataset` is missing{use}: 'digits', a Hub dataset id, a folder of images, Parquet or tar files."
             )
+        Cut(**self.cut)  # refuses values out of range
         share = share_of(self.eval_split)
         if share is not None and self.mixture is not None:
             raise ValueError(
@@ -164,6 +174,11 @@ class DataArguments(ViewSettings):
                     f"`view_column` {self.view_column!r} holds the images, but `{name}` is {vars(self)[name]!r}: set "
                     "one of them. Evaluations use the first image of each list."
                 )
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """The arguments of [`~data.readers.reader.Cut`]."""
+        return {name: vars(self)[name] for name in ("pages", "slice_axis", "window_size")}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ..data.collator import MultiCropCollator
 from ..data.held_out_share import share_of
 from ..data.image_source import some_rows
 from ..data.multi_crop import MultiCropTransform
+from ..data.readers.reader import Cut
 from ..data.sources import ImageSource
 from ..evaluation.embedding_statistics import EmbeddingStatistics, embedding_statistics
 from ..evaluation.projections import extract_projections
@@ -108,6 +109,7 @@ def _way_out(run: RunFolder, recipe: Recipe) -> str:
     is_share = share_of(recipe.data.eval_split) is not None
     share = f" --eval_split '{recipe.data.eval_split}'" if is_share else ""
     share += f" --group_column {recipe.data.group_column}" if is_share and recipe.data.group_column else ""
+    share += "".join(f" --{name} {value}" for name, value in Cut(**recipe.data.cut).given.items())
     return (
         f"By hand: `lejepa export {run.path}`, "
         f"`lejepa evaluate {run.encoder} --dataset {recipe.data.dataset}{share}`, `lejepa statistics {run.path}`, "

@@ -32,7 +32,8 @@ _SAMPLE = 200  # images whose sizes are read, from their headers
 _HELD_OUT = ("validation", "test")  # the first one; `test` is then left for `lejepa evaluate`
 _SOURCE_KEYS = {
     "dataset_config": "config", "dataset_revision": "revision", "data_files": "data_files",
-    "image_column": "image_column", "label_column": "label_column",
+    "image_column": "image_column", "label_column": "label_column", "pages": "pages", "slice_axis": "slice_axis",
+    "window_size": "window_size",
 }  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def open_split(data: DataArguments, split: str) -> ImageSource:
     columns = data.view_column or data.image_column, data.label_column
     source = load_source(
         data.dataset, split, data.dataset_config, data.streaming, *columns, data.dataset_revision, data.data_files,
-        data.max_image_pixels,
+        data.max_image_pixels, **data.cut,
     )  # fmt: skip
     if data.view_column is not None and not hasattr(source.features[data.view_column], "feature"):
         raise ValueError(

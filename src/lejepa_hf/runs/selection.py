@@ -19,7 +19,10 @@ _FEWEST = 3  # a rank correlation of fewer candidates is meaningless
 # Settings that define what the loss measures. The sample of images and crops (`seed`) and the number of random slices
 # (`num_slices`) only add noise.
 _OBJECTIVE = ("statistic", "num_knots", "t_max", "sigreg_views", "per_device_train_batch_size")
-_DATA = ("dataset", "dataset_config", "dataset_revision", "data_files", "eval_split", "group_column", "monitor_images")
+_DATA = (
+    "dataset", "dataset_config", "dataset_revision", "data_files", "eval_split", "group_column", "pages", "slice_axis",
+    "window_size", "monitor_images",
+)  # fmt: skip
 _VIEWS = tuple(ViewSettings.__dataclass_fields__)
 
 
@@ -145,6 +148,7 @@ def _read_recipe(run: RunFolder) -> dict[str, Any]:
     recipe: dict[str, Any] = vars(ViewSettings()).copy()
     recipe["per_device_train_batch_size"] = LeJEPATrainingArguments.per_device_train_batch_size
     recipe |= run.read_arguments() | run.read_recipe()
+    recipe.setdefault("pages", "channels")  # recipes of earlier versions lack it
     if recipe.get("dataset"):
         recipe["dataset"] = os.path.normpath(recipe["dataset"])  # `./photos/` is `photos`
     if share_of(recipe.get("eval_split")) is not None:  # of which split, is then a part of it

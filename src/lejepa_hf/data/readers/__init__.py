@@ -1,0 +1,1 @@
+"""Formats of images that PIL does not read, one reader each; may import data and system."""

@@ -1,0 +1,111 @@
+"""Reader: what the reader of a format provides, the parts of a file and the values of one of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from ..pixel_arrays import eight_bit_channels_last
+from .addresses import Part
+
+Check: TypeAlias = Callable[[int, int], None]  # is called with width and height before pixels are read
+
+
+@dataclass(frozen=True)
+class Cut:
+    """
+    How files of several images become rows of a dataset.
+
+    Args:
+        pages (`str`, *optional*, defaults to `"channels"`): What the pages of a TIFF are, `channels` or `images`.
+        slice_axis (`int`, *optional*): Axis of a volume along which each slice is an image, 0, 1 or 2; 2 if missing.
+        window_size (`int`, *optional*): Side in pixels of the windows into which each file is cut; whole images if
+            missing.
+    """
+
+    pages: str = "channels"
+    slice_axis: int | None = None
+    window_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pages not in ("channels", "images"):
+            raise ValueError(
+                f"`pages` must be 'channels' or 'images', what the pages of a TIFF are, got {self.pages!r}."
+            )
+        if self.slice_axis not in (None, 0, 1, 2):
+            raise ValueError(f"`slice_axis` must be 0, 1 or 2, an axis of the volumes, got {self.slice_axis!r}.")
+        size = self.window_size
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise ValueError(f"`window_size` must be a number of pixels, at least 1, got {size!r}.")
+        if size is not None and self.pages == "images":
+            raise ValueError(
+                f"`window_size` {size} cuts whole files, and `pages: images` takes them page by page: set one of them, "
+                "or save the pages as files of their own."
+            )
+
+    @property
+    def given(self) -> dict[str, str | int]:
+        """The settings that are not the usual ones."""
+        return {name: value for name, value in vars(self).items() if value not in (None, "channels")}
+
+
+@dataclass(frozen=True)
+class Values:
+    """
+    The values of an image as its file has them.
+
+    Args:
+        array (`np.ndarray`): Numbers `(H, W)` or `(H, W, channels)`, in the units of the file.
+        pixel_range (`list[float]`, *optional*): Values of black and white by the file; the rules for the type of the
+            array if missing.
+        missing (`np.ndarray`, *optional*): `(H, W)`, true where there is no value; shown black.
+        is_inverted (`bool`, *optional*, defaults to `False`): Whether low values are white.
+        shown (`np.ndarray`, *optional*): The picture in [0, 1] by a curve of the file, used in place of `array` unless
+            the user gives a range.
+    """
+
+    array: np.ndarray
+    pixel_range: list[float] | None = None
+    missing: np.ndarray | None = None
+    is_inverted: bool = False
+    shown: np.ndarray | None = None
+
+    def to_eight_bit(self, num_channels: int, pixel_range: list[float] | None) -> np.ndarray:
+        """Scale to uint8 `(H, W)` or `(H, W, channels)`; a `pixel_range` of the user wins."""
+        if pixel_range is None and self.shown is not None:
+            found = eight_bit_channels_last(self.shown, num_channels, [0.0, 1.0])
+        else:
+            found = eight_bit_channels_last(self.array, num_channels, pixel_range or self.pixel_range)
+        if self.is_inverted:
+            found = 255 - found
+        if self.missing is not None and self.missing.any():
+            found = found.copy()
+            found[self.missing] = 0
+        return found
+
+
+class Reader(ABC):
+    """
+    Reads the files of one format. Files are paths or, for formats that stand in Parquet files and tars, bytes.
+
+    `format` is its name in messages, and `packages` what `pip install` needs to read it.
+    """
+
+    format: str
+    packages: str
+
+    def parts(self, file: str, cut: Cut) -> list[Part | None]:  # noqa: ARG002
+        """The images of a file, from its header alone; `[None]` for a file that is one image."""
+        return [None]
+
+    @abstractmethod
+    def values(self, file: str | bytes, part: Part | None, check: Check) -> Values:
+        """The values of one image. ValueError if they cannot be read; the message has the way out."""
+
+    def read(
+        self, file: str | bytes, part: Part | None, num_channels: int, pixel_range: list[float] | None, check: Check
+    ) -> np.ndarray:
+        """The image with 8 bits a channel, uint8 `(H, W)` or `(H, W, channels)`, upright."""
+        return self.values(file, part, check).to_eight_bit(num_channels, pixel_range)
