@@ -18,6 +18,7 @@ from ..data.dataset_kinds import count_classes
 from ..data.decoding import DECODING_ERRORS, Pixels, open_image, stored_size
 from ..data.held_out_share import share_of
 from ..data.image_source import some_rows
+from ..data.label_columns import number_classes
 from ..data.sources import ImageSource, load_source
 from ..evaluation.labelled_sources import check_classes, check_labels
 from ..system.devices import cores_of_this_process, default_device, memory_of
@@ -106,6 +107,8 @@ def read_images(name: str, settings: Mapping[str, Any] | None = None) -> ImageFa
     # The rows of a folder are names; others are streamed, so that nothing is downloaded or copied only to be sampled.
     source["streaming"] = not Path(name).expanduser().is_dir()
     train = load_source(name, settings.get("train_split", "train"), **source)
+    if not train.is_stream:
+        train = number_classes(train)
     held_out = None if "eval_split" in settings else _held_out_split(train, name, source)
     return facts_of(train, held_out)
 
