@@ -64,7 +64,9 @@ def test_a_split_that_is_not_there(built):
 
 
 def test_labels_that_are_no_classes(built):
-    found = r"`label_column` 'weight'.* does not hold classes but float32: labels are integers or texts .*\(kind, label\)"
+    found = (
+        r"`label_column` 'weight'.* does not hold classes but float32: labels are integers or texts .*\(kind, label\)"
+    )
     with pytest.raises(ValueError, match=found):
         check_labels(labelled_sources(built, eval_split="held", label_column="weight")[0])
 

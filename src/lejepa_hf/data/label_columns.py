@@ -96,7 +96,9 @@ def _with_column(
             encoded = with_length(encoded, source.num_images)
     else:
         rows = _all_rows(dataset)
-        values = [encode({column: value})[column] for value in rows.with_format(None).select_columns([column])[:][column]]
+        values = [
+            encode({column: value})[column] for value in rows.with_format(None).select_columns([column])[:][column]
+        ]
         encoded = rows.remove_columns([column]).add_column(column, values, feature=feature)
         encoded._indices = dataset._indices
     return replace(source, dataset=encoded, opened=_reopened(source, encoded))
