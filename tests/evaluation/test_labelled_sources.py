@@ -63,10 +63,37 @@ def test_a_split_that_is_not_there(built):
         labelled_sources(built)
 
 
-@pytest.mark.parametrize(("column", "kind"), [("kind", "string"), ("weight", "float32")])
-def test_labels_that_are_no_classes(built, column, kind):
-    with pytest.raises(ValueError, match=f"`label_column` '{column}'.* does not hold class numbers but {kind}.*label"):
-        check_labels(labelled_sources(built, eval_split="held", label_column=column)[0])
+def test_labels_that_are_no_classes(built):
+    found = (
+        r"`label_column` 'weight'.* does not hold classes but float32: labels are integers or texts .*\(kind, label\)"
+    )
+    with pytest.raises(ValueError, match=found):
+        check_labels(labelled_sources(built, eval_split="held", label_column="weight")[0])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_texts_have_the_same_numbers_in_both_splits(built, tmp_path, streaming):
+    pair = labelled_sources(built, eval_split="held", label_column="kind", streaming=streaming)
+    assert [[row["kind"] for row in one.dataset] for one in pair] == [[0, 1, 0, 1], [0, 1]]
+    assert pair[0].class_names == pair[1].class_names == ["cat", "dog"]
+    for source in pair:
+        check_labels(source)
+    built["held"] = built["held"].map(lambda row: {"kind": "ant" if row["kind"] == "cat" else "dog"})
+    train, test = labelled_sources(built, eval_split="held", label_column="kind", streaming=streaming)
+    assert test.class_names == ["cat", "dog", "ant"]
+    check_pair(train, test)  # whose numbers mean the same
+    known = [torch.tensor([row["kind"] for row in one.dataset]) for one in (train, test)]
+    with pytest.raises(ValueError, match=r"the held-out images have classes \(ant\) that are not among"):
+        check_held_out_classes(train, test, tuple(known))
+
+
+def test_images_without_a_label_are_not_evaluated(built):
+    rows = {"kind": ["cat", None, "dog", ""], "image": built["train"]["image"]}
+    given = datasets.DatasetDict(train=datasets.Dataset.from_dict(rows))
+    given["test"] = given["train"]
+    given = given.cast_column("image", datasets.Image())
+    train, test = labelled_sources(given, label_column="kind")
+    assert (train.num_images, labels_of(test).tolist()) == (2, [0, 1])
 
 
 def test_secret_labels(built):

@@ -1,4 +1,4 @@
-"""Parquet and tar files, and folders that `save_to_disk` wrote -> datasets."""
+"""Parquet and tar files, names of tables and splits, and folders that `save_to_disk` wrote -> datasets."""
 
 import glob
 import os
@@ -12,8 +12,19 @@ from .readers.addresses import ARRAY_ENDINGS
 
 DIGITS = "digits"  # the dataset that comes with scikit-learn
 # Names of the file readers in `datasets`, and the endings by which their files are recognised.
-FILE_KINDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
+FILE_KINDS = {
+    "parquet": (".parquet",),
+    "webdataset": (".tar", ".tar.gz", ".tgz"),
+    "csv": (".csv", ".tsv"),
+    "json": (".jsonl",),
+}
 ARRAYS = "arrays"  # kind of npz, HDF5 and zarr containers, which `datasets` does not read
+# Spellings of the usual splits, as names of folders and in tables.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 _MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of `save_to_disk`: several splits, one
 _MAX_SHARDS = 64  # shards of a map-style dataset that is read as a stream
 

@@ -96,7 +96,7 @@ def count_classes(dataset: Rows, label_column: str) -> int | None:
     if has_gaps(largest, len(labels)):
         logger.warning(
             f"`label_column` {label_column!r} holds {largest:,}, but only {len(labels):,} different numbers: they are "
-            "not used as class numbers while training. `class_encode_column` of `datasets` numbers classes from 0."
+            "not used as class numbers while training. Number the classes from 0, or write them as texts."
         )
         return None
     return max(2, 1 + largest)

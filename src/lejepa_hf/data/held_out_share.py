@@ -15,7 +15,7 @@ from .dataset_files import with_length
 from .image_contents import digest_of
 from .image_source import ImageSource
 from .readers.addresses import file_of_part
-from .row_groups import check_group_column, column_values, groups_of, path_within, row_names
+from .row_groups import check_group_column, column_values, folder_of, groups_of, path_within, row_names
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -212,7 +212,7 @@ def _filtered(source: ImageSource, share: float, group_column: str | None) -> tu
     number, sides = source.num_images, list[Any]()
     stream: Any = source.dataset
     for is_held_out in (False, True):
-        side = stream.filter(_OnOneSide(source.image_column, group_column, source.name, share, is_held_out))
+        side = stream.filter(_OnOneSide(source.image_column, group_column, folder_of(source.name), share, is_held_out))
         side.info.splits = None
         if number is not None:
             expected = round(number * share)

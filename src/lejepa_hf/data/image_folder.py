@@ -13,20 +13,17 @@ from typing import TypeAlias
 from PIL import Image
 
 from ..system.run_folder import RunFolder
-from .dataset_files import FILE_KINDS, as_stream, kind_of_files, parts_of_split
+from .dataset_files import SPLIT_NAMES, as_stream, kind_of_files, parts_of_split
 from .dataset_kinds import Opened
+from .folder_metadata import METADATA_ENDINGS, with_metadata
 from .image_parts import refuse_cut, with_parts
 from .pixel_arrays import NPY_ENDING
+from .readers.addresses import file_of_part
 from .readers.known_readers import PACKAGES, ending_of, readable_endings, reader_of_parts
 from .readers.reader import Cut
 
 logger = logging.getLogger("lejepa_hf")
 
-_SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
 _WHOLE = Cut()
 _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has no decoder
 # Why an entry is left out, if not because of its ending.
@@ -43,9 +40,10 @@ def open_folder(name: str, split: str, streaming: bool, cut: Cut = _WHOLE) -> Op
     folder of Parquet or tar files is opened like a dataset repository of the Hub instead. `cut` says which parts of a
     file are images; only files of formats that may hold several are opened.
 
-    Folders called train, val or test (or as in `_SPLIT_FOLDERS`) are splits, if there are at least two of them or
+    Folders called train, val or test (or as in `SPLIT_NAMES`) are splits, if there are at least two of them or
     nothing else; without such folders everything is `train`. If all images lie equally deep, the name of the folder
-    right above an image is its label.
+    right above an image is its label. Further columns come from a `metadata.csv` (or .jsonl, .parquet) in it, see
+    [`~data.folder_metadata.with_metadata`].
 
     The imagefolder of `datasets` is not used: it assigns every file whose name contains train or test to that split,
     silently leaves out the others, and visits each file several times.
@@ -54,12 +52,13 @@ def open_folder(name: str, split: str, streaming: bool, cut: Cut = _WHOLE) -> Op
         raise ValueError(f"`dataset` {name!r}: the path of the folder is not UTF-8; rename it.")
     images, others, endings = _list_images(name)
     _report_missing_readers(name, others)
-    if not images and not others[_SPECIAL] and any(kind_of_files(ending) in FILE_KINDS for ending in others):
+    shards = [ending for ending in others if kind_of_files(ending) in ("parquet", "webdataset")]
+    if not images and not others[_SPECIAL] and shards:
         refuse_cut(cut, f"`dataset` {name!r}, a folder of tables or tars", ())
         from .dataset_builders import load_split
 
         return load_split(name, name, split, streaming)
-    splits = _splits(name, images, others)
+    splits, listed = _splits(name, images, others), images
     refuse_cut(cut, f"`dataset` {name!r}", endings)
     classes = _classes(splits)
     if any(reader_of_parts(ending, cut) for ending in endings):
@@ -67,7 +66,10 @@ def open_folder(name: str, split: str, streaming: bool, cut: Cut = _WHOLE) -> Op
         splits = {key: with_parts(name, files, cut) if key in wanted else files for key, files in splits.items()}
     parts = parts_of_split(name, split, {key: len(images) for key, images in splits.items()})
     images = [image for part in parts for image in splits[part.splitname][part.from_ : part.to]]
-    return as_stream(_dataset(os.path.abspath(name), images, classes), streaming)
+    dataset = _dataset(os.path.abspath(name), images, classes)
+    if METADATA_ENDINGS & others.keys():
+        dataset = with_metadata(dataset, name, [file_of_part(image) for image in images], listed)
+    return as_stream(dataset, streaming)
 
 
 def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str]]:
@@ -76,11 +78,11 @@ def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "nothing"
         raise ValueError(f"`dataset` {name!r} holds no images: found {found}.{_missing_readers(others)}")
     folders = {image.split(os.sep, 1)[0] for image in images if os.sep in image}
-    split_of = {folder: key for key, known in _SPLIT_FOLDERS.items() for folder in folders if folder.lower() in known}
+    split_of = {folder: key for key, known in SPLIT_NAMES.items() for folder in folders if folder.lower() in known}
     # One such folder among others is a class: of trains, say.
     if len(set(split_of.values())) < 2 and not all(image.split(os.sep, 1)[0] in split_of for image in images):
         return {"train": images}
-    splits: dict[str, list[str]] = {key: [] for key in _SPLIT_FOLDERS if key in split_of.values()}
+    splits: dict[str, list[str]] = {key: [] for key in SPLIT_NAMES if key in split_of.values()}
     for image in images:
         folder = image.split(os.sep, 1)[0]
         if folder in split_of:

@@ -85,8 +85,13 @@ def some_rows(source: ImageSource, num_images: int, seed: int = 0) -> Iterator[d
     return islice(takewhile(lambda row: row["epoch"] == 0, rows), num_images)
 
 
-def find_columns(dataset: Opened, name: str, image_column: str | None, label_column: str | None) -> ImageSource:
-    """Find the images and labels among the columns of a dataset, by their types where no column is given."""
+def find_columns(
+    dataset: Opened, name: str, image_column: str | None, label_column: str | None, finds_integers: bool = True
+) -> ImageSource:
+    """
+    Find the images and labels among the columns of a dataset, by their types where no column is given. Integers are
+    labels only if they are the only ones and with `finds_integers`; without it a column called `label` is.
+    """
     from datasets import ClassLabel, List, Value
     from datasets import Image as ImageFeature
 
@@ -118,7 +123,9 @@ def find_columns(dataset: Opened, name: str, image_column: str | None, label_col
         held = "neither images, their bytes nor paths, nor arrays of 2 or 3 axes"
         raise ValueError(f"`image_column` {image_column!r} of `dataset` {name!r} holds {held}; columns: {described}.")
     integers = [column for column, feature in features.items() if _is_integer(feature)]
-    if "cls" in integers:
+    if not finds_integers:
+        labels = ["label"] if "label" in features else labels
+    elif "cls" in integers:
         labels.append("cls")  # the name of labels in WebDataset
     elif not labels:
         integers = [column for column in integers if not column.lower().endswith(_NO_LABELS)]

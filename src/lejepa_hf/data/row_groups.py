@@ -26,7 +26,8 @@ def row_names(source: ImageSource) -> list[str]:
         paths = paths.take(dataset._indices.column(0).to_numpy())
     if compute.struct_field(stored, "bytes").null_count < len(stored) or paths.null_count:
         return [str(row) for row in range(number)]
-    return [file_of_part(path_within(path, source.name)) for path in paths.to_pylist()]
+    folder = folder_of(source.name)
+    return [file_of_part(path_within(path, folder)) for path in paths.to_pylist()]
 
 
 def groups_of(source: ImageSource, group_column: str, names: Sequence[str] | None = None) -> list[str]:
@@ -47,7 +48,7 @@ def groups_of(source: ImageSource, group_column: str, names: Sequence[str] | Non
             )
         return [str(group) for group in groups]
     names = row_names(source) if names is None else names
-    is_folder = os.path.isdir(source.name) and not names[0].isdecimal()  # else its rows have numbers
+    is_folder = os.path.isdir(folder_of(source.name)) and not names[0].isdecimal()  # else its rows have numbers
     if not (is_folder and re.fullmatch(r"-?[1-9][0-9]*", group_column)):
         raise _unknown_column(source, group_column, is_folder)
     return list(_folders(names, int(group_column), group_column, source.name))
@@ -89,6 +90,11 @@ def column_values(source: ImageSource, column: str) -> list:
     """All values of a column, without reading an image."""
     dataset: Any = source.dataset
     return dataset.with_format(None).select_columns([column])[:][column]
+
+
+def folder_of(name: str) -> str:
+    """The folder of images, or of the table, by the name of a source; any other name as it is."""
+    return os.path.dirname(os.path.abspath(name)) if os.path.isfile(name) else name
 
 
 def path_within(path: str, folder: str) -> str:

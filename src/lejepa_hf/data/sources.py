@@ -34,6 +34,7 @@ from .missing_paths import refuse_missing_path
 from .opening_errors import without_secrets
 from .origins import Origin, real_place
 from .readers.reader import Cut
+from .tables import TABLE_KINDS, is_table_of_paths, open_table
 from .view_settings import MOST_PIXELS
 
 if TYPE_CHECKING:
@@ -66,10 +67,11 @@ def load_source(
     Open a source of images.
 
     Args:
-        name: `"digits"`; a dataset id of the Hub; a folder of images, or one that `save_to_disk` wrote; Parquet or
-            WebDataset tar files as a path, a glob or a url (`hf://datasets/user/name/*.parquet` too), where
-            `{000..123}` stands for a range; `"parquet"` or `"webdataset"` with such files in `data_files`; or a
-            dataset that `datasets` has built already.
+        name: `"digits"`; a dataset id of the Hub; a folder of images, or one that `save_to_disk` wrote; a table of
+            paths as [`~data.tables.open_table`] reads it (.csv, .tsv, .jsonl, .parquet); Parquet or WebDataset tar
+            files as a path, a glob or a url (`hf://datasets/user/name/*.parquet` too), where `{000..123}` stands for a
+            range; `"parquet"`, `"webdataset"`, `"csv"` or `"json"` with such files in `data_files`; or a dataset that
+            `datasets` has built already.
         split (`str`, *optional*, defaults to `"train"`): Name of the split, or several joined as in
             `"train+validation"`; a slice like `"train[:1000]"` works without streaming.
         config (`str`, *optional*): Configuration of a Hub dataset.
@@ -78,7 +80,8 @@ def load_source(
             are none `datasets.Array2D` or `Array3D`. Columns of encoded bytes (`.npy` too) or paths must be named.
         label_column (`str`, *optional*): Column of the labels, of which there may be none. Found by its type if
             missing: `datasets.ClassLabel`, or where there is none the only column of integers, unless it is called
-            `id`, `index`, `width` or `height`. Masks, which are images beside the images, must be named.
+            `id`, `index`, `width` or `height`; of tables and of `metadata.csv` in a folder the column called `label`.
+            Masks, which are images beside the images, must be named.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         data_files (`str` or `list[str]`, *optional*): The files to read, as paths or globs; for a Hub dataset also one
             for each split (`dict[str, str]`), where the repository has other large files.
@@ -102,12 +105,15 @@ def load_source(
         source = _given_source(name, split, streaming, image_column, label_column)
         return replace(source, max_image_pixels=max_image_pixels)
     name = os.path.expanduser(name)
+    is_table = _is_table(name, data_files, image_column)
     dataset = _open_named(name, split, streaming, settings, cut, image_column)
 
     def open_split(part: str) -> Opened:
         return _open_named(name, part, False, settings, cut, image_column)
 
-    source = find_columns(dataset, without_secrets(name), image_column, label_column)
+    shown = resolve_files(data_files)[0] if is_table and name in FILE_KINDS else name  # type: ignore[arg-type]
+    is_plain = is_table or (os.path.isdir(name) and not is_saved_dataset(name))
+    source = find_columns(dataset, without_secrets(shown), image_column, label_column, finds_integers=not is_plain)
     return replace(
         source,
         split=split,
@@ -116,6 +122,13 @@ def load_source(
         max_image_pixels=max_image_pixels,
         opened=(source.dataset, _origin(name, split, settings, dataset, open_split)),
     )
+
+
+def _is_table(name: str, data_files: Any, image_column: str | None) -> bool:  # noqa: ANN401, of whatever type
+    """Whether the files are tables of paths."""
+    kind = name if name in FILE_KINDS else kind_of_files(name)
+    files = data_files if name in FILE_KINDS else name
+    return kind in TABLE_KINDS or (kind == "parquet" and is_table_of_paths(files, image_column))
 
 
 def _open_named(
@@ -131,13 +144,13 @@ def _open_named(
             raise ValueError(
                 f"`data_files` is missing: `dataset` {name!r} gives the type of the files, not their paths."
             )
-        return open_files(name, settings["data_files"], shown, split, streaming)
+        return _open_files(name, settings["data_files"], shown, split, streaming, image_column)
     if kind_of_files(name) == ARRAYS:
         _refuse(f"`dataset` {shown!r}", {**settings, **cut.given})
         return open_arrays(name, split, streaming, image_column)
     if kind := kind_of_files(name):
         _refuse(f"`dataset` {shown!r}", settings)
-        return open_files(kind, name, shown, split, streaming)
+        return _open_files(kind, name, shown, split, streaming, image_column)
     if name == DIGITS:
         _refuse(f"`dataset` {name!r}", settings)
         return as_stream(_open_digits(split), streaming)
@@ -147,12 +160,20 @@ def _open_named(
             return open_saved_dataset(name, split, streaming)
         return open_folder(name, split, streaming, cut)
     if "://" in name:
-        way_out = f"end it in .parquet or .tar, or name it in `data_files` with `dataset: {' or '.join(FILE_KINDS)}`"
+        way_out = "end it in .parquet or .tar, or name it in `data_files` with `dataset: parquet or webdataset`"
         raise ValueError(f"`dataset` {shown!r} does not name its file type: {way_out}.")
     refuse_missing_path(name)
     from .dataset_builders import load_split
 
     return load_split(name, name, split, streaming, **settings)
+
+
+def _open_files(
+    kind: str, files: str | list[str], shown: str, split: str, streaming: bool, image_column: str | None
+) -> Opened:
+    if _is_table(kind, files, image_column):
+        return open_table(files, shown, split, streaming, image_column)
+    return open_files(kind, files, shown, split, streaming)
 
 
 def _open_digits(split: str) -> Opened:

@@ -14,6 +14,8 @@ from ..data.array_columns import is_array
 from ..data.dataset_kinds import has_gaps
 from ..data.held_out_share import share_of, split_off
 from ..data.image_source import ImageSource, is_image
+from ..data.label_columns import number_classes, with_labels_only
+from ..data.label_kinds import POSSIBLE_LABELS, described, is_class, is_numbered
 from ..data.origins import rows_in_common
 from ..data.shared_images import SharedImages, shared_images
 from ..data.sources import load_source
@@ -32,7 +34,8 @@ def labelled_sources(
     **source: Any,  # noqa: ANN401
 ) -> tuple[ImageSource, ImageSource]:
     """
-    Open both splits of a labelled dataset.
+    Open both splits of a labelled dataset: the images that have a label. Classes that are texts are numbered by those
+    of `train_split`.
 
     Args:
         dataset: Name of a preset, see [`find_preset`], or anything that [`~data.sources.load_source`] opens.
@@ -49,10 +52,12 @@ def labelled_sources(
             f"{eval_split!r}, to '10%' for example, or leave it out."
         )
     preset, dataset, source = _of_preset(dataset, source)
-    train = load_source(dataset, train_split or preset.train_split, **source)
+    train = number_classes(load_source(dataset, train_split or preset.train_split, **source))
     if share is not None and eval_split is not None:
-        return split_off(train, eval_split, group_column)
-    return train, load_source(dataset, eval_split or preset.eval_split, **source)
+        train, test = split_off(train, eval_split, group_column)
+    else:
+        test = number_classes(load_source(dataset, eval_split or preset.eval_split, **source), train.class_names)
+    return with_labels_only(train), with_labels_only(test)
 
 
 def labelled_source(
@@ -62,7 +67,7 @@ def labelled_source(
 ) -> ImageSource:
     """Open one split of a labelled dataset, as [`labelled_sources`] opens the images to fit protocols on."""
     preset, dataset, source = _of_preset(dataset, source)
-    return load_source(dataset, split or preset.train_split, **source)
+    return with_labels_only(number_classes(load_source(dataset, split or preset.train_split, **source)))
 
 
 def _of_preset(
@@ -87,7 +92,8 @@ def check_pair(train: ImageSource, test: ImageSource) -> None:
             f"({common or 'all of them'}). Name two splits with `train_split` and `eval_split`, give a `DatasetDict`, "
             "or two sources."
         )
-    if train.class_names and test.class_names and train.class_names != test.class_names:
+    # Texts that only the test images have come behind those of the others: the same number is the same class.
+    if train.class_names and test.class_names and test.class_names[: len(train.class_names)] != train.class_names:
         differing = sorted(set(train.class_names) ^ set(test.class_names)) or ["in another order"]
         raise ValueError(
             f"The classes of {train.name!r} and {test.name!r} differ, so that their numbers mean different "
@@ -106,9 +112,7 @@ def count_shared(test: ImageSource, *trained_on: ImageSource) -> SharedImages:
 
 
 def check_labels(source: ImageSource) -> None:
-    """Refuse a source without class numbers as labels; those of a stream are checked only by its features."""
-    from datasets import ClassLabel, Value
-
+    """Refuse a source without classes as labels; those of a stream are checked only by its features."""
     if source.label_column is None:
         raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled dataset.")
     features = source.features
@@ -116,17 +120,15 @@ def check_labels(source: ImageSource) -> None:
     if is_image(feature):
         raise ValueError(
             f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds masks: only the protocol "
-            "`segmentation` uses them; for others name a column of class numbers."
+            "`segmentation` uses them; for others name a column of classes."
         )
-    kind = feature.dtype if isinstance(feature, ClassLabel | Value) else type(feature).__name__
-    if features and not kind.startswith(("int", "uint")):
+    if features and not is_class(feature):
         others = ", ".join(name for name in features if name not in (source.image_column, source.label_column))
         raise ValueError(
-            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} does not hold class numbers but "
-            f"{kind}: name another column ({others or 'there is none'}), or make it a ClassLabel, for which "
-            "`datasets` has `class_encode_column`."
+            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} does not hold classes but "
+            f"{described(feature)}: {POSSIBLE_LABELS}. Name another column ({others or 'there is none'})."
         )
-    if (labels := labels_of(source)) is not None:
+    if is_numbered(feature) and (labels := labels_of(source)) is not None:
         check_class_numbers(labels, source)
 
 
@@ -226,6 +228,6 @@ def count_classes(*labels: np.ndarray | torch.Tensor) -> int:
     if has_gaps(largest, len(different)):
         raise ValueError(
             f"The labels hold {largest:,}, but only {len(different):,} different numbers: number the classes from 0, "
-            "for which `datasets` has `class_encode_column`, or leave out the protocols `linear` and `fine-tune`."
+            "write them as texts, or leave out the protocols `linear` and `fine-tune`."
         )
     return largest + 1

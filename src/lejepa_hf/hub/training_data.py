@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCard, try_to_load_from_cache
 
-from ..data.readers.addresses import ARRAY_ENDINGS
+from ..data.dataset_files import kind_of_files
 
 _DIGITS = "digits"
 _DIGITS_SOURCE = (
@@ -36,12 +36,7 @@ def public_name(name: str | None, local_paths: Collection[str] | None = None) ->
     for an address, which may hold a key. `local_paths` are the names that were paths where the run was started; if
     None, names of folders here count as such.
     """
-    if (
-        not name
-        or name.startswith((".", "/", "~"))
-        or name.endswith((".parquet", ".tar", *ARRAY_ENDINGS))
-        or name.count("/") > 1
-    ):
+    if not name or name.startswith((".", "/", "~")) or kind_of_files(name) or name.count("/") > 1:
         return None
     is_local = name in local_paths if local_paths is not None else Path(name).is_dir()
     return None if is_local else name

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 import yaml
 
-from ..data.dataset_files import DIGITS
+from ..data.dataset_files import DIGITS, kind_of_files
 from ..data.dataset_kinds import count_classes
 from ..data.decoding import DECODING_ERRORS, Pixels, open_image, stored_size
 from ..data.held_out_share import share_of
 from ..data.image_source import some_rows
+from ..data.label_columns import number_classes
 from ..data.sources import ImageSource, load_source
+from ..data.tables import TABLE_KINDS
 from ..evaluation.labelled_sources import check_classes, check_labels
 from ..system.devices import cores_of_this_process, default_device, memory_of
 from ..system.installed_package import find_packaged
@@ -104,9 +106,11 @@ def read_images(name: str, settings: Mapping[str, Any] | None = None) -> ImageFa
     """
     settings = settings or {}
     source = {ours: settings[key] for key, ours in _SOURCE_KEYS.items() if key in settings}
-    # The rows of a folder are names; others are streamed, so that nothing is downloaded or copied only to be sampled.
-    source["streaming"] = not Path(name).expanduser().is_dir()
+    # The rows of a folder or table are names; others are streamed, so that a sample needs no download.
+    source["streaming"] = not Path(name).expanduser().is_dir() and kind_of_files(name) not in TABLE_KINDS
     train = load_source(name, settings.get("train_split", "train"), **source)
+    if not train.is_stream:
+        train = number_classes(train)
     held_out = None if "eval_split" in settings else _held_out_split(train, name, source)
     return facts_of(train, held_out)
 

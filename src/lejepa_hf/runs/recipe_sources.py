@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ..data.dataset_kinds import Rows
 from ..data.found_images import log_found_images
 from ..data.held_out_share import share_of, split_off
+from ..data.label_columns import number_classes, with_labels_only
 from ..data.origins import rows_in_common
 from ..data.row_groups import groups_of
 from ..data.sources import ImageSource, load_mixture, load_source
@@ -21,8 +22,8 @@ class RunSources(NamedTuple):
     """The images of a run: those to train on, one source or a mixture, and held-out ones for the evaluation."""
 
     train: ImageSource
-    held_out: ImageSource | None  # without a label column where accuracies cannot be measured
-    held_out_dataset: "Rows | None"  # under the column names of the training images
+    held_out: ImageSource | None  # those with a label; without a label column where accuracies cannot be measured
+    held_out_dataset: "Rows | None"  # all of them, under the column names of the training images
 
 
 def open_sources(data: DataArguments) -> RunSources:
@@ -34,20 +35,20 @@ def open_sources(data: DataArguments) -> RunSources:
     if held_out is None:
         return RunSources(train, None, None)
     # The evaluation at the end fits its protocols on labelled training images.
-    fitted_on = train if data.mixture is None else fitting_source(data)
+    fitted_on = with_labels_only(train) if data.mixture is None else fitting_source(data)
     _refuse_training_images(data, held_out, train, fitted_on)
     if data.group_column is not None and share_of(data.eval_split) is None:
-        _refuse_common_groups(data, fitted_on, held_out)
+        _refuse_common_groups(data, train if data.mixture is None else fitted_on, held_out)
     if held_out.label_column is None:
         if is_first_rank():
             logger.info(f"{held_out.name}: without labels the evaluation has no accuracies, but all else")
     else:
-        _check_accuracies(data, held_out, fitted_on)
+        _check_accuracies(data, with_labels_only(held_out), fitted_on)
     dataset: Any = held_out.dataset  # only training images can be a mixture
     for name, wanted in ((held_out.image_column, train.image_column), (held_out.label_column, train.label_column)):
         if name is not None and wanted is not None and name != wanted:
             dataset = dataset.rename_column(name, wanted)
-    return RunSources(train, held_out, dataset)
+    return RunSources(train, with_labels_only(held_out), dataset)
 
 
 def _check_accuracies(data: DataArguments, held_out: ImageSource, fitted_on: ImageSource) -> None:
@@ -98,7 +99,7 @@ def _refuse_training_images(
 def training_source(data: DataArguments) -> ImageSource:
     """Open the images to train on, one source or a mixture. The first time the log says what one source holds."""
     if data.mixture is None:
-        source = fitting_source(data)
+        source = _training_images(data)
         if is_first_rank():
             log_found_images(source, data.pixel_range)
         return source
@@ -107,6 +108,11 @@ def training_source(data: DataArguments) -> ImageSource:
 
 
 def fitting_source(data: DataArguments) -> ImageSource:
+    """Open the images that protocols are fitted on: of `train_split`, not held out of it, and with a label."""
+    return with_labels_only(_training_images(data))
+
+
+def _training_images(data: DataArguments) -> ImageSource:
     """Open `train_split` of the recipe's `dataset`, without the images that are held out of it."""
     source = open_split(data, data.train_split)
     if data.eval_split is None or share_of(data.eval_split) is None:
@@ -114,8 +120,8 @@ def fitting_source(data: DataArguments) -> ImageSource:
     return split_off(source, data.eval_split, data.group_column)[0]
 
 
-def open_split(data: DataArguments, split: str) -> ImageSource:
-    """Open one split of the recipe's `dataset`."""
+def open_split(data: DataArguments, split: str, known: list[str] | None = None) -> ImageSource:
+    """Open one split of the recipe's `dataset`; classes that are texts are numbered after those that are `known`."""
     columns = data.view_column or data.image_column, data.label_column
     source = load_source(
         data.dataset, split, data.dataset_config, data.streaming, *columns, data.dataset_revision, data.data_files,
@@ -126,7 +132,7 @@ def open_split(data: DataArguments, split: str) -> ImageSource:
             f"`view_column` {data.view_column!r} of {data.dataset!r} holds single images, not a list of them in each "
             "row: name it `image_column`."
         )
-    return source
+    return number_classes(source, known)
 
 
 def held_out_source(data: DataArguments) -> ImageSource | None:
@@ -138,7 +144,8 @@ def held_out_source(data: DataArguments) -> ImageSource | None:
         return None
     if share_of(data.eval_split) is not None:
         return split_off(open_split(data, data.train_split), data.eval_split, data.group_column)[1]
-    held_out = open_split(data, data.eval_split)
-    if held_out.label_column is None or open_split(data, data.train_split).label_column is not None:
+    train = open_split(data, data.train_split)
+    held_out = open_split(data, data.eval_split, train.class_names)
+    if held_out.label_column is None or train.label_column is not None:
         return held_out
     return replace(held_out, label_column=None, class_names=None)

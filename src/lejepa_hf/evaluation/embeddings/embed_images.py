@@ -19,6 +19,7 @@ import torch
 from ...data.dataset_files import kind_of_files
 from ...data.errors import DataError
 from ...data.opening_errors import without_secrets
+from ...data.row_groups import folder_of
 from ...data.sources import Built, ImageSource, load_source
 from ...system.durable_files import write_text
 from ...system.folder_lock import clear_folder, locked_folder
@@ -271,7 +272,7 @@ def _path_within(path: str | None, source: str) -> str | None:
         return path and without_secrets(path)
     if not os.path.isabs(path):
         return path
-    inside = os.path.relpath(path, os.path.abspath(source))
+    inside = os.path.relpath(path, os.path.abspath(folder_of(source)))
     return os.path.basename(path) if inside.startswith(os.pardir) else inside
 
 

@@ -1,0 +1,83 @@
+"""`metadata.csv` beside the images of a folder, as the imagefolder of `datasets` has it -> further columns."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import pyarrow as pa
+
+from .dataset_kinds import Opened
+from .tables import read_table
+
+logger = logging.getLogger("lejepa_hf")
+
+METADATA_ENDINGS = {".csv", ".jsonl", ".parquet"}
+_KEY = "file_name"
+
+
+def with_metadata(dataset: Opened, name: str, images: Sequence[str], listed: Sequence[str]) -> Opened:
+    """
+    Add the columns of `metadata.csv`, `metadata.jsonl` or `metadata.parquet` to the images of a folder. The file lies
+    in the folder or in one of the folders right below it; its column `file_name` has paths that start there. Images
+    that it does not name have nothing in these columns. A column `label` stands in place of the names of folders. A
+    file that cannot be read, or has no such column, is left out with a warning.
+
+    Args:
+        dataset: The images of a split, in the order of `images`.
+        name (`str`): The folder.
+        images (`Sequence[str]`): Paths within the folder, those of the split.
+        listed (`Sequence[str]`): Paths of all images within the folder.
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    tables = [_keyed(name, folder, file) for folder, file in _files(name, listed)]
+    found = [table for table in tables if table is not None]
+    if not found:
+        return dataset
+    table = pa.concat_tables(found, promote_options="default")
+    row = {path: number for number, path in enumerate(table[_KEY].to_pylist())}
+    _warn_of_differences(name, set(row), set(listed))
+    columns = table.drop_columns([_KEY]).take(pa.array([row.get(image) for image in images], pa.int64()))
+    kept = [column for column in dataset.column_names or () if column not in columns.column_names]
+    return concatenate_datasets([dataset.select_columns(kept), Dataset(columns)], axis=1)
+
+
+def _files(name: str, listed: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The folders within the folder that have such a file, and its path."""
+    for folder in ["", *sorted({image.split(os.sep, 1)[0] for image in listed if os.sep in image})]:
+        for ending in sorted(METADATA_ENDINGS):
+            file = os.path.join(name, folder, f"metadata{ending}")
+            if os.path.isfile(file):
+                yield folder, file
+                break
+
+
+def _keyed(name: str, folder: str, file: str) -> pa.Table | None:
+    """A table whose `file_name` is the path within the folder; None for a file that is not about images."""
+    try:
+        table = read_table(file, name)
+    except ValueError as error:
+        _warn_once(f"{error}; the file is not used")
+        return None
+    if _KEY not in table.column_names or "image" in table.column_names:
+        reason = f"no column `{_KEY}`" if _KEY not in table.column_names else "a column `image`, as the images have"
+        _warn_once(f"{file} has {reason}, and is not used: rename its columns")
+        return None
+    paths = [path and os.path.normpath(os.path.join(folder, str(path))) for path in table[_KEY].to_pylist()]
+    return table.set_column(table.column_names.index(_KEY), _KEY, pa.array(paths, pa.string()))
+
+
+def _warn_of_differences(name: str, described: set[str | None], listed: set[str]) -> None:
+    """Warn of rows without an image, and of images without a row."""
+    strange, silent = sorted(map(str, described - listed)), sorted(listed - described)
+    if strange:
+        _warn_once(f"{name}: {len(strange):,} rows of metadata name no image, the first one is {strange[0]}")
+    if silent:
+        _warn_once(f"{name}: {len(silent):,} images have no row in metadata, the first one is {silent[0]}")
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Warn the first time: a folder is listed several times in a run."""
+    logger.warning(message)

@@ -1,0 +1,56 @@
+import pytest
+from photo_tables import write_photos, write_table
+
+from lejepa_hf.data.sources import load_source
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_columns_of_a_folder(tmp_path, ending, streaming, caplog):
+    names = write_photos(tmp_path, 4)
+    write_table(
+        tmp_path / f"metadata{ending}",
+        file_name=[*names[:0:-1], "photos/gone.png"],
+        site=["c", "b", "a", "x"],
+        age=[3, 2, 1, 9],
+    )
+    source = load_source(str(tmp_path), streaming=streaming, label_column="site")
+    found = [(row["image"]["path"][-7:], row["site"], row["age"]) for row in source.dataset]
+    assert found == [("000.png", None, None), ("001.png", "a", 1), ("002.png", "b", 2), ("003.png", "c", 3)]
+    assert "1 rows of metadata name no image, the first one is photos/gone.png" in caplog.text
+    assert "1 images have no row in metadata, the first one is photos/000.png" in caplog.text
+    assert load_source(str(tmp_path)).label_column is None  # an age is not a class
+
+
+def test_a_file_in_each_split(tmp_path):
+    for split in ("train", "test"):
+        names = write_photos(tmp_path / split, 3)
+        write_table(tmp_path / split / "metadata.csv", file_name=names, label=[split, "b", "a"])
+    train, test = (load_source(str(tmp_path), split) for split in ("train", "test"))
+    assert [row["label"] for row in train.dataset] == ["train", "b", "a"] and train.label_column == "label"
+    assert [row["label"] for row in test.dataset] == ["test", "b", "a"]
+
+
+def test_classes_of_folders_stay_beside_other_columns(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").touch()
+    write_table(tmp_path / "metadata.csv", file_name=["cat/0.png", "dog/0.png"], weight=[1.5, 2])
+    source = load_source(str(tmp_path))
+    assert source.class_names == ["cat", "dog"]
+    assert [(row["label"], row["weight"]) for row in source.dataset] == [(0, 1.5), (1, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("name\n1.png\n", "has no column `file_name`"),
+        ("", "cannot be read as a table"),
+        ("file_name,image\na,b", "`image`"),
+    ],
+)
+def test_files_that_do_not_fit_are_not_used(tmp_path, text, found, caplog):
+    write_photos(tmp_path, 2)
+    (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
+    assert list(load_source(str(tmp_path)).features) == ["image"]
+    assert found in caplog.text and "not used" in caplog.text
