@@ -84,8 +84,8 @@ def test_a_model_in_training_form_names_the_encoder(folder, tmp_path, capsys):
         (run / name).write_text("{}", encoding="utf-8")
     expected = {
         "": "is a run without encoder/: `lejepa export {run}` writes it",
-        "pretraining": "is the model with its projector: export its encoder with `lejepa export {run}/pretraining`",
-        "checkpoint-40": "is the model with its projector: export its encoder with `lejepa export {run}/checkpoint-40`",
+        "pretraining": "with its projector: export its encoder with `lejepa export {run}/pretraining`",
+        "checkpoint-40": "with its projector: export its encoder with `lejepa export {run}/checkpoint-40`",
     }
     for name, line in expected.items():
         with pytest.raises(ValueError, match=re.escape(line.format(run=run))):
