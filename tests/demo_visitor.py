@@ -37,9 +37,12 @@ class Visitor:
         self.host, self.session = urlsplit(url).netloc, uuid.uuid4().hex
         status, content = self.request("GET", "/config")
         assert status == 200, content
-        self.events = {
-            name: event["id"] for event in json.loads(content)["dependencies"] for _, name in event["targets"]
-        }
+        page = json.loads(content)
+        parts = {part["id"]: part["props"].get("elem_id") for part in page["components"]}
+        targets = [(event["id"], *target) for event in page["dependencies"] for target in event["targets"]]
+        # By their names, and those of a picture by its id too: `seen.select`.
+        self.events = {name: number for number, part, name in targets if parts.get(part) != "seen"}
+        self.events |= {f"seen.{name}": number for number, part, name in targets if parts.get(part) == "seen"}
 
     def connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.host, timeout=60)

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
+from lejepa_hf import LeJEPAConfig
+from lejepa_hf.cli import main
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
 from lejepa_hf.evaluation.encoder_loading import find_encoder, load_encoder
@@ -69,6 +72,34 @@ def test_a_run_folder_means_its_encoder(folder, tmp_path):
     assert find_encoder(run) == run / "encoder" and find_encoder(run / "encoder") == run / "encoder"
     assert find_encoder("someone/encoder") == "someone/encoder"
     assert load_encoder(run)[0].config.model_type == "resnet"
+
+
+def test_a_model_in_training_form_names_the_encoder(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    for name in ("pretraining", "checkpoint-40"):
+        (run / name).mkdir(parents=True)
+        config = LeJEPAConfig(backbone_config=AutoConfig.from_pretrained(folder).to_dict())
+        config.save_pretrained(run / name)
+    for name in ("run.json", "recipe.yaml"):
+        (run / name).write_text("{}", encoding="utf-8")
+    expected = {
+        "": "is a run without encoder/: `lejepa export {run}` writes it",
+        "pretraining": "with its projector: export its encoder with `lejepa export {run}/pretraining`",
+        "checkpoint-40": "with its projector: export its encoder with `lejepa export {run}/checkpoint-40`",
+    }
+    for name, line in expected.items():
+        with pytest.raises(ValueError, match=re.escape(line.format(run=run))):
+            load_encoder(run / name)
+    folder.rename(run / "encoder")
+    for command in (["evaluate"], ["embed", "digits", "--out", str(tmp_path / "x.parquet"), "--model"]):
+        further = ["--dataset", "digits"] if command == ["evaluate"] else []
+        assert main([*command, str(run / "pretraining"), *further]) == 2
+        error = f"error: `encoder` '{run}/pretraining' is the model with its projector: use '{run}/encoder'.\n"
+        assert capsys.readouterr().err == error
+    (run / "pretraining" / "config.json").unlink()
+    (run / "encoder").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="has not ended; `lejepa export .*checkpoint-40` writes that of its last"):
+        load_encoder(run)
 
 
 def test_weights_that_are_not_finite_are_named(folder):

@@ -74,6 +74,7 @@ def _add_evaluate(add: AddArgument) -> None:
 def _evaluate(options: argparse.Namespace) -> str | None:
     from ..evaluation.compare_encoders import compare_encoders, format_conditions
     from ..evaluation.dataset_presets import usual_settings
+    from ..evaluation.encoder_loading import find_encoder
     from ..evaluation.labelled_sources import labelled_sources
     from ..evaluation.paired_differences import format_differences
     from ..evaluation.protocols.registry import make_protocols, with_usual
@@ -83,6 +84,8 @@ def _evaluate(options: argparse.Namespace) -> str | None:
     given = {name: getattr(options, name) for name in ("resolution", "ignore_labels", "learning_rate", "num_epochs")}
     given |= {"shots": _shots(options), "metrics": options.metric}
     make_protocols(options.protocol, given)  # refuses what does not fit, before the processes meet
+    for encoder in options.encoder:
+        find_encoder(encoder)  # before any data is read
     settings = with_usual(given, usual_settings(options.dataset), options.protocol)
     join_processes()
     if options.folds is not None:

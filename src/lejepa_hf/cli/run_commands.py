@@ -49,13 +49,18 @@ def _recipes(options: argparse.Namespace) -> str | Path:
 
 
 def _add_report(add: AddArgument) -> None:
-    add("run", help="run folder, finished or not")
+    add("run", nargs="+", help="run folder, finished or not; several are compared on one page")
+    add("--out", metavar="FILE", help="page to write (RUN/report.html; of several runs, report.html in this folder)")
 
 
 def _report(options: argparse.Namespace) -> Path:
-    from ..hub.report import write_report
+    if len(options.run) == 1:
+        from ..hub.report import write_report
 
-    return write_report(options.run)
+        return write_report(options.run[0], options.out)
+    from ..hub.comparison import write_comparison
+
+    return write_comparison(options.run, options.out or "report.html")
 
 
 def _add_card(add: AddArgument) -> None:
@@ -111,7 +116,7 @@ def _statistics(options: argparse.Namespace) -> str:
 # As in `encoder_commands`.
 COMMANDS = {
     "card": ("write the model card of a run's encoder again", _add_card, _card),
-    "report": ("a run -> report.html in its folder, a page that needs no other files", _add_report, _report),
+    "report": ("a run, or several side by side -> an HTML page that needs no other files", _add_report, _report),
     "select": ("rank runs without labels, by held-out loss / weight^0.4", _add_select, _select),
     "statistics": ("measure how Gaussian the projections of a run are", _add_statistics, _statistics),
     "recipes": ("list the recipes of the package, or print one of them", _add_recipes, _recipes),

@@ -39,12 +39,13 @@ def table_columns(
     columns = {ENCODER: embedding(load_encoder, encoder)}
     if averaged is not None:
         columns[AVERAGED] = embedding(load_encoder, averaged)
-    columns[UNTRAINED] = embedding(_untrained, encoder)
+    columns[UNTRAINED] = embedding(load_untrained, encoder)
     columns[PIXELS] = lambda: _pixels(encoder)
     return columns
 
 
-def _untrained(encoder: str | Path) -> LoadedEncoder:
+def load_untrained(encoder: str | Path) -> LoadedEncoder:
+    """The network of an encoder, with the random weights with which training began, or others like them."""
     model, processor = load_encoder(encoder)
     with torch.random.fork_rng():
         torch.manual_seed(0)

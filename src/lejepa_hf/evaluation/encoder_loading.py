@@ -5,11 +5,13 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 
+from ..configuration_lejepa import LeJEPAConfig
 from ..model.backbone import leave_out_classifier
 from ..model.foreign_settings import refuse_foreign_settings
 from ..model.loading_errors import explained, refuse_not_finite, refuse_unfilled
 from ..system.devices import default_device
 from ..system.error_text import reason_of
+from ..system.run_folder import RunFolder, step_of
 
 LoadedEncoder = tuple[PreTrainedModel, BaseImageProcessor]
 
@@ -53,7 +55,44 @@ def load_encoder(encoder: str | Path, device: str | None = None) -> LoadedEncode
 
 
 def find_encoder(encoder: str | Path) -> str | Path:
-    """The place to load a model from: `encoder/` of a run folder, anything else unchanged."""
-    inside = Path(encoder) / "encoder"
-    is_run = (inside / "config.json").is_file() and not (Path(encoder) / "config.json").is_file()
-    return inside if is_run else encoder
+    """
+    The place to load a model from: `encoder/` of a run folder, anything else unchanged. ValueError for a folder of a
+    run with a model that is still in training form, and for a run without an encoder; it names the encoder, or how to
+    export one.
+    """
+    folder = Path(encoder)
+    inside = RunFolder(folder).encoder
+    if (folder / "config.json").is_file():
+        if _is_in_training_form(folder):
+            raise ValueError(f"`encoder` {str(encoder)!r} is the model with its projector: {_exported_from(folder)}.")
+        return encoder
+    if (inside / "config.json").is_file():
+        return inside
+    if RunFolder(folder).is_begun():
+        raise ValueError(f"`encoder` {str(encoder)!r} is a run without encoder/: {_exported_by(RunFolder(folder))}.")
+    return encoder
+
+
+def _is_in_training_form(folder: Path) -> bool:
+    """Whether this is `pretraining/` of a run, or one of its checkpoints."""
+    text = (folder / "config.json").read_text(encoding="utf-8", errors="replace")  # which may be damaged
+    return f'"model_type": "{LeJEPAConfig.model_type}"' in text
+
+
+def _exported_from(folder: Path) -> str:
+    """Which folder to use instead of `pretraining/` or a checkpoint."""
+    run = RunFolder(folder.resolve().parent if folder.parent == Path() else folder.parent)
+    step = step_of(folder)
+    exported = run.encoder if step is None else run.exported(folder)
+    if (exported / "config.json").is_file():
+        return f"use {str(exported)!r}"
+    return f"export its encoder with `lejepa export {folder}`"
+
+
+def _exported_by(run: RunFolder) -> str:
+    checkpoints = run.checkpoints()
+    if (run.pretraining / "config.json").is_file():
+        return f"`lejepa export {run.path}` writes it"
+    if checkpoints:
+        return f"it has not ended; `lejepa export {checkpoints[-1]}` writes that of its last checkpoint"
+    return "it has not ended, and has no checkpoint yet"

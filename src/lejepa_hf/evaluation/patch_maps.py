@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
 from ..model.layers import has_class_token
@@ -74,6 +75,15 @@ def enlarged_pixels(extractor: FeatureExtractor, images: list, enlarge: int = 1)
     for image in images:
         check_enlargement(image, extractor.processor, enlarge=enlarge)
     return extractor.preprocess(images, **sizes)
+
+
+def similarity_to_patch(maps: torch.Tensor, row: int, column: int) -> torch.Tensor:
+    """
+    Cosine similarity of each patch feature in `maps` `(num_images, dim, rows, columns)` with that of the patch at
+    `row` and `column` of the same image, `(num_images, rows, columns)`. 0 where a feature is zero.
+    """
+    directions = F.normalize(maps.float(), dim=1)
+    return torch.einsum("ndrc,nd->nrc", directions, directions[:, :, row, column])
 
 
 @torch.no_grad()

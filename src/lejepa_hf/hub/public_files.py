@@ -35,7 +35,8 @@ _PRIVATE_KEYS = ("output_dir", "run_name", "logging_dir", "hub_", "push_to_hub")
 _TEXT = (".json", ".jsonl", ".yaml", ".md")
 _HUB_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
 _SECRET_NAMES = re.compile("TOKEN|SECRET|PASSWORD|API_KEY")
-_OF_IMAGES = (_RUN.picture("pca_maps"), _RUN.picture("neighbours"))  # pictures of a run that show images
+# Pictures of a run that show images.
+_OF_IMAGES = (_RUN.picture("pca_maps"), _RUN.picture("neighbours"), _RUN.picture("embeddings"))
 _THIS_FOLDER = 'folder = "."  # this folder, or the id of its repository on the Hub\n'  # in the code of a card
 _NO_PICTURES = re.compile(r"^## Pictures\n\n(?=## )", re.MULTILINE)
 _SECTION_OF_PICTURES = re.compile(r"^## Pictures\n.*?(?=^## )", re.MULTILINE | re.DOTALL)

@@ -1,49 +1,52 @@
 """A run -> one HTML page about it, without network, JavaScript or other files."""
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from ..evaluation.baselines import PIXELS, UNTRAINED
 from ..evaluation.intervals import is_spread
-from ..evaluation.table import percent_cell, readable_name
-from ..system.durable_files import write_text
+from ..evaluation.table import percent_cell
 from ..system.run_folder import Row, RunFolder
-from .model_card import PICTURES, num_processes, shared_of
-from .pictures.losses import draw_losses
-from .public_files import is_run, public_files
+from .model_card import num_processes, shared_of
+from .pictures.curves import draw_curves
+from .public_files import public_files
+from .report_page import check_out, open_run, other_pictures, pictures_of, write_page
+from .report_words import name_of_metric
 from .training_data import public_name
 
-_TEMPLATE = Path(__file__).with_name("report_template.html")
-# The last one is in the report only, for whoever made the run.
-_CAPTIONS = {name: caption for name, (caption, _) in PICTURES.items()}
-_CAPTIONS["confusion"] = "Which classes of held-out images k-NN takes for which"
-_HEADLINES = {"eval_linear_top1": "linear top-1", "eval_knn_top1": "k-NN top-1", "eval_10shot_top1": "10 shots, top-1"}
+_HEADLINES = ("eval_linear_top1", "eval_knn_top1", "eval_10shot_top1")
 
 
-def write_report(run: str | Path) -> Path:
+def write_report(run: str | Path, out: str | Path | None = None) -> Path:
     """
-    Write `report.html` into the folder of a run, finished or not. It contains what a push would publish, without paths
-    of this machine and tokens, and names what the run does not have yet. ValueError if it is not the folder of a run.
+    Write a page about a run, finished or not. It contains what a push would publish, without paths of this machine and
+    tokens, and names what the run does not have yet.
+
+    Args:
+        run (`str` or `Path`): The folder of the run.
+        out (`str` or `Path`, *optional*): File to write, `report.html` in that folder if missing.
+
+    Raises:
+        ValueError: If it is not the folder of a run, or if `out` exists and is not a report.
     """
-    folder = RunFolder(run)
-    if not folder.recipe.is_file() or not is_run(folder.path):
-        raise ValueError(f"`run` {str(run)!r} is not a run folder: no recipe.yaml there.")
-    draw_losses(run)  # again: the run may have continued
+    folder = open_run(run)
+    if out is not None:
+        check_out(Path(out))
     texts = {name: file.decode() for name, file in public_files(run).items() if isinstance(file, bytes)}
     results, statistics, versions = (
         json.loads(texts.get(path.name, "null")) for path in (folder.results, folder.statistics, folder.versions)
     )
-    metrics = folder.read_metrics()
-    template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        name=folder.path.resolve().name,
+    metrics, name = folder.read_metrics(), folder.path.resolve().name
+    return write_page(
+        folder.report if out is None else Path(out),
+        "report_template.html",
+        title=f"{name}: LeJEPA run",
+        name=name,
         **_names(folder),
         headlines=_headlines(results, statistics, metrics) + _held_out_headlines(results, folder.read_held_out()),
         missing=_missing(folder, metrics, results, statistics),
+        first_pictures=pictures_of(folder, "neighbours", "embeddings"),
         columns=list(results["rows"]) if results else [],
         rows=_result_rows(results["rows"]) if results else [],
         run=results["run"] if results else None,
@@ -52,14 +55,15 @@ def write_report(run: str | Path) -> Path:
         shared=shared_of(results),
         held_out=folder.read_held_out(),
         shared_in_training=max((row.get("eval_shared_images", 0) for row in folder.read_held_out()), default=0),
-        pictures=_pictures(folder),
+        curves=list(draw_curves({name: folder}).values()),
+        pictures=pictures_of(folder, "pca_maps", "few_shot", "confusion") + other_pictures(folder),
+        of_projections=pictures_of(folder, "gaussianity"),
+        sigreg=metrics[-1].get("sigreg_over_null") if metrics else None,
         statistics=statistics,
         last=metrics[-1] if metrics else None,
         recipe=texts[folder.recipe.name],
         versions=versions or {},
     )
-    write_text(folder.report, page)
-    return folder.report
 
 
 def _names(run: RunFolder) -> dict[str, str]:
@@ -77,9 +81,9 @@ def _headlines(
 ) -> list[tuple[str, str]]:
     """(figure, what it is), the most important first."""
     own = results["encoder"] if results else {}
-    found = [(f"{100 * own[name]:.1f} %", meaning) for name, meaning in _HEADLINES.items() if name in own]
+    found = [(f"{100 * own[name]:.1f} %", name_of_metric(name)) for name in _HEADLINES if name in own]
     if metrics and "sigreg_over_null" in metrics[-1]:
-        found.append((f"{metrics[-1]['sigreg_over_null']:.2f}", "SIGReg of the last batches, 1 for a Gaussian"))
+        found.append((f"{metrics[-1]['sigreg_over_null']:.2f}", "SIGReg, 1 for a Gaussian"))
     if statistics:
         found.append((f"{statistics['effective_rank']:.1f}", "effective rank of projections"))
     if metrics:
@@ -122,20 +126,10 @@ def _missing(
 def _result_rows(rows: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
     """Name of the metric, and a cell for each encoder in percent; none without labels."""
     names = [name for name in next(iter(rows.values()), {}) if not is_spread(name)]
-    return [(readable_name(name), [percent_cell(of, name) for of in rows.values()]) for name in names]
+    return [(name_of_metric(name), [percent_cell(of, name) for of in rows.values()]) for name in names]
 
 
 def _last_runtime(run: RunFolder) -> float | None:
     """Seconds since the run was last started, for a run without an evaluation."""
     logged = [row["train_runtime"] for row in run.read_rows() if "train_runtime" in row]
     return logged[-1] if logged else None
-
-
-def _pictures(run: RunFolder) -> list[tuple[str, str]]:
-    """(data url, caption), pictures of this package first, in the order of its captions."""
-    own = {run.picture(name): caption for name, caption in _CAPTIONS.items() if run.picture(name).is_file()}
-    others = {path: path.stem.replace("_", " ") for path in sorted(run.pictures.glob("*.png")) if path not in own}
-    return [
-        (f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}", caption)
-        for path, caption in {**own, **others}.items()
-    ]

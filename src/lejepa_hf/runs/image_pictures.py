@@ -12,14 +12,15 @@ import torch
 from ..data.decoding import DECODING_ERRORS
 from ..data.image_source import some_rows
 from ..data.sources import ImageSource
+from ..evaluation.baselines import load_untrained
 from ..evaluation.embeddings.extraction import LabelledEmbeddings
 from ..evaluation.evaluate_encoder import load_encoder
 from ..evaluation.feature_extractor import FeatureExtractor
-from ..evaluation.patch_maps import PrincipalColours, enlarged_pixels, legible_patch_maps
+from ..evaluation.patch_maps import PrincipalColours, enlarged_pixels, legible_patch_maps, patch_maps
 from ..evaluation.pixel_values import in_own_colours, join_pixel_values
 from ..evaluation.protocols.knn import nearest_neighbours
+from ..hub.pictures.class_map import draw_embeddings
 from ..hub.pictures.embedding_map import draw_image_map
-from ..hub.pictures.held_out_classes import draw_embeddings
 from ..hub.pictures.image_grids import draw_neighbours, draw_patch_maps, draw_unlabelled_neighbours
 from ..system.error_text import reason_of
 from ..system.run_folder import RunFolder
@@ -39,10 +40,11 @@ def draw_if_possible(name: str, draw: Callable[..., object], *arguments: object)
         logger.warning(f"pictures/{name}.png is left out: {reason_of(error)}", exc_info=True)
 
 
-def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Path | None:
+def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 6) -> Path | None:
     """
-    Draw the patch features of held-out images, or of training images where the recipe has no others, into
-    `pictures/pca_maps.png` of a run with `encoder/`. None where no image could be read or the encoder has no patches.
+    Draw the patch features of held-out images, or of training images where the recipe has no others, beside those of
+    the untrained network, into `pictures/pca_maps.png` of a run with `encoder/`. None where no image could be read or
+    the encoder has no patches.
     """
     extractor = FeatureExtractor(*load_encoder(RunFolder(run).encoder))
     source = held_out_source(recipe.data) or training_source(recipe.data)
@@ -62,7 +64,8 @@ def picture_patches(run: str | Path, recipe: Recipe, num_images: int = 8) -> Pat
         logger.warning(f"pictures/pca_maps.png is left out: {error}")
         return None
     seen = in_own_colours(enlarged_pixels(extractor, images, enlarge), extractor.processor)
-    return draw_patch_maps(run, seen, PrincipalColours(maps)(maps))
+    before = patch_maps(FeatureExtractor(*load_untrained(RunFolder(run).encoder)), images, enlarge)
+    return draw_patch_maps(run, seen, PrincipalColours(maps)(maps), PrincipalColours(before)(before))
 
 
 def picture_neighbours(
@@ -70,7 +73,7 @@ def picture_neighbours(
     bank: tuple[ImageSource, LabelledEmbeddings],
     held_out: tuple[ImageSource, LabelledEmbeddings],
     num_queries: int = 6,
-    num_neighbours: int = 8,
+    num_neighbours: int = 5,
 ) -> Path | None:
     """
     Draw held-out images of as many classes as possible, always the same ones, beside the training images (`bank`)
@@ -95,12 +98,15 @@ def picture_neighbours(
 def picture_embeddings(run: Path, source: ImageSource, embedded: LabelledEmbeddings) -> Path | None:
     """
     Draw held-out images on a map of their embeddings, into `pictures/embeddings.png` of a run with `encoder/`: with
-    labels as coloured points, without them as small images.
+    labels as coloured points beside a legend with images, which a labelled stream cannot show; without labels as
+    images.
     """
-    if source.label_column is not None:
-        return draw_embeddings(run, embedded.embeddings, embedded.labels, source.class_names)
     extractor = FeatureExtractor(*load_encoder(RunFolder(run).encoder))
-    return draw_image_map(run, embedded.embeddings, partial(_pixels, extractor, source, embedded))
+    pixels_of = None if source.is_stream else partial(_pixels, extractor, source, embedded)
+    if source.label_column is not None:
+        return draw_embeddings(run, embedded.embeddings, embedded.labels, source.class_names, pixels_of)
+    assert pixels_of is not None, "a sample of a stream is a list"
+    return draw_image_map(run, embedded.embeddings, pixels_of)
 
 
 def _pixels(

@@ -55,6 +55,10 @@ class RunFolder:
         """The file of a picture."""
         return self.pictures / f"{name}.png"
 
+    def dark_picture(self, name: PictureName) -> Path:
+        """The file of the same picture with a dark background."""
+        return self.pictures / "dark" / f"{name}.png"
+
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint of a step."""
         return self.path / f"checkpoint-{step}"

@@ -6,6 +6,7 @@ import torch
 from demo_process import encoder_folder
 from PIL import Image
 
+from lejepa_hf.evaluation.patch_maps import patch_maps, similarity_to_patch
 from lejepa_hf.hub.demo.encoder_views import EncoderViews, draw_colours, draw_heat, draw_pixels, draw_thumbnail
 from lejepa_hf.hub.demo.settings import DemoSettings
 
@@ -112,13 +113,29 @@ def test_patches_are_squares_with_sharp_edges():
             assert (patch == colours[row, column].numpy() * 255).all()
 
 
-def test_heat_is_brightest_where_it_is_largest():
+def test_heat_is_brightest_where_it_is_largest_and_has_no_edges():
     heat = torch.tensor([[0.0, 1.0], [0.2, 0.1]])
     black = Image.new("RGB", (448, 448))
     light = np.asarray(draw_heat(heat, black).convert("L")).astype(int)
-    means = [light[:224, :224].mean(), light[224:, 224:].mean(), light[224:, :224].mean(), light[:224, 224:].mean()]
-    assert means == sorted(means) and means[0] < 5 < 100 < means[3]
+    values = [light[112, 112], light[336, 336], light[336, 112], light[112, 336]]  # in the middles of the patches
+    assert values == sorted(values) and values[0] < 5 < 100 < values[3]
+    assert max(np.abs(np.diff(light, axis=axis)).max() for axis in (0, 1)) <= 3
     assert draw_heat(torch.ones(2, 2), black).size == (448, 448)
+
+
+def test_places_like_the_one_that_was_chosen(tiny_vit, tmp_path):
+    views = EncoderViews(DemoSettings(encoder_folder(tmp_path / "mine", tiny_vit)))
+    halves = np.zeros((16, 16, 3), dtype=np.uint8)
+    halves[:, 8:] = np.random.default_rng(0).integers(0, 255, (16, 8, 3))
+    image = Image.fromarray(halves)
+    picture, note = views.similar(image, 1, 40, 220)
+    assert is_picture(picture) and note.endswith(" to 1.00.")
+    maps = patch_maps(views.extractor, [image])
+    chosen = maps[0, :, 220 * 4 // 448, 40 * 4 // 448]
+    expected = torch.nn.functional.cosine_similarity(maps[0], chosen[:, None, None], dim=0)
+    torch.testing.assert_close(similarity_to_patch(maps, 1, 0)[0], expected)
+    assert f"{expected.min():.2f}" in note
+    assert views.similar(image, 1, 448, 0) is None and views.similar(image, 1, 0, -1) is None
 
 
 def test_any_number_of_channels():

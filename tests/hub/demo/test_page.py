@@ -51,6 +51,8 @@ def test_in_a_browser(tiny_vit, tmp_path):
             page.check_pictures()
             assert "48 x 48 pixels, 12 x 12 patches" in page.text()
 
+            page.click_on_the_image()
+            assert "Cosine similarity with the marked place" in page.text()
             page.find("#enlarge input[type=range]").send_keys("\ue014")  # arrow to the right
             page.wait(lambda: "64 x 64 pixels, 16 x 16 patches" in page.text())
             page.check_pictures()
@@ -91,6 +93,11 @@ class Page:
 
     def sources(self) -> list[str]:
         return [self.find(f"#{name} img").get_attribute("src") for name in ("seen", "patches", "heat", "neighbours")]
+
+    def click_on_the_image(self) -> None:
+        """Click on the picture as the encoder sees it, which shows similar places."""
+        self.find("#seen img").click()
+        self.wait(lambda: self.find_all("#similar img"))
 
     def all_differ_from(self, before: list[str]) -> bool:
         return all(one != other for one, other in zip(self.sources(), before, strict=True))
@@ -142,7 +149,7 @@ def visitor(url):
     visitor = Visitor(url)
     yield visitor
     answer = visitor.send("load", [1])  # whatever was sent, the page is there for the next visitor
-    assert answer.success and len(answer.data[4]) == 12
+    assert answer.success and len(answer.data[5]) == 12
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -163,7 +170,7 @@ def assert_refused(answer: Answer) -> str:
 def test_an_upload_is_shown(visitor):
     answer = visitor.send("upload", [visitor.uploaded(encoded(Image.fromarray(NOISE))), 1])
     assert answer.success
-    _, *pictures, neighbours, note = answer.data
+    _, _, *pictures, neighbours, note = answer.data
     assert len(neighbours) == 12 and "16 x 16 pixels, 4 x 4 patches" in note
     for picture in [*pictures, neighbours[0]["image"]]:
         assert Image.open(io.BytesIO(visitor.picture(picture))).format == "PNG"
@@ -171,6 +178,43 @@ def test_an_upload_is_shown(visitor):
     answer = visitor.send("select", [3], {"index": 8, "value": None})
     assert "48 x 48 pixels" in answer.data[-1]
     Image.open(io.BytesIO(visitor.picture(answer.data[1])))
+
+
+def test_a_click_shows_similar_places(visitor):
+    assert visitor.send("load", [1]).success
+    answer = visitor.send("seen.select", [None, 1], {"index": [10, 400], "value": None})
+    assert answer.success
+    picture, note = answer.data
+    assert Image.open(io.BytesIO(visitor.picture(picture))).size == (448, 448)
+    assert note.startswith("Cosine similarity with the marked place: ") and note.endswith(" to 1.00.")
+    other = visitor.send("seen.select", [None, 1], {"index": [440, 0], "value": None}).data[0]
+    assert visitor.picture(other) != visitor.picture(picture)
+    assert visitor.send("select", [1], {"index": 3, "value": None}).data[2] is None  # not of another image
+    outside = ([448, 0], [0, 448], [-1, 0], [0.5, 1], [1], [1, 2, 3], ["1", "2"], "12", 7, None, {"a": 1})
+    for index in outside:
+        refused = assert_refused(visitor.send("seen.select", [None, 1], {"index": index, "value": None}))
+        assert refused == "The place must be inside of the image."
+    for event_data in (None, [], "x", {}):
+        assert_refused(visitor.send("seen.select", [None, 1], event_data))
+    assert_refused(visitor.send("seen.select", [None, 5], {"index": [1, 1], "value": None}))
+
+
+def test_a_click_before_an_image_shows_nothing(visitor):
+    assert visitor.send("seen.select", [None, 1], {"index": [10, 10], "value": None}).success
+
+
+def test_captions_are_whole(url):
+    """Gradio cuts them to a line; its style is that of one version, so its names must still be there."""
+    import gradio
+
+    assets = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
+    (style,) = assets.glob("Gallery-*.css")
+    for name in ("caption-label", "thumbnail-lg", "grid-container", "thumbnail-item"):
+        assert f".{name}" in style.read_text(encoding="utf-8")
+    _, content = Visitor(url).request("GET", "/config")
+    page = json.loads(content)["css"]
+    rule = page[page.index("#neighbours .caption-label") :].partition("}")[0]
+    assert "position: static" in rule and "white-space: normal" in rule and "overflow: visible" in rule
 
 
 @pytest.mark.slow

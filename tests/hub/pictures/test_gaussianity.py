@@ -25,7 +25,7 @@ def test_gaussianity(tmp_path, shape, scale):
     path = draw_gaussianity(tmp_path, embedding_statistics(samples, num_slices=32))
     assert_is_a_picture(path, tmp_path, "gaussianity.png")
     with Image.open(path) as image:
-        assert image.width >= 900
+        assert 700 <= image.width <= 900  # legible on a phone
 
 
 @pytest.mark.slow
@@ -33,7 +33,7 @@ def test_gaussianity_shows_what_was_found(tmp_path):
     samples = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     found, other = (embedding_statistics(sample, num_slices=32) for sample in (samples, samples.exp()))
     first = draw_gaussianity(tmp_path, found).read_bytes()
-    for field in ("sigreg", "worst_slices", "random_slices", "quantile_band", "eigenvalues"):
+    for field in ("worst_slices", "random_slices", "quantile_band", "eigenvalues"):
         changed = replace(found, **{field: getattr(other, field)})
         assert draw_gaussianity(tmp_path, changed).read_bytes() != first, field
     assert draw_gaussianity(tmp_path, found).read_bytes() == first

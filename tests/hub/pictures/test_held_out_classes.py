@@ -3,38 +3,9 @@ import pytest
 import torch
 from picture_checks import assert_is_a_picture
 
-from lejepa_hf.hub.pictures.held_out_classes import _Confusions, draw_confusion, draw_embeddings
+from lejepa_hf.hub.pictures.held_out_classes import _Confusions, draw_confusion
 
 LABELS = torch.arange(40) % 2
-
-
-def noise(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def nearly_the_same(distance: float) -> torch.Tensor:
-    embeddings = torch.ones(40, 16)
-    embeddings[-1, 0] += distance
-    return embeddings
-
-
-@pytest.mark.parametrize(
-    ("num_images", "num_classes", "names"),
-    [(60, 10, list("abcdefghij")), (60, 2, None), (12, 1, ["only"]), (5, 2, None), (2, 2, None), (120, 40, None)],
-)
-def test_embeddings(tmp_path, num_images, num_classes, names):
-    labels = torch.arange(num_images) % num_classes
-    generator = torch.Generator().manual_seed(0)
-    embeddings = 3 * torch.eye(max(num_classes, 8))[labels] + torch.randn(num_images, 1, generator=generator)
-    embeddings += 0.1 * torch.randn(embeddings.shape, generator=generator)
-    path = draw_embeddings(tmp_path, embeddings, labels, names)
-    assert_is_a_picture(path, tmp_path, "embeddings.png")
-
-
-def test_names_are_written_into_the_picture(tmp_path):
-    embeddings, labels = torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
-    pictures = [draw_embeddings(tmp_path, embeddings, labels, names).read_bytes() for names in (None, ["cat", "dog"])]
-    assert pictures[0] != pictures[1]
 
 
 @pytest.mark.parametrize(
@@ -66,30 +37,6 @@ def test_classes_that_are_only_predicted_and_numbers_with_gaps(tmp_path):
     assert_is_a_picture(path, tmp_path, "confusion.png")
 
 
-@pytest.mark.parametrize(
-    "embeddings",
-    [torch.zeros(40, 8), torch.ones(40, 8), 1e-30 * torch.ones(40, 8), nearly_the_same(1e-5),
-     noise(40, 8) * float("nan"), noise(1, 8), noise(0, 8), torch.ones(40, 1)],
-    ids=["zero", "one", "tiny", "rounding", "nan", "one_image", "no_image", "one_dimension"],
-)  # fmt: skip
-def test_embeddings_without_a_map_end_in_no_picture(tmp_path, embeddings, caplog):
-    """Those that are all the same ended the process by a segmentation fault."""
-    assert draw_embeddings(tmp_path, embeddings, LABELS[: len(embeddings)], None) is None
-    assert "pictures/embeddings.png is left out: the embeddings of all images have one direction" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "embeddings",
-    [nearly_the_same(1e-3), noise(40, 1), 1e30 * noise(40, 8), noise(40, 8).bfloat16(), noise(40, 8).double(),
-     torch.cat([noise(38, 8), torch.zeros(1, 8), torch.full((1, 8), float("inf"))])],
-    ids=["almost_the_same", "one_dimension", "huge", "bf16", "fp64", "two_without_direction"],
-)  # fmt: skip
-@pytest.mark.filterwarnings("error")
-def test_unusual_embeddings_have_a_map(tmp_path, embeddings, caplog):
-    assert_is_a_picture(draw_embeddings(tmp_path, embeddings, LABELS, None), tmp_path, "embeddings.png")
-    assert ("2 embeddings that are zero, NaN or infinite" in caplog.text) == (not embeddings.isfinite().all())
-
-
 NAMES = {
     "mathematics": "$x$ for $^", "backslash": r"a\frac{b} \$", "underscores": "_a_b", "percent": "50% %s",
     "lines": "two\nlines\t", "hebrew": "שלום", "chinese": "猫", "emoji": "🐈 cat", "long": "x" * 300,
@@ -106,28 +53,23 @@ OFTEN = ("mathematics", "chinese", "surrogate", "empty")  # in the default tests
 )
 @pytest.mark.filterwarnings("error")
 def test_any_class_names(tmp_path, name):
-    draw_embeddings(tmp_path, noise(40, 8), LABELS, [name, f"{name}2"])
     draw_confusion(tmp_path, LABELS, LABELS.flip(0), [name, f"{name}2"])
     many = torch.arange(90) % 30
     draw_confusion(tmp_path, many, (many + 1) % 30, [f"{name}{number}" for number in range(30)])
-    assert_is_a_picture(tmp_path / "pictures" / "embeddings.png", tmp_path, "embeddings.png")
     assert_is_a_picture(tmp_path / "pictures" / "confusion.png", tmp_path, "confusion.png")
 
 
 @pytest.mark.filterwarnings("error")
 def test_numbers_without_a_name_and_far_apart(tmp_path):
     labels = LABELS * 50_000_000
-    assert draw_embeddings(tmp_path, noise(40, 8), labels, ["a", "b"]).is_file()
     assert draw_confusion(tmp_path, labels, labels.flip(0), ["a", "b"]).is_file()
 
 
 @pytest.mark.slow
 def test_thousands_of_classes(tmp_path):
-    """The matrix of 20,000 classes took 3 GB, and the map a legend entry for each."""
+    """The matrix of 20,000 classes took 3 GB."""
     labels = torch.arange(30_000) % 20_000
     assert_is_a_picture(draw_confusion(tmp_path, labels, labels.roll(1), None), tmp_path, "confusion.png")
-    path = draw_embeddings(tmp_path, noise(300, 8), torch.arange(300), [f"class {n}" for n in range(300)])
-    assert_is_a_picture(path, tmp_path, "embeddings.png")
 
 
 def test_shares_of_confusions():

@@ -4,8 +4,10 @@ from picture_checks import assert_is_a_picture
 
 from lejepa_hf.hub.pictures.image_grids import draw_neighbours, draw_patch_maps, draw_unlabelled_neighbours
 
+CHANNELS = [3, pytest.param(1, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)]
 
-@pytest.mark.parametrize("channels", [1, 3, 5])
+
+@pytest.mark.parametrize("channels", CHANNELS)
 def test_patch_maps(tmp_path, channels):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(6, channels, 24, 24, generator=generator)
@@ -15,6 +17,8 @@ def test_patch_maps(tmp_path, channels):
     first = path.read_bytes()
     assert draw_patch_maps(tmp_path, pixels, colours.flip(1)).read_bytes() != first
     assert draw_patch_maps(tmp_path, pixels[:1], colours[:1]).is_file()
+    beside = draw_patch_maps(tmp_path, pixels, colours, colours.flip(2)).read_bytes()
+    assert len({first, beside, draw_patch_maps(tmp_path, pixels, colours, colours).read_bytes()}) == 3
 
 
 def drawn(run, labels, channels: int = 3, names=None):
@@ -23,7 +27,7 @@ def drawn(run, labels, channels: int = 3, names=None):
     return draw_neighbours(run, pixels[:, 0], [0] * len(labels), pixels[:, 1:], labels, names)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("channels", CHANNELS)
 def test_neighbours(tmp_path, channels):
     path = drawn(tmp_path, [[0, 0, 1, 0]] * 4, channels)
     assert_is_a_picture(path, tmp_path, "neighbours.png")

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
+from torch.nn import functional as F
 
 from ...data.decoding import DECODING_ERRORS
 from ...data.image_source import some_rows
@@ -21,6 +22,7 @@ from ...evaluation.patch_maps import (
     enlarged_pixels,
     legible_patch_maps,
     patch_maps,
+    similarity_to_patch,
 )
 from ...evaluation.pixel_values import in_own_colours
 from ...model.architecture import num_channels
@@ -33,6 +35,7 @@ _Image = Image.Image | np.ndarray
 _SIDE = 448  # pixels on the longer side of pictures
 _THUMBNAIL = 160
 _HEAT = 0.6  # opacity of the heat map over the picture
+_RING = 7  # radius of a mark, in pixels
 _EXAMPLES = 9
 _COLOURED_BY = 32  # images of the bank whose patches determine the colours
 
@@ -98,14 +101,7 @@ class EncoderViews:
         Make the pictures of an image from the extractor's `decode`, with the side of the processor's crop times
         `enlarge`. An encoder that takes only one size gets that size, and the note says so.
         """
-        note = ""
-        try:
-            self._check_size(image, enlarge)
-            maps = patch_maps(self.extractor, [image], enlarge)
-        except ValueError as error:
-            if enlarge == 1:
-                raise
-            maps, enlarge, note = patch_maps(self.extractor, [image]), 1, f"**Shown at its own size.** {error}\n\n"
+        maps, enlarge, note = self._maps(image, enlarge)
         pixels = enlarged_pixels(self.extractor, [image], enlarge)[0]
         colours = (self._colours or PrincipalColours(maps))(maps)[0]
         attention = class_attention(self.extractor, [image], enlarge) if self.has_attention else None
@@ -118,6 +114,32 @@ class EncoderViews:
         else:
             note += f"A patch has {heat.min():.2%} to {heat.max():.2%} of the class token's attention."
         return View(seen, draw_colours(colours), draw_heat(heat, seen), self._neighbours(image), note)
+
+    def similar(self, image: _Image, enlarge: int, x: int, y: int) -> tuple[Image.Image, str] | None:
+        """
+        Show where an image is similar to one of its places: the cosine similarity of all patch features with that of
+        the patch there, over the image, with a mark at the place; and a note on the range. `x` and `y` are pixels from
+        the left and from the top of the picture that [`look`] returns as `seen`. None for a place outside of it.
+        """
+        maps, enlarge, _ = self._maps(image, enlarge)
+        pixels = enlarged_pixels(self.extractor, [image], enlarge)[0]
+        seen = draw_pixels(in_own_colours(pixels, self.extractor.processor))
+        if not (0 <= x < seen.width and 0 <= y < seen.height):
+            return None
+        rows, columns = maps.shape[2:]
+        cosines = similarity_to_patch(maps, y * rows // seen.height, x * columns // seen.width)[0]
+        note = f"Cosine similarity with the marked place: {cosines.min():.2f} to {cosines.max():.2f}."
+        return mark(draw_heat(cosines, seen), x, y), note
+
+    def _maps(self, image: _Image, enlarge: int) -> tuple[torch.Tensor, int, str]:
+        """Patch features, by how much the image was enlarged for them, and why not by more."""
+        try:
+            self._check_size(image, enlarge)
+            return patch_maps(self.extractor, [image], enlarge), enlarge, ""
+        except ValueError as error:
+            if enlarge == 1:
+                raise
+            return patch_maps(self.extractor, [image]), 1, f"**Shown at its own size.** {error}\n\n"
 
     def _check_size(self, image: _Image, enlarge: int) -> None:
         """Refuse more pixels than the most enlarged square image has. Processors that do not crop have no limit."""
@@ -149,12 +171,25 @@ def draw_colours(colours: torch.Tensor) -> Image.Image:
 
 
 def draw_heat(heat: torch.Tensor, picture: Image.Image) -> Image.Image:
-    """Draw a number for each patch, `(rows, columns)`, in colours from violet to yellow, over the picture in grey."""
+    """
+    Draw a number for each patch, `(rows, columns)`, in colours from violet to yellow, over the picture in grey.
+    Between the middles of the patches, numbers are interpolated.
+    """
     from matplotlib import colormaps
 
-    light = draw_colours(torch.from_numpy(colormaps["inferno"](stretched(heat).numpy())[..., :3]))
-    light = light.resize(picture.size, Image.Resampling.NEAREST)
+    size = (picture.height, picture.width)
+    smooth = F.interpolate(stretched(heat)[None, None], size, mode="bicubic", align_corners=False)[0, 0].clamp(0, 1)
+    light = Image.fromarray((colormaps["inferno"](smooth.numpy())[..., :3] * 255).round().astype(np.uint8))
     return Image.blend(picture.convert("L").convert("RGB"), light, _HEAT)
+
+
+def mark(picture: Image.Image, x: int, y: int) -> Image.Image:
+    """A picture with a ring around a pixel."""
+    marked = picture.copy()
+    pen = ImageDraw.Draw(marked)
+    for radius, colour in ((_RING + 1, "black"), (_RING, "white")):  # seen on any colour
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=2)
+    return marked
 
 
 def draw_thumbnail(image: _Image) -> Image.Image:

@@ -17,17 +17,28 @@ from .uploads import LARGEST_UPLOAD, Uploads
 
 if TYPE_CHECKING:
     import gradio as gr
+    import numpy as np
+    from PIL import Image
 
 logger = logging.getLogger("lejepa_hf")
 
 Result = TypeVar("Result")
 
-# Galleries are as high as their pictures, and not wider than their column.
+# Galleries are as high as their pictures, and not wider than their column. Gradio writes captions over the pictures,
+# in one line that it cuts: here they stand below them, in as many lines as they need.
 _STYLE = """
 #examples .grid-wrap, #neighbours .grid-wrap { height: auto; min-height: 0; max-height: none; overflow: visible; }
-#examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
-#neighbours .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)); }
+#examples .grid-container, #neighbours .grid-container { grid-template-rows: none; grid-auto-rows: auto; }
+#examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); }
+#neighbours .grid-container { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); }
+#examples .thumbnail-lg, #neighbours .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto;
+  height: auto; overflow: visible; }
+#examples .thumbnail-lg > img, #neighbours .thumbnail-lg > img { height: auto; aspect-ratio: 1; }
+#examples .caption-label, #neighbours .caption-label { position: static; max-width: 100%; width: 100%; border: 0;
+  padding: 0.15rem 0.25rem; white-space: normal; overflow: visible; overflow-wrap: anywhere; text-overflow: clip;
+  opacity: 1; }
 """
+_CLICK = "click the image on the left: where are patches like the one there, by the cosine of their features"
 _MOST_WAITING = 20  # events; a visitor who sends more is told that the queue is full
 _MOST_SESSIONS = 1000  # visitors whose last image is remembered
 # All events share the encoder: one runs at a time.
@@ -120,6 +131,7 @@ def build_page(views: EncoderViews, uploads: Uploads) -> "gr.Blocks":
             with gr.Column(scale=3):
                 with gr.Row():
                     seen, patches, heat = (_titled_picture(*titles, quiet) for titles in _titles(views))
+                    similar = _titled_picture("similar", "Similar places", _CLICK, quiet)
                 note = gr.Markdown(elem_id="note")
                 among = "None, because this page was started without `--dataset`."
                 if views.bank is not None:
@@ -129,11 +141,12 @@ def build_page(views: EncoderViews, uploads: Uploads) -> "gr.Blocks":
                     columns=6, height="auto", object_fit="contain", buttons=[], visible=views.bank is not None,
                     elem_id="neighbours", **quiet,
                 )  # fmt: skip
-        shown = [seen, patches, heat, neighbours, note]  # in the order of a `View`
+        shown = [similar, seen, patches, heat, neighbours, note]  # after the first one in the order of a `View`
 
         # Whatever these functions receive may be forged: a browser can send any value, in any order.
         def look(chosen: str | int, enlarge: object) -> tuple:
-            return _look(views, uploads, chosen, _checked_enlargement(enlarge))
+            view = _look(views, uploads, chosen, _checked_enlargement(enlarge))
+            return None, *view  # places of another image are forgotten
 
         def look_at_upload(file: object, enlarge: object) -> tuple:
             path = _for_visitors(uploads.path_of, file)
@@ -149,8 +162,14 @@ def build_page(views: EncoderViews, uploads: Uploads) -> "gr.Blocks":
         def look_again(chosen: str | int | None, enlarge: object) -> tuple:
             return look(chosen, enlarge) if chosen is not None else (gr.skip(),) * len(shown)
 
+        def look_for_similar(chosen: str | int | None, enlarge: object, picked: gr.SelectData) -> tuple:
+            if chosen is None:
+                return gr.skip(), gr.skip()
+            return _similar(views, uploads, chosen, _checked_enlargement(enlarge), picked.index)
+
         # Gradio's preprocessing would reduce 16 bits to 8, and would hide why a file is broken.
         upload.upload(look_at_upload, [upload, enlarge], [chosen, *shown], preprocess=False, **_ONE_AT_A_TIME)
+        seen.select(look_for_similar, [chosen, enlarge], [similar, note], **_ONE_AT_A_TIME)
         examples.select(look_at_example, [enlarge], [chosen, upload, *shown], **_ONE_AT_A_TIME)
         enlarge.change(look_again, [chosen, enlarge], shown, trigger_mode="always_last", **_ONE_AT_A_TIME)
         if views.examples:
@@ -183,17 +202,39 @@ def _titled_picture(name: str, title: str, what: str, settings: dict[str, Any]) 
 
 def _look(views: EncoderViews, uploads: Uploads, chosen: str | int, enlarge: int) -> View:
     """The pictures of an example or an upload. The page shows why a file cannot be read."""
+    return _with_encoder(views.look, _image(views, uploads, chosen), enlarge)
+
+
+def _similar(
+    views: EncoderViews, uploads: Uploads, chosen: str | int, enlarge: int, place: object
+) -> tuple["Image.Image", str]:
+    """Where the image is similar to the place on its picture that a visitor clicked, in pixels from left and top."""
     import gradio as gr
 
+    match place:
+        case [int(x), int(y)]:
+            found = _with_encoder(views.similar, _image(views, uploads, chosen), enlarge, x, y)
+            if found is not None:
+                return found
+    raise gr.Error("The place must be inside of the image.", print_exception=False)
+
+
+def _image(views: EncoderViews, uploads: Uploads, chosen: str | int) -> "Image.Image | np.ndarray":
+    """An example or an upload, decoded."""
     uploads.tidy()
     if isinstance(chosen, int):
-        image = views.examples[chosen][0]
-    else:
-        content, values = _for_visitors(uploads.read, chosen), views.extractor.pixel_range
-        image = _for_visitors(decode_upload, content, views.channels, values)
+        return views.examples[chosen][0]
+    content, values = _for_visitors(uploads.read, chosen), views.extractor.pixel_range
+    return _for_visitors(decode_upload, content, views.channels, values)
+
+
+def _with_encoder(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function that uses the encoder. Its ValueErrors are not written for visitors: Gradio logs them."""
+    import gradio as gr
+
     try:
-        return views.look(image, enlarge)
-    except ValueError as error:  # not written for visitors: Gradio logs it
+        return function(*arguments)
+    except ValueError as error:
         raise gr.Error("The encoder cannot be used with this image; the server's log has the reason.") from error
 
 

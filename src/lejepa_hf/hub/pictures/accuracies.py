@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
-from ...system.run_folder import RunFolder
-from .figure import STYLES, legible, new_subplots, plain_text, save_figure
+from .figure import STYLES, legible, new_subplots, plain_text, save_figure, save_picture
 
 
 def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path | None:
@@ -33,7 +32,7 @@ def draw_few_shot(run: str | Path, results: dict[str, dict[str, float]]) -> Path
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    return save_figure(figure, RunFolder(run).picture("few_shot"))
+    return save_picture(figure, run, "few_shot")
 
 
 def draw_scores(path: Path, candidates: Sequence, title: str) -> Path:

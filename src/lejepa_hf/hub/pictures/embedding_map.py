@@ -3,13 +3,16 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ...system.run_folder import RunFolder
-from .figure import GRAY, as_colours, new_subplots, save_figure
+from .figure import GRAY, as_colours, new_subplots, save_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -36,19 +39,36 @@ def draw_image_map(
     if placed is None:
         return None
     points, numbers = placed
+    figure, axes = new_subplots(7.2, 7.2)
+    axes.scatter(points[:, 0], points[:, 1], s=9, color=GRAY, linewidths=0)
+    show_images(axes, points, numbers, pixels_of)
+    axes.set_title("Held-out images by t-SNE of their embeddings")
+    return save_picture(figure, run, "embeddings")
+
+
+def show_images(
+    axes: "Axes",
+    points: np.ndarray,
+    numbers: np.ndarray,
+    pixels_of: Callable[[list[int]], torch.Tensor],
+    colours: np.ndarray | None = None,
+) -> None:
+    """
+    Show images where there is room around their `points` `(num_placed, 2)`, and no axes. `numbers` and `pixels_of` are
+    as in [`draw_image_map`]; `colours` `(num_placed, 4)` are those of frames around the images.
+    """
     middle, side = (points.max(0) + points.min(0)) / 2, float(np.ptp(points, axis=0).max()) / _PER_SIDE
     chosen = apart(points, side)[:_MOST_PICTURES]
-    figure, axes = new_subplots(9, 9)
-    axes.scatter(points[:, 0], points[:, 1], s=9, color=GRAY, linewidths=0)
     half = np.array([-side / 2, side / 2])
     for at, pixels in zip(chosen, pixels_of([int(numbers[at]) for at in chosen]), strict=True):
         (left, right), (bottom, top) = points[at][:, None] + half
         axes.imshow(as_colours(pixels), extent=(left, right, bottom, top), zorder=2)
+        if colours is not None:
+            axes.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], color=colours[at], lw=2)
     reach = (_PER_SIDE + 1.5) * side / 2
-    axes.set(title="Held-out images by t-SNE of their embeddings", xticks=[], yticks=[], aspect="equal")
+    axes.set(xticks=[], yticks=[], aspect="equal")
     axes.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
     axes.spines[:].set_visible(False)
-    return save_figure(figure, RunFolder(run).picture("embeddings"))
 
 
 def apart(points: np.ndarray, side: float) -> list[int]:

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...system.durable_files import complete_file
+from ...system.run_folder import PictureName, RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
+    from matplotlib.typing import ColorType
 
 # Distinguishable for colour-blind readers.
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#777777"
@@ -23,6 +26,9 @@ STYLES = (
     ("#e69f00", "--", "P"),
 )
 _LONGEST_NAME = 30  # characters
+_PAPER, _DARK_PAPER = "#ffffff", "#14171b"  # the latter is the background of dark pages of this package
+# What is drawn on the background, not on an image, by its colour on dark backgrounds.
+_IN_THE_DARK = {"#000000": "#e6e9ed", BLUE: "#6bb8e6", ORANGE: "#f0905a", GRAY: "#a3adb8", "#dddddd": "#39424c"}
 
 
 def new_subplots(width: float, height: float, *grid: int, **options: Any) -> tuple["Figure", Any]:  # noqa: ANN401
@@ -42,6 +48,47 @@ def save_figure(figure: "Figure", path: Path) -> Path:
     with complete_file(path) as unfinished:
         figure.savefig(unfinished, dpi=120, format="png")
     return path
+
+
+def save_picture(figure: "Figure", run: str | Path, name: PictureName) -> Path:
+    """Write a picture of a run as PNG, and once more with a dark background for dark pages. Returns the first path."""
+    folder = RunFolder(run)
+    path = save_figure(figure, folder.picture(name))
+    figure.set_layout_engine("none")  # everything has its place now
+    for artist in figure.findobj():
+        _darken(artist)
+    figure.set_facecolor(_DARK_PAPER)
+    save_figure(figure, folder.dark_picture(name))
+    return path
+
+
+def _darken(artist: "Artist") -> None:
+    """Exchange the colours of text, lines and frames for those that are legible on a dark background."""
+    from matplotlib.colors import to_hex, to_rgba
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from matplotlib.text import Text
+
+    if isinstance(artist, Text):
+        artist.set_color(_dark(artist.get_color()))
+        if (box := artist.get_bbox_patch()) is not None:
+            _darken(box)
+    elif isinstance(artist, Line2D):
+        artist.set_color(_dark(artist.get_color()))
+        artist.set_markeredgecolor(_dark(artist.get_markeredgecolor()))
+        if to_hex(artist.get_markerfacecolor()) == _PAPER:
+            artist.set_markerfacecolor(_DARK_PAPER)
+    elif isinstance(artist, Patch):
+        if to_rgba(artist.get_edgecolor())[3] > 0:
+            artist.set_edgecolor(_dark(artist.get_edgecolor()))
+        if artist.get_fill() and to_hex(artist.get_facecolor()) == _PAPER:
+            artist.set_facecolor(to_rgba(_DARK_PAPER, to_rgba(artist.get_facecolor())[3]))
+
+
+def _dark(colour: "ColorType") -> str:
+    from matplotlib.colors import to_hex
+
+    return _IN_THE_DARK.get(to_hex(colour), to_hex(colour))
 
 
 def as_colours(pixels: "torch.Tensor") -> "np.ndarray":

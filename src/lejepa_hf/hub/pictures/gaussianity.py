@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...evaluation.embedding_statistics import EmbeddingStatistics
-from ...system.run_folder import RunFolder
-from .figure import BLUE, ORANGE, new_subplots, save_figure
+from .figure import BLUE, ORANGE, new_subplots, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_MAX_LISTED_VIEWS = 8
 
 
 def draw_gaussianity(run: str | Path, statistics: EmbeddingStatistics) -> Path:
@@ -20,23 +17,17 @@ def draw_gaussianity(run: str | Path, statistics: EmbeddingStatistics) -> Path:
     Write `pictures/gaussianity.png`, how Gaussian projections or embeddings are: slices beside N(0, 1), their
     quantiles, the covariance spectrum.
     """
-    figure, (left, middle, right) = new_subplots(10, 4, 1, 3)
-    _draw_slices(left, statistics)
-    _draw_quantiles(middle, statistics)
+    figure, ((top, other), (left, right)) = new_subplots(6.6, 6.2, 2, 2)
+    grid = top.get_gridspec()
+    for axes in (top, other):
+        axes.remove()
+    slices = figure.add_subplot(grid[0, :])
+    _draw_slices(slices, statistics)
+    _draw_quantiles(left, statistics)
     _draw_spectrum(right, statistics)
-    for axes in (left, middle, right):
+    for axes in (slices, left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    values = statistics.sigreg
-    if len(values) > _MAX_LISTED_VIEWS:
-        found = f"{min(values):.2f} to {max(values):.2f} ({len(values)} views)"
-    else:
-        found = ", ".join(f"{value:.2f}" for value in values)
-    figure.suptitle(
-        f"SIGReg of each view: {found}. Of {statistics.num_images} Gaussian samples: {statistics.null_mean:.2f} ± "
-        f"{statistics.null_std:.2f}",
-        fontsize="medium",
-    )
-    return save_figure(figure, RunFolder(run).picture("gaussianity"))
+    return save_picture(figure, run, "gaussianity")
 
 
 def _draw_slices(axes: "Axes", statistics: EmbeddingStatistics) -> None:
@@ -50,7 +41,7 @@ def _draw_slices(axes: "Axes", statistics: EmbeddingStatistics) -> None:
     points = np.linspace(-limit, limit, 1001)
     normal = np.exp(-(points**2) / 2) / np.sqrt(2 * np.pi)
     axes.plot(points, normal, color="black", linestyle="--", linewidth=1.5, label="N(0, 1)")
-    axes.set(title=f"Slices, the worst at {worst.statistic:.1f}", xlabel="value", ylabel="density")
+    axes.set(title="Slices of the projections", xlabel="value", ylabel="density")
     axes.set_ylim(0, 1.35 * axes.get_ylim()[1])  # room for the legend
     axes.legend(frameon=False, fontsize="small", loc="upper left")
 

@@ -1,4 +1,4 @@
-"""Held-out images by class: a map of their embeddings, and the confusion matrix of their classification."""
+"""The confusion matrix of the classification of held-out images."""
 
 from pathlib import Path
 from textwrap import fill
@@ -7,48 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...system.run_folder import RunFolder
-from .embedding_map import place_embeddings
-from .figure import ORANGE, class_name, new_subplots, save_figure
+from .figure import BLUE, ORANGE, class_name, new_subplots, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
 
 _LONGEST_NAME = 20  # beside a matrix, which longer ones would leave no room
-_MOST_NAMED = 30
 _MOST_NUMBERED = 20
 _MOST_ROWS = 500  # as many as the picture has pixels for
 _NUM_LISTED = 12
-
-
-def draw_embeddings(
-    run: str | Path, embeddings: torch.Tensor, labels: torch.Tensor, class_names: list[str] | None
-) -> Path | None:
-    """
-    Write `pictures/embeddings.png`: the first 2,000 held-out embeddings `(num_images, dim)` in two dimensions by
-    t-SNE, coloured by labels that training never saw. Embeddings that are zero, NaN or infinite have no place and are
-    left out. None if fewer than two have a place, or all have the same.
-    """
-    from matplotlib import colormaps
-
-    placed = place_embeddings(embeddings)
-    if placed is None:
-        return None
-    points, numbers = placed[0], labels.numpy()[placed[1]]
-    figure, axes = new_subplots(7, 6)
-    classes, places = np.unique(numbers, return_inverse=True)
-    colours = colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
-    axes.scatter(points[:, 0], points[:, 1], s=16, color=colours(places), linewidths=0)
-    for number, label in enumerate(classes.tolist() if len(classes) <= _MOST_NAMED else ()):
-        chosen = points[places == number]
-        # One of the class's own points: the mean would lie between its clusters.
-        centre = min(chosen.tolist(), key=lambda point: (((chosen - point) ** 2).sum(1) ** 0.5).sum())
-        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "edgecolor": "none"}
-        name = class_name(label, class_names)
-        axes.annotate(name, centre, ha="center", va="center", weight="bold", bbox=box)
-    axes.set(title="Held-out images by t-SNE of their embeddings, coloured by label", xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    return save_figure(figure, RunFolder(run).picture("embeddings"))
 
 
 def draw_confusion(
@@ -68,16 +36,23 @@ def draw_confusion(
     side = max(4.5, 0.5 * len(classes) + 1.5) if is_numbered else 5.5
     width, columns = (side, 1) if is_numbered else (10, 2)
     figure, ((axes, *others),) = new_subplots(width, side, 1, columns, squeeze=False)
-    axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    axes.imshow(100 * shares, cmap=_transparent_to(BLUE), vmin=0, vmax=100, interpolation="nearest")
     axes.set(xlabel="taken for", ylabel="true class", xticks=[], yticks=[])
     if is_numbered:
         _write_numbers(axes, shares, names)
     else:
-        axes.set_title("Darker is more, the diagonal is right", fontsize="medium")
+        axes.set_title("Stronger blue is more, the diagonal is right", fontsize="medium")
         _list_largest(others[0], confusions.largest(_NUM_LISTED), names)
     title = f"Held-out images by k-NN: {100 * accuracy:.1f} % right. Percent of each true class"
     figure.suptitle(fill(title, int(11 * width)))
-    return save_figure(figure, RunFolder(run).picture("confusion"))
+    return save_picture(figure, run, "confusion")
+
+
+def _transparent_to(colour: str) -> "LinearSegmentedColormap":
+    """Colours through which the background is seen, a light or a dark one: the less, the larger the value."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("shares", [(colour, 0.0), (colour, 1.0)])
 
 
 class _Confusions:

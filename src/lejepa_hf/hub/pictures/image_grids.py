@@ -5,39 +5,42 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...system.run_folder import RunFolder
-from .figure import BLUE, ORANGE, as_colours, class_name, new_subplots, save_figure
+from .figure import BLUE, ORANGE, as_colours, class_name, new_subplots, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LONGEST_NAME = 14
+_LONGEST_NAME = 12
 
 
-def draw_patch_maps(run: str | Path, pixels: torch.Tensor, colours: torch.Tensor) -> Path:
+def draw_patch_maps(
+    run: str | Path, pixels: torch.Tensor, colours: torch.Tensor, untrained: torch.Tensor | None = None
+) -> Path:
     """
-    Write `pictures/pca_maps.png`: images, and below each of them the principal components of its patch features.
+    Write `pictures/pca_maps.png`: images, below each of them the principal components of its patch features, and below
+    these, for comparison, those of the same network without training.
 
     Args:
         run (`str` or `Path`): Run folder.
         pixels (`torch.Tensor` of shape `(num_images, channels, height, width)`): Input of the encoder, not normalised.
         colours (`torch.Tensor` of shape `(num_images, rows, columns, 3)`): Colours from
             [`~evaluation.patch_maps.PrincipalColours`].
+        untrained (`torch.Tensor`, *optional*): The same of the untrained encoder; its row is left out if missing.
     """
-    num_images = len(pixels)
-    figure, axes = new_subplots(max(4.0, 1.5 * num_images), 3.8, 2, num_images, squeeze=False)
-    for column in range(num_images):
-        axes[0, column].imshow(as_colours(pixels[column]))
-        axes[1, column].imshow(colours[column].numpy(), interpolation="nearest")
-    for one in axes.flat:
-        one.set(xticks=[], yticks=[])
-        one.spines[:].set_visible(False)
-    rows, columns = colours.shape[1:3]
-    figure.suptitle(
-        f"Patch features, {rows} x {columns} an image: three principal components over all of them as colours",
-        fontsize="medium",
+    rows = {"image": [as_colours(image) for image in pixels], "trained": list(colours.numpy())}
+    if untrained is not None:
+        rows["untrained"] = list(untrained.numpy())
+    figure, grid = new_subplots(
+        max(4.0, 1.15 * len(pixels) + 0.4), 1.2 * len(rows) + 0.4, len(rows), len(pixels), squeeze=False
     )
-    return save_figure(figure, RunFolder(run).picture("pca_maps"))
+    for of_row, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes, image in zip(of_row, images, strict=True):
+            axes.imshow(image, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        of_row[0].set_ylabel(name, fontsize="large")
+    figure.suptitle("Three principal components of patch features as colours", fontsize="medium")
+    return save_picture(figure, run, "pca_maps")
 
 
 def draw_neighbours(
@@ -54,7 +57,7 @@ def draw_neighbours(
     height, width)`. A neighbour of another class has a thick frame and a cross before the name of its class.
     """
     rows, columns = neighbours.shape[:2]
-    figure, grid = new_subplots(1.1 * (columns + 1), 1.25 * rows + 0.4, rows, columns + 1, squeeze=False)
+    figure, grid = new_subplots(1.2 * (columns + 1), 1.4 * rows + 0.4, rows, columns + 1, squeeze=False)
     for row in range(rows):
         own = query_labels[row]
         _show(grid[row, 0], queries[row], class_name(own, class_names, _LONGEST_NAME), "black", "bold")
@@ -69,7 +72,7 @@ def draw_neighbours(
         "Held-out image (left), its nearest training images; \N{BALLOT X} and a thick frame: another class",
         fontsize="medium",
     )
-    return save_figure(figure, RunFolder(run).picture("neighbours"))
+    return save_picture(figure, run, "neighbours")
 
 
 def draw_unlabelled_neighbours(
@@ -80,14 +83,14 @@ def draw_unlabelled_neighbours(
     cosine of both embeddings, `(num_queries, num_neighbours)`.
     """
     rows, columns = neighbours.shape[:2]
-    figure, grid = new_subplots(1.1 * (columns + 1), 1.25 * rows + 0.4, rows, columns + 1, squeeze=False)
+    figure, grid = new_subplots(1.2 * (columns + 1), 1.4 * rows + 0.4, rows, columns + 1, squeeze=False)
     for row in range(rows):
         _show(grid[row, 0], queries[row], "held out", "black", "bold")
         for column in range(columns):
             _show(grid[row, column + 1], neighbours[row, column], f"{cosines[row, column].item():.2f}", BLUE)
     title = "Held-out image (left), the training images nearest to it, with the cosine of their embeddings"
     figure.suptitle(title, fontsize="medium")
-    return save_figure(figure, RunFolder(run).picture("neighbours"))
+    return save_picture(figure, run, "neighbours")
 
 
 def _show(
@@ -95,5 +98,5 @@ def _show(
 ) -> None:
     axes.imshow(as_colours(pixels))
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize="medium", color=colour, weight=weight, pad=3)
+    axes.set_title(title, fontsize=11, color=colour, weight=weight, pad=3)
     axes.spines[:].set(color=colour, linewidth=frame)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ...system.run_folder import RunFolder
-from .figure import BLUE, GRAY, ORANGE, new_subplots, save_figure
+from .figure import BLUE, GRAY, ORANGE, new_subplots, save_picture
 
 _NULL_MEAN = 1.05  # SIGReg of Gaussian projections, with the published statistic
 
@@ -39,4 +39,4 @@ def draw_losses(run: str | Path) -> Path | None:
     right.set_ylim(bottom=0.6 * min(null, *values))  # room below the line for what it is
     right.set_yticks(ticks, labels=[str(tick) for tick in ticks])
     right.minorticks_off()
-    return save_figure(figure, RunFolder(run).picture("losses"))
+    return save_picture(figure, run, "losses")
