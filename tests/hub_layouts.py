@@ -1,6 +1,7 @@
 """Dataset repositories laid out as their pages on the Hub show, with two generated images in each Parquet file."""
 
 import io
+import tarfile
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -28,6 +29,7 @@ class Layout:
         is_script (`bool`, *optional*): Whether `main` holds a program, and the Parquet files are on a branch that the
             Hub made from its output.
         gated (`bool`, *optional*): Whether only the users `let_in` may read it.
+        in_tars (`bool`, *optional*): Whether there are tars for `webdataset` instead, with text files beside them.
     """
 
     columns: dict = field(default_factory=lambda: {"image": ImageFeature(), "label": _CLASS})
@@ -36,6 +38,7 @@ class Layout:
     folder: str = "data"
     is_script: bool = False
     gated: bool = False
+    in_tars: bool = False
 
 
 _NOISY = [
@@ -51,13 +54,17 @@ _CIFAR = {"img": ImageFeature(), "label": _CLASS}
 _CIFAR100 = {"img": ImageFeature(), "fine_label": _CLASS, "coarse_label": _CLASS}
 _PETS = {"image": ImageFeature(), "label": _CLASS, "image_id": Value("string"), "label_cat_dog": _CLASS}
 _MASKS = {"image": ImageFeature(), "mask": ImageFeature()}
+_IMAGENET = {"image": ImageFeature(), "label": ClassLabel(names=[f"class {number}" for number in range(1000)])}
+WORDNET_IDS = ("n01498041", "n01531178")  # stingray and goldfinch, classes 6 and 11 of ImageNet
+_IMAGENET_CLASSES = (0, 6, 11)  # that it has images of
 _TWO = {"train": 1, "validation": 1}
 _THREE = {"train": 1, "validation": 1, "test": 1}
 
 # What the presets and recipes name. Splits, file names and columns were read from pages of the Hub in November 2026;
-# of mteb/FGVCAircraft, jxie/stl10 and jxie/pascal-voc-2012 the types of labels and masks are a guess.
+# of mteb/FGVCAircraft, jxie/stl10 and jxie/pascal-voc-2012 the types of labels and masks are a guess. The names of
+# ImageNet's classes are invented; ImageNet-A and ImageNet-R have two of their classes.
 LAYOUTS = {
-    "ILSVRC/imagenet-1k": Layout(splits={"train": 3, "validation": 1, "test": 1}, gated=True),
+    "ILSVRC/imagenet-1k": Layout(_IMAGENET, splits={"train": 3, "validation": 1, "test": 1}, gated=True),
     "clane9/imagenet-100": Layout(splits={"train": 2, "validation": 1}),
     "frgfm/imagenette": Layout(splits=_TWO, configs=("160px", "320px", "full_size"), is_script=True),
     "ethz/food101": Layout(splits={"train": 2, "validation": 1}),
@@ -77,6 +84,17 @@ LAYOUTS = {
         configs=("instance_segmentation", "scene_parsing"),
         is_script=True,
     ),
+    "clip-benchmark/wds_imagenetv2": Layout({"webp": ImageFeature()}, splits={"test": 2}, in_tars=True),
+    "clip-benchmark/wds_imagenet_sketch": Layout({"jpg": ImageFeature()}, splits={"test": 2}, in_tars=True),
+    "barkermrl/imagenet-a": Layout(
+        {"image": ImageFeature(), "label": ClassLabel(names=list(WORDNET_IDS))}, splits={"train": 2}
+    ),
+    "axiong/imagenet-r": Layout(
+        {"image": ImageFeature(), "wnid": Value("string"), "class_name": Value("string")},
+        splits={"test": 2},
+        configs=("test",),
+        folder="test",
+    ),
     "jxie/pascal-voc-2012": Layout(_MASKS, splits={"train": 1, "val": 1}),
 }
 
@@ -89,6 +107,9 @@ def put_dataset(server: HubServer, name: str, layout: Layout, let_in: tuple[str,
         readme = "---\nlicense: apache-2.0\n---\n"
         server.put(repo, {"README.md": readme.encode(), f"{name.split('/')[1]}.py": b"raise SystemExit(1)\n"})
         server.put(repo, dict(_converted_files(layout)), CONVERTED, on_top=False)
+    elif layout.in_tars:
+        texts = {"classnames.txt": b"tench\n", "zeroshot_classification_templates.txt": b"a photo of a {c}.\n"}
+        server.put(repo, texts | {f"{split}/nshards.txt": b"2" for split in layout.splits} | dict(_tars(layout)))
     else:
         server.put(repo, {"README.md": _readme(layout), **dict(_files(layout))})
 
@@ -97,6 +118,24 @@ def _files(layout: Layout):
     for split, shards in layout.splits.items():
         for shard in range(shards):
             yield f"{layout.folder}/{split}-{shard:05d}-of-{shards:05d}.parquet", _parquet(layout, split, shard)
+
+
+def _tars(layout: Layout):
+    """Each sample is an image and the number of its class, as the packers of clip-benchmark wrote them."""
+    (extension,) = layout.columns
+    for split, shards in layout.splits.items():
+        for shard in range(shards):
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as tar:
+                for number in range(_ROWS * shard, _ROWS * (shard + 1)):
+                    for name, content in (
+                        (extension, _picture(number)),
+                        ("cls", str(_imagenet_class(number)).encode()),
+                    ):
+                        member = tarfile.TarInfo(f"s{number:07d}.{name}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+            yield f"{split}/{shard}.tar", buffer.getvalue()
 
 
 def _converted_files(layout: Layout):
@@ -118,16 +157,24 @@ def _readme(layout: Layout) -> bytes:
 
 def _parquet(layout: Layout, split: str, shard: int, config: int = 0) -> bytes:
     place = 40 * config + 8 * (list(layout.splits).index(split) % 4) + _ROWS * shard
-    columns = {name: _values(feature, place) for name, feature in layout.columns.items()}
+    columns = {name: _values(name, feature, place) for name, feature in layout.columns.items()}
     buffer = io.BytesIO()
     Dataset.from_dict(columns, features=Features(layout.columns)).to_parquet(buffer)
     return buffer.getvalue()
 
 
-def _values(feature, place: int) -> list:
+def _imagenet_class(number: int) -> int:
+    return _IMAGENET_CLASSES[number % len(_IMAGENET_CLASSES)]
+
+
+def _values(name: str, feature, place: int) -> list:
     numbers = range(place, place + _ROWS)
+    if name == "wnid":
+        return [WORDNET_IDS[number % 2] for number in numbers]
     if isinstance(feature, ImageFeature):
         return [{"bytes": _picture(number), "path": None} for number in numbers]
+    if feature == _IMAGENET["label"]:
+        return [_imagenet_class(number) for number in numbers]
     return [f"{number}" if getattr(feature, "dtype", "") == "string" else number % 2 for number in numbers]
 
 

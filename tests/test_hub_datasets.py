@@ -7,15 +7,28 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import pytest
+import torch
 from hub_client import TOKEN, connect
 from hub_layouts import LAYOUTS, Layout, put_dataset
 from hub_server import HubServer
 from PIL import Image
+from transformers import AutoConfig, AutoModel
 
 from lejepa_hf.data.dataset_kinds import Mixture
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.evaluation.dataset_presets import PRESETS
-from lejepa_hf.evaluation.labelled_sources import check_labels, check_masks, check_pair, labelled_sources
+from lejepa_hf.evaluation.dataset_presets import PRESETS, usual_settings
+from lejepa_hf.evaluation.embeddings.extraction import extract_embeddings
+from lejepa_hf.evaluation.evaluate_encoder import evaluate_encoder
+from lejepa_hf.evaluation.labelled_sources import (
+    check_labels,
+    check_masks,
+    check_pair,
+    labelled_source,
+    labelled_sources,
+)
+from lejepa_hf.evaluation.protocols.knn import Knn
+from lejepa_hf.evaluation.protocols.logistic_regression import fit_logistic
+from lejepa_hf.hub.export import build_processor
 from lejepa_hf.runs.recipe_sources import open_sources
 from lejepa_hf.runs.recipes import parse_recipe
 
@@ -75,6 +88,48 @@ def test_a_preset_reads_the_images_that_its_name_stands_for(hub):
     before = len(hub.requests)
     labelled_sources("stanford-cars", max_image_pixels=10**6)
     assert not [request for request in hub.requests[before:] if "motion_blur" in request]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "name, classes",
+    [
+        ("imagenet-v2", [0, 6, 11, 0]),
+        ("imagenet-sketch", [0, 6, 11, 0]),
+        ("imagenet-a", [6, 11, 6, 11]),
+        ("imagenet-r", [6, 11, 6, 11]),
+    ],
+)
+def test_robustness_sets_have_the_classes_of_imagenet(hub, name, classes, streaming):
+    train, test = labelled_sources(name, streaming=streaming)
+    assert [row[test.label_column] for row in test.dataset] == classes
+    assert test.class_names == train.class_names and len(train.class_names) == 1000
+    assert (train.name, train.split) == ("ILSVRC/imagenet-1k", "train")
+    assert usual_settings(name)["held_out_classes_only"] == (True if name in ("imagenet-a", "imagenet-r") else None)
+
+
+@pytest.mark.parametrize("name", ["imagenet-v2", "imagenet-a"])
+def test_a_classifier_of_imagenet_is_measured_on_a_robustness_set(hub, name, tiny_resnet, tmp_path):
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(AutoConfig.for_model(**tiny_resnet)), build_processor(16, crop_ratio=1.0)
+    found = evaluate_encoder(encoder, name, ["knn", "logistic"])
+    train, test = (extract_embeddings(*encoder, source) for source in labelled_sources(name))
+    assert train.labels.unique().tolist() == [0, 6, 11]
+    only = name == "imagenet-a"
+    classifier = fit_logistic(train.embeddings.numpy(), train.labels.numpy())
+    scores = classifier.predict_proba(test.embeddings.numpy())[:, only:]  # without class 0
+    guesses = classifier.classes_[only:][scores.argmax(1)]
+    assert found["eval_logistic_top1"] == (guesses == test.labels.numpy()).mean()
+    assert found["eval_knn_top1"] == Knn(held_out_classes_only=only).run(train, test)["eval_knn_top1"]
+
+
+def test_a_robustness_set_only_measures(hub):
+    with pytest.raises(ValueError, match="'10%' is a share .* 'barkermrl/imagenet-a' measures .* imagenet-1k"):
+        labelled_sources("imagenet-a", eval_split="10%")
+    with pytest.raises(ValueError, match="'axiong/imagenet-r' only measures protocols .* leave `folds` out"):
+        labelled_source("imagenet-r")
+    with pytest.raises(ValueError, match="'class_name' of .*'axiong/imagenet-r' holds '0', which is not"):
+        labelled_sources("imagenet-r", label_column="class_name")
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -82,6 +82,27 @@ def test_samples_have_the_figure_as_mean_and_its_spread():
         assert told == pytest.approx(spread, rel=0.25), name
 
 
+@pytest.mark.parametrize("by_number", [False, True])
+def test_only_classes_of_the_held_out_images_are_guessed(by_number):
+    """As papers do on ImageNet-A, whose images have 200 of the 1,000 classes that the classifier knows."""
+    labels, probabilities = drawn()
+    is_held_out = np.isin(labels, (1, 3, 4))
+    labels, probabilities = labels[is_held_out], probabilities[is_held_out]
+    columns, numbers = (probabilities.flip(1), torch.arange(5, -1, -1)) if by_number else (probabilities, None)
+    restricted = ClassPredictions(labels, ["top1", "auroc"], only_present=True)
+    restricted.add(columns, numbers)
+    guesses = np.array([1, 3, 4])[probabilities[:, [1, 3, 4]].argmax(1)]
+    found, free = restricted.values(), collected(labels, probabilities, ["top1", "auroc"])
+    assert found["top1"] == (guesses == labels.numpy()).mean() > free["eval_x_top1"]
+    assert found["auroc"] == pytest.approx(free["eval_x_auroc"])
+
+
+def test_a_classifier_that_knows_no_class_of_the_held_out_images():
+    predictions = ClassPredictions(torch.tensor([0, 1]), ["top1"], only_present=True)
+    predictions.add(torch.full((2, 2), 0.5), torch.tensor([7, 8]))
+    assert predictions.values() == {"top1": 0}
+
+
 def test_unknown_metrics_are_refused():
     check_metrics(None)
     with pytest.raises(ValueError, match="`metrics` f1, top2 unknown; known are top1, top5, mean-per-class"):

@@ -61,6 +61,8 @@ def test_broken_images_are_not_counted_as_measured(tmp_path, tiny_resnet, splits
     assert (record["eval"]["images"], record["eval"]["broken"]) == (30, 10)
     assert json.loads(out.read_text(encoding="utf-8"))["eval"]["images"] == 30
     assert "fitted on 60 images (train), measured on 30 of 40 images (test);" in format_conditions(record)
+    record["eval"]["dataset"] = "others"
+    assert format_conditions(record).startswith("others: fitted on 60 images (train) of digits, measured on 30 of 40 ")
 
 
 class Fails(OnEmbeddings):

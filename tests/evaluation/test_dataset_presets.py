@@ -6,7 +6,7 @@ from lejepa_hf.evaluation.dataset_presets import PRESETS, find_preset
 def test_those_of_the_paper_are_there():
     wanted = (
         "imagenet-1k imagenette imagenet-100 food101 cifar10 cifar100 stl10 flowers102 dtd fgvc-aircraft "
-        "stanford-cars oxford-pets galaxy10 digits"
+        "stanford-cars oxford-pets galaxy10 digits imagenet-v2 imagenet-a imagenet-r imagenet-sketch"
     )
     assert set(PRESETS) == set(wanted.split()) | {"ade20k", "voc2012"}
 

@@ -83,9 +83,21 @@ def test_segmentation(resnet_folder, tmp_path):
     assert ignored["eval_segmentation_miou"] == 1  # nothing but ones
 
 
+@pytest.mark.slow
+def test_segmentation_with_a_sliding_window(resnet_folder, tmp_path):
+    scenes = labelled_sources(str(save_digit_scenes(tmp_path / "scenes")), image_column="image", label_column="mask")
+    results = evaluate_encoder(resnet_folder, scenes, ["segmentation-dinov2"], crop_size=64)
+    assert 1 / 11 / 2 < results["eval_segmentation_dinov2_miou"] < 1
+
+
 @pytest.mark.parametrize(
     ("protocol", "setting"),
-    [("segmentation", "resolution"), ("fine-tune", "learning_rate"), ("fine-tune", "num_epochs")],
+    [
+        ("segmentation", "resolution"),
+        ("segmentation-dinov2", "crop_size"),
+        ("fine-tune", "learning_rate"),
+        ("fine-tune", "num_epochs"),
+    ],
 )
 def test_settings_out_of_range(resnet_folder, protocol, setting):
     with pytest.raises(ValueError, match=f"`{setting}` must be more than 0, got 0"):
@@ -93,7 +105,7 @@ def test_settings_out_of_range(resnet_folder, protocol, setting):
 
 
 def test_a_setting_of_no_protocol(resnet_folder):
-    with pytest.raises(ValueError, match="`shotz` is not a setting of any protocol; known are ignore_labels, .*shots"):
+    with pytest.raises(ValueError, match="`shotz` is not a setting of any protocol; known are crop_size, .*shots"):
         evaluate_encoder(resnet_folder, "digits", shotz=[1])
 
 

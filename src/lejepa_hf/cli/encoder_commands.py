@@ -29,7 +29,7 @@ def _add_evaluate(add: AddArgument) -> None:
     add(
         "--protocol", nargs="+", default=["linear", "knn"],
         help="any of linear, linear-dinov2, attentive, knn, few-shot, logistic, retrieval, fine-tune, "
-        "fine-tune-long; segmentation for masks (linear knn)",
+        "fine-tune-long; segmentation and segmentation-dinov2 for masks (linear knn)",
     )  # fmt: skip
     add(
         "--metric", nargs="+", metavar="NAME",
@@ -48,6 +48,7 @@ def _add_evaluate(add: AddArgument) -> None:
         help="few-shot: images of each class, or a share of them like 1%% (1 2 5 10 100 all)",
     )  # fmt: skip
     add("--resolution", type=int, help="segmentation: side of the images in pixels (the processor's)")
+    add("--crop_size", type=int, help="segmentation-dinov2: side of crops and windows in pixels (512)")
     add(
         "--ignore_labels", nargs="+", type=int, metavar="N",
         help="segmentation: labels in masks that are not a class (the preset's, or 255)",
@@ -56,7 +57,8 @@ def _add_evaluate(add: AddArgument) -> None:
     add(
         "--num_epochs",
         type=int,
-        help="passes over the images: fine-tune 5, fine-tune-long 100, linear-dinov2 and attentive 10; more for few",
+        help="passes over the images: fine-tune 5, fine-tune-long 100, linear-dinov2, attentive and "
+        "segmentation-dinov2 10; more for few",
     )
     add("--config", "--dataset_config", help="configuration of a Hub dataset")
     add("--revision", "--dataset_revision", help="branch, tag or commit of a Hub dataset")
@@ -81,7 +83,8 @@ def _evaluate(options: argparse.Namespace) -> str | None:
     from ..evaluation.table import format_table
     from ..system.distributed import is_first_rank, join_processes
 
-    given = {name: getattr(options, name) for name in ("resolution", "ignore_labels", "learning_rate", "num_epochs")}
+    names = ("resolution", "crop_size", "ignore_labels", "learning_rate", "num_epochs")
+    given = {name: getattr(options, name) for name in names}
     given |= {"shots": _shots(options), "metrics": options.metric}
     make_protocols(options.protocol, given)  # refuses what does not fit, before the processes meet
     for encoder in options.encoder:

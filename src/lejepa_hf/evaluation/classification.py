@@ -57,11 +57,17 @@ class ClassPredictions:
         metrics (`Sequence[str]`, *optional*): Any of `METRICS`. If missing, `usual` ones, and for unbalanced labels
             those that weigh rare classes like frequent ones.
         usual (`Sequence[str]`, *optional*, defaults to `("top1", "top5")`): Metrics that suit all labels.
+        only_present (`bool`, *optional*, defaults to `False`): Whether only classes that `labels` have are guessed.
     """
 
     def __init__(
-        self, labels: torch.Tensor, metrics: Sequence[str] | None = None, usual: Sequence[str] = tuple(_DEPTHS)
+        self,
+        labels: torch.Tensor,
+        metrics: Sequence[str] | None = None,
+        usual: Sequence[str] = tuple(_DEPTHS),
+        only_present: bool = False,
     ) -> None:
+        self._only_present = only_present
         self._labels, self._classes = labels.numpy(), np.unique(labels.numpy())
         self._metrics = chosen_metrics(metrics, self._labels, usual)
         self._best: list[np.ndarray] = []
@@ -77,6 +83,10 @@ class ClassPredictions:
                 f"The classifier gives {bad:,} of {len(probabilities):,} images NaN or infinite scores, so that no "
                 "figure can be measured: use another checkpoint of the encoder, or a lower learning rate."
             )
+        if self._only_present:
+            columns = torch.arange(probabilities.shape[1]) if classes is None else classes
+            absent = ~torch.isin(columns, torch.from_numpy(self._classes))
+            probabilities = probabilities.masked_fill(absent, -1)  # below those of all others
         depth = min(_DEPTHS["top5"], probabilities.shape[1]) if "top5" in self._metrics else 1
         best = probabilities.topk(depth).indices if depth > 1 else probabilities.argmax(1, keepdim=True)
         self._best.append((best if classes is None else classes[best]).numpy())

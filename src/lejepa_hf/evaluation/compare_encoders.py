@@ -91,6 +91,8 @@ def compare_encoders(
 def format_conditions(record: dict[str, Any]) -> str:
     """The images and software of a record of [`compare_encoders`], in one line to put below the table."""
     fitted_on, measured_on = (_count(record[part]) for part in ("train", "eval"))
+    if record["train"]["dataset"] != record["eval"]["dataset"]:
+        fitted_on += f" of {record['train']['dataset']}"
     versions = record["versions"]
     software = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
     conditions = ", ".join([*software, record["device"]])

@@ -11,7 +11,13 @@ from ..data.parquet_branch import PARQUET_BRANCH
 
 @dataclass(frozen=True)
 class DatasetPreset:
-    """A labelled dataset of the Hub: its id, and arguments of [`~data.sources.load_source`]."""
+    """
+    A labelled dataset of the Hub: its id, and arguments of [`~data.sources.load_source`].
+
+    A set that only measures names the preset whose training images protocols are `fitted_on`. Its labels are the class
+    numbers of that preset, or `has_wordnet_ids`. If it has some of the classes, papers have `held_out_classes_only`
+    guessed.
+    """
 
     dataset: str
     train_split: str = "train"
@@ -23,14 +29,19 @@ class DatasetPreset:
     data_files: dict[str, str] | None = None  # of each split, where the repository has other large files
     ignore_labels: tuple[int, ...] = (255,)  # values of masks
     metrics: tuple[str, ...] | None = None  # where the field reports others than accuracies
+    fitted_on: str | None = None
+    has_wordnet_ids: bool = False
+    held_out_classes_only: bool = False
 
 
+IMAGENET = "imagenet-1k"
+_TARS = {"test": "test/*.tar"}
 _BY_CLASS = ("top1", "top5", "mean-per-class")  # as reported since arXiv 1805.08974 on transfer
 
 # Those of the paper's Tables 1, 2, 3 and 5, and of the usual lists.
 PRESETS = {
     DIGITS: DatasetPreset(DIGITS),
-    "imagenet-1k": DatasetPreset("ILSVRC/imagenet-1k", eval_split="validation"),
+    IMAGENET: DatasetPreset("ILSVRC/imagenet-1k", eval_split="validation"),
     # Their repositories hold programs that make the datasets; the Hub keeps the images on a branch of its own.
     "imagenette": DatasetPreset("frgfm/imagenette", eval_split="validation", config="320px", revision=PARQUET_BRANCH),
     # With images whose shorter side is 160 pixels.
@@ -51,6 +62,24 @@ PRESETS = {
     ),
     "oxford-pets": DatasetPreset("timm/oxford-iiit-pet", label_column="label", metrics=_BY_CLASS),
     "galaxy10": DatasetPreset("matthieulel/galaxy10_decals", label_column="label"),
+    # Robustness: classifiers are fitted on ImageNet-1k. A and R have 200 of its classes.
+    "imagenet-v2": DatasetPreset("clip-benchmark/wds_imagenetv2", data_files=_TARS, fitted_on=IMAGENET),
+    "imagenet-sketch": DatasetPreset("clip-benchmark/wds_imagenet_sketch", data_files=_TARS, fitted_on=IMAGENET),
+    "imagenet-a": DatasetPreset(
+        "barkermrl/imagenet-a",
+        eval_split="train",
+        label_column="label",
+        fitted_on=IMAGENET,
+        has_wordnet_ids=True,
+        held_out_classes_only=True,
+    ),
+    "imagenet-r": DatasetPreset(
+        "axiong/imagenet-r",
+        label_column="wnid",
+        fitted_on=IMAGENET,
+        has_wordnet_ids=True,
+        held_out_classes_only=True,
+    ),
     # With masks, for segmentation. Ids and columns come from public pages and code; not run yet.
     # A program too. 0 stands for everything outside of the 150 classes.
     "ade20k": DatasetPreset(
@@ -84,4 +113,5 @@ def usual_settings(dataset: object) -> dict[str, Any]:
     """Settings of protocols that go with a dataset: those of a preset if `dataset` is the name of one."""
     preset = find_preset(dataset) if isinstance(dataset, str) else None
     preset = preset or DatasetPreset("")
-    return {"ignore_labels": preset.ignore_labels, "metrics": preset.metrics}
+    only = preset.held_out_classes_only or None
+    return {"ignore_labels": preset.ignore_labels, "metrics": preset.metrics, "held_out_classes_only": only}

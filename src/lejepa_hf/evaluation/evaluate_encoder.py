@@ -48,7 +48,7 @@ def evaluate_encoder(
             [`~data.sources.load_source`], or sources of training and held-out images.
         protocols (`Sequence[str | Protocol]`, *optional*, defaults to `("linear", "knn")`): `linear`,
             `linear-dinov2`, `attentive`, `knn`, `few-shot`, `logistic`, `retrieval`, `fine-tune`, `fine-tune-long`;
-            `segmentation`, which needs masks. Or built protocols.
+            `segmentation` and `segmentation-dinov2`, which need masks. Or built protocols.
         train_split (`str`, *optional*): Split that fits the protocols; that of the preset, or `train`, if missing.
         eval_split (`str`, *optional*): Split that measures them, or a share of `train_split` such as `10%`; that of
             the preset, or `test`, if missing.
@@ -57,8 +57,9 @@ def evaluate_encoder(
         group_column (`str`, *optional*): Column of groups, such as patients, that a share may not part.
         settings: Settings of the protocols: `metrics` of those that guess classes, see
             [`~evaluation.classification.METRICS`], `shots` of `few-shot`, `learning_rate` and `num_epochs` of
-            `fine-tune`, `resolution` and `ignore_labels` of `segmentation`; those of a preset if missing. And
-            arguments of [`~data.sources.load_source`] for a name: `config`, `image_column`, `label_column` and so on.
+            `fine-tune`, `resolution` and `ignore_labels` of `segmentation`, `crop_size` of `segmentation-dinov2`;
+            those of a preset if missing. And arguments of [`~data.sources.load_source`] for a name: `config`,
+            `image_column`, `label_column` and so on.
 
     Returns:
         `dict[str, float]`: Figures in [0, 1], such as `eval_5shot_top1`, and their 95 % intervals, such as

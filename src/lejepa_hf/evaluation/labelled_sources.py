@@ -21,6 +21,7 @@ from ..data.shared_images import SharedImages, shared_images
 from ..data.sources import load_source
 from ..system.distributed import is_first_rank
 from .dataset_presets import DatasetPreset, find_preset
+from .imagenet_classes import NUM_CLASSES, with_imagenet_classes
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDatasetDict
@@ -52,6 +53,8 @@ def labelled_sources(
             f"{eval_split!r}, to '10%' for example, or leave it out."
         )
     preset, dataset, source = _of_preset(dataset, source)
+    if preset.fitted_on is not None:
+        return _fitted_elsewhere(preset, train_split, eval_split, source)
     train = number_classes(load_source(dataset, train_split or preset.train_split, **source))
     if share is not None and eval_split is not None:
         train, test = split_off(train, eval_split, group_column)
@@ -67,7 +70,32 @@ def labelled_source(
 ) -> ImageSource:
     """Open one split of a labelled dataset, as [`labelled_sources`] opens the images to fit protocols on."""
     preset, dataset, source = _of_preset(dataset, source)
+    if preset.fitted_on is not None:
+        raise ValueError(
+            f"`dataset` {preset.dataset!r} only measures protocols that are fitted on {preset.fitted_on}: leave "
+            "`folds` out."
+        )
     return with_labels_only(number_classes(load_source(dataset, split or preset.train_split, **source)))
+
+
+def _fitted_elsewhere(
+    preset: DatasetPreset, train_split: str | None, eval_split: str | None, source: dict[str, Any]
+) -> tuple[ImageSource, ImageSource]:
+    """Training images of the preset that it is fitted on, and its own images with the same class numbers."""
+    if share_of(eval_split) is not None:
+        raise ValueError(
+            f"`eval_split` {eval_split!r} is a share of `train_split`, but {preset.dataset!r} measures protocols that "
+            f"are fitted on {preset.fitted_on}: leave it out, or evaluate on {preset.fitted_on}."
+        )
+    both = {name: source[name] for name in ("streaming", "max_image_pixels") if name in source}
+    test = load_source(preset.dataset, eval_split or preset.eval_split, **source)
+    test = with_imagenet_classes(test) if preset.has_wordnet_ids else test
+    train = labelled_source(str(preset.fitted_on), train_split, **both)
+    if train.class_names is not None and len(train.class_names) != NUM_CLASSES:
+        raise ValueError(
+            f"`dataset` {train.name!r} has {len(train.class_names)} classes, not ImageNet's {NUM_CLASSES:,}."
+        )
+    return train, replace(test, class_names=train.class_names)
 
 
 def _of_preset(

@@ -1,9 +1,12 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from digit_scenes import digit_scenes
 
 from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
 from lejepa_hf.evaluation.protocols.protocol import require_positive
 from lejepa_hf.evaluation.protocols.registry import protocol_class
 
@@ -43,3 +46,21 @@ def test_settings_that_may_be_left_out():
     require_positive("resolution", 1)
     with pytest.raises(ValueError, match="`resolution` must be more than 0, got -1"):
         require_positive("resolution", -1)
+
+
+@pytest.mark.parametrize("name", ["linear", "knn", "logistic", "few-shot"])
+def test_only_classes_of_the_held_out_images_are_guessed(name):
+    """Embeddings that say nothing: one of ten classes is right by chance, or one of two."""
+    rng = np.random.default_rng(0)
+    train, test = (
+        LabelledEmbeddings(torch.from_numpy(rng.normal(size=(400, 4))).float(), torch.arange(400) % number)
+        for number in (10, 2)
+    )
+    settings = {"shots": [10]} if name == "few-shot" else {}
+    fewer = {"learning_rates": [1e-2], "num_steps": 20} if name == "linear" else {}
+    free, only = (
+        protocol_class(name)(metrics=["top1"], held_out_classes_only=flag, **settings).run(train, test, **fewer)
+        for flag in (False, True)
+    )
+    top1 = next(key for key in free if key.endswith("top1"))
+    assert free[top1] < 0.2 and 0.4 < only[top1] < 0.6

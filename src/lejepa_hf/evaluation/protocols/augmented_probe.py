@@ -18,7 +18,7 @@ from ...data.decoding import Encoded, Pixels, resized, stored_size
 from ...data.errors import DataError
 from ...data.multi_crop import random_boxes
 from ...data.sources import ImageSource
-from ..classification import ClassPredictions, hits_and_certainty
+from ..classification import hits_and_certainty
 from ..embeddings.extraction import embedded_batches
 from ..embeddings.image_batches import image_batches
 from ..feature_extractor import FeatureExtractor
@@ -104,7 +104,7 @@ class AugmentedProbe(OfClasses, OnImages):
         if not labels:
             raise DataError(f"{test.name}: none of its images can be read.")
         test.num_read = sum(map(len, labels))
-        predictions = ClassPredictions(torch.cat(labels), self.metrics)
+        predictions = self.predictions(torch.cat(labels))
         predictions.add(torch.cat(probabilities))
         return predictions.figures(f"eval_{self.name.replace('-', '_')}")
 

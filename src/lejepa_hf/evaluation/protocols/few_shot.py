@@ -71,7 +71,7 @@ class FewShot(OfClasses, OnEmbeddings):
             name, numbers = f"eval_{k}shot", [_number(k, rows_of_class) for rows_of_class in members]
             if numbers == [len(rows_of_class) for rows_of_class in members]:  # there is one draw
                 classifier = fit_logistic(embeddings, labels)
-                results |= predict_logistic(classifier, test, self.metrics).figures(name)
+                results |= predict_logistic(classifier, test, self).figures(name)
                 continue
             draws = []
             for draw in range(_DRAWS if max(numbers) <= _FEW else _DRAWS_OF_MANY):
@@ -79,7 +79,7 @@ class FewShot(OfClasses, OnEmbeddings):
                 drawn = zip(members, numbers, strict=True)
                 rows = np.concatenate([rng.choice(of_class, number, replace=False) for of_class, number in drawn])
                 classifier = fit_logistic(embeddings[rows], labels[rows])
-                draws.append(predict_logistic(classifier, test, self.metrics).values())
+                draws.append(predict_logistic(classifier, test, self).values())
             for metric in draws[0]:
                 results |= over_draws(f"{name}_{metric}", [of_draw[metric] for of_draw in draws])
         return results

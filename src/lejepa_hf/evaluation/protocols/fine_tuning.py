@@ -27,7 +27,7 @@ from ...data.sources import ImageSource
 from ...model.architecture import forward_kwargs
 from ...system.devices import cores_of_this_process
 from ...system.distributed import is_first_rank, process_index, world_size
-from ..classification import ClassPredictions, hits_and_certainty
+from ..classification import hits_and_certainty
 from ..embeddings.extraction import part_of
 from ..embeddings.image_batches import image_batches
 from ..encoder_loading import LoadedEncoder
@@ -103,7 +103,7 @@ class FineTune(OfClasses, OnImages):
             raise DataError(f"{test.name}: none of its images can be read.")
         test.num_read = len(predicted)
         logits, labels = _joined(predicted)
-        predictions = ClassPredictions(labels, self.metrics)
+        predictions = self.predictions(labels)
         predictions.add(logits.softmax(1))
         return predictions.figures(f"eval_{self.name.replace('fine-tune', 'finetune').replace('-', '_')}")
 

@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from ...system.devices import default_device
-from ..classification import ClassPredictions
 from ..embeddings.extraction import LabelledEmbeddings
 from ..figures import Figures
 from .protocol import OfClasses, OnEmbeddings
@@ -102,7 +101,7 @@ class Knn(OfClasses, OnEmbeddings):
         cosines, rows = nearest_neighbours(train.embeddings, test.embeddings, min(max(ks), len(train.labels)))
         labels, results = train.labels[rows], Figures()
         for k in ks:
-            predictions = ClassPredictions(test.labels, self.metrics, usual=("top1",))
+            predictions = self.predictions(test.labels, usual=("top1",))
             for shares, classes in votes(cosines[:, :k], labels[:, :k], temperature):
                 predictions.add(shares, classes)
             results |= predictions.figures("eval_knn" if k == _DEFAULT_K else f"eval_knn{k}")

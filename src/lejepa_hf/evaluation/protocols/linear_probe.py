@@ -12,7 +12,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from ...system.devices import default_device, threads_for
 from ...system.progress_bars import progress_bar
-from ..classification import ClassPredictions, hits_and_certainty
+from ..classification import hits_and_certainty
 from ..embeddings.extraction import LabelledEmbeddings
 from ..labelled_sources import count_classes
 from .protocol import OfClasses, OnEmbeddings
@@ -69,7 +69,7 @@ class Linear(OfClasses, OnEmbeddings):
                     f"linear probe: learning rate {rate:g}, best of {len(probes)} on {len(aside)} training images"
                 )
             (probe,) = _fit(train, torch.arange(number), [rate], num_classes, num_steps, batch_size)
-        predictions = ClassPredictions(test.labels, self.metrics)
+        predictions = self.predictions(test.labels)
         for rows in torch.arange(len(test.labels)).split(_CHUNK):
             predictions.add(_logits(probe, test, rows).softmax(1))
         return predictions.figures("eval_linear")

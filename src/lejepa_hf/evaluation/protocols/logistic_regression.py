@@ -1,6 +1,5 @@
 """Logistic regression on frozen embeddings, for sets that fit into memory."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +26,12 @@ def fit_logistic(embeddings: np.ndarray, labels: np.ndarray) -> Any:  # noqa: AN
 def predict_logistic(
     classifier: Any,  # noqa: ANN401
     test: LabelledEmbeddings,
-    metrics: Sequence[str] | None,
+    protocol: OfClasses,
 ) -> ClassPredictions:
-    """What a classifier of [`fit_logistic`] says of test images."""
-    predictions, classes = (
-        ClassPredictions(test.labels, metrics, usual=("top1",)),
-        torch.from_numpy(classifier.classes_),
-    )
-    predictions.add(torch.from_numpy(classifier.predict_proba(test.embeddings.numpy())), classes)
+    """What a classifier of [`fit_logistic`] says of test images, for the metrics of a protocol."""
+    predictions = protocol.predictions(test.labels, usual=("top1",))
+    probabilities = torch.from_numpy(classifier.predict_proba(test.embeddings.numpy()))
+    predictions.add(probabilities, torch.from_numpy(classifier.classes_))
     return predictions
 
 
@@ -47,4 +44,4 @@ class Logistic(OfClasses, OnEmbeddings):
     def run(self, train: LabelledEmbeddings, test: LabelledEmbeddings) -> dict[str, float]:
         """`eval_logistic_top1`, and so on for other metrics."""
         classifier = fit_logistic(train.embeddings.numpy(), train.labels.numpy())
-        return predict_logistic(classifier, test, self.metrics).figures("eval_logistic")
+        return predict_logistic(classifier, test, self).figures("eval_logistic")

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ...data.sources import ImageSource
-from ..classification import check_metrics
+from ..classification import ClassPredictions, check_metrics
 from ..embeddings.extraction import LabelledEmbeddings
 from ..labelled_sources import check_classes, check_labels, check_masks
 
@@ -74,14 +75,21 @@ class OfClasses(Protocol):
     Args:
         metrics (`Sequence[str]`, *optional*): Figures to report, any of [`~evaluation.classification.METRICS`]. If
             missing, `top1` and `top5`, and for unbalanced test labels all of them.
+        held_out_classes_only (`bool`, *optional*, defaults to `False`): Whether only classes of the held-out images
+            are guessed, as papers do on ImageNet-A and ImageNet-R. Protocols are fitted on all classes nevertheless.
     """
 
     metrics: Sequence[str] | None = field(default=None, kw_only=True)
+    held_out_classes_only: bool = field(default=False, kw_only=True)
 
     def check(self, train: ImageSource, test: ImageSource) -> None:
         """Also refuse unknown metrics."""
         check_metrics(self.metrics)
         super().check(train, test)
+
+    def predictions(self, labels: torch.Tensor, usual: Sequence[str] = ("top1", "top5")) -> ClassPredictions:
+        """What collects the guesses for held-out images with these labels; `usual` metrics suit all labels."""
+        return ClassPredictions(labels, self.metrics, usual, self.held_out_classes_only)
 
 
 def require_positive(name: str, value: float | None) -> None:

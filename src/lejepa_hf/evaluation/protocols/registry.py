@@ -20,6 +20,7 @@ PROTOCOLS = {
     "fine-tune": "fine_tuning.FineTune",
     "fine-tune-long": "fine_tuning.FineTuneLong",
     "segmentation": "segmentation.Segmentation",
+    "segmentation-dinov2": "segmentation_dinov2.SegmentationDinov2",
 }
 
 

@@ -15,11 +15,10 @@ from ...data.sources import ImageSource
 from ...system.devices import default_device
 from ...system.progress_bars import progress_bar
 from ..feature_extractor import FeatureExtractor
-from ..intervals import over_resamples
-from ..metrics.mean_iou import MeanIoU, count_pixels, miou_and_accuracy
 from .linear_probe import layer_of_zeros
+from .pixel_counts import IGNORED, PixelCounts
 from .protocol import OnImages, require_positive
-from .segmentation_maps import IGNORED, SegmentationMaps, find_classes, try_size
+from .segmentation_maps import SegmentationMaps, find_classes, try_size
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -61,13 +60,10 @@ class Segmentation(OnImages):
     def run(
         self, encoder: PreTrainedModel, processor: BaseImageProcessor, train: ImageSource, test: ImageSource
     ) -> dict[str, float]:
-        """
-        `eval_segmentation_miou` and `eval_segmentation_accuracy`, the share of pixels, see [`MeanIoU`], and their 95 %
-        intervals over draws of test images with replacement.
-        """
+        """`eval_segmentation_miou` and `eval_segmentation_accuracy`, see [`PixelCounts.figures`]."""
         extractor = FeatureExtractor(encoder, processor)
         side = self.resolution or max(extractor.preprocess([extractor.grey_image()]).shape[-2:])
-        try_size(extractor, side)  # before the long work of reading all masks
+        try_size(extractor, side, self.name, "resolution")  # before the long work of reading all masks
         classes = sorted(find_classes(train, self.ignore_labels) | find_classes(test, self.ignore_labels))
         fitted_on = SegmentationMaps(extractor, train, classes, side)
         order = np.random.default_rng(_SEED).permutation(len(fitted_on))
@@ -75,23 +71,14 @@ class Segmentation(OnImages):
         rate = LEARNING_RATES[0]
         if len(aside):
             heads = _fit(fitted_on, others, LEARNING_RATES, len(classes))
-            counts_of_heads = (_counts(head, fitted_on.batches(aside, _BATCH), len(classes)) for head in heads)
-            found = [MeanIoU().compute(**counts)["miou"] for counts in counts_of_heads]
+            found = [_counts(head, fitted_on.batches(aside, _BATCH), len(classes)).miou() for head in heads]
             rate = LEARNING_RATES[found.index(max(found))]
             logger.info(f"segmentation: learning rate {rate:g}, best of {len(heads)} on {len(aside)} training images")
         (head,) = _fit(fitted_on, np.arange(len(order)), [rate], len(classes))
         measured_on = SegmentationMaps(extractor, test, classes, side, fitted_on.scale)
         counts = _counts(head, measured_on.with_whole_masks(), len(classes))
-        predictions, references = np.array(counts["predictions"]), np.array(counts["references"])
-        test.num_read = len(references)
-        results: dict[str, float] = {}
-        for name in ("miou", "accuracy"):
-
-            def figure(images: np.ndarray, name: str = name) -> float:
-                return miou_and_accuracy(predictions[images], references[images])[name]
-
-            results |= over_resamples(f"eval_segmentation_{name}", figure, len(references))
-        return results
+        test.num_read = len(counts)
+        return counts.figures("eval_segmentation")
 
 
 def _fit(maps: SegmentationMaps, rows: np.ndarray, rates: Sequence[float], num_classes: int) -> list[nn.Module]:
@@ -129,14 +116,12 @@ def _fit(maps: SegmentationMaps, rows: np.ndarray, rates: Sequence[float], num_c
 
 def _counts(
     head: nn.Module, batches: Iterable[tuple[torch.Tensor, Iterable[torch.Tensor]]], num_classes: int
-) -> dict[str, list]:
-    """The counts of [`count_pixels`] of each image, as arguments of [`MeanIoU`]."""
-    predictions, references = [], []
+) -> PixelCounts:
+    """Pixels of all images by class."""
+    counts = PixelCounts(num_classes)
     for maps, masks in batches:
         with torch.inference_mode():
             for logits, mask in zip(head(maps.to(default_device())), masks, strict=True):
                 predicted = F.interpolate(logits[None], size=tuple(mask.shape), mode="bilinear").argmax(1)[0]
-                prediction, reference = count_pixels(predicted.cpu().numpy(), mask.numpy(), num_classes, IGNORED)
-                predictions.append(prediction)
-                references.append(reference)
-    return {"predictions": predictions, "references": references}
+                counts.add(predicted, mask)
+    return counts

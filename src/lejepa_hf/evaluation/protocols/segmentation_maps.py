@@ -18,10 +18,10 @@ from ...system.error_text import reason_of
 from ..embeddings.image_batches import image_batches
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import map_style, select_rows
+from .pixel_counts import IGNORED
 
 logger = logging.getLogger("lejepa_hf")
 
-IGNORED = -1
 _BATCH = 64  # images of a forward pass
 _KEPT = 2**30  # bytes
 _LARGEST_MASK = 512  # pixels on a side: logits of 150 classes at that size are 157 MB
@@ -48,7 +48,7 @@ class SegmentationMaps:
         scale: float | None = None,
     ) -> None:  # fmt: skip
         self._extractor, self._source, self._side = extractor, source, side
-        self._classes, self.scale = np.asarray(classes), scale
+        self._classes, self.scale = classes, scale
 
     def __len__(self) -> int:
         return len(map_style(self._source))
@@ -106,7 +106,7 @@ class SegmentationMaps:
             image = extractor.decode(pair[0], source.max_image_pixels)
             mask = decode_mask(pair[1], source.max_image_pixels)
             sides = (self._side,) * 2 if squeeze_masks else [min(side, _LARGEST_MASK) for side in mask.shape]
-            return resized(image, (self._side, self._side)), self._class_numbers(resize_mask(mask, *sides))
+            return resized(image, (self._side, self._side)), class_numbers(resize_mask(mask, *sides), self._classes)
 
         def prepare(decoded: list[tuple[Any, torch.Tensor]]) -> tuple[torch.Tensor, list[torch.Tensor]]:
             images, masks = zip(*decoded, strict=True)
@@ -124,9 +124,12 @@ class SegmentationMaps:
                     self.scale = float(maps.std().clamp_min(1e-12))
                 yield maps / self.scale, masks, [int(rows[number]) for number in batch.numbers]
 
-    def _class_numbers(self, mask: np.ndarray) -> torch.Tensor:
-        found = np.searchsorted(self._classes, mask).clip(max=len(self._classes) - 1)
-        return torch.from_numpy(np.where(self._classes[found] == mask, found, IGNORED))
+
+def class_numbers(mask: np.ndarray, classes: Sequence[int]) -> torch.Tensor:
+    """The place of each value of a mask among `classes`, which ascend; `IGNORED` for all others."""
+    known = np.asarray(classes)
+    found = np.searchsorted(known, mask).clip(max=len(known) - 1)
+    return torch.from_numpy(np.where(known[found] == mask, found, IGNORED))
 
 
 def find_classes(source: ImageSource, ignore: Sequence[int]) -> set[int]:
@@ -150,13 +153,17 @@ def find_classes(source: ImageSource, ignore: Sequence[int]) -> set[int]:
     return found
 
 
-def try_size(extractor: FeatureExtractor, side: int) -> None:
-    """Refuse a size that the processor always changes or the encoder cannot take, by one grey image of it."""
-    pixels = extractor.try_as_they_are("segmentation", side)
+def try_size(extractor: FeatureExtractor, side: int, protocol: str, setting: str) -> None:
+    """
+    Refuse a size that the processor always changes or the encoder cannot take, by one grey image of it; `setting` of
+    the protocol chose the size.
+    """
+    pixels = extractor.try_as_they_are(protocol, side)
     try:
         extractor.as_maps(extractor.last_state(pixels), pixels)
     except TRACING_ERRORS as error:
+        own = max(extractor.try_pixels().shape[-2:])
         raise ValueError(
-            f"`resolution` {side}: this {extractor.encoder.config.model_type} encoder cannot make a feature map of "
-            f"images of {side} x {side} pixels ({reason_of(error)}); leave it out to use the encoder's own size."
+            f"`{setting}` {side}: this {extractor.encoder.config.model_type} encoder cannot make a feature map of "
+            f"images of {side} x {side} pixels ({reason_of(error)}); use the encoder's own size, {own}."
         ) from error
