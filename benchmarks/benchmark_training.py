@@ -14,9 +14,10 @@ device works, and colours and blur on the device. With `--jpegs` generated photo
 step, as in a run on files, and neither `datasets` nor a folder of images is needed.
 
 Further `--key value` pairs override the recipe. The implementations alternate step by step, so that other load on the
-machine affects all of them alike. By default, each one cuts its views in its own process; otherwise its workers would
-be busy while another implementation is timed. Times are medians over the steps after a warm-up, in milliseconds; on a
-GPU the steps run in bf16 and times come from events on its stream. Memory is measured with each implementation alone
+machine affects all of them alike. By default, each one cuts its views in its own process. With `--workers` they run
+one after the other, because workers of one would be busy or ahead while another is timed, and times are means instead
+of medians over the steps after a warm-up, in milliseconds; on a GPU the steps run in bf16 and times come from events
+on its stream. Memory is measured with each implementation alone
 in a separate process. Rows are added to results/training.csv: `data` is the wait for the batch, `photometric` colours
 and blur on the device (for the others, the copy to the device), `forward` and `backward` backbone and projector,
 `objective` SIGReg and prediction in both directions, `rest` logging and the schedule.
@@ -240,6 +241,16 @@ def lightly_loss(config: LeJEPAConfig):
     return loss
 
 
+class Views:
+    """An image -> its views, one after the other; workers that are not forked get it as a pickle."""
+
+    def __init__(self, transforms: list):
+        self.transforms = transforms
+
+    def __call__(self, image) -> list[torch.Tensor]:
+        return [transform(image) for transform in self.transforms]
+
+
 def torchvision_transform(data):
     """The recipe's views, one after the other, from a PIL image."""
 
@@ -263,7 +274,7 @@ def torchvision_transform(data):
     large = of_size(data.global_crop_size, data.global_crop_scale)
     small = of_size(data.local_crop_size, data.local_crop_scale)
     views = [large] * data.num_global_views + [small] * data.num_local_views
-    return lambda image: [view(image) for view in views]
+    return Views(views)
 
 
 def lightly_transform(data, **colours):
@@ -435,9 +446,12 @@ def measure(options: argparse.Namespace) -> list[dict]:
     ways = ("ours", "bare loop", "lightly") if has_lightly() else ("ours", "bare loop")
     if "lightly" not in ways:
         print("lightly cannot be imported: left out")
-    memory = {way: peak_alone(options, way) for way in ways}
+    memory = {} if options.skip_peak else {way: peak_alone(options, way) for way in ways}
     warmup = min(10, max(1, options.steps // 3))
-    clocks = train(options, options.steps + warmup, ways)
+    # Workers of one implementation would be busy, or would work ahead, while another one takes its steps.
+    groups = [(way,) for way in ways] if options.workers else [ways]
+    clocks = {way: clock for group in groups for way, clock in train(options, options.steps + warmup, group).items()}
+    typical = statistics.fmean if options.workers else statistics.median  # workers deliver several batches at a time
     recipe = parse(options, "unused", 1)
     data, batch = recipe.data, recipe.training.per_device_train_batch_size
     on_gpu = options.device == "cuda"
@@ -447,9 +461,9 @@ def measure(options: argparse.Namespace) -> list[dict]:
     rows = []
     for way, clock in clocks.items():
         steps = clock.steps[warmup:]
-        medians = {part: statistics.median(step[part] for step in steps) for part in (*PARTS, "total")}
-        rate = 1e3 * batch / medians["total"]
-        baseline = statistics.median(step["total"] for step in clocks["bare loop"].steps[warmup:])
+        times = {part: typical([step[part] for step in steps]) for part in (*PARTS, "total")}
+        rate = 1e3 * batch / times["total"]
+        baseline = typical([step["total"] for step in clocks["bare loop"].steps[warmup:]])
         rows.append(
             {
                 "date": datetime.date.today().isoformat(),
@@ -464,12 +478,12 @@ def measure(options: argparse.Namespace) -> list[dict]:
                 "views_in_memory": options.views_in_memory,
                 "workers": options.workers,
                 "steps": options.steps,
-                **{f"{part}_ms": round(value, 2) for part, value in medians.items()},
+                **{f"{part}_ms": round(value, 2) for part, value in times.items()},
                 "images_per_second": round(rate, 2),
-                "times_faster_than_bare": round(baseline / medians["total"], 3),
-                "data_share": round(medians["data"] / medians["total"], 4),
-                "objective_share": round((medians["objective"] + medians["photometric"]) / medians["total"], 4),
-                "peak_mib": round(memory[way]),
+                "times_faster_than_bare": round(baseline / times["total"], 3),
+                "data_share": round(times["data"] / times["total"], 4),
+                "objective_share": round((times["objective"] + times["photometric"]) / times["total"], 4),
+                "peak_mib": round(memory[way]) if memory else "",
                 "gflop_per_image": round(flops / 1e9, 2),
                 "mfu": round(flops * rate / (1e12 * peak), 4) if on_gpu and peak else "",
                 "threads": torch.get_num_threads(),
@@ -497,6 +511,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--views_in_memory", action="store_true", help="make all views before the timing")
     parser.add_argument("--jpegs", type=int, default=0, help="number of generated JPEG images to train on")
     parser.add_argument("--workers", type=int, default=0, help="data workers of each implementation's loader")
+    parser.add_argument("--skip_peak", action="store_true", help="leave out the runs that measure memory")
     parser.add_argument("--compile", action="store_true", help="compile the backbone, for all implementations")
     parser.add_argument("--peak_tflops", type=float, help="peak TFLOPS of the GPU in bf16; known for some GPUs")
     options, options.overrides = parser.parse_known_args(arguments)
