@@ -7,11 +7,17 @@ and optimiser are the same.
     python benchmarks/benchmark_training.py [--recipe recipes/digits/resnet_tiny.yaml] [--steps 60]
     python benchmarks/benchmark_training.py --model vit_s16 --batch_size 4 --steps 6 --dataset "SHARDS/train-*.parquet"
     python benchmarks/benchmark_training.py --model vit_s16 --batch_size 256 --device cuda --views_in_memory --compile
+    python benchmarks/benchmark_training.py --model resnet50 --batch_size 256 --device cuda --jpegs 4096 --workers 12
+
+With `--views_in_memory` all implementations get the same bytes of finished crops, copied from pinned memory while the
+device works, and colours and blur on the device. With `--jpegs` generated photographs are decoded and cut in every
+step, as in a run on files, and neither `datasets` nor a folder of images is needed.
 
 Further `--key value` pairs override the recipe. The implementations alternate step by step, so that other load on the
-machine affects all of them alike. By default, each one cuts its views in its own process; otherwise its workers would
-be busy while another implementation is timed. Times are medians over the steps after a warm-up, in milliseconds; on a
-GPU the steps run in bf16 and times come from events on its stream. Memory is measured with each implementation alone
+machine affects all of them alike. By default, each one cuts its views in its own process. With `--workers` they run
+one after the other, because workers of one would be busy or ahead while another is timed, and times are means instead
+of medians over the steps after a warm-up, in milliseconds; on a GPU the steps run in bf16 and times come from events
+on its stream. Memory is measured with each implementation alone
 in a separate process. Rows are added to results/training.csv: `data` is the wait for the batch, `photometric` colours
 and blur on the device (for the others, the copy to the device), `forward` and `backward` backbone and projector,
 `objective` SIGReg and prediction in both directions, `rest` logging and the schedule.
@@ -20,6 +26,8 @@ and blur on the device (for the others, the copy to the device), `forward` and `
 import argparse
 import csv
 import datetime
+import gc
+import io
 import itertools
 import multiprocessing
 import statistics
@@ -38,19 +46,25 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from lejepa_hf import LeJEPAConfig, LeJEPAForPreTraining, LeJEPATrainer, MultiCropCollator, MultiCropTransform
+from lejepa_hf.data.batch import GLOBAL_VIEWS, LOCAL_VIEWS, PHOTOMETRIC_KEYS, tensors_of_views
 from lejepa_hf.data.decoding import decode_image
+from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.losses.prediction import prediction_loss
 from lejepa_hf.ops.epps_pulley_reference import quadrature
 from lejepa_hf.runs.recipes import Recipe, parse_recipe
+from lejepa_hf.training.compilation import compile_if_requested
 
 RESULTS = Path(__file__).parent / "results" / "training.csv"
 PARTS = ("data", "photometric", "forward", "objective", "backward", "optimizer", "rest")
-MODELS = {  # hidden size, layers, heads, patch
+VITS = {  # hidden size, layers, heads, patch
     "vit_s16": (384, 12, 6, 16),
     "vit_b16": (768, 12, 12, 16),
     "vit_l14": (1024, 24, 16, 14),
     "vit_h14": (1280, 32, 16, 14),
 }
+# The sizes of transformers' default configs.
+CNNS = {"convnext_t": {"model_type": "convnext"}, "resnet50": {"model_type": "resnet"}}
+MODELS = (*VITS, *CNNS)
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312}  # dense bf16 of the SXM cards
 
 
@@ -144,21 +158,35 @@ class Turns(transformers.TrainerCallback):
 
 
 class BareLoop:
-    """Batches are lists of views, the global ones first; the loss gets projections (V, B, K)."""
+    """
+    Batches are lists of views, the global ones first, or those of our collator; the loss gets projections (V, B, K).
+    """
 
     def __init__(self, recipe: Recipe, model: LeJEPAForPreTraining, batches, loss):
         self.device, self.batches, self.loss = recipe.training.device, iter(batches), loss
         self.num_global_views, self.bf16 = recipe.data.num_global_views, recipe.training.bf16
+        self.transform = MultiCropTransform.from_settings(recipe.data, 0)
         self.model = model.to(self.device).train()
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
         self.clock = Clock(self.device)
         self.clock.watch(model.projector)
 
+    def views_on_device(self, batch: list | dict) -> list[torch.Tensor]:
+        """Copied while the device works; bytes get their colours, blur and normalisation there."""
+        if isinstance(batch, list):
+            return [view.to(self.device, non_blocking=True) for view in batch]
+        batch = {
+            name: value if name in PHOTOMETRIC_KEYS else value.to(self.device, non_blocking=True)
+            for name, value in tensors_of_views(batch).items()
+        }
+        views = apply_photometric(batch, self.transform)
+        return [view for name in (GLOBAL_VIEWS, LOCAL_VIEWS) if name in views for view in views[name].unbind(1)]
+
     def step(self) -> None:
         self.clock.begin()
-        views = next(self.batches)
+        batch = next(self.batches)
         self.clock.mark("data")
-        views = [view.to(self.device, non_blocking=True) for view in views]
+        views = self.views_on_device(batch)
         self.clock.mark("photometric")
         sizes = [views[: self.num_global_views], views[self.num_global_views :]]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -213,6 +241,16 @@ def lightly_loss(config: LeJEPAConfig):
     return loss
 
 
+class Views:
+    """An image -> its views, one after the other; workers that are not forked get it as a pickle."""
+
+    def __init__(self, transforms: list):
+        self.transforms = transforms
+
+    def __call__(self, image) -> list[torch.Tensor]:
+        return [transform(image) for transform in self.transforms]
+
+
 def torchvision_transform(data):
     """The recipe's views, one after the other, from a PIL image."""
 
@@ -236,7 +274,7 @@ def torchvision_transform(data):
     large = of_size(data.global_crop_size, data.global_crop_scale)
     small = of_size(data.local_crop_size, data.local_crop_scale)
     views = [large] * data.num_global_views + [small] * data.num_local_views
-    return lambda image: [view(image) for view in views]
+    return Views(views)
 
 
 def lightly_transform(data, **colours):
@@ -272,38 +310,59 @@ def endless(loader: DataLoader):
         yield from loader
 
 
-def in_memory(recipe: Recipe) -> tuple[list, list]:
-    """Views made in advance: bytes for ours, normalised floats for the others."""
-    data, number = recipe.data, 2 * recipe.training.per_device_train_batch_size
+def in_memory(recipe: Recipe) -> list[dict]:
+    """Rows of crops that were cut in advance: bytes, and the random numbers of their colours."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
-    transform = MultiCropTransform.from_settings(data, 0)
-    sides = [data.global_crop_size] * data.num_global_views + [data.local_crop_size] * data.num_local_views
-    floats = [[torch.randn(3, side, side) for side in sides] for _ in range(number)]
-    return [transform(noise, index=index) for index in range(number)], floats
+    transform = MultiCropTransform.from_settings(recipe.data, 0)
+    return [transform(noise, index=index) for index in range(2 * recipe.training.per_device_train_batch_size)]
 
 
-def sources(recipe: Recipe, views_in_memory: bool) -> dict:
-    """The dataset that each implementation's loader reads."""
-    if views_in_memory:
-        own, floats = in_memory(recipe)
-        found, column = {"bare loop": floats, "lightly": floats}, "image"
+def generated_jpegs(number: int, distinct: int = 64) -> list[dict]:
+    """Rows of encoded photographs of ImageNet's usual size; as many different ones as `distinct`."""
+    rng, files = np.random.default_rng(0), []
+    for _ in range(min(number, distinct)):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375))
+        noisy = np.asarray(coarse, dtype=np.int16) + rng.integers(-12, 13, (375, 500, 3), dtype=np.int16)
+        file = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return [{"image": files[index % len(files)]} for index in range(number)]
+
+
+def sources(recipe: Recipe, options: argparse.Namespace) -> dict:
+    """For each implementation the rows that its loader reads, and what makes a batch of them."""
+    transform = MultiCropTransform.from_settings(recipe.data, 0)
+    if options.views_in_memory:
+        rows, collator = in_memory(recipe), MultiCropCollator(transform)
+        return dict.fromkeys(("ours", "bare loop", "lightly"), (rows, collator))
+    if options.jpegs:
+        rows, column = generated_jpegs(options.jpegs), "image"
     else:
         from lejepa_hf.data.sources import load_source
 
         source = load_source(recipe.data.dataset, recipe.data.train_split)
-        own, column = source.dataset, source.image_column
-        found = {"bare loop": Transformed(own, column, torchvision_transform(recipe.data))}
-        if has_lightly():
-            found["lightly"] = Transformed(own, column, lightly_transform(recipe.data))
-    return {"ours": (own, column), **found}
+        rows, column = source.dataset, source.image_column
+    found = {"ours": (rows, MultiCropCollator(transform, column))}
+    found["bare loop"] = Transformed(rows, column, torchvision_transform(recipe.data)), None
+    if has_lightly():
+        found["lightly"] = Transformed(rows, column, lightly_transform(recipe.data)), None
+    return found
 
 
-def build_model(recipe: Recipe, compiled: bool) -> LeJEPAForPreTraining:
-    config = LeJEPAConfig(backbone_config=recipe.model.backbone_config, **recipe.model.config_kwargs())
-    model = LeJEPAForPreTraining(config)
-    if compiled:
-        model.encoder.compile()
-    return model
+def backbone_settings(name: str) -> dict:
+    """Settings of a recipe for one of `MODELS`."""
+    if name in CNNS:
+        return {"backbone_config": CNNS[name], "local_crop_size": 96}
+    hidden, layers, heads, patch = VITS[name]
+    backbone = {"model_type": "vit", "image_size": 224, "patch_size": patch, "hidden_size": hidden}
+    backbone |= {"num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 4 * hidden}
+    return {"backbone_config": backbone, "local_crop_size": 98 if patch == 14 else 96}
+
+
+def build_model(recipe: Recipe) -> LeJEPAForPreTraining:
+    return LeJEPAForPreTraining(
+        LeJEPAConfig(backbone_config=recipe.model.backbone_config, **recipe.model.config_kwargs())
+    )
 
 
 def parse(options: argparse.Namespace, folder: str, steps: int) -> Recipe:
@@ -312,43 +371,41 @@ def parse(options: argparse.Namespace, folder: str, steps: int) -> Recipe:
     settings |= {"bf16": options.device == "cuda", "use_cpu": options.device == "cpu", "report_to": "none"}
     if options.batch_size:
         settings["per_device_train_batch_size"] = options.batch_size
+    if options.compile:
+        settings["torch_compile"] = True
     if options.model:
-        hidden, layers, heads, patch = MODELS[options.model]
-        backbone = {"model_type": "vit", "image_size": 224, "patch_size": patch, "hidden_size": hidden}
-        backbone |= {"num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 4 * hidden}
-        settings |= {"backbone_config": backbone, "local_crop_size": 98 if patch == 14 else 96}
+        settings |= backbone_settings(options.model)
     arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
     return parse_recipe(options.recipe, [*arguments, *options.overrides])
+
+
+def bare_loop(options: argparse.Namespace, recipe: Recipe, found: tuple, loss) -> BareLoop:
+    """A loop over these rows, compiled by the Trainer's rule."""
+    model, (rows, collate) = build_model(recipe), found
+    compile_if_requested(model.encoder.backbone, recipe.training, by_block=False)
+    batch, workers = recipe.training.per_device_train_batch_size, options.workers
+    loader = DataLoader(
+        rows, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=options.device == "cuda",
+        collate_fn=collate, persistent_workers=workers > 0,
+    )  # fmt: skip
+    return BareLoop(recipe, model, endless(loader), loss(model.config))
 
 
 def train(options: argparse.Namespace, steps: int, ways: tuple[str, ...]) -> dict[str, Clock]:
     """Steps of these implementations, alternating."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = parse(options, f"{folder}/run", steps)
-        found = sources(recipe, options.views_in_memory)
-        others = {}
-        for way, loss in (("bare loop", PlainLoss), ("lightly", lightly_loss)):
-            if way in ways:
-                model = build_model(recipe, options.compile)
-                batch = recipe.training.per_device_train_batch_size
-                loader = DataLoader(
-                    found[way],
-                    batch,
-                    shuffle=True,
-                    drop_last=True,
-                    num_workers=options.workers,
-                    pin_memory=options.device == "cuda",
-                )
-                others[way] = BareLoop(recipe, model, endless(loader), loss(model.config))
+        found = sources(recipe, options)
+        losses = {"bare loop": PlainLoss, "lightly": lightly_loss}
+        others = {way: bare_loop(options, recipe, found[way], loss) for way, loss in losses.items() if way in ways}
         clocks = {way: loop.clock for way, loop in others.items()}
         if "ours" not in ways:
             for _ in range(steps):
                 others[ways[0]].step()
             return clocks
-        model, (rows, column) = build_model(recipe, options.compile), found["ours"]
+        model, (rows, collator) = build_model(recipe), found["ours"]
         clock = Clock(recipe.training.device)
         clock.watch(model.projector)
-        collator = MultiCropCollator(MultiCropTransform.from_settings(recipe.data, 0), column)
         trainer = TimedTrainer(model, recipe.training, rows, collator, callbacks=[Turns(clock, list(others.values()))])
         trainer.clock = clock
         trainer.train()
@@ -356,16 +413,20 @@ def train(options: argparse.Namespace, steps: int, ways: tuple[str, ...]) -> dic
 
 
 def peak_alone(options: argparse.Namespace, way: str) -> float:
-    """Peak memory of one implementation in a separate process, in MiB."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(peak_mib, options, way).result()
-
-
-def peak_mib(options: argparse.Namespace, way: str) -> float:
-    """Peak memory of this process: allocated on a GPU, resident on a CPU (Linux only)."""
-    train(options, 3, (way,))
+    """Peak memory of one implementation, in MiB: allocated on a GPU, resident in a process of its own on a CPU."""
     if options.device == "cuda":
+        gc.collect()  # earlier models and their buffers
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        train(options, 3, (way,))
         return torch.cuda.max_memory_allocated() / 2**20
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(resident_peak_mib, options, way).result()
+
+
+def resident_peak_mib(options: argparse.Namespace, way: str) -> float:
+    """Peak memory of this process (Linux only)."""
+    train(options, 3, (way,))
     return int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 1024
 
 
@@ -373,7 +434,7 @@ def flops_per_image(recipe: Recipe) -> int:
     """Operations of backbone and projector over all views: forward, and twice as many backward."""
     data = recipe.data
     with torch.device("meta"):
-        model = build_model(recipe, compiled=False).eval()
+        model = build_model(recipe).eval()
         sizes = [(data.num_global_views, data.global_crop_size), (data.num_local_views, data.local_crop_size)]
         views = [torch.empty(number, len(data.image_mean), side, side) for number, side in sizes if number]
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -385,9 +446,12 @@ def measure(options: argparse.Namespace) -> list[dict]:
     ways = ("ours", "bare loop", "lightly") if has_lightly() else ("ours", "bare loop")
     if "lightly" not in ways:
         print("lightly cannot be imported: left out")
-    memory = {way: peak_alone(options, way) for way in ways}
+    memory = {} if options.skip_peak else {way: peak_alone(options, way) for way in ways}
     warmup = min(10, max(1, options.steps // 3))
-    clocks = train(options, options.steps + warmup, ways)
+    # Workers of one implementation would be busy, or would work ahead, while another one takes its steps.
+    groups = [(way,) for way in ways] if options.workers else [ways]
+    clocks = {way: clock for group in groups for way, clock in train(options, options.steps + warmup, group).items()}
+    typical = statistics.fmean if options.workers else statistics.median  # workers deliver several batches at a time
     recipe = parse(options, "unused", 1)
     data, batch = recipe.data, recipe.training.per_device_train_batch_size
     on_gpu = options.device == "cuda"
@@ -397,9 +461,9 @@ def measure(options: argparse.Namespace) -> list[dict]:
     rows = []
     for way, clock in clocks.items():
         steps = clock.steps[warmup:]
-        medians = {part: statistics.median(step[part] for step in steps) for part in (*PARTS, "total")}
-        rate = 1e3 * batch / medians["total"]
-        baseline = statistics.median(step["total"] for step in clocks["bare loop"].steps[warmup:])
+        times = {part: typical([step[part] for step in steps]) for part in (*PARTS, "total")}
+        rate = 1e3 * batch / times["total"]
+        baseline = typical([step["total"] for step in clocks["bare loop"].steps[warmup:]])
         rows.append(
             {
                 "date": datetime.date.today().isoformat(),
@@ -412,12 +476,14 @@ def measure(options: argparse.Namespace) -> list[dict]:
                 "views": f"{data.num_global_views} x {data.global_crop_size} + "
                 f"{data.num_local_views} x {data.local_crop_size}",
                 "views_in_memory": options.views_in_memory,
+                "workers": options.workers,
                 "steps": options.steps,
-                **{f"{part}_ms": round(value, 2) for part, value in medians.items()},
+                **{f"{part}_ms": round(value, 2) for part, value in times.items()},
                 "images_per_second": round(rate, 2),
-                "times_faster_than_bare": round(baseline / medians["total"], 3),
-                "objective_share": round((medians["objective"] + medians["photometric"]) / medians["total"], 4),
-                "peak_mib": round(memory[way]),
+                "times_faster_than_bare": round(baseline / times["total"], 3),
+                "data_share": round(times["data"] / times["total"], 4),
+                "objective_share": round((times["objective"] + times["photometric"]) / times["total"], 4),
+                "peak_mib": round(memory[way]) if memory else "",
                 "gflop_per_image": round(flops / 1e9, 2),
                 "mfu": round(flops * rate / (1e12 * peak), 4) if on_gpu and peak else "",
                 "threads": torch.get_num_threads(),
@@ -435,7 +501,7 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-def main(arguments: list[str] | None = None) -> None:
+def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", help="default: recipes/digits/resnet_tiny.yaml; with --model, the ImageNet recipe")
     parser.add_argument("--model", choices=list(MODELS), help="network that replaces the recipe's")
@@ -443,13 +509,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, help="default: the recipe's")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--views_in_memory", action="store_true", help="make all views before the timing")
+    parser.add_argument("--jpegs", type=int, default=0, help="number of generated JPEG images to train on")
     parser.add_argument("--workers", type=int, default=0, help="data workers of each implementation's loader")
-    parser.add_argument("--compile", action="store_true", help="compile the encoder, for all implementations")
+    parser.add_argument("--skip_peak", action="store_true", help="leave out the runs that measure memory")
+    parser.add_argument("--compile", action="store_true", help="compile the backbone, for all implementations")
     parser.add_argument("--peak_tflops", type=float, help="peak TFLOPS of the GPU in bf16; known for some GPUs")
     options, options.overrides = parser.parse_known_args(arguments)
     if options.recipe is None:
         options.recipe = f"recipes/{'imagenet1k/vit_s16' if options.model else 'digits/resnet_tiny'}.yaml"
-    rows = measure(options)
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    rows = measure(read_options(arguments))
     fresh = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

@@ -1,0 +1,137 @@
+"""The measuring hour's dry run: the same shell script, without a GPU, a network and `datasets`."""
+
+import csv
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SCRIPT = BENCHMARKS / "measure_gpu.sh"
+PARTS = ("tests", "sigreg", "resume", "ranks", "training-vit_s16", "cifar10")
+HIDES_DATASETS = """
+import importlib.machinery as machinery
+find = machinery.PathFinder.find_spec.__func__
+hidden = ("datasets", "evaluate")
+machinery.PathFinder.find_spec = classmethod(
+    lambda cls, name, *rest: None if name.split(".")[0] in hidden else find(cls, name, *rest)
+)
+"""
+
+
+@pytest.fixture
+def part(monkeypatch):
+    """Imports a part where its script would find the files it shares code with."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if name.startswith(("measure", "benchmark_")):
+            del sys.modules[name]
+
+
+def rows_of(file: Path) -> list[dict]:
+    with file.open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.csv")}
+
+
+def test_rows_are_kept_and_a_torn_line_is_measured_again(part, tmp_path):
+    rows_class, calls = part("measure_rows").Rows, []
+
+    def measured(value):
+        calls.append(value)
+        return {"ms": 2 * value}
+
+    rows = rows_class(tmp_path / "rows.csv", ("size",), ("ms",))
+    for size in (1, 2):
+        rows.measure({"size": size}, lambda size=size: measured(size))
+    content = rows.file.read_bytes()
+    rows.file.write_bytes(content[:-9])  # killed while the second row was written
+    again = rows_class(rows.file, ("size",), ("ms",))
+    for size in (1, 2):
+        again.measure({"size": size}, lambda size=size: measured(size))
+    assert calls == [1, 2, 2]
+    assert [(row["size"], row["ms"]) for row in again.read()] == [("1", "2"), ("2", "4")] and again.problems() == 0
+
+
+def test_a_case_that_fails_is_a_row_and_the_others_go_on(part, tmp_path):
+    rows = part("measure_rows").Rows(tmp_path / "rows.csv", ("size",), ("ms",))
+    rows.measure({"size": 1}, lambda: 1 / 0)
+    rows.measure({"size": 2}, lambda: [{"ms": 1}, {"ms": 3}])
+    assert "ZeroDivisionError" in rows.read()[0]["problem"] and len(rows.read()) == 3 and rows.problems() == 1
+
+
+def test_the_floor_counts_bytes_and_operations(part):
+    sigreg = part("measure_sigreg")
+    case = {"views": 2, "images": 3, "dim": 5, "slices": 7, "knots": 4, "dtype": "float32"}
+    moved, operations = sigreg.bytes_and_operations(case)
+    assert moved == 3 * 6 * 5 * 4 + 2 * 5 * 7 * 4  # projections twice and their gradient, directions twice
+    assert operations == 3 * 2 * 6 * 5 * 7 + 14 * 6 * 7 * 4
+    (row,) = sigreg.with_floor([{"forward_backward_ms": 10.0}], case, (1e3 * moved, operations * 500))
+    assert row["floor_ms"] == 2.0 and row["times_floor"] == 5.0
+
+
+def test_usage_without_a_folder():
+    done = subprocess.run([SCRIPT, "--device", "cpu"], capture_output=True, text=True)
+    assert done.returncode == 2 and "measure_gpu.sh FOLDER" in done.stderr
+
+
+def start(folder: Path, hidden: Path) -> subprocess.Popen:
+    paths = [str(hidden), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    command = [SCRIPT, folder, "--device", "cpu", "--tiny"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+def test_all_parts_on_a_cpu_with_a_kill_in_the_middle(tmp_path):
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "sitecustomize.py").write_text(HIDES_DATASETS, encoding="utf-8")
+    folder = tmp_path / "measured"
+    killed = start(folder, tmp_path / "hidden")
+    while killed.poll() is None and not (
+        (folder / "sigreg.csv").is_file() and len(rows_of(folder / "sigreg.csv")) > 1
+    ):
+        time.sleep(0.2)
+    killed.send_signal(signal.SIGTERM)
+    killed.communicate(timeout=60)
+    assert killed.returncode == 143 and (folder / "tests.done").is_file() and not (folder / "resume.done").exists()
+    before = contents(folder)
+
+    again = start(folder, tmp_path / "hidden")
+    output = again.communicate(timeout=1500)[0]
+    logs = "".join(path.read_text(encoding="utf-8")[-2000:] for path in (folder / "logs").iterdir())
+    assert again.returncode == 0, output + logs
+    assert "tests: finished earlier" in output and {path.stem for path in folder.glob("*.done")} == set(PARTS)
+    after = contents(folder)
+    assert all(after[name].startswith(rows) for name, rows in before.items())  # nothing measured twice or lost
+    assert set(after) == {f"{part}.csv" for part in PARTS}
+    check_figures(folder)
+    for words in ("losses/test_prediction.py | ", "x the floor", "x the bare loop", "killed after 3 of 6 steps"):
+        assert words in output
+    assert output.count("\n| ") == 1 + sum(len(rows_of(folder / name)) for name in after)
+
+
+def check_figures(folder: Path) -> None:
+    assert all(row["problem"] == "" for file in folder.glob("*.csv") for row in rows_of(file))
+    assert all(int(row["passed"]) > 3 and row["failed"] == "0" for row in rows_of(folder / "tests.csv"))
+    assert {row["implementation"] for row in rows_of(folder / "sigreg.csv")} >= {"eager", "reference"}
+    assert float(rows_of(folder / "resume.csv")[0]["largest_difference"]) == 0.0
+    ranks = {(row["what"], row["kind"]): row for row in rows_of(folder / "ranks.csv")}
+    for case in (("equal", "ddp"), ("equal", "fsdp"), ("resharded", "fsdp")):
+        assert float(ranks[case]["largest_difference"]) < 1e-4
+    assert 0 < float(ranks["speed", "ddp"]["efficiency"])
+    steps = rows_of(folder / "training-vit_s16.csv")
+    cases = {(row["compiled"], row["images"], row["way"]) for row in steps}
+    assert {(compiled, "memory", way) for compiled in ("True", "False") for way in ("ours", "bare loop")} <= cases
+    assert ("False", "JPEG", "ours") in cases and all(float(row["images_per_second"]) > 0 for row in steps)
+    assert float(rows_of(folder / "cifar10.csv")[0]["images_per_second"]) > 0
