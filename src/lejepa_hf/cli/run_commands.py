@@ -10,6 +10,10 @@ from .encoder_commands import AddArgument
 def _add_plan(add: AddArgument) -> None:
     add("recipe", help="recipe, a YAML file or a name that `lejepa recipes` lists; or images, as of `lejepa train`")
     add("--seconds", type=float, default=10.0, help="duration of the dry run after its warm-up, in seconds (10)")
+    add(
+        "--measure_normalisation", action="store_true",
+        help="instead of a plan, print `pixel_range`, `image_mean` and `image_std` of up to 512 of the images",
+    )  # fmt: skip
 
 
 def _plan(options: argparse.Namespace) -> str:
@@ -22,6 +26,10 @@ def _plan(options: argparse.Namespace) -> str:
     from ..runs.recipes import parse_recipe
 
     name, *pairs = with_recipe(arguments)
+    if options.measure_normalisation:
+        from ..runs.plan import plan_normalisation
+
+        return plan_normalisation(parse_recipe(name, pairs))
     plan = make_plan(parse_recipe(name, pairs), options.seconds)
     options.status = 0 if plan.measured.fits else 1
     return format_plan(plan)

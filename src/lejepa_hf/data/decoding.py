@@ -115,7 +115,9 @@ def _open_file(
         head = file[:_HEAD] if isinstance(file, bytes) else _head_of(file)
         if is_dicom(head):  # without the ending
             check = partial(check_size, max_image_pixels=max_image_pixels)
-            return dicom_reader().read(file if isinstance(file, bytes) else str(file), None, num_channels, pixel_range, check)
+            return dicom_reader().read(
+                file if isinstance(file, bytes) else str(file), None, num_channels, pixel_range, check
+            )
         if is_heif(head):
             register_heif()
             opened = _opened_by_pil(file, max_image_pixels)

@@ -79,7 +79,7 @@ def _seen(values: list[object]) -> Iterator[_Seen]:
         if left < 0:
             return
         try:
-            array, kind, size, pixel_range = _values_of(value)
+            array, kind, size, pixel_range = values_in_file(value)
         except DECODING_ERRORS:
             continue
         left -= array.size
@@ -89,7 +89,7 @@ def _seen(values: list[object]) -> Iterator[_Seen]:
             yield _Seen(kind, size, channels, array.dtype, *ends, pixel_range)
 
 
-class _Found(NamedTuple):
+class FoundValues(NamedTuple):
     """The values of an image as they are in its file, its format, width and height, and [`_Seen`]'s `pixel_range`."""
 
     array: np.ndarray
@@ -98,7 +98,8 @@ class _Found(NamedTuple):
     pixel_range: list[float] | None = None
 
 
-def _values_of(value: object) -> _Found:
+def values_in_file(value: object) -> FoundValues:
+    """The values of an image of a row as they are in its file. One of `DECODING_ERRORS` if they cannot be read."""
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, str) and "://" in value:
@@ -107,17 +108,17 @@ def _values_of(value: object) -> _Found:
     reader = find_reader(file, part) if isinstance(file, str | bytes) else None
     if reader is not None and isinstance(file, str | bytes):
         values = reader.values(file, part, check_size)
-        return _Found(values.array, f"{reader.format}s", stored_size(values.array), values.pixel_range)
+        return FoundValues(values.array, f"{reader.format}s", stored_size(values.array), values.pixel_range)
     if is_npy(value):
         value = read_npy(value)
     if isinstance(value, np.ndarray):
-        return _Found(value, "arrays", stored_size(value))
+        return FoundValues(value, "arrays", stored_size(value))
     opened = open_image(value)  # type: ignore[arg-type] # whatever a row holds
     if not isinstance(opened, Image.Image):  # read by a library, and scaled
-        return _Found(opened, "other files", stored_size(opened))
+        return FoundValues(opened, "other files", stored_size(opened))
     size = opened.size
     opened.draft(None, (_SMALL, _SMALL))
-    return _Found(np.asarray(opened), opened.format or "images", size)
+    return FoundValues(np.asarray(opened), opened.format or "images", size)
 
 
 def _described(seen: list[_Seen]) -> Iterator[str]:

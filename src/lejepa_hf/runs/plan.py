@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..data.normalisation import format_normalisation, measure_normalisation
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.installed_package import find_packaged
 from ..training.own_arguments import count_steps
@@ -130,6 +131,13 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         image_side=facts.median_side,
         fitting=_fitting_recipe(recipe, facts),
     )
+
+
+def plan_normalisation(recipe: Recipe) -> str:
+    """Lines for a recipe: how its training images are to be normalised, measured on some of them."""
+    data = recipe.data
+    source = training_source(data)
+    return format_normalisation(measure_normalisation(source, data.num_channels, data.pixel_range), source.name)
 
 
 def _fitting_recipe(recipe: Recipe, images: ImageFacts) -> str | None:
