@@ -5,11 +5,14 @@ import tarfile
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
+from image_files import npy, tiff
 from pictures import contents, encoded, message, table
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from lejepa_hf.data.decoding import DECODING_ERRORS, decode_image
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
 
@@ -137,3 +140,62 @@ def test_no_bars_where_stderr_is_a_file(parquet, capsys):
     capsys.readouterr()
     load_source(parquet)
     assert capsys.readouterr().err == ""
+
+
+def array_file(number: int) -> bytes:
+    return npy(np.full((4, 5, 3), number, np.uint8))
+
+
+def dicom_file(number: int) -> bytes:  # noqa: ARG001
+    pydicom = pytest.importorskip("pydicom")
+    return Path(pydicom.data.get_testdata_file("MR_small.dcm", download=False)).read_bytes()
+
+
+def tiff_file(number: int) -> bytes:
+    return tiff(np.full((4, 5, 3), 257 * number, np.uint16), planar=True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("kind", "content"), [("npy", array_file), ("dcm", dicom_file), ("tif", tiff_file)])
+def test_arrays_dicom_and_tiff_in_tars(tmp_path, kind, content, streaming):
+    if kind == "tif":
+        pytest.importorskip("tifffile")
+    files = {
+        f"{i:03}.{ending}": content(i) if ending == kind else str(i).encode()
+        for i in range(7)
+        for ending in ("cls", kind)
+    }
+    source = load_source(tar(tmp_path / "a.tar", files), streaming=streaming)
+    assert (source.image_column, source.label_column) == (kind, "cls")
+    for row in source.dataset:
+        pixels = np.asarray(decode_image(row[kind]))
+        assert (
+            pixels.shape == (64, 64) if kind == "dcm" else (pixels == row["cls"]).all() and pixels.shape == (4, 5, 3)
+        )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_arrays_beside_images_are_not_images(tmp_path, streaming):
+    files = {
+        f"{i:03}.{ending}": npy(np.arange(3.0) + i) if ending == "npy" else encoded(i, "JPEG")
+        for i in range(7)
+        for ending in ("jpg", "npy")
+    }
+    source = load_source(tar(tmp_path / "a.tar", files), streaming=streaming)
+    rows = list(source.dataset)
+    assert source.image_column == "jpg" and [row["npy"] for row in rows] == [[i, i + 1, i + 2] for i in range(7)]
+
+
+def test_arrays_and_photographs_in_one_tar(tmp_path):
+    files = {f"{i:03}.{'npy' if i % 2 == 0 else 'png'}": array_file(i) if i % 2 == 0 else encoded(i) for i in range(6)}
+    source = load_source(tar(tmp_path / "a.tar", files), streaming=True)
+    sizes = [np.asarray(decode_image(row["npy"])).shape for row in source.dataset]
+    assert sizes == [(4, 5, 3), (6, 8, 3)] * 3
+
+
+def test_pickled_arrays_in_tars_stay_broken(tmp_path):
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object))
+    source = load_source(tar(tmp_path / "a.tar", {"1.npy": buffer.getvalue(), "2.npy": array_file(1)}))
+    with pytest.raises(DECODING_ERRORS, match="allow_pickle"):
+        decode_image(source.dataset[0]["npy"])

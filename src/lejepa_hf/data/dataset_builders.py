@@ -19,24 +19,30 @@ from .dataset_kinds import Opened, count_rows
 from .network import is_network_error
 from .opening_errors import explained
 from .parquet_branch import PARQUET_BRANCH, choose_configuration, holds_program, list_parquet_branch
+from .pixel_arrays import is_npy, read_npy
 
 logger = logging.getLogger("lejepa_hf")
 
 DataFiles: TypeAlias = str | list[str] | dict[str, str] | dict[str, list[str]]
-# Endings of files in a tar that hold no images: pickles, those of torch too, and formats that need other packages.
-_OBJECTS = ("pth", "pyd", "pickle", "pkl", "mp", "msg", "cbor", "ten", "tb")
+# Endings of files in a tar that are not decoded here: arrays, pickles, those of torch too, and formats that need other
+# packages.
+_ARRAYS = ("npy", "dcm")  # images, if a sample has no other one
+_OBJECTS = ("npy", "pth", "pyd", "pickle", "pkl", "mp", "msg", "cbor", "ten", "tb")
 
 
 class ImageTars(WebDataset):
     """
     Reads WebDataset tar files in which one sample is a jpg and another a png. The reader of `datasets` refuses them if
     it notices at once, and otherwise drops samples. The only image of a sample is stored in the column of the first
-    sample's image, whatever its own extension. Files of tensors and objects stay bytes.
+    sample's image, whatever its own extension. Files of tensors and objects stay bytes. If the first sample has no
+    other image, `.npy` and `.dcm` files are images; beside an image they may be anything.
     """
 
     DECODERS = {ending: decode for ending, decode in WebDataset.DECODERS.items() if ending not in _OBJECTS}
 
-    _image_column: str | None = None  # known from the first tar on, before a stream is handed to workers
+    # Both are known from the first tar on, before a stream is handed to workers.
+    _image_column: str | None = None
+    _takes_arrays: bool | None = None
 
     def _get_pipeline_from_tar(self, tar_path: object, tar_iterator: object) -> Any:  # noqa: ANN401, that of `datasets`
         known, incomplete = set(), 0
@@ -48,6 +54,7 @@ class ImageTars(WebDataset):
                     "name, with `tar --sort=name -cf NEW.tar -C FOLDER .` for example"
                 )
             known.add(key)
+            self._take_arrays(sample)
             images = [field for field in sample if field.lower() in self.IMAGE_EXTENSIONS]
             if len(images) == 1:
                 self._image_column = self._image_column or images[0]
@@ -59,6 +66,18 @@ class ImageTars(WebDataset):
                     way_out = "It and others like it count as broken images: add their images, or remove their files."
                     logger.warning(f"{tar_path}: the sample {key!r} has no image. {way_out}")
             yield sample
+
+    def _take_arrays(self, sample: dict[str, Any]) -> None:
+        """Decide by the first sample whether arrays are images; if not, decode them as `datasets` does."""
+        arrays = [field for field in sample if field.rsplit(".", 1)[-1].lower() in _ARRAYS]
+        if self._takes_arrays is None:
+            endings = {field.rsplit(".", 1)[-1].lower() for field in sample}
+            self._takes_arrays = bool(arrays) and not endings.intersection(WebDataset.IMAGE_EXTENSIONS)
+            if self._takes_arrays:
+                self.IMAGE_EXTENSIONS = [*WebDataset.IMAGE_EXTENSIONS, *_ARRAYS]
+        for field in arrays:
+            if not self._takes_arrays and is_npy(sample[field]):
+                sample[field] = read_npy(sample[field])
 
 
 def load_split(

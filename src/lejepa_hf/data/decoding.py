@@ -83,8 +83,7 @@ def open_image(
         if not stat.S_ISREG(mode) and not (part is not None and stat.S_ISDIR(mode)):  # an array of zarr is a folder
             raise ValueError(f"{value!r} is not a regular file.")
     if isinstance(value, str | bytes) and (reader := find_reader(value, part)) is not None:
-        check = partial(check_size, max_image_pixels=max_image_pixels)
-        return reader.read(value, part, num_channels, pixel_range, check)
+        return reader.read(value, part, num_channels, pixel_range, max_image_pixels)
     if is_tensor(value):
         value = array_of(value)
     if is_npy(value):
@@ -110,17 +109,15 @@ def _open_file(
     file: str | Path | bytes, num_channels: int, pixel_range: list[float] | None, max_image_pixels: int | None
 ) -> Pixels:
     """Open an image file with PIL, or read it with the library for its format."""
-    opened = _opened_by_pil(file, max_image_pixels)
+    opened = open_by_pil(file, max_image_pixels)
     if opened is None:
         head = file[:_HEAD] if isinstance(file, bytes) else _head_of(file)
         if is_dicom(head):  # without the ending
-            check = partial(check_size, max_image_pixels=max_image_pixels)
-            return dicom_reader().read(
-                file if isinstance(file, bytes) else str(file), None, num_channels, pixel_range, check
-            )
+            content = file if isinstance(file, bytes) else str(file)
+            return dicom_reader().read(content, None, num_channels, pixel_range, max_image_pixels)
         if is_heif(head):
             register_heif()
-            opened = _opened_by_pil(file, max_image_pixels)
+            opened = open_by_pil(file, max_image_pixels)
     if opened is None or opened.format in ("TIFF", "FITS"):
         check = partial(check_size, max_image_pixels=max_image_pixels)
         array = opened_otherwise(file, opened, num_channels, pixel_range, check)
@@ -132,7 +129,7 @@ def _open_file(
     return opened
 
 
-def _opened_by_pil(file: str | Path | bytes, max_image_pixels: int | None) -> Image.Image | None:
+def open_by_pil(file: str | Path | bytes, max_image_pixels: int | None) -> Image.Image | None:
     """What PIL opens, None if it does not know the format."""
     try:
         with _pil_limit(max_image_pixels):
@@ -224,15 +221,19 @@ def _orientation(image: Image.Image) -> int:
 
 
 def load_upright(
-    image: Pixels, reduction: int = 1, num_channels: int = 3, pixel_range: list[float] | None = None
+    image: Pixels,
+    reduction: int = 1,
+    num_channels: int = 3,
+    pixel_range: list[float] | None = None,
+    page: int | None = None,
 ) -> Pixels:
     """
     Decode what [`open_image`] opened for the same `num_channels` and `pixel_range`: 8 bits a channel, upright.
 
     Width and height may become up to `reduction` times smaller: JPEGs are decoded at the next power of two below it,
     up to 8, which saves work; other formats and images that are loaded already ignore it. For 1 channel the mode is
-    `"L"`, the luminance of colours; for 3 `"L"` or `"RGB"`; otherwise the bands of the image, or the pages of a TIFF,
-    become an array `(H, W, num_channels)`. Nothing else is converted.
+    `"L"`, the luminance of colours; for 3 `"L"` or `"RGB"`; otherwise the bands of the image, or the pages of a TIFF
+    without a `page`, become an array `(H, W, num_channels)`. Nothing else is converted.
     """
     mode = "L" if num_channels == 1 else None  # JPEGs then leave their colours undecoded
     if isinstance(image, np.ndarray):
@@ -242,7 +243,9 @@ def load_upright(
     if mode or reduction > 1:
         reduction = max(1, reduction)
         image.draft(mode, (image.width // reduction, image.height // reduction))
-    pages = full_pages(image) if image.format == "TIFF" else [0]
+    if page is not None:
+        image.seek(page)
+    pages = full_pages(image) if image.format == "TIFF" and page is None else [0]
     if num_channels not in (1, 3) or len(pages) > 1:
         channels = _channels(image, pages, num_channels, pixel_range)
         return Image.fromarray(channels) if num_channels == 3 else channels

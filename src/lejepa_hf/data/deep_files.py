@@ -14,22 +14,21 @@ Files with more than 8 bits a channel, or more bands than PIL has modes for -> t
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .pixel_arrays import to_eight_bit_array, wrong_channels
+from .pixel_arrays import to_eight_bit_array
 from .readers.library import library_for
 
 _SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _KIND = 254, 258, 262, 277, 284, 339  # tags of TIFF
-_GDAL_NO_DATA = 42113
-_BESIDE = 0b101  # smaller copies and masks, by `_SUBFILE`
+GDAL_NO_DATA = 42113
+BESIDE = 0b101  # smaller copies and masks, by `_SUBFILE`
 _TYPES = {1: "u", 2: "i", 3: "f", 4: "u"}  # of `_KIND`; 4 is undefined
 _MAGIC = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"SIMP": "FITS"}
-_GREY_OR_RGB = (0, 1, 2)  # of `_PHOTOMETRIC`; the first means that 0 is white
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -57,19 +56,20 @@ def told_by_tiff(image: TiffImageFile) -> Told | None:
     """What the page of a TIFF that is not loaded says of its one band; None for 8 bits with nothing to say."""
     tags = image.tag_v2
     bits = tags.get(_BITS, (1,))[0]
-    no_data = _number(tags.get(_GDAL_NO_DATA))
+    no_data = number_of(tags.get(GDAL_NO_DATA))
     if tags.get(_SAMPLES, 1) > 1 and bits > 8 and tags.get(_PLANAR, 1) == 2:  # opened with PIL by the caller
         raise ValueError("PIL misreads TIFFs with planes of more than 8 bits: give the path or the bytes of the file.")
     if tags.get(_SAMPLES, 1) > 1 or bits < 8 or image.mode == "P":
         return None
-    told = _told(bits, tags.get(_KIND, (1,))[0], tags.get(_PHOTOMETRIC, 1), no_data)
+    told = told_of(bits, tags.get(_KIND, (1,))[0], tags.get(_PHOTOMETRIC, 1), no_data)
     if bits > 8:
         return told
     # PIL has inverted 8 bits already.
     return told._replace(is_inverted=False) if told.dtype != np.uint8 or no_data is not None else None
 
 
-def _told(bits: int, kind: int, photometric: int, no_data: float | None) -> Told:
+def told_of(bits: int, kind: int, photometric: int, no_data: float | None) -> Told:
+    """What the tags of a TIFF with the bits, the kind and the meaning of its values say."""
     stored = next((size for size in (8, 16, 32, 64) if size >= bits), 0)
     if not stored or kind not in _TYPES:
         raise ValueError(f"The TIFF has values of {bits} bits and kind {kind}: save it as .npy.")
@@ -77,24 +77,28 @@ def _told(bits: int, kind: int, photometric: int, no_data: float | None) -> Told
     return Told(np.dtype(f"{_TYPES[kind]}{stored // 8}"), white, no_data, photometric == 0)
 
 
-def _number(text: str | None) -> float | None:
+def number_of(text: str | None) -> float | None:
+    """The number in the tag with the no-data value of GDAL."""
     try:
         return float(text.strip("\0 ")) if text else None
     except ValueError:
         return None
 
 
-def full_pages(image: Image.Image) -> list[int]:
-    """Numbers of the pages of a TIFF without the previews and masks of the first one; [0] for other files."""
+def full_pages(image: Image.Image, have_one_size: bool = True) -> list[int]:
+    """
+    Numbers of the pages of a TIFF without the previews and masks of the first one; [0] for other files. ValueError if
+    they differ in size, unless that is allowed.
+    """
     if not isinstance(image, TiffImageFile) or image.n_frames == 1:
         return [0]
     numbers = [0]
     size = image.size
     for number in range(1, image.n_frames):
         image.seek(number)
-        if image.tag_v2.get(_SUBFILE, 0) & _BESIDE:
+        if image.tag_v2.get(_SUBFILE, 0) & BESIDE:
             continue
-        if image.size != size:
+        if image.size != size and have_one_size:
             raise ValueError(f"The pages of the TIFF have different sizes: {size} and {image.size} pixels.")
         numbers.append(number)
     image.seek(0)
@@ -165,11 +169,13 @@ def opened_otherwise(
     Returns uint8 `(H, W)` or `(H, W, bands)`, upright; None if PIL reads the file, or no library does. ValueError if
     the library is not installed.
     """
+    from .readers.tiff import read_tiff
+
     if isinstance(opened, TiffImageFile):
         return (
             None
-            if _pil_reads(opened, num_channels, pixel_range)
-            else _read_tiff(value, num_channels, pixel_range, check)
+            if pil_reads(opened, num_channels, pixel_range)
+            else read_tiff(value, num_channels, pixel_range, check)
         )
     if opened is not None and opened.format != "FITS":
         return None
@@ -178,11 +184,11 @@ def opened_otherwise(
     else:
         with open(value, "rb") as file:
             magic = file.read(4)
-    read = {"TIFF": _read_tiff, "FITS": _read_fits}.get("FITS" if opened is not None else _MAGIC.get(magic, ""))
+    read = {"TIFF": read_tiff, "FITS": _read_fits}.get("FITS" if opened is not None else _MAGIC.get(magic, ""))
     return None if read is None else read(value, num_channels, pixel_range, check)
 
 
-def _pil_reads(image: TiffImageFile, num_channels: int, pixel_range: list[float] | None) -> bool:
+def pil_reads(image: TiffImageFile, num_channels: int, pixel_range: list[float] | None) -> bool:
     """Whether PIL reads all channels of a TIFF with all the bits that are needed."""
     tags = image.tag_v2
     bits, bands = tags.get(_BITS, (1,)), tags.get(_SAMPLES, 1)
@@ -190,58 +196,13 @@ def _pil_reads(image: TiffImageFile, num_channels: int, pixel_range: list[float]
         return True
     if bands != len(image.getbands()) and (num_channels not in (1, 3) or len(image.getbands()) < 3):
         return False
-    if _GDAL_NO_DATA in tags:
+    if GDAL_NO_DATA in tags:
         return False
     return max(bits) <= 8 or (tags.get(_PLANAR, 1) == 1 and pixel_range is None)
 
 
-def _file_of(value: str | Path | bytes) -> Any:  # noqa: ANN401, what both libraries take
+def _file_of(value: str | Path | bytes) -> io.BytesIO | str:
     return io.BytesIO(value) if isinstance(value, bytes) else str(value)
-
-
-def _read_tiff(
-    value: str | Path | bytes, num_channels: int, pixel_range: list[float] | None, check: Callable[[int, int], None]
-) -> np.ndarray:
-    with library_for("TIFF", "tifffile imagecodecs", misread=True):
-        from tifffile import TiffFile
-
-        with TiffFile(_file_of(value)) as file:
-            pages = [page for number, page in enumerate(file.pages) if not number or not page.subfiletype & _BESIDE]
-            sizes = {(page.imagewidth, page.imagelength) for page in pages}
-            if len(sizes) > 1:
-                raise ValueError(f"The pages of the TIFF have different sizes: {sorted(sizes)} pixels.")
-            check(*sizes.pop())
-            number = sum(page.samplesperpixel for page in pages)
-            if number != num_channels and (num_channels not in (1, 3) or len(pages) > 1):
-                raise wrong_channels(number, num_channels, len(pages))
-            bands = [_bands(page, pixel_range) for page in pages]
-            if num_channels in (1, 3) and len(pages) == 1:
-                page, kept = pages[0], bands[0].shape[-1]
-                if page.photometric == 2:
-                    kept = min(kept, 3)  # the others are beside the colours
-                if kept > 4 or page.photometric not in _GREY_OR_RGB:
-                    raise wrong_channels(kept, num_channels)
-                bands = [bands[0][:, :, :kept]]
-            joined = np.concatenate(bands, axis=-1)
-            upright = _UPRIGHT.get(pages[0].tags.valueof(274, 1), np.asarray)(joined)
-            return np.ascontiguousarray(upright[:, :, 0] if upright.shape[-1] == 1 else upright)
-
-
-def _bands(page: Any, pixel_range: list[float] | None) -> np.ndarray:  # noqa: ANN401, a page of tifffile
-    """The bands of a page, uint8 `(H, W, bands)`; transparency keeps the whole range of its type."""
-    axes = page.axes if page.samplesperpixel > 1 else page.axes.replace("S", "")
-    if axes not in ("YX", "YXS", "SYX"):
-        raise ValueError(f"A page of the TIFF has the axes {page.axes}: save it as .npy.")
-    values = page.asarray()
-    values = np.moveaxis(values, 0, -1) if axes == "SYX" else values
-    values = values.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)  # as the header promised
-    told = _told(page.bitspersample, page.sampleformat, page.photometric, _number(page.tags.valueof(_GDAL_NO_DATA)))
-    scaled = told.to_eight_bit(values, pixel_range)
-    is_transparency = [kind in (1, 2) for kind in page.extrasamples]
-    first = values.shape[-1] - len(is_transparency)
-    for band in (first + place for place, there in enumerate(is_transparency) if there):
-        scaled[:, :, band] = told._replace(no_data=None, is_inverted=False).to_eight_bit(values[:, :, band], None)
-    return scaled
 
 
 def _read_fits(

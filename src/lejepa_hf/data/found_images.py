@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .dataset_kinds import Mixture
-from .decoding import DECODING_ERRORS, check_size, open_image, stored_size
+from .decoding import DECODING_ERRORS, open_image, stored_size
 from .image_contents import digest_of, image_values
 from .image_source import ImageSource
 from .pixel_arrays import is_npy, read_npy
@@ -107,7 +107,7 @@ def values_in_file(value: object) -> FoundValues:
     file, part = split_address(str(value)) if isinstance(value, str | Path) else (value, None)
     reader = find_reader(file, part) if isinstance(file, str | bytes) else None
     if reader is not None and isinstance(file, str | bytes):
-        values = reader.values(file, part, check_size)
+        values = reader.values(file, part, None)
         return FoundValues(values.array, f"{reader.format}s", stored_size(values.array), values.pixel_range)
     if is_npy(value):
         value = read_npy(value)

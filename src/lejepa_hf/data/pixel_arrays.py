@@ -55,7 +55,7 @@ def _damage_explained() -> Iterator[None]:
 
 def wrong_channels(found: int, num_channels: int, pages: int = 1) -> ValueError:
     """The error for an image whose number of channels, in all pages together, differs from that of the views."""
-    convert = "convert the images" if pages == 1 else f"save each of its {pages} pages as a file of its own"
+    convert = "convert the images" if pages == 1 else f"set `pages: images` to take its {pages} pages as images"
     way_out = f"give `image_mean` and `image_std` a value for each channel, or {convert}"
     return ValueError(f"The image has {found} channels, but {num_channels} are expected: {way_out}.")
 

@@ -14,7 +14,7 @@ def test_every_reader_is_there(name):
 
 
 def test_files_of_folders_have_readers_or_are_opened_by_pil():
-    assert set(PACKAGES) - set(READERS) == {".heic", ".heif"}
+    assert set(PACKAGES) - set(READERS) == {".heic", ".heif", ".svs"}
     assert find_reader("photo.png") is None and find_reader(b"\x89PNG") is None
 
 

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..decoding import check_size
 from .addresses import Part
 from .library import library_for
-from .reader import Check, Reader, Values
+from .reader import Reader, Values
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -28,10 +29,12 @@ class Stored(Protocol):
     """An array in a file, of which parts can be read."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
 
     @property
-    def dtype(self) -> Any: ...  # noqa: ANN401, a dtype of NumPy
+    def dtype(self) -> Any:  # noqa: ANN401, a dtype of NumPy
+        """Type of the values."""
 
     def __getitem__(self, key: Any, /) -> Any: ...  # noqa: ANN401, an index
 
@@ -46,7 +49,7 @@ class ArrayReader(Reader):
             # Not in the process that was forked: the libraries lock files, and have threads.
             return _opened(self, file, status.st_mtime_ns, status.st_size, os.getpid())
 
-    def values(self, file: str | bytes, part: Part | None, check: Check) -> Values:
+    def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:
         """One row."""
         if part is None or isinstance(file, bytes):
             raise ValueError(f"The {self.format} holds arrays of images: name it as `dataset`.")
@@ -54,7 +57,7 @@ class ArrayReader(Reader):
         if part.name not in arrays or row >= arrays[part.name].shape[0]:
             raise ValueError(f"The {self.format} has no row {row} of an array {part.name!r}.")
         array = arrays[part.name]
-        check(array.shape[2], array.shape[1])
+        check_size(array.shape[2], array.shape[1], max_image_pixels)
         with library_for(self.format, self.packages):
             return Values(np.asarray(array[row]))
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from ..decoding import check_size
 from .addresses import Part
 from .library import library_for
-from .reader import Check, Cut, Reader, Values
+from .reader import Cut, Reader, Values
 
 _DECODERS = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 _BYTE = 8
@@ -30,7 +31,7 @@ class Dicom(Reader):
             number = int(_header(file, ["NumberOfFrames"]).get("NumberOfFrames") or 1)
         return [Part("frame", (frame,)) for frame in range(number)] if number > 1 else [None]
 
-    def values(self, file: str | bytes, part: Part | None, check: Check) -> Values:
+    def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:
         """Rescaled values, or colours as RGB."""
         with library_for(self.format, self.packages):
             source = io.BytesIO(file) if isinstance(file, bytes) else file
@@ -39,10 +40,12 @@ class Dicom(Reader):
                 held = f" but {header.SOPClassUID.name}" if header.get("SOPClassUID") else ""
                 raise ValueError(f"The DICOM file has no image{held}: leave it out.")
             number = int(header.get("NumberOfFrames") or 1)
+            if part is not None and part.name != "frame":
+                raise ValueError(f"A DICOM file has frames, not a {part.name}.")
             if number > 1 and part is None:
                 way_out = "as a file in a folder each of them is an image"
                 raise ValueError(f"The DICOM file has {number} frames, of which none is named: {way_out}.")
-            check(header.Columns, header.Rows)
+            check_size(header.Columns, header.Rows, max_image_pixels)
             frame = 0 if part is None else part.numbers[0]
             pixels = _pixels(source, header, frame)
             if header.PhotometricInterpretation == "PALETTE COLOR":

@@ -4,7 +4,7 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING
 
-from .addresses import Part
+from .addresses import ARRAY_ENDINGS, Part
 from .library import is_installed
 
 if TYPE_CHECKING:
@@ -13,17 +13,25 @@ if TYPE_CHECKING:
 # Ending: file in this folder and class. Loaded when first needed.
 READERS = {
     ".dcm": "dicom.Dicom",
+    ".nii": "nifti.Nifti",
+    ".nii.gz": "nifti.Nifti",
     ".npz": "arrays.Npz",
     ".h5": "arrays.Hdf5",
     ".hdf5": "arrays.Hdf5",
     ".zarr": "arrays.Zarr",
 }
+_PARTS = {"page": "tiff.TiffPage", "window": "windows.Windows"}  # of files that PIL reads as a whole
+TIFF_ENDINGS = (".tif", ".tiff", ".svs")
 # Ending of further files that a folder may hold: what `pip install` needs to read them.
 PACKAGES = {
     ".dcm": "pydicom",
+    ".nii": "nibabel",
+    ".nii.gz": "nibabel",
+    ".svs": "tifffile imagecodecs",
     ".heic": "pillow-heif",
     ".heif": "pillow-heif",
 }
+_WITHOUT_WINDOWS = (".npy", ".fit", ".fits")
 _DICOM_MAGIC = (128, b"DICM")  # where it stands, and what
 
 
@@ -39,17 +47,27 @@ def readable_endings() -> set[str]:
     return {ending for ending, packages in PACKAGES.items() if is_installed(packages)}
 
 
-def reader_of_parts(ending: str, cut: "Cut") -> "Reader | None":  # noqa: ARG001
+def reader_of_parts(ending: str, cut: "Cut") -> "Reader | None":
     """The reader that knows how many images a file with this ending is; None if it is one, without opening it."""
-    name = READERS.get(ending)
+    if cut.window_size is not None:
+        return _load(_PARTS["window"])
+    name = _PARTS["page"] if cut.pages == "images" and ending in TIFF_ENDINGS else READERS.get(ending)
     return None if name is None else _load(name)
+
+
+def has_windows(ending: str) -> bool:
+    """Whether files with this ending can be cut into windows: those that PIL or tifffile read."""
+    return ending in TIFF_ENDINGS or (ending not in READERS and ending not in _WITHOUT_WINDOWS)
 
 
 def find_reader(file: str | bytes, part: Part | None = None) -> "Reader | None":
     """The reader of a file, or of a part of it; None for files that PIL and NumPy read."""
-    if isinstance(file, bytes):
+    if isinstance(file, bytes):  # a single image
         return dicom_reader() if is_dicom(file) else None
-    name = READERS.get(ending_of(file))
+    ending = ending_of(file)
+    name = READERS.get(ending)
+    if part is not None and ending not in ARRAY_ENDINGS:
+        name = _PARTS.get(part.name, name)
     return None if name is None else _load(name)
 
 

@@ -1,16 +1,12 @@
 """Reader: what the reader of a format provides, the parts of a file and the values of one of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
 from ..pixel_arrays import eight_bit_channels_last
 from .addresses import Part
-
-Check: TypeAlias = Callable[[int, int], None]  # is called with width and height before pixels are read
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,7 @@ class Cut:
             raise ValueError(f"`window_size` must be a number of pixels, at least 1, got {size!r}.")
         if size is not None and self.pages == "images":
             raise ValueError(
-                f"`window_size` {size} cuts whole files, and `pages: images` takes them page by page: set one of them, "
-                "or save the pages as files of their own."
+                f"`window_size` {size} cuts whole files, and `pages: images` takes them page by page: set one of them."
             )
 
     @property
@@ -101,11 +96,16 @@ class Reader(ABC):
         return [None]
 
     @abstractmethod
-    def values(self, file: str | bytes, part: Part | None, check: Check) -> Values:
+    def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:
         """The values of one image. ValueError if they cannot be read; the message has the way out."""
 
     def read(
-        self, file: str | bytes, part: Part | None, num_channels: int, pixel_range: list[float] | None, check: Check
+        self,
+        file: str | bytes,
+        part: Part | None,
+        num_channels: int,
+        pixel_range: list[float] | None,
+        max_image_pixels: int | None,
     ) -> np.ndarray:
         """The image with 8 bits a channel, uint8 `(H, W)` or `(H, W, channels)`, upright."""
-        return self.values(file, part, check).to_eight_bit(num_channels, pixel_range)
+        return self.values(file, part, max_image_pixels).to_eight_bit(num_channels, pixel_range)

@@ -1,0 +1,214 @@
+"""TIFF files, and pages and windows of them, by tifffile: any number of bands, pages and bits."""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from PIL.TiffImagePlugin import TiffImageFile
+
+from ..decoding import check_size, load_upright, open_by_pil
+from ..deep_files import BESIDE, GDAL_NO_DATA, UPRIGHT, full_pages, number_of, pil_reads, told_of
+from ..pixel_arrays import wrong_channels
+from .addresses import Part
+from .library import library_for
+from .reader import Cut, Reader, Values
+
+FORMAT, PACKAGES = "TIFF", "tifffile imagecodecs"
+_COLOURS = (0, 1, 2)  # values of the tag of the colour space that are grey or RGB; with 0, low values are white
+_YCBCR, _JPEG = 6, 7  # the colours of JPEG tiles, which tifffile turns into RGB; a compression
+_PLANES = 2  # a configuration: band after band
+
+
+Check: TypeAlias = Callable[[int, int], None]  # is called with width and height before pixels are decoded
+
+
+class Window(NamedTuple):
+    """A part of an image, in pixels from its upper left corner as stored."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def read_tiff(
+    value: str | Path | bytes,
+    num_channels: int,
+    pixel_range: list[float] | None,
+    check: Check,
+    page: int | None = None,
+    window: Window | None = None,
+) -> np.ndarray:
+    """
+    Read an image, one page of it or a window, uint8 `(H, W)` or `(H, W, channels)`, upright. `check` is called with
+    width and height before the pixels are read. Of a window only the tiles and strips that it touches are read, and
+    smaller copies of a slide are not pages.
+    """
+    with library_for(FORMAT, PACKAGES, misread=True), _opened(value) as file:
+        pages = _pages(file, page, check, window)
+        number = sum(page.samplesperpixel for page in pages)
+        if number != num_channels and (num_channels not in (1, 3) or len(pages) > 1):
+            raise wrong_channels(number, num_channels, len(pages))
+        bands = [_bands(page, pixel_range, window, check) for page in pages]
+        if num_channels in (1, 3) and len(pages) == 1:
+            bands = [bands[0][:, :, : _kept(pages[0], bands[0].shape[-1], num_channels)]]
+        upright = UPRIGHT.get(pages[0].tags.valueof(274, 1), np.asarray)(np.concatenate(bands, axis=-1))
+        return np.ascontiguousarray(upright[:, :, 0] if upright.shape[-1] == 1 else upright)
+
+
+@contextmanager
+def _opened(value: str | Path | bytes) -> Iterator[Any]:
+    from tifffile import TiffFile
+
+    with TiffFile(io.BytesIO(value) if isinstance(value, bytes) else str(value)) as file:
+        yield file
+
+
+def _pages(file: Any, page: int | None, check: Check, window: Window | None) -> list[Any]:  # noqa: ANN401
+    """The pages that are the channels of an image."""
+    pages = [page for number, page in enumerate(file.pages) if not number or not page.subfiletype & BESIDE]
+    if page is not None:
+        pages = [file.pages[page]]
+    sizes = {(page.imagewidth, page.imagelength) for page in pages}
+    if window is not None:
+        check(window.width, window.height)
+        return [
+            page
+            for page in pages
+            if (page.imagewidth, page.imagelength) == (pages[0].imagewidth, pages[0].imagelength)
+        ]
+    if len(sizes) > 1:
+        raise ValueError(f"The pages of the TIFF have different sizes: {sorted(sizes)} pixels.")
+    check(*sizes.pop())
+    return pages
+
+
+def _kept(page: Any, number: int, num_channels: int) -> int:  # noqa: ANN401, a page of tifffile
+    """How many bands of a page are grey or colours, with their transparency."""
+    is_rgb = page.photometric == _COLOURS[-1] or _is_jpeg(page)
+    kept = min(number, 3) if is_rgb else number  # the others are beside the colours
+    if kept > 4 or not (is_rgb or page.photometric in _COLOURS):
+        raise wrong_channels(kept, num_channels)
+    return kept
+
+
+def _is_jpeg(page: Any) -> bool:  # noqa: ANN401
+    return page.photometric == _YCBCR and page.compression == _JPEG
+
+
+def _bands(page: Any, pixel_range: list[float] | None, window: Window | None, check: Check) -> np.ndarray:  # noqa: ANN401
+    """The bands of a page, uint8 `(H, W, bands)`; transparency keeps the whole range of its type."""
+    values = _whole(page) if window is None else _part(page, window, check)
+    no_data = number_of(page.tags.valueof(GDAL_NO_DATA))
+    told = told_of(page.bitspersample, page.sampleformat, page.photometric, no_data)
+    scaled = told.to_eight_bit(values, pixel_range)
+    is_transparency = [kind in (1, 2) for kind in page.extrasamples]
+    first = values.shape[-1] - len(is_transparency)
+    for band in (first + place for place, there in enumerate(is_transparency) if there):
+        scaled[:, :, band] = told._replace(no_data=None, is_inverted=False).to_eight_bit(values[:, :, band], None)
+    return scaled
+
+
+def _whole(page: Any) -> np.ndarray:  # noqa: ANN401
+    axes = page.axes if page.samplesperpixel > 1 else page.axes.replace("S", "")
+    if axes not in ("YX", "YXS", "SYX"):
+        raise ValueError(f"A page of the TIFF has the axes {page.axes}: save it as .npy.")
+    values = page.asarray()
+    values = np.moveaxis(values, 0, -1) if axes == "SYX" else values
+    return values.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)  # as the header promised
+
+
+def _part(page: Any, window: Window, check: Check) -> np.ndarray:  # noqa: ANN401
+    """A window of a page, `(height, width, bands)`, from the tiles or strips that it touches."""
+    rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    rows = min(rows, page.imagelength)
+    down, across = -(-page.imagelength // rows), -(-page.imagewidth // columns)
+    planes = page.samplesperpixel if page.planarconfig == _PLANES else 1
+    left, top, width, height = window
+    if left + width > page.imagewidth or top + height > page.imagelength:
+        raise ValueError(f"The window {tuple(window)} is not within {page.imagewidth} x {page.imagelength} pixels.")
+    check(columns, rows)  # one of them is decoded as a whole
+    found = np.full((height, width, page.samplesperpixel), page.nodata or 0, page.dtype)
+    in_view = (
+        range(top // rows, (top + height - 1) // rows + 1),
+        range(left // columns, (left + width - 1) // columns + 1),
+    )
+    for plane, row, column in product(range(planes), *in_view):
+        segment = _segment(page, (plane * down + row) * across + column)
+        if segment is None:  # a tile that was never written
+            continue
+        y, x = row * rows - top, column * columns - left  # of the segment within the window
+        inner = segment[max(0, -y) : height - y, max(0, -x) : width - x]
+        bands = slice(plane, plane + 1) if planes > 1 else slice(None)
+        y, x = max(0, y), max(0, x)
+        found[y : y + inner.shape[0], x : x + inner.shape[1], bands] = inner
+    return found
+
+
+def _segment(page: Any, index: int) -> np.ndarray | None:  # noqa: ANN401
+    """A tile or strip, `(H, W, bands)`."""
+    file, size = page.parent.filehandle, page.databytecounts[index]
+    if not size:
+        return None
+    file.seek(page.dataoffsets[index])
+    content = file.read(size)  # before `decode` is asked for, which reads the file when it is made
+    segment, _, shape = page.decode(content, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+    return None if segment is None else segment.reshape(segment.shape[-3:])[: shape[1], : shape[2]]
+
+
+def raw_window(file: str, window: Window, check: Check) -> np.ndarray:
+    """The values of a window of the first page."""
+    with library_for(FORMAT, PACKAGES), _opened(file) as opened:
+        return _part(opened.pages[0], window, check)
+
+
+def stored_size_of(file: str) -> tuple[int, int]:
+    """Width and height of the first page."""
+    with library_for(FORMAT, PACKAGES), _opened(file) as opened:
+        return opened.pages[0].imagewidth, opened.pages[0].imagelength
+
+
+class TiffPage(Reader):
+    """Reads a page of a TIFF as an image of its own, by PIL where PIL reads it well."""
+
+    format = FORMAT
+    packages = PACKAGES
+
+    def parts(self, file: str, cut: Cut) -> list[Part | None]:  # noqa: ARG002
+        """A part for each page, if there are several; not the previews and masks."""
+        opened = open_by_pil(file, 2**62)
+        numbers = [0] if opened is None else full_pages(opened, have_one_size=False)
+        return [Part("page", (number,)) for number in numbers] if len(numbers) > 1 else [None]
+
+    def read(
+        self,
+        file: str | bytes,
+        part: Part | None,
+        num_channels: int,
+        pixel_range: list[float] | None,
+        max_image_pixels: int | None,
+    ) -> np.ndarray:
+        """The page with 8 bits a channel."""
+        page, image = _page_of(file, part, max_image_pixels)
+        if pil_reads(image, num_channels, pixel_range):
+            return np.asarray(load_upright(image, 1, num_channels, pixel_range, page))
+        return read_tiff(file, num_channels, pixel_range, partial(check_size, max_image_pixels=max_image_pixels), page)
+
+    def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:
+        """The values as PIL has them."""
+        return Values(np.asarray(_page_of(file, part, max_image_pixels)[1]))
+
+
+def _page_of(file: str | bytes, part: Part | None, max_image_pixels: int | None) -> tuple[int, TiffImageFile]:
+    image = open_by_pil(file, max_image_pixels)
+    number = 0 if part is None else part.numbers[0]
+    if not isinstance(image, TiffImageFile) or number >= image.n_frames:
+        raise ValueError(f"The file is not a TIFF with a page {number}.")
+    image.seek(number)
+    check_size(*image.size, max_image_pixels)
+    return number, image
