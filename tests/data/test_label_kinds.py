@@ -1,7 +1,7 @@
 import pytest
 from datasets import Array2D, ClassLabel, Image, LargeList, List, Value
 
-from lejepa_hf.data.label_kinds import described, kind_of_labels
+from lejepa_hf.data.label_kinds import described, kind_of_labels, named_columns
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,8 @@ def test_kinds(feature, kind):
 
 def test_words_for_messages():
     assert (described(Value("float32")), described(Image())) == ("float32", "Image")
+
+
+def test_columns_of_a_command_line():
+    assert named_columns("edema, mass") == ["edema", "mass"]
+    assert (named_columns("Finding Labels"), named_columns(None)) == ("Finding Labels", None)

@@ -7,7 +7,7 @@ from photo_tables import write_photos, write_table
 from pyarrow import parquet
 
 from lejepa_hf.data.held_out_share import split_off
-from lejepa_hf.data.label_columns import number_classes
+from lejepa_hf.data.label_columns import with_labels
 from lejepa_hf.data.row_groups import groups_of
 from lejepa_hf.data.sources import load_source
 
@@ -34,7 +34,7 @@ def test_a_table_of_each_kind(tmp_path, ending, streaming):
     assert paths(source) == [str(tmp_path / name) for name in names]
     assert [row["species"] for row in source.dataset] == SPECIES
     assert [row["height"] for row in source.dataset] == [3, 4, None, 5]
-    assert number_classes(source).class_names == ["fir", "oak"]
+    assert with_labels(source).class_names == ["fir", "oak"]
     assert load_source(table, streaming=streaming).label_column is None  # a height is not a class
 
 

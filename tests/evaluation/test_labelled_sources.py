@@ -63,12 +63,11 @@ def test_a_split_that_is_not_there(built):
         labelled_sources(built)
 
 
-def test_labels_that_are_no_classes(built):
-    found = (
-        r"`label_column` 'weight'.* does not hold classes but float32: labels are integers or texts .*\(kind, label\)"
-    )
+def test_columns_that_hold_no_labels(built):
+    dated = built["train"].add_column("day", [None] * 4, feature=datasets.Value("date32"))
+    found = r"`label_column` 'day'.* does not hold labels but date32: labels are integers or texts .*\(kind, weight"
     with pytest.raises(ValueError, match=found):
-        check_labels(labelled_sources(built, eval_split="held", label_column="weight")[0])
+        check_labels(load_source(dated, label_column="day"))
 
 
 @pytest.mark.parametrize("streaming", [False, True])

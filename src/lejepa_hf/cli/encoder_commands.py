@@ -27,9 +27,10 @@ def _add_evaluate(add: AddArgument) -> None:
     add("encoder", nargs="+", help="folder or Hub id of any vision encoder; each is a column of the table")
     add("--dataset", required=True, help="a preset (digits, imagenet-1k, food101, ...), a Hub id, a folder or files")
     add(
-        "--protocol", nargs="+", default=["linear", "knn"],
+        "--protocol", nargs="+",
         help="any of linear, linear-dinov2, attentive, knn, few-shot, logistic, retrieval, fine-tune, "
-        "fine-tune-long; segmentation and segmentation-dinov2 for masks (linear knn)",
+        "fine-tune-long; segmentation and segmentation-dinov2 for masks, ridge for numbers (linear knn; linear for "
+        "multi-label)",
     )  # fmt: skip
     add(
         "--metric", nargs="+", metavar="NAME",
@@ -63,7 +64,8 @@ def _add_evaluate(add: AddArgument) -> None:
     add("--config", "--dataset_config", help="configuration of a Hub dataset")
     add("--revision", "--dataset_revision", help="branch, tag or commit of a Hub dataset")
     add("--image_column", help="column of the images; found by its type if missing")
-    add("--label_column", help="column of the labels; found by its type if missing, required for masks")
+    add("--label_column", help="column of the labels, or several of 0 and 1: a,b,c; found by type, except masks")
+    add("--label_kind", help="class, multi-label (texts like a|b) or number, instead of what the type says")
     add("--max_image_pixels", type=int, metavar="N", help="width x height of the largest image to decode (89478485)")
     _add_cut(add)
     add("--streaming", action="store_true", help="read images while embedding them; nothing is cached")
@@ -74,33 +76,37 @@ def _add_evaluate(add: AddArgument) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> str | None:
+    from ..data.label_kinds import named_columns
     from ..evaluation.compare_encoders import compare_encoders, format_conditions
     from ..evaluation.dataset_presets import usual_settings
     from ..evaluation.encoder_loading import find_encoder
     from ..evaluation.labelled_sources import labelled_sources
     from ..evaluation.paired_differences import format_differences
     from ..evaluation.protocols.registry import make_protocols, with_usual
+    from ..evaluation.protocols.served_labels import USUAL, usual_protocols
     from ..evaluation.table import format_table
     from ..system.distributed import is_first_rank, join_processes
 
     names = ("resolution", "crop_size", "ignore_labels", "learning_rate", "num_epochs")
     given = {name: getattr(options, name) for name in names}
     given |= {"shots": _shots(options), "metrics": options.metric}
-    make_protocols(options.protocol, given)  # refuses what does not fit, before the processes meet
+    make_protocols(options.protocol or USUAL["class"], given)  # refuses what does not fit, before the processes meet
     for encoder in options.encoder:
         find_encoder(encoder)  # before any data is read
-    settings = with_usual(given, usual_settings(options.dataset), options.protocol)
     join_processes()
     if options.folds is not None:
-        return _evaluate_folds(options, settings)
+        return _evaluate_folds(options, given)
     splits = labelled_sources(
         options.dataset, options.train_split, options.eval_split, options.group_column,
         config=options.config, revision=options.revision,
-        image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
+        image_column=options.image_column, label_column=named_columns(options.label_column),
+        label_kind=options.label_kind, streaming=options.streaming,
         max_image_pixels=options.max_image_pixels, **_cut(options),
     )  # fmt: skip
+    protocols = usual_protocols(splits[1]) if options.protocol is None else options.protocol
+    settings = with_usual(given, usual_settings(options.dataset), protocols)
     record = compare_encoders(
-        options.encoder, splits, options.protocol, options.out, batch_size=options.batch_size,
+        options.encoder, splits, protocols, options.out, batch_size=options.batch_size,
         cache_dir=_cache(options), **settings,
     )  # fmt: skip
     if not is_first_rank():
@@ -157,10 +163,14 @@ def _transfer(options: argparse.Namespace) -> str | None:
 def _evaluate_folds(options: argparse.Namespace, settings: dict[str, object]) -> str | None:
     import json
 
+    from ..data.label_kinds import named_columns
     from ..evaluation.compare_encoders import check_out
+    from ..evaluation.dataset_presets import usual_settings
     from ..evaluation.encoder_loading import load_encoder
     from ..evaluation.folds import fold_record, make_folds
     from ..evaluation.labelled_sources import labelled_source
+    from ..evaluation.protocols.registry import with_usual
+    from ..evaluation.protocols.served_labels import usual_protocols
     from ..evaluation.table import format_table
     from ..system.distributed import is_first_rank
     from ..system.durable_files import write_text
@@ -175,10 +185,13 @@ def _evaluate_folds(options: argparse.Namespace, settings: dict[str, object]) ->
         check_out(Path(options.out))
     source = labelled_source(
         options.dataset, options.train_split, config=options.config, revision=options.revision,
-        image_column=options.image_column, label_column=options.label_column, streaming=options.streaming,
+        image_column=options.image_column, label_column=named_columns(options.label_column),
+        label_kind=options.label_kind, streaming=options.streaming,
         max_image_pixels=options.max_image_pixels, **_cut(options),
     )  # fmt: skip
-    folds = make_folds(source, options.folds, options.protocol, options.group_column, settings)
+    protocols = usual_protocols(source) if options.protocol is None else options.protocol
+    settings = with_usual(settings, usual_settings(options.dataset), protocols)
+    folds = make_folds(source, options.folds, protocols, options.group_column, settings)
     results = {
         name: folds.measure(load_encoder(name), options.batch_size, _cache(options)) for name in options.encoder
     }

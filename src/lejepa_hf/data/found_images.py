@@ -136,7 +136,7 @@ def _described(seen: list[_Seen]) -> Iterator[str]:
 
 
 def _classes(source: ImageSource) -> Iterator[str]:
-    if source.label_column is None or source.is_stream or source.class_names is None:
+    if source.label_kind != "class" or source.is_stream or source.class_names is None:
         return
     labels = [label for label in source.dataset[source.label_column] if label is not None]
     counts = sorted(Counter(labels).values())

@@ -9,6 +9,7 @@ from typing import Any
 
 from .array_columns import is_array, with_arrays
 from .dataset_kinds import Mixture, Opened, count_rows, is_stream
+from .label_kinds import LabelKind, kind_of_labels
 from .origins import Origin
 from .streaming import EndlessRows
 
@@ -71,7 +72,12 @@ class ImageSource:
     @property
     def features(self) -> Mapping[str, Any]:
         """The columns and their types, empty if they are not known."""
-        return {} if isinstance(self.dataset, Mixture) else self.dataset.features or {}
+        return {} if isinstance(self.dataset, Mixture | list) else self.dataset.features or {}
+
+    @property
+    def label_kind(self) -> LabelKind | None:
+        """What its label column holds; None without labels, for masks, and if it is not known."""
+        return kind_of_labels(self.features.get(self.label_column)) if self.label_column is not None else None
 
     @property
     def fingerprint(self) -> str | None:

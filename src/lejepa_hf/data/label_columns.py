@@ -1,8 +1,9 @@
-"""The labels of a source: classes that are texts get numbers, and rows without a label are left out."""
+"""The labels of a source as evaluations read them: classes with numbers, lists of classes, or numbers."""
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -12,67 +13,192 @@ import numpy as np
 from .dataset_files import with_length
 from .dataset_kinds import Opened
 from .image_source import ImageSource
-from .label_kinds import is_class, is_numbered
+from .label_kinds import LABEL_KINDS, POSSIBLE_LABELS, LabelKind, described, is_numbered, is_text, kind_of_labels
 from .origins import Origin
 from .row_groups import column_values
 
 logger = logging.getLogger("lejepa_hf")
 
-_texts_of_streams: dict[tuple, frozenset[str]] = {}  # a stream is read once for them, a run opens it several times
+_SEPARATOR = "|"  # between the classes in a text
+_BINARY = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+_values_of_streams: dict[tuple, set[object]] = {}  # a stream is read once for them, a run opens it several times
 
 
-def number_classes(source: ImageSource, known: Sequence[str] | None = None) -> ImageSource:
+def with_labels(
+    source: ImageSource,
+    columns: Sequence[str] = (),
+    kind: LabelKind | None = None,
+    known: Sequence[str] | None = None,
+) -> ImageSource:
     """
-    Number the classes of a source whose labels are texts, or true and false; any other source is returned as it is.
+    Bring the labels of a source into one of three forms: a class number for each image, a list of class numbers, or a
+    float; None for an image without a label. Names of classes are those of the source, and `label_column` is the
+    column of this form, which is a new one for several columns of 0 and 1. Masks are left as they are.
 
     Args:
-        source ([`ImageSource`]): Its texts become class numbers; spaces around a text do not count, and an empty one
-            is a missing label. For a stream, the column is read once from beginning to end.
+        source ([`ImageSource`]): For a stream of texts, the column is read once from beginning to end.
+        columns (`Sequence[str]`, *optional*): Columns of the labels; that of the source if missing. Several ones hold
+            only 0, 1, true, false or nothing, and each of them is a class; nothing counts as 0 beside other values.
+        kind (`str`, *optional*): `"class"` to number integers or floats like texts, `"number"` for integers that are
+            no classes, `"multi-label"` for texts in which `|` separates classes. Follows from the type if missing.
         known (`Sequence[str]`, *optional*): Names of classes that have numbers already, those of the images to fit
             protocols on. Further ones follow them. If missing, names are sorted and numbered from 0.
+
+    Raises:
+        ValueError: If there is no such column, or its values do not fit.
     """
+    columns = list(columns) or ([source.label_column] if source.label_column is not None else [])
+    if kind is not None and kind not in LABEL_KINDS:
+        raise ValueError(f"`label_kind` {kind!r} is unknown: choose one of {', '.join(LABEL_KINDS)}.")
+    for column in columns:
+        if column not in source.features:
+            known_columns = ", ".join(source.features)
+            raise ValueError(f"`label_column` {column!r} is not in `dataset` {source.name!r}: it has {known_columns}.")
+    if not columns or not source.features:
+        return source
+    if len(columns) > 1:
+        return _of_binary_columns(source, columns)
+    source = replace(source, label_column=columns[0])
+    feature = source.features[columns[0]]
+    found = kind or kind_of_labels(feature)
+    if found == "number":
+        return _of_numbers(source, feature)
+    if found == "multi-label":
+        return _of_lists(source, feature, known)
+    return _of_classes(source, feature, kind, known) if found == "class" else source
+
+
+def _of_classes(source: ImageSource, feature: Any, kind: str | None, known: Sequence[str] | None) -> ImageSource:  # noqa: ANN401
     from datasets import ClassLabel
 
-    column = source.label_column
-    feature = source.features.get(column) if column is not None else None
-    if column is None or not is_class(feature) or is_numbered(feature):
+    column = str(source.label_column)
+    if isinstance(feature, ClassLabel) or (is_numbered(feature) and kind is None):
         return source
-    found = _texts(source, column)
-    names = [*(known or ()), *sorted(found.difference(known or ()))]
-    number = {name: place for place, name in enumerate(names)}
-    encoded = _with_column(source, column, _Numbered(column, number), ClassLabel(names=names))
-    return replace(encoded, class_names=names)
+    if kind_of_labels(feature) not in ("class", "number"):
+        raise _unfitting("class", source, column, feature)
+    names = _names(_values(source, (column,)), known)
+    encode = _Encoding((column,), column, "class", _places(names))
+    return _encoded(source, encode, ClassLabel(names=names), names)
+
+
+def _of_lists(source: ImageSource, feature: Any, known: Sequence[str] | None) -> ImageSource:  # noqa: ANN401
+    from datasets import ClassLabel, List
+
+    column = str(source.label_column)
+    is_list = kind_of_labels(feature) == "multi-label"
+    if not is_list and not is_text(feature):
+        raise _unfitting("multi-label", source, column, feature)
+    if is_list and isinstance(feature.feature, ClassLabel):
+        return replace(source, class_names=feature.feature.names)
+    names = _names((one for value in _values(source, (column,)) for one in _parts(value)), known)
+    encode = _Encoding((column,), column, "multi-label", _places(names))
+    return _encoded(source, encode, List(ClassLabel(names=names)), names)
+
+
+def _of_binary_columns(source: ImageSource, columns: list[str]) -> ImageSource:
+    from datasets import ClassLabel, List
+
+    others = sorted({str(value) for value in _values(source, columns) if as_text(value) and not _is_binary(value)})
+    if others:
+        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        raise ValueError(
+            f"`label_column` {', '.join(columns)} of `dataset` {source.name!r}: several columns are classes of one "
+            f"image if all hold only 0, 1, true, false or nothing, but they also hold {shown}. Name one column."
+        )
+    target = ", ".join(columns)
+    encode = _Encoding(tuple(columns), target, "binary", {})
+    return _encoded(replace(source, label_column=target), encode, List(ClassLabel(names=columns)), columns)
+
+
+def _of_numbers(source: ImageSource, feature: Any) -> ImageSource:  # noqa: ANN401
+    from datasets import ClassLabel, Value
+
+    column = str(source.label_column)
+    is_number = kind_of_labels(feature) == "number" or (is_numbered(feature) and not isinstance(feature, ClassLabel))
+    if not is_number:
+        raise _unfitting("number", source, column, feature)
+    return _encoded(source, _Encoding((column,), column, "number", {}), Value("float64"), None)
+
+
+def _unfitting(kind: str, source: ImageSource, column: str, feature: object) -> ValueError:
+    return ValueError(
+        f"`label_kind` {kind!r} does not fit `label_column` {column!r} of `dataset` {source.name!r}, which holds "
+        f"{described(feature)}: {POSSIBLE_LABELS}."
+    )
 
 
 @dataclass(frozen=True)
-class _Numbered:
-    """The class number of the text in a row; workers of a loader get it as a copy."""
+class _Encoding:
+    """The label of a row in its final form, as the column `target`; workers of a loader get it as a copy."""
 
-    column: str
+    columns: tuple[str, ...]
+    target: str
+    kind: str
     number: Mapping[str, int]
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, int | None]:
-        text = as_text(row[self.column])
-        return {self.column: None if text is None else self.number[text]}
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {self.target: self.label(*(row[column] for column in self.columns))}
+
+    def label(self, *values: Any) -> Any:  # noqa: ANN401
+        """The label from the values in the columns, None for a missing one."""
+        if all(as_text(value) is None for value in values):
+            return None
+        if self.kind == "binary":
+            return [place for place, value in enumerate(values) if _BINARY.get(str(as_text(value)).lower())]
+        if self.kind == "multi-label":
+            return sorted({self.number[one] for part in _parts(values[0]) if (one := as_text(part)) is not None})
+        return float(values[0]) if self.kind == "number" else self.number[str(as_text(values[0]))]
 
 
 def as_text(label: object) -> str | None:
     """The name of a class, None for a missing one."""
-    return (str(label).strip() or None) if label is not None else None
+    if label is None or (isinstance(label, float) and math.isnan(label)):
+        return None
+    return str(label).strip() or None
 
 
-def _texts(source: ImageSource, column: str) -> frozenset[str]:
-    """The different names in a column."""
+def _parts(value: object) -> Iterable[object]:
+    """The classes in a list, or in a text with separators."""
+    if isinstance(value, str):
+        return value.split(_SEPARATOR)
+    return value if isinstance(value, Iterable) else ()
+
+
+def _is_binary(value: object) -> bool:
+    return str(as_text(value)).lower() in _BINARY
+
+
+def _names(values: Iterable[object], known: Sequence[str] | None) -> list[str]:
+    """Names of classes, those that are known first; numbers are sorted as numbers."""
+    found = {text: value for value in values if (text := as_text(value)) is not None}
+    new = found.keys() - set(known or ())
+    return [*(known or ()), *sorted(new, key=lambda text: (_number_in(found[text]), text))]
+
+
+def _number_in(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def _places(names: Sequence[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}
+
+
+def _values(source: ImageSource, columns: Sequence[str]) -> set[object]:
+    """The different values in some columns; lists as tuples."""
     dataset: Any = source.dataset
     if not source.is_stream:
-        values = _all_rows(dataset).with_format(None).unique(column)
-        return frozenset(text for value in values if (text := as_text(value)) is not None)
-    key = (*source.origins, column)
-    if not source.origins or key not in _texts_of_streams:
-        _log_once(f"{source.name}: the names of the classes in {column!r} are read from the whole stream first")
-        texts = (as_text(row[column]) for row in dataset.select_columns([column]))
-        _texts_of_streams[key] = frozenset(text for text in texts if text is not None)
-    return _texts_of_streams[key]
+        rows = _all_rows(dataset).with_format(None)
+        return {_hashable(value) for column in columns for value in rows.select_columns([column])[:][column]}
+    key = (*source.origins, *columns)
+    if not source.origins or key not in _values_of_streams:
+        _log_once(f"{source.name}: the classes in {', '.join(columns)} are read from the whole stream first")
+        rows = dataset.select_columns(list(columns))
+        _values_of_streams[key] = {_hashable(row[column]) for row in rows for column in columns}
+    return _values_of_streams[key]
+
+
+def _hashable(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _all_rows(dataset: Any) -> Any:  # noqa: ANN401, of `datasets`
@@ -82,26 +208,24 @@ def _all_rows(dataset: Any) -> Any:  # noqa: ANN401, of `datasets`
     return rows
 
 
-def _with_column(
-    source: ImageSource, column: str, encode: Callable[[Mapping[str, Any]], dict[str, Any]], feature: object
-) -> ImageSource:
-    """The source with another column of labels, which `encode` makes of its rows."""
+def _encoded(source: ImageSource, encode: _Encoding, feature: object, names: list[str] | None) -> ImageSource:
+    """The source with its labels in the column `encode.target`."""
     from datasets import Features
 
     dataset: Any = source.dataset
-    features = Features({**dataset.features, column: feature})
+    target = encode.target
     if source.is_stream:
-        encoded = dataset.map(encode, features=features)
+        encoded = dataset.map(encode, features=Features({**dataset.features, target: feature}))
         if source.num_images is not None:
             encoded = with_length(encoded, source.num_images)
     else:
         rows = _all_rows(dataset)
-        values = [
-            encode({column: value})[column] for value in rows.with_format(None).select_columns([column])[:][column]
-        ]
-        encoded = rows.remove_columns([column]).add_column(column, values, feature=feature)
+        read = rows.with_format(None).select_columns(list(encode.columns))[:]
+        labels = [encode.label(*values) for values in zip(*(read[column] for column in encode.columns), strict=True)]
+        rows = rows.remove_columns([target]) if target in rows.column_names else rows
+        encoded = rows.add_column(target, labels, feature=feature)
         encoded._indices = dataset._indices
-    return replace(source, dataset=encoded, opened=_reopened(source, encoded))
+    return replace(source, dataset=encoded, class_names=names, opened=_reopened(source, encoded))
 
 
 def _reopened(source: ImageSource, dataset: Opened) -> tuple[Opened, Origin] | None:

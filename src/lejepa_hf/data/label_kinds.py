@@ -2,8 +2,6 @@
 
 from typing import Literal, TypeAlias
 
-from .array_columns import is_array
-
 LabelKind: TypeAlias = Literal["class", "multi-label", "number"]
 LABEL_KINDS: tuple[LabelKind, ...] = ("class", "multi-label", "number")
 POSSIBLE_LABELS = (
@@ -15,6 +13,8 @@ POSSIBLE_LABELS = (
 def kind_of_labels(feature: object) -> LabelKind | None:
     """The kind of labels that a column of this type holds without a choice; None for masks and other types."""
     from datasets import LargeList, List, Value
+
+    from .array_columns import is_array
 
     if is_class(feature):
         return "class"
@@ -38,6 +38,11 @@ def is_numbered(feature: object) -> bool:
 def is_text(feature: object) -> bool:
     """Whether a column holds texts."""
     return _is_value(feature, ("string", "large_string"))
+
+
+def named_columns(text: str | None) -> str | list[str] | None:
+    """The columns in a text of a command line, where a comma separates several."""
+    return [part.strip() for part in text.split(",")] if text is not None and "," in text else text
 
 
 def described(feature: object) -> str:

@@ -23,12 +23,13 @@ from .figures import Figures
 from .labelled_sources import count_shared, labels_of
 from .paired_differences import differences_to_first
 from .protocols.protocol import Protocol
+from .protocols.served_labels import usual_protocols
 
 
 def compare_encoders(
     encoders: Sequence[str | Path],
     splits: tuple[ImageSource, ImageSource],
-    protocols: Sequence[str | Protocol] = ("linear", "knn"),
+    protocols: Sequence[str | Protocol] | None = None,
     out: str | Path | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def compare_encoders(
     Args:
         encoders (`Sequence[str | Path]`): Folders or Hub ids.
         splits (pair of [`ImageSource`]): Sources from [`~evaluation.labelled_sources.labelled_sources`].
-        protocols (`Sequence[str | Protocol]`, *optional*, defaults to `("linear", "knn")`): As in `evaluate_encoder`.
+        protocols (`Sequence[str | Protocol]`, *optional*): As in `evaluate_encoder`.
         out (`str` or `Path`, *optional*): JSON file for the record, checked first and rewritten after each protocol.
         **settings: `batch_size` and `cache_dir` of [`~evaluation.evaluate_encoder.evaluate_encoder`], and settings of
             the protocols.
@@ -53,6 +54,7 @@ def compare_encoders(
     if out is not None:
         check_out(Path(out))
     work = {name: settings[name] for name in ("batch_size", "cache_dir") if name in settings}
+    protocols = usual_protocols(splits[1]) if protocols is None else protocols
     chosen = checked_protocols(protocols, splits, {name: settings[name] for name in settings if name not in work})
     for encoder in encoders[1:]:  # now, not after the hours that the ones before them may take
         FeatureExtractor(*load_encoder(encoder)).try_images(*splits)
@@ -150,7 +152,7 @@ def _describe(source: ImageSource) -> dict:
 
 def _largest_class(source: ImageSource) -> dict[str, float]:
     """The share of the largest class, which an encoder has to exceed, if classes are of unequal size."""
-    labels = labels_of(source)
+    labels = labels_of(source) if source.label_kind == "class" else None
     if labels is None or not is_unbalanced(labels):
         return {}
     return {"largest_class_share": float(np.unique(labels, return_counts=True)[1].max() / len(labels))}

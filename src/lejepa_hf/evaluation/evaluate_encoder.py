@@ -18,7 +18,8 @@ from .intervals import is_spread
 from .labelled_sources import check_held_out_classes, check_pair, count_shared, labelled_sources
 from .protocols.protocol import OnEmbeddings, OnImages, Protocol
 from .protocols.registry import check_protocols, make_protocols, with_usual
-from .table import format_table, readable_name
+from .protocols.served_labels import check_served, usual_protocols
+from .table import figure_text, format_table, readable_name
 
 __all__ = ["evaluate_encoder", "evaluate_with_baselines", "format_table", "measure", "run_protocols"]
 
@@ -28,7 +29,7 @@ logger = logging.getLogger("lejepa_hf")
 def evaluate_encoder(
     encoder: str | Path | LoadedEncoder,
     dataset: str | tuple[ImageSource, ImageSource],
-    protocols: Sequence[str | Protocol] = ("linear", "knn"),
+    protocols: Sequence[str | Protocol] | None = None,
     train_split: str | None = None,
     eval_split: str | None = None,
     batch_size: int = 256,
@@ -46,9 +47,10 @@ def evaluate_encoder(
         encoder (`str`, `Path`, or a pair of model and processor): As for [`load_encoder`], or what it returns.
         dataset (`str` or a pair of [`ImageSource`]): A preset of [`~evaluation.dataset_presets`], a name for
             [`~data.sources.load_source`], or sources of training and held-out images.
-        protocols (`Sequence[str | Protocol]`, *optional*, defaults to `("linear", "knn")`): `linear`,
-            `linear-dinov2`, `attentive`, `knn`, `few-shot`, `logistic`, `retrieval`, `fine-tune`, `fine-tune-long`;
-            `segmentation` and `segmentation-dinov2`, which need masks. Or built protocols.
+        protocols (`Sequence[str | Protocol]`, *optional*): `linear`, `linear-dinov2`, `attentive`, `knn`, `few-shot`,
+            `logistic`, `retrieval`, `fine-tune`, `fine-tune-long`; `ridge` for numbers; `segmentation` and
+            `segmentation-dinov2`, which need masks. Or built protocols. If missing, `linear` and `knn`, for
+            multi-label `linear`, for numbers `ridge`.
         train_split (`str`, *optional*): Split that fits the protocols; that of the preset, or `train`, if missing.
         eval_split (`str`, *optional*): Split that measures them, or a share of `train_split` such as `10%`; that of
             the preset, or `test`, if missing.
@@ -58,8 +60,8 @@ def evaluate_encoder(
         settings: Settings of the protocols: `metrics` of those that guess classes, see
             [`~evaluation.classification.METRICS`], `shots` of `few-shot`, `learning_rate` and `num_epochs` of
             `fine-tune`, `resolution` and `ignore_labels` of `segmentation`, `crop_size` of `segmentation-dinov2`;
-            those of a preset if missing. And arguments of [`~data.sources.load_source`] for a name: `config`,
-            `image_column`, `label_column` and so on.
+            those of a preset if missing. And arguments of [`~data.labelled_source.open_labelled`] for a name:
+            `config`, `label_column` and so on.
 
     Returns:
         `dict[str, float]`: Figures in [0, 1], such as `eval_5shot_top1`, and their 95 % intervals, such as
@@ -69,11 +71,13 @@ def evaluate_encoder(
         ValueError: Before any work on images, if an argument cannot be used or the encoder cannot be loaded. Later, if
             embeddings are NaN or infinite.
     """
-    source = {name: settings.pop(name) for name in inspect.signature(load_source).parameters if name in settings}
-    settings = with_usual(settings, usual_settings(dataset), protocols)
+    known = {*inspect.signature(load_source).parameters, "label_kind"}
+    source = {name: settings.pop(name) for name in known if name in settings}
     pair = dataset
     if not isinstance(pair, tuple):
         pair = labelled_sources(pair, train_split, eval_split, group_column, **source)
+    protocols = usual_protocols(pair[1]) if protocols is None else protocols
+    settings = with_usual(settings, usual_settings(dataset), protocols)
     chosen = checked_protocols(protocols, pair, settings)
     loaded = encoder if isinstance(encoder, tuple) else load_encoder(encoder)
     FeatureExtractor(*loaded).try_images(*pair)
@@ -87,6 +91,7 @@ def checked_protocols(
 ) -> list[Protocol]:
     """Build protocols with their settings; refuse what does not fit together, before any work on images."""
     chosen = make_protocols(protocols, settings)
+    check_served(chosen, pair[1])
     for protocol in chosen:
         protocol.check(*pair)
     check_pair(*pair)
@@ -177,8 +182,10 @@ def run_protocols(
 
 
 def _logged(title: str, results: dict[str, float]) -> dict[str, float]:
-    """The same figures, logged in percent at once, so that they are not lost if a later protocol fails."""
+    """The same figures, logged at once as in tables, so that they are not lost if a later protocol fails."""
     if is_first_rank():
-        figures = [f"{readable_name(key)} {100 * value:.1f}" for key, value in results.items() if not is_spread(key)]
+        figures = [
+            f"{readable_name(key)} {figure_text(key, value)}" for key, value in results.items() if not is_spread(key)
+        ]
         logger.info(f"{title}: {', '.join(figures)}")
     return results

@@ -20,6 +20,7 @@ from .intervals import is_spread, over_draws
 from .labelled_sources import labels_of
 from .protocols.protocol import OnEmbeddings, Protocol
 from .protocols.registry import make_protocols
+from .protocols.served_labels import check_served, usual_protocols
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -72,7 +73,7 @@ class Folds:
 def make_folds(
     source: ImageSource,
     number: int,
-    protocols: Sequence[str | Protocol],
+    protocols: Sequence[str | Protocol] | None,
     group_column: str | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> Folds:
@@ -83,7 +84,8 @@ def make_folds(
     Args:
         source ([`ImageSource`]): Labelled images.
         number (`int`): Number of folds, in [2, 100].
-        protocols (`Sequence[str | Protocol]`): `linear`, `knn`, `few-shot`, `logistic`, `retrieval`; or built ones.
+        protocols (`Sequence[str | Protocol]`): `linear`, `knn`, `few-shot`, `logistic`, `retrieval`, `ridge`; or
+            built ones. If None, those that are usual for the labels.
         group_column (`str`, *optional*): Column, or level of folders, of groups such as patients.
         settings (`dict`, *optional*): Settings of the protocols.
 
@@ -92,9 +94,10 @@ def make_folds(
             or a class that the others do not have.
     """
     _FOLDS.check("folds", number)
-    chosen = make_protocols(protocols, settings or {})
+    chosen = make_protocols(usual_protocols(source) if protocols is None else protocols, settings or {})
     if source.is_stream:
         raise ValueError(f"`folds` needs the images of {source.name!r} by their numbers: leave `streaming` out.")
+    check_served(chosen, source)
     for protocol in chosen:
         if not isinstance(protocol, OnEmbeddings):
             raise ValueError(
@@ -108,7 +111,7 @@ def make_folds(
             f"{f', in groups by {group_column!r}' if group_column else ''}. Ask for fewer."
         )
     assert labels is not None, "not a stream"
-    if any(protocol.needs_known_classes for protocol in chosen):
+    if source.label_kind == "class" and any(protocol.needs_known_classes for protocol in chosen):
         _refuse_unknown_classes(source, of_rows, labels)
     folds = Folds(source, of_rows, chosen)
     if is_first_rank():
@@ -130,7 +133,7 @@ def _refuse_unknown_classes(source: ImageSource, of_rows: np.ndarray, labels: np
 
 def _part(embedded: LabelledEmbeddings, of_part: np.ndarray) -> LabelledEmbeddings:
     rows = torch.from_numpy(np.flatnonzero(of_part))
-    part = LabelledEmbeddings(embedded.embeddings[rows], embedded.labels[rows])
+    part = LabelledEmbeddings(embedded.embeddings[rows], embedded.labels[rows], class_names=embedded.class_names)
     is_same = embedded.probe_features is embedded.embeddings
     return part if is_same else replace(part, probe_features=embedded.probe_features[rows])
 

@@ -14,11 +14,11 @@ from ..data.array_columns import is_array
 from ..data.dataset_kinds import has_gaps
 from ..data.held_out_share import share_of, split_off
 from ..data.image_source import ImageSource, is_image
-from ..data.label_columns import number_classes, with_labels_only
-from ..data.label_kinds import POSSIBLE_LABELS, described, is_class, is_numbered
+from ..data.label_columns import with_labels_only
+from ..data.label_kinds import POSSIBLE_LABELS, described, is_numbered
+from ..data.labelled_source import open_labelled
 from ..data.origins import rows_in_common
 from ..data.shared_images import SharedImages, shared_images
-from ..data.sources import load_source
 from ..system.distributed import is_first_rank
 from .dataset_presets import DatasetPreset, find_preset
 from .imagenet_classes import NUM_CLASSES, with_imagenet_classes
@@ -44,7 +44,8 @@ def labelled_sources(
         eval_split (`str`, *optional*): Split to evaluate on, or a share of `train_split` such as `10%`, see
             [`~data.held_out_share.split_off`]. If missing, the preset's or `test`.
         group_column (`str`, *optional*): Column, or level of folders, of groups that a share may not part.
-        **source: Arguments of [`~data.sources.load_source`]: `config`, `image_column`, `label_column` and so on.
+        **source: Arguments of [`~data.labelled_source.open_labelled`]: `config`, `image_column`, `label_column`,
+            `label_kind` and so on.
     """
     share = share_of(eval_split)
     if group_column is not None and share is None:
@@ -55,11 +56,11 @@ def labelled_sources(
     preset, dataset, source = _of_preset(dataset, source)
     if preset.fitted_on is not None:
         return _fitted_elsewhere(preset, train_split, eval_split, source)
-    train = number_classes(load_source(dataset, train_split or preset.train_split, **source))
+    train = open_labelled(dataset, train_split or preset.train_split, **source)
     if share is not None and eval_split is not None:
         train, test = split_off(train, eval_split, group_column)
     else:
-        test = number_classes(load_source(dataset, eval_split or preset.eval_split, **source), train.class_names)
+        test = open_labelled(dataset, eval_split or preset.eval_split, known=train.class_names, **source)
     return with_labels_only(train), with_labels_only(test)
 
 
@@ -75,7 +76,7 @@ def labelled_source(
             f"`dataset` {preset.dataset!r} only measures protocols that are fitted on {preset.fitted_on}: leave "
             "`folds` out."
         )
-    return with_labels_only(number_classes(load_source(dataset, split or preset.train_split, **source)))
+    return with_labels_only(open_labelled(dataset, split or preset.train_split, **source))
 
 
 def _fitted_elsewhere(
@@ -88,7 +89,7 @@ def _fitted_elsewhere(
             f"are fitted on {preset.fitted_on}: leave it out, or evaluate on {preset.fitted_on}."
         )
     both = {name: source[name] for name in ("streaming", "max_image_pixels") if name in source}
-    test = load_source(preset.dataset, eval_split or preset.eval_split, **source)
+    test = open_labelled(preset.dataset, eval_split or preset.eval_split, **source)
     test = with_imagenet_classes(test) if preset.has_wordnet_ids else test
     train = labelled_source(str(preset.fitted_on), train_split, **both)
     if train.class_names is not None and len(train.class_names) != NUM_CLASSES:
@@ -140,7 +141,7 @@ def count_shared(test: ImageSource, *trained_on: ImageSource) -> SharedImages:
 
 
 def check_labels(source: ImageSource) -> None:
-    """Refuse a source without classes as labels; those of a stream are checked only by its features."""
+    """Refuse a source without labels, or with masks; those of a stream are checked only by its features."""
     if source.label_column is None:
         raise ValueError(f"`dataset` {source.name!r} has no labels; set `label_column` or use a labelled dataset.")
     features = source.features
@@ -148,12 +149,12 @@ def check_labels(source: ImageSource) -> None:
     if is_image(feature):
         raise ValueError(
             f"`label_column` {source.label_column!r} of `dataset` {source.name!r} holds masks: only the protocol "
-            "`segmentation` uses them; for others name a column of classes."
+            "`segmentation` uses them; for others name a column of labels."
         )
-    if features and not is_class(feature):
+    if features and source.label_kind is None:
         others = ", ".join(name for name in features if name not in (source.image_column, source.label_column))
         raise ValueError(
-            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} does not hold classes but "
+            f"`label_column` {source.label_column!r} of `dataset` {source.name!r} does not hold labels but "
             f"{described(feature)}: {POSSIBLE_LABELS}. Name another column ({others or 'there is none'})."
         )
     if is_numbered(feature) and (labels := labels_of(source)) is not None:
@@ -173,7 +174,7 @@ def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: Image
 
 def check_classes(train: ImageSource) -> None:
     """Refuse images to fit protocols on that are all of one class; those of a stream are not known yet."""
-    labels = labels_of(train)
+    labels = labels_of(train) if train.label_kind == "class" else None
     if labels is not None and len(labels) and (labels == labels[0]).all():
         raise ValueError(
             f"`dataset` {train.name!r}: all {len(labels):,} images to fit protocols on are of class {labels[0]} in "
@@ -189,6 +190,8 @@ def check_held_out_classes(
     Refuse held-out images that no classifier could get right, or wrong: of classes that are not among the images to
     fit protocols on, or all of one class. `labels` are those of both sources; of streams they are only known later.
     """
+    if test.label_kind not in ("class", None):
+        return
     known, found = labels or (labels_of(train), labels_of(test))
     if known is None or found is None or not len(known) or not len(found):
         return

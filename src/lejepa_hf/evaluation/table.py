@@ -2,6 +2,8 @@
 
 from .intervals import INTERVAL, is_spread
 
+_IN_UNITS = "_mae"  # ends the name of a mean absolute error
+
 
 def format_table(results: dict[str, dict[str, float]]) -> str:
     """
@@ -30,10 +32,16 @@ def percent_cell(values: dict[str, float], name: str) -> str:
     """A figure in percent, with its interval if it has one; a dash where it is missing."""
     if name not in values:
         return "–"
-    interval = f" ± {100 * values[name + INTERVAL]:.1f}" if name + INTERVAL in values else ""
-    return f"{100 * values[name]:.1f}{interval}"
+    interval = f" ± {figure_text(name, values[name + INTERVAL])}" if name + INTERVAL in values else ""
+    return f"{figure_text(name, values[name])}{interval}"
+
+
+def figure_text(name: str, value: float) -> str:
+    """A figure in percent; an error in the unit of the labels, by its name, as it is."""
+    return f"{value:.4g}" if name.endswith(_IN_UNITS) else f"{100 * value:.1f}"
 
 
 def readable_name(name: str) -> str:
     """The name of a metric in words."""
-    return name.removeprefix("eval_").replace("_", " ")
+    words = name.removeprefix("eval_").replace("_", " ")
+    return f"{words} (in the label's unit)" if name.endswith(_IN_UNITS) else words

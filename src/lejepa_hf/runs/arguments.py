@@ -4,7 +4,7 @@ import difflib
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..configuration_lejepa import LeJEPAConfig, resolve_backbone_config
 from ..data.held_out_share import share_of
@@ -117,7 +117,11 @@ class DataArguments(ViewSettings):
             `dataset`, `-1` for the one right above an image.
         streaming (`bool`): Read images during training instead of downloading them first.
         image_column (`str`, *optional*): Column of the images; found by its type if missing.
-        label_column (`str`, *optional*): Column of the labels, for the evaluation only; found by its type if missing.
+        label_column (`str` or `list[str]`, *optional*): Column of the labels, for the evaluation only; found by its
+            type if missing. Several columns of 0 and 1 are classes that an image may have together.
+        label_kind (`str`, *optional*): `number` for integers that are no classes, `class` for integers or floats that
+            are names of classes, `multi-label` for texts in which `|` separates classes. Follows from the type of
+            `label_column` if missing.
         view_column (`str`, *optional*): Column with a list of images per row, instead of `image_column`: slabs of a
             scan, tiles of a slide, several photographs of one object. Each view is cut from one of them, and
             evaluations use the first one.
@@ -127,7 +131,8 @@ class DataArguments(ViewSettings):
             slides and satellite images; whole images if missing. What is left at the right and lower edge is not
             used. `max_image_pixels` is then the limit of a window where only its part of the file is read.
         eval_crop_ratio (`float`): Share of the resized side that the evaluation's centre crop keeps, in [0.1, 1].
-        eval_protocols (`list[str]`): Any of `linear`, `knn`, `few-shot`, `logistic`, `retrieval`.
+        eval_protocols (`list[str]`): Any of `linear`, `knn`, `few-shot`, `logistic`, `retrieval`, `ridge`. In place of
+            the default ones, which need classes, multi-label has `linear` and numbers have `ridge`.
     """
 
     dataset: str = ""
@@ -140,7 +145,8 @@ class DataArguments(ViewSettings):
     group_column: str | None = None
     streaming: bool = False
     image_column: str | None = None
-    label_column: str | None = None
+    label_column: str | list[str] | None = None
+    label_kind: Literal["class", "multi-label", "number"] | None = None
     view_column: str | None = None
     pages: str = "channels"
     slice_axis: int | None = None

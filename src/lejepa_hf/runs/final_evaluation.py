@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any
 
+import torch
+
 from ..data.held_out_share import share_of
 from ..data.image_contents import spread_rows
 from ..data.image_source import some_rows
@@ -23,7 +25,7 @@ from ..hub.pictures.embedding_map import MOST_ON_A_MAP
 from ..hub.pictures.held_out_classes import draw_confusion
 from ..system.run_folder import RunFolder, write_json
 from .image_pictures import draw_if_possible, picture_embeddings, picture_neighbours
-from .recipe_sources import fitting_source, training_source
+from .recipe_sources import fitting_source, suitable_protocols, training_source
 from .recipes import Recipe
 from .shared_embeddings import SharedEmbeddings
 
@@ -101,7 +103,7 @@ class FinalEvaluation:
         """Measure a column and write all that exist."""
         if name != ENCODER and ENCODER not in self._rows:
             return  # a table without the encoder says nothing, and its error is reported
-        protocols, pair = self._recipe.data.eval_protocols, (self._train, self._held_out)
+        protocols, pair = suitable_protocols(self._recipe.data, self._held_out), (self._train, self._held_out)
         if self._shared is not None:
             prepare = self._shared.found(name, prepare)
         self._rows[name], embedded = measure_column(prepare, name, pair, protocols)
@@ -146,8 +148,11 @@ class FinalEvaluation:
             return
         (bank, embedded), self._embedded = self._embedded, None  # the baselines need the memory
         (train, held_out), folder = self._shown or (self._train, self._held_out), self._run.path
+        if self._has_labels and held_out.label_kind != "class":  # which pictures show by colours and names
+            held_out = replace(held_out, label_column=None, class_names=None)
+            bank, embedded = (replace(one, labels=torch.full((len(one.labels),), -1)) for one in (bank, embedded))
         draw_if_possible("embeddings", picture_embeddings, folder, held_out, embedded)
-        if self._has_labels:
+        if held_out.label_column is not None:
             predicted = nearest_vote(bank, embedded)
             draw_if_possible("confusion", draw_confusion, folder, embedded.labels, predicted, held_out.class_names)
         draw_if_possible("neighbours", picture_neighbours, folder, (train, bank), (held_out, embedded))

@@ -18,8 +18,8 @@ from ..data.dataset_kinds import count_classes
 from ..data.decoding import DECODING_ERRORS, Pixels, open_image, stored_size
 from ..data.held_out_share import share_of
 from ..data.image_source import some_rows
-from ..data.label_columns import number_classes
-from ..data.sources import ImageSource, load_source
+from ..data.labelled_source import open_labelled
+from ..data.sources import ImageSource
 from ..data.tables import TABLE_KINDS
 from ..evaluation.labelled_sources import check_classes, check_labels
 from ..system.devices import cores_of_this_process, default_device, memory_of
@@ -34,8 +34,8 @@ _SAMPLE = 200  # images whose sizes are read, from their headers
 _HELD_OUT = ("validation", "test")  # the first one; `test` is then left for `lejepa evaluate`
 _SOURCE_KEYS = {
     "dataset_config": "config", "dataset_revision": "revision", "data_files": "data_files",
-    "image_column": "image_column", "label_column": "label_column", "pages": "pages", "slice_axis": "slice_axis",
-    "window_size": "window_size",
+    "image_column": "image_column", "label_column": "label_column", "label_kind": "label_kind", "pages": "pages",
+    "slice_axis": "slice_axis", "window_size": "window_size",
 }  # fmt: skip
 
 
@@ -108,9 +108,7 @@ def read_images(name: str, settings: Mapping[str, Any] | None = None) -> ImageFa
     source = {ours: settings[key] for key, ours in _SOURCE_KEYS.items() if key in settings}
     # The rows of a folder or table are names; others are streamed, so that a sample needs no download.
     source["streaming"] = not Path(name).expanduser().is_dir() and kind_of_files(name) not in TABLE_KINDS
-    train = load_source(name, settings.get("train_split", "train"), **source)
-    if not train.is_stream:
-        train = number_classes(train)
+    train = open_labelled(name, settings.get("train_split", "train"), **source)
     held_out = None if "eval_split" in settings else _held_out_split(train, name, source)
     return facts_of(train, held_out)
 
@@ -124,7 +122,7 @@ def _held_out_split(train: ImageSource, name: str, source: dict[str, Any]) -> st
             if is_labelled:
                 check_labels(train)
                 check_classes(train)
-            held_out = load_source(name, split, **source)
+            held_out = open_labelled(name, split, **source)
             if is_labelled:
                 check_labels(held_out)
             if held_out.num_images != 1:

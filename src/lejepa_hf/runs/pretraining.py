@@ -140,12 +140,19 @@ def _build_trainer(recipe: ResolvedRecipe, sources: RunSources, model: LeJEPAFor
         prepare_repository(training)
     pushes_checkpoints = training.push_to_hub and training.hub_strategy != "end"
     views = MultiCropTransform.from_settings(data, training.seed)
+    labels = source.label_column
+    if source.label_kind in ("multi-label", "number"):
+        labels = None
+        logger.info(
+            f"{source.name}: the labels in {source.label_column!r} are not single classes, so that the online probe "
+            "and k-NN are left out while training; the evaluation at the end uses them"
+        )
     return LeJEPATrainer(
         model=model,
         args=training if pushes_checkpoints else replace(training, push_to_hub=False),
         train_dataset=source.dataset,
         eval_dataset=sources.held_out_dataset,
-        data_collator=MultiCropCollator(views, source.image_column, source.label_column, data.view_column),
+        data_collator=MultiCropCollator(views, source.image_column, labels, data.view_column),
         processing_class=build_processor(
             data.global_crop_size, data.eval_crop_ratio, data.image_mean, data.image_std, data.pixel_range
         ),

@@ -7,15 +7,21 @@ from typing import Any, NamedTuple
 from ..data.dataset_kinds import Rows
 from ..data.found_images import log_found_images
 from ..data.held_out_share import share_of, split_off
-from ..data.label_columns import number_classes, with_labels_only
+from ..data.label_columns import with_labels_only
+from ..data.labelled_source import open_labelled
 from ..data.origins import rows_in_common
 from ..data.row_groups import groups_of
-from ..data.sources import ImageSource, load_mixture, load_source
+from ..data.sources import ImageSource, load_mixture
 from ..evaluation.labelled_sources import check_classes, check_held_out_classes, check_labels, count_classes, labels_of
+from ..evaluation.protocols.registry import make_protocols
+from ..evaluation.protocols.served_labels import check_served, usual_protocols
 from ..system.distributed import is_first_rank
 from .arguments import DataArguments
 
 logger = logging.getLogger("lejepa_hf")
+
+
+_OF_CLASSES = ["linear", "knn", "few-shot"]  # the default of `eval_protocols`
 
 
 class RunSources(NamedTuple):
@@ -52,13 +58,23 @@ def open_sources(data: DataArguments) -> RunSources:
 
 
 def _check_accuracies(data: DataArguments, held_out: ImageSource, fitted_on: ImageSource) -> None:
-    """Refuse labels by which no accuracy can be measured."""
+    """Refuse labels by which no accuracy can be measured, and protocols that cannot use them."""
     for labelled in (held_out, fitted_on):
         check_labels(labelled)
-    if "linear" in data.eval_protocols:
+    protocols = suitable_protocols(data, held_out)
+    check_served(make_protocols(protocols, {}), held_out)
+    if held_out.label_kind in ("multi-label", "number"):
+        return
+    if "linear" in protocols:
         count_classes(*(labels for source in (held_out, fitted_on) if (labels := labels_of(source)) is not None))
     check_classes(fitted_on)
     check_held_out_classes(fitted_on, held_out)
+
+
+def suitable_protocols(data: DataArguments, held_out: ImageSource) -> list[str]:
+    """The protocols of the recipe; in place of its default ones, which need classes, those for other labels."""
+    is_default = data.eval_protocols == _OF_CLASSES
+    return usual_protocols(held_out, _OF_CLASSES) if is_default else data.eval_protocols
 
 
 def _refuse_common_groups(data: DataArguments, fitted_on: ImageSource, held_out: ImageSource) -> None:
@@ -122,17 +138,17 @@ def _training_images(data: DataArguments) -> ImageSource:
 
 def open_split(data: DataArguments, split: str, known: list[str] | None = None) -> ImageSource:
     """Open one split of the recipe's `dataset`; classes that are texts are numbered after those that are `known`."""
-    columns = data.view_column or data.image_column, data.label_column
-    source = load_source(
-        data.dataset, split, data.dataset_config, data.streaming, *columns, data.dataset_revision, data.data_files,
-        data.max_image_pixels, **data.cut,
+    source = open_labelled(
+        data.dataset, split, data.label_column, data.label_kind, known, config=data.dataset_config,
+        streaming=data.streaming, image_column=data.view_column or data.image_column, revision=data.dataset_revision,
+        data_files=data.data_files, max_image_pixels=data.max_image_pixels, **data.cut,
     )  # fmt: skip
     if data.view_column is not None and not hasattr(source.features[data.view_column], "feature"):
         raise ValueError(
             f"`view_column` {data.view_column!r} of {data.dataset!r} holds single images, not a list of them in each "
             "row: name it `image_column`."
         )
-    return number_classes(source, known)
+    return source
 
 
 def held_out_source(data: DataArguments) -> ImageSource | None:

@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub.dataclasses import type_validator
 
 from ..data.dataset_files import DIGITS, kind_of_files
+from ..data.label_kinds import named_columns
 from ..system.installed_package import find_packaged, packaged_name, packaged_recipes
 
 _ALIASES = {"config": "dataset_config", "revision": "dataset_revision", "split": "train_split"}  # as in other commands
@@ -104,6 +105,8 @@ def parse_command_line(arguments: list[str], types: Mapping[str, Any]) -> dict[s
             given.append(arguments[position])
             position += 1
         value = _command_line_value(key, given, types[key])
+        if key == "label_column" and isinstance(value, str):
+            value = named_columns(value)
         values[key] = _check_type(key, value, types[key], "the command line")
     return values
 

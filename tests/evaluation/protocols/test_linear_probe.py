@@ -1,3 +1,4 @@
+import math
 import re
 import sys
 
@@ -6,6 +7,7 @@ import torch
 from processes import run_script
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
 from lejepa_hf.evaluation.protocols import linear_probe as module
@@ -134,3 +136,44 @@ assert own_memory() - before < 100e6, own_memory() - before
     script, output = tmp_path / "script.py", tmp_path / "output.txt"
     script.write_text(code, encoding="utf-8")
     assert run_script(script, [tmp_path / "features"], output, processes=1) == [0], output.read_text(encoding="utf-8")
+
+
+def several(rows: int, seed: int) -> LabelledEmbeddings:
+    """Images that may be of three classes, each of them shifts one dimension."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(rows, 3, generator=generator) < 0.4).to(torch.uint8)
+    noise = torch.randn(rows, 6, generator=generator)
+    return LabelledEmbeddings(noise + 1.5 * torch.cat([labels, labels], 1), labels, class_names=["a", "b", "c"])
+
+
+def test_multi_label_equals_a_fit_of_binary_outputs_by_hand():
+    train, test = several(200, 0), several(90, 1)
+    found = linear_probe(train, test, learning_rates=(3e-2,), num_steps=60)
+    scale = train.embeddings.std()
+    probe = torch.nn.Sequential(torch.nn.LayerNorm(6), torch.nn.Linear(6, 3))
+    torch.nn.init.zeros_(probe[1].weight), torch.nn.init.zeros_(probe[1].bias)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=3e-2, weight_decay=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(60):
+        rate = step / 6 if step < 6 else (1 + math.cos(math.pi * (step - 6) / 54)) / 2
+        optimizer.param_groups[0]["lr"] = 3e-2 * rate
+        rows = torch.randint(200, (200,), generator=generator)
+        probabilities = probe(train.embeddings[rows] / scale).sigmoid()
+        loss = torch.nn.functional.binary_cross_entropy(probabilities, train.labels[rows].float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    scores = probe(test.embeddings / scale).detach().numpy()
+    expected = average_precision_score(test.labels.numpy(), scores, average="macro")
+    assert found["eval_linear_map"] == pytest.approx(expected, abs=1e-4)
+    assert found["eval_linear_auroc"] == pytest.approx(roc_auc_score(test.labels.numpy(), scores), abs=1e-4)
+    assert 0.7 < expected < 1 and list(found) == [
+        "eval_linear_map", "eval_linear_map_ci95", "eval_linear_auroc", "eval_linear_auroc_ci95"
+    ]  # fmt: skip
+
+
+def test_the_sweep_of_multi_label_chooses_by_cross_entropy(caplog):
+    with caplog.at_level("INFO", "lejepa_hf"):
+        results = linear_probe(several(300, 0), several(200, 1), learning_rates=(1e-6, 1e-2), num_steps=100)
+    assert "learning rate 0.01, best of 2 on 30" in caplog.text
+    assert results["eval_linear_auroc"] > 0.8

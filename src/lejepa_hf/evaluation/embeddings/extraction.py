@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 import torch
@@ -32,6 +31,7 @@ from ...system.installed_package import installed_versions
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import check_class_numbers, map_style, select_rows
 from .image_batches import ImageBatch, image_batches, rows_from
+from .label_arrays import label_array
 from .parts import EmbeddingParts, as_column
 from .store import StoredEmbeddings, join_columns
 
@@ -46,8 +46,9 @@ _NAMED = 5
 @dataclass
 class LabelledEmbeddings:
     """
-    Embeddings `(num_images, dim)` of images, on the host or in a file that is mapped into memory, and their class
-    numbers `(num_images,)`, -1 for all images of a source without labels.
+    Embeddings `(num_images, dim)` of images, on the host or in a file that is mapped into memory, and their labels as
+    [`label_array`] has them: class numbers `(num_images,)`, -1 for all images of a source without labels; for
+    multi-label `(num_images, num_classes)`; or numbers `(num_images,)`. `class_names` are those of the source.
 
     `probe_features` `(num_images, probe_dim)` are for a linear probe, see [`FeatureExtractor.with_probe_features`];
     the embeddings if missing. `broken` are the rows of the source that are left out, if one process extracted them.
@@ -57,6 +58,7 @@ class LabelledEmbeddings:
     labels: torch.Tensor
     probe_features: torch.Tensor = field(default=None)  # type: ignore[assignment]  # never None when built
     broken: frozenset[int] = frozenset()
+    class_names: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.probe_features is None:
@@ -168,20 +170,21 @@ def _fill(parts: EmbeddingParts, extractor: FeatureExtractor, source: ImageSourc
 
     try:
         for batch, found in embedded_batches(extractor, source, batch_size, parts.next_row, embed):
-            if source.label_column is not None:
+            if source.label_kind == "class":
                 check_class_numbers(batch.labels, source)  # those of a stream are only known now
             vectors = {"embeddings": found[..., :dim]} | ({} if is_same else {"probe_features": found[..., dim:]})
-            parts.add(batch, as_table(batch, vectors))
+            parts.add(batch, as_table(batch, vectors, source))
     finally:
         parts.save()  # kept after a failure
 
 
-def as_table(batch: ImageBatch, vectors: dict[str, torch.Tensor]) -> pa.Table:
+def as_table(batch: ImageBatch, vectors: dict[str, torch.Tensor], source: ImageSource) -> pa.Table:
     """Columns of images by their names in [`LabelledEmbeddings`]; none for a batch without images."""
     if not batch.numbers:
         return pa.table({})
-    labels = np.asarray([-1 if label is None else label for label in batch.labels], dtype=np.int64)
-    return pa.table({"labels": labels} | {name: as_column(values.numpy()) for name, values in vectors.items()})
+    labels = label_array(batch.labels, source)
+    column = as_column(labels) if labels.ndim > 1 else labels
+    return pa.table({"labels": column} | {name: as_column(values.numpy()) for name, values in vectors.items()})
 
 
 def read_embeddings(folder: Path, source: ImageSource, most_in_memory: int) -> LabelledEmbeddings:
@@ -194,7 +197,7 @@ def read_embeddings(folder: Path, source: ImageSource, most_in_memory: int) -> L
     columns = stored.read(most_in_memory)
     if not columns:
         raise DataError(f"{source.name}: none of its images can be read; the first one: {stored.broken.get(0)}.")
-    return LabelledEmbeddings(**columns, broken=frozenset(stored.broken))
+    return LabelledEmbeddings(**columns, broken=frozenset(stored.broken), class_names=source.class_names)
 
 
 def part_of(source: ImageSource, rank: int, ranks: int) -> ImageSource:

@@ -49,18 +49,18 @@ def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] 
         # A mapped file stays readable after it is deleted; on Windows it cannot be deleted, and the folder stays.
         with tempfile.TemporaryDirectory(prefix="lejepa-", ignore_cleanup_errors=True) as folder:
             parts = EmbeddingParts(Path(folder) / "parts")
-            layout = _fill(parts, image_batches(source, _BATCH, decode, list, "raw pixels"), layout)
+            layout = _fill(parts, source, image_batches(source, _BATCH, decode, list, "raw pixels"), layout)
             if layout is None:
                 join_columns(Path(folder), [parts.folder])
                 return read_embeddings(Path(folder), source, _READ_WHOLE)
 
 
 def _fill(
-    parts: EmbeddingParts, batches: Iterator[ImageBatch[list[Pixels]]], layout: _Layout | None
+    parts: EmbeddingParts, source: ImageSource, batches: Iterator[ImageBatch[list[Pixels]]], layout: _Layout | None
 ) -> _Layout | None:
     """
-    Gather vectors of this layout, that of the first images if missing. Stops at an image that needs another one, and
-    returns the layout that fits all images which were read; None if all images fit.
+    Gather vectors of the images of a source in this layout, that of the first images if missing. Stops at an image
+    that needs another one, and returns the layout that fits all images which were read; None if all images fit.
     """
     for batch in batches:
         images = batch.images or []
@@ -69,7 +69,7 @@ def _fill(
             return fitting
         layout = fitting
         vectors = torch.stack([_vector(image, layout) for image in images]) if layout and images else torch.empty(0)
-        parts.add(batch, as_table(batch, {"embeddings": vectors}))
+        parts.add(batch, as_table(batch, {"embeddings": vectors}, source))
     parts.save()
     return None
 

@@ -15,6 +15,7 @@ from ...system.progress_bars import progress_bar
 from ..classification import hits_and_certainty
 from ..embeddings.extraction import LabelledEmbeddings
 from ..labelled_sources import count_classes
+from ..multi_label import multi_label_figures, with_classes_of
 from .protocol import OfClasses, OnEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
@@ -35,11 +36,15 @@ class Linear(OfClasses, OnEmbeddings):
     All learning rates are tried at once while a tenth of the training images is set aside. The rate that does best on
     that tenth is fitted again, on all training images. Test images choose nothing.
 
+    For multi-label each class has its own binary output: the loss is their binary cross-entropy, and the rate with
+    the lowest one on the tenth is chosen.
+
     Source: features, norm, optimizer, weight decay and schedule of arXiv 2511.08544, experiment details; its learning
     rate, steps and batch are not published: the sweep is that of DINOv2, arXiv 2304.07193, but for what chooses.
     """
 
     name = "linear"
+    kinds = ("class", "multi-label")
 
     def run(
         self,
@@ -49,14 +54,18 @@ class Linear(OfClasses, OnEmbeddings):
         num_steps: int | None = None,
     ) -> dict[str, float]:
         """
-        `eval_linear_top1` and with at least five classes `eval_linear_top5`, and so on for other metrics.
+        `eval_linear_top1` and with at least five classes `eval_linear_top5`, and so on for other metrics; for
+        multi-label those of [`multi_label_figures`].
         `learning_rates` are peaks; a tenth of `num_steps` is warmup, and if missing, they are ten passes over the
         images, at least 1,000 steps. The `probe_features` of `train` may lie on disk.
         """
         number = len(train.labels)
         batch_size = min(number, 256 if number < _MANY else 1024)
         num_steps = num_steps or max(1000, math.ceil(10 * number / batch_size))
-        num_classes = count_classes(train.labels, test.labels)
+        is_multi_label = train.labels.ndim > 1
+        if is_multi_label:
+            train = with_classes_of(train, test)
+        num_classes = train.labels.shape[1] if is_multi_label else count_classes(train.labels, test.labels)
         order = torch.randperm(number, generator=torch.Generator().manual_seed(_SEED))
         aside, others = order[: number // 10], order[number // 10 :]
         rate = learning_rates[0]
@@ -69,6 +78,9 @@ class Linear(OfClasses, OnEmbeddings):
                     f"linear probe: learning rate {rate:g}, best of {len(probes)} on {len(aside)} training images"
                 )
             (probe,) = _fit(train, torch.arange(number), [rate], num_classes, num_steps, batch_size)
+        if is_multi_label:
+            scores = torch.cat([_logits(probe, test, rows) for rows in torch.arange(len(test.labels)).split(_CHUNK)])
+            return multi_label_figures("eval_linear", test.labels.numpy() > 0, scores.numpy(), test.class_names)
         predictions = self.predictions(test.labels)
         for rows in torch.arange(len(test.labels)).split(_CHUNK):
             predictions.add(_logits(probe, test, rows).softmax(1))
@@ -116,12 +128,19 @@ def _fit(
         # Sorted, since features may be read from a disk.
         chosen = rows[torch.randint(len(rows), (min(batch_size, len(rows)),), generator=generator)].sort().values
         batch, labels = features[chosen].to(device, torch.float32), train.labels[chosen].to(device)
-        loss = torch.stack([F.cross_entropy(probe(batch), labels) for probe in probes]).sum()
+        loss = torch.stack([_loss(probe(batch), labels) for probe in probes]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     return probes
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of class numbers, or binary cross-entropy of several classes of one image."""
+    if labels.ndim > 1:
+        return F.binary_cross_entropy_with_logits(logits, labels.float())
+    return F.cross_entropy(logits, labels)
 
 
 @torch.inference_mode()
@@ -130,9 +149,12 @@ def _logits(probe: _Probe, images: LabelledEmbeddings, rows: torch.Tensor) -> to
 
 
 def _hits_and_certainty(probe: _Probe, images: LabelledEmbeddings, rows: torch.Tensor) -> tuple[int, float]:
-    """[`hits_and_certainty`] of these rows, whose features may lie on disk."""
+    """[`hits_and_certainty`] of these rows, whose features may lie on disk; without hits for multi-label."""
     hits, certainty = 0, 0.0
     for chunk in rows.split(_CHUNK):
+        if images.labels.ndim > 1:
+            certainty -= float(_loss(_logits(probe, images, chunk), images.labels[chunk])) * len(chunk)
+            continue
         of_chunk = hits_and_certainty(_logits(probe, images, chunk), images.labels[chunk])
         hits, certainty = hits + of_chunk[0], certainty + of_chunk[1]
     return hits, certainty

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ...data.label_kinds import LabelKind
 from ...data.sources import ImageSource
 from ..classification import ClassPredictions, check_metrics
 from ..embeddings.extraction import LabelledEmbeddings
@@ -24,7 +25,8 @@ class Protocol(ABC):
     """
 
     name: ClassVar[str]  # in `protocols` and on the command line, a line of the registry
-    labels: ClassVar[Literal["classes", "masks"]] = "classes"  # what the label column has to hold
+    labels: ClassVar[Literal["classes", "masks"]] = "classes"  # what the label column has to hold: `kinds`, or masks
+    kinds: ClassVar[tuple[LabelKind, ...]] = ("class",)  # of labels that are not masks
     needs_known_classes: ClassVar[bool] = True  # whether each held-out class must be among those that it is fitted on
     shared_by_processes: ClassVar[bool] = False  # whether every process runs it, not only the first one
 

@@ -17,6 +17,7 @@ PROTOCOLS = {
     "few-shot": "few_shot.FewShot",
     "logistic": "logistic_regression.Logistic",
     "retrieval": "retrieval.Retrieval",
+    "ridge": "ridge.Ridge",
     "fine-tune": "fine_tuning.FineTune",
     "fine-tune-long": "fine_tuning.FineTuneLong",
     "segmentation": "segmentation.Segmentation",

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import mean_absolute_error, r2_score
+
+from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
+from lejepa_hf.evaluation.protocols.ridge import PENALTIES, Ridge, r2_of
+
+
+def drawn(number: int, seed: int) -> LabelledEmbeddings:
+    rng = np.random.default_rng(seed)
+    embeddings = rng.normal(5, 3, (number, 12))
+    return LabelledEmbeddings(
+        torch.from_numpy(embeddings).float(), torch.from_numpy(40 + embeddings[:, 0] + rng.normal(size=number))
+    )
+
+
+def test_figures_equal_those_of_scikit_learn():
+    train, test = drawn(100, 0), drawn(60, 1)
+    found = Ridge().run(train, test)
+    mean, std = train.embeddings.double().mean(0), train.embeddings.double().std(0, correction=0)
+    fitted = RidgeCV(alphas=PENALTIES).fit(((train.embeddings - mean) / std).numpy(), train.labels.numpy())
+    guesses = fitted.predict(((test.embeddings - mean) / std).numpy())
+    assert found["eval_ridge_r2"] == pytest.approx(r2_score(test.labels.numpy(), guesses), abs=1e-5)
+    assert found["eval_ridge_mae"] == pytest.approx(mean_absolute_error(test.labels.numpy(), guesses), abs=1e-4)
+    assert found["eval_ridge_r2"] > 0.8
+    errors = np.abs(test.labels.numpy() - guesses)
+    assert found["eval_ridge_mae_ci95"] == pytest.approx(2.001 * errors.std(ddof=1) / np.sqrt(60), rel=1e-3)
+    assert 0 < found["eval_ridge_r2_ci95"] < 0.15 and found.samples["eval_ridge_mae"] == pytest.approx(
+        errors, abs=1e-3
+    )
+
+
+def test_equal_numbers_have_nothing_to_explain():
+    assert r2_of(np.ones(3), np.arange(3.0))(np.arange(3)) == 0
