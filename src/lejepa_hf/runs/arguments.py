@@ -105,7 +105,8 @@ class DataArguments(ViewSettings):
         mixture (`list[dict]`, *optional*): Several sources to train on, drawn from with their `weight`; the other keys
             of an entry are `dataset`, `config`, `split`, `revision`, `data_files`, `image_column`. The source of the
             keys above then serves the evaluation only, and may be missing.
-        train_split (`str`): Split that the encoder is trained on; its labels are not used.
+        train_split (`str`): Split that the encoder is trained on; its labels are not used, except by
+            `class_balanced`.
         eval_split (`str`, *optional*): Held-out split, or a share of `train_split` such as `10%` that is held out and
             never trained on, by a hash of each row and the same share of each class. The encoder is evaluated on it
             after training and, with `eval_strategy`, during training. That is every tenth of the run by default, or
@@ -116,7 +117,8 @@ class DataArguments(ViewSettings):
             `dataset`, `-1` for the one right above an image.
         streaming (`bool`): Read images during training instead of downloading them first.
         image_column (`str`, *optional*): Column of the images; found by its type if missing.
-        label_column (`str`, *optional*): Column of the labels, for the evaluation only; found by its type if missing.
+        label_column (`str`, *optional*): Column of the labels, for the evaluation and `class_balanced` only; found by
+            its type if missing.
         view_column (`str`, *optional*): Column with a list of images per row, instead of `image_column`: slabs of a
             scan, tiles of a slide, several photographs of one object. Each view is cut from one of them, and
             evaluations use the first one.
