@@ -49,7 +49,7 @@ class Noted(MultiCropCollator):
     """Notes which rows were cut; in the training process, so for no worker."""
 
     def __init__(self, transform, path: Path):
-        super().__init__(transform)
+        super().__init__(transform, label_column="label")
         self.path = path
 
     def __call__(self, examples):
@@ -72,6 +72,7 @@ def main():
     parser.add_argument("--die", type=int, default=-1)
     parser.add_argument("--die-after", type=float, default=-1.0)
     parser.add_argument("--note", action="store_true")
+    parser.add_argument("--balanced", action="store_true")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -90,15 +91,17 @@ def main():
         shuffle_buffer_size=options.buffer,
         dataloader_num_workers=options.workers,
         save_total_limit=None,
+        class_balanced=options.balanced,
         seed=0,
     )
     transform = MultiCropTransform(num_local_views=2, global_crop_size=16, local_crop_size=8, blur_kernel_size=5)
+    collator = MultiCropCollator(transform, label_column="label" if options.balanced else None)
     noted = Path(options.run + f"-rows-{args.process_index}.jsonl")
     trainer = LeJEPATrainer(
         model=LeJEPAForPreTraining(config),
         args=args,
         train_dataset=load_source(f"{options.shards}/*.parquet", streaming=options.streaming).dataset,
-        data_collator=Noted(transform, noted) if options.note else MultiCropCollator(transform),
+        data_collator=Noted(transform, noted) if options.note else collator,
         callbacks=[Die(options.die), DieLater(options.die_after)],
     )
     resume = resolve_resume("auto", options.run) if options.resume else None

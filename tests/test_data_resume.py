@@ -50,8 +50,9 @@ def weights(folder: Path) -> bytes:
         pytest.param(["--streaming", "--buffer", "7"], [4, 8], 1, marks=pytest.mark.slow),
         (["--streaming", "--workers", "2", "--buffer", "500", "--accumulation", "2"], [5], 1),
         pytest.param(["--streaming", "--workers", "2"], [8], 2, marks=pytest.mark.slow),
+        pytest.param(["--balanced", "--workers", "1"], [4, 8], 2, marks=pytest.mark.slow),
     ],
-    ids=["map-style", "stream", "stream, workers, accumulation", "stream, two processes"],
+    ids=["map-style", "stream", "stream, workers, accumulation", "stream, two processes", "balanced, two processes"],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(shards, tmp_path, settings, deaths, processes):
     run(shards, tmp_path / "whole", *settings, processes=processes)
@@ -106,3 +107,31 @@ def test_a_stream_read_by_two_goes_on_with_one_and_leaves_nothing_out(shards, tm
     rows = Counter(tuple(json.loads(row)) for row in [*before[0], *before[1], *after])
     assert set(rows.values()) == {1}
     assert sum(epoch == 0 for epoch, _ in rows) == 60
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_draws_and_each_class_alike(shards, tmp_path):
+    """The global batches of two processes are those of one, and each class passes over its images on its own."""
+    settings = ["--balanced", "--note", "--steps", "25"]
+    run(shards, tmp_path / "two", *settings, processes=2)
+    run(shards, tmp_path / "one", *settings, "--batch", "16")
+    first, second, whole = (
+        [tuple(json.loads(row)) for row in Path(f"{tmp_path}/{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        for name in ("two-rows-0", "two-rows-1", "one-rows-0")
+    )
+    assert len(first) == len(second) == 200
+    assert [row for n in range(0, 200, 8) for rows in (first, second) for row in rows[n : n + 8]] == whole
+    labels = load_source("digits").dataset[:60]["label"]
+    drawn = Counter(labels[index] for _, index in whole)
+    assert set(drawn) == set(labels) and max(drawn.values()) < 2 * min(drawn.values())
+    assert len(set(whole)) == len(whole), "an image twice in a pass over its class"
+
+
+@pytest.mark.slow
+def test_a_balanced_run_does_not_go_on_unbalanced(shards, tmp_path):
+    run(shards, tmp_path / "run", "--steps", "3")
+    codes = run_script(
+        Path(data_run.__file__), [shards, tmp_path / "run", "--balanced", "--resume"], tmp_path / "said.txt", 1
+    )
+    assert codes != [0]
+    assert "`class_balanced` was False, is 'label'" in (tmp_path / "said.txt").read_text()

@@ -2,6 +2,8 @@ import json
 import logging
 import math
 import re
+from collections import Counter
+from itertools import islice
 
 import datasets
 import pytest
@@ -16,6 +18,7 @@ from lejepa_hf import (
     MultiCropCollator,
     MultiCropTransform,
 )
+from lejepa_hf.data.batch import PROBE_LABELS
 from lejepa_hf.data.errors import StreamInterrupted, TooManyBrokenImages
 from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import load_source
@@ -31,7 +34,7 @@ def model_for(backbone, **kwargs):
     return LeJEPAForPreTraining(LeJEPAConfig(backbone_config=backbone, **settings))
 
 
-def trainer_for(folder, model, dataset=None, eval_dataset=None, **kwargs):
+def trainer_for(folder, model, dataset=None, eval_dataset=None, label_column=None, **kwargs):
     settings = {
         "max_steps": 6,
         "per_device_train_batch_size": 8,
@@ -46,7 +49,7 @@ def trainer_for(folder, model, dataset=None, eval_dataset=None, **kwargs):
         args=LeJEPATrainingArguments(output_dir=str(folder), **settings | kwargs),
         train_dataset=load_source("digits").dataset if dataset is None else dataset,
         eval_dataset=eval_dataset,
-        data_collator=MultiCropCollator(TRANSFORM),
+        data_collator=MultiCropCollator(TRANSFORM, label_column=label_column),
     )
 
 
@@ -107,6 +110,20 @@ def test_equals_a_bare_loop(tmp_path, tiny_resnet):
         assert losses(trainer)[step][1] == pytest.approx(output.loss.item(), rel=1e-5)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, trainer.model.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_classes_are_drawn_alike_from_python(tmp_path, tiny_resnet):
+    few = load_source("digits").dataset.select(range(200))
+    labels = few["label"]
+    few = few.select([number for number in range(200) if labels[number] < 2 or number % 9 == 0])
+    trainer = trainer_for(tmp_path, model_for(tiny_resnet), few, label_column="label", class_balanced=True)
+    drawn: Counter[int] = Counter()
+    for batch in islice(trainer.get_train_dataloader(), 40):
+        drawn.update(batch[PROBE_LABELS].tolist())
+    assert sum(drawn.values()) == 320 and set(drawn) == set(few["label"])
+    assert max(drawn.values()) < 2.5 * min(drawn.values()) and max(Counter(few["label"]).values()) >= 10
+    with pytest.raises(ValueError, match="`class_balanced` needs labels"):
+        trainer_for(tmp_path, model_for(tiny_resnet), few, class_balanced=True)
 
 
 def test_accumulation_is_the_mean_of_the_micro_batches(tmp_path, tiny_vit):

@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from .data.batch import BROKEN, GLOBAL_VIEWS, PHOTOMETRIC_KEYS, POSITION, PROBE_LABELS
+from .data.class_balance import ClassBalanced, balance_classes
 from .data.collator import MultiCropCollator
 from .data.dataset_kinds import Mixture, count_classes, is_stream
 from .data.errors import BrokenImages, StreamInterrupted
@@ -138,6 +139,9 @@ class LeJEPATrainer(MeasuringTrainer):
         if processing_class is None:
             processing_class = processor_of(collator)
         label_column = collator.label_column
+        self._balanced: ClassBalanced | None = None
+        if args.class_balanced:
+            self._balanced = balance_classes(train_dataset, label_column, collator.image_column)
         num_classes = None if label_column is None else count_classes(train_dataset, label_column)
         measured = [name for name in args.monitors if name != "probe" or (num_classes or 0) > 1]
         check_held_out(eval_dataset, args, collator, processing_class, measured)
@@ -199,7 +203,7 @@ class LeJEPATrainer(MeasuringTrainer):
         """A plain loader, not prepared by Accelerate: [`EndlessRows`] has split the rows already."""
         args = self.args
         rows = EndlessRows(
-            self.train_dataset,
+            self.train_dataset if self._balanced is None else self._balanced,
             batch_size=args.per_device_train_batch_size,
             seed=args.data_seed if args.data_seed is not None else args.seed,
             rank=args.process_index,
@@ -368,6 +372,8 @@ class LeJEPATrainer(MeasuringTrainer):
         sizes["dataset_images"] = self._num_images
         column = {} if self.data_collator.view_column is None else {"view_column": self.data_collator.view_column}
         fixed, free = run_settings(self.args, model_config, views, **sizes, **column, **self._data_identity)
+        # Which rows stand at which place: checkpoints from before this key hold False.
+        fixed["class_balanced"] = self.data_collator.label_column if self.args.class_balanced else False
         if isinstance(self.train_dataset, Mixture):
             free["mixture_weights"] = self.train_dataset.weights
         return fixed, free

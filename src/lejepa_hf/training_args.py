@@ -43,6 +43,9 @@ class LeJEPATrainingArguments(TrainingArguments):
             default one less than the cores of this process when training on an accelerator and a quarter of the cores
             when training on the CPU, at most 16. With fewer than four cores training on the CPU has none: all cores
             cut views and then train, which is up to 1.4 times as fast as a core for each.
+        class_balanced (`bool`, *optional*, defaults to `False`): Whether each training image is drawn from any class
+            with equal probability, however many images the class has: labels then decide how often images are seen.
+            Needs a map-style dataset with one class for each image; an epoch still has as many images as the dataset.
         shuffle_buffer_size (`int`, *optional*, defaults to 1000): Size in rows of the shuffle buffer of each
             streaming worker. A row of ImageNet takes 110 kB.
         max_bad_fraction (`float`, *optional*, defaults to 0.01): Largest share of broken images, among all images
@@ -85,6 +88,7 @@ class LeJEPATrainingArguments(TrainingArguments):
     exact_accumulation: bool = False
     ema_decay: float = 0.0
     dataloader_num_workers: int | None = None  # type: ignore[assignment]  # None until it is decided below
+    class_balanced: bool = False
     shuffle_buffer_size: int = 1000
     max_bad_fraction: float = 0.01
     max_network_retries: int = MAX_RETRIES

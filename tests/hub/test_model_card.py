@@ -338,6 +338,16 @@ def pictures_in(text: str) -> list[str]:
     return re.findall(r"!\[.*\]\((.*)\)", text)
 
 
+def test_labels_that_chose_the_images_are_told(encoder, run):
+    write_run(run, "ylecun/mnist")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"class_balanced": True}), encoding="utf-8")
+    text = " ".join(write_model_card(encoder, run).read_text(encoding="utf-8").split())
+    assert "pretrained without" not in text.lower()
+    assert "pretrained with [LeJEPA]" in text and "Pretrained on 5,000 images" in text
+    assert "each class was drawn with the same probability (`class_balanced`)" in text
+
+
 def test_pictures_are_those_there_are_of_these_weights(encoder, run, tmp_path, tiny_resnet):
     write_run(run, "digits")
     (run / "pictures" / "gaussianity.png").write_bytes(b"a picture")

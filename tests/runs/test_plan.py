@@ -2,6 +2,7 @@ import copy
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 from small_recipe import SMALL, pretend_dry_runs, small_recipe
 
 from lejepa_hf.cli import main
@@ -51,6 +52,17 @@ def test_the_steps_of_a_stream_must_be_given(tmp_path, tiny_resnet, monkeypatch)
     pretend_dry_runs(monkeypatch)
     with pytest.raises(ValueError, match="`max_steps` is needed"):
         make_plan(small_recipe(tmp_path, tiny_resnet, "--max_steps", "-1"))
+
+
+def test_labels_that_cannot_be_balanced_are_refused_before_the_dry_run(tmp_path, tiny_resnet, monkeypatch):
+    pretend_dry_runs(monkeypatch)
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for number in range(8):
+        Image.new("L", (8, 8), number).save(folder / f"{number}.png")
+    arguments = ["--class_balanced", "true", "--dataset", str(folder), "--eval_split", "null"]
+    with pytest.raises(ValueError, match="`class_balanced` needs labels, and the training images have none"):
+        make_plan(small_recipe(tmp_path, tiny_resnet, *arguments))
 
 
 def test_command(capsys, tmp_path, tiny_resnet, monkeypatch):

@@ -202,6 +202,8 @@ BAD = [
     ("eval_split: 0.1", "`eval_split` '0.1' is neither a split nor a share: write a share .* as '10%'"),
     ("eval_split: 60%", "`eval_split` '60%' is neither .* at most 50%"),
     ("group_column: patient", "`group_column` 'patient' has no meaning without held-out images"),
+    ("class_balanced: true\nstreaming: true", "`class_balanced` needs the class .* and `streaming` is set: leave one"),
+    ("class_balanced: true\nmixture: [{dataset: a}]", "`class_balanced` needs the class .* and `mixture` is set"),
 ]
 
 

@@ -24,6 +24,13 @@ def test_all_that_differs_is_named_and_what_may_change_is_logged(tmp_path, caplo
         compare_settings(tmp_path, {"seed": 1, "views": [2]}, {})
 
 
+def test_a_checkpoint_that_does_not_say_was_not_balanced(tmp_path):
+    write_settings(tmp_path, {"seed": 0}, {}, 1)
+    compare_settings(tmp_path, {"seed": 0, "class_balanced": False}, {})
+    with pytest.raises(ValueError, match="`class_balanced` was False, is 'label'"):
+        compare_settings(tmp_path, {"seed": 0, "class_balanced": "label"}, {})
+
+
 def test_checkpoints_of_version_0_1_0_are_read(tmp_path, tiny_resnet):
     whole = trainer_for(tmp_path, model_for(tiny_resnet))
     whole.train()

@@ -14,6 +14,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .batch import POSITION
+from .class_balance import ClassBalanced
 from .dataset_kinds import MapStyle, Mixture, Rows, is_stream
 from .network import MAX_RETRIES
 from .reader_state import Progress, ReaderPosition, deal_readers
@@ -32,6 +33,15 @@ def _read(dataset: MapStyle, indices: list[int]) -> list[Any]:
     if hasattr(dataset, "__getitems__"):
         return dataset.__getitems__(indices) if indices else []
     return [dataset[index] for index in indices]
+
+
+def _nth(members: np.ndarray) -> np.ndarray:
+    """How many entries before each one have the same member."""
+    order = np.argsort(members, kind="stable")
+    in_order = members[order]
+    nth = np.empty(len(members), dtype=int)
+    nth[order] = np.arange(len(members)) - np.searchsorted(in_order, in_order)
+    return nth
 
 
 def _content_hash(row: dict[str, Any], image_column: str, fallback: int) -> int:
@@ -61,7 +71,7 @@ class EndlessRows(IterableDataset):
     Args:
         dataset: Map-style (with a length, and by number rows or what [`~data.rows.as_row`] makes rows of), a
             `datasets.IterableDataset`, or a [`Mixture`] of either; each member of a mixture passes over its own rows
-            in its own epochs.
+            in its own epochs. Or a [`ClassBalanced`] map-style dataset, whose classes are members like those.
         batch_size (`int`): Rows of one batch of one rank.
         seed (`int`): Fixes the order together with the epoch.
         rank, world_size (`int`, *optional*, defaults to 0 and 1): Number of this process, and of all processes.
@@ -78,7 +88,7 @@ class EndlessRows(IterableDataset):
 
     def __init__(
         self,
-        dataset: Rows,
+        dataset: "Rows | ClassBalanced",
         batch_size: int,
         seed: int,
         rank: int = 0,
@@ -93,14 +103,18 @@ class EndlessRows(IterableDataset):
         self.image_column, self.shuffle_buffer_size, self.max_retries = image_column, shuffle_buffer_size, max_retries
         self.members: list[Any] = dataset.datasets if isinstance(dataset, Mixture) else [dataset]
         self.weights = dataset.weights if isinstance(dataset, Mixture) else [1.0]
-        self.streams = is_stream(dataset)
+        self.classes: list[np.ndarray] | None = None
+        if isinstance(dataset, ClassBalanced):
+            self.classes, self.members = dataset.classes, [dataset.dataset]
+            self.weights = [1 / len(self.classes)] * len(self.classes)
+        self.streams = any(map(is_stream, self.members))
         if self.streams:
             self.readers, self.total_readers = deal_readers(start, rank, world_size, num_readers, len(self.members))
             # Fewer shards than would spread evenly: Parquet splits further, by row groups; others stay as they are.
             enough = 2 * self.total_readers
             self.members = [member.reshard() if member.num_shards < enough else member for member in self.members]
         else:
-            self.readers = [start[0][0] if start else ReaderPosition.at_start(0, len(self.members))]
+            self.readers = [start[0][0] if start else ReaderPosition.at_start(0, len(self.weights))]
 
     def num_workers(self, wanted: int) -> int:
         """The most loader workers, up to `wanted`, that keep the order as it is: a divisor of a stream's readers."""
@@ -114,44 +128,49 @@ class EndlessRows(IterableDataset):
         return self._streamed(worker, num_workers) if self.streams else self._permuted(worker, num_workers)
 
     def _member_of_each(self, number: int, *key: int) -> np.ndarray:
-        """The member from which each of some rows comes."""
-        if len(self.members) == 1:
+        """The member, or the class, from which each of some rows comes."""
+        if len(self.weights) == 1:
             return np.zeros(number, dtype=int)
-        return np.random.default_rng([self.seed, *key]).choice(len(self.members), number, p=self.weights)
+        return np.random.default_rng([self.seed, *key]).choice(len(self.weights), number, p=self.weights)
 
     # Map-style
 
     def _permuted(self, worker: int, num_workers: int) -> Iterator[dict[str, Any]]:
         """Place p of a member is its row `permutation[p // n][p % n]`; a global batch takes the next places."""
-        lengths = [len(member) for member in self.members]
-        orders: list[tuple[int, np.ndarray]] = [(-1, np.empty(0, dtype=int))] * len(self.members)
+        lengths = np.array([len(part) for part in self.classes or self.members])
+        orders: list[tuple[int, np.ndarray]] = [(-1, np.empty(0, dtype=int))] * len(lengths)
         _, first_batch, passes = self.readers[0]
         places = np.array([epoch * length + taken for (epoch, taken), length in zip(passes, lengths, strict=True)])
-        first = self.rank * self.batch_size
+        own = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         for batch in count(first_batch):
             of_member = self._member_of_each(self.world_size * self.batch_size, batch)
             behind = places + np.bincount(of_member, minlength=len(lengths))
             if (batch - first_batch) % num_workers == worker:
-                rows: list[dict[str, Any]] = [{}] * self.batch_size
-                for member, length in enumerate(lengths):
-                    among = np.flatnonzero(of_member == member) - first
-                    wanted = []
-                    own = np.flatnonzero((among >= 0) & (among < self.batch_size))
-                    for nth in own.tolist():
-                        epoch, place = divmod(int(places[member]) + nth, length)
-                        if orders[member][0] != epoch:
-                            random = np.random.default_rng([self.seed, epoch, member])
-                            orders[member] = epoch, random.permutation(length)
-                        wanted.append((epoch, int(orders[member][1][place])))
-                    found = _read(self.members[member], [index for _, index in wanted])
-                    for place, row, (epoch, index) in zip(among[own], found, wanted, strict=True):
-                        where = f"row {index}{self._name(member)}"
-                        named = as_row(row, self.image_column)
-                        rows[place] = {**named, "epoch": epoch, "index": index, "where": where}
-                ahead = [Progress(*divmod(int(p), length)) for p, length in zip(behind, lengths, strict=True)]
+                wanted = []
+                for member, place in zip(of_member[own], (places[of_member] + _nth(of_member))[own], strict=True):
+                    epoch, place = divmod(int(place), int(lengths[member]))
+                    if orders[member][0] != epoch:
+                        random = np.random.default_rng([self.seed, epoch, member])
+                        orders[member] = epoch, random.permutation(lengths[member])
+                    index = orders[member][1][place]
+                    wanted.append((epoch, int(index if self.classes is None else self.classes[member][index])))
+                rows = self._rows(wanted, of_member[own] if self.classes is None else np.zeros(len(wanted), dtype=int))
+                ahead = [Progress(*divmod(int(p), int(length))) for p, length in zip(behind, lengths, strict=True)]
                 rows[-1][POSITION] = ReaderPosition(0, batch + 1, ahead)
                 yield from rows
             places = behind
+
+    def _rows(self, wanted: list[tuple[int, int]], of_member: np.ndarray) -> list[dict[str, Any]]:
+        """The rows of these epochs and numbers, each from its member."""
+        rows: list[dict[str, Any]] = [{}] * len(wanted)
+        for member in np.unique(of_member).tolist():
+            among = np.flatnonzero(of_member == member).tolist()
+            found = _read(self.members[member], [wanted[place][1] for place in among])
+            for place, row in zip(among, found, strict=True):
+                epoch, index = wanted[place]
+                where = f"row {index}{self._name(member)}"
+                rows[place] = {**as_row(row, self.image_column), "epoch": epoch, "index": index, "where": where}
+        return rows
 
     # Streams
 

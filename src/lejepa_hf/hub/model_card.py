@@ -61,6 +61,7 @@ def write_model_card(
     text = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         **context,
         ema_decay=ema_decay,
+        class_balanced=bool(recipe.get("class_balanced")),
         pictures=shown,
         versions=run_folder.read_versions() if run_folder else {},
         card_data=_metadata(context, recipe).to_yaml(),

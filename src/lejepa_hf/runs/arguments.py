@@ -106,7 +106,8 @@ class DataArguments(ViewSettings):
         mixture (`list[dict]`, *optional*): Several sources to train on, drawn from with their `weight`; the other keys
             of an entry are `dataset`, `config`, `split`, `revision`, `data_files`, `image_column`. The source of the
             keys above then serves the evaluation only, and may be missing.
-        train_split (`str`): Split that the encoder is trained on; its labels are not used.
+        train_split (`str`): Split that the encoder is trained on; its labels are not used, except by
+            `class_balanced`.
         eval_split (`str`, *optional*): Held-out split, or a share of `train_split` such as `10%` that is held out and
             never trained on, by a hash of each row and the same share of each class. The encoder is evaluated on it
             after training and, with `eval_strategy`, during training. That is every tenth of the run by default, or
@@ -117,8 +118,8 @@ class DataArguments(ViewSettings):
             `dataset`, `-1` for the one right above an image.
         streaming (`bool`): Read images during training instead of downloading them first.
         image_column (`str`, *optional*): Column of the images; found by its type if missing.
-        label_column (`str` or `list[str]`, *optional*): Column of the labels, for the evaluation only; found by its
-            type if missing. Several columns of 0 and 1 are classes that an image may have together.
+        label_column (`str` or `list[str]`, *optional*): Column of the labels, for the evaluation and
+            `class_balanced` only; found by its type if missing. Several columns of 0 and 1 are classes that an image may have together.
         label_kind (`str`, *optional*): `number` for integers that are no classes, `class` for integers or floats that
             are names of classes, `multi-label` for texts in which `|` separates classes. Follows from the type of
             `label_column` if missing.

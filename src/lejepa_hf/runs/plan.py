@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..data.class_balance import balance_classes
 from ..data.normalisation import format_normalisation, measure_normalisation
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.installed_package import find_packaged
@@ -98,6 +99,8 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable()
     source = training_source(data)
+    if training.class_balanced:
+        balance_classes(source.dataset, source.label_column, source.image_column)  # refuses labels of other kinds
     global_batch = batch * training.world_size * training.gradient_accumulation_steps
     steps = count_steps(training, source.num_images, global_batch)
     facts = facts_of(source, num_channels=data.num_channels)

@@ -47,6 +47,15 @@ def _set_evaluation(values: dict[str, Any]) -> None:
         values["eval_steps"] = values.get("save_steps", 500) if at_checkpoints else 0.1
 
 
+def _check_class_balance(values: dict[str, Any]) -> None:
+    for key in ("streaming", "mixture"):
+        if values.get("class_balanced") and values.get(key):
+            raise ValueError(
+                f"`class_balanced` needs the class of each training image before it is read, and `{key}` is set: "
+                "leave one of them out."
+            )
+
+
 def _drop_replaced(values: dict[str, Any], overrides: dict[str, Any]) -> None:
     """Drop the recipe's initial weights if the command line names others."""
     if "pretrained_backbone" in overrides and "backbone_config" not in overrides:
@@ -77,6 +86,7 @@ def parse_recipe(recipe: str | Path, arguments: list[str] | None = None) -> Reci
     values |= overrides
     _drop_replaced(values, overrides)
     _set_evaluation(values)
+    _check_class_balance(values)
     values.setdefault("output_dir", f"runs/{file.resolve().parent.name}-{file.stem}")
 
     def of(section: type) -> dict[str, Any]:

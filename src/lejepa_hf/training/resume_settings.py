@@ -16,6 +16,7 @@ logger = logging.getLogger("lejepa_hf")
 _FILE = "resume_settings.json"
 # Keys in checkpoints of version 0.1.0.
 _RENAMED = {"images SIGReg judges at once": "images_per_statistic", "images of the dataset": "dataset_images"}
+_BEFORE = {"class_balanced": False}  # in checkpoints without this key
 _NOT_OF_THE_MODEL = ("transformers_version", "architectures", "dtype", "_name_or_path", "_attn_implementation")
 
 
@@ -77,7 +78,8 @@ def compare_settings(checkpoint: str | Path, fixed: dict[str, Any], free: dict[s
         return
     # To JSON and back, as the saved ones: tuples become lists, enumerations text.
     fixed, free = json.loads(json.dumps([fixed, free], default=str))
-    changed = _differences({_RENAMED.get(key, key): value for key, value in saved["fixed"].items()}, fixed)
+    before = _BEFORE | {_RENAMED.get(key, key): value for key, value in saved["fixed"].items()}
+    changed = _differences(before, fixed)
     if changed:
         raise ValueError(
             f"`resume` {str(checkpoint)!r} belongs to a run with other settings: {'; '.join(changed)}. Set them back, "
