@@ -10,10 +10,11 @@ from transformers import TrainingArguments
 
 from .data.network import MAX_RETRIES
 from .system.devices import computes_in_bf16, cores_of_this_process, default_device
-from .training.argument_ranges import check_ranges
+from .training.argument_ranges import check_precision, check_ranges
 from .training.argument_table import ARGUMENTS, check_honoured, refuse_arguments
 from .training.callbacks.monitor_registry import MONITORS, check_monitors
 from .training.own_arguments import fitting_kwargs
+from .training.trackers import check_trackers
 
 
 @dataclass
@@ -100,6 +101,8 @@ class LeJEPATrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         refuse_arguments(vars(self), ARGUMENTS)
         check_ranges(vars(self))
+        check_precision(vars(self))
+        check_trackers(self.report_to)
         if not torch.accelerator.is_available():
             self.use_cpu = True  # otherwise several processes would not be joined
         if isinstance(self.bf16, str):

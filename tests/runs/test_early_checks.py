@@ -18,6 +18,8 @@ WRONG = {
     "num_global_views: 0": "`num_global_views`",
     "dataloader_num_workers: -1": "`dataloader_num_workers` must be at least 0, got -1",
     "max_steps: 0": "`max_steps` must be at least 1, got 0",
+    "fp16: true\nbf16: true": "`fp16` and `bf16` are both true: choose one",
+    "report_to: dvclive": "`report_to` 'dvclive': its package is not installed: `pip install dvclive`",
     "@weight: 3": "not valid YAML",
 }
 
@@ -54,6 +56,8 @@ def test_the_early_message_is_that_of_the_run(tmp_path, text, message):
         (["digits/resnet_tinny"], "No recipe 'digits/resnet_tinny'"),
         (["digits/resnet_tiny", "--dataset", "/no/such"], "`dataset` '/no/such': no such folder"),
         (["digits/resnet_tiny", "--dataset"], "`--dataset` on the command line has no value"),
+        (["digits/resnet_tiny", "--output_dir", __file__], "`output_dir` '.*' is a file; choose another"),
+        (["digits/resnet_tiny", "--output_dir", f"{__file__}/runs/x"], "test_early_checks.py' is a file; choose"),
         (["./no-such"], "`dataset` './no-such': no such folder"),
         (["./no-such", "--max_stepz", "3"], "Did you mean `max_steps`"),
         (["--seed", "3"], "must be a recipe or images, got '--seed'"),

@@ -3,12 +3,14 @@
 import ast
 import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal
 
 from ..data.dataset_files import DIGITS, FILE_KINDS, kind_of_files
 from ..data.missing_paths import refuse_impossible_path
 from ..data.view_settings import ViewSettings
-from ..training.argument_ranges import RANGES
+from ..training.argument_ranges import RANGES, check_precision
+from ..training.trackers import check_trackers
 from .objective_ranges import check_objective
 from .recipe_help import read_keys
 from .recipe_text import find_recipe, is_recipe, parse_command_line, read_recipe
@@ -38,6 +40,10 @@ def check_early(arguments: list[str]) -> None:
     for name, accepted in RANGES.items():
         if name in values and name != "num_train_epochs":  # which is not read beside `max_steps`
             accepted.check(name, values[name])
+    check_precision(values)
+    check_trackers(values.get("report_to"))
+    if values.get("output_dir"):
+        _check_folder(Path(values["output_dir"]))
     if values.get("dataset") and not values.get("mixture"):
         _check_path(os.path.expanduser(values["dataset"]))
 
@@ -64,6 +70,15 @@ def _type_of(node: ast.expr) -> Any:  # noqa: ANN401
 
 def _check_views(values: dict[str, Any]) -> None:
     ViewSettings(**{item.name: values[item.name] for item in fields(ViewSettings) if item.name in values})
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a place of the run that cannot be one: the folder itself is made later."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    is_folder = there.is_dir()
+    if not is_folder or not os.access(there, os.W_OK):
+        reason = "is a file" if not is_folder else "cannot be written to by this user"
+        raise ValueError(f"`output_dir` {str(folder)!r}: {str(there)!r} {reason}; choose another `output_dir`.")
 
 
 def _check_path(name: str) -> None:

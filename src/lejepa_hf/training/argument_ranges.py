@@ -50,6 +50,12 @@ RANGES: dict[str, NumberRange] = {
 }
 
 
+def check_precision(values: Mapping[str, Any]) -> None:
+    """Refuse both kinds of half precision at once."""
+    if values.get("fp16") and values.get("bf16") is True:
+        raise ValueError("`fp16` and `bf16` are both true: choose one, or `bf16: auto` alone.")
+
+
 def check_ranges(values: Mapping[str, Any]) -> None:
     """Refuse the first argument outside of its range; `num_train_epochs` is not read where `max_steps` is set."""
     for name, accepted in RANGES.items():
