@@ -118,8 +118,8 @@ class DataArguments(ViewSettings):
             `dataset`, `-1` for the one right above an image.
         streaming (`bool`): Read images during training instead of downloading them first.
         image_column (`str`, *optional*): Column of the images; found by its type if missing.
-        label_column (`str` or `list[str]`, *optional*): Column of the labels, for the evaluation and
-            `class_balanced` only; found by its type if missing. Several columns of 0 and 1 are classes that an image may have together.
+        label_column (`str` or `list[str]`, *optional*): Column of the labels, for the evaluation and `class_balanced`
+            only; found by its type if missing. Several columns of 0 and 1 are classes that an image may have together.
         label_kind (`str`, *optional*): `number` for integers that are no classes, `class` for integers or floats that
             are names of classes, `multi-label` for texts in which `|` separates classes. Follows from the type of
             `label_column` if missing.
