@@ -153,9 +153,9 @@ def test_own_images_without_labels(tmp_path):
     assert main([RECIPE, *small]) == 0
     assert (folder / "encoder" / "model.safetensors").is_file() and not (folder / "results.json").exists()
     assert str(tmp_path) not in (folder / "encoder" / "README.md").read_text()
-    assert (
-        RunFolder(folder).read_images().startswith("24 images; 24 were read: 20 PNG, 4 TIFF; 30 x 20 to 30 x 43 pix")
-    )
+    found = RunFolder(folder).read_images()
+    assert found.startswith("24 images; 24 were read: 20 PNG, 4 TIFF; 30 x 20 to 30 x 43 pix")
+    assert f"<p>Training images: {found}.</p>" in (folder / "report.html").read_text(encoding="utf-8")
     assert json.loads((folder / "statistics.json").read_text())["num_images"] == len(list(images.iterdir()))
     for name in ("gaussianity", "pca_maps"):
         assert (folder / "pictures" / f"{name}.png").stat().st_size > 0

@@ -52,6 +52,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
         run=results["run"] if results else None,
         seconds=results["run"]["train_seconds"] if results else _last_runtime(folder),
         processes=num_processes(folder),
+        images=folder.read_images(),
         shared=shared_of(results),
         held_out=folder.read_held_out(),
         shared_in_training=max((row.get("eval_shared_images", 0) for row in folder.read_held_out()), default=0),
