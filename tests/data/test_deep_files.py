@@ -97,6 +97,29 @@ def test_every_format_has_the_pixels_of_numpy(form, kind, channels):
             np.testing.assert_allclose(found, expected, atol=1)
 
 
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("channels", [3, 4, 5])
+@pytest.mark.parametrize("form", ["npy", "png", "tiff", "planes", "pages", "fits"])
+def test_each_channel_has_a_range_of_its_own(form, kind, channels):
+    values = np.abs(values_of(kind, channels))
+    file = file_of(form, values)
+    ranges = [
+        [low * (1 + place), high * (1 - place / 10)] for place, (low, high) in enumerate([range_of(kind)] * channels)
+    ]
+    if file is None or (is_left_to_a_library(form, kind, channels, ranges) and not (HAS_ASTROPY and HAS_TIFFFILE)):
+        pytest.skip("no such file, or its library is not installed")
+    found = np.asarray(decode_image(file, channels, ranges)).reshape(6, 4, channels).astype(float)
+    for channel, pair in enumerate(ranges):
+        is_transparency = form == "png" and channel == 3
+        expected = reference(values[..., channel : channel + 1], None if is_transparency else tuple(pair))
+        np.testing.assert_allclose(found[..., channel : channel + 1], expected, atol=1)
+
+
+def test_grey_images_among_those_with_a_range_for_each_channel_are_refused():
+    with pytest.raises(ValueError, match="has 3 pairs, one for each channel, but the image has 1 channels"):
+        decode_image(npy(np.zeros((6, 4), np.uint16)), 3, [[0.0, 9.0]] * 3)
+
+
 def test_bits_and_tags_of_tiffs():
     grey = RNG.integers(0, 4096, (6, 4), dtype=np.uint16)
     whole = grey / 4095 * 255

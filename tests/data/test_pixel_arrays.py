@@ -152,3 +152,24 @@ def promising(shape) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": shape})
     return buffer.getvalue()
+
+
+RANGES = [[0.0, 4095.0], [100.0, 300.0], [-50.0, 60_000.0]]
+
+
+@pytest.mark.parametrize("kind", ["u2", ">u2", "i4", "f4"])
+def test_a_range_for_each_channel(kind):
+    array = np.random.default_rng(0).integers(0, 5000, (6, 5, 3)).astype(kind)
+    found = to_eight_bit_array(array, RANGES)
+    for channel, pair in enumerate(RANGES):
+        np.testing.assert_array_equal(found[:, :, channel], to_eight_bit_array(array[:, :, channel], pair))
+    first = eight_bit_channels_last(np.moveaxis(array, -1, 0), 3, RANGES)
+    np.testing.assert_array_equal(first, found)
+    with pytest.raises(ValueError, match="`pixel_range` has 3 pairs, .* but the image has 1 channels"):
+        to_eight_bit_array(array[:, :, 0], RANGES)
+
+
+def test_bytes_are_scaled_by_ranges_of_bytes_only():
+    array = np.full((2, 2, 3), 100, np.uint8)
+    assert to_eight_bit_array(array, [[0.0, 200.0], [50.0, 150.0], [0.0, 100.0]])[0, 0].tolist() == [128, 128, 255]
+    assert to_eight_bit_array(array, RANGES)[0, 0].tolist() == [100] * 3

@@ -38,6 +38,7 @@ CASES = {
     "vit_smaller_images": (VIT, "auto", 8, 3, None, "interpolate_pos_encoding=True"),
     "vit_mean": (VIT, "mean", 16, 3, None, "states.mean(1)"),
     "vit_five_channels": (VIT, "auto", 16, 5, [0.0, 4000.0], 'input_data_format="channels_last"'),
+    "vit_five_ranges": (VIT, "auto", 16, 5, [[0.0, 1000.0 * n] for n in range(1, 6)], ".T  # of each channel"),
     "dinov2_cls": (DINOV2, "cls", 16, 3, None, "outputs.last_hidden_state[:, 0]"),
     "resnet": (RESNET, "auto", 16, 3, None, 'Image.open("photo.jpg")  # your image'),
     "resnet_mean": (RESNET, "mean", 16, 3, None, "states.flatten(2).mean(2)"),

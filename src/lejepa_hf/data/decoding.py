@@ -22,12 +22,15 @@ from PIL.TiffImagePlugin import TiffImageFile
 from .deep_files import Told, deep_colours, full_pages, opened_otherwise, told_by_tiff
 from .network import read_through
 from .pixel_arrays import (
+    PixelRange,
     array_of,
+    check_ranges,
     count_values,
     eight_bit_channels_last,
     is_npy,
     is_range_of_bytes,
     is_tensor,
+    range_of_channels,
     read_npy,
     to_eight_bit_array,
     wrong_channels,
@@ -58,7 +61,7 @@ Pixels: TypeAlias = Image.Image | np.ndarray
 
 
 def open_image(
-    value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None, max_image_pixels: int | None = None
+    value: Encoded, num_channels: int = 3, pixel_range: PixelRange | None = None, max_image_pixels: int | None = None
 ) -> Pixels:
     """
     Open an image as `datasets` stores it, without decoding its pixels: a `PIL.Image.Image`, encoded `bytes`, a path or
@@ -106,7 +109,7 @@ def open_image(
 
 
 def _open_file(
-    file: str | Path | bytes, num_channels: int, pixel_range: list[float] | None, max_image_pixels: int | None
+    file: str | Path | bytes, num_channels: int, pixel_range: PixelRange | None, max_image_pixels: int | None
 ) -> Pixels:
     """Open an image file with PIL, or read it with the library for its format."""
     opened = open_by_pil(file, max_image_pixels)
@@ -224,7 +227,7 @@ def load_upright(
     image: Pixels,
     reduction: int = 1,
     num_channels: int = 3,
-    pixel_range: list[float] | None = None,
+    pixel_range: PixelRange | None = None,
     page: int | None = None,
 ) -> Pixels:
     """
@@ -254,7 +257,7 @@ def load_upright(
     return image.convert(mode) if mode else image
 
 
-def _loaded_upright(image: Image.Image, pixel_range: list[float] | None) -> tuple[Image.Image, Told | None]:
+def _loaded_upright(image: Image.Image, pixel_range: PixelRange | None) -> tuple[Image.Image, Told | None]:
     """An image, or the page of a TIFF, with its pixels, and what its file says of their values."""
     told = told_by_tiff(image) if isinstance(image, TiffImageFile) else None
     if pixel_range is not None and told is None:
@@ -269,35 +272,38 @@ def _loaded_upright(image: Image.Image, pixel_range: list[float] | None) -> tupl
     return image, told
 
 
-def _channels(image: Image.Image, pages: list[int], num_channels: int, pixel_range: list[float] | None) -> np.ndarray:
+def _channels(image: Image.Image, pages: list[int], num_channels: int, pixel_range: PixelRange | None) -> np.ndarray:
     """The bands of these pages, one after the other, as channels."""
     number = len(pages) * _num_bands(image)
     if number != num_channels:
         raise wrong_channels(number, num_channels, len(pages))
     channels = []
-    for page in pages:
+    for place, page in enumerate(pages):
         if len(pages) > 1:
             image.seek(page)
-        loaded, told = _loaded_upright(image, pixel_range)
+        of_page = range_of_channels(pixel_range, place * _num_bands(image), _num_bands(image))
+        loaded, told = _loaded_upright(image, of_page)
         if loaded.mode == "P":
             loaded = loaded.convert("RGBA" if "transparency" in loaded.info else "RGB")
-        channels.append(np.asarray(_all_bands(loaded, pixel_range, told)))
+        channels.append(np.asarray(_all_bands(loaded, of_page, told)))
     return np.dstack(channels)
 
 
-def _all_bands(image: Image.Image, pixel_range: list[float] | None, told: Told | None) -> Image.Image:
+def _all_bands(image: Image.Image, pixel_range: PixelRange | None, told: Told | None) -> Image.Image:
     """As [`to_eight_bit`], but with all bands."""
     bands = image.getbands()
     if len(bands) == 1:
         return to_eight_bit(image, pixel_range, told)
     if not is_range_of_bytes(pixel_range):
         return image
-    return image.point([level for band in bands for level in _levels(None if band == "A" else pixel_range)])
+    return image.point(_levels(pixel_range, bands))
 
 
-def _levels(pixel_range: list[float] | None) -> list[int]:
-    """What the 256 values of 8 bits become."""
-    return to_eight_bit_array(np.arange(256, dtype=np.uint8), pixel_range).tolist()
+def _levels(pixel_range: PixelRange | None, bands: tuple[str, ...]) -> list[int]:
+    """What the 256 values of 8 bits become, in one band after the other; transparency stays as it is."""
+    ranges = [None if band == "A" else range_of_channels(pixel_range, place, 1) for place, band in enumerate(bands)]
+    values = np.arange(256, dtype=np.uint8)
+    return [level for one in ranges for level in to_eight_bit_array(values, one).tolist()]
 
 
 def _num_bands(image: Image.Image) -> int:
@@ -306,13 +312,13 @@ def _num_bands(image: Image.Image) -> int:
 
 
 def decode_image(
-    value: Encoded, num_channels: int = 3, pixel_range: list[float] | None = None, max_image_pixels: int | None = None
+    value: Encoded, num_channels: int = 3, pixel_range: PixelRange | None = None, max_image_pixels: int | None = None
 ) -> Pixels:
     """[`open_image`] and [`load_upright`] in one: whatever a row holds -> an upright image, 8 bits a channel."""
     return load_upright(open_image(value, num_channels, pixel_range, max_image_pixels), 1, num_channels, pixel_range)
 
 
-def to_eight_bit(image: Image.Image, pixel_range: list[float] | None = None, told: Told | None = None) -> Image.Image:
+def to_eight_bit(image: Image.Image, pixel_range: PixelRange | None = None, told: Told | None = None) -> Image.Image:
     """
     Convert an image of any mode to 8 bits a channel: greyscale stays one channel, every other mode becomes RGB.
 
@@ -334,5 +340,6 @@ def to_eight_bit(image: Image.Image, pixel_range: list[float] | None = None, tol
             image = image.convert("RGBA")
         image = image.convert("RGB")
     if is_range_of_bytes(pixel_range):
-        return image.point(_levels(pixel_range) * len(image.getbands()))
+        check_ranges(pixel_range, len(image.getbands()))
+        return image.point(_levels(pixel_range, image.getbands()))
     return image

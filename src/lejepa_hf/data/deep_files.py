@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .pixel_arrays import to_eight_bit_array
+from .pixel_arrays import PixelRange, range_of_channels, to_eight_bit_array
 from .readers.library import library_for
 
 _SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _KIND = 254, 258, 262, 277, 284, 339  # tags of TIFF
@@ -47,7 +47,7 @@ class Told(NamedTuple):
     no_data: float | None = None
     is_inverted: bool = False
 
-    def to_eight_bit(self, array: np.ndarray, pixel_range: list[float] | None) -> np.ndarray:
+    def to_eight_bit(self, array: np.ndarray, pixel_range: PixelRange | None) -> np.ndarray:
         """Values as PIL or tifffile has them -> uint8."""
         return to_eight_bit_array(array.astype(self.dtype, copy=False), pixel_range, *self[1:])
 
@@ -105,7 +105,7 @@ def full_pages(image: Image.Image, have_one_size: bool = True) -> list[int]:
     return numbers
 
 
-def deep_colours(image: Image.Image, pixel_range: list[float]) -> Image.Image | None:
+def deep_colours(image: Image.Image, pixel_range: PixelRange) -> Image.Image | None:
     """
     Bands of 16 bits of a PNG that is not loaded, scaled to 8 by `pixel_range`; transparency keeps its own range. None
     for files of which PIL reads all bits; ValueError for other formats of which it reads fewer, or scales them.
@@ -119,8 +119,10 @@ def deep_colours(image: Image.Image, pixel_range: list[float]) -> Image.Image | 
         data = frombuffer(bytearray(file.read()), dtype=uint8)
         bands = torchvision_io.decode_image(data, torchvision_io.ImageReadMode.UNCHANGED).numpy()
         colours, transparency = np.split(bands, [3 if len(bands) > 2 else 1])
-        scaled = np.concatenate([to_eight_bit_array(colours, pixel_range), (transparency >> 8).astype(np.uint8)])
-        deep = Image.fromarray(np.ascontiguousarray(np.moveaxis(scaled, 0, -1)))
+        of_colours = range_of_channels(pixel_range, 0, len(colours))
+        scaled = to_eight_bit_array(np.moveaxis(colours, 0, -1), of_colours)
+        joined = np.concatenate([scaled, np.moveaxis(transparency >> 8, 0, -1).astype(np.uint8)], axis=-1)
+        deep = Image.fromarray(joined if joined.shape[-1] > 1 else joined[:, :, 0])
         deep.info = image.info  # with the orientation
         return deep
     if _is_reduced(image):
@@ -159,7 +161,7 @@ def opened_otherwise(
     value: str | Path | bytes,
     opened: Image.Image | None,
     num_channels: int,
-    pixel_range: list[float] | None,
+    pixel_range: PixelRange | None,
     check: Callable[[int, int], None],
 ) -> np.ndarray | None:
     """
@@ -188,7 +190,7 @@ def opened_otherwise(
     return None if read is None else read(value, num_channels, pixel_range, check)
 
 
-def pil_reads(image: TiffImageFile, num_channels: int, pixel_range: list[float] | None) -> bool:
+def pil_reads(image: TiffImageFile, num_channels: int, pixel_range: PixelRange | None) -> bool:
     """Whether PIL reads all channels of a TIFF with all the bits that are needed."""
     tags = image.tag_v2
     bits, bands = tags.get(_BITS, (1,)), tags.get(_SAMPLES, 1)
@@ -206,7 +208,7 @@ def _file_of(value: str | Path | bytes) -> io.BytesIO | str:
 
 
 def _read_fits(
-    value: str | Path | bytes, num_channels: int, pixel_range: list[float] | None, check: Callable[[int, int], None]
+    value: str | Path | bytes, num_channels: int, pixel_range: PixelRange | None, check: Callable[[int, int], None]
 ) -> np.ndarray:
     """The first image of a FITS file, whose rows begin at the bottom; its planes are channels."""
     from .pixel_arrays import eight_bit_channels_last

@@ -13,7 +13,7 @@ from .dataset_kinds import Mixture
 from .decoding import DECODING_ERRORS, open_image, stored_size
 from .image_contents import digest_of, image_values
 from .image_source import ImageSource
-from .pixel_arrays import is_npy, read_npy
+from .pixel_arrays import PixelRange, is_npy, ranges_of, read_npy
 from .readers.addresses import split_address
 from .readers.known_readers import find_reader
 
@@ -42,10 +42,10 @@ class _Seen(NamedTuple):
     dtype: np.dtype
     low: float
     high: float
-    pixel_range: list[float] | None = None
+    pixel_range: PixelRange | None = None
 
 
-def log_found_images(source: ImageSource, pixel_range: list[float] | None = None) -> None:
+def log_found_images(source: ImageSource, pixel_range: PixelRange | None = None) -> None:
     """
     Log what a source of one dataset holds: number of images; of up to 64 of them, evenly spread, the formats, sizes,
     channels and values; classes. Warn if the images look wrong: nearly black with this `pixel_range`, all of one
@@ -95,7 +95,7 @@ class FoundValues(NamedTuple):
     array: np.ndarray
     kind: str
     size: tuple[int, int]
-    pixel_range: list[float] | None = None
+    pixel_range: PixelRange | None = None
 
 
 def values_in_file(value: object) -> FoundValues:
@@ -150,7 +150,7 @@ def _classes(source: ImageSource) -> Iterator[str]:
             )
 
 
-def _warnings(seen: list[_Seen], values: list[object], pixel_range: list[float] | None) -> Iterator[str]:
+def _warnings(seen: list[_Seen], values: list[object], pixel_range: PixelRange | None) -> Iterator[str]:
     if len(seen) < 2:
         return
     told = [one for one in seen if one.pixel_range is not None]
@@ -158,7 +158,7 @@ def _warnings(seen: list[_Seen], values: list[object], pixel_range: list[float] 
         yield from _warning_of_contrast(told, pixel_range)
     low, high = min(one.low for one in seen), max(one.high for one in seen)
     whites = {one.dtype: {"u1": 255, "u2": 65535}.get(one.dtype.str[1:], 1) for one in seen}
-    black, white = pixel_range or (0, max(whites.values()))
+    black, white = _widest(pixel_range) or (0, max(whites.values()))
     is_scaled = pixel_range is None or np.dtype(np.uint8) not in whites  # PIL has the upper bits of some deep colours
     if not told and low < high and is_scaled and (high - black) * _DARK <= white - black:
         yield (
@@ -193,11 +193,11 @@ def _masks(source: ImageSource) -> Iterator[str]:
         )
 
 
-def _warning_of_contrast(seen: list[_Seen], pixel_range: list[float] | None) -> Iterator[str]:
+def _warning_of_contrast(seen: list[_Seen], pixel_range: PixelRange | None) -> Iterator[str]:
     """Warn if all images are nearly of one grey, by the values of black and white that their files say."""
     shares = []
     for one in seen:
-        black, white = pixel_range or one.pixel_range or [0, 1]
+        black, white = _widest(pixel_range) or _widest(one.pixel_range) or [0, 1]
         shares.append((one.high - one.low) / (white - black))
     if 0 < max(shares) <= 1 / _DARK:
         low, high = min(one.low for one in seen), max(one.high for one in seen)
@@ -205,3 +205,9 @@ def _warning_of_contrast(seen: list[_Seen], pixel_range: list[float] | None) -> 
             f"views have little contrast: the values go from {low:g} to {high:g}, a small part of what the files "
             "can hold; set `pixel_range: [low, high]` to the values of black and white."
         )
+
+
+def _widest(pixel_range: PixelRange | None) -> list[float] | None:
+    """The pair that holds those of all channels."""
+    pairs = ranges_of(pixel_range)
+    return [min(low for low, _ in pairs), max(high for _, high in pairs)] if pairs else None

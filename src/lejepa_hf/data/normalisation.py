@@ -10,6 +10,7 @@ from .decoding import DECODING_ERRORS, decode_image
 from .found_images import values_in_file
 from .image_contents import image_values
 from .image_source import ImageSource
+from .pixel_arrays import PixelRange
 
 _SAMPLE = 512  # images
 _VALUES = 4096  # of an image that are sorted for the range
@@ -31,13 +32,13 @@ class Normalisation:
     """
 
     num_images: int
-    pixel_range: list[float] | None
+    pixel_range: PixelRange | None
     image_mean: list[float]
     image_std: list[float]
 
 
 def measure_normalisation(
-    source: ImageSource, num_channels: int = 3, pixel_range: list[float] | None = None
+    source: ImageSource, num_channels: int = 3, pixel_range: PixelRange | None = None
 ) -> Normalisation:
     """
     Read up to 512 images, evenly spread over a map-style source or the first ones of a stream, and measure how to

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
+
+# Values of black and white, [low, high]: for all channels, or a pair for each of them.
+PixelRange: TypeAlias = list[float] | list[list[float]]
 
 NPY_ENDING = ".npy"
 _NPY_MAGIC = b"\x93NUMPY"
@@ -60,9 +63,7 @@ def wrong_channels(found: int, num_channels: int, pages: int = 1) -> ValueError:
     return ValueError(f"The image has {found} channels, but {num_channels} are expected: {way_out}.")
 
 
-def eight_bit_channels_last(
-    value: np.ndarray | list, num_channels: int, pixel_range: list[float] | None
-) -> np.ndarray:
+def eight_bit_channels_last(value: np.ndarray | list, num_channels: int, pixel_range: PixelRange | None) -> np.ndarray:
     """
     Convert an array to uint8 of shape `(H, W)` or `(H, W, channels)`.
 
@@ -88,7 +89,7 @@ def eight_bit_channels_last(
 
 def to_eight_bit_array(
     array: np.ndarray,
-    pixel_range: list[float] | None,
+    pixel_range: PixelRange | None,
     white: float | None = None,
     no_data: float | None = None,
     is_inverted: bool = False,
@@ -96,11 +97,12 @@ def to_eight_bit_array(
     """
     Scale values linearly to uint8.
 
-    The ends of `pixel_range` become 0 and 255; other values are clipped; NaN and `no_data` become 0. If the range is
-    missing, it is the whole range of 8- and 16-bit integers, or [0, `white`] for files that use fewer of these bits;
-    [0, 1] for floats and [0, 255] for wider integers, which never use their whole range: if more than half of the
-    floats, or a single wide integer, lie outside, ValueError. Of uint8 only a range within [0, 255] is used: others,
-    and [0, 1], are meant for other images beside them. With `is_inverted`, low values are white.
+    The ends of `pixel_range` become 0 and 255; other values are clipped; NaN and `no_data` become 0. Several pairs are
+    those of the channels, along the last axis. If the range is missing, it is the whole range of 8- and 16-bit
+    integers, or [0, `white`] for files that use fewer of these bits; [0, 1] for floats and [0, 255] for wider
+    integers, which never use their whole range: if more than half of the floats, or a single wide integer, lie
+    outside, ValueError. Of uint8 only a range within [0, 255] is used: others, and [0, 1], are meant for other images
+    beside them. With `is_inverted`, low values are white.
     """
     missing = array == no_data if no_data is not None else np.zeros((), bool)
     if array.dtype.kind == "f" and missing.any():
@@ -114,12 +116,48 @@ def to_eight_bit_array(
     return np.where(missing, np.uint8(0), found) if missing.any() else found
 
 
-def is_range_of_bytes(pixel_range: list[float] | None) -> bool:
-    """Whether a range is one of 8-bit values, other than all of them."""
-    return pixel_range is not None and pixel_range[0] >= 0 and 1 < pixel_range[1] <= 255 and pixel_range != [0, 255]
+def is_range_of_bytes(pixel_range: PixelRange | None) -> bool:
+    """Whether a range is one of 8-bit values, other than all of them; of several ranges, whether each of them is."""
+    pairs = ranges_of(pixel_range)
+    return bool(pairs) and all(low >= 0 and 1 < high <= 255 and [low, high] != [0, 255] for low, high in pairs)
 
 
-def _scaled(array: np.ndarray, pixel_range: list[float] | None, white: float | None) -> np.ndarray:
+def ranges_of(pixel_range: PixelRange | None) -> list[list[float]]:
+    """The pair, or the pairs of all channels, of a range; empty if it is missing."""
+    if pixel_range is None:
+        return []
+    return cast("list[list[float]]", pixel_range if isinstance(pixel_range[0], list) else [pixel_range])
+
+
+def range_of_channels(pixel_range: PixelRange | None, first: int, number: int) -> PixelRange | None:
+    """The range of `number` channels from `first` on."""
+    if pixel_range is None or not isinstance(pixel_range[0], list):
+        return pixel_range
+    chosen = ranges_of(pixel_range)[first : first + number]
+    return chosen[0] if number == 1 and chosen else chosen
+
+
+def _ends(pixel_range: PixelRange, array: np.ndarray) -> tuple[Any, Any]:
+    """Values of black and white, numbers or arrays along the last axis."""
+    pairs = ranges_of(pixel_range)
+    if len(pairs) == 1:
+        return pairs[0][0], pairs[0][1]
+    check_ranges(pixel_range, array.shape[2] if array.ndim == 3 else 1)
+    low, high = np.array(pairs, dtype=np.float64).T
+    return low, high
+
+
+def check_ranges(pixel_range: PixelRange | None, channels: int) -> None:
+    """Refuse ranges of other channels than an image has."""
+    number = len(ranges_of(pixel_range))
+    if number > 1 and number != channels:
+        raise ValueError(
+            f"`pixel_range` has {number} pairs, one for each channel, but the image has {channels} channels: give one "
+            "pair for all channels, or convert the image."
+        )
+
+
+def _scaled(array: np.ndarray, pixel_range: PixelRange | None, white: float | None) -> np.ndarray:
     kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
@@ -137,11 +175,11 @@ def _scaled(array: np.ndarray, pixel_range: list[float] | None, white: float | N
         if ((finite < 0) | (finite > 1)).sum() > len(finite) / 2:
             raise _needs_range(finite, 1)
         pixel_range = [0.0, 1.0]
-    low, high = pixel_range or [np.iinfo(array.dtype).min, np.iinfo(array.dtype).max]
+    low, high = _ends(pixel_range or [float(np.iinfo(array.dtype).min), float(np.iinfo(array.dtype).max)], array)
     is_short = bits <= 16 or array.dtype == np.float32
     scaled = array.astype(np.float32 if is_short else np.float64)  # a copy, to be changed in place
-    scaled -= low
-    scaled *= 255 / (high - low)
+    np.subtract(scaled, low, out=scaled, casting="same_kind")
+    np.multiply(scaled, 255 / (high - low), out=scaled, casting="same_kind")
     if kind == "f":
         np.nan_to_num(scaled, copy=False, nan=0.0)
     return scaled.clip(0, 255, out=scaled).round(out=scaled).astype(np.uint8)

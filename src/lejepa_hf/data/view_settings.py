@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ..system.number_range import NumberRange, whole
+from .pixel_arrays import PixelRange, ranges_of
 
 MOST_PIXELS = NumberRange(1, is_whole=True, others=(None,))  # what `max_image_pixels` may be
 _SHARE = NumberRange(0, 1)
@@ -70,9 +71,10 @@ class ViewSettings:
             3 channels saturation, hue and grayscale do nothing, and contrast blends with the mean over all of them.
         image_std (`list[float]`): Standard deviation of each channel, by which the difference is divided, in
             [1e-6, 10].
-        pixel_range (`list[float]`, *optional*): Values that become 0 and 255, in files and arrays of any type; others
-            are clipped. 8-bit images are only scaled by a range within [0, 255]. If missing, the whole range of 8- and
-            16-bit integers, [0, 1] for floats and [0, 255] for wider integers, which may not lie outside.
+        pixel_range (`list[float]` or `list[list[float]]`, *optional*): Values that become 0 and 255, in files and
+            arrays of any type, or such a pair for each channel; others are clipped. 8-bit images are only scaled by a
+            range within [0, 255]. If missing, the whole range of 8- and 16-bit integers, [0, 1] for floats and
+            [0, 255] for wider integers, which may not lie outside.
         max_image_pixels (`int`, *optional*): Largest width times height of an image, as stored and after an
             evaluation's resize; larger images count as broken. If missing, 89 million, PIL's `MAX_IMAGE_PIXELS`.
 
@@ -105,7 +107,7 @@ class ViewSettings:
     solarize_threshold: int = 128
     image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
-    pixel_range: list[float] | None = None
+    pixel_range: PixelRange | None = None
     max_image_pixels: int | None = None
 
     def __post_init__(self) -> None:
@@ -135,17 +137,27 @@ class ViewSettings:
         for name, accepted in _OF_CHANNELS.items():
             for value in vars(self)[name]:
                 accepted.check(name, value)
-        bounds = self.pixel_range
-        if bounds is None:
-            return
-        largest = max(map(abs, bounds), default=0)
-        is_usable = len(bounds) == 2 and largest <= _LARGEST_PIXEL
-        if not is_usable or not bounds[1] - bounds[0] > max(_FINEST_RANGE * largest, 1 / _LARGEST_PIXEL):
+        pairs = ranges_of(self.pixel_range or None)
+        if not all(map(_is_range, pairs)) or self.pixel_range == []:
             raise ValueError(
-                f"`pixel_range` must be [low, high] with low < high, which 32-bit floats tell apart, got {bounds}."
+                "`pixel_range` must be [low, high] with low < high, which 32-bit floats tell apart, or a list of such "
+                f"pairs, got {self.pixel_range}."
+            )
+        if len(pairs) > 1 and len(pairs) != len(mean):
+            raise ValueError(
+                f"`pixel_range` has {len(pairs)} pairs, one for each channel, but `image_mean` has {len(mean)} "
+                "numbers: they must agree."
             )
 
     @property
     def num_channels(self) -> int:
         """Channels of the views."""
         return len(self.image_mean)
+
+
+def _is_range(pair: list[float]) -> bool:
+    if not isinstance(pair, list):
+        return False
+    largest = max(map(abs, pair), default=0)
+    is_usable = len(pair) == 2 and largest <= _LARGEST_PIXEL
+    return is_usable and pair[1] - pair[0] > max(_FINEST_RANGE * largest, 1 / _LARGEST_PIXEL)

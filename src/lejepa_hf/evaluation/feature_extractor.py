@@ -11,6 +11,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..data.decoding import DECODING_ERRORS, Encoded, Pixels, decode_image, resized, stored_size
+from ..data.pixel_arrays import PixelRange
 from ..data.sources import ImageSource
 from ..model.architecture import native_image_size, num_channels
 from ..model.layers import count_layers, feature_map, forward_layers, has_class_token, patch_tokens, pool
@@ -57,7 +58,7 @@ class FeatureExtractor:
         self._most_layers = count_layers(encoder)
 
     @property
-    def pixel_range(self) -> list[float] | None:
+    def pixel_range(self) -> PixelRange | None:
         """Stored values that are black and white, as the processor says; None for the usual ones."""
         return getattr(self.processor, "pixel_range", None)
 

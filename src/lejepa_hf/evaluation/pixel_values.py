@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from transformers import BaseImageProcessor, BitImageProcessor
 
 from ..data.decoding import Pixels, check_size, stored_size
+from ..data.pixel_arrays import PixelRange
 
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -15,7 +16,7 @@ def build_processor(
     crop_ratio: float = 0.875,
     image_mean: list[float] | None = None,
     image_std: list[float] | None = None,
-    pixel_range: list[float] | None = None,
+    pixel_range: PixelRange | None = None,
 ) -> BitImageProcessor:
     """
     The evaluation-time pipeline: shortest side to `crop_size / crop_ratio`, centre crop, normalise.

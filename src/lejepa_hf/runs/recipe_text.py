@@ -130,7 +130,7 @@ def _check_type(key: str, value: object, expected: object, where: str) -> object
     if isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds:
         value = float(value)
     if list[float] in (expected, *kinds) and isinstance(value, list):
-        value = [float(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+        value = _with_floats(value)
     if key in _TEXTS and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if value is False and str in kinds and bool not in kinds:
@@ -143,6 +143,18 @@ def _check_type(key: str, value: object, expected: object, where: str) -> object
         names = expected.__name__ if isinstance(expected, type) and not get_args(expected) else str(expected)
         raise ValueError(f"`{key}` in {where} must be {names}, got {value!r} ({type(value).__name__}).") from None
     return value
+
+
+def _with_floats(values: list[Any]) -> list[Any]:
+    """A list, and the lists in it, with integers made floats."""
+    return [
+        _with_floats(item)
+        if isinstance(item, list)
+        else float(item)
+        if isinstance(item, int) and not isinstance(item, bool)
+        else item
+        for item in values
+    ]
 
 
 def _read_file(recipe: Path) -> dict[str, Any]:

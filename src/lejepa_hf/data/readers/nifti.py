@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..decoding import check_size
-from ..pixel_arrays import wrong_channels
+from ..pixel_arrays import PixelRange, wrong_channels
 from .addresses import Part
 from .library import library_for
 from .reader import Cut, Reader, Values
@@ -65,7 +65,7 @@ class Nifti(Reader):
         file: str | bytes,
         part: Part | None,
         num_channels: int,
-        pixel_range: list[float] | None,
+        pixel_range: PixelRange | None,
         max_image_pixels: int | None,
     ) -> np.ndarray:
         """The slice with 8 bits a channel; values along a fourth axis must be as many as channels."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..pixel_arrays import eight_bit_channels_last
+from ..pixel_arrays import PixelRange, eight_bit_channels_last
 from .addresses import Part
 
 
@@ -62,12 +62,12 @@ class Values:
     """
 
     array: np.ndarray
-    pixel_range: list[float] | None = None
+    pixel_range: PixelRange | None = None
     missing: np.ndarray | None = None
     is_inverted: bool = False
     shown: np.ndarray | None = None
 
-    def to_eight_bit(self, num_channels: int, pixel_range: list[float] | None) -> np.ndarray:
+    def to_eight_bit(self, num_channels: int, pixel_range: PixelRange | None) -> np.ndarray:
         """Scale to uint8 `(H, W)` or `(H, W, channels)`; a `pixel_range` of the user wins."""
         if pixel_range is None and self.shown is not None:
             found = eight_bit_channels_last(self.shown, num_channels, [0.0, 1.0])
@@ -104,7 +104,7 @@ class Reader(ABC):
         file: str | bytes,
         part: Part | None,
         num_channels: int,
-        pixel_range: list[float] | None,
+        pixel_range: PixelRange | None,
         max_image_pixels: int | None,
     ) -> np.ndarray:
         """The image with 8 bits a channel, uint8 `(H, W)` or `(H, W, channels)`, upright."""

@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from ..decoding import check_size, load_upright, open_by_pil
 from ..deep_files import BESIDE, GDAL_NO_DATA, UPRIGHT, full_pages, number_of, pil_reads, told_of
-from ..pixel_arrays import wrong_channels
+from ..pixel_arrays import PixelRange, range_of_channels, wrong_channels
 from .addresses import Part
 from .library import library_for
 from .reader import Cut, Reader, Values
@@ -39,7 +39,7 @@ class Window(NamedTuple):
 def read_tiff(
     value: str | Path | bytes,
     num_channels: int,
-    pixel_range: list[float] | None,
+    pixel_range: PixelRange | None,
     check: Check,
     page: int | None = None,
     window: Window | None = None,
@@ -54,7 +54,11 @@ def read_tiff(
         number = sum(page.samplesperpixel for page in pages)
         if number != num_channels and (num_channels not in (1, 3) or len(pages) > 1):
             raise wrong_channels(number, num_channels, len(pages))
-        bands = [_bands(page, pixel_range, window, check) for page in pages]
+        bands: list[np.ndarray] = []
+        for page_of_bands in pages:
+            own = page_of_bands.samplesperpixel
+            of_page = range_of_channels(pixel_range, sum(band.shape[-1] for band in bands), own)
+            bands.append(_bands(page_of_bands, of_page, window, check))
         if num_channels in (1, 3) and len(pages) == 1:
             bands = [bands[0][:, :, : _kept(pages[0], bands[0].shape[-1], num_channels)]]
         upright = UPRIGHT.get(pages[0].tags.valueof(274, 1), np.asarray)(np.concatenate(bands, axis=-1))
@@ -101,7 +105,7 @@ def _is_jpeg(page: Any) -> bool:  # noqa: ANN401
     return page.photometric == _YCBCR and page.compression == _JPEG
 
 
-def _bands(page: Any, pixel_range: list[float] | None, window: Window | None, check: Check) -> np.ndarray:  # noqa: ANN401
+def _bands(page: Any, pixel_range: PixelRange | None, window: Window | None, check: Check) -> np.ndarray:  # noqa: ANN401
     """The bands of a page, uint8 `(H, W, bands)`; transparency keeps the whole range of its type."""
     values = _whole(page) if window is None else _part(page, window, check)
     no_data = number_of(page.tags.valueof(GDAL_NO_DATA))
@@ -190,7 +194,7 @@ class TiffPage(Reader):
         file: str | bytes,
         part: Part | None,
         num_channels: int,
-        pixel_range: list[float] | None,
+        pixel_range: PixelRange | None,
         max_image_pixels: int | None,
     ) -> np.ndarray:
         """The page with 8 bits a channel."""

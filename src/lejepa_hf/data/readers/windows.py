@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 
 from ..decoding import check_size, decode_image, open_by_pil, open_image, upright_size
+from ..pixel_arrays import PixelRange
 from .addresses import Part
 from .known_readers import TIFF_ENDINGS
 from .reader import Cut, Reader, Values
@@ -34,7 +35,7 @@ class Windows(Reader):
         file: str | bytes,
         part: Part | None,
         num_channels: int,
-        pixel_range: list[float] | None,
+        pixel_range: PixelRange | None,
         max_image_pixels: int | None,
     ) -> np.ndarray:
         """The window with 8 bits a channel."""

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ...data.decoding import Encoded, Pixels, decode_image, resized, stored_size
+from ...data.pixel_arrays import PixelRange
 from ...data.sources import ImageSource
 from .extraction import LabelledEmbeddings, as_table, read_embeddings
 from .image_batches import ImageBatch, image_batches
@@ -28,7 +29,7 @@ class _Layout(NamedTuple):
     is_grey: bool
 
 
-def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: list[float] | None = None) -> LabelledEmbeddings:
+def raw_pixels(source: ImageSource, channels: int = 3, pixel_range: PixelRange | None = None) -> LabelledEmbeddings:
     """
     Take the pixels of each image in [0, 1] as one vector, at the image's own size up to 32 pixels on a side; images of
     several sizes are resized to 32 x 32.

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...data.decoding import DECODING_ERRORS, load_upright, open_image, stored_size
+from ...data.pixel_arrays import PixelRange
 from ...system.error_text import reason_of
 
 _SECONDS = 10
@@ -27,7 +28,7 @@ _PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {modul
 
 
 def decode_upload(
-    content: bytes, num_channels: int, pixel_range: list[float] | None, seconds: float = _SECONDS
+    content: bytes, num_channels: int, pixel_range: PixelRange | None, seconds: float = _SECONDS
 ) -> Image.Image | np.ndarray:
     """
     Decode the content of an image file or a `.npy` as [`~data.decoding.decode_image`] does, safely: a separate process
@@ -66,7 +67,7 @@ def main() -> None:
     sys.stdout.buffer.write(saved.getbuffer())
 
 
-def _decode(content: bytes, num_channels: int, pixel_range: list[float] | None) -> Image.Image | np.ndarray:
+def _decode(content: bytes, num_channels: int, pixel_range: PixelRange | None) -> Image.Image | np.ndarray:
     if content.startswith(b"SIMPLE"):  # which astropy would read
         raise ValueError("files of the format FITS are not accepted: save it as PNG or JPEG")
     image = open_image(content, num_channels, pixel_range)
