@@ -202,6 +202,9 @@ BAD = [
     ("eval_split: 0.1", "`eval_split` '0.1' is neither a split nor a share: write a share .* as '10%'"),
     ("eval_split: 60%", "`eval_split` '60%' is neither .* at most 50%"),
     ("group_column: patient", "`group_column` 'patient' has no meaning without held-out images"),
+    ("pages: slices", "`pages` must be 'channels' or 'images'.* got 'slices'"),
+    ("slice_axis: 4", "`slice_axis` must be 0, 1 or 2.* got 4"),
+    ("window_size: 0", "`window_size` must be a number of pixels, at least 1, got 0"),
 ]
 
 
