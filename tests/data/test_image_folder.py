@@ -318,6 +318,12 @@ def test_files_without_their_reader_are_named_with_what_to_install(tmp_path, cap
         load_source(tmp_path)
 
 
+def test_containers_in_a_folder_are_named(tmp_path):
+    (tmp_path / "a.h5").touch()
+    with pytest.raises(ValueError, match="found 1 .h5. A container of arrays is .* name one of the .h5 files"):
+        load_source(tmp_path)
+
+
 def test_settings_for_parts_of_files_need_such_files(tmp_path):
     save(tmp_path / "0.png", 0)
     with pytest.raises(ValueError, match="`slice_axis` 1 is for files that end in .nii or .nii.gz"):
