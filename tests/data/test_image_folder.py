@@ -10,6 +10,7 @@ from pictures import contents, encoded, message, save
 from PIL import Image
 
 from lejepa_hf.data.decoding import decode_image
+from lejepa_hf.data.readers.known_readers import PACKAGES
 from lejepa_hf.data.sources import load_source
 
 
@@ -299,3 +300,33 @@ def test_arrays_and_tiffs(tmp_path, streaming):
     assert source.num_images == 3
     for row in source.dataset:
         np.testing.assert_array_equal(decode_image(row["image"], 4, [0.0, 255.0]), tile)
+
+
+def test_files_without_their_reader_are_named_with_what_to_install(tmp_path, caplog, monkeypatch):
+    monkeypatch.setitem(PACKAGES, ".dcm", "no-such-reader")
+    monkeypatch.setitem(PACKAGES, ".heic", "no-such-opener")
+    save(tmp_path / "a" / "0.png", 0)
+    for name in ("a/1.dcm", "a/2.DCM", "a/3.heic"):
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.WARNING, "lejepa_hf"):
+        assert len(load_source(tmp_path).dataset) == 1
+    assert "2 .dcm with `pip install no-such-reader`; 1 .heic with `pip install no-such-opener`." in caplog.text
+    (tmp_path / "a" / "0.png").unlink()
+    with pytest.raises(
+        ValueError, match="holds no images: found .* can be read: 2 .dcm with `pip install no-such-reader`"
+    ):
+        load_source(tmp_path)
+
+
+def test_containers_in_a_folder_are_named(tmp_path):
+    (tmp_path / "a.h5").touch()
+    with pytest.raises(ValueError, match="found 1 .h5. A container of arrays is .* name one of the .h5 files"):
+        load_source(tmp_path)
+
+
+def test_settings_for_parts_of_files_need_such_files(tmp_path):
+    save(tmp_path / "0.png", 0)
+    with pytest.raises(ValueError, match="`slice_axis` 1 is for files that end in .nii or .nii.gz"):
+        load_source(tmp_path, slice_axis=1)
+    with pytest.raises(ValueError, match="`window_size` 8 has no meaning for `dataset` 'digits'"):
+        load_source("digits", window_size=8)

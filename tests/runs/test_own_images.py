@@ -58,6 +58,20 @@ def test_images_that_cannot_be_opened(tmp_path):
         read_images(str(tmp_path))
 
 
+def test_facts_of_values_with_a_range_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    np.savez(tmp_path / "a.npz", images=np.full((5, 9, 8), 700.0, np.float32), labels=np.arange(5) % 2)
+    with pytest.raises(ValueError, match="none of the first images can be opened: .* set `pixel_range"):
+        read_images(str(tmp_path / "a.npz"))
+    facts = read_images(str(tmp_path / "a.npz"), {"pixel_range": [0.0, 1000.0], "eval_split": "10%"})
+    assert (facts.number, facts.median_side) == (5, 8)
+
+
+def test_windows_are_the_images_whose_sizes_are_read(tmp_path):
+    facts = read_images(str(photographs(tmp_path)), {"window_size": 20})
+    assert (facts.number, facts.median_side) == (3 * 2 * 2, 20)
+
+
 def test_facts_of_a_mixture(tmp_path):
     folder = str(photographs(tmp_path))
     recipe = parse_recipe("folder/small_cpu", ["--mixture", f"[{{dataset: {folder}}}, {{dataset: digits}}]", CPU])

@@ -39,6 +39,17 @@ def test_one_source(images):
     assert training_source(data).num_images == 6 and open_split(data, "test").num_images == 4
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parts_of_files_are_images_by_the_keys_of_the_recipe(tmp_path, streaming):
+    for number in range(12):
+        Image.new("RGB", (40, 30), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    data = DataArguments(dataset=str(tmp_path), window_size=10, eval_split="25%", streaming=streaming)
+    sides = training_source(data), held_out_source(data)
+    files = [{row["image"]["path"].split("#")[0] for row in side.dataset} for side in sides]
+    rows = [sum(1 for _ in side.dataset) for side in sides]
+    assert not files[0] & files[1] and rows == [12 * len(of_side) for of_side in files] and sum(rows) == 144
+
+
 def test_columns_and_streaming_are_those_of_the_recipe(images):
     with pytest.raises(ValueError, match="`image_column` 'picture'"):
         training_source(DataArguments(dataset=images, image_column="picture"))

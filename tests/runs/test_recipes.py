@@ -204,6 +204,9 @@ BAD = [
     ("group_column: patient", "`group_column` 'patient' has no meaning without held-out images"),
     ("class_balanced: true\nstreaming: true", "`class_balanced` needs the class .* and `streaming` is set: leave one"),
     ("class_balanced: true\nmixture: [{dataset: a}]", "`class_balanced` needs the class .* and `mixture` is set"),
+    ("pages: slices", "`pages` must be 'channels' or 'images'.* got 'slices'"),
+    ("slice_axis: 4", "`slice_axis` must be 0, 1 or 2.* got 4"),
+    ("window_size: 0", "`window_size` must be a number of pixels, at least 1, got 0"),
 ]
 
 

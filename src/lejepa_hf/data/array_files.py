@@ -8,6 +8,7 @@ import numpy as np
 
 from .dataset_files import as_stream, joined, parts_of_split
 from .dataset_kinds import Opened
+from .opening_errors import nearby
 from .readers.addresses import Part, with_part
 from .readers.arrays import ArrayReader, Stored
 from .readers.known_readers import find_reader
@@ -42,7 +43,7 @@ def open_arrays(name: str, split: str, streaming: bool, image_column: str | None
     reader = find_reader(name)
     assert isinstance(reader, ArrayReader), "the ending of the file was checked"
     if not os.path.exists(name):
-        raise ValueError(f"`dataset` {name!r}: no such file.")
+        raise ValueError(f"`dataset` {name!r}: no such file. {nearby(name)}")
     try:
         splits = _splits(reader.arrays(os.path.abspath(name)))
     except (ValueError, OSError) as error:

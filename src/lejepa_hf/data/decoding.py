@@ -127,8 +127,8 @@ def _open_file(
         if array is not None:
             return array
     if opened is None:
-        name = "bytes" if isinstance(file, bytes) else repr(str(file))
-        raise UnidentifiedImageError(f"cannot identify image file {name}")
+        name = "" if isinstance(file, bytes) else f" {str(file)!r}"
+        raise UnidentifiedImageError(f"cannot identify image file{name}")
     return opened
 
 

@@ -12,6 +12,7 @@ Files with more than 8 bits a channel, or more bands than PIL has modes for -> t
 """
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -24,6 +25,7 @@ from .pixel_arrays import PixelRange, range_of_channels, to_eight_bit_array
 from .readers.library import library_for
 
 _SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _KIND = 254, 258, 262, 277, 284, 339  # tags of TIFF
+_DESCRIPTION = 270
 GDAL_NO_DATA = 42113
 BESIDE = 0b101  # smaller copies and masks, by `_SUBFILE`
 _TYPES = {1: "u", 2: "i", 3: "f", 4: "u"}  # of `_KIND`; 4 is undefined
@@ -85,12 +87,26 @@ def number_of(text: str | None) -> float | None:
         return None
 
 
+def refuse_hidden_pages(description: object, pages: int) -> None:
+    """Refuse a stack that ImageJ (above 4 GB) or tifffile wrote with a single page in place of all, by its tag."""
+    text = str(description or "")
+    told = re.search(r"^images=(\d+)", text, re.MULTILINE) if text.startswith("ImageJ=") else None
+    if pages == 1 and ((told is not None and int(told[1]) > 1) or '"truncated": true' in text):
+        raise ValueError(
+            "The TIFF is a stack of which only the first image has a page: write its `tifffile.imread` array with "
+            "`np.save` or as a TIFF with a page for each image."
+        )
+
+
 def full_pages(image: Image.Image, have_one_size: bool = True) -> list[int]:
     """
     Numbers of the pages of a TIFF without the previews and masks of the first one; [0] for other files. ValueError if
     they differ in size, unless that is allowed.
     """
-    if not isinstance(image, TiffImageFile) or image.n_frames == 1:
+    if not isinstance(image, TiffImageFile):
+        return [0]
+    if image.n_frames == 1:
+        refuse_hidden_pages(image.tag_v2.get(_DESCRIPTION), 1)
         return [0]
     numbers = [0]
     size = image.size

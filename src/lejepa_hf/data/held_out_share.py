@@ -76,6 +76,11 @@ def split_off(source: ImageSource, split: str, group_column: str | None = None) 
     chosen = choose_rows(groups, share, classes)
     by_group = f", by {len(set(groups)):,} groups of `group_column` {group_column!r}" if group_column else ""
     number, left = int(chosen.sum()), int((~chosen).sum())
+    if number < _FEWEST and group_column is None and len(set(groups)) == 1 < len(groups):
+        raise ValueError(
+            f"`eval_split` {split!r} cannot part the {len(groups):,} images of {source.name!r}: they are of one file, "
+            "which stands on one side as a whole. Add other files, or name a split."
+        )
     if number < _FEWEST:
         raise ValueError(
             f"`eval_split` {split!r} holds out {number} of the {len(chosen):,} images of {source.name!r}{by_group}: "

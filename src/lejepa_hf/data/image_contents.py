@@ -56,7 +56,7 @@ def _digest_of_file(path: str) -> bytes | None:
             head = file.read(_PART)
             file.seek(max(_PART, size - _PART))
             return _digest(size, head, file.read())
-    except (OSError, ValueError):
+    except DECODING_ERRORS:
         return None
 
 

@@ -18,7 +18,7 @@ from .dataset_kinds import Opened
 from .folder_metadata import METADATA_ENDINGS, with_metadata
 from .image_parts import refuse_cut, with_parts
 from .pixel_arrays import NPY_ENDING
-from .readers.addresses import file_of_part
+from .readers.addresses import ARRAY_ENDINGS, file_of_part
 from .readers.known_readers import PACKAGES, ending_of, readable_endings, reader_of_parts
 from .readers.reader import Cut
 
@@ -76,7 +76,11 @@ def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str
     """The images of each split, as paths within the folder."""
     if not images:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "nothing"
-        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.{_missing_readers(others)}")
+        arrays = [ending for ending in sorted(others) if ending in ARRAY_ENDINGS]
+        hint = (
+            f" A container of arrays is a `dataset` of its own: name one of the {arrays[0]} files." if arrays else ""
+        )
+        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.{_missing_readers(others)}{hint}")
     folders = {image.split(os.sep, 1)[0] for image in images if os.sep in image}
     split_of = {folder: key for key, known in SPLIT_NAMES.items() for folder in folders if folder.lower() in known}
     # One such folder among others is a class: of trains, say.

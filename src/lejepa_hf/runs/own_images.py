@@ -110,7 +110,7 @@ def read_images(name: str, settings: Mapping[str, Any] | None = None) -> ImageFa
     source["streaming"] = not Path(name).expanduser().is_dir() and kind_of_files(name) not in TABLE_KINDS
     train = open_labelled(name, settings.get("train_split", "train"), **source)
     held_out = None if "eval_split" in settings else _held_out_split(train, name, source)
-    return facts_of(train, held_out)
+    return facts_of(train, held_out, pixel_range=settings.get("pixel_range"))
 
 
 def _held_out_split(train: ImageSource, name: str, source: dict[str, Any]) -> str | None:
@@ -130,15 +130,17 @@ def _held_out_split(train: ImageSource, name: str, source: dict[str, Any]) -> st
     return None
 
 
-def facts_of(source: ImageSource, held_out: str | None = None, num_channels: int = 3) -> ImageFacts:
+def facts_of(
+    source: ImageSource, held_out: str | None = None, num_channels: int = 3, pixel_range: list[float] | None = None
+) -> ImageFacts:
     """
-    Read the headers of a random sample of images, for views of `num_channels`; `held_out` is the split for an
-    evaluation that is known already. ValueError if none of them can be opened.
+    Read the headers of a random sample of images, for views of `num_channels` with this `pixel_range`; `held_out` is
+    the split for an evaluation that is known already. ValueError if none of them can be opened.
     """
     sizes, channels, failure = [], [1], None
     for row in some_rows(source, _SAMPLE):
         try:
-            image = open_image(row[source.image_column], num_channels)
+            image = open_image(row[source.image_column], num_channels, pixel_range)
         except DECODING_ERRORS as error:
             failure = error
             continue

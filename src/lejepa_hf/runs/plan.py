@@ -103,7 +103,7 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         balance_classes(source.dataset, source.label_column, source.image_column)  # refuses labels of other kinds
     global_batch = batch * training.world_size * training.gradient_accumulation_steps
     steps = count_steps(training, source.num_images, global_batch)
-    facts = facts_of(source, num_channels=data.num_channels)
+    facts = facts_of(source, num_channels=data.num_channels, pixel_range=data.pixel_range)
     flops = (1 + _BACKWARD) * count_flops(model, data)
     activations = count_activations(model, data) // (2 if training.bf16 or training.fp16 else 1)
     views = [

@@ -61,7 +61,7 @@ def _first_pixels(path: str, queue) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_each_process_opens_the_file(container, form, method):
     path = container(form, images=IMAGES)
     decode_image(f"{path}#images=0")  # it is open here already

@@ -132,6 +132,14 @@ def test_pages_as_images(tmp_path):
         decode_image(str(tmp_path / "a.tif"))
 
 
+def test_stacks_whose_images_have_no_pages_are_refused(tmp_path):
+    """As tifffile writes them with `truncate`, and ImageJ above 4 GB."""
+    tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack", metadata={"axes": "ZYX"}, truncate=True)
+    for value in (paths(tmp_path, pages="images")[0], f"{tmp_path / 'a.tif'}#window=0,0,8,8"):
+        with pytest.raises(DECODING_ERRORS, match="a stack of which only the first image has a page: write"):
+            decode_image(value)
+
+
 def test_pages_of_colours_and_of_several_sizes(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         writer.write(COLOURS, photometric="rgb")

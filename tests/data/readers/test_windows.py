@@ -47,8 +47,9 @@ def test_smaller_images_are_left_out_with_a_warning(tmp_path, caplog):
     assert source.dataset["label"] == [0, 0, 1] and source.class_names == ["a", "b"]
     with pytest.raises(DECODING_ERRORS, match="cannot identify"):
         decode_image(source.dataset[2]["image"])
+    (tmp_path / "b" / "broken.png").unlink()
     with pytest.raises(ValueError, match="smaller than `window_size` 512, .* choose smaller windows"):
-        load_source(tmp_path / "b", window_size=512) if (tmp_path / "b" / "broken.png").unlink() is None else None
+        load_source(tmp_path / "b", window_size=512)
 
 
 def test_files_without_windows_are_refused(tmp_path):
@@ -64,6 +65,12 @@ def test_windows_of_one_file_are_held_out_together(tmp_path):
     train, held_out = split_off(load_source(tmp_path, window_size=16), "25%")
     sides = [{row["image"]["path"].split("#")[0] for row in side.dataset} for side in (train, held_out)]
     assert not sides[0] & sides[1] and len(sides[1]) == 3 and held_out.num_images == 3 * 12
+
+
+def test_one_file_cannot_be_held_out_of_itself(tmp_path):
+    save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="`eval_split` '25%' cannot part the 12 images .* of one file"):
+        split_off(load_source(tmp_path, window_size=16), "25%")
 
 
 def test_a_limit_of_pixels_is_that_of_the_image_that_is_decoded(tmp_path):

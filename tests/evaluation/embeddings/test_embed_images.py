@@ -472,3 +472,13 @@ def test_the_command_fails_where_many_images_are_missing(encoder, folder, tmp_pa
     assert main(["embed", str(folder), "--model", str(encoder), "--out", str(out)]) != 0
     assert "e.parquet is written without 2 broken images" in capsys.readouterr().err
     assert pq.read_metadata(out).num_rows == 10
+
+
+def test_windows_of_large_images(encoder, tmp_path):
+    Image.effect_noise((40, 30), 50).convert("RGB").save(tmp_path / "slide.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "slide.png").rename(tmp_path / "images" / "slide.png")
+    command = ["embed", str(tmp_path / "images"), "--model", str(encoder), "--out", str(tmp_path / "a.parquet")]
+    assert main([*command, "--window_size", "15"]) == 0
+    paths = pq.read_table(tmp_path / "a.parquet")["path"].to_pylist()
+    assert paths == [f"slide.png#window={left},{top},15,15" for top in (0, 15) for left in (0, 15)]

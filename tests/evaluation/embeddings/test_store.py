@@ -5,6 +5,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from processes import Script
@@ -143,6 +145,19 @@ def test_a_replaced_image_is_embedded_anew(tmp_path, encoder, digits):
     file.write_bytes((tmp_path / "images" / "0" / "0.png").read_bytes())
     again = embed().embeddings
     assert torch.equal(again[:3], first[:3]) and torch.equal(again[3], first[0])
+
+
+def test_rows_of_a_replaced_container_are_embedded_anew(tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16), dtype=np.uint8)
+
+    def embed(array):
+        np.savez(tmp_path / "images.npz", images=array, labels=np.arange(4))
+        source = load_source(tmp_path / "images.npz")
+        processor = build_processor(16, crop_ratio=1.0)
+        return extract_embeddings(encoder, processor, source, 4, tmp_path / "cache").embeddings
+
+    assert torch.allclose(embed(images[::-1]), embed(images).flip(0), atol=1e-6)
 
 
 def test_files_changed_behind_their_record_are_written_again(tmp_path, encoder, digits):

@@ -77,6 +77,8 @@ def test_what_is_not_accepted():
     assert "cannot identify image file" in refusal(b"no image")
     assert "cannot identify image file" in refusal(b"")
     assert "cannot identify image file" in refusal(b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>")
+    for name, content in (("DICOM", bytes(128) + b"DICM"), ("HEIC", b"\0\0\0\x18ftypheic"), ("FITS", b"SIMPLE  = T")):
+        assert f"files of the format {name} are not accepted" in refusal(content)
     # PIL would start Ghostscript.
     assert "EPS files are programs" in refusal(encoded(Image.fromarray(NOISE), "EPS"))
     assert "10000 x 1 pixels are too long: at most 8 times" in refusal(encoded(Image.new("L", (10000, 1)), "PNG"))

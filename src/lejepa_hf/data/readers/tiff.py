@@ -12,7 +12,7 @@ import numpy as np
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..decoding import check_size, load_upright, open_by_pil
-from ..deep_files import BESIDE, GDAL_NO_DATA, UPRIGHT, full_pages, number_of, pil_reads, told_of
+from ..deep_files import BESIDE, GDAL_NO_DATA, UPRIGHT, full_pages, number_of, pil_reads, refuse_hidden_pages, told_of
 from ..pixel_arrays import PixelRange, range_of_channels, wrong_channels
 from .addresses import Part
 from .library import library_for
@@ -78,6 +78,7 @@ def _pages(file: Any, page: int | None, check: Check, window: Window | None) -> 
     pages = [page for number, page in enumerate(file.pages) if not number or not page.subfiletype & BESIDE]
     if page is not None:
         pages = [file.pages[page]]
+    refuse_hidden_pages(file.pages[0].description, len(file.pages))
     sizes = {(page.imagewidth, page.imagelength) for page in pages}
     if window is not None:
         check(window.width, window.height)

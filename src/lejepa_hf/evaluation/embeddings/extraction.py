@@ -17,6 +17,7 @@ import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ...data.errors import DataError
+from ...data.readers.addresses import split_address
 from ...data.sources import ImageSource
 from ...system.distributed import (
     failing_together,
@@ -233,8 +234,9 @@ def _state_of_files(source: ImageSource) -> int:
     if str(column.type) == "struct<bytes: binary, path: string>":
         is_file = compute.is_null(compute.struct_field(column, "bytes"))
         for path in compute.struct_field(column, "path").filter(is_file).to_pylist():
-            if path is not None and os.path.isfile(path):
-                found = os.stat(path)
+            file = split_address(path)[0] if path is not None else ""
+            if os.path.exists(file):  # a zarr container is a folder
+                found = os.stat(file)
                 check = zlib.crc32(f"{path} {found.st_size} {found.st_mtime_ns}".encode(), check)
     return check
 

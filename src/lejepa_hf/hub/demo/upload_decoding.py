@@ -13,6 +13,8 @@ from PIL import Image
 
 from ...data.decoding import DECODING_ERRORS, load_upright, open_image, stored_size
 from ...data.pixel_arrays import PixelRange
+from ...data.readers.heif import is_heif
+from ...data.readers.known_readers import is_dicom
 from ...system.error_text import reason_of
 
 _SECONDS = 10
@@ -68,8 +70,11 @@ def main() -> None:
 
 
 def _decode(content: bytes, num_channels: int, pixel_range: PixelRange | None) -> Image.Image | np.ndarray:
-    if content.startswith(b"SIMPLE"):  # which astropy would read
-        raise ValueError("files of the format FITS are not accepted: save it as PNG or JPEG")
+    # What other libraries than PIL would read.
+    others = {"FITS": content.startswith(b"SIMPLE"), "DICOM": is_dicom(content), "HEIC": is_heif(content)}
+    for name, is_it in others.items():
+        if is_it:
+            raise ValueError(f"files of the format {name} are not accepted: save it as PNG or JPEG")
     image = open_image(content, num_channels, pixel_range)
     if isinstance(image, Image.Image) and image.format not in (None, *_FORMATS):  # None: it was an array
         raise ValueError(f"files of the format {image.format} are not accepted: save it as PNG or JPEG")
