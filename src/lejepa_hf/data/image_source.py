@@ -84,6 +84,11 @@ class ImageSource:
             return None
         return kind_of_labels(self.features.get(self.label_column))
 
+    @property
+    def has_class_numbers(self) -> bool:
+        """Whether its labels, if it has any, are one class number for each image, as far as it is known."""
+        return self.label_kind in ("class", None) and not self.several_labels
+
     def with_label(self, column: str) -> "ImageSource":
         """The same images with one of `several_labels`."""
         return replace(self, label_column=column, class_names=self.several_labels[column], several_labels={})

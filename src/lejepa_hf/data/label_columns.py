@@ -273,9 +273,9 @@ def with_labels_only(source: ImageSource) -> ImageSource:
     missing = int((~has_label).sum())
     if missing in (0, len(has_label)):
         return source
-    split = f" of {source.split}" if source.split else ""
+    split, shown = f" of {source.split}" if source.split else "", ", ".join(columns)
     _log_once(
-        f"{source.name}: {missing:,} of {len(has_label):,} images{split} have no label in {', '.join(columns)!r} and are left out "
+        f"{source.name}: {missing:,} of {len(has_label):,} images{split} have no label in {shown!r} and are left out "
         "of probes and evaluations; training uses them"
     )
     labelled = dataset.select(np.flatnonzero(has_label))

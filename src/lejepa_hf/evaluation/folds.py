@@ -98,10 +98,8 @@ def make_folds(
     if source.is_stream:
         raise ValueError(f"`folds` needs the images of {source.name!r} by their numbers: leave `streaming` out.")
     if source.several_labels:
-        raise ValueError(
-            f"`folds` take one column of labels, but `label_column` names {', '.join(source.several_labels)}: leave the "
-            "others out."
-        )
+        columns = ", ".join(source.several_labels)
+        raise ValueError(f"`folds` take one column of labels, but `label_column` names {columns}: leave others out.")
     check_served(chosen, source)
     for protocol in chosen:
         if not isinstance(protocol, OnEmbeddings):
