@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -32,8 +33,9 @@ def test_texts_are_sorted_and_numbered_from_0(trees, streaming):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_classes_keep_the_numbers_that_they_have(trees, streaming):
-    known = with_labels(load_source(trees, "train", label_column="species", streaming=streaming), known=["oak", "yew"])
-    assert known.class_names == ["oak", "yew", "fir", "pine"] and labels(known)[:2] == [3, 2]
+    source = load_source(trees, label_column="species", streaming=streaming)
+    found = with_labels(source, known=replace(source, class_names=["oak", "yew"]))
+    assert found.class_names == ["oak", "yew", "fir", "pine"] and labels(found)[:2] == [3, 2]
 
 
 def test_true_and_false_are_classes(trees):
@@ -69,8 +71,14 @@ def test_several_columns_of_0_and_1(tmp_path, streaming):
     assert (source.label_column, source.class_names) == ("edema, mass, cyst", ["edema", "mass", "cyst"])
     assert labels(source) == [[0, 2], [1, 2], None, [0]] and source.label_kind == "multi-label"
     assert {"edema", "mass"} < source.features.keys()
-    with pytest.raises(ValueError, match="but they also hold 3, 6, 7. Name one column"):
-        with_labels(load_source(path, streaming=streaming), ["edema", "label"])
+
+
+def test_other_columns_are_evaluated_one_by_one(trees):
+    source = with_labels(load_source(trees), ["species", "alive"])
+    assert source.several_labels == {"species": ["fir", "oak", "pine"], "alive": ["False", "True"]}
+    assert (source.label_column, source.class_names) == ("species", ["fir", "oak", "pine"])
+    assert labels(source.with_label("alive")) == [1, 0, None, 1, 1, 0]
+    assert with_labels_only(source).num_images == 5  # one row has neither of both
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import datasets
 import pytest
 import torch
 from digit_scenes import save_digit_scenes
@@ -143,6 +144,34 @@ def test_images_of_other_channels_are_refused_before_any_is_embedded(
     ):
         evaluate_encoder(tmp_path, few_digits, [protocol])
     assert "embedding" not in capfd.readouterr().err
+
+
+def test_labels_of_each_kind(resnet_folder, few_digits):
+    digits = [[row["label"] for row in source.dataset] for source in few_digits]
+    splits = {}
+    for split, source, numbers in zip(("train", "test"), few_digits, digits, strict=True):
+        rows = source.dataset.add_column("size", [float(number) for number in numbers])
+        marks = [[name for name in ("even", "large") if is_mark(number, name)] for number in numbers]
+        rows = rows.add_column("marks", marks)
+        names = [None if row == 3 else str(number > 4) for row, number in enumerate(numbers)]
+        splits[split] = rows.add_column("is large", names).add_column("odd", [number % 2 == 1 for number in numbers])
+    given = datasets.DatasetDict(splits)
+    found = evaluate_encoder(resnet_folder, given, label_column="size")
+    assert list(found)[::2] == ["eval_ridge_r2", "eval_ridge_mae"] and -1 < found["eval_ridge_r2"] < 1
+    found = evaluate_encoder(resnet_folder, given, label_column="marks")
+    assert list(found)[::2] == ["eval_linear_map", "eval_linear_auroc"] and 0.7 < found["eval_linear_auroc"] <= 1
+    found = evaluate_encoder(resnet_folder, given, ["knn"], label_column=["is large", "label"])
+    assert found["eval_is_large_knn_top1"] > 0.6 and found["eval_label_knn_top1"] > 0.3
+    alone = evaluate_encoder(resnet_folder, given, ["knn"], label_column="is large")
+    assert alone == {
+        key.replace("is_large_", ""): value for key, value in found.items() if key.startswith("eval_is_large")
+    }
+    with pytest.raises(ValueError, match="`protocols` knn cannot use the labels in `label_column` 'size'"):
+        evaluate_encoder(resnet_folder, given, ["ridge", "knn"], label_column="size")
+
+
+def is_mark(number: int, name: str) -> bool:
+    return number % 2 == 0 if name == "even" else number > 4
 
 
 def test_a_stream_with_secret_labels_is_refused(resnet_folder, few_digits):

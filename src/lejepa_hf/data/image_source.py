@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice, takewhile
 from typing import Any
@@ -35,6 +35,8 @@ class ImageSource:
             [`~data.view_settings.ViewSettings`].
         num_read (`int`, *optional*): Number of images that the last evaluation could read; all others are broken.
         kept_columns (`list[str]`, *optional*): Further columns that an evaluation reads.
+        several_labels (`dict`, *optional*): Where several columns of classes are evaluated one by one, the names of
+            the classes of each; `label_column` is the first of them.
         opened (pair of dataset and [`Origin`], *optional*): Where the rows of a dataset come from. It says nothing
             about this source once `dataset` is another one, a selection for example.
     """
@@ -50,6 +52,7 @@ class ImageSource:
     max_image_pixels: int | None = None
     num_read: int | None = None
     kept_columns: list[str] = field(default_factory=list)
+    several_labels: dict[str, list[str] | None] = field(default_factory=dict)
     opened: tuple[Opened, Origin] | None = None
 
     @property
@@ -76,8 +79,19 @@ class ImageSource:
 
     @property
     def label_kind(self) -> LabelKind | None:
-        """What its label column holds; None without labels, for masks, and if it is not known."""
-        return kind_of_labels(self.features.get(self.label_column)) if self.label_column is not None else None
+        """What its label column holds; None without or with several ones, for masks, and if it is not known."""
+        if self.label_column is None or self.several_labels:
+            return None
+        return kind_of_labels(self.features.get(self.label_column))
+
+    @property
+    def has_class_numbers(self) -> bool:
+        """Whether its labels, if it has any, are one class number for each image, as far as it is known."""
+        return self.label_kind in ("class", None) and not self.several_labels
+
+    def with_label(self, column: str) -> "ImageSource":
+        """The same images with one of `several_labels`."""
+        return replace(self, label_column=column, class_names=self.several_labels[column], several_labels={})
 
     @property
     def fingerprint(self) -> str | None:

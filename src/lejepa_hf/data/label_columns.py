@@ -28,7 +28,7 @@ def with_labels(
     source: ImageSource,
     columns: Sequence[str] = (),
     kind: LabelKind | None = None,
-    known: Sequence[str] | None = None,
+    known: ImageSource | None = None,
 ) -> ImageSource:
     """
     Bring the labels of a source into one of three forms: a class number for each image, a list of class numbers, or a
@@ -37,12 +37,13 @@ def with_labels(
 
     Args:
         source ([`ImageSource`]): For a stream of texts, the column is read once from beginning to end.
-        columns (`Sequence[str]`, *optional*): Columns of the labels; that of the source if missing. Several ones hold
-            only 0, 1, true, false or nothing, and each of them is a class; nothing counts as 0 beside other values.
+        columns (`Sequence[str]`, *optional*): Columns of the labels; that of the source if missing. If several ones
+            all hold only 0, 1, true, false or nothing, each of them is a class; nothing counts as 0 beside other
+            values. Other columns of classes become `several_labels`, for which streams are refused.
         kind (`str`, *optional*): `"class"` to number integers or floats like texts, `"number"` for integers that are
             no classes, `"multi-label"` for texts in which `|` separates classes. Follows from the type if missing.
-        known (`Sequence[str]`, *optional*): Names of classes that have numbers already, those of the images to fit
-            protocols on. Further ones follow them. If missing, names are sorted and numbered from 0.
+        known ([`ImageSource`], *optional*): Images to fit protocols on, with the same columns of labels: its classes
+            keep their numbers, and further ones follow them. If missing, names are sorted and numbered from 0.
 
     Raises:
         ValueError: If there is no such column, or its values do not fit.
@@ -57,9 +58,13 @@ def with_labels(
     if not columns or not source.features:
         return source
     if len(columns) > 1:
-        return _of_binary_columns(source, columns)
-    source = replace(source, label_column=columns[0])
-    feature = source.features[columns[0]]
+        return _of_several(source, columns, kind, known)
+    return _of_column(source, columns[0], kind, known.class_names if known is not None else None)
+
+
+def _of_column(source: ImageSource, column: str, kind: str | None, known: Sequence[str] | None) -> ImageSource:
+    source = replace(source, label_column=column)
+    feature = source.features[column]
     found = kind or kind_of_labels(feature)
     if found == "number":
         return _of_numbers(source, feature)
@@ -95,19 +100,32 @@ def _of_lists(source: ImageSource, feature: Any, known: Sequence[str] | None) ->
     return _encoded(source, encode, List(ClassLabel(names=names)), names)
 
 
-def _of_binary_columns(source: ImageSource, columns: list[str]) -> ImageSource:
+def _of_several(source: ImageSource, columns: list[str], kind: str | None, known: ImageSource | None) -> ImageSource:
+    """Columns of 0 and 1 as classes that an image may have together, or other columns one by one."""
     from datasets import ClassLabel, List
 
-    others = sorted({str(value) for value in _values(source, columns) if as_text(value) and not _is_binary(value)})
-    if others:
-        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    if all(map(_is_binary_or_missing, _values(source, columns))) and kind in (None, "multi-label"):
+        target = ", ".join(columns)
+        encode = _Encoding(tuple(columns), target, "binary", {})
+        return _encoded(replace(source, label_column=target), encode, List(ClassLabel(names=columns)), columns)
+    if source.is_stream:
         raise ValueError(
-            f"`label_column` {', '.join(columns)} of `dataset` {source.name!r}: several columns are classes of one "
-            f"image if all hold only 0, 1, true, false or nothing, but they also hold {shown}. Name one column."
+            f"`label_column` {', '.join(columns)} of `dataset` {source.name!r}: several columns that do not hold only "
+            "0, 1, true, false or nothing are evaluated one by one, for which streams cannot be used: leave "
+            "`streaming` out, or name one column."
         )
-    target = ", ".join(columns)
-    encode = _Encoding(tuple(columns), target, "binary", {})
-    return _encoded(replace(source, label_column=target), encode, List(ClassLabel(names=columns)), columns)
+    names: dict[str, list[str] | None] = {}
+    for column in columns:
+        own = known.several_labels.get(column) if known is not None else None
+        source = _of_column(source, column, kind, own)
+        if source.label_kind != "class":
+            raise ValueError(
+                f"`label_column` {column!r} of `dataset` {source.name!r} holds {described(source.features[column])}: "
+                "several columns must all hold classes, or only 0, 1, true, false or nothing. Evaluate this one alone."
+            )
+        names[column] = source.class_names
+        source = replace(source, class_names=None)
+    return replace(source, label_column=columns[0], class_names=names[columns[0]], several_labels=names)
 
 
 def _of_numbers(source: ImageSource, feature: Any) -> ImageSource:  # noqa: ANN401
@@ -164,8 +182,9 @@ def _parts(value: object) -> Iterable[object]:
     return value if isinstance(value, Iterable) else ()
 
 
-def _is_binary(value: object) -> bool:
-    return str(as_text(value)).lower() in _BINARY
+def _is_binary_or_missing(value: object) -> bool:
+    text = as_text(value)
+    return text is None or text.lower() in _BINARY
 
 
 def _names(values: Iterable[object], known: Sequence[str] | None) -> list[str]:
@@ -246,15 +265,17 @@ def with_labels_only(source: ImageSource) -> ImageSource:
         if source.num_images is not None:
             labelled = with_length(labelled, source.num_images)
         return replace(source, dataset=labelled, opened=_reopened(source, labelled))
-    if not dataset.data.column(column).null_count:
+    columns = list(source.several_labels) or [column]
+    if not all(dataset.data.column(one).null_count for one in columns):
         return source
-    has_label = np.array([label is not None for label in column_values(source, column)], dtype=bool)
+    labels = zip(*(column_values(source, one) for one in columns), strict=True)
+    has_label = np.array([any(label is not None for label in of_image) for of_image in labels], dtype=bool)
     missing = int((~has_label).sum())
     if missing in (0, len(has_label)):
         return source
-    split = f" of {source.split}" if source.split else ""
+    split, shown = f" of {source.split}" if source.split else "", ", ".join(columns)
     _log_once(
-        f"{source.name}: {missing:,} of {len(has_label):,} images{split} have no label in {column!r} and are left out "
+        f"{source.name}: {missing:,} of {len(has_label):,} images{split} have no label in {shown!r} and are left out "
         "of probes and evaluations; training uses them"
     )
     labelled = dataset.select(np.flatnonzero(has_label))

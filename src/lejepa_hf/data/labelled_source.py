@@ -14,7 +14,7 @@ def open_labelled(
     split: str,
     label_column: str | Sequence[str] | None = None,
     label_kind: LabelKind | None = None,
-    known: Sequence[str] | None = None,
+    known: ImageSource | None = None,
     **source: Any,  # noqa: ANN401
 ) -> ImageSource:
     """

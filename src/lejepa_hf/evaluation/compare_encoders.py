@@ -143,8 +143,13 @@ def check_out(out: Path) -> None:
 
 
 def _describe(source: ImageSource) -> dict:
-    data = {"dataset": source.name, "config": source.config, "revision": source.revision, "split": source.split}
-    data |= {"image_column": source.image_column, "label_column": source.label_column}
+    data: dict[str, Any] = {
+        "dataset": source.name,
+        "config": source.config,
+        "revision": source.revision,
+        "split": source.split,
+    }
+    data |= {"image_column": source.image_column, "label_column": list(source.several_labels) or source.label_column}
     images = source.num_images if source.num_read is None else source.num_read
     broken = None if images is None or source.num_images is None else source.num_images - images
     return data | {"images": images, "broken": broken, "fingerprint": source.fingerprint}

@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .encoder_loading import LoadedEncoder, load_encoder
 from .feature_extractor import FeatureExtractor
 from .figures import Figures
 from .intervals import is_spread
+from .label_by_label import embeddings_of_columns, named_by_column, pairs_of_columns
 from .labelled_sources import check_held_out_classes, check_pair, count_shared, labelled_sources
 from .protocols.protocol import OnEmbeddings, OnImages, Protocol
 from .protocols.registry import check_protocols, make_protocols, with_usual
@@ -65,7 +67,7 @@ def evaluate_encoder(
 
     Returns:
         `dict[str, float]`: Figures in [0, 1], such as `eval_5shot_top1`, and their 95 % intervals, such as
-        `eval_5shot_top1_ci95`.
+        `eval_5shot_top1_ci95`. With several columns of classes the names hold the column: `eval_sex_5shot_top1`.
 
     Raises:
         ValueError: Before any work on images, if an argument cannot be used or the encoder cannot be loaded. Later, if
@@ -91,12 +93,15 @@ def checked_protocols(
 ) -> list[Protocol]:
     """Build protocols with their settings; refuse what does not fit together, before any work on images."""
     chosen = make_protocols(protocols, settings)
-    check_served(chosen, pair[1])
-    for protocol in chosen:
-        protocol.check(*pair)
+    pairs = pairs_of_columns(pair).values()
+    for of_column in pairs:
+        check_served(chosen, of_column[1])
+        for protocol in chosen:
+            protocol.check(*of_column)
     check_pair(*pair)
     if _need_known_classes(chosen):
-        check_held_out_classes(*pair)
+        for of_column in pairs:
+            check_held_out_classes(*of_column)
     return chosen
 
 
@@ -115,19 +120,32 @@ def measure(
     Measure what [`evaluate_encoder`] returns, by protocols from [`checked_protocols`]. After each of them the first
     process gets all figures so far, the others none.
     """
+    pairs, embedded = pairs_of_columns(pair), dict[str, tuple[LabelledEmbeddings, LabelledEmbeddings]]()
     if any(isinstance(protocol, OnEmbeddings) for protocol in chosen):
         train, test = (extract_embeddings(*loaded, one, batch_size, cache_dir) for one in pair)
+        embedded = _by_column((train, test), pair)
         if _need_known_classes(chosen) and is_first_rank():
-            check_held_out_classes(*pair, (train.labels, test.labels))  # those of streams are only known now
+            for column, parts in embedded.items():  # those of streams are only known now
+                check_held_out_classes(*pairs[column], (parts[0].labels, parts[1].labels))
     of_embeddings, of_images = Figures(), Figures()
     # First what all processes share: they should not wait for what the first one does alone.
-    for protocol in sorted(chosen, key=lambda protocol: not protocol.shared_by_processes):
+    tasks = sorted(product(chosen, pairs), key=lambda task: not task[0].shared_by_processes)
+    for protocol, column in tasks:
         if protocol.shared_by_processes or is_first_rank():
             if isinstance(protocol, OnImages):
-                of_images |= _logged(protocol.name, protocol.run(*loaded, *pair))
+                title = f"{column}, {protocol.name}" if column else protocol.name
+                found = _logged(title, protocol.run(*loaded, *pairs[column]))
+                of_images |= named_by_column(found, column)
             else:
-                of_embeddings |= run_protocols(train, test, [protocol])
+                of_embeddings |= named_by_column(run_protocols(*embedded[column], [protocol], column), column)
         yield of_embeddings | of_images if is_first_rank() else Figures()
+
+
+def _by_column(
+    embedded: tuple[LabelledEmbeddings, LabelledEmbeddings], pair: tuple[ImageSource, ImageSource]
+) -> dict[str, tuple[LabelledEmbeddings, LabelledEmbeddings]]:
+    train, test = (embeddings_of_columns(of_source, source) for of_source, source in zip(embedded, pair, strict=True))
+    return {column: (train[column], test[column]) for column in test}
 
 
 def measure_column(
@@ -139,7 +157,11 @@ def measure_column(
     embedded = embed(pair[0]), embed(pair[1])
     if any(source.is_stream for source in pair) and _need_known_classes(make_protocols(protocols, {})):
         check_held_out_classes(*pair, (embedded[0].labels, embedded[1].labels))
-    return run_protocols(*embedded, protocols, name), embedded
+    results = Figures()
+    for column, parts in _by_column(embedded, pair).items():
+        title = f"{name}, {column}" if column else name
+        results |= named_by_column(run_protocols(*parts, protocols, title), column)
+    return results, embedded
 
 
 def evaluate_with_baselines(

@@ -97,6 +97,9 @@ def make_folds(
     chosen = make_protocols(usual_protocols(source) if protocols is None else protocols, settings or {})
     if source.is_stream:
         raise ValueError(f"`folds` needs the images of {source.name!r} by their numbers: leave `streaming` out.")
+    if source.several_labels:
+        columns = ", ".join(source.several_labels)
+        raise ValueError(f"`folds` take one column of labels, but `label_column` names {columns}: leave others out.")
     check_served(chosen, source)
     for protocol in chosen:
         if not isinstance(protocol, OnEmbeddings):

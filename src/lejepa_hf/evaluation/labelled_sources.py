@@ -60,7 +60,7 @@ def labelled_sources(
     if share is not None and eval_split is not None:
         train, test = split_off(train, eval_split, group_column)
     else:
-        test = open_labelled(dataset, eval_split or preset.eval_split, known=train.class_names, **source)
+        test = open_labelled(dataset, eval_split or preset.eval_split, known=train, **source)
     return with_labels_only(train), with_labels_only(test)
 
 

@@ -148,7 +148,7 @@ class FinalEvaluation:
             return
         (bank, embedded), self._embedded = self._embedded, None  # the baselines need the memory
         (train, held_out), folder = self._shown or (self._train, self._held_out), self._run.path
-        if self._has_labels and held_out.label_kind != "class":  # which pictures show by colours and names
+        if self._has_labels and not held_out.has_class_numbers:  # which pictures show by colours and names
             held_out = replace(held_out, label_column=None, class_names=None)
             bank, embedded = (replace(one, labels=torch.full((len(one.labels),), -1)) for one in (bank, embedded))
         draw_if_possible("embeddings", picture_embeddings, folder, held_out, embedded)

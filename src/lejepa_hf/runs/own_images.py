@@ -19,6 +19,7 @@ from ..data.decoding import DECODING_ERRORS, Pixels, open_image, stored_size
 from ..data.held_out_share import share_of
 from ..data.image_source import some_rows
 from ..data.labelled_source import open_labelled
+from ..data.pixel_arrays import PixelRange
 from ..data.sources import ImageSource
 from ..data.tables import TABLE_KINDS
 from ..evaluation.labelled_sources import check_classes, check_labels
@@ -131,7 +132,7 @@ def _held_out_split(train: ImageSource, name: str, source: dict[str, Any]) -> st
 
 
 def facts_of(
-    source: ImageSource, held_out: str | None = None, num_channels: int = 3, pixel_range: list[float] | None = None
+    source: ImageSource, held_out: str | None = None, num_channels: int = 3, pixel_range: PixelRange | None = None
 ) -> ImageFacts:
     """
     Read the headers of a random sample of images, for views of `num_channels` with this `pixel_range`; `held_out` is

@@ -141,6 +141,8 @@ def _build_trainer(recipe: ResolvedRecipe, sources: RunSources, model: LeJEPAFor
     pushes_checkpoints = training.push_to_hub and training.hub_strategy != "end"
     views = MultiCropTransform.from_settings(data, training.seed)
     labels = source.label_column
+    if source.several_labels:
+        logger.info(f"{source.name}: the online probe and k-NN while training use {labels!r}, the first label column")
     if source.label_kind in ("multi-label", "number"):
         labels = None
         logger.info(

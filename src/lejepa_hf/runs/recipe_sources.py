@@ -12,6 +12,7 @@ from ..data.labelled_source import open_labelled
 from ..data.origins import rows_in_common
 from ..data.row_groups import groups_of
 from ..data.sources import ImageSource, load_mixture
+from ..evaluation.label_by_label import pairs_of_columns
 from ..evaluation.labelled_sources import check_classes, check_held_out_classes, check_labels, count_classes, labels_of
 from ..evaluation.protocols.registry import make_protocols
 from ..evaluation.protocols.served_labels import check_served, usual_protocols
@@ -59,9 +60,13 @@ def open_sources(data: DataArguments) -> RunSources:
 
 def _check_accuracies(data: DataArguments, held_out: ImageSource, fitted_on: ImageSource) -> None:
     """Refuse labels by which no accuracy can be measured, and protocols that cannot use them."""
+    for train, test in pairs_of_columns((fitted_on, held_out)).values():
+        _check_column(suitable_protocols(data, held_out), test, train)
+
+
+def _check_column(protocols: list[str], held_out: ImageSource, fitted_on: ImageSource) -> None:
     for labelled in (held_out, fitted_on):
         check_labels(labelled)
-    protocols = suitable_protocols(data, held_out)
     check_served(make_protocols(protocols, {}), held_out)
     if held_out.label_kind in ("multi-label", "number"):
         return
@@ -136,8 +141,8 @@ def _training_images(data: DataArguments) -> ImageSource:
     return split_off(source, data.eval_split, data.group_column)[0]
 
 
-def open_split(data: DataArguments, split: str, known: list[str] | None = None) -> ImageSource:
-    """Open one split of the recipe's `dataset`; classes that are texts are numbered after those that are `known`."""
+def open_split(data: DataArguments, split: str, known: ImageSource | None = None) -> ImageSource:
+    """Open one split of the recipe's `dataset`; classes that are texts are numbered as those that are `known`."""
     source = open_labelled(
         data.dataset, split, data.label_column, data.label_kind, known, config=data.dataset_config,
         streaming=data.streaming, image_column=data.view_column or data.image_column, revision=data.dataset_revision,
@@ -161,7 +166,7 @@ def held_out_source(data: DataArguments) -> ImageSource | None:
     if share_of(data.eval_split) is not None:
         return split_off(open_split(data, data.train_split), data.eval_split, data.group_column)[1]
     train = open_split(data, data.train_split)
-    held_out = open_split(data, data.eval_split, train.class_names)
+    held_out = open_split(data, data.eval_split, train)
     if held_out.label_column is None or train.label_column is not None:
         return held_out
     return replace(held_out, label_column=None, class_names=None)

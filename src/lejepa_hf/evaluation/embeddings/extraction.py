@@ -171,7 +171,7 @@ def _fill(parts: EmbeddingParts, extractor: FeatureExtractor, source: ImageSourc
 
     try:
         for batch, found in embedded_batches(extractor, source, batch_size, parts.next_row, embed):
-            if source.label_kind == "class":
+            if source.label_column is not None and source.has_class_numbers:
                 check_class_numbers(batch.labels, source)  # those of a stream are only known now
             vectors = {"embeddings": found[..., :dim]} | ({} if is_same else {"probe_features": found[..., dim:]})
             parts.add(batch, as_table(batch, vectors, source))
