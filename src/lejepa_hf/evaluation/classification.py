@@ -129,9 +129,9 @@ class ClassPredictions:
         return found
 
     def _accuracies(self, best: np.ndarray) -> dict[str, float]:
-        from .metrics.top_k_accuracy import TopKAccuracy  # needs `datasets`, which training can do without
+        from .metrics.top_k_accuracy import top_k_shares  # needs `datasets`, which training can do without
 
-        return TopKAccuracy().compute(predictions=best.tolist(), references=self._labels.tolist())
+        return top_k_shares(best, self._labels)
 
     def _by_class(self) -> tuple[np.ndarray, np.ndarray]:
         """Whether each image is of each class, and its scores: both `(num_images, num_classes)`."""
