@@ -67,6 +67,8 @@ def test_from_photographs_to_an_encoder_on_the_hub(tmp_path, labelled):
         assert run(*lejepa, "report", "run").strip().endswith("report.html")
         said = run(*lejepa, "push", "run", ID)
         assert f"{hub.url}/{ID}" in said and "would show images of this machine: not pushed" in said
-        assert not [name for name in hub.files(ID) if name.endswith(("neighbours.png", "pca_maps.png"))]
+        assert not [
+            name for name in hub.files(ID) if name.endswith(("neighbours.png", "pca_maps.png", "embeddings.png"))
+        ]
         image = next((tmp_path / "photos").rglob("*.jpg"))
         assert int(run(sys.executable, "-c", LOAD, ID, str(image)).splitlines()[-1]) == 256

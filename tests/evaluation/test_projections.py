@@ -45,6 +45,15 @@ def test_projections_of_a_half_precision_model_are_fp32(digits, tiny_resnet):
     assert projections.dtype == torch.float32 and projections.isfinite().all()
 
 
+def test_no_further_pass_begins_when_time_is_over(digits, tiny_resnet):
+    collator = MultiCropCollator(MultiCropTransform(global_crop_size=16, local_crop_size=12, blur_kernel_size=5))
+    model = pretraining_model(tiny_resnet)
+    rows = [{**row, "epoch": 0, "index": i} for i, row in enumerate(digits.dataset)]
+    whole = extract_projections(model, rows, collator, 5)
+    assert torch.equal(extract_projections(model, rows, collator, 5, seconds=600), whole)
+    assert torch.equal(extract_projections(model, rows, collator, 5, seconds=0), whole[:, :6])
+
+
 def test_no_images_no_projections(tiny_resnet):
     with pytest.raises(ValueError, match="no images"):
         extract_projections(pretraining_model(tiny_resnet), [], MultiCropCollator())

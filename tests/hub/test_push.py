@@ -128,7 +128,7 @@ def test_what_lies_where(hub, finished):
 def test_pictures_of_local_images_are_published_only_if_asked(hub, tmp_path, capfd):
     run = tmp_path / "run"
     write_run(run, seed=0, dataset=str(tmp_path / "photos"))
-    images = ["pictures/pca_maps.png", "pictures/neighbours.png"]
+    images = ["pictures/pca_maps.png", "pictures/neighbours.png", "pictures/embeddings.png"]
     for name in images:
         Image.new("RGB", (8, 8)).save(run / name)
     (run / "results.json").unlink()  # of which the card would show more than is in this one

@@ -1,4 +1,8 @@
 import json
+import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
 
@@ -6,6 +10,7 @@ import numpy as np
 import pytest
 from datasets import IterableDataset
 from PIL import Image
+from transformers import AutoModel
 
 from lejepa_hf import LeJEPAForPreTraining, MultiCropCollator, MultiCropTransform, export_encoder
 from lejepa_hf.data.sources import ImageSource, load_source
@@ -126,3 +131,30 @@ def test_a_picture_that_cannot_be_drawn_costs_nothing_else(untrained, monkeypatc
     assert run.picture("embeddings").is_file() and run.picture("neighbours").is_file()
     assert not run.picture("confusion").exists()
     assert caplog.text.count("is left out: no such colour") == 4
+
+
+@pytest.mark.slow
+def test_a_kill_after_training_costs_only_what_follows(tmp_path, tiny_resnet):
+    """As by a cluster whose time is over: encoder and card are written before any picture and figure."""
+    recipe = tmp_path / "recipe.yaml"
+    settings = ["dataset: digits", "eval_split: test", "use_cpu: true", "max_steps: 3", "save_steps: 3"]
+    settings += ["per_device_train_batch_size: 16", "global_crop_size: 16", "local_crop_size: 12"]
+    settings += ["projector_dims: [16, 8]", f"backbone_config: {json.dumps(tiny_resnet)}"]
+    recipe.write_text("\n".join(settings) + "\n", encoding="utf-8")
+    run = RunFolder(tmp_path / "run")
+    command = [sys.executable, "-m", "lejepa_hf", "train", str(recipe), "--output_dir", str(run.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if "/" in line and line.strip().endswith("losses.png"):  # it is being drawn
+                process.kill()
+                break
+        process.stdout.read()
+    assert process.returncode == -signal.SIGKILL
+    assert AutoModel.from_pretrained(run.encoder).config.model_type == "resnet"
+    assert "# " in (run.encoder / "README.md").read_text(encoding="utf-8")
+    assert not run.results.exists() and not run.report.exists()
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert run.results.is_file() and run.report.is_file() and run.picture("neighbours").is_file()
+    names = [line.split()[1] for line in done.stdout.splitlines() if re.match(r" +\d+/\d+ ", line)]
+    assert names[0] == "encoder/" and names[-1] == "report.html"

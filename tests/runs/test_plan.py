@@ -86,7 +86,7 @@ PLAN = Plan(
     views=[ViewPlan("global", 2, 16, 17), ViewPlan("local", 6, 8, 5)],
     encoder_parameters=1000, projector_parameters=200, flops_per_image=2e9, state_bytes=GIB, activation_bytes=GIB,
     view_bytes=GIB, device="cuda", device_bytes=4 * GIB, workers=4, measured=MEASURED,
-    image_side=8, fitting="Recipe folder/laptop fits.",
+    image_side=8, flops_after=6e12, fitting="Recipe folder/laptop fits.",
 )  # fmt: skip
 
 
@@ -99,8 +99,20 @@ def test_rows():
     for part in ("digits: 1,347", "20 steps of 16 images, 2 process(es)", "2 x 16 px (17 tokens each)", "64 tokens",
                  "encoder 1,000, projector 200", "2.0 GFLOP", "200 images/s, 60% of the time waiting for views",
                  "2.0 GiB of 4.0 GiB, 1.0 GiB of it allocated at once, measured in a dry run",
-                 "512 MiB each of its 4 workers"):  # fmt: skip
+                 "512 MiB each of its 4 workers", "after training      30 s to embed images and measure"):  # fmt: skip
         assert part in text, part
+
+
+def test_what_follows_training_is_counted(tmp_path, tiny_vit, monkeypatch):
+    """Forward passes by hand: the share of a view, times the images that pass the encoder, trained and not."""
+    pretend_dry_runs(monkeypatch)
+    views = ["--num_local_views", "0", "--global_crop_size", "16"]
+    plans = [make_plan(small_recipe(tmp_path, tiny_vit, *views, *more)) for more in ([], ["--eval_split", "test"])]
+    forward = plans[0].flops_per_image / 3  # of two views, and their projections
+    assert plans[0].flops_after == pytest.approx(512 * forward)
+    embedding = plans[1].flops_after - plans[0].flops_after
+    assert 0.9 * forward / 2 < embedding / (2 * (1347 + 450)) < forward / 2
+    assert format_plan(replace(PLAN, flops_after=None)).count("after training      unknown") == 1
 
 
 def test_estimates_are_called_so():

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 
-from ..configuration_lejepa import LeJEPAConfig
 from ..model.backbone import leave_out_classifier
 from ..model.foreign_settings import refuse_foreign_settings
 from ..model.loading_errors import explained, refuse_not_finite, refuse_unfilled
@@ -76,7 +75,7 @@ def find_encoder(encoder: str | Path) -> str | Path:
 def _is_in_training_form(folder: Path) -> bool:
     """Whether this is `pretraining/` of a run, or one of its checkpoints."""
     text = (folder / "config.json").read_text(encoding="utf-8", errors="replace")  # which may be damaged
-    return f'"model_type": "{LeJEPAConfig.model_type}"' in text
+    return '"model_type": "lejepa"' in text
 
 
 def _exported_from(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """extract_projections: views of images -> projections of a pretraining model."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,11 +11,16 @@ from transformers import PreTrainedModel
 from ..data.collator import MultiCropCollator
 from ..data.photometric import apply_photometric
 from ..model.batch_norm import batch_statistics
+from ..system.progress_bars import progress_bar
 
 
 @torch.no_grad()
 def extract_projections(
-    model: PreTrainedModel, rows: Iterable[dict[str, Any]], collator: MultiCropCollator, batch_size: int = 64
+    model: PreTrainedModel,
+    rows: Iterable[dict[str, Any]],
+    collator: MultiCropCollator,
+    batch_size: int = 64,
+    seconds: float | None = None,
 ) -> torch.Tensor:
     """
     Pass views of images through encoder and projector, as SIGReg sees them in training: with batch norm over batches,
@@ -22,16 +28,22 @@ def extract_projections(
     other processes.
 
     Each of `rows` has an image, and the epoch and index that determine its views, which `collator` cuts. A forward
-    pass takes about `batch_size` images, at least half of it. Projections have the shape `(num_views, num_images,
+    pass takes about `batch_size` images, at least half of it. After `seconds`, if given, no further pass begins, and
+    the other images are left out. Projections have the shape `(num_views, num_images,
     dim)`, global views first, and are in fp32 on the host.
     """
-    rows, projections = list(rows), []
+    rows = list(rows)
     if not rows:
         raise ValueError("There are no images to make projections of: give at least one row.")
+    projections: list[torch.Tensor] = []
+    started = time.monotonic()
     model.eval()
     encoder, projector = model.get_submodule("encoder"), model.get_submodule("projector")
     with batch_statistics(model):
-        for numbers in np.array_split(np.arange(len(rows)), max(1, len(rows) // batch_size)):
+        parts = np.array_split(np.arange(len(rows)), max(1, len(rows) // batch_size))
+        for numbers in progress_bar(parts, desc="statistics", unit=" batches"):
+            if projections and seconds is not None and time.monotonic() - started > seconds:
+                break
             batch = collator([rows[number] for number in numbers])
             views = {name: value.to(model.device) for name, value in batch.items() if torch.is_tensor(value)}
             views = apply_photometric(views, collator.transform)

@@ -31,7 +31,7 @@ from .shared_embeddings import SharedEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
 
-_MOST_TRAINING = 20_000  # training images among which neighbours of unlabelled ones are searched
+MOST_TRAINING = 20_000  # training images among which neighbours of unlabelled ones are searched
 _MOST_STREAMED = 2_000  # images of a stream, which stay in memory
 _MOST_IN_RANK = 512
 _NAMES = {ENCODER: "the evaluation", AVERAGED: "the evaluation of the averaged encoder"}
@@ -115,7 +115,7 @@ class FinalEvaluation:
         """Embed a sample of both sides, for the pictures, and write what the embeddings say without labels."""
         embed = partial(extract_embeddings, *load_encoder(self._run.encoder))
         train = replace(self._train, label_column=None, class_names=None)
-        self._shown = _sample(train, _MOST_TRAINING), _sample(self._held_out, MOST_ON_A_MAP)
+        self._shown = _sample(train, MOST_TRAINING), _sample(self._held_out, MOST_ON_A_MAP)
         self._embedded = embed(self._shown[0]), embed(self._shown[1])
         for source, shown in zip((self._train, self._held_out), self._shown, strict=True):
             if shown.num_images == source.num_images:

@@ -33,6 +33,10 @@ from .shared_embeddings import SharedEmbeddings
 
 logger = logging.getLogger("lejepa_hf")
 
+NUM_STATISTICS = 512  # images
+_STATISTICS_BATCH = 32  # images at a time on a CPU, where batches of training may take minutes
+_STATISTICS_SECONDS = 60.0  # at the end of a run
+
 
 class RunNotFinished(Exception):
     """A run is trained, but parts of what follows could not be made; all others are kept."""
@@ -60,7 +64,10 @@ def finish_run(
     """
     run = RunFolder(recipe.folder)
     failed: dict[str, Exception] = {}
-    for name, make in _parts(run, recipe, facts, held_out, embedded).items():
+    parts = _parts(run, recipe, facts, held_out, embedded)
+    logger.info(f"\nTraining is done and saved. What follows, in {len(parts)} parts:")
+    for number, (name, make) in enumerate(parts.items(), 1):
+        logger.info(f"  {number:>2}/{len(parts)} {name}")
         try:
             make()
         except Exception as error:  # noqa: PERF203, whatever it is, no part may cost a trained run the others
@@ -94,7 +101,7 @@ def _parts(
     parts["pca_maps.png"] = partial(draw_if_possible, "pca_maps", picture_patches, run.path, recipe)
     if held_out is not None:
         parts |= FinalEvaluation(run, recipe, facts, held_out, embedded).parts()
-    parts["statistics.json"] = partial(measure_projections, run.path, recipe)
+    parts["statistics.json"] = partial(measure_projections, run.path, recipe, seconds=_STATISTICS_SECONDS)
     parts["the card"] = partial(write_model_card, run.encoder, run.path)
     if decay:
         card = partial(write_model_card, run.averaged_encoder, run.path, ema_decay=decay)
@@ -137,11 +144,14 @@ def _log_contents(run: RunFolder) -> None:
             logger.info(f"  {path.name:<20} {meaning}")
 
 
-def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) -> EmbeddingStatistics:
+def measure_projections(
+    run: str | Path, recipe: Recipe, num_images: int = NUM_STATISTICS, seconds: float | None = None
+) -> EmbeddingStatistics:
     """
     Measure how Gaussian the projections of training images are, with batch norm as in training, and write this to
     `statistics.json` and `pictures/gaussianity.png` of the run folder, which has `pretraining/`. For one process.
-    Images, views and device are the recipe's; the images are the first ones of the first epoch, at least 2.
+    Images, views and device are the recipe's; the images are the first ones of the first epoch, at least 2. `seconds`
+    bounds the time of forward passes: with fewer images if they take longer, and batches small enough to see that.
     """
     if num_images < 2:
         raise ValueError(f"The number of images must be at least 2, got {num_images}.")
@@ -152,7 +162,9 @@ def measure_projections(run: str | Path, recipe: Recipe, num_images: int = 512) 
     views = MultiCropTransform.from_settings(data, seed)
     collator = MultiCropCollator(views, source.image_column, view_column=data.view_column)
     rows, batch_size = some_rows(source, num_images, seed), recipe.training.per_device_train_batch_size
-    projections = extract_projections(model, rows, collator, batch_size)
+    if seconds is not None and recipe.training.device.type == "cpu":
+        batch_size = min(batch_size, _STATISTICS_BATCH)
+    projections = extract_projections(model, rows, collator, batch_size, seconds)
     statistics = embedding_statistics(projections, num_knots=model.config.num_knots, t_max=model.config.t_max)
     write_json(folder.statistics, {"num_images": statistics.num_images, **statistics.metrics()})
     draw_if_possible("gaussianity", draw_gaussianity, run, statistics)

@@ -7,17 +7,20 @@ import torch
 
 from ..data.class_balance import balance_classes
 from ..data.normalisation import format_normalisation, measure_normalisation
+from ..hub.pictures.embedding_map import MOST_ON_A_MAP
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.installed_package import find_packaged
 from ..training.own_arguments import count_steps
+from .final_evaluation import MOST_TRAINING
+from .finishing import NUM_STATISTICS
 from .measurement import CountedCosts, Measurement, measure, memory_of
 from .own_images import facts_of, read_machine
 from .recipe_choice import ImageFacts, choose_recipe
-from .recipe_sources import training_source
+from .recipe_sources import fitting_source, held_out_source, training_source
 from .recipe_text import load_yaml
 from .recipes import Recipe
 from .resolving import resolve
-from .step_costs import count_activations, count_flops, count_tokens, kinds_of_views
+from .step_costs import count_activations, count_embedding_flops, count_flops, count_tokens, kinds_of_views
 
 _BACKWARD = 2  # FLOPs of the backward pass, in those of the forward pass
 _DAY = 86_400  # seconds
@@ -57,6 +60,7 @@ class Plan:
     workers: int  # loader processes of a training process; 0 if it cuts views itself
     measured: Measurement  # speed and memory of a process
     image_side: int  # shorter side of the images in pixels, median of a sample
+    flops_after: float | None  # of one process after training; None if a stream does not say how many images it has
     fitting: str | None  # why and how to take another packaged recipe for these images; None if it is this one
 
     @property
@@ -83,6 +87,13 @@ class Plan:
     def seconds(self) -> float:
         """Time of the complete training."""
         return self.steps * self.global_batch / self.images_per_second
+
+    @property
+    def seconds_after(self) -> float | None:
+        """Time after training for embedding images and for statistics, at the speed of training; None as above."""
+        if self.flops_after is None:
+            return None
+        return self.flops_after / (self.measured.images_per_second * self.flops_per_image)
 
 
 def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
@@ -132,6 +143,7 @@ def make_plan(recipe: Recipe, seconds: float = 10.0) -> Plan:
         workers=training.dataloader_num_workers or 0,
         measured=measure(recipe, seconds, CountedCosts(flops, states, activations + view_bytes)),
         image_side=facts.median_side,
+        flops_after=_flops_after(recipe, model, source.num_images, flops / (1 + _BACKWARD)),
         fitting=_fitting_recipe(recipe, facts),
     )
 
@@ -141,6 +153,25 @@ def plan_normalisation(recipe: Recipe) -> str:
     data = recipe.data
     source = training_source(data)
     return format_normalisation(measure_normalisation(source, data.num_channels, data.pixel_range), source.name)
+
+
+def _flops_after(recipe: Recipe, model: LeJEPAForPreTraining, images: int | None, forward: float) -> float | None:
+    """
+    Operations of the forward passes after training: training and held-out images through the encoder, and through
+    those that it is compared with; and images with all their views, `forward` operations each, for the statistics.
+    """
+    held_out = held_out_source(recipe.data)
+    if images is None or (held_out is not None and held_out.num_images is None):
+        return None
+    statistics = forward * min(images, NUM_STATISTICS)
+    if held_out is None:
+        return statistics
+    trained_on, shown, encoders = images, held_out.num_images or 0, 2 + bool(recipe.training.ema_decay)
+    if held_out.label_column is None:
+        trained_on, shown, encoders = min(images, MOST_TRAINING), min(shown, MOST_ON_A_MAP), 1
+    elif recipe.data.mixture is not None:
+        trained_on = fitting_source(recipe.data).num_images or 0
+    return statistics + encoders * (trained_on + shown) * count_embedding_flops(model, recipe.data)
 
 
 def _fitting_recipe(recipe: Recipe, images: ImageFacts) -> str | None:
@@ -185,8 +216,17 @@ def format_plan(plan: Plan) -> str:
         ("speed", f"{speed}{waiting}, {how}"),
         ("time per epoch", epoch),
         ("whole training", _duration(plan.seconds)),
+        ("after training", _after(plan)),
     ]
     return "\n".join([*(f"{name:<20}{value}" for name, value in rows), *_advice(plan), _verdict(plan)])
+
+
+def _after(plan: Plan) -> str:
+    if plan.seconds_after is None:
+        return "unknown"
+    return (
+        f"{_duration(plan.seconds_after)} to embed images and measure statistics, estimated; fitting probes is extra"
+    )
 
 
 def _advice(plan: Plan) -> list[str]:

@@ -34,6 +34,15 @@ def count_flops(model: LeJEPAForPreTraining, views: ViewSettings) -> float:
     return float(counter.get_total_flops())
 
 
+def count_embedding_flops(model: LeJEPAForPreTraining, views: ViewSettings) -> float:
+    """Multiplications and additions of the encoder for an image as it is evaluated: one crop, with all its tokens."""
+    pixels = torch.empty(1, views.num_channels, views.global_crop_size, views.global_crop_size, device="meta")
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.encoder(pixels)
+    return float(counter.get_total_flops())
+
+
 def count_activations(model: LeJEPAForPreTraining, views: ViewSettings) -> int:
     """Bytes that are kept for the backward pass of an image, in fp32."""
     # The difference of two batches: what does not grow with the batch is not an activation.

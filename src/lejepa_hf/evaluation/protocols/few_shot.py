@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...data.sources import ImageSource
+from ...system.progress_bars import progress_bar
 from ..embeddings.extraction import LabelledEmbeddings
 from ..figures import Figures
 from ..intervals import over_draws
@@ -67,7 +68,7 @@ class FewShot(OfClasses, OnEmbeddings):
         _check_shots(shots, labels)
         members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         results = Figures()
-        for k in shots:
+        for k in progress_bar(shots, desc="few-shot", unit=" shots"):
             name, numbers = f"eval_{k}shot", [_number(k, rows_of_class) for rows_of_class in members]
             if numbers == [len(rows_of_class) for rows_of_class in members]:  # there is one draw
                 classifier = fit_logistic(embeddings, labels)
