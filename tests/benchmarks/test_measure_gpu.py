@@ -129,7 +129,7 @@ def check_figures(folder: Path) -> None:
     ranks = {(row["what"], row["kind"]): row for row in rows_of(folder / "ranks.csv")}
     for case in (("equal", "ddp"), ("equal", "fsdp"), ("resharded", "fsdp")):
         assert float(ranks[case]["largest_difference"]) < 1e-4
-    assert 0 < float(ranks["speed", "ddp"]["efficiency"])
+    assert float(ranks["speed", "ddp"]["efficiency"]) > 0
     steps = rows_of(folder / "training-vit_s16.csv")
     cases = {(row["compiled"], row["images"], row["way"]) for row in steps}
     assert {(compiled, "memory", way) for compiled in ("True", "False") for way in ("ours", "bare loop")} <= cases
