@@ -119,9 +119,7 @@ def mean_and_gradient(operators, projections, directions, num_knots, dtype=torch
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-@pytest.mark.parametrize(
-    ("shape", "num_slices", "num_knots"), [((1, 2, 1), 1, 2), ((2, 70, 7), 150, 17), ((3, 300, 3), 9, 33)]
-)
+@pytest.mark.parametrize(("shape", "num_slices", "num_knots"), [((8, 2, 16), 48, 17), ((2, 140, 7), 70, 4)])
 def test_the_mean_statistic_is_as_accurate_as_the_plain_formula(shape, num_slices, num_knots, scale):
     projections, directions = sample(*shape, scale=scale), draw_directions(shape[-1], num_slices, 0, 0)
     expected = mean_and_gradient(epps_pulley_reference, projections.double(), directions, num_knots, torch.float64)
@@ -132,9 +130,9 @@ def test_the_mean_statistic_is_as_accurate_as_the_plain_formula(shape, num_slice
 
 
 def test_the_mean_statistic_in_chunks_and_in_half_precision(monkeypatch):
-    projections, directions = sample(3, 40, 6), draw_directions(6, 70, 0, 0)
+    projections, directions = sample(3, 40, 6), draw_directions(6, 20, 0, 0)
     whole = mean_and_gradient(epps_pulley_triton, projections, directions, 17)
-    monkeypatch.setattr(epps_pulley_triton, "_CHUNK_NUMBERS", 3000)
+    monkeypatch.setattr(epps_pulley_triton, "_CHUNK_NUMBERS", 2000)
     monkeypatch.setattr(epps_pulley_triton, "_SHARE_OF_MEMORY", 1 << 60)
     in_chunks = mean_and_gradient(epps_pulley_triton, projections, directions, 17)
     torch.testing.assert_close(in_chunks, whole, rtol=1e-4, atol=1e-6)
@@ -200,7 +198,7 @@ def test_launches_of_sigreg(launches):
     """Forward and backward: three kernels and at most one reduction each, and nothing that the host waits for."""
     sigreg, projections = SIGReg(num_slices=40, backend="triton"), sample(3, 50, 8).to(DEVICE).requires_grad_()
     sigreg(projections, step=0).backward()  # tables are made in the first step
-    loss = None
+    launches.kernels.clear()
     with launches:
         loss = sigreg(projections, step=1)
     drawn = [name for name in launches.kernels + launches.reductions if name in _OF_DIRECTIONS]

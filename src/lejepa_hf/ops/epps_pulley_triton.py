@@ -240,8 +240,9 @@ def _tables(num_knots: int, spacing: float, device: torch.device) -> _Tables:
     with torch.inference_mode(False):
         rule = quadrature(num_knots, spacing * (num_knots - 1), "cpu", torch.float64)
         columns = rule.normal, rule.weights, 2 * rule.weights * rule.knots
-        padded = [pad(column[1:], (0, -(num_knots - 1) % 3)).to(device, torch.float32) for column in columns]
-        return _Tables(*padded, torch.ones((), device=device))
+        padded = (pad(column[1:], (0, -(num_knots - 1) % 3)).to(device, torch.float32) for column in columns)
+        normal, weights, rates = padded
+        return _Tables(normal, weights, rates, torch.ones((), device=device))
 
 
 class _Launch:
