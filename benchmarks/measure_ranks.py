@@ -69,7 +69,7 @@ class Measure:
         return {"images_per_second": rates[kind], "efficiency": round(efficiency, 4), **run_facts(folder)}
 
     def evaluation(self, kind: str, processes: int) -> dict:
-        """k-NN on digits by all processes and by one, in percentage points."""
+        """k-NN on digits by all processes and by one: accuracies, as shares."""
         figures = [self.evaluate(number) for number in (1, processes)]
         return {"largest_difference": max(abs(figures[0][name] - figures[1][name]) for name in figures[0])}
 
@@ -81,8 +81,8 @@ class Measure:
         done = subprocess.run([*command, "--no_cache", "--out", str(out)], cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(tail(done.stderr))
-        found = json.loads(out.read_text(encoding="utf-8"))
-        return {name: value for name, value in found["metrics"].items() if name.startswith("eval_knn")}
+        (encoder,) = json.loads(out.read_text(encoding="utf-8"))["encoders"].values()
+        return encoder["results"]
 
 
 def cases(processes: int, tiny: bool) -> list[tuple[str, str, int]]:

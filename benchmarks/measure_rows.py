@@ -3,6 +3,7 @@
 import argparse
 import csv
 import datetime
+import io
 import os
 import subprocess
 import time
@@ -48,15 +49,18 @@ class Rows:
         except Exception as error:  # noqa: BLE001, the other cases can still be measured
             found = {"problem": f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"[:300]}
         seconds = round(time.perf_counter() - begin, 1)
-        for row in found if isinstance(found, list) else [found]:
-            self._write({**row, **case, "seconds": seconds, **stamp()})
+        rows = found if isinstance(found, list) else [found]
+        self._write([{**row, **case, "seconds": seconds, **stamp()} for row in rows])
 
-    def _write(self, row: dict) -> None:
+    def _write(self, rows: list[dict]) -> None:
+        """All rows of a case at once, because a case with one row is not measured again."""
+        text = io.StringIO()
+        csv.DictWriter(text, self.names, extrasaction="ignore", lineterminator="\n").writerows(rows)
         with self.file.open("a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self.names, extrasaction="ignore").writerow(row)
+            file.write(text.getvalue())
             file.flush()
             os.fsync(file.fileno())
-        print({name: row[name] for name in self.names if row.get(name) not in (None, "")}, flush=True)
+        print(text.getvalue(), end="", flush=True)
 
     def problems(self) -> int:
         """1 if a case has failed, as an exit status."""

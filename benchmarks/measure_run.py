@@ -5,7 +5,7 @@ needs neither `datasets` nor a network.
     python benchmarks/measure_run.py RECIPE [--images 256] [--side 64] [--die_after STEP] [--key value ...]
 
 Further `--key value` pairs override the recipe. With `--die_after` the process kills itself after that step. Losses
-are in metrics.jsonl of the run's folder, peak memory and starting time in run.json.
+are in metrics.jsonl of the run's folder, what was measured in run.json, and of each process in rank-N.json.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import io
 import json
 import os
 import signal
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -47,19 +48,46 @@ def images(number: int, side: int) -> list[dict]:
 
 
 class Watch(TrainerCallback):
-    """Counts all-reduces per step, notes when the first step ends, and kills the process after a step."""
+    """
+    Counts all-reduces of numbers that Python calls per step (DDP's own of the gradient are not among them), notes when
+    the first step ends and what the process then uses, and kills it after a step.
+    """
 
     def __init__(self, die_after: int):
         self.die_after, self.calls, self.per_step, self.first = die_after, [], [], 0.0
         all_reduce = dist.all_reduce
-        dist.all_reduce = lambda *args, **kwargs: self.calls.append(1) or all_reduce(*args, **kwargs)
+
+        def counted(tensor, *args, **kwargs):
+            if tensor.is_floating_point():  # other ones are flags between hosts
+                self.calls.append(tensor.numel())
+            return all_reduce(tensor, *args, **kwargs)
+
+        dist.all_reduce = counted
 
     def on_step_end(self, args, state, control, **kwargs):
         self.per_step.append(len(self.calls))
         self.calls.clear()
-        self.first = self.first or time.perf_counter() - BEGIN
+        if not self.first:
+            self.first = time.perf_counter() - BEGIN
+            (Path(args.output_dir) / f"rank-{args.process_index}.json").write_text(
+                json.dumps(usage()), encoding="utf-8"
+            )
         if state.global_step == self.die_after:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def usage() -> dict:
+    """Threads and proportional memory of this process and of its data workers (Linux only)."""
+    tasks = Path("/proc/self/task")
+    children = [child for task in tasks.iterdir() for child in (task / "children").read_text("utf-8").split()]
+    mib = {"process_mib": proportional_mib("self"), "workers_mib": sum(map(proportional_mib, children))}
+    return {"threads": len(list(tasks.iterdir())), "workers": len(children), **mib}
+
+
+def proportional_mib(process: str) -> int:
+    """Memory of a process, in which pages that n processes share count 1 / n."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text("utf-8").splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024)
 
 
 def let_fsdp_run_on_cpu() -> None:
@@ -97,8 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
         found = {
             "peak_mib": round(torch.cuda.max_memory_allocated() / 2**20) if on_gpu else "",
             "first_step_seconds": round(watch.first, 1),
-            "all_reduces_per_step": max(watch.per_step, default=0),
-            "threads": torch.get_num_threads(),
+            "all_reduces_per_step": statistics.mode(watch.per_step),  # steps that are logged have more
+            "compute_threads": torch.get_num_threads(),
         }
         (Path(recipe.training.output_dir) / "run.json").write_text(json.dumps(found), encoding="utf-8")
     trainer.accelerator.end_training()

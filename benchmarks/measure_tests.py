@@ -11,7 +11,6 @@ import sys
 from measure_rows import ROOT, Rows, options_of_part
 
 FILES = (
-    "ops/test_launches.py",
     "ops/test_dispatch.py",
     "ops/test_epps_pulley_triton.py",
     "ops/test_epps_pulley_eager.py",

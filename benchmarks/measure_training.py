@@ -43,14 +43,17 @@ def largest_batch(command: list[str]) -> int:
     each, fixed = (large - small) / 16, small - (large - small) / 2
     room = USED * torch.cuda.mem_get_info()[1] / 2**20 - 3 * max(0, fixed)
     batch = max(8, min(LARGEST_BATCH, int(room / each)) // 8 * 8)
-    while True:
-        try:
-            peak_alone(read_options([*command, "--batch_size", str(batch)]), "bare loop")
-            return batch
-        except torch.OutOfMemoryError:
-            if batch == 8:
-                raise
-            batch = max(8, int(0.8 * batch) // 8 * 8)
+    while not fits(command, batch) and batch > 8:
+        batch = max(8, int(0.8 * batch) // 8 * 8)
+    return batch
+
+
+def fits(command: list[str], batch: int) -> bool:
+    try:
+        peak_alone(read_options([*command, "--batch_size", str(batch)]), "bare loop")
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def batch_of(model: str, rows: Rows, options) -> list[str]:

@@ -216,6 +216,14 @@ def _check_script(script: str, arguments: list[str]) -> None:
     return None
 
 
+def _check_measuring_hour(arguments: list[str]) -> None:
+    text = (ROOT / "benchmarks" / "measure_gpu.sh").read_text(encoding="utf-8")
+    for word in arguments[1:]:
+        part = ROOT / "benchmarks" / f"measure_{word.split('-')[0]}.py"
+        known = f"{word})" in text if word.startswith("--") else word.isdigit() or part.is_file()
+        assert known, f"measure_gpu.sh does not know {word}"
+
+
 def _check_pip(arguments: list[str]) -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
@@ -240,6 +248,7 @@ def _check_hf(arguments: list[str]) -> None:
 
 _CHECKS: dict[str, Callable[[list[str]], None]] = {
     "accelerate": _check_accelerate,
+    "benchmarks/measure_gpu.sh": _check_measuring_hour,
     "cp": lambda arguments: None,
     "hf": _check_hf,
     "lejepa": _check_lejepa,

@@ -8,15 +8,13 @@ from itertools import islice
 import datasets
 import pytest
 import torch
+from tiny_trainer import TRANSFORM, losses, model_for, trainer_for
 from torch import nn
 
 from lejepa_hf import (
-    LeJEPAConfig,
-    LeJEPAForPreTraining,
     LeJEPATrainer,
     LeJEPATrainingArguments,
     MultiCropCollator,
-    MultiCropTransform,
 )
 from lejepa_hf.data.batch import PROBE_LABELS
 from lejepa_hf.data.errors import StreamInterrupted, TooManyBrokenImages
@@ -24,37 +22,6 @@ from lejepa_hf.data.photometric import apply_photometric
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
 from lejepa_hf.training.checkpoints import complete_checkpoints
-
-TRANSFORM = MultiCropTransform(num_local_views=2, global_crop_size=16, local_crop_size=8, blur_kernel_size=5)
-
-
-def model_for(backbone, **kwargs):
-    torch.manual_seed(0)
-    settings = {"projector_dims": [16, 8], "num_slices": 16} | kwargs
-    return LeJEPAForPreTraining(LeJEPAConfig(backbone_config=backbone, **settings))
-
-
-def trainer_for(folder, model, dataset=None, eval_dataset=None, label_column=None, **kwargs):
-    settings = {
-        "max_steps": 6,
-        "per_device_train_batch_size": 8,
-        "save_steps": 3,
-        "logging_steps": 1,
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "seed": 0,
-    }
-    return LeJEPATrainer(
-        model=model,
-        args=LeJEPATrainingArguments(output_dir=str(folder), **settings | kwargs),
-        train_dataset=load_source("digits").dataset if dataset is None else dataset,
-        eval_dataset=eval_dataset,
-        data_collator=MultiCropCollator(TRANSFORM, label_column=label_column),
-    )
-
-
-def losses(trainer):
-    return [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
 
 
 def test_trains_saves_and_logs(tmp_path, tiny_resnet):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lejepa_hf import SIGReg
 from lejepa_hf.configuration_lejepa import STATISTICS as CONFIGURABLE
@@ -106,6 +107,48 @@ def test_directions():
     for other in [(3, 8), (4, 7), (7, 3), (0, 0)]:
         assert (directions - draw_directions(64, 300, *other)).abs().max() > 0.1
     assert directions.mean().abs() < 0.01  # no preferred side
+
+
+def test_directions_stay_what_they_were():
+    """Runs are resumed with later versions: the same seed and step must give the same directions."""
+    expected = [-0.21738698, -0.69527245, -0.9527992, -0.02410659, 0.31169063, 0.26225927, -0.92442244, -0.59049374]
+    assert draw_directions(4, 3, 3, 7).flatten()[:8].tolist() == pytest.approx(expected, abs=5e-9)
+    several = draw_directions(64, 1024, 0, 99_999)
+    found = [several[0, 0].item(), several[63, 1023].item()]
+    assert found == pytest.approx([0.06376129388809204, -0.16449607908725739], abs=3e-8)  # a norm may round otherwise
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found.append((func.overloadpacket.__name__, (kwargs or {}).get("device")))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("step", [7, torch.tensor(7)], ids=["number", "tensor on the host"])
+def test_directions_are_drawn_where_they_are_used(step):
+    """Three operations, from a seed that the host has computed; no value of a device is read or copied."""
+    with Operations() as operations:
+        directions = draw_directions(8, 5, seed=3, step=step)
+    names = [name for name, _ in operations.found]
+    assert names[-3:] == ["randn", "linalg_vector_norm", "div"]
+    assert names[:-3] == ([] if isinstance(step, int) else ["_local_scalar_dense"])  # of a tensor on the host
+    assert torch.equal(directions, draw_directions(8, 5, seed=3, step=7))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_directions_on_cuda_do_not_wait_and_are_the_same_again():
+    first = draw_directions(64, 256, 3, 7, "cuda")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = draw_directions(64, 256, 3, 7, "cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert again.is_cuda and torch.equal(first, again)
 
 
 def test_directions_leave_the_global_generators_alone():
@@ -330,3 +373,10 @@ def test_null_and_collapsed_means():
     assert SIGReg(num_slices=256)(samples, step=0).item() == pytest.approx(sigreg.null_mean, rel=0.05)
     for other in (SIGReg(views="pooled"), SIGReg(statistic="cramer_von_mises")):
         assert other.null_mean is None and other.collapsed_mean is None
+
+
+def test_a_compiled_step_draws_outside_of_cuda_graphs():
+    """Otherwise a replayed graph would have the same directions in each step."""
+    if "cudagraph_unsafe" not in dir(torch.Tag):
+        pytest.skip("this PyTorch has no such tag")
+    assert torch.Tag.cudagraph_unsafe in torch.ops.lejepa_hf.draw_directions.default.tags

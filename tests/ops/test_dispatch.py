@@ -81,6 +81,7 @@ def silent(projections, directions, rule, redraw=None):
 def test_a_kernel_is_tried_before_it_is_believed(monkeypatch, operator, problem):
     class Kernels:
         deviation_sums = staticmethod(operator)
+        mean_statistic = staticmethod(epps_pulley_eager.mean_statistic)
 
     monkeypatch.setattr(dispatch, "_triton", lambda: Kernels)
     found = dispatch._trial("cpu")

@@ -220,3 +220,43 @@ def test_tables_made_in_inference_serve_training():
     with torch.inference_mode():
         epps_pulley_eager.deviation_sums(projections, directions, quadrature(17, 3.0))
     assert value_and_gradient(epps_pulley_eager, projections, directions, 17)[1].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("gib", "at_least"), [(80, 8 * 512 * 4096), (24, 8 * 512 * 1024), (8, 8 * 512 * 1024), (1, 1 << 19)]
+)
+def test_chunks_on_an_accelerator_grow_with_its_memory(gib, at_least):
+    """The default of 8 x 512 samples along 1,024 slices is one chunk, and buffers take a sixteenth of the memory."""
+    samples = epps_pulley_eager.samples_per_chunk(gib << 30)
+    assert samples >= at_least
+    assert samples == 1 << 19 or 100 * samples <= (gib << 30) / 16
+
+
+def test_chunks_of_a_cpu_fit_its_cache():
+    assert epps_pulley_eager._samples_per_chunk(torch.device("cpu")) == 1 << 17
+
+
+def test_operations_of_one_chunk():
+    """On an accelerator each one is a launch: with a chunk for all slices they must not grow with the sizes."""
+    rule, counts = quadrature(17, 3.0, "cpu"), []
+    for images, slices in ((8, 16), (32, 64)):
+        projections = torch.randn(2, images, 8, generator=generator()).requires_grad_()
+        directions = draw_directions(8, slices, 0, 0)
+        epps_pulley_eager.mean_statistic(projections, directions, rule).backward()  # tables are made
+        with torch.profiler.profile() as profiler:
+            epps_pulley_eager.mean_statistic(projections, directions, rule).backward()
+        counts.append(sum(event.name.startswith("aten::addcmul") for event in profiler.events()))
+    assert counts[0] == counts[1] < 15
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("slices", [16, 4096])
+def test_the_same_values_on_cuda_plain_and_in_chunks(slices):
+    projections, directions = torch.randn(8, 64, 16, generator=generator()), draw_directions(16, slices, 0, 0)
+    expected = value_and_gradient(epps_pulley_reference, projections.double(), directions, 17)
+    leaf, rule = projections.cuda().requires_grad_(), quadrature(17, 3.0, "cuda")
+    sums = epps_pulley_eager.deviation_sums(leaf, directions.cuda(), rule)
+    value = epps_pulley_eager.statistic_from_sums(sums, 64, rule)
+    value.square().sum().backward()
+    for found, right in zip((value.detach(), leaf.grad), expected, strict=True):
+        assert ((found.cpu() - right).norm() / right.norm()).item() < 1e-5

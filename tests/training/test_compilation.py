@@ -2,14 +2,28 @@ import traceback
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from test_trainer import losses, model_for, trainer_for
+from PIL import Image
+from tiny_trainer import losses, model_for, trainer_for
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import Dataset
 
-from lejepa_hf.data.sources import load_source
+
+class Images(Dataset):
+    """Rows that need no `datasets`, which a machine that lends its GPU may not have."""
+
+    def __init__(self, number: int, seed: int = 0):
+        self.pixels = np.random.default_rng(seed).integers(0, 256, (number, 16, 16, 3), dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, index):
+        return {"image": Image.fromarray(self.pixels[index])}
 
 
 @pytest.mark.parametrize(
@@ -21,13 +35,13 @@ def test_one_graph_for_each_crop_size(tmp_path, tiny_vit, tiny_resnet, family, c
         pytest.skip("ResNet has no activation checkpointing")
     backbone = {"vit": {**tiny_vit, "num_hidden_layers": 4}, "resnet": tiny_resnet}[family]
     settings = {"gradient_checkpointing": checkpointing, "dataloader_num_workers": 0, "max_steps": 4}
-    plain = trainer_for(tmp_path / "plain", model_for(backbone), **settings)
+    plain = trainer_for(tmp_path / "plain", model_for(backbone), Images(64), **settings)
     plain.train()
     torch._dynamo.reset()
     counters.clear()
     settings |= {"torch_compile": True, "torch_compile_backend": "aot_eager", "eval_strategy": "steps"}
     compiled = trainer_for(
-        tmp_path / "compiled", model_for(backbone), eval_dataset=load_source("digits", "test").dataset,
+        tmp_path / "compiled", model_for(backbone), Images(64), eval_dataset=Images(40, seed=1),
         eval_steps=2, monitor_images=20, **settings,
     )  # fmt: skip
     compiled.train()
@@ -45,7 +59,7 @@ def test_each_of_two_trainers_is_compiled_and_nothing_is_left_behind(tmp_path, t
     compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
     for given in (compiled, compiled, {}):
         filters = list(warnings.filters)
-        trainer = trainer_for(tmp_path, model_for(tiny_vit), **settings | given)
+        trainer = trainer_for(tmp_path, model_for(tiny_vit), Images(64), **settings | given)
         plugin = trainer.accelerator.state.dynamo_plugin
         before = plugin.backend
         trainer.train()
@@ -81,8 +95,8 @@ def test_a_step_never_waits_for_the_device(tmp_path, tiny_vit, tiny_resnet, fami
     found = []
     for steps in (2, 6):
         trainer = trainer_for(
-            tmp_path / str(steps), model_for(backbone), max_steps=steps, logging_steps=100, save_strategy="no",
-            dataloader_num_workers=0, lr_scheduler_type="constant",
+            tmp_path / str(steps), model_for(backbone), Images(64), max_steps=steps, logging_steps=100,
+            save_strategy="no", dataloader_num_workers=0, lr_scheduler_type="constant",
         )  # fmt: skip
         with Waits() as waits:
             trainer.train()
@@ -93,7 +107,7 @@ def test_a_step_never_waits_for_the_device(tmp_path, tiny_vit, tiny_resnet, fami
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_step_never_waits_on_cuda(tmp_path, tiny_vit):
     trainer = trainer_for(
-        tmp_path, model_for(tiny_vit), use_cpu=False, max_steps=8, logging_steps=100, save_strategy="no",
+        tmp_path, model_for(tiny_vit), Images(64), use_cpu=False, max_steps=8, logging_steps=100, save_strategy="no",
         dataloader_num_workers=0,
     )  # fmt: skip
     step = trainer.training_step

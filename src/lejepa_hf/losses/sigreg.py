@@ -1,6 +1,7 @@
 """SIGReg: pushes random slices of the projections towards N(0, 1)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,7 +43,12 @@ def draw_directions(
     return directions / directions.norm(dim=0, keepdim=True)
 
 
-@torch.library.custom_op("lejepa_hf::draw_directions", mutates_args=())
+# Each step has other directions, so CUDA graphs replay what follows, not the drawing itself. Older PyTorch has no word
+# for this, and makes no CUDA graph of a compiled step, because the number of the step is on the host.
+_NOT_REPLAYED: dict[str, Any] = {"tags": (torch.Tag.cudagraph_unsafe,)} if "cudagraph_unsafe" in dir(torch.Tag) else {}
+
+
+@torch.library.custom_op("lejepa_hf::draw_directions", mutates_args=(), **_NOT_REPLAYED)
 def _draw_while_compiled(
     step: torch.Tensor, dim: int, num_slices: int, seed: int, device: torch.device
 ) -> torch.Tensor:

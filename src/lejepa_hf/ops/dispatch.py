@@ -77,11 +77,13 @@ def _trial(device_type: str) -> str | None:
     found = []
     try:
         with torch.enable_grad(), torch.autocast(device_type, enabled=False):
-            for operator in (epps_pulley_eager.deviation_sums, _triton().deviation_sums):
-                leaf = sample.clone().requires_grad_()
-                sums = operator(leaf, directions, rule)
-                sums.square().sum().backward()
-                found.append((sums.detach(), leaf.grad))
+            for operators in (epps_pulley_eager, _triton()):
+                of_one: list[torch.Tensor] = []
+                for operator in (operators.deviation_sums, operators.mean_statistic):
+                    leaf = sample.clone().requires_grad_()
+                    value = operator(leaf, directions, rule)
+                    of_one += [value.detach(), *torch.autograd.grad(value.square().sum(), leaf)]
+                found.append(of_one)
         for expected, other in zip(*found, strict=True):
             torch.testing.assert_close(other, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
     except Exception as error:  # noqa: BLE001, whatever the compiler raises, the run continues with the eager operator

@@ -16,13 +16,35 @@ from typing import NamedTuple
 import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from . import epps_pulley_reference
 from .epps_pulley_reference import Quadrature, Redraw
 
-# Samples (slices x views x images) of one chunk; with 17 knots about 20 planes of that size are alive. On a CPU they
-# should stay in its cache; elsewhere each operation has to be worth its launch.
+# Samples (slices x views x images) of one chunk; with 17 knots about 20 planes of that size are alive, and 5 more in
+# backward. On a CPU they should stay in its cache.
 _CHUNK_SAMPLES_CPU, _CHUNK_SAMPLES = 1 << 17, 1 << 19
+_BYTES_PER_SAMPLE = 25 * 4
+# A chunk has about 70 operations, whatever its size, and the plain formula 31 in all. On CUDA each one costs a launch:
+# chunks may take this share of the memory, and the plain formula is used where its tensors have at most 64 MiB.
+_SHARE_OF_MEMORY, _PLAIN_NUMBERS = 16, 1 << 24
 # Slices added up by one matrix product in backward; a product over thousands loses a digit to rounding.
-_SLICES_PER_PRODUCT = 32
+_SLICES_PER_PRODUCT_CPU, _SLICES_PER_PRODUCT = 32, 512
+
+
+def samples_per_chunk(memory: int) -> int:
+    """Samples of one chunk on an accelerator with so many bytes of memory."""
+    return max(_CHUNK_SAMPLES, memory // (_SHARE_OF_MEMORY * _BYTES_PER_SAMPLE))
+
+
+def _samples_per_chunk(device: torch.device) -> int:
+    if device.type == "cuda":
+        return samples_per_chunk(torch.cuda.get_device_properties(device).total_memory)
+    return _CHUNK_SAMPLES_CPU if device.type == "cpu" else _CHUNK_SAMPLES
+
+
+def _is_cheaper_plain(projections: torch.Tensor, directions: torch.Tensor, rule: Quadrature) -> bool:
+    """Whether the plain formula, in fewer launches, is at least as fast, because there is little to compute."""
+    numbers = projections[..., 0].numel() * directions.shape[1] * len(rule.knots)
+    return projections.device.type == "cuda" and numbers <= _PLAIN_NUMBERS
 
 
 class _Harmonics(NamedTuple):
@@ -127,7 +149,8 @@ class _Pass:
         # The gradient of a cosine is a sine and the other way round: d cos(t x) / dx = -t sin(t x).
         self.rates = torch.stack([rule.knots, -rule.knots])
         self.spread = self.harmonics.combine.T.to(projections.dtype)
-        samples = _CHUNK_SAMPLES_CPU if self.rows.device.type == "cpu" else _CHUNK_SAMPLES
+        samples = _samples_per_chunk(self.rows.device)
+        self.slices_per_product = _SLICES_PER_PRODUCT_CPU if self.rows.device.type == "cpu" else _SLICES_PER_PRODUCT
         self.chunk_slices = min(self.num_slices, max(1, samples // max(1, self.num_views * self.num_images)))
         self.make_planes = functools.partial(_Planes, projections, self.harmonics, rule.spacing)
         self.planes = self.make_planes(self.chunk_slices)
@@ -177,8 +200,8 @@ class _Pass:
         for plane in range(1, self.num_inner):
             grad.addcmul_(by_inner[:, plane + 1], self.planes.inner[plane])
         grad, directions = self.planes.projected, self.directions[:, chunk].T
-        for start in range(0, len(grad), _SLICES_PER_PRODUCT):
-            part = slice(start, start + _SLICES_PER_PRODUCT)
+        for start in range(0, len(grad), self.slices_per_product):
+            part = slice(start, start + self.slices_per_product)
             grad_rows += grad[part].T @ directions[part]
 
 
@@ -248,6 +271,9 @@ def mean_statistic(projections: torch.Tensor, directions: torch.Tensor, rule: Qu
     gradient is computed in the same pass. That is a third faster than [`deviation_sums`] with its backward, and only
     the gradient is kept.
     """
+    if _is_cheaper_plain(projections, directions, rule):
+        sums = epps_pulley_reference.deviation_sums(projections, directions, rule)
+        return statistic_from_sums(sums, projections.shape[1], rule).mean()
     return _MeanStatistic.apply(projections, directions, rule)
 
 
@@ -260,6 +286,8 @@ def deviation_sums(
 
     Only `projections` receives a gradient. Backward keeps the inputs; with `redraw` it does not keep the directions.
     """
+    if _is_cheaper_plain(projections, directions, rule):
+        return epps_pulley_reference.deviation_sums(projections, directions, rule)
     return _DeviationSums.apply(projections, directions, rule, redraw)
 
 
