@@ -57,7 +57,7 @@ ARCHITECTURES = [
     _transformers("vit", "ViT", **_VIT | {"patch_size": 14, "image_size": 56}, sizes=(56, 30), name="vit, patch 14"),
     _transformers("vit", "ViT", **_VIT | {"patch_size": 32, "image_size": 96}, sizes=(96, 64), name="vit, patch 32"),
     _transformers("deit", "ViT", **_VIT),
-    _transformers("dinov2", "ViT", **_TOKENS, in_sample=True),
+    _transformers("dinov2", "ViT", **_TOKENS),
     _transformers("dinov2_with_registers", "ViT", **_TOKENS, num_register_tokens=4),
     _transformers("dinov3_vit", "ViT", **_VIT, num_register_tokens=4),
     _transformers("ijepa", "ViT", **_VIT),
@@ -120,7 +120,7 @@ ARCHITECTURES = [
     _timm("resnet10t", "ResNet", in_sample=True),
     _timm("resnet18", "ResNet"),
     _timm("resnext26ts", "ResNet"),
-    _timm("vit_tiny_patch16_224", "ViT", depth=2, embed_dim=48, in_sample=True),
+    _timm("vit_tiny_patch16_224", "ViT", depth=2, embed_dim=48),
     _timm("vit_tiny_r_s16_p8_224", "ViT", depth=2),  # a hybrid, which transformers has no more
     _timm("deit3_small_patch16_224", "ViT", depth=2, embed_dim=48, num_heads=3),
     _timm("vit_base_patch16_rope_reg1_gap_256", "ViT", depth=2, embed_dim=96, num_heads=3),

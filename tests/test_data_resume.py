@@ -48,7 +48,9 @@ def weights(folder: Path) -> bytes:
         ([], [5], 1),  # map-style
         # Mid-epoch, then wrapped around.
         pytest.param(["--streaming", "--buffer", "7"], [4, 8], 1, marks=pytest.mark.slow),
-        (["--streaming", "--workers", "2", "--buffer", "500", "--accumulation", "2"], [5], 1),
+        pytest.param(
+            ["--streaming", "--workers", "2", "--buffer", "500", "--accumulation", "2"], [5], 1, marks=pytest.mark.slow
+        ),
         pytest.param(["--streaming", "--workers", "2"], [8], 2, marks=pytest.mark.slow),
         pytest.param(["--balanced", "--workers", "1"], [4, 8], 2, marks=pytest.mark.slow),
     ],

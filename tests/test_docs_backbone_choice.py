@@ -15,6 +15,7 @@ def test_the_page_has_blocks():
     assert len(BLOCKS) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_blocks(block, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"dataset: digits\nmax_steps: 1\n{block.code}", encoding="utf-8")

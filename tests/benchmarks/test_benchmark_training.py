@@ -59,6 +59,7 @@ def test_the_bare_loop_gets_bytes_and_the_same_views_as_ours(benchmark, command)
     assert torch.equal(torch.stack(views[2:], 1), expected["local_views"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_l14", "convnext_t", "resnet50"])
 def test_operations_of_the_networks_that_are_measured(benchmark, name):
     """Twice the published multiplications of two images of 224 pixels, forward and twice as many backward."""

@@ -146,6 +146,7 @@ def test_images_of_other_channels_are_refused_before_any_is_embedded(
     assert "embedding" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_labels_of_each_kind(resnet_folder, few_digits):
     digits = [[row["label"] for row in source.dataset] for source in few_digits]
     splits = {}

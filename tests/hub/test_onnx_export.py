@@ -22,7 +22,7 @@ SLOW = [
 ]
 
 
-@pytest.mark.parametrize("family", ["vit_mean", "resnet", *SLOW])
+@pytest.mark.parametrize("family", [pytest.param("vit_mean", marks=pytest.mark.slow), "resnet", *SLOW])
 def test_embedding_for_any_batch(tmp_path, capsys, family):
     model = run_folder(family, tmp_path).eval()
     assert main(["export", str(tmp_path), "--onnx"]) == 0

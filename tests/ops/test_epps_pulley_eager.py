@@ -108,7 +108,7 @@ def relative_error(found, expected):
     "num_knots", [2, pytest.param(10, marks=pytest.mark.slow), 17, pytest.param(33, marks=pytest.mark.slow), 65]
 )
 @pytest.mark.parametrize("num_images", [2, 64, 512])
-@pytest.mark.parametrize("kind", ["normal", "constant"])
+@pytest.mark.parametrize("kind", ["normal", pytest.param("constant", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scale", [pytest.param(1e-3, marks=pytest.mark.slow), 1e-1, 1.0, 10.0, 1e3])
 def test_as_accurate_as_the_plain_formula(scale, kind, num_images, num_knots):
     projections = sample(kind, num_images, 16, scale)

@@ -182,7 +182,7 @@ def test_own_images_without_labels(tmp_path):
         (["--num_slice", "5"], "Did you mean `num_slices`"),
         (["--max_steps", "0"], "`max_steps` must be at least 1, got 0"),
         (["--dataloader_num_workers", "-1"], "`dataloader_num_workers` must be at least 0, got -1"),
-        (["--fp16", "--bf16"], "At most one of fp16 and bf16 can be True"),
+        (["--fp16", "--bf16"], "`fp16` and `bf16` are both true: choose one"),
         (["--dataset"], "`--dataset` on the command line has no value"),
         (["--learning_rate", "--seed", "1"], "`--learning_rate` on the command line has no value"),
         (["--dataset", "/proc/cpuinfo"], "`dataset` '/proc/cpuinfo' is a single file: name the folder"),

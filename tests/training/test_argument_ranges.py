@@ -72,7 +72,7 @@ def test_a_decay_that_replaces_the_weights_is_refused(tmp_path):
 
 
 def test_two_precisions_at_once_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="fp16 and bf16"):
+    with pytest.raises(ValueError, match="`fp16` and `bf16` are both true"):
         arguments(tmp_path, fp16=True, bf16=True)
 
 

@@ -22,19 +22,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 from .deep_files import Told, deep_colours, full_pages, opened_otherwise, told_by_tiff
 from .network import read_through
 from .pixel_arrays import (
-    PixelRange,
     array_of,
-    check_ranges,
     count_values,
     eight_bit_channels_last,
     is_npy,
-    is_range_of_bytes,
     is_tensor,
-    range_of_channels,
     read_npy,
     to_eight_bit_array,
     wrong_channels,
 )
+from .pixel_ranges import PixelRange, check_ranges, is_range_of_bytes, range_of_channels
 from .readers.addresses import split_address
 from .readers.heif import is_heif, register_heif
 from .readers.known_readers import dicom_reader, find_reader, is_dicom

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .pixel_arrays import PixelRange, range_of_channels, to_eight_bit_array
+from .pixel_arrays import to_eight_bit_array
+from .pixel_ranges import PixelRange, range_of_channels
 from .readers.library import library_for
 
 _SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _KIND = 254, 258, 262, 277, 284, 339  # tags of TIFF

@@ -13,7 +13,8 @@ from .dataset_kinds import Mixture
 from .decoding import DECODING_ERRORS, open_image, stored_size
 from .image_contents import digest_of, image_values
 from .image_source import ImageSource
-from .pixel_arrays import PixelRange, is_npy, ranges_of, read_npy
+from .pixel_arrays import is_npy, read_npy
+from .pixel_ranges import PixelRange, ranges_of
 from .readers.addresses import split_address
 from .readers.known_readers import find_reader
 

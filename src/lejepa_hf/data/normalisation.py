@@ -10,7 +10,7 @@ from .decoding import DECODING_ERRORS, decode_image
 from .found_images import values_in_file
 from .image_contents import image_values
 from .image_source import ImageSource
-from .pixel_arrays import PixelRange
+from .pixel_ranges import PixelRange
 
 _SAMPLE = 512  # images
 _VALUES = 4096  # of an image that are sorted for the range

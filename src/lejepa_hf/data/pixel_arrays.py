@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, TypeAlias, TypeGuard, cast
+from typing import Any, TypeGuard
 
 import numpy as np
 
-# Values of black and white, [low, high]: for all channels, or a pair for each of them.
-PixelRange: TypeAlias = list[float] | list[list[float]]
+from .pixel_ranges import PixelRange, check_ranges, is_range_of_bytes, ranges_of
 
 NPY_ENDING = ".npy"
 _NPY_MAGIC = b"\x93NUMPY"
@@ -116,27 +115,6 @@ def to_eight_bit_array(
     return np.where(missing, np.uint8(0), found) if missing.any() else found
 
 
-def is_range_of_bytes(pixel_range: PixelRange | None) -> bool:
-    """Whether a range is one of 8-bit values, other than all of them; of several ranges, whether each of them is."""
-    pairs = ranges_of(pixel_range)
-    return bool(pairs) and all(low >= 0 and 1 < high <= 255 and [low, high] != [0, 255] for low, high in pairs)
-
-
-def ranges_of(pixel_range: PixelRange | None) -> list[list[float]]:
-    """The pair, or the pairs of all channels, of a range; empty if it is missing."""
-    if pixel_range is None:
-        return []
-    return cast("list[list[float]]", pixel_range if isinstance(pixel_range[0], list) else [pixel_range])
-
-
-def range_of_channels(pixel_range: PixelRange | None, first: int, number: int) -> PixelRange | None:
-    """The range of `number` channels from `first` on."""
-    if pixel_range is None or not isinstance(pixel_range[0], list):
-        return pixel_range
-    chosen = ranges_of(pixel_range)[first : first + number]
-    return chosen[0] if number == 1 and chosen else chosen
-
-
 def _ends(pixel_range: PixelRange, array: np.ndarray) -> tuple[Any, Any]:
     """Values of black and white, numbers or arrays along the last axis."""
     pairs = ranges_of(pixel_range)
@@ -145,16 +123,6 @@ def _ends(pixel_range: PixelRange, array: np.ndarray) -> tuple[Any, Any]:
     check_ranges(pixel_range, array.shape[2] if array.ndim == 3 else 1)
     low, high = np.array(pairs, dtype=np.float64).T
     return low, high
-
-
-def check_ranges(pixel_range: PixelRange | None, channels: int) -> None:
-    """Refuse ranges of other channels than an image has."""
-    number = len(ranges_of(pixel_range))
-    if number > 1 and number != channels:
-        raise ValueError(
-            f"`pixel_range` has {number} pairs, one for each channel, but the image has {channels} channels: give one "
-            "pair for all channels, or convert the image."
-        )
 
 
 def _scaled(array: np.ndarray, pixel_range: PixelRange | None, white: float | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from ..system.number_range import NumberRange, whole
-from .pixel_arrays import PixelRange, ranges_of
+from .pixel_ranges import PixelRange, ranges_of
 
 MOST_PIXELS = NumberRange(1, is_whole=True, others=(None,))  # what `max_image_pixels` may be
 _SHARE = NumberRange(0, 1)

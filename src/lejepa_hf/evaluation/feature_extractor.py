@@ -11,7 +11,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..data.decoding import DECODING_ERRORS, Encoded, Pixels, decode_image, resized, stored_size
-from ..data.pixel_arrays import PixelRange
+from ..data.pixel_ranges import PixelRange
 from ..data.sources import ImageSource
 from ..model.architecture import native_image_size, num_channels
 from ..model.layers import count_layers, feature_map, forward_layers, has_class_token, patch_tokens, pool

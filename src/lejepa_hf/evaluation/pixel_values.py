@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers import BaseImageProcessor, BitImageProcessor
 
 from ..data.decoding import Pixels, check_size, stored_size
-from ..data.pixel_arrays import PixelRange
+from ..data.pixel_ranges import PixelRange
 
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

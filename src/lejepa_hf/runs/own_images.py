@@ -19,7 +19,7 @@ from ..data.decoding import DECODING_ERRORS, Pixels, open_image, stored_size
 from ..data.held_out_share import share_of
 from ..data.image_source import some_rows
 from ..data.labelled_source import open_labelled
-from ..data.pixel_arrays import PixelRange
+from ..data.pixel_ranges import PixelRange
 from ..data.sources import ImageSource
 from ..data.tables import TABLE_KINDS
 from ..evaluation.labelled_sources import check_classes, check_labels

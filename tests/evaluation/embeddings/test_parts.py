@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lejepa_hf.data.errors import DataError
+from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embeddings import parts as module
 from lejepa_hf.evaluation.embeddings.extraction import as_table
 from lejepa_hf.evaluation.embeddings.image_batches import ImageBatch
@@ -18,7 +19,7 @@ def numbers(of: ImageBatch, width: int = 5) -> torch.Tensor:
 
 
 def add(parts: EmbeddingParts, rows: ImageBatch) -> None:
-    parts.add(rows, as_table(rows, {"embeddings": numbers(rows)}))
+    parts.add(rows, as_table(rows, {"embeddings": numbers(rows)}, load_source("digits")))
 
 
 def rows_of(parts: EmbeddingParts) -> list[float]:

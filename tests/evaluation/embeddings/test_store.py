@@ -36,7 +36,8 @@ def stored(folder: Path, *of_processes: list[ImageBatch]) -> StoredEmbeddings:
     for part, batches in zip(folders, of_processes, strict=True):
         parts = EmbeddingParts(part)
         for rows in batches:
-            parts.add(rows, as_table(rows, {"embeddings": numbers(rows, 3), "probe_features": numbers(rows, 5)}))
+            vectors = {"embeddings": numbers(rows, 3), "probe_features": numbers(rows, 5)}
+            parts.add(rows, as_table(rows, vectors, load_source("digits")))
         parts.save()
     join_columns(folder, folders)
     return StoredEmbeddings(folder)
@@ -85,7 +86,7 @@ def test_only_what_is_complete_stays(tmp_path):
         (tmp_path / name).write_text('{"is_complete": false}')
     assert not StoredEmbeddings(tmp_path).is_complete
     begun = EmbeddingParts(tmp_path / "part-0-of-1")
-    begun.add(batch(0, 3), as_table(batch(0, 3), {"embeddings": numbers(batch(0, 3))}))
+    begun.add(batch(0, 3), as_table(batch(0, 3), {"embeddings": numbers(batch(0, 3))}, load_source("digits")))
     begun.save()
     stored(tmp_path, [batch(0, 3)], [batch(0, 3)])
     names = {path.name for path in tmp_path.iterdir()}

@@ -18,7 +18,7 @@ def test_names_are_those_of_the_classes():
 
 def test_unknown_ones_are_refused():
     check_protocols([*PROTOCOLS])
-    with pytest.raises(ValueError, match="svm unknown; known are linear, .*retrieval, fine-tune, .*segmentation"):
+    with pytest.raises(ValueError, match="svm unknown; known are linear, .*retrieval, ridge, .*segmentation"):
         check_protocols(["knn", "svm"])
 
 

@@ -180,6 +180,7 @@ def test_an_upload_is_shown(visitor):
     Image.open(io.BytesIO(visitor.picture(answer.data[1])))
 
 
+@pytest.mark.slow
 def test_a_click_shows_similar_places(visitor):
     assert visitor.send("load", [1]).success
     answer = visitor.send("seen.select", [None, 1], {"index": [10, 400], "value": None})

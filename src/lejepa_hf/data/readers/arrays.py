@@ -112,12 +112,13 @@ class Zarr(ArrayReader):
 
     def open(self, file: str) -> Mapping[str, Stored]:
         """All arrays, in groups too; one that is the folder itself is called `array`."""
-        import zarr
+        from zarr import Array
+        from zarr import open as open_zarr
 
-        root = zarr.open(file, mode="r")
-        if isinstance(root, zarr.Array):
+        root = open_zarr(file, mode="r")
+        if isinstance(root, Array):
             return {_ROOT: root}
-        return {name: item for name, item in root.members(max_depth=None) if isinstance(item, zarr.Array)}
+        return {name: item for name, item in root.members(max_depth=None) if isinstance(item, Array)}
 
 
 class Npz(ArrayReader):

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from ..decoding import check_size
-from ..pixel_arrays import PixelRange, wrong_channels
+from ..pixel_arrays import wrong_channels
+from ..pixel_ranges import PixelRange
 from .addresses import Part
 from .library import library_for
 from .reader import Cut, Reader, Values

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..pixel_arrays import PixelRange, eight_bit_channels_last
+from ..pixel_arrays import eight_bit_channels_last
+from ..pixel_ranges import PixelRange
 from .addresses import Part
 
 

@@ -13,7 +13,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from ..decoding import check_size, load_upright, open_by_pil
 from ..deep_files import BESIDE, GDAL_NO_DATA, UPRIGHT, full_pages, number_of, pil_reads, refuse_hidden_pages, told_of
-from ..pixel_arrays import PixelRange, range_of_channels, wrong_channels
+from ..pixel_arrays import wrong_channels
+from ..pixel_ranges import PixelRange, range_of_channels
 from .addresses import Part
 from .library import library_for
 from .reader import Cut, Reader, Values

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from ..decoding import check_size, decode_image, open_by_pil, open_image, upright_size
-from ..pixel_arrays import PixelRange
+from ..pixel_ranges import PixelRange
 from .addresses import Part
 from .known_readers import TIFF_ENDINGS
 from .reader import Cut, Reader, Values

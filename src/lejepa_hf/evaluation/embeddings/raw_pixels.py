@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ...data.decoding import Encoded, Pixels, decode_image, resized, stored_size
-from ...data.pixel_arrays import PixelRange
+from ...data.pixel_ranges import PixelRange
 from ...data.sources import ImageSource
 from .extraction import LabelledEmbeddings, as_table, read_embeddings
 from .image_batches import ImageBatch, image_batches

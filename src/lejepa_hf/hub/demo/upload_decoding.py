@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...data.decoding import DECODING_ERRORS, load_upright, open_image, stored_size
-from ...data.pixel_arrays import PixelRange
+from ...data.pixel_ranges import PixelRange
 from ...data.readers.heif import is_heif
 from ...data.readers.known_readers import is_dicom
 from ...system.error_text import reason_of
