@@ -32,7 +32,6 @@ LONG = (
     "training/callbacks/test_held_out.py",
     "hub/test_model_card.py",
     "data/test_streaming.py",
-    "test_data_resume.py",
     "training/test_checkpointing_trainer.py",
     "test_backbone_matrix.py",
     "runs/test_recipes.py",

@@ -42,17 +42,16 @@ def weights(folder: Path) -> bytes:
     return (folder / "final" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "deaths", "processes"),
     [
         ([], [5], 1),  # map-style
         # Mid-epoch, then wrapped around.
-        pytest.param(["--streaming", "--buffer", "7"], [4, 8], 1, marks=pytest.mark.slow),
-        pytest.param(
-            ["--streaming", "--workers", "2", "--buffer", "500", "--accumulation", "2"], [5], 1, marks=pytest.mark.slow
-        ),
-        pytest.param(["--streaming", "--workers", "2"], [8], 2, marks=pytest.mark.slow),
-        pytest.param(["--balanced", "--workers", "1"], [4, 8], 2, marks=pytest.mark.slow),
+        (["--streaming", "--buffer", "7"], [4, 8], 1),
+        (["--streaming", "--workers", "2", "--buffer", "500", "--accumulation", "2"], [5], 1),
+        (["--streaming", "--workers", "2"], [8], 2),
+        (["--balanced", "--workers", "1"], [4, 8], 2),
     ],
     ids=["map-style", "stream", "stream, workers, accumulation", "stream, two processes", "balanced, two processes"],
 )
@@ -70,7 +69,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(shards, tmp_path, setti
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_random_moments_again_and_again(shards, tmp_path, processes):
     """Between steps and in them, while a checkpoint is written and before there is one."""
     settings = ["--streaming", "--workers", "1", "--save", "1", "--steps", "30"]

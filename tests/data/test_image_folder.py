@@ -305,6 +305,7 @@ def test_arrays_and_tiffs(tmp_path, streaming):
 def test_files_without_their_reader_are_named_with_what_to_install(tmp_path, caplog, monkeypatch):
     monkeypatch.setitem(PACKAGES, ".dcm", "no-such-reader")
     monkeypatch.setitem(PACKAGES, ".heic", "no-such-opener")
+    monkeypatch.delitem(Image.EXTENSION, ".heic", raising=False)  # which a test before this one may have registered
     save(tmp_path / "a" / "0.png", 0)
     for name in ("a/1.dcm", "a/2.DCM", "a/3.heic"):
         (tmp_path / name).touch()

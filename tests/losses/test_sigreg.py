@@ -312,6 +312,7 @@ def test_compiles_into_one_graph(statistic):
     assert graphs.frame_count <= 4  # a number, any number, a tensor
 
 
+@pytest.mark.slow
 def test_two_processes_with_uneven_batches(two_processes):
     assert two_processes(Path(__file__).parents[1] / "two_process_sigreg.py").count("agrees") == 2
 

@@ -77,6 +77,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "token", "message"), REFUSED)
 def test_one_line_before_anything_long(hub, tmp_path, monkeypatch, capfd, name, token, message):
     """The errors of each command name its own field, and never the token."""

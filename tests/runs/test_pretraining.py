@@ -106,6 +106,7 @@ print(*embedding.tolist())
     torch.testing.assert_close(exported, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_used_folder_is_refused_and_resume_continues(finished, capsys):
     folder, _ = finished
     again = [RECIPE, *SMALL, *FEW_DIGITS, "--eval_protocols", "knn", "--output_dir", str(folder)]

@@ -58,7 +58,7 @@ def test_recipes_were_found():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if (EXPECTED[name] or 0) > 80 else []) for name in EXPECTED]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if (EXPECTED[name] or 0) > 20 else []) for name in EXPECTED]
 )
 def test_every_recipe_builds_the_encoder_of_its_name(name):
     path = ROOT / "recipes" / f"{name}.yaml"
