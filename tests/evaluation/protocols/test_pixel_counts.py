@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, jaccard_score
 
-from lejepa_hf.evaluation.protocols.pixel_counts import IGNORED, PixelCounts
+from lejepa_hf.evaluation.protocols.pixel_counts import IGNORED, PixelCounts, check_scores
 
 
 def drawn(number: int = 12, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -27,3 +27,12 @@ def test_equals_scikit_learn_over_all_pixels():
     assert found["x_miou"] == counts.miou() == pytest.approx(jaccard_score(mask, predicted, average="macro"))
     assert found["x_accuracy"] == pytest.approx(accuracy_score(mask, predicted))
     assert 0 < found["x_miou_ci95"] < 0.3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_numbers_are_refused(value):
+    scores = torch.zeros(3, 4, 4)
+    assert check_scores(scores) is scores
+    scores[1, 2, 3] = value
+    with pytest.raises(ValueError, match="gives an image NaN or infinite scores"):
+        check_scores(scores)

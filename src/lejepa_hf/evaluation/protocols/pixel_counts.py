@@ -9,6 +9,16 @@ from ..metrics.mean_iou import MeanIoU, count_pixels, miou_and_accuracy
 IGNORED = -1  # in masks of class numbers
 
 
+def check_scores(scores: torch.Tensor) -> torch.Tensor:
+    """The scores of the classes of an image, as they are; ValueError if one is NaN or infinite."""
+    if not scores.isfinite().all():
+        raise ValueError(
+            "The segmentation layer gives an image NaN or infinite scores, so that no figure of it means anything: use "
+            "another checkpoint, whose features are finite."
+        )
+    return scores
+
+
 class PixelCounts:
     """
     Pixels of images by class, collected image by image, see [`count_pixels`].

@@ -16,7 +16,7 @@ from ...system.devices import default_device
 from ...system.progress_bars import progress_bar
 from ..feature_extractor import FeatureExtractor
 from .linear_probe import layer_of_zeros
-from .pixel_counts import IGNORED, PixelCounts
+from .pixel_counts import IGNORED, PixelCounts, check_scores
 from .protocol import OnImages, require_positive
 from .segmentation_maps import SegmentationMaps, find_classes, try_size
 
@@ -121,7 +121,7 @@ def _counts(
     counts = PixelCounts(num_classes)
     for maps, masks in batches:
         with torch.inference_mode():
-            for logits, mask in zip(head(maps.to(default_device())), masks, strict=True):
+            for logits, mask in zip(check_scores(head(maps.to(default_device()))), masks, strict=True):
                 predicted = F.interpolate(logits[None], size=tuple(mask.shape), mode="bilinear").argmax(1)[0]
                 counts.add(predicted, mask)
     return counts

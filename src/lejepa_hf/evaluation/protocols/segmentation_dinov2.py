@@ -17,7 +17,7 @@ from ...system.devices import default_device
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import map_style
 from .linear_probe import layer_of_zeros
-from .pixel_counts import IGNORED, PixelCounts
+from .pixel_counts import IGNORED, PixelCounts, check_scores
 from .protocol import OnImages, require_positive
 from .segmentation_crops import SegmentationCrops
 from .segmentation_maps import find_classes, try_size
@@ -77,7 +77,7 @@ class SegmentationDinov2(OnImages):
         for windows, size, mask in crops.windows():
             corners = window_corners(*size, side, crops.stride)
             logits = average_windows(window_logits(extractor, head, windows), corners, *size)
-            counts.add(classes_at_size(logits, *mask.shape), mask)
+            counts.add(classes_at_size(check_scores(logits), *mask.shape), mask)
         if not len(counts):
             raise DataError(f"{test.name}: none of its images and masks can be read.")
         test.num_read = len(counts)
