@@ -13,8 +13,8 @@ def check_scores(scores: torch.Tensor) -> torch.Tensor:
     """The scores of the classes of an image, as they are; ValueError if one is NaN or infinite."""
     if not scores.isfinite().all():
         raise ValueError(
-            "The segmentation layer gives an image NaN or infinite scores, of which no figure can be made: use another "
-            "checkpoint, whose features are finite."
+            "The segmentation layer gives an image NaN or infinite scores, of which no figure can be made: use "
+            "another checkpoint, whose features are finite."
         )
     return scores
 
