@@ -38,7 +38,7 @@ _STYLE = """
   padding: 0.15rem 0.25rem; white-space: normal; overflow: visible; overflow-wrap: anywhere; text-overflow: clip;
   opacity: 1; }
 """
-_CLICK = "click the image on the left: where are patches like the one there, by the cosine of their features"
+_CLICK = "click the image: where are patches like the one there, by the cosine of their features"
 _MOST_WAITING = 20  # events; a visitor who sends more is told that the queue is full
 _MOST_SESSIONS = 1000  # visitors whose last image is remembered
 # All events share the encoder: one runs at a time.
