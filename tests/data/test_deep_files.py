@@ -250,3 +250,29 @@ def test_the_lowest_pillow_of_setup_cfg_is_the_one_of_the_table():
     assert "    pillow>=11\n" in (root / "setup.cfg").read_text(encoding="utf-8")
     lowest = (root / ".ci" / "lowest_versions").read_text(encoding="utf-8")
     assert "pillow" in lowest and "tests/data/test_deep_files.py" in lowest
+
+
+def test_turned_files_are_read_alike_from_a_path(tmp_path):
+    """PIL maps an uncompressed file that it opens by its path, with the sides exchanged."""
+    grey = RNG.integers(0, 256, (6, 4), dtype=np.uint8)
+    (tmp_path / "turned.tif").write_bytes(tiff(grey, tags={274: 6}))
+    assert_picture(tmp_path / "turned.tif", np.rot90(grey, -1))
+
+
+@pytest.mark.skipif(not HAS_TIFFFILE, reason="tifffile is an extra")
+@pytest.mark.parametrize("kind", ["u2", "i2", "f4"])
+def test_compressed_files_of_the_other_byte_order(kind, tmp_path):
+    import tifffile
+
+    values = RNG.integers(0, 4096, (16, 12)).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", values, byteorder=">", compression="zlib")
+    expected = reference(values[:, :, None], (0.0, 4095.0))[:, :, 0]
+    assert_picture(tmp_path / "a.tif", expected, pixel_range=[0, 4095])
+    assert_picture((tmp_path / "a.tif").read_bytes(), expected, pixel_range=[0, 4095])
+
+
+@pytest.mark.skipif(not HAS_ASTROPY, reason="astropy is an extra")
+@pytest.mark.parametrize(("planes", "channels"), [(2, 1), (3, 1), (2, 3), (4, 3)])
+def test_planes_of_a_cube_are_no_colours(planes, channels):
+    with pytest.raises(ValueError, match=f"The image has {planes} channels, but {channels} are expected"):
+        decode_image(fits(RNG.integers(0, 9, (planes, 6, 4)).astype(">i2")), channels, [0, 9])

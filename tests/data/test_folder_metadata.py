@@ -54,3 +54,17 @@ def test_files_that_do_not_fit_are_not_used(tmp_path, text, found, caplog):
     (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
     assert list(load_source(str(tmp_path)).features) == ["image"]
     assert found in caplog.text and "not used" in caplog.text
+
+
+def test_several_rows_for_an_image_are_counted(tmp_path, caplog):
+    (name,) = write_photos(tmp_path, 1)
+    write_table(tmp_path / "metadata.csv", file_name=[name, name], site=["a", "b"])
+    assert load_source(str(tmp_path)).dataset["site"][0] == "b"
+    assert "1 further rows for the same images; the last one counts" in caplog.text
+
+
+def test_file_names_that_are_numbers(tmp_path, caplog):
+    write_photos(tmp_path, 1)
+    write_table(tmp_path / "metadata.csv", file_name=[0, 1], site=["a", "b"])
+    load_source(str(tmp_path))
+    assert "2 rows of metadata name no image, the first one is 0" in caplog.text

@@ -173,3 +173,20 @@ def test_bytes_are_scaled_by_ranges_of_bytes_only():
     array = np.full((2, 2, 3), 100, np.uint8)
     assert to_eight_bit_array(array, [[0.0, 200.0], [50.0, 150.0], [0.0, 100.0]])[0, 0].tolist() == [128, 128, 255]
     assert to_eight_bit_array(array, RANGES)[0, 0].tolist() == [100] * 3
+
+
+def test_one_of_several_ranges_may_be_that_of_all_bytes():
+    array = np.full((2, 2, 3), 50, np.uint8)
+    assert to_eight_bit_array(array, [[0.0, 255.0], [0.0, 100.0], [0.0, 200.0]])[0, 0].tolist() == [50, 128, 64]
+
+
+def test_few_bits_of_a_byte_are_filled_up():
+    np.testing.assert_array_equal(to_eight_bit_array(np.array([0, 1, 15], np.uint8), None, white=15), [0, 17, 255])
+
+
+def test_a_black_background_says_nothing_of_the_range():
+    scan = np.zeros((10, 10), np.float32)
+    scan[4:6] = 200.0
+    with pytest.raises(ValueError, match=r"go from 200.0 to 200.0, .*`pixel_range: \[low, high\]`"):
+        to_eight_bit_array(scan, None)
+    assert to_eight_bit_array(np.zeros((2, 2), np.float32), None).max() == 0

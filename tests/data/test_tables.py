@@ -151,3 +151,32 @@ def test_the_held_out_share_does_not_depend_on_where_the_folder_lies(tmp_path, m
     assert set(groups_of(source, "1")) == {"photos"}
     train, test = split_off(source, "40%", "patient")
     assert not {row["patient"] for row in train.dataset} & {row["patient"] for row in test.dataset}
+
+
+def test_a_header_with_spaces(tmp_path):
+    names = write_photos(tmp_path, 2)
+    text = f"file, label, split\n{names[0]},a,train\n{names[1]},b,test\n"
+    (tmp_path / "photos.csv").write_text(text)
+    source = load_source(str(tmp_path / "photos.csv"))
+    assert source.label_column == "label" and paths(source) == [str(tmp_path / names[0])]
+
+
+def test_a_table_without_a_header_is_refused(tmp_path):
+    names = write_photos(tmp_path, 2)
+    (tmp_path / "photos.csv").write_text("".join(f"{name},a\n" for name in names))
+    assert f"its first row names a file, {names[0]!r}, instead of columns" in message(str(tmp_path / "photos.csv"))
+
+
+def test_codes_that_begin_with_zeros_stay_texts(tmp_path):
+    names = write_photos(tmp_path, 4)
+    table = write_table(tmp_path / "photos.csv", file=names, patient=["007", "7", "1e3", "1000"], age=[1, 2, 3, 40])
+    source = load_source(table)
+    assert [row["patient"] for row in source.dataset] == ["007", "7", "1e3", "1000"]
+    assert [row["age"] for row in source.dataset] == [1, 2, 3, 40]
+
+
+def test_tables_that_do_not_fit_together(tmp_path):
+    names = write_photos(tmp_path, 2)
+    one = write_table(tmp_path / "one.csv", file=names[:1], label=[1])
+    two = write_table(tmp_path / "two.csv", file=names[1:], label=["oak"])
+    assert "its tables do not fit together" in message("csv", data_files=[one, two])

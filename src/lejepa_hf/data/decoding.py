@@ -118,6 +118,12 @@ def _open_file(
         if is_heif(head):
             register_heif()
             opened = open_by_pil(file, max_image_pixels)
+    if (
+        isinstance(opened, TiffImageFile)
+        and not isinstance(file, bytes)
+        and opened.tag_v2.get(_ORIENTATION, 1) in _TURNED
+    ):
+        opened = open_by_pil(Path(file).read_bytes(), max_image_pixels)  # from a path PIL maps the sides exchanged
     if opened is None or opened.format in ("TIFF", "FITS"):
         check = partial(check_size, max_image_pixels=max_image_pixels)
         array = opened_otherwise(file, opened, num_channels, pixel_range, check)

@@ -21,11 +21,19 @@ import numpy as np
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .pixel_arrays import to_eight_bit_array
+from .pixel_arrays import to_eight_bit_array, wrong_channels
 from .pixel_ranges import PixelRange, range_of_channels
 from .readers.library import library_for
 
-_SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _KIND = 254, 258, 262, 277, 284, 339  # tags of TIFF
+_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _KIND = (
+    254,
+    258,
+    259,
+    262,
+    277,
+    284,
+    339,
+)  # tags of TIFF
 _DESCRIPTION = 270
 GDAL_NO_DATA = 42113
 BESIDE = 0b101  # smaller copies and masks, by `_SUBFILE`
@@ -211,6 +219,8 @@ def pil_reads(image: TiffImageFile, num_channels: int, pixel_range: PixelRange |
     """Whether PIL reads all channels of a TIFF with all the bits that are needed."""
     tags = image.tag_v2
     bits, bands = tags.get(_BITS, (1,)), tags.get(_SAMPLES, 1)
+    if max(bits) > 8 and tags.prefix == b"MM" and tags.get(_COMPRESSION, 1) != 1:
+        return False  # PIL swaps their bytes twice
     if bands == 1:
         return True
     if bands != len(image.getbands()) and (num_channels not in (1, 3) or len(image.getbands()) < 3):
@@ -238,6 +248,9 @@ def _read_fits(
             if image is None:
                 raise ValueError("The FITS file has no image of two or three axes.")
             check(image.shape[-1], image.shape[-2])
+            planes = image.shape[0] if len(image.shape) == 3 else 1
+            if planes not in (1, num_channels):  # they are no colours
+                raise wrong_channels(planes, num_channels)
             values = image.data[..., ::-1, :]
             values = values.astype(values.dtype.newbyteorder("="), copy=False)
         return eight_bit_channels_last(

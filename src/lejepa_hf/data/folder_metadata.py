@@ -8,7 +8,7 @@ from functools import cache
 import pyarrow as pa
 
 from .dataset_kinds import Opened
-from .tables import read_table
+from .tables import joined_tables, read_table
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -35,8 +35,12 @@ def with_metadata(dataset: Opened, name: str, images: Sequence[str], listed: Seq
     found = [table for table in tables if table is not None]
     if not found:
         return dataset
-    table = pa.concat_tables(found, promote_options="default")
+    table = joined_tables(found, name)
     row = {path: number for number, path in enumerate(table[_KEY].to_pylist())}
+    if len(row) < len(table):
+        _warn_once(
+            f"{name}: metadata has {len(table) - len(row):,} further rows for the same images; the last one counts"
+        )
     _warn_of_differences(name, set(row), set(listed))
     columns = table.drop_columns([_KEY]).take(pa.array([row.get(image) for image in images], pa.int64()))
     kept = [column for column in dataset.column_names or () if column not in columns.column_names]
@@ -64,7 +68,9 @@ def _keyed(name: str, folder: str, file: str) -> pa.Table | None:
         reason = f"no column `{_KEY}`" if _KEY not in table.column_names else "a column `image`, as the images have"
         _warn_once(f"{file} has {reason}, and is not used: rename its columns")
         return None
-    paths = [path and os.path.normpath(os.path.join(folder, str(path))) for path in table[_KEY].to_pylist()]
+    paths = [
+        None if path is None else os.path.normpath(os.path.join(folder, str(path))) for path in table[_KEY].to_pylist()
+    ]
     return table.set_column(table.column_names.index(_KEY), _KEY, pa.array(paths, pa.string()))
 
 

@@ -107,7 +107,7 @@ def to_eight_bit_array(
     if array.dtype.kind == "f" and missing.any():
         array = np.where(missing, np.nan, array)
     if array.dtype == np.uint8 and not is_range_of_bytes(pixel_range):
-        found = array
+        found = array if white is None else _scaled(array, None, white)
     else:
         found = _scaled(array, pixel_range, white)
     if is_inverted:
@@ -139,7 +139,8 @@ def _scaled(array: np.ndarray, pixel_range: PixelRange | None, white: float | No
         return array.astype(np.uint8)
     if pixel_range is None and kind == "f":
         # Not by the largest one: a single value beyond 1, NaN or infinite must not change all others.
-        finite = array[np.isfinite(array)]
+        # Nor by how much of it is background: zeros lie in each range.
+        finite = array[np.isfinite(array) & (array != 0)]
         if ((finite < 0) | (finite > 1)).sum() > len(finite) / 2:
             raise _needs_range(finite, 1)
         pixel_range = [0.0, 1.0]

@@ -10,21 +10,22 @@ def ranges_of(pixel_range: PixelRange | None) -> list[list[float]]:
     """The pair, or the pairs of all channels, of a range; empty if it is missing."""
     if pixel_range is None:
         return []
-    return cast("list[list[float]]", pixel_range if isinstance(pixel_range[0], list) else [pixel_range])
+    return cast("list[list[float]]", [pixel_range] if isinstance(pixel_range[0], int | float) else pixel_range)
 
 
 def range_of_channels(pixel_range: PixelRange | None, first: int, number: int) -> PixelRange | None:
     """The range of `number` channels from `first` on."""
-    if pixel_range is None or not isinstance(pixel_range[0], list):
+    if pixel_range is None or isinstance(pixel_range[0], int | float):
         return pixel_range
     chosen = ranges_of(pixel_range)[first : first + number]
     return chosen[0] if number == 1 and chosen else chosen
 
 
 def is_range_of_bytes(pixel_range: PixelRange | None) -> bool:
-    """Whether a range is one of 8-bit values, other than all of them; of several ranges, whether each of them is."""
+    """Whether a range is one of 8-bit values, other than all of them; of several, whether they are so together."""
     pairs = ranges_of(pixel_range)
-    return bool(pairs) and all(low >= 0 and 1 < high <= 255 and [low, high] != [0, 255] for low, high in pairs)
+    is_within = all(low >= 0 and 1 < high <= 255 for low, high in pairs)
+    return is_within and any((low, high) != (0, 255) for low, high in pairs)
 
 
 def check_ranges(pixel_range: PixelRange | None, channels: int) -> None:

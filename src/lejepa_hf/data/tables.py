@@ -21,6 +21,7 @@ TABLE_KINDS = ("csv", "json")  # those of `FILE_KINDS` that hold no images thems
 _DELIMITERS = ",;\t"
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]  # in CSV files
 _USUAL = ("file_name", "filename", "image", "image_path", "path", "filepath", "file")  # names of columns of paths
+_CODE = r"^\s*0\d"  # 007 is the name of a patient, not the number 7
 _FIRST = 20  # values that show whether a column holds paths
 _SHOWN = 5
 
@@ -50,13 +51,24 @@ def open_table(patterns: str | list[str], name: str, split: str, streaming: bool
         root, image_column = _find_paths(table, file, name, image_column)
         tables.append(_with_places(table, image_column, root, name))
     assert image_column is not None, "`resolve_files` finds at least one file"
-    table = pa.concat_tables(tables, promote_options="default")
+    table = joined_tables(tables, name)
     rows = _rows_of_splits(table, name)
     parts = parts_of_split(name, split, {key: len(numbers) for key, numbers in rows.items()})
     chosen = [rows[part.splitname][part.from_ : part.to] for part in parts]
     datasets: list[Any] = [Dataset(table.take(pa.array(numbers, pa.int64()))) for numbers in chosen]
     dataset = joined(datasets).cast_column(image_column, ImageFeature(decode=False))
     return as_stream(dataset, streaming)
+
+
+def joined_tables(tables: Sequence["Table"], name: str) -> "Table":
+    """Tables one after the other; ValueError if a column has values of other types in one of them."""
+    try:
+        return pa.concat_tables(tables, promote_options="default")
+    except (pa.ArrowInvalid, TypeError) as error:
+        raise ValueError(
+            f"`dataset` {name!r}: its tables do not fit together: {' '.join(str(error).split())}. Write the same "
+            "type of values into columns of one name."
+        ) from error
 
 
 def is_table_of_paths(pattern: str | list[str], image_column: str | None) -> bool:
@@ -93,14 +105,24 @@ def read_table(file: str, name: str) -> "Table":
 
 
 def _read_csv(file: str) -> "Table":
-    from pyarrow import csv
+    from pyarrow import compute, csv
 
     with open(file, encoding="utf-8-sig") as opened:
         head = opened.readline()
     delimiter = max(_DELIMITERS, key=head.count)
     parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     converting = csv.ConvertOptions(strings_can_be_null=True, null_values=_MISSING)
-    return csv.read_csv(file, parse_options=parsing, convert_options=converting)
+    table = csv.read_csv(file, parse_options=parsing, convert_options=converting)
+    converting.column_types = {name: pa.string() for name in table.column_names}
+    texts = csv.read_csv(file, parse_options=parsing, convert_options=converting)
+    for place, name in enumerate(table.column_names):
+        if compute.any(compute.match_substring_regex(texts.column(place), _CODE)).as_py():
+            table = table.set_column(place, name, texts.column(place))
+    table = table.rename_columns([name.strip() for name in table.column_names])
+    folder = os.path.dirname(os.path.abspath(file))
+    if first := [name for name in table.column_names if name and os.path.isfile(os.path.join(folder, name))]:
+        raise ValueError(f"its first row names a file, {first[0]!r}, instead of columns: add a row with their names")
+    return table
 
 
 def _read_json(file: str) -> "Table":
