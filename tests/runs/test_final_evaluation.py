@@ -108,6 +108,7 @@ def test_training_images_among_the_held_out_ones_stand_beside_the_figures(finish
     assert sentence in run.report.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_share_without_labels_has_all_but_accuracies(untrained, streaming):
     folder, recipe = untrained

@@ -26,6 +26,7 @@ class Images(Dataset):
         return {"image": Image.fromarray(self.pixels[index])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["kept", "checkpointed"]
 )

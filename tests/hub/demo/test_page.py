@@ -200,10 +200,12 @@ def test_a_click_shows_similar_places(visitor):
     assert_refused(visitor.send("seen.select", [None, 5], {"index": [1, 1], "value": None}))
 
 
+@pytest.mark.slow
 def test_a_click_before_an_image_shows_nothing(visitor):
     assert visitor.send("seen.select", [None, 1], {"index": [10, 10], "value": None}).success
 
 
+@pytest.mark.slow
 def test_captions_are_whole(url):
     """Gradio cuts them to a line; its style is that of one version, so its names must still be there."""
     import gradio
@@ -292,6 +294,7 @@ def test_nothing_is_fetched_from_other_servers(visitor):
             other.accept()
 
 
+@pytest.mark.slow
 def test_only_the_events_of_the_page_can_be_sent(visitor):
     number, mine = visitor.events["load"], visitor.uploaded(encoded(Image.fromarray(NOISE)))
     for path in (
@@ -317,6 +320,7 @@ def test_only_the_events_of_the_page_can_be_sent(visitor):
         assert visitor.join(event if event != "1" else 99, [1])[0] != 200
 
 
+@pytest.mark.slow
 def test_uploads_are_limited_before_they_are_sent(visitor):
     for path, size in (("/gradio_api/upload", 600 << 20), ("/gradio_api/queue/join", 1 << 20)):
         connection = visitor.connection()

@@ -9,6 +9,7 @@ from lejepa_hf.evaluation.embedding_statistics import embedding_statistics
 from lejepa_hf.hub.pictures.gaussianity import draw_gaussianity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "scale"),
     [
