@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .pixel_arrays import to_eight_bit_array, wrong_channels
+from .pixel_arrays import to_eight_bit_array
 from .pixel_ranges import PixelRange, range_of_channels
 from .readers.library import library_for
 
@@ -248,11 +248,8 @@ def _read_fits(
             if image is None:
                 raise ValueError("The FITS file has no image of two or three axes.")
             check(image.shape[-1], image.shape[-2])
-            planes = image.shape[0] if len(image.shape) == 3 else 1
-            if planes not in (1, num_channels):  # they are no colours
-                raise wrong_channels(planes, num_channels)
             values = image.data[..., ::-1, :]
             values = values.astype(values.dtype.newbyteorder("="), copy=False)
         return eight_bit_channels_last(
-            np.moveaxis(values, 0, -1) if values.ndim == 3 else values, num_channels, pixel_range
+            np.moveaxis(values, 0, -1) if values.ndim == 3 else values, num_channels, pixel_range, are_colours=False
         )

@@ -62,17 +62,22 @@ def wrong_channels(found: int, num_channels: int, pages: int = 1) -> ValueError:
     return ValueError(f"The image has {found} channels, but {num_channels} are expected: {way_out}.")
 
 
-def eight_bit_channels_last(value: np.ndarray | list, num_channels: int, pixel_range: PixelRange | None) -> np.ndarray:
+def eight_bit_channels_last(
+    value: np.ndarray | list, num_channels: int, pixel_range: PixelRange | None, are_colours: bool = True
+) -> np.ndarray:
     """
     Convert an array to uint8 of shape `(H, W)` or `(H, W, channels)`.
 
     It is `(H, W, C)`, `(C, H, W)` if only the first axis fits, or `(H, W)` for greyscale; if 1 or 3 channels are
-    wanted, also one with 1 to 4 channels last, or 1 or 3 first, which PIL turns into greyscale or RGB later.
+    wanted, also one with 1 to 4 channels last, or 1 or 3 first, which PIL turns into greyscale or RGB later. If its
+    channels are not `are_colours` but planes, `(H, W, C)`, they must be as many as wanted, or one.
     """
     array = np.asarray(value)
     if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
         got = f"{type(value).__name__} of {array.dtype} and shape {array.shape}"
         raise TypeError(f"An array is an image if it has numbers along two or three axes, got {got}.")
+    if array.ndim == 3 and not are_colours and array.shape[-1] not in (1, num_channels):
+        raise wrong_channels(array.shape[-1], num_channels)
     through_pil = num_channels in (1, 3)
     if array.ndim == 2:
         if not through_pil:

@@ -113,11 +113,14 @@ def _read_csv(file: str) -> "Table":
     parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     converting = csv.ConvertOptions(strings_can_be_null=True, null_values=_MISSING)
     table = csv.read_csv(file, parse_options=parsing, convert_options=converting)
-    converting.column_types = {name: pa.string() for name in table.column_names}
-    texts = csv.read_csv(file, parse_options=parsing, convert_options=converting)
-    for place, name in enumerate(table.column_names):
-        if compute.any(compute.match_substring_regex(texts.column(place), _CODE)).as_py():
-            table = table.set_column(place, name, texts.column(place))
+    kinds = {field.name: field.type for field in table.schema}
+    numbers = [name for name, kind in kinds.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
+    if numbers and len(kinds) == len(table.column_names):
+        converting.column_types, converting.include_columns = dict.fromkeys(numbers, pa.string()), numbers
+        texts = csv.read_csv(file, parse_options=parsing, convert_options=converting)
+        for name in numbers:
+            if compute.any(compute.match_substring_regex(texts[name], _CODE)).as_py():
+                table = table.set_column(table.column_names.index(name), name, texts[name])
     table = table.rename_columns([name.strip() for name in table.column_names])
     folder = os.path.dirname(os.path.abspath(file))
     if first := [name for name in table.column_names if name and os.path.isfile(os.path.join(folder, name))]:

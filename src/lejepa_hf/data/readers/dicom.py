@@ -109,12 +109,12 @@ def _grey(pixels: np.ndarray, header: Any, frame: int) -> Values:  # noqa: ANN40
     if window is not None and window[2] == "SIGMOID":
         with np.errstate(over="ignore"):
             shown = 1 / (1 + np.exp(-4 * (array.astype(np.float64) - window[0]) / window[1]))
-        return Values(array, [low, high], missing, is_inverted, shown)
+        return Values(array, [low, high], missing, is_inverted, shown=shown)
     if window is not None:
         return Values(array, _ends(*window), missing, is_inverted)
     if header.get("VOILUTSequence"):
         shown, white = _looked_up(array, header.VOILUTSequence[0], header)
-        return Values(array, [low, high], missing, is_inverted, shown / white)
+        return Values(array, [low, high], missing, is_inverted, shown=shown / white)
     is_plain = array.dtype == np.uint8 or pixels.dtype.kind == "f"
     return Values(array, None if is_plain else [low, high], missing, is_inverted)
 

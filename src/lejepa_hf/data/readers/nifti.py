@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 
 from ..decoding import check_size
-from ..pixel_arrays import wrong_channels
-from ..pixel_ranges import PixelRange
 from .addresses import Part
 from .library import library_for
 from .reader import Cut, Reader, Values
@@ -59,21 +57,7 @@ class Nifti(Reader):
             array = np.asarray(volume.dataobj[tuple(index)])
             low, high = (float(volume.header[name]) for name in ("cal_min", "cal_max"))
             pixel_range = [low, high] if high > low else None
-            return Values(array.squeeze(-1) if array.ndim == _VOLUME and array.shape[-1] == 1 else array, pixel_range)
-
-    def read(
-        self,
-        file: str | bytes,
-        part: Part | None,
-        num_channels: int,
-        pixel_range: PixelRange | None,
-        max_image_pixels: int | None,
-    ) -> np.ndarray:
-        """The slice with 8 bits a channel; values along a fourth axis must be as many as channels."""
-        values = self.values(file, part, max_image_pixels)
-        if values.array.ndim == _VOLUME and values.array.shape[-1] != num_channels:
-            raise wrong_channels(values.array.shape[-1], num_channels)
-        return values.to_eight_bit(num_channels, pixel_range)
+            return Values(array, pixel_range, are_colours=False)
 
 
 def _volume(file: str | bytes) -> Any:  # noqa: ANN401, any image of nibabel

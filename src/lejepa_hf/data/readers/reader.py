@@ -58,6 +58,7 @@ class Values:
             array if missing.
         missing (`np.ndarray`, *optional*): `(H, W)`, true where there is no value; shown black.
         is_inverted (`bool`, *optional*, defaults to `False`): Whether low values are white.
+        are_colours (`bool`, *optional*, defaults to `True`): Whether 3 channels are RGB; else they are planes.
         shown (`np.ndarray`, *optional*): The picture in [0, 1] by a curve of the file, used in place of `array` unless
             the user gives a range.
     """
@@ -66,6 +67,7 @@ class Values:
     pixel_range: PixelRange | None = None
     missing: np.ndarray | None = None
     is_inverted: bool = False
+    are_colours: bool = True
     shown: np.ndarray | None = None
 
     def to_eight_bit(self, num_channels: int, pixel_range: PixelRange | None) -> np.ndarray:
@@ -73,7 +75,8 @@ class Values:
         if pixel_range is None and self.shown is not None:
             found = eight_bit_channels_last(self.shown, num_channels, [0.0, 1.0])
         else:
-            found = eight_bit_channels_last(self.array, num_channels, pixel_range or self.pixel_range)
+            chosen = pixel_range or self.pixel_range
+            found = eight_bit_channels_last(self.array, num_channels, chosen, self.are_colours)
         if self.is_inverted:
             found = 255 - found
         if self.missing is not None and self.missing.any():
