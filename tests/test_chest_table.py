@@ -45,7 +45,7 @@ def test_from_training_to_figures(chest, tmp_path, tiny_resnet, capsys, caplog, 
     encoder = json.loads((tmp_path / "run" / "results.json").read_text())["encoder"]
     assert list(encoder)[::2] == ["eval_linear_map", "eval_linear_auroc"] and encoder["eval_linear_auroc"] > 0.8
     report, card = ((tmp_path / "run" / name).read_text() for name in ("report.html", "encoder/README.md"))
-    assert "linear auroc" in report and "linear auroc" in card
+    assert "linear probe, AUROC" in report and "linear auroc" in card
     out = tmp_path / "age.json"
     held_out = ["--eval_split", "30%", "--group_column", "Patient ID", "--no_cache", "--out", str(out)]
     arguments = [str(tmp_path / "run"), "--dataset", chest, "--label_column", "Age", "--label_kind", "number"]

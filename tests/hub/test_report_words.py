@@ -19,6 +19,12 @@ from lejepa_hf.hub.report_words import name_of_metric
         ("eval_0.5%shot_top1", "0.5 % of the labels"),
         ("eval_retrieval_map", "retrieval, mean average precision"),
         ("eval_retrieval_recall5", "retrieval, right among the first 5"),
+        ("eval_linear_map", "linear probe, mean average precision"),
+        ("eval_ridge_mae", "ridge regression, mean absolute error in the label's unit"),
+        ("eval_patient_age_ridge_r2", "patient age: ridge regression, R²"),
+        ("eval_sex_knn200_mean_per_class", "sex: k-NN, k = 200, mean of classes"),
+        ("eval_segmentation_dinov2_miou", "segmentation of DINOv2, mean IoU"),
+        ("eval_segmentation_accuracy", "segmentation, pixels"),
         ("eval_own_thing", "own thing"),
     ],
 )

@@ -150,10 +150,10 @@ def _scaled(array: np.ndarray, pixel_range: PixelRange | None, white: float | No
             raise _needs_range(finite, 1)
         pixel_range = [0.0, 1.0]
     low, high = _ends(pixel_range or [float(np.iinfo(array.dtype).min), float(np.iinfo(array.dtype).max)], array)
-    is_short = bits <= 16 or array.dtype == np.float32
-    scaled = array.astype(np.float32 if is_short else np.float64)  # a copy, to be changed in place
-    np.subtract(scaled, low, out=scaled, casting="same_kind")
-    np.multiply(scaled, 255 / (high - low), out=scaled, casting="same_kind")
+    kept = np.float32 if bits <= 16 or array.dtype == np.float32 else np.float64
+    scaled = array.astype(kept)  # a copy, to be changed in place
+    scaled -= kept(low)
+    scaled *= kept(255 / (high - low))  # as on cards: other roundings would move values that lie between two levels
     if kind == "f":
         np.nan_to_num(scaled, copy=False, nan=0.0)
     return scaled.clip(0, 255, out=scaled).round(out=scaled).astype(np.uint8)

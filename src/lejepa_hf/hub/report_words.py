@@ -8,9 +8,13 @@ _PROTOCOLS = {
     "attentive": "attentive probe",
     "knn": "k-NN, k = 20",
     "logistic": "logistic regression",
+    "ridge": "ridge regression",
     "allshot": "all labelled images",
     "finetune": "fine-tuned",
     "finetune_long": "fine-tuned, long",
+    "retrieval": "retrieval",
+    "segmentation": "segmentation",
+    "segmentation_dinov2": "segmentation of DINOv2",
 }
 _FIGURES = {
     "top1": "",
@@ -18,11 +22,11 @@ _FIGURES = {
     "mean_per_class": "mean of classes",
     "macro_f1": "macro F1",
     "auroc": "AUROC",
-}
-_NAMES = {
-    "retrieval_map": "retrieval, mean average precision",
-    "segmentation_miou": "segmentation, mean IoU",
-    "segmentation_accuracy": "segmentation, pixels",
+    "map": "mean average precision",
+    "r2": "R²",
+    "mae": "mean absolute error in the label's unit",
+    "miou": "mean IoU",
+    "accuracy": "pixels",
 }
 _KNN = re.compile(r"knn(\d+)")
 _SHOTS = re.compile(r"(\d+)shot")
@@ -31,15 +35,25 @@ _RECALL = re.compile(r"retrieval_recall(\d+)")
 
 
 def name_of_metric(metric: str) -> str:
-    """`eval_knn10_top1` -> `k-NN, k = 10`. A name that is not known gets spaces."""
+    """
+    `eval_knn10_top1` -> `k-NN, k = 10`; of one label column of several, `eval_age_ridge_r2` -> `age: ridge regression,
+    R²`. A name that is not known gets spaces.
+    """
     name = metric.removeprefix("eval_")
     if match := _RECALL.fullmatch(name):
         return f"retrieval, right among the first {match[1]}"
     for figure, meaning in _FIGURES.items():
-        protocol = _name_of_protocol(name.removesuffix(f"_{figure}")) if name.endswith(f"_{figure}") else None
-        if protocol is not None:
+        if name.endswith(f"_{figure}") and (protocol := _name_after_column(name.removesuffix(f"_{figure}"))):
             return f"{protocol}, {meaning}" if meaning else protocol
-    return _NAMES.get(name, name.replace("_", " "))
+    return name.replace("_", " ")
+
+
+def _name_after_column(name: str) -> str | None:
+    words = name.split("_")
+    for number in range(len(words)):
+        if protocol := _name_of_protocol("_".join(words[number:])):
+            return f"{' '.join(words[:number])}: {protocol}" if number else protocol
+    return None
 
 
 def _name_of_protocol(name: str) -> str | None:
