@@ -36,6 +36,8 @@ def test_losses_are_those_of_one_process(two_processes, tmp_path, alone, kind, p
     for setting, rows in together.items():
         expected = alone[f"{setting[0]},0"]  # checkpointing changes what is kept, not what is computed
         assert len(rows) == len(expected) == trajectory_run.STEPS
-        for row, reference in zip(rows, expected, strict=True):
-            assert row == pytest.approx(reference, rel=1e-4)
+        # Rounding grows tenfold in four steps, on some processors to 2e-4 in the end; with `sigreg_weight` off by 2 %
+        # the third row differs by 2e-3.
+        for step, (row, reference) in enumerate(zip(rows, expected, strict=True)):
+            assert row == pytest.approx(reference, rel=1e-4 if step < 10 else 2e-3)
     assert expected[0] != pytest.approx(expected[-1], rel=0.1)  # something was learnt
