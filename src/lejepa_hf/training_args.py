@@ -33,9 +33,9 @@ class LeJEPATrainingArguments(TrainingArguments):
         optim (`str`, *optional*, defaults to `"adamw_torch_fused"`): Optimizer, any that transformers knows. The fused
             AdamW updates many weights by one kernel.
         bf16 (`bool` or `"auto"`, *optional*, defaults to `False`): Whether forward and backward passes run under
-            autocast in bfloat16; losses, weights, gradients and AdamW's moments stay in fp32. With `"auto"` where that is faster: on NVIDIA GPUs from
-            Ampere on, and on x86 CPUs with AVX512-BF16 or AMX, where convolutions take about half the time.
-            `HfArgumentParser` takes true and false only.
+            autocast in bfloat16; losses, weights, gradients and AdamW's moments stay in fp32. With `"auto"` where that
+            is faster: on NVIDIA GPUs from Ampere on, and on x86 CPUs with AVX512-BF16 or AMX, where convolutions take
+            about half the time. `HfArgumentParser` takes true and false only.
         exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, compute
             loss and gradient of one batch that is n times as large, at the price of a second forward pass. Otherwise
             SIGReg is computed for each micro-batch, where it counts for an n-th and has a larger bias.
