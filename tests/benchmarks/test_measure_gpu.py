@@ -84,6 +84,7 @@ def test_the_floor_counts_bytes_and_operations(part):
     assert row["floor_ms"] == 2.0 and row["times_floor"] == 5.0
 
 
+@pytest.mark.slow
 def test_a_cpu_decodes_photographs_as_pil_does(part):
     files = []
     for photograph in load_sample_images().images:
