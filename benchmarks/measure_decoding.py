@@ -1,7 +1,7 @@
 """
 Part `decoding` of measure_gpu.sh: what decoding JPEG images on the device would bring (docs/speed.md). One CPU core
-that decodes and cuts, as a worker of the loader does, against nvJPEG through torchvision, alone and with the same views
-cut on the device. `difference` is that of decoded pixels to PIL's, in grey levels of 255.
+that decodes and cuts, as a worker of the loader does, against nvJPEG through torchvision, alone and with views cut on
+the device. Differences are those of decoded pixels to PIL's, in levels of 255.
 """
 
 import io
