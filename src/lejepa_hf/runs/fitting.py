@@ -170,5 +170,6 @@ def format_fit(found: Fit) -> str:
     if found.chosen is None:
         lines = ["Nothing fits: a smaller backbone, smaller views, bf16, or FSDP2 on several GPUs need less memory."]
     else:
-        lines = ["For the recipe; the loss is the same:", *found.chosen.lines()]
+        except_for = ", but batch norm sees one micro-batch at a time" if found.chosen.is_exact else ""
+        lines = [f"For the recipe; the loss is the same{except_for}:", *found.chosen.lines()]
     return "\n".join([format_plan(found.plan), "", *rows, "", *lines])
