@@ -13,14 +13,14 @@ With `--views_in_memory` all implementations get the same bytes of finished crop
 device works, and colours and blur on the device. With `--jpegs` generated photographs are decoded and cut in every
 step, as in a run on files, and neither `datasets` nor a folder of images is needed.
 
-Further `--key value` pairs override the recipe. The implementations alternate step by step, so that other load on the
-machine affects all of them alike. By default, each one cuts its views in its own process. With `--workers` they run
-one after the other, because workers of one would be busy or ahead while another is timed, and times are means instead
-of medians over the steps after a warm-up, in milliseconds; on a GPU the steps run in bf16 and times come from events
-on its stream. Memory is measured with each implementation alone
-in a separate process. Rows are added to results/training.csv: `data` is the wait for the batch, `photometric` colours
-and blur on the device (for the others, the copy to the device), `forward` and `backward` backbone and projector,
-`objective` SIGReg and prediction in both directions, `rest` logging and the schedule.
+Further `--key value` pairs override the recipe. On a CPU the implementations alternate step by step, so that other
+load on the machine affects all of them alike, and each one cuts its views in its own process. On a GPU they run one
+after the other, in bf16; times come from events on its stream, and nothing waits for a step to end but what reads its
+loss. With `--workers` they run one after the other too, because workers of one would be busy or ahead while another is
+timed, and times are means instead of medians over the steps after a warm-up, in milliseconds. Memory is measured with
+each implementation alone in a separate process. Rows are added to results/training.csv: `data` is the wait for the
+batch, `photometric` colours and blur on the device (for the others, the copy to the device), `forward` and `backward`
+backbone and projector, `objective` SIGReg and prediction in both directions, `rest` logging and the schedule.
 """
 
 import argparse
@@ -70,15 +70,15 @@ PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312}  # dense bf16 of the SXM c
 
 class Clock:
     """
-    Time between the marks of a step, summed by the mark that ends the interval. On a GPU, marks are events, and
-    only the end of the step waits for them.
+    Time between the marks of a step, summed by the mark that ends the interval. On a GPU, marks are events, which
+    nothing waits for until all steps are done: the host works ahead, as it does in a run.
     """
 
     def __init__(self, device: torch.device):
-        self.on_gpu, self.steps = device.type == "cuda", []
+        self.on_gpu, self.marks_of_steps = device.type == "cuda", []
 
     def begin(self) -> None:
-        self.marks, self.start = [], time.perf_counter()
+        self.marks = []
         self.mark("begin")
 
     def mark(self, name: str) -> None:
@@ -91,12 +91,22 @@ class Clock:
 
     def end(self) -> None:
         self.mark("rest")
+        self.marks_of_steps.append(self.marks)
+
+    def between(self, before, after) -> float:
+        return before.elapsed_time(after) if self.on_gpu else after - before
+
+    def steps(self) -> list[dict[str, float]]:
+        """Milliseconds of the parts of each step, and its total."""
         if self.on_gpu:
             torch.cuda.synchronize()
-        step = dict.fromkeys(PARTS, 0.0)
-        for (_, before), (name, after) in itertools.pairwise(self.marks):
-            step[name] += before.elapsed_time(after) if self.on_gpu else after - before
-        self.steps.append(step | {"total": 1e3 * (time.perf_counter() - self.start)})
+        found = []
+        for marks in self.marks_of_steps:
+            step = dict.fromkeys(PARTS, 0.0)
+            for (_, before), (name, after) in itertools.pairwise(marks):
+                step[name] += self.between(before, after)
+            found.append(step | {"total": self.between(marks[0][1], marks[-1][1])})
+        return found
 
     def watch(self, projector: torch.nn.Module) -> None:
         """Set marks where projections leave the network and where their gradient returns."""
@@ -393,6 +403,7 @@ def bare_loop(options: argparse.Namespace, recipe: Recipe, found: tuple, loss) -
 
 def train(options: argparse.Namespace, steps: int, ways: tuple[str, ...]) -> dict[str, Clock]:
     """Steps of these implementations, alternating."""
+    gc.collect()  # earlier models, which would take memory of these
     with tempfile.TemporaryDirectory() as folder:
         recipe = parse(options, f"{folder}/run", steps)
         found = sources(recipe, options)
@@ -449,7 +460,8 @@ def measure(options: argparse.Namespace) -> list[dict]:
     memory = {} if options.skip_peak else {way: peak_alone(options, way) for way in ways}
     warmup = min(10, max(1, options.steps // 3))
     # Workers of one implementation would be busy, or would work ahead, while another one takes its steps.
-    groups = [(way,) for way in ways] if options.workers else [ways]
+    # On a GPU, one that reads its loss would keep the host from working ahead in the steps of another.
+    groups = [(way,) for way in ways] if options.workers or options.device == "cuda" else [ways]
     clocks = {way: clock for group in groups for way, clock in train(options, options.steps + warmup, group).items()}
     typical = statistics.fmean if options.workers else statistics.median  # workers deliver several batches at a time
     recipe = parse(options, "unused", 1)
@@ -460,10 +472,10 @@ def measure(options: argparse.Namespace) -> list[dict]:
     flops = flops_per_image(recipe)
     rows = []
     for way, clock in clocks.items():
-        steps = clock.steps[warmup:]
+        steps = clock.steps()[warmup:]
         times = {part: typical([step[part] for step in steps]) for part in (*PARTS, "total")}
         rate = 1e3 * batch / times["total"]
-        baseline = typical([step["total"] for step in clocks["bare loop"].steps[warmup:]])
+        baseline = typical([step["total"] for step in clocks["bare loop"].steps()[warmup:]])
         rows.append(
             {
                 "date": datetime.date.today().isoformat(),

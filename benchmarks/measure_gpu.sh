@@ -40,7 +40,7 @@ if [ ${#parts[@]} -eq 0 ]; then
   [ "$gpus" -gt 1 ] || [ "$device" = cpu ] && parts+=(ranks)
   if [ -n "$tiny" ]; then parts+=(training-vit_s16)
   else parts+=(training-vit_s16 training-vit_l14 training-vit_b16 training-resnet50 training-convnext_t); fi
-  parts+=(cifar10)
+  parts+=(decoding cifar10)
 fi
 
 end=$((SECONDS + minutes * 60)) failures=0 running=""

@@ -47,6 +47,12 @@ def ranks_line(row: Row) -> tuple[str, str, str]:
     return "several", f"{row['what']}, {row['kind']}, {row['processes']} processes", figures
 
 
+def decoding_line(row: Row) -> tuple[str, str, str]:
+    pixels = f", pixels differ by {row['mean_difference']} of 255, at most {row['largest_difference']}"
+    figures = f"{row['images_per_second']} images/s, {row['cores']} cores{pixels if row['mean_difference'] else ''}"
+    return "JPEG images", f"batch {row['batch']}: {row['how']}", figures
+
+
 def cifar10_line(row: Row) -> tuple[str, str, str]:
     top1 = f", linear {row['linear_top1']}, k-NN {row['knn_top1']}" if row["knn_top1"] else ""
     images = "generated images" if row["images"] == "generated" else "CIFAR-10"
@@ -59,6 +65,7 @@ LINES = {
     "training-*.csv": training_line,
     "resume.csv": resume_line,
     "ranks.csv": ranks_line,
+    "decoding.csv": decoding_line,
     "cifar10.csv": cifar10_line,
 }
 

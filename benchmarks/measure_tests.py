@@ -21,6 +21,7 @@ FILES = (
     "losses/test_univariate_statistics.py",
     "data/test_photometric.py",
     "training/test_compilation.py",
+    "training/test_no_waits.py",
     "training/test_finite_guard.py",
 )
 TINY = ("losses/test_prediction.py", "ops/test_epps_pulley_reference.py")

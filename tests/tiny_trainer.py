@@ -1,6 +1,9 @@
 """A Trainer of a tiny model, shared by tests; it needs `datasets` only for the digits that it trains on by default."""
 
+import numpy as np
 import torch
+from PIL import Image
+from torch.utils.data import Dataset
 
 from lejepa_hf import (
     LeJEPAConfig,
@@ -11,6 +14,20 @@ from lejepa_hf import (
     MultiCropTransform,
 )
 from lejepa_hf.data.sources import load_source
+
+
+class Images(Dataset):
+    """Rows that need no `datasets`, which a machine that lends its GPU may not have."""
+
+    def __init__(self, number: int, seed: int = 0):
+        self.pixels = np.random.default_rng(seed).integers(0, 256, (number, 16, 16, 3), dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, index):
+        return {"image": Image.fromarray(self.pixels[index])}
+
 
 TRANSFORM = MultiCropTransform(num_local_views=2, global_crop_size=16, local_crop_size=8, blur_kernel_size=5)
 

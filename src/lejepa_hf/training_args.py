@@ -30,10 +30,12 @@ class LeJEPATrainingArguments(TrainingArguments):
     Args:
         warmup_steps (`float`, *optional*, defaults to 0.1): Length of the linear warmup: a share of all steps if below
             1, otherwise a number of steps. If it is longer than the run, the learning rate rises until the end.
+        optim (`str`, *optional*, defaults to `"adamw_torch_fused"`): Optimizer, any that transformers knows. The fused
+            AdamW updates many weights by one kernel.
         bf16 (`bool` or `"auto"`, *optional*, defaults to `False`): Whether forward and backward passes run under
-            autocast in bfloat16; the losses stay in fp32. With `"auto"` where that is faster: on NVIDIA GPUs from
-            Ampere on, and on x86 CPUs with AVX512-BF16 or AMX, where convolutions take about half the time.
-            `HfArgumentParser` takes true and false only.
+            autocast in bfloat16; losses, weights, gradients and AdamW's moments stay in fp32. With `"auto"` where that
+            is faster: on NVIDIA GPUs from Ampere on, and on x86 CPUs with AVX512-BF16 or AMX, where convolutions take
+            about half the time. `HfArgumentParser` takes true and false only.
         exact_accumulation (`bool`, *optional*, defaults to `False`): With `gradient_accumulation_steps` n, compute
             loss and gradient of one batch that is n times as large, at the price of a second forward pass. Otherwise
             SIGReg is computed for each micro-batch, where it counts for an n-th and has a larger bias.
@@ -79,6 +81,7 @@ class LeJEPATrainingArguments(TrainingArguments):
     lr_scheduler_kwargs: dict[str, Any] | str | None = None  # with the default type {"min_lr_rate": 1e-3}
     warmup_steps: float = 0.1
     max_grad_norm: float = 0.0
+    optim: str = "adamw_torch_fused"  # transformers' own default depends on the version of PyTorch
     remove_unused_columns: bool = False
     dataloader_drop_last: bool = True
     ignore_data_skip: bool = True

@@ -37,7 +37,7 @@ def test_rows_of_a_tiny_run(benchmark, command, tmp_path, images):
     assert [row["way"] for row in rows][:2] == ["ours", "bare loop"]
     for row in rows:
         parts = [float(row[f"{part}_ms"]) for part in benchmark.PARTS]
-        assert min(parts) >= 0 and float(row["total_ms"]) > 0
+        assert min(parts) >= 0 and float(row["total_ms"]) > 0.5 * sum(parts)  # medians of parts do not add up exactly
         assert float(row["forward_ms"]) > 0 and float(row["objective_ms"]) > 0 and float(row["backward_ms"]) > 0
         assert 0 < float(row["objective_share"]) < 1 and 0 <= float(row["data_share"]) < 1
         assert float(row["images_per_second"]) == pytest.approx(4000 / float(row["total_ms"]), rel=0.01)

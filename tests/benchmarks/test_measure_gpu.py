@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import io
 import os
 import signal
 import subprocess
@@ -10,10 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = BENCHMARKS / "measure_gpu.sh"
-PARTS = ("tests", "sigreg", "resume", "ranks", "training-vit_s16", "cifar10")
+PARTS = ("tests", "sigreg", "resume", "ranks", "training-vit_s16", "decoding", "cifar10")
+DECODED = {"a core decodes and cuts": "", "the device decodes": "0", "the device decodes and cuts": "0"}
 HIDES_DATASETS = """
 import importlib.machinery as machinery
 find = machinery.PathFinder.find_spec.__func__
@@ -80,6 +84,20 @@ def test_the_floor_counts_bytes_and_operations(part):
     assert row["floor_ms"] == 2.0 and row["times_floor"] == 5.0
 
 
+@pytest.mark.slow
+def test_a_cpu_decodes_photographs_as_pil_does(part):
+    files = []
+    for photograph in load_sample_images().images:
+        for settings in ({"quality": 60, "progressive": True}, {"quality": 95, "subsampling": 0}):
+            file = io.BytesIO()
+            Image.fromarray(photograph[:160, :200]).save(file, "JPEG", **settings)
+            files.append(file.getvalue())
+    rows = part("measure_decoding").measure(files, "cpu", 1)
+    found = {row["how"]: row for row in rows}
+    assert found.keys() == DECODED.keys() and found["a core decodes and cuts"]["cores"] == 1
+    assert found["the device decodes"]["largest_difference"] == found["the device decodes"]["mean_difference"] == 0
+
+
 def test_usage_without_a_folder():
     done = subprocess.run([SCRIPT, "--device", "cpu"], capture_output=True, text=True)
     assert done.returncode == 2 and "measure_gpu.sh FOLDER" in done.stderr
@@ -134,4 +152,5 @@ def check_figures(folder: Path) -> None:
     cases = {(row["compiled"], row["images"], row["way"]) for row in steps}
     assert {(compiled, "memory", way) for compiled in ("True", "False") for way in ("ours", "bare loop")} <= cases
     assert ("False", "JPEG", "ours") in cases and all(float(row["images_per_second"]) > 0 for row in steps)
+    assert {row["how"]: row["largest_difference"] for row in rows_of(folder / "decoding.csv")} == DECODED
     assert float(rows_of(folder / "cifar10.csv")[0]["images_per_second"]) > 0

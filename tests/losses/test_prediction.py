@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lejepa_hf.losses.prediction import prediction_loss
 
@@ -40,6 +41,27 @@ def test_is_fp32_for_half_precision_inputs():
     loss = prediction_loss(projections, 2)
     assert loss.dtype is torch.float32
     assert loss.item() == pytest.approx(prediction_loss(projections.float(), 2).item(), rel=1e-6)
+
+
+class Computations(TorchDispatchMode):
+    """Counts operations that compute something: on a GPU each of them is a launch."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.number += name not in ("slice", "expand", "detach", "view", "unsqueeze", "alias", "empty_like")
+        return func(*args, **(kwargs or {}))
+
+
+def test_one_process_computes_five_things_forward():
+    """Centre, distance, square, sum, mean: no number of images on the device, as several processes need it."""
+    projections = torch.randn(3, 8, 4, requires_grad=True)
+    with Computations() as forward:
+        loss = prediction_loss(projections, 2)
+    with Computations() as backward:
+        loss.backward()
+    assert forward.number == 5 and backward.number <= 10
 
 
 @pytest.mark.parametrize(

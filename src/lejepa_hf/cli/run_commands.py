@@ -14,6 +14,10 @@ def _add_plan(add: AddArgument) -> None:
         "--measure_normalisation", action="store_true",
         help="instead of a plan, print `pixel_range`, `image_mean` and `image_std` of up to 512 of the images",
     )  # fmt: skip
+    add(
+        "--fit", action="store_true",
+        help="choose batch, accumulation, recomputation of activations and compilation by dry runs; same loss",
+    )  # fmt: skip
 
 
 def _plan(options: argparse.Namespace) -> str:
@@ -25,7 +29,15 @@ def _plan(options: argparse.Namespace) -> str:
     from ..runs.plan import format_plan, make_plan
     from ..runs.recipes import parse_recipe
 
+    if options.fit and options.measure_normalisation:
+        raise ValueError("`--fit` and `--measure_normalisation` are two commands: give one of them.")
     name, *pairs = with_recipe(arguments)
+    if options.fit:
+        from ..runs.fitting import fit, format_fit
+
+        found = fit(name, pairs, options.seconds)
+        options.status = 0 if found.chosen is not None else 1
+        return format_fit(found)
     if options.measure_normalisation:
         from ..runs.plan import plan_normalisation
 

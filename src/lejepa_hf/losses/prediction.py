@@ -2,7 +2,7 @@
 
 import torch
 
-from ..system.distributed import sum_for_loss
+from ..system.distributed import sum_for_loss, world_size
 
 
 def squared_distances(projections: torch.Tensor, num_global_views: int) -> torch.Tensor:
@@ -27,5 +27,7 @@ def prediction_loss(projections: torch.Tensor, num_global_views: int) -> torch.T
     """
     distances = squared_distances(projections, num_global_views)
     num_views, batch_size, dim = projections.shape
+    if world_size() == 1:  # nothing is exchanged, so that the number of images need not be on the device
+        return distances / (num_views * batch_size * dim)
     total, num_images = sum_for_loss(torch.stack([distances, torch.full_like(distances, batch_size)]))
     return total / (num_images.detach() * num_views * dim)

@@ -187,20 +187,20 @@ def format_plan(plan: Plan) -> str:
     """The plan as text; its last line says whether it fits, and whether training will wait for data."""
     epochs = f", {plan.epochs:.1f} passes over {plan.images:,} images" if plan.images else ""
     views = " + ".join(f"{view.number} x {view.size} px ({view.tokens} tokens each)" for view in plan.views)
-    room = f" of {_size(plan.device_bytes)}" if plan.device_bytes else ""
+    room = f" of {as_size(plan.device_bytes)}" if plan.device_bytes else ""
     measured = plan.measured
     how = "measured in a dry run"
     if plan.is_estimated:
         how = f"estimated from {measured.batch} images per step" if measured.batch else "estimated"
     counted = (
-        f"{_size(plan.state_bytes)} weights, gradients and AdamW, {_size(plan.activation_bytes)} activations, "
-        f"{_size(plan.view_bytes)} views"
+        f"{as_size(plan.state_bytes)} weights, gradients and AdamW, {as_size(plan.activation_bytes)} activations, "
+        f"{as_size(plan.view_bytes)} views"
     )
-    process = f"{_size(measured.process_bytes)} per process"
+    process = f"{as_size(measured.process_bytes)} per process"
     if measured.worker_bytes:
-        process += f", {_size(measured.worker_bytes)} each of its {plan.workers} workers"
-    allocated = f", {_size(measured.allocated_bytes)} of it allocated at once" if measured.allocated_bytes else ""
-    on_device = f"{_size(measured.used_bytes)}{room}{allocated}, {how}"
+        process += f", {as_size(measured.worker_bytes)} each of its {plan.workers} workers"
+    allocated = f", {as_size(measured.allocated_bytes)} of it allocated at once" if measured.allocated_bytes else ""
+    on_device = f"{as_size(measured.used_bytes)}{room}{allocated}, {how}"
     epoch = _duration(plan.seconds_per_epoch) if plan.seconds_per_epoch else "unknown"
     speed = f"{plan.images_per_second:,.3g} images/s"
     waiting = f", {measured.data_wait_fraction:.0%} of the time waiting for views" if measured.batch else ""
@@ -248,7 +248,8 @@ def _verdict(plan: Plan) -> str:
     if not plan.measured.fits:
         return (
             "It does not fit: lower `per_device_train_batch_size` (with `gradient_accumulation_steps` and "
-            "`exact_accumulation` the loss stays that of the large batch), or set `activation_checkpointing`."
+            "`exact_accumulation` the loss stays that of the large batch), or set `activation_checkpointing`; `--fit` "
+            "tries them."
         )
     if not plan.measured.batch:
         return "There was no dry run: the speed is estimated from the operations, without cutting views."
@@ -264,7 +265,8 @@ def _verdict(plan: Plan) -> str:
     )
 
 
-def _size(number: float) -> str:
+def as_size(number: float) -> str:
+    """Bytes for people."""
     return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
 
 

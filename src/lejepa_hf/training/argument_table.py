@@ -82,7 +82,7 @@ ARGUMENTS: dict[str, Decision] = {
     "ddp_find_unused_parameters": Translated("None becomes false: there are none"),
     "dataloader_persistent_workers": Translated("always: " + _ONE_LOADER),
     "auto_find_batch_size": Refused(
-        "SIGReg depends on the batch: set `per_device_train_batch_size`; `lejepa plan RECIPE` shows what fits",
+        "SIGReg depends on the batch: set `per_device_train_batch_size`; `lejepa plan RECIPE --fit` finds what fits",
         (False,),
     ),
     "average_tokens_across_devices": Refused(_NO_TEXT, (True,)),

@@ -44,7 +44,7 @@ class OnlineProbe(HeldOutMonitor, StatefulCallback):
         self.probe = nn.Sequential(nn.LayerNorm(embedding_dim), linear)
         self.probe.to(device)
         self.num_classes, self.device = num_classes, torch.device(device)
-        self.optimizer = torch.optim.AdamW(self.probe.parameters(), lr=learning_rate, weight_decay=1e-7)
+        self.optimizer = torch.optim.AdamW(self.probe.parameters(), lr=learning_rate, weight_decay=1e-7, fused=True)
         self._window = torch.zeros(3, device=device)  # loss, hits, views, over ranks and batches since the last log
 
     @classmethod
