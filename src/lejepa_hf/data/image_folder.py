@@ -15,7 +15,7 @@ from PIL import Image
 from ..system.run_folder import RunFolder
 from .dataset_files import SPLIT_NAMES, as_stream, kind_of_files, parts_of_split
 from .dataset_kinds import Opened
-from .folder_metadata import METADATA_ENDINGS, with_metadata
+from .folder_metadata import METADATA_ENDINGS, read_metadata
 from .image_parts import refuse_cut, with_parts
 from .pixel_arrays import NPY_ENDING
 from .readers.addresses import ARRAY_ENDINGS, file_of_part
@@ -42,8 +42,8 @@ def open_folder(name: str, split: str, streaming: bool, cut: Cut = _WHOLE) -> Op
 
     Folders called train, val or test (or as in `SPLIT_NAMES`) are splits, if there are at least two of them or
     nothing else; without such folders everything is `train`. If all images lie equally deep, the name of the folder
-    right above an image is its label. Further columns come from a `metadata.csv` (or .jsonl, .parquet) in it, see
-    [`~data.folder_metadata.with_metadata`].
+    right above an image is its label. Further columns, and splits in a column `split`, come from a `metadata.csv` (or
+    .jsonl, .parquet) in it, see [`~data.folder_metadata.read_metadata`].
 
     The imagefolder of `datasets` is not used: it assigns every file whose name contains train or test to that split,
     silently leaves out the others, and visits each file several times.
@@ -58,17 +58,20 @@ def open_folder(name: str, split: str, streaming: bool, cut: Cut = _WHOLE) -> Op
         from .dataset_builders import load_split
 
         return load_split(name, name, split, streaming)
-    splits, listed = _splits(name, images, others), images
+    metadata = read_metadata(name, images) if METADATA_ENDINGS & others.keys() else None
+    splits = _splits(name, images, others)
     refuse_cut(cut, f"`dataset` {name!r}", endings)
     classes = _classes(splits)
+    if metadata is not None:
+        splits = metadata.splits(splits)
     if any(reader_of_parts(ending, cut) for ending in endings):
         wanted = set(re.findall(r"(?:^|\+)(\w+)", split))
         splits = {key: with_parts(name, files, cut) if key in wanted else files for key, files in splits.items()}
     parts = parts_of_split(name, split, {key: len(images) for key, images in splits.items()})
     images = [image for part in parts for image in splits[part.splitname][part.from_ : part.to]]
     dataset = _dataset(os.path.abspath(name), images, classes)
-    if METADATA_ENDINGS & others.keys():
-        dataset = with_metadata(dataset, name, [file_of_part(image) for image in images], listed)
+    if metadata is not None:
+        dataset = metadata.added_to(dataset, [file_of_part(image) for image in images])
     return as_stream(dataset, streaming)
 
 
