@@ -74,9 +74,7 @@ def test_file_names_that_are_numbers(tmp_path, caplog):
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
 def test_a_column_of_splits(tmp_path, ending, streaming, caplog):
     names = write_photos(tmp_path, 6)
-    write_table(
-        tmp_path / f"metadata{ending}", file_name=names[:5], Split=["Training", "val", "train", "TEST", None]
-    )
+    write_table(tmp_path / f"metadata{ending}", file_name=names[:5], Split=["Training", "val", "train", "TEST", None])
 
     def found(split: str) -> list[str]:
         rows = load_source(str(tmp_path), split, streaming=streaming).dataset

@@ -40,7 +40,9 @@ class Metadata(NamedTuple):
         of_folder = {image: split for split, images in splits.items() for image in images if len(splits) > 1}
         listed = sorted(image for images in splits.values() for image in images)
         told = self.columns_of(listed)[column].to_pylist()
-        filled = [of_folder.get(image) if value is None else str(value) for image, value in zip(listed, told, strict=True)]
+        filled = [
+            of_folder.get(image) if value is None else str(value) for image, value in zip(listed, told, strict=True)
+        ]
         rows = rows_of_splits(pa.table({column: pa.array(filled, pa.string())}), self.name)
         return {split: [listed[row] for row in numbers] for split, numbers in rows.items()}
 

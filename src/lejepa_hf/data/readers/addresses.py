@@ -4,7 +4,8 @@ import os
 import re
 from typing import NamedTuple
 
-ARRAY_ENDINGS = (".npz", ".h5", ".hdf5", ".zarr")
+FOLDER_ENDING = ".zarr"  # of containers that are folders
+ARRAY_ENDINGS = (".npz", ".h5", ".hdf5", FOLDER_ENDING)
 _NUMBERED = r"(?:frame|page|slice|window)=\d+(?:,\d+)*"
 _PART_OF_FILE = re.compile(rf"(.+)#({_NUMBERED})", re.DOTALL)
 _ROW_OF_ARRAY = re.compile(rf"(.+(?:{'|'.join(map(re.escape, ARRAY_ENDINGS))}))#(.+=\d+)", re.DOTALL | re.IGNORECASE)
