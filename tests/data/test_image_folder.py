@@ -323,7 +323,9 @@ def test_files_without_their_reader_are_named_with_what_to_install(tmp_path, cap
 def test_containers_in_a_folder_are_named(tmp_path):
     (tmp_path / "a.h5").touch()
     (tmp_path / "b.zarr" / "c").mkdir(parents=True)
-    with pytest.raises(ValueError, match="found 1 .h5, 1 .zarr. A container of arrays is .* name one of the .h5 files"):
+    with pytest.raises(
+        ValueError, match="found 1 .h5, 1 .zarr. A container of arrays is .* name one of the .h5 files"
+    ):
         load_source(tmp_path)
 
 
