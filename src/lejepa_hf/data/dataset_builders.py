@@ -101,8 +101,8 @@ class ImageTars(WebDataset):
         for field, text in told.items():
             if text and field not in self._texts and not _INTEGER.fullmatch(text):
                 raise ValueError(
-                    f"the file {sample['__key__']}.{field} in {tar_path} holds {text[:_SHOWN]!r}, not an integer as in "
-                    "the first sample: write integers into all of them, or texts that are not integers"
+                    f"the file {sample['__key__']}.{field} in {tar_path} holds {text[:_SHOWN]!r}, not an integer as "
+                    "in the first sample: write integers into all of them, or texts"
                 )
             sample[field] = None if not text else text if field in self._texts else int(text)
 

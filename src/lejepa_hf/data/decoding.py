@@ -23,10 +23,10 @@ from .deep_files import Told, deep_colours, full_pages, opened_otherwise, told_b
 from .network import read_through
 from .pixel_arrays import (
     array_of,
-    count_values,
     eight_bit_channels_last,
     is_npy,
     is_tensor,
+    mapped_npy,
     read_npy,
     to_eight_bit_array,
     wrong_channels,
@@ -88,7 +88,7 @@ def open_image(
         value = array_of(value)
     if is_npy(value):
         if not isinstance(value, bytes):  # else it is in memory already
-            check_size(count_values(value) // max(num_channels, _MOST_BANDS), 1, max_image_pixels)
+            check_size(mapped_npy(value).size // max(num_channels, _MOST_BANDS), 1, max_image_pixels)
         value = read_npy(value)
     if isinstance(value, str | Path | bytes):
         value = _open_file(value, num_channels, pixel_range, max_image_pixels)

@@ -13,9 +13,10 @@ Files with more than 8 bits a channel, or more bands than PIL has modes for -> t
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -234,12 +235,9 @@ def _file_of(value: str | Path | bytes) -> io.BytesIO | str:
     return io.BytesIO(value) if isinstance(value, bytes) else str(value)
 
 
-def _read_fits(
-    value: str | Path | bytes, num_channels: int, pixel_range: PixelRange | None, check: Callable[[int, int], None]
-) -> np.ndarray:
-    """The first image of a FITS file, whose rows begin at the bottom; its planes are channels."""
-    from .pixel_arrays import eight_bit_channels_last
-
+@contextmanager
+def _fits_image(value: str | Path | bytes) -> Iterator[Any]:
+    """The first image of a FITS file."""
     with library_for("FITS", "astropy", misread=True):
         from astropy.io import fits
 
@@ -247,9 +245,31 @@ def _read_fits(
             image = next((one for one in file if one.is_image and len(one.shape) in (2, 3)), None)
             if image is None:
                 raise ValueError("The FITS file has no image of two or three axes.")
-            check(image.shape[-1], image.shape[-2])
-            values = image.data[..., ::-1, :]
-            values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        return eight_bit_channels_last(
-            np.moveaxis(values, 0, -1) if values.ndim == 3 else values, num_channels, pixel_range, are_colours=False
-        )
+            yield image
+
+
+def fits_size(value: str | Path | bytes) -> tuple[int, int]:
+    """Width and height of the first image of a FITS file, from its header."""
+    with _fits_image(value) as image:
+        return image.shape[-1], image.shape[-2]
+
+
+def fits_values(value: str | Path | bytes, check: Callable[[int, int], None]) -> np.ndarray:
+    """
+    The first image of a FITS file, upright (its rows begin at the bottom), `(H, W)` or `(H, W, planes)`. `check` is
+    called with width and height before the pixels are read.
+    """
+    with _fits_image(value) as image:
+        check(image.shape[-1], image.shape[-2])
+        values = image.data[..., ::-1, :]
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        return np.moveaxis(values, 0, -1) if values.ndim == 3 else values
+
+
+def _read_fits(
+    value: str | Path | bytes, num_channels: int, pixel_range: PixelRange | None, check: Callable[[int, int], None]
+) -> np.ndarray:
+    """The first image of a FITS file, whose planes are channels."""
+    from .pixel_arrays import eight_bit_channels_last
+
+    return eight_bit_channels_last(fits_values(value, check), num_channels, pixel_range, are_colours=False)

@@ -34,10 +34,10 @@ def array_of(tensor: Any) -> np.ndarray:  # noqa: ANN401, of a library that need
     return np.asarray(tensor.detach().cpu() if hasattr(tensor, "detach") else tensor)
 
 
-def count_values(file: str | Path) -> int:
-    """Number of values in a file that `np.save` wrote, from its header alone."""
+def mapped_npy(file: str | Path) -> np.ndarray:
+    """What `np.save` wrote into a file, of which only the values that are used are read."""
     with _damage_explained():
-        return np.lib.format.open_memmap(file, mode="r").size
+        return np.lib.format.open_memmap(file, mode="r")
 
 
 def read_npy(value: bytes | str | Path) -> np.ndarray:

@@ -72,8 +72,8 @@ def load_source(
             paths as [`~data.tables.open_table`] reads it (.csv, .tsv, .jsonl, .parquet); Parquet or WebDataset tar
             files as a path, a glob or a url (`hf://datasets/user/name/*.parquet` too), where `{000..123}` stands for a
             range; a container of arrays as [`~data.array_files.open_arrays`] reads it, or a glob of them; a glob of
-            images, or a file of several, such as a volume; `"parquet"`, `"webdataset"`, `"csv"` or `"json"` with such files in `data_files`; or a dataset that
-            `datasets` has built already.
+            images, or a file of several, such as a volume; `"parquet"`, `"webdataset"`, `"csv"` or `"json"` with such
+            files in `data_files`; or a dataset that `datasets` has built already.
         split (`str`, *optional*, defaults to `"train"`): Name of the split, or several joined as in
             `"train+validation"`; a slice like `"train[:1000]"` works without streaming.
         config (`str`, *optional*): Configuration of a Hub dataset.

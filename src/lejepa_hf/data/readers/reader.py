@@ -1,7 +1,7 @@
 """Reader: what the reader of a format provides, the parts of a file and the values of one of them."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -84,6 +84,15 @@ class Values:
             found[self.missing] = 0
         return found
 
+    def window(self, left: int, top: int, width: int, height: int) -> "Values":
+        """A part of the image, in pixels from its upper left corner; ValueError if it is not within the image."""
+        rows, columns = self.array.shape[:2]
+        if left + width > columns or top + height > rows:
+            raise ValueError(f"The window {(left, top, width, height)} is not within {columns} x {rows} pixels.")
+        inside = slice(top, top + height), slice(left, left + width)
+        missing, shown = (None if one is None else one[inside] for one in (self.missing, self.shown))
+        return replace(self, array=self.array[inside], missing=missing, shown=shown)
+
 
 class Reader(ABC):
     """
@@ -98,6 +107,11 @@ class Reader(ABC):
     def parts(self, file: str, cut: Cut) -> list[Part | None]:  # noqa: ARG002
         """The images of a file, from its header alone; `[None]` for a file that is one image."""
         return [None]
+
+    def size(self, file: str, part: Part | None) -> tuple[int, int]:
+        """Width and height of one image; all images of a file with equal parts have the same ones."""
+        height, width = self.values(file, part, None).array.shape[:2]
+        return width, height
 
     @abstractmethod
     def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:

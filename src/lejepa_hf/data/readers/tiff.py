@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from ..decoding import check_size, load_upright, open_by_pil
 from ..deep_files import BESIDE, GDAL_NO_DATA, UPRIGHT, full_pages, number_of, pil_reads, refuse_hidden_pages, told_of
-from ..pixel_arrays import wrong_channels
+from ..pixel_arrays import to_eight_bit_array, wrong_channels
 from ..pixel_ranges import PixelRange, range_of_channels
 from .addresses import Part
 from .library import library_for
@@ -21,6 +21,7 @@ from .reader import Cut, Reader, Values
 
 FORMAT, PACKAGES = "TIFF", "tifffile imagecodecs"
 _COLOURS = (0, 1, 2)  # values of the tag of the colour space that are grey or RGB; with 0, low values are white
+_PALETTE = 3  # the same tag: values are numbers of colours
 _YCBCR, _JPEG = 6, 7  # the colours of JPEG tiles, which tifffile turns into RGB; a compression
 _PLANES = 2  # a configuration: band after band
 
@@ -52,13 +53,13 @@ def read_tiff(
     """
     with library_for(FORMAT, PACKAGES, misread=True), _opened(value) as file:
         pages = _pages(file, page, check, window)
-        number = sum(page.samplesperpixel for page in pages)
+        number = sum(map(_num_bands, pages))
         if number != num_channels and (num_channels not in (1, 3) or len(pages) > 1):
             raise wrong_channels(number, num_channels, len(pages))
         bands: list[np.ndarray] = []
         for page_of_bands in pages:
-            own = page_of_bands.samplesperpixel
-            of_page = range_of_channels(pixel_range, sum(band.shape[-1] for band in bands), own)
+            first = sum(band.shape[-1] for band in bands)
+            of_page = range_of_channels(pixel_range, first, _num_bands(page_of_bands))
             bands.append(_bands(page_of_bands, of_page, window, check))
         if num_channels in (1, 3) and len(pages) == 1:
             bands = [bands[0][:, :, : _kept(pages[0], bands[0].shape[-1], num_channels)]]
@@ -78,6 +79,8 @@ def _pages(file: Any, page: int | None, check: Check, window: Window | None) -> 
     """The pages that are the channels of an image."""
     pages = [page for number, page in enumerate(file.pages) if not number or not page.subfiletype & BESIDE]
     if page is not None:
+        if page >= len(file.pages):
+            raise ValueError(f"The file is not a TIFF with a page {page}.")
         pages = [file.pages[page]]
     refuse_hidden_pages(file.pages[0].description, len(file.pages))
     sizes = {(page.imagewidth, page.imagelength) for page in pages}
@@ -94,12 +97,22 @@ def _pages(file: Any, page: int | None, check: Check, window: Window | None) -> 
     return pages
 
 
-def _kept(page: Any, number: int, num_channels: int) -> int:  # noqa: ANN401, a page of tifffile
+def _num_bands(page: Any) -> int:  # noqa: ANN401, a page of tifffile
+    """Number of bands of a page, those of its colours if it has a palette."""
+    return 3 if page.photometric == _PALETTE else page.samplesperpixel
+
+
+def _kept(page: Any, number: int, num_channels: int) -> int:  # noqa: ANN401
     """How many bands of a page are grey or colours, with their transparency."""
-    is_rgb = page.photometric == _COLOURS[-1] or _is_jpeg(page)
+    is_rgb = page.photometric in (_COLOURS[-1], _PALETTE) or _is_jpeg(page)
     kept = min(number, 3) if is_rgb else number  # the others are beside the colours
-    if kept > 4 or not (is_rgb or page.photometric in _COLOURS):
+    if kept > 4:
         raise wrong_channels(kept, num_channels)
+    if not is_rgb and page.photometric not in _COLOURS:
+        raise ValueError(
+            f"The TIFF has other colours than RGB, such as CMYK (its tag 262 is {int(page.photometric)}), which are "
+            "read of whole images of 8 bits only: save it as RGB."
+        )
     return kept
 
 
@@ -110,6 +123,8 @@ def _is_jpeg(page: Any) -> bool:  # noqa: ANN401
 def _bands(page: Any, pixel_range: PixelRange | None, window: Window | None, check: Check) -> np.ndarray:  # noqa: ANN401
     """The bands of a page, uint8 `(H, W, bands)`; transparency keeps the whole range of its type."""
     values = _whole(page) if window is None else _part(page, window, check)
+    if page.photometric == _PALETTE:
+        return to_eight_bit_array(_colours(page, values), pixel_range)
     no_data = number_of(page.tags.valueof(GDAL_NO_DATA))
     told = told_of(page.bitspersample, page.sampleformat, page.photometric, no_data)
     scaled = told.to_eight_bit(values, pixel_range)
@@ -118,6 +133,11 @@ def _bands(page: Any, pixel_range: PixelRange | None, window: Window | None, che
     for band in (first + place for place, there in enumerate(is_transparency) if there):
         scaled[:, :, band] = told._replace(no_data=None, is_inverted=False).to_eight_bit(values[:, :, band], None)
     return scaled
+
+
+def _colours(page: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401
+    """The colours of a palette, of which the upper 8 bits are used, for `(H, W, 1)` numbers of them."""
+    return np.moveaxis(page.colormap[:, values[:, :, 0]] >> 8, 0, -1).astype(np.uint8)
 
 
 def _whole(page: Any) -> np.ndarray:  # noqa: ANN401
@@ -168,9 +188,11 @@ def _segment(page: Any, index: int) -> np.ndarray | None:  # noqa: ANN401
 
 
 def raw_window(file: str, window: Window, check: Check) -> np.ndarray:
-    """The values of a window of the first page."""
+    """The values of a window of the first page, or its colours by the palette."""
     with library_for(FORMAT, PACKAGES), _opened(file) as opened:
-        return _part(opened.pages[0], window, check)
+        page = opened.pages[0]
+        values = _part(page, window, check)
+        return _colours(page, values) if page.photometric == _PALETTE else values
 
 
 def stored_size_of(file: str) -> tuple[int, int]:
@@ -187,8 +209,7 @@ class TiffPage(Reader):
 
     def parts(self, file: str, cut: Cut) -> list[Part | None]:  # noqa: ARG002
         """A part for each page, if there are several; not the previews and masks."""
-        opened = open_by_pil(file, 2**62)
-        numbers = [0] if opened is None else full_pages(opened, have_one_size=False)
+        numbers = _page_numbers(file)
         return [Part("page", (number,)) for number in numbers] if len(numbers) > 1 else [None]
 
     def read(
@@ -200,21 +221,48 @@ class TiffPage(Reader):
         max_image_pixels: int | None,
     ) -> np.ndarray:
         """The page with 8 bits a channel."""
-        page, image = _page_of(file, part, max_image_pixels)
-        if pil_reads(image, num_channels, pixel_range):
-            return np.asarray(load_upright(image, 1, num_channels, pixel_range, page))
-        return read_tiff(file, num_channels, pixel_range, partial(check_size, max_image_pixels=max_image_pixels), page)
+        number, check = _number_of(part), partial(check_size, max_image_pixels=max_image_pixels)
+        image = _page_by_pil(file, number, max_image_pixels)
+        if image is not None and pil_reads(image, num_channels, pixel_range):
+            return np.asarray(load_upright(image, 1, num_channels, pixel_range, number))
+        return read_tiff(file, num_channels, pixel_range, check, number)
 
     def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:
-        """The values as PIL has them."""
-        return Values(np.asarray(_page_of(file, part, max_image_pixels)[1]))
+        """The values as PIL has them, or tifffile."""
+        number = _number_of(part)
+        image = _page_by_pil(file, number, max_image_pixels)
+        if image is not None:
+            return Values(np.asarray(image))
+        with library_for(FORMAT, PACKAGES), _opened(file) as opened:
+            (page,) = _pages(opened, number, partial(check_size, max_image_pixels=max_image_pixels), None)
+            return Values(_whole(page))
 
 
-def _page_of(file: str | bytes, part: Part | None, max_image_pixels: int | None) -> tuple[int, TiffImageFile]:
+def _page_numbers(file: str) -> list[int]:
+    """Pages that are neither previews nor masks."""
+    opened = open_by_pil(file, 2**62)
+    with suppress(SyntaxError):  # PIL does not know the type of a page: floats of 16 bits, integers of 64
+        if opened is not None:
+            return full_pages(opened, have_one_size=False)
+    with library_for(FORMAT, PACKAGES), _opened(file) as tiff:
+        refuse_hidden_pages(tiff.pages[0].description, len(tiff.pages))
+        return [number for number, page in enumerate(tiff.pages) if not number or not page.subfiletype & BESIDE]
+
+
+def _number_of(part: Part | None) -> int:
+    return 0 if part is None else part.numbers[0]
+
+
+def _page_by_pil(file: str | bytes, number: int, max_image_pixels: int | None) -> TiffImageFile | None:
+    """A page that PIL knows the type of, None for others; ValueError if there is no such page."""
     image = open_by_pil(file, max_image_pixels)
-    number = 0 if part is None else part.numbers[0]
-    if not isinstance(image, TiffImageFile) or number >= image.n_frames:
-        raise ValueError(f"The file is not a TIFF with a page {number}.")
-    image.seek(number)
+    if image is None:
+        return None
+    try:
+        if not isinstance(image, TiffImageFile) or number >= image.n_frames:
+            raise ValueError(f"The file is not a TIFF with a page {number}.")
+        image.seek(number)
+    except SyntaxError:  # it, or another one, has a type that PIL does not know
+        return None
     check_size(*image.size, max_image_pixels)
-    return number, image
+    return image
