@@ -58,7 +58,7 @@ def _is_pattern(path: str) -> bool:
 
 
 def folder_of(name: str) -> str:
-    """The folder of the images or the table by the name of a source, that of a glob above its first star; or the name."""
+    """The folder of the images or the table by the name of a source, above the first star of a glob; or the name."""
     if os.path.isfile(name):
         return os.path.dirname(os.path.abspath(name))
     if kind_of_files(name) != IMAGES:

@@ -44,8 +44,8 @@ def with_labels(
         kind (`str`, *optional*): `"class"` to number integers or floats like texts, `"number"` for integers that are
             no classes, `"multi-label"` for texts in which `|` separates classes. Follows from the type if missing.
         known ([`ImageSource`], *optional*): Images to fit protocols on, with the same columns of labels: its classes
-            keep their numbers, and further ones follow them; if it has no names, integers stay as they are. If missing,
-            names are sorted and numbered from 0.
+            keep their numbers, and further ones follow them; without names of classes, integers stay as they are. If
+            missing, names are sorted and numbered from 0.
 
     Raises:
         ValueError: If there is no such column, or its values do not fit.
