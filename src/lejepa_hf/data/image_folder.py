@@ -19,7 +19,7 @@ from .folder_metadata import METADATA_ENDINGS, Metadata, read_metadata
 from .image_parts import refuse_cut, with_parts
 from .pixel_arrays import NPY_ENDING
 from .readers.addresses import ARRAY_ENDINGS, FOLDER_ENDING, file_of_part
-from .readers.known_readers import PACKAGES, ending_of, readable_endings, reader_of_parts
+from .readers.known_readers import PACKAGES, ending_of, is_dicom, readable_endings, reader_of_parts
 from .readers.reader import Cut
 
 logger = logging.getLogger("lejepa_hf")
@@ -30,6 +30,7 @@ _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has 
 _SPECIAL, _AGAIN = "not a regular file", "listed already by another path"
 _NOWHERE, _UNNAMED, _RUN = "with a missing target", "with a name that is not UTF-8", "run folder"
 
+_HEAD = 132  # bytes by which a DICOM file is known
 _Identity: TypeAlias = tuple[int, int]  # of a file or folder: device and inode
 
 
@@ -80,7 +81,9 @@ def _open_listed(
     name: str, found: "_Listing", metadata: Metadata | None, split: str, streaming: bool, cut: Cut
 ) -> Opened:
     """Open a split of the images that were found."""
-    root, splits = found.root, _splits(name, found.images, found.others)
+    if not found.images:
+        raise _nothing_found(name, found)
+    root, splits = found.root, _splits(name, found.images)
     refuse_cut(cut, f"`dataset` {name!r}", found.endings)
     classes = _classes(splits)
     if metadata is not None:
@@ -96,16 +99,29 @@ def _open_listed(
     return as_stream(dataset, streaming)
 
 
-def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str]]:
+def _nothing_found(name: str, found: "_Listing") -> ValueError:
+    """The error for a folder or glob without images, with what it holds and the way out."""
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(found.others.items())) or "nothing"
+    text = f"`dataset` {name!r} holds no images: found {counted}.{_missing_readers(found.others)}"
+    arrays = [ending for ending in sorted(found.others) if ending in ARRAY_ENDINGS]
+    if arrays:
+        which = f"name one of the {arrays[0]} files, or all of them by a glob, *{arrays[0]}"
+        text += f" A container of arrays is a `dataset` of its own: {which}."
+    if found.unknown is not None and _begins_as_dicom(os.path.join(found.root, found.unknown)):
+        text += f" {found.unknown} is a DICOM file: give such files the ending .dcm, or list their paths in a table."
+    return ValueError(text)
+
+
+def _begins_as_dicom(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return is_dicom(file.read(_HEAD))
+    except OSError:
+        return False
+
+
+def _splits(name: str, images: list[str]) -> dict[str, list[str]]:
     """The images of each split, as paths within the folder."""
-    if not images:
-        found = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "nothing"
-        arrays = [ending for ending in sorted(others) if ending in ARRAY_ENDINGS]
-        hint = ""
-        if arrays:
-            which = f"name one of the {arrays[0]} files, or all of them by a glob, *{arrays[0]}"
-            hint = f" A container of arrays is a `dataset` of its own: {which}."
-        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.{_missing_readers(others)}{hint}")
     folders = {image.split(os.sep, 1)[0] for image in images if os.sep in image}
     split_of = {folder: key for key, known in SPLIT_NAMES.items() for folder in folders if folder.lower() in known}
     # One such folder among others is a class: of trains, say.
@@ -176,6 +192,7 @@ class _Listing:
         self.endings: set[str] = set()
         self.others: Counter[str] = Counter()
         self.examples: dict[str, str] = {}  # of the unusual kinds
+        self.unknown: str | None = None  # the first file with another ending
 
     def visit(self, folder: str) -> None:
         """Take the images in a folder that was not visited yet."""
@@ -231,6 +248,7 @@ class _Listing:
             ending = ending_of(file)
         if is_regular and ending not in self._readable:
             self.others[_printable(ending) or "no ending"] += 1
+            self.unknown = self.unknown or within
         elif file.startswith("."):
             return
         elif not is_regular:
