@@ -168,8 +168,8 @@ def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: Image
     if number:
         raise ValueError(
             f"`dataset` {source.name!r}: {number:,} of {len(labels):,} images have -1 or nothing as class in "
-            f"`label_column` {source.label_column!r}, like test splits with secret labels: name another split, or "
-            "leave these rows out."
+            f"`label_column` {source.label_column!r}, like test splits with secret labels: name another split, leave "
+            "these rows out, or set `label_kind: class` if negative numbers are classes."
         )
 
 
