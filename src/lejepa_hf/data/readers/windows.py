@@ -1,15 +1,17 @@
 """Windows of a grid over large images: only the tiles of a TIFF that a window touches are read."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from ..decoding import check_size, decode_image, open_by_pil, open_image, upright_size
+from ..decoding import check_size, decode_image, open_image, upright_size
+from ..file_values import stored_values
 from ..pixel_ranges import PixelRange
 from .addresses import Part
 from .known_readers import TIFF_ENDINGS
 from .reader import Cut, Reader, Values
-from .tiff import Window, raw_window, read_tiff, stored_size_of
+from .tiff import Window, read_tiff, stored_size_of, tiff_values
 
 _ANY_SIZE = 2**62  # pixels; only a header is read
 
@@ -50,18 +52,14 @@ class Windows(Reader):
         return found
 
     def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:
-        """The values as tifffile or PIL has them."""
+        """The values of all bands of the window."""
         window = _window_of(part)
         if isinstance(file, str) and _is_tiff(file):
-            check_size(window.width, window.height, max_image_pixels)
-            return Values(raw_window(file, window, partial(check_size, max_image_pixels=max_image_pixels)))
-        image = open_by_pil(file, max_image_pixels)
-        if image is None:
-            raise ValueError("PIL does not read the image.")
-        check_size(*image.size, max_image_pixels)
-        return Values(
-            np.asarray(image.crop((window.left, window.top, window.left + window.width, window.top + window.height)))
-        )
+            return tiff_values(file, 0, partial(check_size, max_image_pixels=max_image_pixels), window=window)
+        whole = stored_values(file, max_image_pixels)
+        inside = slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
+        missing = None if whole.missing is None else whole.missing[inside]
+        return replace(whole, array=whole.array[inside], missing=missing)
 
 
 def _is_tiff(file: str) -> bool:
