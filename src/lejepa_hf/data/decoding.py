@@ -19,7 +19,7 @@ from PIL.EpsImagePlugin import EpsImageFile
 from PIL.IptcImagePlugin import IptcImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .deep_files import OTHERWISE, deep_colours, full_pages, opened_otherwise
+from .deep_files import LIBRARIES, deep_colours, full_pages, opened_otherwise
 from .network import read_through
 from .orientations import ORIENTATION
 from .pixel_arrays import (
@@ -129,7 +129,7 @@ def _open_file(
     if opened is None and is_dicom(head_of(file)):  # without the ending
         content = file if isinstance(file, bytes) else str(file)
         return dicom_reader().read(content, None, num_channels, pixel_range, max_image_pixels)
-    if opened is None or opened.format in OTHERWISE:
+    if opened is None or opened.format in LIBRARIES:
         check = partial(check_size, max_image_pixels=max_image_pixels)
         array = opened_otherwise(file, opened, num_channels, pixel_range, check)
         if array is not None:

@@ -40,8 +40,8 @@ _SUBFILE, _COMPRESSION = 254, 259  # tags of TIFF
 _DESCRIPTION = 270
 BESIDE = 0b101  # smaller copies and masks, by `_SUBFILE`
 _MAGIC = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"SIMP": "FITS"}
+LIBRARIES = ("TIFF", "FITS", "JPEG2000", "AVIF", "HEIF")  # formats of PIL that a library may have to read
 _REDUCED = ("PNG", "PPM", "SGI", "JPEG2000", "AVIF", "HEIF")  # formats of PIL that may have more than it keeps
-OTHERWISE = ("TIFF", "FITS", "JPEG2000", "AVIF", "HEIF")  # formats of PIL of which a library may read more
 
 
 def refuse_hidden_pages(description: object, pages: int) -> None:
@@ -83,14 +83,12 @@ def deep_colours(image: Image.Image, pixel_range: PixelRange | None) -> Image.Im
     Bands of 16 bits of a PNG that is not loaded, scaled to 8 by `pixel_range`; transparency keeps its own range. None
     for files of which PIL reads all that is needed; ValueError for others.
     """
-    if image.format not in _REDUCED or not isinstance(image, ImageFile.ImageFile) or not is_reduced(image):
+    if image.format not in _REDUCED or (pixel_range is None and image.format != "JPEG2000"):
+        return None
+    if not isinstance(image, ImageFile.ImageFile) or not is_reduced(image):
         return None
     if image.format == "JPEG2000":  # opened with PIL by the caller
-        raise ValueError(
-            "PIL misreads JPEG 2000 files with colours of more than 8 bits: give the path or the bytes of the file."
-        )
-    if pixel_range is None:
-        return None
+        raise ValueError("PIL misreads the bits of this JPEG 2000: give the path or the bytes of the file.")
     if image.format == "PNG":
         from .readers.deep_colours import png_values
 
@@ -161,7 +159,7 @@ def _read_by_library(
         return None if pil_reads(opened, num_channels, with_range) else "TIFF"
     if opened.format == "FITS":
         return "FITS"
-    is_needed = with_range or opened.format == "JPEG2000"
+    is_needed = opened.format in LIBRARIES and (with_range or opened.format == "JPEG2000")
     return opened.format if is_needed and is_reduced(cast("ImageFile.ImageFile", opened)) else None
 
 

@@ -102,7 +102,7 @@ def _sample_of(value: object, num_channels: int, max_image_pixels: int | None) -
     is_known, is_open = found.is_known, found.array.dtype not in (np.uint8, np.bool_) and found.pixel_range is None
     known = found.array[is_known] if is_open else None
     values = None if known is None else known[:: max(1, len(known) // _VALUES)].astype(np.float64)
-    is_empty = ~is_known.reshape(*is_known.shape[:2], -1).any(-1)
+    is_empty = np.asarray(~is_known.reshape(*is_known.shape[:2], -1).any(axis=-1))
     return _Sample(values, _thinned(is_empty) if is_empty.any() else None)
 
 

@@ -55,11 +55,11 @@ def told_by(image: Image.Image) -> Told | None:
     What an image that PIL opened but has not loaded says of its values; None if it says nothing, or if PIL keeps fewer
     bits of them ([`~data.deep_files.deep_colours`]).
     """
-    if isinstance(image, TiffImageFile):
-        return _told_by_tiff(image)
     known = _KNOWN.get(image.format or "")
-    is_loaded = not isinstance(image, ImageFile.ImageFile) or not image.tile or image.fp is None
-    return None if known is None or is_loaded else known(image)
+    if known is None or not isinstance(image, ImageFile.ImageFile):
+        return None
+    is_loaded = not isinstance(image, TiffImageFile) and (not image.tile or image.fp is None)  # a TIFF keeps its tags
+    return None if is_loaded else known(image)
 
 
 def _told_by_tiff(image: TiffImageFile) -> Told | None:
@@ -105,9 +105,10 @@ def number_of(text: str | None) -> float | None:
 
 def _told_by_png(image: ImageFile.ImageFile) -> Told | None:
     """Grey values of 2 or 4 bits, which PIL scales to 8."""
-    bits = {"L;2": 2, "L;4": 4}.get(str(image.tile[0].args))
-    if bits is None:
+    arguments = image.tile[0].args if image.mode == "L" else None
+    if arguments not in ("L;2", "L;4"):
         return None
+    bits = int(arguments[-1])
     return Told(np.dtype("u1"), range_of_bits(bits), step=255 / (2**bits - 1))
 
 
@@ -173,6 +174,7 @@ def _read_from(image: ImageFile.ImageFile, start: int, number: int) -> bytes:
 
 
 _KNOWN: dict[str, Callable] = {
+    "TIFF": _told_by_tiff,
     "PNG": _told_by_png,
     "PPM": _told_by_ppm,
     "JPEG2000": _told_by_jpeg2000,
