@@ -320,13 +320,13 @@ def _channels(image: Image.Image, pages: list[int], num_channels: int, pixel_ran
 
 def _all_bands(image: Image.Image, pixel_range: PixelRange | None, told: Told | None) -> Image.Image:
     """As [`to_eight_bit`], but with all bands."""
-    return to_eight_bit(image, pixel_range, told) if len(image.getbands()) == 1 else _scaled(image, pixel_range, told)
+    if len(image.getbands()) == 1:
+        return to_eight_bit(image, pixel_range, told)
+    return _scaled(image, pixel_range, told) if told is not None or is_range_of_bytes(pixel_range) else image
 
 
 def _scaled(image: Image.Image, pixel_range: PixelRange | None, told: Told | None) -> Image.Image:
-    """An image of 8 bits with what the 256 values become, in one band after the other."""
-    if told is None and not is_range_of_bytes(pixel_range):
-        return image
+    """Scale the 256 values of an image of 8 bits, in one band after the other; transparency keeps its own range."""
     bands, values = image.getbands(), np.arange(256, dtype=np.uint8)
     scale = to_eight_bit_array if told is None else told.to_eight_bit
     ranges = [None if band == "A" else range_of_channels(pixel_range, place, 1) for place, band in enumerate(bands)]
@@ -371,6 +371,6 @@ def to_eight_bit(image: Image.Image, pixel_range: PixelRange | None = None, told
         image = image.convert("L")
     elif image.mode not in ("L", "RGB"):
         image = without_palette(image).convert("RGB")
-    if is_range_of_bytes(pixel_range):
+    if has_range := is_range_of_bytes(pixel_range):
         check_ranges(pixel_range, len(image.getbands()))
-    return _scaled(image, pixel_range, told)
+    return _scaled(image, pixel_range, told) if has_range or told is not None else image
