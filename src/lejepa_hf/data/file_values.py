@@ -20,6 +20,7 @@ from .decoding import (
     without_palette,
 )
 from .deep_files import full_pages, is_reduced, values_otherwise
+from .pixel_arrays import image_array
 from .readers.known_readers import dicom_reader, find_reader, is_dicom
 from .readers.reader import Values
 
@@ -51,7 +52,7 @@ def values_in_file(value: object, num_channels: int = 3, max_image_pixels: int |
         return FoundValues(values, f"{reader.format}s", stored_size(values.array))
     file = with_array(file, num_channels, max_image_pixels)
     if isinstance(file, np.ndarray | list):
-        array = np.asarray(file)
+        array = image_array(file)
         return FoundValues(Values(array), "arrays", stored_size(array))
     if isinstance(file, Image.Image):
         return FoundValues(values_of_image(file, num_channels), file.format or "images", file.size)

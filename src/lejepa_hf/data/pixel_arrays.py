@@ -62,6 +62,15 @@ def wrong_channels(found: int, num_channels: int, pages: int = 1) -> ValueError:
     return ValueError(f"The image has {found} channels, but {num_channels} are expected: {way_out}.")
 
 
+def image_array(value: np.ndarray | list) -> np.ndarray:
+    """An array or list of numbers along two or three axes as an array; TypeError for others."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
+        got = f"{type(value).__name__} of {array.dtype} and shape {array.shape}"
+        raise TypeError(f"An array is an image if it has numbers along two or three axes, got {got}.")
+    return array
+
+
 def eight_bit_channels_last(
     value: np.ndarray | list, num_channels: int, pixel_range: PixelRange | None, are_colours: bool = True
 ) -> np.ndarray:
@@ -72,10 +81,7 @@ def eight_bit_channels_last(
     wanted, also one with 1 to 4 channels last, or 1 or 3 first, which PIL turns into greyscale or RGB later. If its
     channels are not `are_colours` but planes, `(H, W, C)`, they must be as many as wanted, or one.
     """
-    array = np.asarray(value)
-    if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
-        got = f"{type(value).__name__} of {array.dtype} and shape {array.shape}"
-        raise TypeError(f"An array is an image if it has numbers along two or three axes, got {got}.")
+    array = image_array(value)
     if array.ndim == 3 and not are_colours and array.shape[-1] not in (1, num_channels):
         raise wrong_channels(array.shape[-1], num_channels)
     through_pil = num_channels in (1, 3)
