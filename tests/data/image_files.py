@@ -49,12 +49,12 @@ def tiff(
     preview: np.ndarray | None = None,
 ) -> bytes:
     """
-    An uncompressed TIFF of pages `(H, W)` or `(H, W, bands)`. `tags` (numbers, or ASCII bytes) are added to the first
-    page, or replace its own; `preview` is a last page that is marked as a smaller copy. With `bits` 12, or fewer than 8,
-    the values of a page, of even width, are packed.
+    An uncompressed TIFF of pages `(H, W)` or `(H, W, bands)`. `tags` (numbers, or ASCII bytes) are added to each
+    page, or replace its own; `preview` is a last page that is marked as a smaller copy. With `bits` 12, or fewer than
+    8, the values of a page, of even width, are packed.
     """
     data = b"II*\0" + struct.pack("<I", 8)
-    own: list[dict] = [tags or {}, *({} for _ in pages[1:])]
+    own: list[dict] = [tags or {} for _ in pages]
     if preview is not None:
         pages, own = (*pages, preview), [*own, {254: 1}]
     for number, page in enumerate(pages):

@@ -136,7 +136,14 @@ def test_parts_of_files(tmp_path):
 
 
 def test_what_cannot_be_read():
-    for value in (b"no image", "https://x/a.png", None, {"bytes": None, "path": None}, "/no/such/file.png", [object()]):
+    for value in (
+        b"no image",
+        "https://x/a.png",
+        None,
+        {"bytes": None, "path": None},
+        "/no/such/file.png",
+        [object()],
+    ):
         with pytest.raises(DECODING_ERRORS):
             values_in_file(value)
 

@@ -69,7 +69,9 @@ def test_jpeg_2000(bits, container, bands, tmp_path):
         assert_picture(value, expected(colours, 0, white).squeeze(), channels)
         assert_picture(value, expected(colours, 90, 300).squeeze(), channels, [90, 300])
     found = values_in_file(tmp_path / "a.jp2").values
-    assert (found.array.squeeze() == values.squeeze()).all() and found.pixel_range == (None if bits == 16 else [0, white])
+    assert (found.array.squeeze() == values.squeeze()).all() and found.pixel_range == (
+        None if bits == 16 else [0, white]
+    )
     assert (found.array[found.is_known] == colours.reshape(-1)).all()
     if bands == 4:
         both = np.dstack([expected(colours, 90, 300), expected(values[..., 3], 0, white)])
@@ -86,7 +88,9 @@ def test_values_of_jpeg_2000_with_a_sign():
 def test_a_jpeg_2000_that_the_caller_opened_is_refused():
     file = jpeg_2000(values_of(10, 3), 10)
     for pixel_range in (None, [0, 900]):
-        with pytest.raises(DECODING_ERRORS, match="PIL misreads the bits of this JPEG 2000: give the path or the bytes"):
+        with pytest.raises(
+            DECODING_ERRORS, match="PIL misreads the bits of this JPEG 2000: give the path or the bytes"
+        ):
             decode_image(Image.open(io.BytesIO(file)), 3, pixel_range)
 
 
