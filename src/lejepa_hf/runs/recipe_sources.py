@@ -120,7 +120,7 @@ def training_source(data: DataArguments) -> ImageSource:
     if data.mixture is None:
         source = _training_images(data)
         if is_first_rank():
-            log_found_images(source, data.pixel_range)
+            log_found_images(source, data.pixel_range, data.num_channels)
         return source
     mixture = load_mixture(data.mixture, data.streaming)
     return ImageSource(mixture, f"a mixture of {len(mixture.datasets)} datasets", "image")

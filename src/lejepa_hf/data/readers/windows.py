@@ -5,14 +5,15 @@ from functools import partial
 
 import numpy as np
 
-from ..decoding import check_size, decode_image, open_by_pil, open_image, upright_size
-from ..deep_files import fits_size, fits_values
+from ..decoding import check_size, decode_image, open_image, upright_size
+from ..file_values import stored_values
 from ..pixel_arrays import is_npy, mapped_npy
 from ..pixel_ranges import PixelRange
 from .addresses import Part
+from .fits import fits_size, fits_values
 from .known_readers import FITS_ENDINGS, TIFF_ENDINGS, find_reader
 from .reader import Cut, Reader, Values
-from .tiff import Window, raw_window, read_tiff, stored_size_of
+from .tiff import Window, read_tiff, stored_size_of, tiff_values
 
 _ANY_SIZE = 2**62  # pixels; only a header is read
 
@@ -58,19 +59,12 @@ class Windows(Reader):
         return found.window(*window).to_eight_bit(num_channels, pixel_range)
 
     def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:
-        """The values as the library for the format has them."""
+        """The values of all bands of the window."""
         window = _window_of(part)
         if _is_tiff(file):
-            check_size(window.width, window.height, max_image_pixels)
-            return Values(raw_window(str(file), window, partial(check_size, max_image_pixels=max_image_pixels)))
+            return tiff_values(file, 0, partial(check_size, max_image_pixels=max_image_pixels), window=window)
         found = _values(file, part, window, max_image_pixels)
-        if found is None:
-            image = open_by_pil(file, max_image_pixels)
-            if image is None:
-                raise ValueError("PIL does not read the image.")
-            check_size(*image.size, max_image_pixels)
-            found = Values(np.asarray(image))
-        return found.window(*window)
+        return (stored_values(file, max_image_pixels) if found is None else found).window(*window)
 
 
 def _values(file: str | bytes, part: Part | None, window: Window, max_image_pixels: int | None) -> Values | None:
@@ -82,7 +76,7 @@ def _values(file: str | bytes, part: Part | None, window: Window, max_image_pixe
         check_size(window.width, window.height, max_image_pixels)
         return Values(_channels_last(mapped_npy(str(file))))
     if str(file).lower().endswith(FITS_ENDINGS):
-        return Values(fits_values(file, partial(check_size, max_image_pixels=max_image_pixels)), are_colours=False)
+        return fits_values(file, partial(check_size, max_image_pixels=max_image_pixels))
     return None
 
 
