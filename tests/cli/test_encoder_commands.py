@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from error_line import one_line
+from photo_tables import write_photos, write_table
 from PIL import Image
 from transformers import AutoConfig, AutoModel
 
@@ -155,6 +156,23 @@ def test_evaluate_refuses_in_one_line(run, tmp_path, capsys, arguments, message)
     captured = capsys.readouterr()
     assert message in one_line(captured.err)
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("option", ["--data_files", "--data-files"])
+def test_files_of_tables_to_evaluate_on(run, tmp_path, capsys, option):
+    names = write_photos(tmp_path, 12)
+    tables = [
+        write_table(tmp_path / f"{name}.csv", file=names[half], species=["oak", "fir"] * 3)
+        for name, half in (("a", slice(0, 6)), ("b", slice(6, 12)))
+    ]
+    encoder = str(export_encoder(run))
+    command = ["evaluate", encoder, "--dataset", "csv", option, *tables, "--label_column", "species", "--no_cache"]
+    assert main([*command, "--protocol", "knn", "--eval-split", "50%"]) == 0
+    assert "a.csv: fitted on 6 images" in capsys.readouterr().out
+    assert main([*command, "--protocol", "knn", "--folds", "2"]) == 0
+    assert "a.csv" in capsys.readouterr().out
+    assert main(["evaluate", encoder, "--dataset", "csv", "--eval_split", "50%"]) == 2
+    assert "`data_files` is missing" in one_line(capsys.readouterr().err)
 
 
 def test_all_encoders_are_looked_at_before_the_first_is_evaluated(run, tmp_path, capsys):

@@ -15,16 +15,28 @@ def npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def png(pixels: np.ndarray, orientation: int = 1) -> bytes:
-    """A PNG of 16 bits with `(H, W, bands)`."""
+def packed(pixels: np.ndarray, bits: int) -> bytes:
+    """Rows of values of fewer than 8 bits, `(H, W)`, each row from a new byte on."""
+    each = np.unpackbits(pixels.astype(np.uint8)[..., None], axis=-1)[..., -bits:]
+    return np.packbits(each.reshape(len(pixels), -1), axis=-1).tobytes()
+
+
+def png(pixels: np.ndarray, orientation: int = 1, bits: int = 16) -> bytes:
+    """A PNG of 16 bits with `(H, W, bands)`, or of fewer than 8 `bits` with `(H, W)`."""
+    if bits < 8:
+        rows = np.frombuffer(packed(pixels, bits), np.uint8).reshape(len(pixels), -1)
+        return _png(b"".join(b"\0" + row.tobytes() for row in rows), (*pixels.shape, 1), bits, orientation)
+    return _png(b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels), pixels.shape, bits, orientation)
+
+
+def _png(rows: bytes, shape: tuple[int, ...], bits: int, orientation: int) -> bytes:
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    height, width, bands = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
+    height, width, bands = shape
+    header = struct.pack(">IIBBBBB", width, height, bits, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
     exif = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0) + bytes(4)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     chunks = [(b"IHDR", header), (b"eXIf", exif), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*of_one) for of_one in chunks)
 
@@ -37,12 +49,12 @@ def tiff(
     preview: np.ndarray | None = None,
 ) -> bytes:
     """
-    An uncompressed TIFF of pages `(H, W)` or `(H, W, bands)`. `tags` (numbers, or ASCII bytes) are added to the first
-    page, or replace its own; `preview` is a last page that is marked as a smaller copy. With `bits` 12 the values of a
-    page, of even width, are packed.
+    An uncompressed TIFF of pages `(H, W)` or `(H, W, bands)`. `tags` (numbers, or ASCII bytes) are added to each
+    page, or replace its own; `preview` is a last page that is marked as a smaller copy. With `bits` 12, or fewer than
+    8, the values of a page, of even width, are packed.
     """
     data = b"II*\0" + struct.pack("<I", 8)
-    own: list[dict] = [tags or {}, *({} for _ in pages[1:])]
+    own: list[dict] = [tags or {} for _ in pages]
     if preview is not None:
         pages, own = (*pages, preview), [*own, {254: 1}]
     for number, page in enumerate(pages):
@@ -52,8 +64,10 @@ def tiff(
         parts = [plane.tobytes() for plane in stored] if planar else [stored.tobytes()]
         if bits == 12:
             pairs = array.reshape(-1, 2).astype(np.uint32)
-            packed = pairs[:, 0] << 12 | pairs[:, 1]
-            parts = [np.stack([packed >> 16, packed >> 8, packed], 1).astype(np.uint8).tobytes()]
+            both = pairs[:, 0] << 12 | pairs[:, 1]
+            parts = [np.stack([both >> 16, both >> 8, both], 1).astype(np.uint8).tobytes()]
+        elif bits is not None and bits < 8:
+            parts = [packed(page, bits)]
         values = {
             256: [width], 257: [height], 258: [bits or 8 * array.dtype.itemsize] * bands, 259: [1],
             262: [2 if bands in (3, 4) else 1], 273: [0] * len(parts), 277: [bands], 278: [height],
@@ -61,7 +75,7 @@ def tiff(
         }  # fmt: skip
         if extra := bands - (3 if bands in (3, 4) else 1):
             values[338] = [0] * extra
-        values |= {tag: [value] for tag, value in own[number].items()}
+        values |= {tag: [_not_inline(value)] for tag, value in own[number].items()}
         start = len(data) + 2 + 12 * len(values) + 4
         entries, behind = b"", b""
         size_behind = sum(
@@ -86,6 +100,11 @@ def tiff(
         following = offset if number + 1 < len(pages) else 0
         data += struct.pack("<H", len(values)) + entries + struct.pack("<I", following) + behind + b"".join(parts)
     return data
+
+
+def _not_inline(value: int | bytes) -> int | bytes:
+    """A text too long to stand in place of its offset."""
+    return value.ljust(5, b"\0") if isinstance(value, bytes) else value
 
 
 def fits(array: np.ndarray, **cards: object) -> bytes:

@@ -130,3 +130,32 @@ def test_the_log_says_what_a_container_holds(galaxies, caplog):
     assert (
         "12 images; 12 were read: 12 HDF5 files; 16 x 16 pixels; channels 3, values uint8 from 0 to 255" in caplog.text
     )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_several_files_by_a_glob(tmp_path, streaming):
+    for name, rows in (("a", slice(0, 5)), ("b", slice(5, 7)), ("c", slice(7, 12))):
+        np.savez(tmp_path / f"{name}.npz", images=IMAGES[rows], labels=LABELS[rows])
+    source = load_source(f"{tmp_path}/*.npz", streaming=streaming, label_column="labels")
+    assert_rows(source, 0, 12)
+    assert_rows(load_source(f"{tmp_path}/*.npz", "train[4:8]", label_column="labels"), 4, 4)
+    np.savez(tmp_path / "d.npz", images=IMAGES)
+    with pytest.raises(ValueError, match=r"the columns of '.*d\.npz' are images: Image, not images: .*labels: int64"):
+        load_source(f"{tmp_path}/*.npz", streaming=streaming)
+
+
+@pytest.mark.parametrize("shape", ["group", "array"])
+def test_a_zarr_folder_with_a_slash_and_a_glob_of_them(tmp_path, shape):
+    zarr = pytest.importorskip("zarr")
+    for name in ("a.zarr", "b.zarr"):
+        path = tmp_path / name if shape == "array" else tmp_path / name / "images"
+        zarr.save_array(str(path), IMAGES)
+        if shape == "group":
+            zarr.open_group(str(tmp_path / name), mode="a")
+    for name in ("a.zarr", "a.zarr/", "a.zarr//"):
+        source = load_source(f"{tmp_path}/{name}")
+        assert (source.num_images, source.name) == (12, f"{tmp_path}/a.zarr")
+        assert (np.asarray(decode_image(source.dataset[3][source.image_column])) == IMAGES[3]).all()
+    assert load_source(f"{tmp_path}/*.zarr/").num_images == 24
+    with pytest.raises(ValueError, match="c.zarr': no such file"):
+        load_source(f"{tmp_path}/c.zarr/")

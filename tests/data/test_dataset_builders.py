@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lejepa_hf.data.decoding import DECODING_ERRORS, decode_image
+from lejepa_hf.data.label_columns import with_labels
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.data.streaming import EndlessRows
 
@@ -199,3 +200,32 @@ def test_pickled_arrays_in_tars_stay_broken(tmp_path):
     source = load_source(tar(tmp_path / "a.tar", {"1.npy": buffer.getvalue(), "2.npy": array_file(1)}))
     with pytest.raises(DECODING_ERRORS, match="allow_pickle"):
         decode_image(source.dataset[0]["npy"])
+
+
+NAMES = ["oak", "fir", " oak\n", "7", "elm", "", "oak"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_of_classes_in_tars(tmp_path, streaming, caplog):
+    files = {f"{i:03}.cls": name.encode() for i, name in enumerate(NAMES)}
+    files |= {f"{i:03}.jpg": encoded(i, "JPEG") for i in range(7)}
+    name = tar(tmp_path / "a.tar", dict(sorted(files.items())))
+    with caplog.at_level("INFO", "lejepa_hf"):
+        found = load_source(name, streaming=streaming)
+    # A stream would be read to its end for the names, so that its column must be named.
+    assert found.label_column == (None if streaming else "cls")
+    assert not streaming or "no labels, but texts: `label_column: cls` uses them" in caplog.text
+    source = with_labels(load_source(name, streaming=streaming, label_column="cls"))
+    assert source.class_names == ["7", "elm", "fir", "oak"]
+    found = [None if row["cls"] is None else source.class_names[row["cls"]] for row in source.dataset]
+    assert found == [name.strip() or None for name in NAMES]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("place", [2, 6], ids=["noticed at once", "noticed late"])
+def test_a_name_among_class_numbers_is_refused(tmp_path, streaming, place):
+    files = samples(range(8)) | {f"{place:03}.cls": b"oak"}
+    with pytest.raises(
+        ValueError, match=rf"00{place}\.cls in .*a\.tar holds 'oak', not an integer .*: write integers into all"
+    ):
+        list(load_source(tar(tmp_path / "a.tar", files), streaming=streaming).dataset)

@@ -5,6 +5,7 @@ import pytest
 from datasets import DatasetDict
 from pictures import contents, message, number_of, save, table
 
+from lejepa_hf.data.dataset_files import kind_of_files
 from lejepa_hf.data.sources import load_source
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -103,3 +104,24 @@ def test_pipes_are_not_files_of_a_dataset(parquet, streaming):
     assert contents(load_source(parquet, streaming=streaming)) == list(range(7))
     assert "no such file" in message(str(folder / "train-1.parquet"), streaming=streaming)
     assert message(str(folder), streaming=streaming).endswith("found 2 .parquet, 1 not a regular file.")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a/b.parquet", "parquet"),
+        ("a/*.tar.gz", "webdataset"),
+        ("https://a.org/b.tar?key=1", "webdataset"),
+        ("a/x.zarr/", "arrays"),
+        ("a/*.h5", "arrays"),
+        ("scans/*.nii.gz", "images"),
+        ("*.tif", "images"),
+        ("series/{00..12}.dcm", "images"),
+        ("https://a.org/*.png", None),
+        ("me/photos", None),
+        ("photo.png", None),
+        ("scan.nii.gz", None),  # which is not there
+    ],
+)
+def test_kinds_of_files_by_their_names(name, kind):
+    assert kind_of_files(name) == kind

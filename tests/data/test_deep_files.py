@@ -130,7 +130,8 @@ def test_bits_and_tags_of_tiffs():
     assert_picture(tiff(grey.astype(np.uint8).astype(np.uint32)), grey % 256)  # wide integers from 0 to 255
     missing = np.where(grey > 3000, 65535, grey).astype(np.uint16)
     assert_picture(tiff(missing, tags={42113: b"65535\0"}), np.where(grey > 3000, 0, whole), pixel_range=[0, 4095])
-    assert_picture(tiff(grey.astype(np.uint8), tags={42113: b"7\0"}), np.where(grey % 256 == 7, 0, grey % 256))
+    few = grey.astype(np.uint8) % 9 + 100
+    assert_picture(tiff(few, tags={42113: b"105\0"}), np.where(few == 105, 0, few))
     floats = np.where(grey > 1000, -9999, grey / 1000).astype(np.float32)
     assert_picture(tiff(floats, tags={42113: b"-9999\0\0"}), np.where(grey > 1000, 0, grey / 1000 * 255))
     turned = tiff(grey, tags={274: 6})
@@ -171,14 +172,12 @@ def test_formats_that_pil_scales_are_refused_with_a_range():
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "JPEG2000")
     colours = np.dstack([grey] * 3)
-    sixteen, scaled = b"P5 4 6 65535\n" + grey.astype(">u2").tobytes(), b"P5 4 6 4095\n" + grey.astype(">u2").tobytes()
+    sixteen = b"P5 4 6 65535\n" + grey.astype(">u2").tobytes()
     for value in (sixteen, buffer.getvalue(), npy(grey)):
         assert_picture(value, grey / 4095 * 255, pixel_range=[0, 4095])
         assert_picture(value, grey / 65535 * 255)
-    assert_picture(scaled, grey / 4095 * 255)
-    for value in (scaled, b"P6 4 6 65535\n" + colours.astype(">u2").tobytes()):
-        with pytest.raises(DECODING_ERRORS, match="`pixel_range` needs .* PIL scales those of this PPM"):
-            decode_image(value, 3, [0.0, 4095.0])
+    with pytest.raises(DECODING_ERRORS, match="`pixel_range` needs .* PIL scales those of this PPM"):
+        decode_image(b"P6 4 6 65535\n" + colours.astype(">u2").tobytes(), 3, [0.0, 4095.0])
     assert np.asarray(decode_image(b"P6 4 6 255\n" + colours.astype(np.uint8).tobytes(), 3, [0.0, 300.0])).shape == (
         6,
         4,

@@ -68,3 +68,58 @@ def test_file_names_that_are_numbers(tmp_path, caplog):
     write_table(tmp_path / "metadata.csv", file_name=[0, 1], site=["a", "b"])
     load_source(str(tmp_path))
     assert "2 rows of metadata name no image, the first one is 0" in caplog.text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_a_column_of_splits(tmp_path, ending, streaming, caplog):
+    names = write_photos(tmp_path, 6)
+    write_table(tmp_path / f"metadata{ending}", file_name=names[:5], Split=["Training", "val", "train", "TEST", None])
+
+    def found(split: str) -> list[str]:
+        rows = load_source(str(tmp_path), split, streaming=streaming).dataset
+        return [row["image"]["path"][-7:-4] for row in rows]
+
+    assert (found("train"), found("validation"), found("test")) == (["000", "002"], ["001"], ["003"])
+    assert found("test+train") == ["003", "000", "002"]
+    assert "2 of 6 rows have no value in 'Split' and are left out" in caplog.text
+    with pytest.raises(ValueError, match="has no split 'dev'.*validation"):
+        found("dev")
+
+
+def test_a_column_of_splits_wins_over_folders(tmp_path):
+    """Images that it does not name stay in the split of their folder."""
+    for split in ("train", "test"):
+        names = write_photos(tmp_path / split, 3)
+        write_table(tmp_path / split / "metadata.csv", file_name=names[:2], split=["validation", split])
+    found = {
+        split: [row["image"]["path"][len(str(tmp_path)) + 1 :] for row in load_source(str(tmp_path), split).dataset]
+        for split in ("train", "validation", "test")
+    }
+    assert found == {
+        split: [f"{folder}/photos/{number}.png" for folder, number in places]
+        for split, places in {
+            "train": [("train", "001"), ("train", "002")],
+            "validation": [("test", "000"), ("train", "000")],
+            "test": [("test", "001"), ("test", "002")],
+        }.items()
+    }
+
+
+def test_folders_of_classes_keep_their_labels_in_each_split(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            (tmp_path / name / f"{number}.png").touch()
+    files = ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
+    write_table(tmp_path / "metadata.csv", file_name=files, split=["train", "test"] * 2)
+    train, test = (load_source(str(tmp_path), split) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ["cat", "dog"]
+    assert list(train.dataset["label"]) == list(test.dataset["label"]) == [0, 1]
+
+
+def test_words_that_are_not_splits_are_refused(tmp_path):
+    names = write_photos(tmp_path, 2)
+    write_table(tmp_path / "metadata.csv", file_name=names, split=["fold 1", "fold 2"])
+    with pytest.raises(ValueError, match="the column 'split' names the split of each image, but holds 'fold 1'"):
+        load_source(str(tmp_path))

@@ -1,14 +1,17 @@
+import re
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
-from image_files import npy, png
+from image_files import fits, npy, png, tiff
 from PIL import Image
 
 from lejepa_hf.data.found_images import log_found_images, logged_description
 from lejepa_hf.data.sources import load_source
 
 RNG = np.random.default_rng(0)
+NO_DATA = {42113: b"-9999\0"}
 
 
 def messages(caplog, folder, pixel_range=None, **settings) -> list[str]:
@@ -61,6 +64,45 @@ def test_images_that_become_nearly_black(tmp_path, caplog, picture, pixel_range,
     save(tmp_path, {f"{i}.png": picture() for i in range(3)})
     found = messages(caplog, tmp_path, pixel_range)
     assert ["nearly black" in text for text in found] == [False] + [True] * is_dark
+
+
+@pytest.mark.parametrize(
+    ("file_of", "channels", "kind"),
+    [
+        (lambda: tiff(np.where(noise(6, 8) < 99, -9999, 700).astype("i2"), tags=NO_DATA), 1, "int16"),
+        (lambda: tiff(*(noise(6, 8) % np.uint16(2) + np.uint16(700 + page) for page in range(2))), 2, "uint16"),
+        (lambda: tiff(noise(6, 8, 3, kind="u2", high=3) + np.uint16(700)), 3, "uint16"),
+        (lambda: fits(noise(6, 8) % 3 + 700.0), 1, "float64"),
+        (lambda: npy(np.where(noise(6, 8) < 99, np.nan, 700).astype("f4")), 1, "float32"),
+    ],
+    ids=["no-data", "pages", "colours", "FITS", "NaN"],
+)
+def test_the_values_are_those_of_the_files(tmp_path, caplog, file_of, channels, kind):
+    pytest.importorskip("tifffile")
+    pytest.importorskip("astropy")
+    for number in range(3):
+        content = file_of()
+        ending = {b"S": "fits", b"\x93": "npy"}.get(content[:1], "tif")
+        (tmp_path / f"{number}.{ending}").write_bytes(content)
+    with caplog.at_level("INFO", "lejepa_hf"):
+        log_found_images(load_source(tmp_path), num_channels=channels)
+    found = re.search(f"3 were read: .*; channels {channels}, values {kind} from (\\d+) to (\\d+)", caplog.text)
+    assert 700 <= int(found[1]) <= int(found[2]) <= 702
+
+
+def test_files_of_few_bits_are_not_dark(tmp_path, caplog):
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(png(noise(6, 8, high=16), bits=4))
+    (line,) = messages(caplog, tmp_path)
+    assert line.endswith("channels 1, values uint8 from 0 to 15")
+
+
+def test_large_images_that_differ_in_the_middle_are_not_the_same(tmp_path, caplog):
+    for number in range(3):
+        picture = np.zeros((300, 300, 3), np.uint8)
+        picture[150, 150] = 100 + number
+        save(tmp_path, {f"{number}.npy": picture})
+    assert len(messages(caplog, tmp_path)) == 1  # no warning
 
 
 def test_images_that_look_wrong(tmp_path, caplog):

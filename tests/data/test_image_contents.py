@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from lejepa_hf.data.dataset_kinds import Mixture
-from lejepa_hf.data.image_contents import checksum_of_rows, digest_of, spread_rows
+from lejepa_hf.data.image_contents import checksum_of_rows, digest_of, spread_rows, whole_digest_of
 from lejepa_hf.data.sources import load_source, png_bytes
 
 DIGITS = load_source("digits").dataset
@@ -26,6 +26,19 @@ def test_bytes_are_bytes_wherever_they_lie(tmp_path):
 @pytest.mark.parametrize("value", [Image.new("L", (8, 8)), None, "/no/such/file", "https://x/a.png", {"path": None}])
 def test_what_has_no_bytes(value):
     assert digest_of(value) is None
+
+
+def test_large_files_that_differ_in_the_middle(tmp_path):
+    large, other = bytes(300_000), bytes(150_000) + b"x" + bytes(149_999)
+    for name, content in (("a", large), ("b", other)):
+        (tmp_path / name).write_bytes(content)
+        assert whole_digest_of(content) == whole_digest_of(tmp_path / name) == whole_digest_of({"bytes": content})
+    assert digest_of(large) == digest_of(other) and whole_digest_of(large) != whole_digest_of(other)
+    assert whole_digest_of(tmp_path / "a") != whole_digest_of(tmp_path / "b")
+    assert whole_digest_of(np.frombuffer(large, np.uint8)) != whole_digest_of(np.frombuffer(other, np.uint8))
+    (tmp_path / "a").write_bytes(other)
+    assert whole_digest_of(tmp_path / "a") == whole_digest_of(other)  # not what it was before
+    assert digest_of(b"few") == whole_digest_of(b"few")
 
 
 def test_rows_are_spread():

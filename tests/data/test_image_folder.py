@@ -11,6 +11,7 @@ from PIL import Image
 
 from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.data.readers.known_readers import PACKAGES
+from lejepa_hf.data.row_groups import groups_of, row_names
 from lejepa_hf.data.sources import load_source
 
 
@@ -321,7 +322,10 @@ def test_files_without_their_reader_are_named_with_what_to_install(tmp_path, cap
 
 def test_containers_in_a_folder_are_named(tmp_path):
     (tmp_path / "a.h5").touch()
-    with pytest.raises(ValueError, match="found 1 .h5. A container of arrays is .* name one of the .h5 files"):
+    (tmp_path / "b.zarr" / "c").mkdir(parents=True)
+    with pytest.raises(
+        ValueError, match="found 1 .h5, 1 .zarr. A container of arrays is .* name one of the .h5 files"
+    ):
         load_source(tmp_path)
 
 
@@ -331,3 +335,42 @@ def test_settings_for_parts_of_files_need_such_files(tmp_path):
         load_source(tmp_path, slice_axis=1)
     with pytest.raises(ValueError, match="`window_size` 8 has no meaning for `dataset` 'digits'"):
         load_source("digits", window_size=8)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_glob_is_a_folder_with_fewer_files(tmp_path, streaming, monkeypatch):
+    for number, name in enumerate(("cat/a1.png", "cat/b2.png", "dog/a3.png", "dog/c.jpg", "notes/a4.txt")):
+        save(tmp_path / "pets" / name, number)
+    (tmp_path / "pets" / "metadata.csv").write_text("file_name,age\ncat/a1.png,3\ndog/a3.png,9\n", encoding="utf-8")
+    source = load_source(f"{tmp_path}/pets/*/a*", streaming=streaming)
+    rows = list(source.dataset)
+    assert contents(source) == [0, 2] and source.class_names == ["cat", "dog"]
+    assert [(row["label"], row["age"]) for row in rows] == [(0, 3), (1, 9)]
+    assert contents(load_source(f"{tmp_path}/pets/cat/?{{1..2}}.png", streaming=streaming)) == [0, 1]
+    assert f"{tmp_path}/pets/*.gif': no such file" in message(f"{tmp_path}/pets/*.gif")
+    assert "holds no images: found 1 .txt" in message(f"{tmp_path}/pets/notes/*")
+    monkeypatch.chdir(tmp_path)
+    assert row_names(load_source("pets/*/*.png")) == ["cat/a1.png", "cat/b2.png", "dog/a3.png"]
+    assert groups_of(load_source("pets/*/*.png"), "1") == ["cat", "cat", "dog"]
+
+
+def test_folders_of_splits_in_a_glob(labelled):
+    source = load_source(f"{labelled}/*/dog/*.png", "test")
+    assert contents(source) == [11, 13, 15]
+
+
+def test_a_glob_of_files_of_several_images_and_one_of_them(tmp_path):
+    for name in ("a.tif", "b.tif"):
+        pages = [Image.new("L", (8, 6), value) for value in (1, 2, 3)]
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    assert load_source(f"{tmp_path}/*.tif", pages="images").num_images == 6
+    source = load_source(f"{tmp_path}/b.tif", pages="images")
+    assert [np.asarray(decode_image(row["image"], 1))[0, 0] for row in source.dataset] == [1, 2, 3]
+    assert row_names(source) == ["b.tif"] * 3
+    assert "`slice_axis` 0 is for files that end in .nii" in message(f"{tmp_path}/*.tif", slice_axis=0)
+
+
+def test_a_folder_that_is_called_like_a_file_is_a_folder(tmp_path):
+    save(tmp_path / "photos.tar" / "0.png", 7)
+    for name in ("photos.tar", "photos.tar/"):
+        assert contents(load_source(f"{tmp_path}/{name}")) == [7]

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import datasets
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, List
+from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 from images_in_groups import digits_with
 
 from lejepa_hf.data import label_columns
@@ -88,10 +88,34 @@ def test_numbers(tmp_path, streaming):
     assert labels(with_labels(source, ["height"])) == [1.5, None, None, 2.0]
     ages = with_labels(source, ["age"], "number")
     assert labels(ages) == [30.0, 40.0, None, 7.0] and (ages.label_kind, ages.class_names) == ("number", None)
-    assert with_labels(source, ["age"]).label_kind == "class"
     named = with_labels(source, ["age"], "class")
     assert named.class_names == ["7", "30", "40"] and labels(named) == [1, 2, None, 0]
     assert with_labels(source, ["height"], "class").class_names == ["1.5", "2.0"]
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "found"),
+    [
+        ([1, 0, None, 2], None, [1, 0, None, 2]),
+        ([2, 1, None, 1], ["1", "2"], [1, 0, None, 0]),
+        ([70_000, 9, 70_000, None], ["9", "70000"], [1, 0, 1, None]),
+        ([-1, -1, 5, None], None, [-1, -1, 5, None]),  # -1 is a missing label, which evaluations refuse
+        ([None] * 4, None, [None] * 4),
+    ],
+)
+def test_integers_that_do_not_count_from_0_are_names_of_classes(tmp_path, values, names, found):
+    path = digits_with(tmp_path / "rows.parquet", 4, n=values)
+    built = Dataset.from_parquet(path).cast_column("n", Value("int32"))
+    source = with_labels(load_source(built, label_column="n"))
+    assert (source.class_names, labels(source)) == (names, found)
+
+
+def test_integers_of_other_images_keep_the_numbers_that_are_known(tmp_path):
+    source = load_source(digits_with(tmp_path / "rows.parquet", 3, n=[7, 9, 7]), label_column="n")
+    as_numbers, as_names = replace(source, class_names=None), replace(source, class_names=["9", "12"])
+    assert labels(with_labels(source, known=as_numbers)) == [7, 9, 7]
+    found = with_labels(source, known=as_names)
+    assert (found.class_names, labels(found)) == (["9", "12", "7"], [2, 0, 2])
 
 
 @pytest.mark.parametrize(

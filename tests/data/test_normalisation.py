@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from image_files import fits, png, tiff
 from PIL import Image
 
 from lejepa_hf.cli import main
@@ -45,6 +46,66 @@ def test_the_range_is_that_of_nearly_all_values(tmp_path, kind, scale):
     np.testing.assert_allclose([found.image_mean, found.image_std], [scaled.mean(0), scaled.std(0)], atol=3e-3)
     given = measure_normalisation(load_source(tmp_path), num_channels=2, pixel_range=[0, 8000 * scale])
     assert given.pixel_range == [0, 8000 * scale] and given.image_mean[0] == pytest.approx(2097 / 8000, abs=0.01)
+
+
+NO_DATA = {42113: b"-9999\0"}
+RASTERS = RNG.integers(100, 4096, (6, 40, 40, 3)).astype(np.int16)
+
+
+def mostly_missing(values: np.ndarray) -> np.ndarray:
+    """Values of which the lower part is missing."""
+    values = values.copy()
+    values[20:] = -9999
+    return values
+
+
+@pytest.mark.parametrize(
+    ("file_of", "is_half"),
+    [
+        (lambda values: tiff(mostly_missing(values), tags=NO_DATA), True),  # read by tifffile
+        (lambda values: tiff(*np.moveaxis(mostly_missing(values), -1, 0), tags=NO_DATA), True),  # by PIL
+        (lambda values: tiff(values.astype(np.float64)), False),
+        (lambda values: tiff(*np.moveaxis(values.astype(np.float64), -1, 0)), False),
+        (lambda values: png(values.astype(np.uint16)), False),
+        (lambda values: fits(np.moveaxis(values.astype(np.float64), -1, 0)), False),
+        (lambda values: fits(np.moveaxis(mostly_missing(values), -1, 0), BLANK=-9999), True),
+    ],
+    ids=["raster", "pages", "float64", "pages of float64", "48-bit PNG", "FITS", "BLANK of FITS"],
+)
+def test_all_values_of_files_but_no_data(tmp_path, file_of, is_half):
+    pytest.importorskip("tifffile")
+    pytest.importorskip("astropy")
+    values = RASTERS * np.array([1, 2, 3], np.int16)  # so that one page or band has not all values
+    for number, picture in enumerate(values):
+        content = file_of(picture)
+        ending = "fits" if content.startswith(b"SIMPLE") else "png" if content[1:4] == b"PNG" else "tif"
+        (tmp_path / f"{number}.{ending}").write_bytes(content)
+    found = measure_normalisation(load_source(tmp_path))
+    assert found.num_images == 6 and found.pixel_range == pytest.approx([100, 3 * 4095], abs=60)
+    low, high = found.pixel_range
+    there = values[:, :20] if is_half else values
+    scaled = (there.clip(low, high) - low).reshape(-1, 3) / (high - low)
+    np.testing.assert_allclose([found.image_mean, found.image_std], [scaled.mean(0), scaled.std(0)], atol=0.015)
+
+
+def test_images_without_any_value_do_not_count(tmp_path):
+    for number, picture in enumerate(RASTERS[..., 0]):
+        (tmp_path / f"{number}.tif").write_bytes(
+            tiff(np.full_like(picture, -9999) if number else picture, tags=NO_DATA)
+        )
+    found = measure_normalisation(load_source(tmp_path), num_channels=1)
+    assert found.num_images == 1 and found.pixel_range == pytest.approx([100, 4095], abs=20)
+    assert found.image_mean[0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_files_that_say_what_is_white_need_no_range(tmp_path):
+    """12 bits of a TIFF, for example; what PIL makes of a measured range would be another picture."""
+    for number, picture in enumerate(RASTERS[..., 0].astype(np.uint16)):
+        (tmp_path / f"{number}.tif").write_bytes(tiff(picture, bits=12))
+        (tmp_path / f"{number}.pgm").write_bytes(b"P5 40 40 4095\n" + picture.astype(">u2").tobytes())
+    found = measure_normalisation(load_source(tmp_path), num_channels=1)
+    assert (found.num_images, found.pixel_range) == (12, None)
+    assert found.image_mean[0] == pytest.approx(RASTERS[..., 0].mean() / 4095, abs=0.01)
 
 
 def test_grey_images_of_a_network_for_colours(tmp_path):

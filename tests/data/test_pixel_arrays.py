@@ -57,7 +57,7 @@ def test_values_without_a_natural_range_need_one(values):
 
 def test_what_files_say_of_their_values():
     array = np.array([0, 2047, 4095, 5], np.uint16)
-    np.testing.assert_array_equal(to_eight_bit_array(array, None, white=4095), [0, 127, 255, 0])
+    np.testing.assert_array_equal(to_eight_bit_array(array, None, [0, 4095]), [0, 127, 255, 0])
     np.testing.assert_array_equal(to_eight_bit_array(array, [0, 4095], is_inverted=True), [255, 128, 0, 255])
     np.testing.assert_array_equal(to_eight_bit_array(array, [0, 4095], None, 4095, True), [255, 128, 0, 255])
     floats = np.array([-9999, -9999, -9999, 0.5], np.float32)
@@ -181,7 +181,7 @@ def test_one_of_several_ranges_may_be_that_of_all_bytes():
 
 
 def test_few_bits_of_a_byte_are_filled_up():
-    np.testing.assert_array_equal(to_eight_bit_array(np.array([0, 1, 15], np.uint8), None, white=15), [0, 17, 255])
+    np.testing.assert_array_equal(to_eight_bit_array(np.array([0, 1, 15], np.uint8), None, [0, 15]), [0, 17, 255])
 
 
 def test_a_black_background_says_nothing_of_the_range():

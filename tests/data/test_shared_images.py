@@ -1,4 +1,5 @@
 import datasets
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -40,6 +41,18 @@ def test_copies_under_other_names(tmp_path):
     assert count(stored, test) == SharedImages(1, 4)  # in a file there, in a row here
     (tmp_path / "test/9.png").unlink()
     assert count(train, test) == SharedImages(2, 3)
+
+
+def test_large_files_that_differ_in_the_middle(tmp_path):
+    for split, values in (("train", (0, 1, 2)), ("test", (2, 3, 4))):
+        for value in values:
+            picture = np.zeros((300, 300), np.uint8)
+            picture[150] = value
+            (tmp_path / split).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / split / f"{value}.bmp")
+    train, test = (load_source(tmp_path, split).dataset for split in ("train", "test"))
+    assert count(train, test) == SharedImages(1, 3)
+    assert count(train.to_iterable_dataset(), test.to_iterable_dataset()) == SharedImages(1, 3)
 
 
 def test_only_images_of_the_same_size_are_read(monkeypatch):

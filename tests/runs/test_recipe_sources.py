@@ -5,6 +5,7 @@ import datasets
 import pytest
 from PIL import Image
 
+from lejepa_hf.data.dataset_kinds import count_classes
 from lejepa_hf.data.decoding import decode_image
 from lejepa_hf.data.image_contents import checksum_of_rows
 from lejepa_hf.runs.arguments import DataArguments
@@ -140,15 +141,15 @@ def test_the_largest_image_is_that_of_the_recipe(images):
     assert open_sources(DataArguments(dataset=images)).train.max_image_pixels is None
 
 
-def test_labels_far_too_large_are_told_before_training(tmp_path):
-    for split in ("train", "test"):
-        rows = {"image": [Image.new("L", (8, 8), row) for row in range(4)], "label": [0, 1, 0, 50_000_000]}
+def test_ids_of_classes_are_numbered_alike_in_both_splits(tmp_path):
+    for split, labels in (("train", [70_000, 8, 70_000, 12]), ("test", [8, 70_000, 8, None])):
+        rows = {"image": [Image.new("L", (8, 8), row) for row in range(4)], "label": labels}
         features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
         datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
-    data = DataArguments(dataset=str(tmp_path), eval_split="test", label_column="label")
-    with pytest.raises(ValueError, match="The labels hold 50,000,000"):
-        open_sources(data)
-    assert open_sources(replace(data, eval_protocols=["knn"])).held_out.num_images == 4
+    sources = open_sources(DataArguments(dataset=str(tmp_path), eval_split="test", label_column="label"))
+    assert sources.train.class_names == sources.held_out.class_names == ["8", "12", "70000"]
+    assert (list(sources.train.dataset["label"]), list(sources.held_out.dataset["label"])) == ([2, 0, 2, 1], [0, 2, 0])
+    assert count_classes(sources.train.dataset, "label") == 3  # of the online probe
 
 
 TRAINING_IMAGES = "`eval_split` '{split}' of .* has images that {reader} reads too"

@@ -10,6 +10,8 @@ from typing import Any
 
 AddArgument = Callable[..., argparse.Action]  # `add_argument` of a command's parser
 
+_DATA_FILES = "files of a Hub dataset, or of --dataset csv, json, parquet or webdataset, as paths or globs"
+
 
 def _add_cut(add: AddArgument) -> None:
     add("--pages", choices=("channels", "images"), default="channels", help="what the pages of a TIFF are (channels)")
@@ -26,6 +28,7 @@ def _cut(options: argparse.Namespace) -> dict[str, Any]:
 def _add_evaluate(add: AddArgument) -> None:
     add("encoder", nargs="+", help="folder or Hub id of any vision encoder; each is a column of the table")
     add("--dataset", required=True, help="a preset (digits, imagenet-1k, food101, ...), a Hub id, a folder or files")
+    add("--data_files", nargs="+", help=_DATA_FILES)
     add(
         "--protocol", nargs="+",
         help="any of linear, linear-dinov2, attentive, knn, few-shot, logistic, retrieval, fine-tune, "
@@ -98,7 +101,7 @@ def _evaluate(options: argparse.Namespace) -> str | None:
         return _evaluate_folds(options, given)
     splits = labelled_sources(
         options.dataset, options.train_split, options.eval_split, options.group_column,
-        config=options.config, revision=options.revision,
+        config=options.config, revision=options.revision, data_files=options.data_files,
         image_column=options.image_column, label_column=named_columns(options.label_column),
         label_kind=options.label_kind, streaming=options.streaming,
         max_image_pixels=options.max_image_pixels, **_cut(options),
@@ -185,7 +188,8 @@ def _evaluate_folds(options: argparse.Namespace, settings: dict[str, object]) ->
         check_out(Path(options.out))
     source = labelled_source(
         options.dataset, options.train_split, config=options.config, revision=options.revision,
-        image_column=options.image_column, label_column=named_columns(options.label_column),
+        data_files=options.data_files, image_column=options.image_column,
+        label_column=named_columns(options.label_column),
         label_kind=options.label_kind, streaming=options.streaming,
         max_image_pixels=options.max_image_pixels, **_cut(options),
     )  # fmt: skip
@@ -217,7 +221,7 @@ def _add_embed(add: AddArgument) -> None:
     add("--split", default="train", help="split to embed; a slice like train[:1000] is read without streaming (train)")
     add("--config", "--dataset_config", help="configuration of a Hub dataset")
     add("--revision", "--dataset_revision", help="branch, tag or commit of a Hub dataset")
-    add("--data_files", nargs="+", help="files of the dataset to read, as paths or globs")
+    add("--data_files", nargs="+", help=_DATA_FILES)
     add("--image_column", help="column of the images; found by its type if missing")
     add("--label_column", help="column of the labels; found by its type if missing")
     add("--columns", nargs="+", default=[], metavar="NAME", help="further columns to copy, such as ids")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -23,11 +24,15 @@ from .pixel_arrays import is_npy, read_npy
 
 logger = logging.getLogger("lejepa_hf")
 
+_INTEGER = re.compile(r"[-+]?\d+")
+_SHOWN = 40  # letters of a value in a message
+
 DataFiles: TypeAlias = str | list[str] | dict[str, str] | dict[str, list[str]]
 # Endings of files in a tar that are not decoded here: arrays, pickles, those of torch too, and formats that need other
 # packages.
 _ARRAYS = ("npy", "dcm")  # images, if a sample has no other one
 _OBJECTS = ("npy", "pth", "pyd", "pickle", "pkl", "mp", "msg", "cbor", "ten", "tb")
+_CLASSES = ("cls", "cls2", "index", "inx", "id")  # files of one number, in which people write names of classes too
 
 
 class ImageTars(WebDataset):
@@ -35,14 +40,18 @@ class ImageTars(WebDataset):
     Reads WebDataset tar files in which one sample is a jpg and another a png. The reader of `datasets` refuses them if
     it notices at once, and otherwise drops samples. The only image of a sample is stored in the column of the first
     sample's image, whatever its own extension. Files of tensors and objects stay bytes. If the first sample has no
-    other image, `.npy` and `.dcm` files are images; beside an image they may be anything.
+    other image, `.npy` and `.dcm` files are images; beside an image they may be anything. A `.cls` file holds a class
+    number or a text; if that of the first sample is a text, all are.
     """
 
-    DECODERS = {ending: decode for ending, decode in WebDataset.DECODERS.items() if ending not in _OBJECTS}
+    DECODERS = {
+        ending: decode for ending, decode in WebDataset.DECODERS.items() if ending not in (*_OBJECTS, *_CLASSES)
+    }
 
-    # Both are known from the first tar on, before a stream is handed to workers.
+    # All are known from the first tar on, before a stream is handed to workers.
     _image_column: str | None = None
     _takes_arrays: bool | None = None
+    _texts: frozenset[str] | None = None  # those of `_CLASSES` that hold texts
 
     def _get_pipeline_from_tar(self, tar_path: object, tar_iterator: object) -> Any:  # noqa: ANN401, that of `datasets`
         known, incomplete = set(), 0
@@ -55,6 +64,7 @@ class ImageTars(WebDataset):
                 )
             known.add(key)
             self._take_arrays(sample)
+            self._take_classes(sample, tar_path)
             images = [field for field in sample if field.lower() in self.IMAGE_EXTENSIONS]
             if len(images) == 1:
                 self._image_column = self._image_column or images[0]
@@ -78,6 +88,23 @@ class ImageTars(WebDataset):
         for field in arrays:
             if not self._takes_arrays and is_npy(sample[field]):
                 sample[field] = read_npy(sample[field])
+
+    def _take_classes(self, sample: dict[str, Any], tar_path: object) -> None:
+        """Decode numbers and names of classes; by the first sample it is decided which are names."""
+        told = {
+            field: sample[field].decode("utf-8", "backslashreplace").strip()
+            for field in sample
+            if field.rsplit(".", 1)[-1].lower() in _CLASSES and isinstance(sample[field], bytes)
+        }
+        if self._texts is None:
+            self._texts = frozenset(field for field, text in told.items() if text and not _INTEGER.fullmatch(text))
+        for field, text in told.items():
+            if text and field not in self._texts and not _INTEGER.fullmatch(text):
+                raise ValueError(
+                    f"the file {sample['__key__']}.{field} in {tar_path} holds {text[:_SHOWN]!r}, not an integer as "
+                    "in the first sample: write integers into all of them, or texts"
+                )
+            sample[field] = None if not text else text if field in self._texts else int(text)
 
 
 def load_split(

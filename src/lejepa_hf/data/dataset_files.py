@@ -8,7 +8,8 @@ from typing import Any
 
 from .dataset_kinds import Opened, Stream, is_stream
 from .opening_errors import nearby, unknown_split
-from .readers.addresses import ARRAY_ENDINGS
+from .readers.addresses import ARRAY_ENDINGS, FOLDER_ENDING
+from .readers.known_readers import READERS, TIFF_ENDINGS, ending_of
 
 DIGITS = "digits"  # the dataset that comes with scikit-learn
 # Names of the file readers in `datasets`, and the endings by which their files are recognised.
@@ -19,22 +20,52 @@ FILE_KINDS = {
     "json": (".jsonl",),
 }
 ARRAYS = "arrays"  # kind of npz, HDF5 and zarr containers, which `datasets` does not read
+IMAGES = "images"  # kind of a glob of images, and of a single file with several of them
 # Spellings of the usual splits, as names of folders and in tables.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of `save_to_disk`: several splits, one
 _MAX_SHARDS = 64  # shards of a map-style dataset that is read as a stream
 
 
 def kind_of_files(name: str) -> str | None:
-    """`"parquet"`, `"webdataset"`, `"arrays"`, or None for a name that is not such a file, glob or url."""
-    path = name.split("?")[0] if "://" in name else name
+    """
+    `"parquet"`, `"webdataset"`, `"csv"`, `"json"`, `"arrays"`, `"images"`, or None for a name that is not such a file,
+    glob or url. Folders are None too, but for those of zarr.
+    """
+    if "://" in name:
+        path = name.split("?")[0]
+    else:
+        path = os.path.expanduser(name).rstrip("/" + os.sep)
+        if os.path.isdir(path):
+            return ARRAYS if path.lower().endswith(FOLDER_ENDING) else None
     if path.lower().endswith(ARRAY_ENDINGS):
         return ARRAYS
-    return next((kind for kind, endings in FILE_KINDS.items() if path.endswith(endings)), None)
+    kind = next((kind for kind, endings in FILE_KINDS.items() if path.endswith(endings)), None)
+    if kind is not None or "://" in name:
+        return kind
+    holds_several = ending_of(path) in (*READERS, *TIFF_ENDINGS) and os.path.isfile(path)
+    return IMAGES if holds_several or _is_pattern(path) else None
+
+
+def _is_pattern(path: str) -> bool:
+    """Whether a path of this machine stands for several files."""
+    return not os.path.exists(path) and (glob.has_magic(path) or _RANGE.search(path) is not None)
+
+
+def folder_of(name: str) -> str:
+    """The folder of the images or the table by the name of a source, above the first star of a glob; or the name."""
+    if os.path.isfile(name):
+        return os.path.dirname(os.path.abspath(name))
+    if kind_of_files(name) != IMAGES:
+        return name
+    while _is_pattern(name):
+        name = os.path.dirname(name)
+    return name or os.curdir
 
 
 def open_files(kind: str, patterns: str | list[str], name: str, split: str, streaming: bool) -> Opened:
@@ -60,7 +91,7 @@ def resolve_files(patterns: str | list[str]) -> list[str]:
 def _resolve(pattern: str) -> list[str]:
     """The files that match a pattern; `datasets` resolves patterns in urls."""
     pattern = os.path.expanduser(pattern)
-    spread = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    spread = _RANGE.search(pattern)
     if spread:
         first, last = spread.groups()
         numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
@@ -68,12 +99,17 @@ def _resolve(pattern: str) -> list[str]:
     if pattern.startswith(("http://", "https://")) and "*" in pattern:
         way_out = "Name them in `data_files`, or as a range like `{000..123}`."
         raise ValueError(f"`dataset` {pattern!r}: a web server does not list its files. {way_out}")
-    if "://" in pattern or os.path.isfile(pattern):
+    if "://" in pattern or _is_file(pattern):
         return [pattern]
-    files = sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))  # no pipes, no devices
+    files = sorted(filter(_is_file, glob.glob(pattern, recursive=True)))
     if not files:
         raise ValueError(f"`dataset` {pattern!r}: no such file. {nearby(pattern)}")
     return files
+
+
+def _is_file(path: str) -> bool:
+    """Not a pipe or a device, nor a folder except of zarr."""
+    return os.path.isfile(path) or (path.lower().endswith(FOLDER_ENDING) and os.path.isdir(path))
 
 
 def with_length(stream: Stream, rows: int) -> Stream:

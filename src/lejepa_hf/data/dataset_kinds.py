@@ -18,7 +18,7 @@ Opened: TypeAlias = "Dataset | IterableDataset"
 
 logger = logging.getLogger("lejepa_hf")
 
-_FEW = 100_000  # numbers below it cost little, even if most of them are not used
+_FEW = 1000  # numbers below it cost little, even if most of them are not used
 
 
 class MapStyle(Protocol):

@@ -19,22 +19,24 @@ from PIL.EpsImagePlugin import EpsImageFile
 from PIL.IptcImagePlugin import IptcImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .deep_files import Told, deep_colours, full_pages, opened_otherwise, told_by_tiff
+from .deep_files import LIBRARIES, deep_colours, full_pages, opened_otherwise
 from .network import read_through
+from .orientations import ORIENTATION
 from .pixel_arrays import (
     array_of,
-    count_values,
     eight_bit_channels_last,
     is_npy,
     is_tensor,
+    mapped_npy,
     read_npy,
     to_eight_bit_array,
     wrong_channels,
 )
 from .pixel_ranges import PixelRange, check_ranges, is_range_of_bytes, range_of_channels
-from .readers.addresses import split_address
+from .readers.addresses import Part, split_address
 from .readers.heif import is_heif, register_heif
 from .readers.known_readers import dicom_reader, find_reader, is_dicom
+from .stored_numbers import Told, told_by
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,9 +47,8 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _BUILT_IN_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, MemoryError)
 DECODING_ERRORS = (*_BUILT_IN_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
 _IMAGES = (dict, bytes, Path, Image.Image)  # in a list they are images of one object, not numbers
-_ORIENTATION = 0x0112  # EXIF
 _WITH_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # in PIL's `info`
-_HEAD = 132  # bytes of a file by which formats are known
+_HEAD = 132  # bytes
 _MOST_BANDS = 4  # of images that are not arrays
 _TURNED = (5, 6, 7, 8)  # width and height are exchanged
 
@@ -70,26 +71,10 @@ def open_image(
     `max_image_pixels` (if missing, than PIL's `MAX_IMAGE_PIXELS`) or another number of channels raises one of
     [`DECODING_ERRORS`].
     """
-    if isinstance(value, list) and value and isinstance(value[0], _IMAGES):
-        value = value[0]
-    if isinstance(value, dict):
-        value = value["bytes"] if value.get("bytes") is not None else value["path"]
-    if isinstance(value, str) and "://" in value:
-        value = value.partition("://")[2] if value.startswith("file://") else _fetch(value)
-    part = None
-    if isinstance(value, str | Path):
-        value, part = split_address(str(value))
-        mode = os.stat(value).st_mode
-        if not stat.S_ISREG(mode) and not (part is not None and stat.S_ISDIR(mode)):  # an array of zarr is a folder
-            raise ValueError(f"{value!r} is not a regular file.")
+    value, part = locate(value)
     if isinstance(value, str | bytes) and (reader := find_reader(value, part)) is not None:
         return reader.read(value, part, num_channels, pixel_range, max_image_pixels)
-    if is_tensor(value):
-        value = array_of(value)
-    if is_npy(value):
-        if not isinstance(value, bytes):  # else it is in memory already
-            check_size(count_values(value) // max(num_channels, _MOST_BANDS), 1, max_image_pixels)
-        value = read_npy(value)
+    value = with_array(value, num_channels, max_image_pixels)
     if isinstance(value, str | Path | bytes):
         value = _open_file(value, num_channels, pixel_range, max_image_pixels)
     elif isinstance(value, np.ndarray | list):
@@ -105,30 +90,70 @@ def open_image(
     return value
 
 
+def locate(value: Encoded) -> tuple[Encoded, Part | None]:
+    """
+    The value of a row without the dict, the list of several images and the url around it; a path is that of a regular
+    file, and comes with the part of the file that it names.
+    """
+    if isinstance(value, list) and value and isinstance(value[0], _IMAGES):
+        value = value[0]
+    if isinstance(value, dict):
+        value = value["bytes"] if value.get("bytes") is not None else value["path"]
+    if isinstance(value, str) and "://" in value:
+        value = value.partition("://")[2] if value.startswith("file://") else _fetch(value)
+    if not isinstance(value, str | Path):
+        return value, None
+    value, part = split_address(str(value))
+    mode = os.stat(value).st_mode
+    if not stat.S_ISREG(mode) and not (part is not None and stat.S_ISDIR(mode)):  # an array of zarr is a folder
+        raise ValueError(f"{value!r} is not a regular file.")
+    return value, part
+
+
+def with_array(value: Encoded, num_channels: int, max_image_pixels: int | None) -> Encoded:
+    """What [`locate`] gives; a tensor or a `.npy` file as an array."""
+    if is_tensor(value):
+        return array_of(value)
+    if not is_npy(value):
+        return value
+    if not isinstance(value, bytes):  # else it is in memory already
+        check_size(mapped_npy(value).size // max(num_channels, _MOST_BANDS), 1, max_image_pixels)
+    return read_npy(value)
+
+
 def _open_file(
     file: str | Path | bytes, num_channels: int, pixel_range: PixelRange | None, max_image_pixels: int | None
 ) -> Pixels:
     """Open an image file with PIL, or read it with the library for its format."""
-    opened = open_by_pil(file, max_image_pixels)
-    if opened is None:
-        head = file[:_HEAD] if isinstance(file, bytes) else _head_of(file)
-        if is_dicom(head):  # without the ending
-            content = file if isinstance(file, bytes) else str(file)
-            return dicom_reader().read(content, None, num_channels, pixel_range, max_image_pixels)
-        if is_heif(head):
-            register_heif()
-            opened = open_by_pil(file, max_image_pixels)
-    if (
-        isinstance(opened, TiffImageFile)
-        and not isinstance(file, bytes)
-        and opened.tag_v2.get(_ORIENTATION, 1) in _TURNED
-    ):
-        opened = open_by_pil(Path(file).read_bytes(), max_image_pixels)  # from a path PIL maps the sides exchanged
-    if opened is None or opened.format in ("TIFF", "FITS"):
+    opened = open_or_none(file, max_image_pixels)
+    if opened is None and is_dicom(head_of(file)):  # without the ending
+        content = file if isinstance(file, bytes) else str(file)
+        return dicom_reader().read(content, None, num_channels, pixel_range, max_image_pixels)
+    if opened is None or opened.format in LIBRARIES:
         check = partial(check_size, max_image_pixels=max_image_pixels)
         array = opened_otherwise(file, opened, num_channels, pixel_range, check)
         if array is not None:
             return array
+    return identified(opened, file)
+
+
+def open_or_none(file: str | Path | bytes, max_image_pixels: int | None) -> Image.Image | None:
+    """As [`open_by_pil`], also HEIC, and TIFFs that are turned."""
+    opened = open_by_pil(file, max_image_pixels)
+    if opened is None and is_heif(head_of(file)):
+        register_heif()
+        opened = open_by_pil(file, max_image_pixels)
+    if (
+        isinstance(opened, TiffImageFile)
+        and not isinstance(file, bytes)
+        and opened.tag_v2.get(ORIENTATION, 1) in _TURNED
+    ):
+        opened = open_by_pil(Path(file).read_bytes(), max_image_pixels)  # from a path PIL maps the sides exchanged
+    return opened
+
+
+def identified(opened: Image.Image | None, file: str | Path | bytes) -> Image.Image:
+    """What PIL opened; the error of PIL if it does not know the format."""
     if opened is None:
         name = "" if isinstance(file, bytes) else f" {str(file)!r}"
         raise UnidentifiedImageError(f"cannot identify image file{name}")
@@ -144,7 +169,10 @@ def open_by_pil(file: str | Path | bytes, max_image_pixels: int | None) -> Image
         return None
 
 
-def _head_of(file: str | Path) -> bytes:
+def head_of(file: str | Path | bytes) -> bytes:
+    """The bytes of a file by which formats are known."""
+    if isinstance(file, bytes):
+        return file[:_HEAD]
     with open(file, "rb") as opened:
         return opened.read(_HEAD)
 
@@ -215,15 +243,15 @@ def upright_size(image: Pixels) -> tuple[int, int]:
     # PIL turns TIFFs itself, and has their size upright from the beginning.
     if isinstance(image, np.ndarray) or image.format == "TIFF":
         return width, height
-    return (height, width) if _orientation(image) in _TURNED else (width, height)
+    return (height, width) if orientation_of(image) in _TURNED else (width, height)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """How an image is turned, 1 for upright; from its header."""
     # PIL's own search takes as long as reading the header of a small JPEG. In other formats it may come later.
     if image.format == "JPEG" and _WITH_ORIENTATION.isdisjoint(image.info):
         return 1
-    return image.getexif().get(_ORIENTATION, 1)
+    return image.getexif().get(ORIENTATION, 1)
 
 
 def load_upright(
@@ -255,22 +283,22 @@ def load_upright(
     if num_channels not in (1, 3) or len(pages) > 1:
         channels = _channels(image, pages, num_channels, pixel_range)
         return Image.fromarray(channels) if num_channels == 3 else channels
-    image, told = _loaded_upright(image, pixel_range)
+    image, told = loaded_upright(image, pixel_range)
     image = to_eight_bit(image, pixel_range, told)
     return image.convert(mode) if mode else image
 
 
-def _loaded_upright(image: Image.Image, pixel_range: PixelRange | None) -> tuple[Image.Image, Told | None]:
+def loaded_upright(image: Image.Image, pixel_range: PixelRange | None) -> tuple[Image.Image, Told | None]:
     """An image, or the page of a TIFF, with its pixels, and what its file says of their values."""
-    told = told_by_tiff(image) if isinstance(image, TiffImageFile) else None
-    if pixel_range is not None and told is None:
+    told = told_by(image)
+    if told is None:
         image = deep_colours(image, pixel_range) or image
     try:
         image.load()
     except MemoryError as error:
         way_out = "Lower `max_image_pixels` to leave such images out before they are decoded."
         raise MemoryError(f"{image.width} x {image.height} pixels do not fit into memory. {way_out}") from error
-    if _orientation(image) != 1:  # transposing would copy every image
+    if orientation_of(image) != 1:  # transposing would copy every image
         image = ImageOps.exif_transpose(image)
     return image, told
 
@@ -285,28 +313,29 @@ def _channels(image: Image.Image, pages: list[int], num_channels: int, pixel_ran
         if len(pages) > 1:
             image.seek(page)
         of_page = range_of_channels(pixel_range, place * _num_bands(image), _num_bands(image))
-        loaded, told = _loaded_upright(image, of_page)
-        if loaded.mode == "P":
-            loaded = loaded.convert("RGBA" if "transparency" in loaded.info else "RGB")
-        channels.append(np.asarray(_all_bands(loaded, of_page, told)))
+        loaded, told = loaded_upright(image, of_page)
+        channels.append(np.asarray(_all_bands(without_palette(loaded), of_page, told)))
     return np.dstack(channels)
 
 
 def _all_bands(image: Image.Image, pixel_range: PixelRange | None, told: Told | None) -> Image.Image:
     """As [`to_eight_bit`], but with all bands."""
-    bands = image.getbands()
-    if len(bands) == 1:
+    if len(image.getbands()) == 1:
         return to_eight_bit(image, pixel_range, told)
-    if not is_range_of_bytes(pixel_range):
-        return image
-    return image.point(_levels(pixel_range, bands))
+    return _scaled(image, pixel_range, told) if told is not None or is_range_of_bytes(pixel_range) else image
 
 
-def _levels(pixel_range: PixelRange | None, bands: tuple[str, ...]) -> list[int]:
-    """What the 256 values of 8 bits become, in one band after the other; transparency stays as it is."""
+def _scaled(image: Image.Image, pixel_range: PixelRange | None, told: Told | None) -> Image.Image:
+    """Scale the 256 values of an image of 8 bits, in one band after the other; transparency keeps its own range."""
+    bands, values = image.getbands(), np.arange(256, dtype=np.uint8)
+    scale = to_eight_bit_array if told is None else told.to_eight_bit
     ranges = [None if band == "A" else range_of_channels(pixel_range, place, 1) for place, band in enumerate(bands)]
-    values = np.arange(256, dtype=np.uint8)
-    return [level for one in ranges for level in to_eight_bit_array(values, one).tolist()]
+    return image.point([level for of_band in ranges for level in scale(values, of_band).tolist()])
+
+
+def without_palette(image: Image.Image) -> Image.Image:
+    """An image with the colours of its palette, if it has one."""
+    return image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
 
 
 def _num_bands(image: Image.Image) -> int:
@@ -329,20 +358,19 @@ def to_eight_bit(image: Image.Image, pixel_range: PixelRange | None = None, told
     as 16 bits or floats: PIL's own conversion saturates them to white. Transparency is dropped, as in transformers'
     image processors.
     """
-    if told is not None:
-        return Image.fromarray(told.to_eight_bit(np.asarray(image), pixel_range))
     if image.mode in (*_SIXTEEN_BIT, "F"):
         values = np.asarray(image)
+        if told is not None:
+            return Image.fromarray(told.to_eight_bit(values, pixel_range))
         if image.mode == "I" and pixel_range is None:
             values = values.clip(0, 65535).astype(np.uint16)
         return Image.fromarray(to_eight_bit_array(values, pixel_range))
-    if image.mode in ("1", "LA"):
+    if image.mode == "1":
+        return image.convert("L")  # black and white, of which no range is one
+    if image.mode == "LA":
         image = image.convert("L")
     elif image.mode not in ("L", "RGB"):
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")
-        image = image.convert("RGB")
-    if is_range_of_bytes(pixel_range):
+        image = without_palette(image).convert("RGB")
+    if has_range := is_range_of_bytes(pixel_range):
         check_ranges(pixel_range, len(image.getbands()))
-        return image.point(_levels(pixel_range, image.getbands()))
-    return image
+    return _scaled(image, pixel_range, told) if has_range or told is not None else image

@@ -1,99 +1,47 @@
 """
 Files with more than 8 bits a channel, or more bands than PIL has modes for -> the values that they hold.
 
-| format    | read by PIL                                         | otherwise                                         |
-|-----------|-----------------------------------------------------|---------------------------------------------------|
-| PNG       | all but colours of 16 bits with a `pixel_range`     | torchvision                                       |
-| TIFF      | one band of any type that it opens; colours of 8    | tifffile, or refused: planes of 16 bits, several  |
-|           | bits, of 16 pixel by pixel and without a range      | bands, floats of 16 and 64 bits                   |
-| FITS      | never: bytes were swapped, BZERO and BLANK ignored  | astropy, or refused                               |
-| JPEG 2000 | 8 bits, 16 of greyscale; others without a range,    | refused                                           |
-| PPM, SGI  | since PIL scales their whole range to 8 or 16 bits  |                                                   |
+| format     | read by PIL                                         | otherwise                                        |
+|------------|-----------------------------------------------------|--------------------------------------------------|
+| PNG        | all but colours of 16 bits with a `pixel_range`     | torchvision                                      |
+| TIFF       | one band of any type that it opens; colours of 8    | tifffile, or refused: planes of 16 bits, several |
+|            | bits, of 16 pixel by pixel and without a range      | bands, floats of 16 and 64 bits                  |
+| FITS       | never: bytes were swapped, BZERO and BLANK ignored  | astropy, or refused                              |
+| JPEG 2000  | up to 8 bits, greyscale up to 16; in others white   | imagecodecs, or refused                          |
+|            | turns black                                         |                                                  |
+| AVIF, HEIC | up to 8 bits; more without a range                  | imagecodecs, pillow-heif, or refused             |
+| PPM, SGI   | all; colours of 16 bits without a range             | refused                                          |
 """
 
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .pixel_arrays import to_eight_bit_array
-from .pixel_ranges import PixelRange, range_of_channels
-from .readers.library import library_for
+from .pixel_ranges import PixelRange
+from .readers.reader import Values
+from .stored_numbers import (
+    BITS,
+    BYTE,
+    GDAL_NO_DATA,
+    PLANAR,
+    SAMPLES,
+    bits_of,
+    components_of_jpeg2000,
+    largest_of_ppm,
+    told_by,
+)
 
-_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _KIND = (
-    254,
-    258,
-    259,
-    262,
-    277,
-    284,
-    339,
-)  # tags of TIFF
+_SUBFILE, _COMPRESSION = 254, 259  # tags of TIFF
 _DESCRIPTION = 270
-GDAL_NO_DATA = 42113
 BESIDE = 0b101  # smaller copies and masks, by `_SUBFILE`
-_TYPES = {1: "u", 2: "i", 3: "f", 4: "u"}  # of `_KIND`; 4 is undefined
 _MAGIC = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"SIMP": "FITS"}
-UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: np.rot90(pixels),
-}  # by the tag of the orientation
-
-
-class Told(NamedTuple):
-    """What a TIFF says of its values."""
-
-    dtype: np.dtype
-    white: float | None = None  # the largest value, if the type has more bits than the file
-    no_data: float | None = None
-    is_inverted: bool = False
-
-    def to_eight_bit(self, array: np.ndarray, pixel_range: PixelRange | None) -> np.ndarray:
-        """Values as PIL or tifffile has them -> uint8."""
-        return to_eight_bit_array(array.astype(self.dtype, copy=False), pixel_range, *self[1:])
-
-
-def told_by_tiff(image: TiffImageFile) -> Told | None:
-    """What the page of a TIFF that is not loaded says of its one band; None for 8 bits with nothing to say."""
-    tags = image.tag_v2
-    bits = tags.get(_BITS, (1,))[0]
-    no_data = number_of(tags.get(GDAL_NO_DATA))
-    if tags.get(_SAMPLES, 1) > 1 and bits > 8 and tags.get(_PLANAR, 1) == 2:  # opened with PIL by the caller
-        raise ValueError("PIL misreads TIFFs with planes of more than 8 bits: give the path or the bytes of the file.")
-    if tags.get(_SAMPLES, 1) > 1 or bits < 8 or image.mode == "P":
-        return None
-    told = told_of(bits, tags.get(_KIND, (1,))[0], tags.get(_PHOTOMETRIC, 1), no_data)
-    if bits > 8:
-        return told
-    # PIL has inverted 8 bits already.
-    return told._replace(is_inverted=False) if told.dtype != np.uint8 or no_data is not None else None
-
-
-def told_of(bits: int, kind: int, photometric: int, no_data: float | None) -> Told:
-    """What the tags of a TIFF with the bits, the kind and the meaning of its values say."""
-    stored = next((size for size in (8, 16, 32, 64) if size >= bits), 0)
-    if not stored or kind not in _TYPES:
-        raise ValueError(f"The TIFF has values of {bits} bits and kind {kind}: save it as .npy.")
-    white = None if stored == bits else 2.0**bits - 1
-    return Told(np.dtype(f"{_TYPES[kind]}{stored // 8}"), white, no_data, photometric == 0)
-
-
-def number_of(text: str | None) -> float | None:
-    """The number in the tag with the no-data value of GDAL."""
-    try:
-        return float(text.strip("\0 ")) if text else None
-    except ValueError:
-        return None
+LIBRARIES = ("TIFF", "FITS", "JPEG2000", "AVIF", "HEIF")  # formats of PIL that a library may have to read
+_REDUCED = ("PNG", "PPM", "SGI", "JPEG2000", "AVIF", "HEIF")  # formats of PIL that may have more than it keeps
 
 
 def refuse_hidden_pages(description: object, pages: int) -> None:
@@ -130,56 +78,44 @@ def full_pages(image: Image.Image, have_one_size: bool = True) -> list[int]:
     return numbers
 
 
-def deep_colours(image: Image.Image, pixel_range: PixelRange) -> Image.Image | None:
+def deep_colours(image: Image.Image, pixel_range: PixelRange | None) -> Image.Image | None:
     """
     Bands of 16 bits of a PNG that is not loaded, scaled to 8 by `pixel_range`; transparency keeps its own range. None
-    for files of which PIL reads all bits; ValueError for other formats of which it reads fewer, or scales them.
+    for files of which PIL reads all that is needed; ValueError for others.
     """
-    if image.format == "PNG" and _is_reduced(image):
-        from torch import frombuffer, uint8
-        from torchvision import io as torchvision_io  # type: ignore[import-untyped]
+    if image.format not in _REDUCED or (pixel_range is None and image.format != "JPEG2000"):
+        return None
+    if not isinstance(image, ImageFile.ImageFile) or not is_reduced(image):
+        return None
+    if image.format == "JPEG2000":  # opened with PIL by the caller
+        raise ValueError("PIL misreads the bits of this JPEG 2000: give the path or the bytes of the file.")
+    if image.format == "PNG":
+        from .readers.deep_colours import png_values
 
-        file = cast("io.BytesIO", cast("ImageFile.ImageFile", image).fp)
-        file.seek(0)
-        data = frombuffer(bytearray(file.read()), dtype=uint8)
-        bands = torchvision_io.decode_image(data, torchvision_io.ImageReadMode.UNCHANGED).numpy()
-        colours, transparency = np.split(bands, [3 if len(bands) > 2 else 1])
-        of_colours = range_of_channels(pixel_range, 0, len(colours))
-        scaled = to_eight_bit_array(np.moveaxis(colours, 0, -1), of_colours)
-        joined = np.concatenate([scaled, np.moveaxis(transparency >> 8, 0, -1).astype(np.uint8)], axis=-1)
-        deep = Image.fromarray(joined if joined.shape[-1] > 1 else joined[:, :, 0])
+        deep = Image.fromarray(png_values(image).to_eight_bit(3, pixel_range))
         deep.info = image.info  # with the orientation
         return deep
-    if _is_reduced(image):
-        raise ValueError(
-            f"`pixel_range` needs the numbers that are in the file, but PIL scales those of this {image.format}: save "
-            "the image as 16-bit PNG, TIFF or .npy, or leave out `pixel_range`."
-        )
-    return None
+    raise ValueError(
+        f"`pixel_range` needs the numbers that are in the file, but PIL scales those of this {image.format}: save the "
+        "image as 16-bit PNG, TIFF or .npy, or leave out `pixel_range`."
+    )
 
 
-def _is_reduced(image: Image.Image) -> bool:
-    """Whether PIL has other numbers than the file, which is not loaded, since it keeps 8 bits or fills up 16."""
-    if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.fp is None:
+def is_reduced(image: ImageFile.ImageFile) -> bool:
+    """Whether PIL keeps 8 bits of a file that is not loaded and has more, or misreads them."""
+    if image.fp is None or (not image.tile and image.format != "HEIF"):
         return False
-    arguments = image.tile[0].args
-    if image.format in ("JPEG2000", "SGI"):
-        place = image.fp.tell()
-        image.fp.seek(0)
-        bits = _bits_of(image.format, image.fp.read(1 << 20))
-        image.fp.seek(place)
-        return bits != (16 if image.mode == "I;16" else 8)
-    if image.format == "PPM" and isinstance(arguments, tuple) and isinstance(arguments[-1], int) and image.mode != "F":
-        return arguments[-1] != (65535 if image.mode == "I" else 255)
-    return len(image.getbands()) > 1 and ";16" in str(arguments)
-
-
-def _bits_of(name: str, head: bytes) -> int:
-    """Bits of a channel by the beginning of a file, 0 if it does not say."""
-    if name == "SGI":
-        return 8 * head[3]
-    size = head.find(b"\xff\x4f\xff\x51")  # the size of a JPEG 2000, at the beginning of its code
-    return (head[size + 42] & 0x7F) + 1 if size >= 0 else 0
+    if image.format in ("AVIF", "HEIF", "SGI"):
+        return bits_of(image) > BYTE
+    if image.format == "JPEG2000":
+        plain, colours = (BYTE, False), components_of_jpeg2000(image)
+        if "A" in image.mode and len(colours) > 1:
+            colours = colours[:-1]
+        is_plain = image.mode == "I;16" or set(colours) <= {plain}
+        return not is_plain and told_by(image) is None
+    if image.format == "PPM":
+        return image.mode == "RGB" and (largest_of_ppm(image) or 0) > 2**BYTE - 1
+    return len(image.getbands()) > 1 and ";16" in str(image.tile[0].args)
 
 
 def opened_otherwise(
@@ -196,30 +132,73 @@ def opened_otherwise(
     Returns uint8 `(H, W)` or `(H, W, bands)`, upright; None if PIL reads the file, or no library does. ValueError if
     the library is not installed.
     """
-    from .readers.tiff import read_tiff
+    name = _read_by_library(value, opened, num_channels, pixel_range is not None)
+    if name == "TIFF":
+        from .readers.tiff import read_tiff
 
+        return read_tiff(value, num_channels, pixel_range, check)
+    values = _values_by_library(name, value, opened, num_channels, check)
+    return None if values is None else values.to_eight_bit(num_channels, pixel_range)
+
+
+def values_otherwise(
+    value: str | Path | bytes, opened: Image.Image | None, num_channels: int, check: Callable[[int, int], None]
+) -> Values | None:
+    """As [`opened_otherwise`], but the values that are in the file, with all their bits."""
+    name = _read_by_library(value, opened, num_channels, True)
+    return _values_by_library(name, value, opened, num_channels, check)
+
+
+def _read_by_library(
+    value: str | Path | bytes, opened: Image.Image | None, num_channels: int, with_range: bool
+) -> str | None:
+    """The format of a file of which a library has to read what is needed, with a `pixel_range` or without."""
+    if opened is None:
+        return _MAGIC.get(_beginning(value))
     if isinstance(opened, TiffImageFile):
-        return (
-            None
-            if pil_reads(opened, num_channels, pixel_range)
-            else read_tiff(value, num_channels, pixel_range, check)
-        )
-    if opened is not None and opened.format != "FITS":
-        return None
+        return None if pil_reads(opened, num_channels, with_range) else "TIFF"
+    if opened.format == "FITS":
+        return "FITS"
+    is_needed = opened.format in LIBRARIES and (with_range or opened.format == "JPEG2000")
+    return opened.format if is_needed and is_reduced(cast("ImageFile.ImageFile", opened)) else None
+
+
+def _beginning(value: str | Path | bytes) -> bytes:
     if isinstance(value, bytes):
-        magic = value[:4]
-    else:
-        with open(value, "rb") as file:
-            magic = file.read(4)
-    read = {"TIFF": read_tiff, "FITS": _read_fits}.get("FITS" if opened is not None else _MAGIC.get(magic, ""))
-    return None if read is None else read(value, num_channels, pixel_range, check)
+        return value[:4]
+    with open(value, "rb") as file:
+        return file.read(4)
 
 
-def pil_reads(image: TiffImageFile, num_channels: int, pixel_range: PixelRange | None) -> bool:
-    """Whether PIL reads all channels of a TIFF with all the bits that are needed."""
+def _values_by_library(
+    name: str | None,
+    value: str | Path | bytes,
+    opened: Image.Image | None,
+    num_channels: int,
+    check: Callable[[int, int], None],
+) -> Values | None:
+    if name is None:
+        return None
+    if name == "TIFF":
+        from .readers.tiff import tiff_values
+
+        return tiff_values(value, num_channels, check)
+    if name == "FITS":
+        from .readers.fits import fits_values
+
+        return fits_values(value, check)
+    from .readers.deep_colours import colour_values
+
+    assert opened is not None, "others are opened by PIL"
+    check(*opened.size)
+    return colour_values(value, opened)
+
+
+def pil_reads(image: TiffImageFile, num_channels: int, with_range: bool) -> bool:
+    """Whether PIL reads all channels of a TIFF with all the bits that are needed, with a `pixel_range` or without."""
     tags = image.tag_v2
-    bits, bands = tags.get(_BITS, (1,)), tags.get(_SAMPLES, 1)
-    if max(bits) > 8 and tags.prefix == b"MM" and tags.get(_COMPRESSION, 1) != 1:
+    bits, bands = tags.get(BITS, (1,)), tags.get(SAMPLES, 1)
+    if max(bits) > BYTE and tags.prefix == b"MM" and tags.get(_COMPRESSION, 1) != 1:
         return False  # PIL swaps their bytes twice
     if bands == 1:
         return True
@@ -227,29 +206,4 @@ def pil_reads(image: TiffImageFile, num_channels: int, pixel_range: PixelRange |
         return False
     if GDAL_NO_DATA in tags:
         return False
-    return max(bits) <= 8 or (tags.get(_PLANAR, 1) == 1 and pixel_range is None)
-
-
-def _file_of(value: str | Path | bytes) -> io.BytesIO | str:
-    return io.BytesIO(value) if isinstance(value, bytes) else str(value)
-
-
-def _read_fits(
-    value: str | Path | bytes, num_channels: int, pixel_range: PixelRange | None, check: Callable[[int, int], None]
-) -> np.ndarray:
-    """The first image of a FITS file, whose rows begin at the bottom; its planes are channels."""
-    from .pixel_arrays import eight_bit_channels_last
-
-    with library_for("FITS", "astropy", misread=True):
-        from astropy.io import fits
-
-        with fits.open(_file_of(value), memmap=False) as file:
-            image = next((one for one in file if one.is_image and len(one.shape) in (2, 3)), None)
-            if image is None:
-                raise ValueError("The FITS file has no image of two or three axes.")
-            check(image.shape[-1], image.shape[-2])
-            values = image.data[..., ::-1, :]
-            values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        return eight_bit_channels_last(
-            np.moveaxis(values, 0, -1) if values.ndim == 3 else values, num_channels, pixel_range, are_colours=False
-        )
+    return max(bits) <= BYTE or (tags.get(PLANAR, 1) == 1 and not with_range)

@@ -7,22 +7,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from .dataset_kinds import Mixture
-from .decoding import DECODING_ERRORS, open_image, stored_size
-from .image_contents import digest_of, image_values
+from .decoding import DECODING_ERRORS
+from .file_values import values_in_file
+from .image_contents import digest_of, image_values, whole_digest_of
 from .image_source import ImageSource
-from .pixel_arrays import is_npy, read_npy
 from .pixel_ranges import PixelRange, ranges_of
-from .readers.addresses import split_address
-from .readers.known_readers import find_reader
 
 logger = logging.getLogger("lejepa_hf")
 
 _SAMPLE = 64  # images that are read
 _MOST_VALUES = 10**8  # in all of them together
-_SMALL = 256  # pixels; JPEGs are decoded to about this side
 _DARK = 16  # times as large as the largest value is the white of images that are nearly black
 _SHOWN = 5  # names of classes
 _MOST_NAMES = 100_000  # of files whose names are looked at
@@ -46,18 +42,18 @@ class _Seen(NamedTuple):
     pixel_range: PixelRange | None = None
 
 
-def log_found_images(source: ImageSource, pixel_range: PixelRange | None = None) -> None:
+def log_found_images(source: ImageSource, pixel_range: PixelRange | None = None, num_channels: int = 3) -> None:
     """
     Log what a source of one dataset holds: number of images; of up to 64 of them, evenly spread, the formats, sizes,
-    channels and values; classes. Warn if the images look wrong: nearly black with this `pixel_range`, all of one
-    value, one image repeated, masks beside images, or classes of one image each. Broken images are left out, and
-    streams are not read. The same source is logged once.
+    channels and values as they are in the files, without no-data and transparency; classes. Warn if the images look
+    wrong: nearly black with this `pixel_range`, all of one value, one image repeated, masks beside images, or classes
+    of one image each. Broken images are left out, and streams are not read. The same source is logged once.
     """
     key = _key(source)
     if isinstance(source.dataset, Mixture) or key in _descriptions:
         return
     values = [] if source.is_stream else list(image_values(source.dataset, source.image_column, _SAMPLE))
-    seen = list(_seen(values))
+    seen = list(_seen(values, num_channels, source.max_image_pixels))
     number = "a stream of images" if source.num_images is None else f"{source.num_images:,} images"
     _descriptions[key] = "; ".join([number, *_described(seen), *_classes(source)])
     logger.info(f"{source.name}: {_descriptions[key]}")
@@ -74,52 +70,22 @@ def _key(source: ImageSource) -> tuple:
     return source.fingerprint or source.name, source.image_column
 
 
-def _seen(values: list[object]) -> Iterator[_Seen]:
+def _seen(values: list[object], num_channels: int, max_image_pixels: int | None) -> Iterator[_Seen]:
     left = _MOST_VALUES
     for value in values:
         if left < 0:
             return
         try:
-            array, kind, size, pixel_range = values_in_file(value)
+            found = values_in_file(value, num_channels, max_image_pixels)
         except DECODING_ERRORS:
             continue
+        array = found.values.array
         left -= array.size
-        if array.size:
+        known = array[found.values.is_known]
+        if known.size:
             channels = array.shape[-1] if array.ndim == 3 else 1
-            ends = np.nanmin(array).item(), np.nanmax(array).item()
-            yield _Seen(kind, size, channels, array.dtype, *ends, pixel_range)
-
-
-class FoundValues(NamedTuple):
-    """The values of an image as they are in its file, its format, width and height, and [`_Seen`]'s `pixel_range`."""
-
-    array: np.ndarray
-    kind: str
-    size: tuple[int, int]
-    pixel_range: PixelRange | None = None
-
-
-def values_in_file(value: object) -> FoundValues:
-    """The values of an image of a row as they are in its file. One of `DECODING_ERRORS` if they cannot be read."""
-    if isinstance(value, dict):
-        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if isinstance(value, str) and "://" in value:
-        raise ValueError("An image behind a url is not read before training.")
-    file, part = split_address(str(value)) if isinstance(value, str | Path) else (value, None)
-    reader = find_reader(file, part) if isinstance(file, str | bytes) else None
-    if reader is not None and isinstance(file, str | bytes):
-        values = reader.values(file, part, None)
-        return FoundValues(values.array, f"{reader.format}s", stored_size(values.array), values.pixel_range)
-    if is_npy(value):
-        value = read_npy(value)
-    if isinstance(value, np.ndarray):
-        return FoundValues(value, "arrays", stored_size(value))
-    opened = open_image(value)  # type: ignore[arg-type] # whatever a row holds
-    if not isinstance(opened, Image.Image):  # read by a library, and scaled
-        return FoundValues(opened, "other files", stored_size(opened))
-    size = opened.size
-    opened.draft(None, (_SMALL, _SMALL))
-    return FoundValues(np.asarray(opened), opened.format or "images", size)
+            ends = known.min().item(), known.max().item()
+            yield _Seen(found.kind, found.size, channels, array.dtype, *ends, found.values.pixel_range)
 
 
 def _described(seen: list[_Seen]) -> Iterator[str]:
@@ -160,7 +126,7 @@ def _warnings(seen: list[_Seen], values: list[object], pixel_range: PixelRange |
     low, high = min(one.low for one in seen), max(one.high for one in seen)
     whites = {one.dtype: {"u1": 255, "u2": 65535}.get(one.dtype.str[1:], 1) for one in seen}
     black, white = _widest(pixel_range) or (0, max(whites.values()))
-    is_scaled = pixel_range is None or np.dtype(np.uint8) not in whites  # PIL has the upper bits of some deep colours
+    is_scaled = pixel_range is None or np.dtype(np.uint8) not in whites  # other ranges than of bytes are not theirs
     if not told and low < high and is_scaled and (high - black) * _DARK <= white - black:
         yield (
             f"views are nearly black: the values go from {low:g} to {high:g} where white is {white:g}; set "
@@ -168,9 +134,12 @@ def _warnings(seen: list[_Seen], values: list[object], pixel_range: PixelRange |
         )
     if all(one.low == one.high for one in seen):
         yield f"each of the {len(seen)} images that were read has a single value in all its pixels."
-    digests = {digest_of(value) for value in values}
-    if len(digests) == 1 and None not in digests:
+    if all(_is_one({of(value) for value in values}) for of in (digest_of, whole_digest_of)):
         yield f"all {len(seen)} images that were read are the same one."
+
+
+def _is_one(digests: set[bytes | None]) -> bool:
+    return len(digests) == 1 and None not in digests
 
 
 def _masks(source: ImageSource) -> Iterator[str]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .dataset_files import with_length
+from .dataset_files import folder_of, with_length
 from .image_contents import digest_of
 from .image_source import ImageSource
 from .readers.addresses import file_of_part
-from .row_groups import check_group_column, column_values, folder_of, groups_of, path_within, row_names
+from .row_groups import check_group_column, column_values, groups_of, path_within, row_names
 
 logger = logging.getLogger("lejepa_hf")
 

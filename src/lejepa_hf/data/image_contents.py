@@ -1,8 +1,9 @@
-"""What an image is, wherever it lies: a digest of its encoded bytes, and a checksum of the rows of a dataset."""
+"""What an image is, wherever it lies: digests of its encoded bytes, and a checksum of the rows of a dataset."""
 
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,39 @@ from .decoding import DECODING_ERRORS
 from .errors import DataError
 from .network import read_through
 from .pixel_arrays import array_of, is_tensor
-from .readers.addresses import Part, split_address
+from .readers.addresses import split_address
 from .readers.arrays import ArrayReader
 from .readers.known_readers import find_reader
 from .rows import as_row
 
 _PART = 1 << 16  # bytes at both ends of a file: the middle of a large one need not be read
+_DIGEST = 16  # bytes
+_FILES = 16  # whose digests are kept
 _ROWS, _STREAMED = 64, 4  # rows in a checksum; a stream is only read from its beginning
 
 
 def digest_of(value: object) -> bytes | None:
     """
     A digest of the value of an image column, from the length and both ends of its encoded bytes: those of a file equal
-    those that a Parquet file holds. None for an opened image, a url, and a file that cannot be read.
+    those that a Parquet file holds. None for an opened image, a url, and a file that cannot be read. Values of another
+    digest are different images; whether large ones of the same digest are alike, [`whole_digest_of`] says.
     """
+    return _digest_of(value, _PART)
+
+
+def whole_digest_of(value: object) -> bytes | None:
+    """As [`digest_of`], but from all bytes of a value, which are read for it."""
+    return _digest_of(value, None)
+
+
+def _digest_of(value: object, most: int | None) -> bytes | None:
+    """A digest from the first and the last `most` bytes, or from all."""
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, str | Path):
-        return _digest_of_file(str(value))
+        return _digest_of_path(str(value), most)
     if isinstance(value, list):  # several images of one object
-        parts = [digest_of(part) for part in value]
+        parts = [_digest_of(part, most) for part in value]
         return None if None in parts or not parts else _digest(len(parts), *(part or b"" for part in parts))
     if is_tensor(value):
         value = array_of(value)
@@ -41,36 +55,42 @@ def digest_of(value: object) -> bytes | None:
         value = repr((value.shape, value.dtype.str)).encode() + value.tobytes()
     if not isinstance(value, bytes):
         return None
-    return _digest(len(value), value[:_PART], value[max(_PART, len(value) - _PART) :])
+    most = len(value) if most is None else most
+    return _digest(len(value), value[:most], value[max(most, len(value) - most) :])
 
 
-def _digest_of_file(path: str) -> bytes | None:
+def _digest_of_path(path: str, most: int | None) -> bytes | None:
     if "://" in path:
         return None
     try:
-        file_name, part = split_address(path)
-        if part is not None:
-            return _digest_of_part(file_name, part)
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(_PART)
-            file.seek(max(_PART, size - _PART))
-            return _digest(size, head, file.read())
+        file, part = split_address(path)
+        reader = None if part is None else find_reader(file, part)
+        if isinstance(reader, ArrayReader):  # the numbers in a row
+            return _digest_of(reader.values(file, part, None).array, most)
+        status = os.stat(file)
+        of_file = _digest_of_file(file, status.st_size, status.st_mtime_ns, most)
     except DECODING_ERRORS:
         return None
+    return of_file if part is None else _digest(0, of_file, str(part).encode())  # by the file and the place in it
 
 
-def _digest_of_part(file: str, part: Part) -> bytes | None:
-    """That of the numbers in a row of an array; other parts are known by their file and place."""
-    reader = find_reader(file, part)
-    if isinstance(reader, ArrayReader):
-        return digest_of(reader.values(file, part, None).array)
-    of_file = _digest_of_file(file)
-    return None if of_file is None else _digest(0, of_file, str(part).encode())
+@lru_cache(_FILES)
+def _digest_of_file(file: str, size: int, time: int, most: int | None) -> bytes:  # noqa: ARG001
+    """That of a file of this size and time; its parts come one after the other."""
+    found = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=_DIGEST)
+    with open(file, "rb") as opened:
+        if most is None:
+            while piece := opened.read(1 << 20):
+                found.update(piece)
+        else:
+            found.update(opened.read(most))
+            opened.seek(max(most, size - most))
+            found.update(opened.read())
+    return found.digest()
 
 
 def _digest(size: int, *parts: bytes) -> bytes:
-    return hashlib.blake2b(b"".join([size.to_bytes(8, "little"), *parts]), digest_size=16).digest()
+    return hashlib.blake2b(b"".join([size.to_bytes(8, "little"), *parts]), digest_size=_DIGEST).digest()
 
 
 def undecoded(dataset: Any, image_column: str) -> Any:  # noqa: ANN401, of any class with rows

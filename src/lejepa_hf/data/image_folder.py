@@ -13,13 +13,13 @@ from typing import TypeAlias
 from PIL import Image
 
 from ..system.run_folder import RunFolder
-from .dataset_files import SPLIT_NAMES, as_stream, kind_of_files, parts_of_split
+from .dataset_files import SPLIT_NAMES, as_stream, folder_of, kind_of_files, parts_of_split, resolve_files
 from .dataset_kinds import Opened
-from .folder_metadata import METADATA_ENDINGS, with_metadata
+from .folder_metadata import METADATA_ENDINGS, Metadata, read_metadata
 from .image_parts import refuse_cut, with_parts
 from .pixel_arrays import NPY_ENDING
-from .readers.addresses import ARRAY_ENDINGS, file_of_part
-from .readers.known_readers import PACKAGES, ending_of, readable_endings, reader_of_parts
+from .readers.addresses import ARRAY_ENDINGS, FOLDER_ENDING, file_of_part
+from .readers.known_readers import PACKAGES, ending_of, is_dicom, readable_endings, reader_of_parts
 from .readers.reader import Cut
 
 logger = logging.getLogger("lejepa_hf")
@@ -30,6 +30,7 @@ _UNDECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # PIL recognises them, but has 
 _SPECIAL, _AGAIN = "not a regular file", "listed already by another path"
 _NOWHERE, _UNNAMED, _RUN = "with a missing target", "with a name that is not UTF-8", "run folder"
 
+_HEAD = 132  # bytes by which a DICOM file is known
 _Identity: TypeAlias = tuple[int, int]  # of a file or folder: device and inode
 
 
@@ -42,45 +43,85 @@ def open_folder(name: str, split: str, streaming: bool, cut: Cut = _WHOLE) -> Op
 
     Folders called train, val or test (or as in `SPLIT_NAMES`) are splits, if there are at least two of them or
     nothing else; without such folders everything is `train`. If all images lie equally deep, the name of the folder
-    right above an image is its label. Further columns come from a `metadata.csv` (or .jsonl, .parquet) in it, see
-    [`~data.folder_metadata.with_metadata`].
+    right above an image is its label. Further columns, and splits in a column `split`, come from a `metadata.csv` (or
+    .jsonl, .parquet) in it, see [`~data.folder_metadata.read_metadata`].
 
     The imagefolder of `datasets` is not used: it assigns every file whose name contains train or test to that split,
     silently leaves out the others, and visits each file several times.
     """
     if _printable(os.path.abspath(name)) != os.path.abspath(name):
         raise ValueError(f"`dataset` {name!r}: the path of the folder is not UTF-8; rename it.")
-    images, others, endings = _list_images(name)
-    _report_missing_readers(name, others)
-    shards = [ending for ending in others if kind_of_files(ending) in ("parquet", "webdataset")]
-    if not images and not others[_SPECIAL] and shards:
+    found = _list_images(name)
+    _report_missing_readers(name, found.others)
+    shards = [ending for ending in found.others if kind_of_files(ending) in ("parquet", "webdataset")]
+    if not found.images and not found.others[_SPECIAL] and shards:
         refuse_cut(cut, f"`dataset` {name!r}, a folder of tables or tars", ())
         from .dataset_builders import load_split
 
         return load_split(name, name, split, streaming)
-    splits, listed = _splits(name, images, others), images
-    refuse_cut(cut, f"`dataset` {name!r}", endings)
+    metadata = read_metadata(name, found.images) if METADATA_ENDINGS & found.others.keys() else None
+    return _open_listed(name, found, metadata, split, streaming, cut)
+
+
+def open_files_of_images(pattern: str, split: str, streaming: bool, cut: Cut = _WHOLE) -> Opened:
+    """
+    Open the files that a glob stands for, or a single file of several images, like those of a folder, which is the one
+    above the first star: see [`open_folder`].
+    """
+    root = folder_of(pattern)
+    found = _Listing(root)
+    for file in resolve_files(pattern):
+        found.take(os.path.relpath(file, root), os.path.basename(file), True, _identity(os.stat(file)))
+    found.images.sort()
+    _report_missing_readers(pattern, found.others)
+    return _open_listed(pattern, found, read_metadata(root, found.images), split, streaming, cut)
+
+
+def _open_listed(
+    name: str, found: "_Listing", metadata: Metadata | None, split: str, streaming: bool, cut: Cut
+) -> Opened:
+    """Open a split of the images that were found."""
+    if not found.images:
+        raise _nothing_found(name, found)
+    root, splits = found.root, _splits(name, found.images)
+    refuse_cut(cut, f"`dataset` {name!r}", found.endings)
     classes = _classes(splits)
-    if any(reader_of_parts(ending, cut) for ending in endings):
+    if metadata is not None:
+        splits = metadata.splits(splits)
+    if any(reader_of_parts(ending, cut) for ending in found.endings):
         wanted = set(re.findall(r"(?:^|\+)(\w+)", split))
-        splits = {key: with_parts(name, files, cut) if key in wanted else files for key, files in splits.items()}
+        splits = {key: with_parts(root, files, cut) if key in wanted else files for key, files in splits.items()}
     parts = parts_of_split(name, split, {key: len(images) for key, images in splits.items()})
     images = [image for part in parts for image in splits[part.splitname][part.from_ : part.to]]
-    dataset = _dataset(os.path.abspath(name), images, classes)
-    if METADATA_ENDINGS & others.keys():
-        dataset = with_metadata(dataset, name, [file_of_part(image) for image in images], listed)
+    dataset = _dataset(os.path.abspath(root), images, classes)
+    if metadata is not None:
+        dataset = metadata.added_to(dataset, [file_of_part(image) for image in images])
     return as_stream(dataset, streaming)
 
 
-def _splits(name: str, images: list[str], others: Counter) -> dict[str, list[str]]:
+def _nothing_found(name: str, found: "_Listing") -> ValueError:
+    """The error for a folder or glob without images, with what it holds and the way out."""
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(found.others.items())) or "nothing"
+    text = f"`dataset` {name!r} holds no images: found {counted}.{_missing_readers(found.others)}"
+    arrays = [ending for ending in sorted(found.others) if ending in ARRAY_ENDINGS]
+    if arrays:
+        which = f"name one of the {arrays[0]} files, or all of them by a glob, *{arrays[0]}"
+        text += f" A container of arrays is a `dataset` of its own: {which}."
+    if found.unknown is not None and _begins_as_dicom(os.path.join(found.root, found.unknown)):
+        text += f" {found.unknown} is a DICOM file: give such files the ending .dcm, or list their paths in a table."
+    return ValueError(text)
+
+
+def _begins_as_dicom(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return is_dicom(file.read(_HEAD))
+    except OSError:
+        return False
+
+
+def _splits(name: str, images: list[str]) -> dict[str, list[str]]:
     """The images of each split, as paths within the folder."""
-    if not images:
-        found = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "nothing"
-        arrays = [ending for ending in sorted(others) if ending in ARRAY_ENDINGS]
-        hint = (
-            f" A container of arrays is a `dataset` of its own: name one of the {arrays[0]} files." if arrays else ""
-        )
-        raise ValueError(f"`dataset` {name!r} holds no images: found {found}.{_missing_readers(others)}{hint}")
     folders = {image.split(os.sep, 1)[0] for image in images if os.sep in image}
     split_of = {folder: key for key, known in SPLIT_NAMES.items() for folder in folders if folder.lower() in known}
     # One such folder among others is a class: of trains, say.
@@ -118,9 +159,9 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def _list_images(name: str) -> tuple[list[str], Counter, set[str]]:
+def _list_images(name: str) -> "_Listing":
     """
-    Paths of the images within the folder, sorted; how many other files there are of each kind; endings of the images.
+    The images within the folder, sorted.
 
     Nothing is visited twice: of several ways to a file or folder the one without links is kept, since links are
     followed after everything else, and links in a circle end.
@@ -134,35 +175,37 @@ def _list_images(name: str) -> tuple[list[str], Counter, set[str]]:
     if found.images and found.examples:
         kinds = [f"{count} {kind}{found.examples.get(kind, '')}" for kind, count in sorted(found.others.items())]
         _warn_once(f"{name}: {found.others.total()} entries are left out: {', '.join(kinds)}")
-    return sorted(found.images), found.others, found.endings
+    found.images.sort()
+    return found
 
 
 class _Listing:
-    """What is in the folder `name`: images, each once, how many other files of each kind, what is still to visit."""
+    """What is in the folder `root`: images, each once, how many other files of each kind, what is still to visit."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, root: str) -> None:
         Image.init()
         readable = {end for end, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in _UNDECODABLE}
-        self._name, self._readable = name, readable | {NPY_ENDING} | readable_endings()
+        self.root, self._readable = root, readable | {NPY_ENDING} | readable_endings()
         self._seen: set[_Identity] = set()
-        self.folders, self.links = deque([""]), deque[str]()  # paths within `name`, as all others here
+        self.folders, self.links = deque([""]), deque[str]()  # paths within `root`, as all others here
         self.images: list[str] = []
         self.endings: set[str] = set()
         self.others: Counter[str] = Counter()
         self.examples: dict[str, str] = {}  # of the unusual kinds
+        self.unknown: str | None = None  # the first file with another ending
 
     def visit(self, folder: str) -> None:
         """Take the images in a folder that was not visited yet."""
         try:
-            status = os.stat(os.path.join(self._name, folder))
-            with os.scandir(os.path.join(self._name, folder)) as opened:
+            status = os.stat(os.path.join(self.root, folder))
+            with os.scandir(os.path.join(self.root, folder)) as opened:
                 entries = sorted(opened, key=attrgetter("name"))
         except OSError as error:
-            raise ValueError(f"`dataset` {self._name!r} cannot be listed: {error}") from error
+            raise ValueError(f"`dataset` {self.root!r} cannot be listed: {error}") from error
         if not self._is_first(_identity(status)):
             self._leave_out(_AGAIN, folder)
             return
-        if folder and RunFolder(os.path.join(self._name, folder)).is_begun():
+        if folder and RunFolder(os.path.join(self.root, folder)).is_begun():
             self._leave_out(_RUN, folder)
             return
         # A listing holds the inodes already, which saves a `stat` of each file; some file systems list different ones.
@@ -173,35 +216,39 @@ class _Listing:
             if entry.is_symlink():
                 self.links.append(within)
             elif entry.is_dir():
-                self.folders += [] if entry.name.startswith(".") else [within]
+                if entry.name.lower().endswith(FOLDER_ENDING):
+                    self.others[FOLDER_ENDING] += 1
+                elif not entry.name.startswith("."):
+                    self.folders.append(within)
             else:
                 identity = status.st_dev, entry.inode()
                 if is_listed is None:
                     is_listed = identity == _identity_of(entry)
-                self._take(within, entry.name, entry.is_file(), identity if is_listed else _identity_of(entry))
+                self.take(within, entry.name, entry.is_file(), identity if is_listed else _identity_of(entry))
 
     def follow(self, link: str) -> None:
         """Take the file, or note the folder, to which a link leads."""
-        path, file = os.path.join(self._name, link), os.path.basename(link)
+        path, file = os.path.join(self.root, link), os.path.basename(link)
         try:
             status = os.stat(path)
         except OSError:  # or it leads to itself
-            self._take(link, file, None, (0, 0))
+            self.take(link, file, None, (0, 0))
             return
         if not stat.S_ISDIR(status.st_mode):
-            self._take(link, file, stat.S_ISREG(status.st_mode), _identity(status))
+            self.take(link, file, stat.S_ISREG(status.st_mode), _identity(status))
         elif Path(path).parent.resolve().is_relative_to(Path(path).resolve()):  # upwards, and so out of the folder
             self._leave_out(_AGAIN, link)
         elif not file.startswith("."):
             self.folders.append(link)
 
-    def _take(self, within: str, file: str, is_regular: bool | None, identity: _Identity) -> None:
+    def take(self, within: str, file: str, is_regular: bool | None, identity: _Identity) -> None:
         """Take an image that was not taken yet, or count another file; `is_regular` is None for a missing one."""
         ending = os.path.splitext(file)[1].lower()
         if ending == ".gz":
             ending = ending_of(file)
         if is_regular and ending not in self._readable:
             self.others[_printable(ending) or "no ending"] += 1
+            self.unknown = self.unknown or within
         elif file.startswith("."):
             return
         elif not is_regular:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from ..system.progress_bars import progress_bar
 from .decoding import DECODING_ERRORS
 from .readers.addresses import Part, with_part
-from .readers.known_readers import PACKAGES, TIFF_ENDINGS, ending_of, has_windows, reader_of_parts
+from .readers.known_readers import PACKAGES, TIFF_ENDINGS, ending_of, reader_of_parts
 from .readers.library import is_installed
 from .readers.reader import Cut
 
@@ -27,14 +27,8 @@ def refuse_cut(cut: Cut, what: str, endings: Collection[str]) -> None:
         if not endings or (needed and not set(needed).intersection(endings)):
             files = f"files that end in {' or '.join(needed)}" if needed else "the files of a folder"
             raise ValueError(f"`{name}` {value!r} is for {files}, and {what} has none: leave it out.")
-    if cut.window_size is None:
-        return
-    if others := sorted(ending for ending in endings if not has_windows(ending)):
-        way_out = "put them into a folder of their own, or save them as TIFF"
-        raise ValueError(
-            f"`window_size` {cut.window_size} cannot cut {', '.join(others)} files, as {what} has: {way_out}."
-        )
-    if set(TIFF_ENDINGS).intersection(endings) and not is_installed(PACKAGES[".svs"]):
+    has_tiff = bool(set(TIFF_ENDINGS).intersection(endings))
+    if cut.window_size is not None and has_tiff and not is_installed(PACKAGES[".svs"]):
         raise ValueError(
             f"`window_size` {cut.window_size} needs `pip install {PACKAGES['.svs']}` for the TIFFs of {what}."
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from .array_columns import is_array, with_arrays
 from .dataset_kinds import Mixture, Opened, count_rows, is_stream
-from .label_kinds import LabelKind, kind_of_labels
+from .label_kinds import LabelKind, is_text, kind_of_labels
 from .origins import Origin
 from .streaming import EndlessRows
 
@@ -145,8 +145,8 @@ def find_columns(
     integers = [column for column, feature in features.items() if _is_integer(feature)]
     if not finds_integers:
         labels = ["label"] if "label" in features else labels
-    elif "cls" in integers:
-        labels.append("cls")  # the name of labels in WebDataset
+    elif "cls" in integers or (is_text(features.get("cls")) and not is_stream(dataset)):
+        labels.append("cls")  # the name of labels in WebDataset; to number texts, a stream would be read as a whole
     elif not labels:
         integers = [column for column in integers if not column.lower().endswith(_NO_LABELS)]
         labels = integers if len(integers) == 1 else []
@@ -158,7 +158,8 @@ def find_columns(
     source = ImageSource(dataset, name, image_column, label_column, class_names)
     if not source.is_stream and not len(dataset):
         raise ValueError(f"`dataset` {name!r} has no images: it is empty.")
-    labelled = "no labels" if label_column is None else f"labels in {label_column!r}"
+    unused = ", but texts: `label_column: cls` uses them" if is_text(features.get("cls")) else ""
+    labelled = f"no labels{unused}" if label_column is None else f"labels in {label_column!r}"
     _log_once(f"{name}: images in column {image_column!r}, {labelled}")
     return source
 

@@ -32,7 +32,8 @@ def with_labels(
 ) -> ImageSource:
     """
     Bring the labels of a source into one of three forms: a class number for each image, a list of class numbers, or a
-    float; None for an image without a label. Names of classes are those of the source, and `label_column` is the
+    float; None for an image without a label. Texts are numbered, and integers that do not count from 0 without gaps,
+    such as ids, except in streams. Names of classes are those of the source, and `label_column` is the
     column of this form, which is a new one for several columns of 0 and 1. Masks are left as they are.
 
     Args:
@@ -43,7 +44,8 @@ def with_labels(
         kind (`str`, *optional*): `"class"` to number integers or floats like texts, `"number"` for integers that are
             no classes, `"multi-label"` for texts in which `|` separates classes. Follows from the type if missing.
         known ([`ImageSource`], *optional*): Images to fit protocols on, with the same columns of labels: its classes
-            keep their numbers, and further ones follow them. If missing, names are sorted and numbered from 0.
+            keep their numbers, and further ones follow them; without names of classes, integers stay as they are. If
+            missing, names are sorted and numbered from 0.
 
     Raises:
         ValueError: If there is no such column, or its values do not fit.
@@ -59,10 +61,11 @@ def with_labels(
         return source
     if len(columns) > 1:
         return _of_several(source, columns, kind, known)
-    return _of_column(source, columns[0], kind, known.class_names if known is not None else None)
+    return _of_column(source, columns[0], kind, None if known is None else known.class_names or ())
 
 
 def _of_column(source: ImageSource, column: str, kind: str | None, known: Sequence[str] | None) -> ImageSource:
+    """`known` has the names of classes that are known, nothing if their numbers are those of the source."""
     source = replace(source, label_column=column)
     feature = source.features[column]
     found = kind or kind_of_labels(feature)
@@ -77,13 +80,30 @@ def _of_classes(source: ImageSource, feature: Any, kind: str | None, known: Sequ
     from datasets import ClassLabel
 
     column = str(source.label_column)
-    if isinstance(feature, ClassLabel) or (is_numbered(feature) and kind is None):
+    if isinstance(feature, ClassLabel):
+        return source
+    if is_numbered(feature) and kind is None and (_count_from_0(source) if known is None else not known):
         return source
     if kind_of_labels(feature) not in ("class", "number"):
         raise _unfitting("class", source, column, feature)
     names = _names(_values(source, (column,)), known)
     encode = _Encoding((column,), column, "class", _places(names))
     return _encoded(source, encode, ClassLabel(names=names), names)
+
+
+def _count_from_0(source: ImageSource) -> bool:
+    """
+    Whether the integers of a column are class numbers, from 0 on without gaps; others are names of classes. A stream
+    is not read to know it. Negative ones stand for missing labels, and are refused where labels are needed.
+    """
+    from pyarrow.compute import count_distinct, min_max
+
+    if source.is_stream:
+        return True
+    dataset: Any = source.dataset
+    numbers = dataset.data.column(source.label_column)
+    low, high = min_max(numbers).as_py().values()
+    return low is None or low < 0 or high + 1 == count_distinct(numbers).as_py()
 
 
 def _of_lists(source: ImageSource, feature: Any, known: Sequence[str] | None) -> ImageSource:  # noqa: ANN401
@@ -116,7 +136,7 @@ def _of_several(source: ImageSource, columns: list[str], kind: str | None, known
         )
     names: dict[str, list[str] | None] = {}
     for column in columns:
-        own = known.several_labels.get(column) if known is not None else None
+        own = None if known is None else known.several_labels.get(column) or ()
         source = _of_column(source, column, kind, own)
         if source.label_kind != "class":
             raise ValueError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .dataset_files import FILE_KINDS
 from .opening_errors import nearby
+from .readers.addresses import ARRAY_ENDINGS
 
 
 def refuse_missing_path(name: str) -> None:
@@ -22,7 +23,7 @@ def refuse_impossible_path(name: str) -> None:
     """Raise ValueError for a path that does not exist and cannot be an id of the Hub, and for a single image."""
     what = f"`dataset` {name!r}"
     if os.path.isfile(name):
-        endings = ", ".join(ending for kind in FILE_KINDS.values() for ending in kind)
+        endings = ", ".join([ending for kind in FILE_KINDS.values() for ending in kind] + [*ARRAY_ENDINGS])
         raise ValueError(f"{what} is a single file: name the folder with the images, or files that end in {endings}.")
     if name.startswith((".", "/", "~")) or name.endswith(("/", os.sep)) or name.count("/") > 1:
         raise ValueError(f"{what}: no such folder. {nearby(name.rstrip('/'))}")

@@ -34,10 +34,10 @@ def array_of(tensor: Any) -> np.ndarray:  # noqa: ANN401, of a library that need
     return np.asarray(tensor.detach().cpu() if hasattr(tensor, "detach") else tensor)
 
 
-def count_values(file: str | Path) -> int:
-    """Number of values in a file that `np.save` wrote, from its header alone."""
+def mapped_npy(file: str | Path) -> np.ndarray:
+    """What `np.save` wrote into a file, of which only the values that are used are read."""
     with _damage_explained():
-        return np.lib.format.open_memmap(file, mode="r").size
+        return np.lib.format.open_memmap(file, mode="r")
 
 
 def read_npy(value: bytes | str | Path) -> np.ndarray:
@@ -62,6 +62,15 @@ def wrong_channels(found: int, num_channels: int, pages: int = 1) -> ValueError:
     return ValueError(f"The image has {found} channels, but {num_channels} are expected: {way_out}.")
 
 
+def image_array(value: np.ndarray | list) -> np.ndarray:
+    """An array or list of numbers along two or three axes as an array; TypeError for others."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
+        got = f"{type(value).__name__} of {array.dtype} and shape {array.shape}"
+        raise TypeError(f"An array is an image if it has numbers along two or three axes, got {got}.")
+    return array
+
+
 def eight_bit_channels_last(
     value: np.ndarray | list, num_channels: int, pixel_range: PixelRange | None, are_colours: bool = True
 ) -> np.ndarray:
@@ -72,10 +81,7 @@ def eight_bit_channels_last(
     wanted, also one with 1 to 4 channels last, or 1 or 3 first, which PIL turns into greyscale or RGB later. If its
     channels are not `are_colours` but planes, `(H, W, C)`, they must be as many as wanted, or one.
     """
-    array = np.asarray(value)
-    if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
-        got = f"{type(value).__name__} of {array.dtype} and shape {array.shape}"
-        raise TypeError(f"An array is an image if it has numbers along two or three axes, got {got}.")
+    array = image_array(value)
     if array.ndim == 3 and not are_colours and array.shape[-1] not in (1, num_channels):
         raise wrong_channels(array.shape[-1], num_channels)
     through_pil = num_channels in (1, 3)
@@ -94,7 +100,7 @@ def eight_bit_channels_last(
 def to_eight_bit_array(
     array: np.ndarray,
     pixel_range: PixelRange | None,
-    white: float | None = None,
+    file_range: list[float] | None = None,
     no_data: float | None = None,
     is_inverted: bool = False,
 ) -> np.ndarray:
@@ -102,19 +108,19 @@ def to_eight_bit_array(
     Scale values linearly to uint8.
 
     The ends of `pixel_range` become 0 and 255; other values are clipped; NaN and `no_data` become 0. Several pairs are
-    those of the channels, along the last axis. If the range is missing, it is the whole range of 8- and 16-bit
-    integers, or [0, `white`] for files that use fewer of these bits; [0, 1] for floats and [0, 255] for wider
+    those of the channels, along the last axis. If the range is missing, it is the `file_range` of files that use fewer
+    bits than the type has; else the whole range of 8- and 16-bit integers; [0, 1] for floats and [0, 255] for wider
     integers, which never use their whole range: if more than half of the floats, or a single wide integer, lie
-    outside, ValueError. Of uint8 only a range within [0, 255] is used: others, and [0, 1], are meant for other images
-    beside them. With `is_inverted`, low values are white.
+    outside, ValueError. Of uint8 only a range within [0, 255], or within `file_range`, is used: others, and [0, 1],
+    are meant for other images beside them. With `is_inverted`, low values are white.
     """
     missing = array == no_data if no_data is not None else np.zeros((), bool)
     if array.dtype.kind == "f" and missing.any():
         array = np.where(missing, np.nan, array)
-    if array.dtype == np.uint8 and not is_range_of_bytes(pixel_range):
-        found = array if white is None else _scaled(array, None, white)
-    else:
-        found = _scaled(array, pixel_range, white)
+    if array.dtype == np.uint8 and not is_range_of_bytes(pixel_range, 255 if file_range is None else file_range[1]):
+        pixel_range = None
+    is_whole = array.dtype == np.uint8 and pixel_range is None and file_range is None
+    found = array if is_whole else _scaled(array, pixel_range or file_range)
     if is_inverted:
         found = 255 - found
     return np.where(missing, np.uint8(0), found) if missing.any() else found
@@ -130,12 +136,10 @@ def _ends(pixel_range: PixelRange, array: np.ndarray) -> tuple[Any, Any]:
     return low, high
 
 
-def _scaled(array: np.ndarray, pixel_range: PixelRange | None, white: float | None) -> np.ndarray:
+def _scaled(array: np.ndarray, pixel_range: PixelRange | None) -> np.ndarray:
     kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
-    if pixel_range is None and white is not None:
-        pixel_range = [0.0, white]
     if pixel_range is None and kind == "u" and bits == 16:
         return (array >> 8).astype(np.uint8)  # as for 16-bit image files, and faster than through floats
     if pixel_range is None and kind in "ui" and bits > 16:

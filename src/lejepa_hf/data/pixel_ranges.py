@@ -21,11 +21,14 @@ def range_of_channels(pixel_range: PixelRange | None, first: int, number: int) -
     return chosen[0] if number == 1 and chosen else chosen
 
 
-def is_range_of_bytes(pixel_range: PixelRange | None) -> bool:
-    """Whether a range is one of 8-bit values, other than all of them; of several, whether they are so together."""
+def is_range_of_bytes(pixel_range: PixelRange | None, largest: float = 255) -> bool:
+    """
+    Whether a range is one of 8-bit values up to the `largest`, other than all of them; of several, whether they are so
+    together.
+    """
     pairs = ranges_of(pixel_range)
-    is_within = all(low >= 0 and 1 < high <= 255 for low, high in pairs)
-    return is_within and any((low, high) != (0, 255) for low, high in pairs)
+    is_within = all(low >= 0 and 1 < high <= largest for low, high in pairs)
+    return is_within and any((low, high) != (0, largest) for low, high in pairs)
 
 
 def check_ranges(pixel_range: PixelRange | None, channels: int) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .dataset_files import folder_of
 from .image_source import ImageSource
 from .readers.addresses import file_of_part
 
@@ -90,11 +91,6 @@ def column_values(source: ImageSource, column: str) -> list:
     """All values of a column, without reading an image."""
     dataset: Any = source.dataset
     return dataset.with_format(None).select_columns([column])[:][column]
-
-
-def folder_of(name: str) -> str:
-    """The folder of images, or of the table, by the name of a source; any other name as it is."""
-    return os.path.dirname(os.path.abspath(name)) if os.path.isfile(name) else name
 
 
 def path_within(path: str, folder: str) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from .dataset_kinds import Mixture, Rows, is_stream
 from .errors import DataError
-from .image_contents import digest_of, image_values, spread_rows, undecoded
+from .image_contents import digest_of, image_values, spread_rows, undecoded, whole_digest_of
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -44,8 +44,8 @@ def shared_images(
     Count held-out images that are training images too: the same encoded bytes, under whatever name.
 
     Few images are read. At most `most` held-out ones are compared, evenly spread over the rows; of the training images
-    only those that have the size of one of them. Where no sizes are known, as in a stream, some training images are
-    read; the count then is a lower bound.
+    only those that have the size of one of them, and whole files only if both ends are alike. Where no sizes are
+    known, as in a stream, some training images are read; the count then is a lower bound.
 
     Args:
         trained_on: Datasets with training images, mixtures and streams too, each with its image column.
@@ -59,16 +59,21 @@ def shared_images(
         if all(digest is None for digest in found):  # opened already, at the cost of reading them
             return SharedImages(0, 0)
         found += digests
-        wanted = {digest for digest in found if digest is not None}
+        wanted = set(found) - {None}
         sizes = _sizes_of_held_out(held_out, image_column, most)
-        there: set[bytes] = set()
+        alike, there = set[bytes | None](), set[bytes | None]()  # digests of both ends, and of the whole
         for dataset, column in trained_on:
             for member in dataset.datasets if isinstance(dataset, Mixture) else [dataset]:
-                there |= wanted & _digests(member, column, sizes)
+                for value in _values(member, column, sizes):
+                    if (digest := digest_of(value)) in wanted:
+                        alike.add(digest)
+                        there.add(whole_digest_of(value))
+        again = image_values(held_out, image_column, most) if alike else ()
+        number = sum(digest_of(value) in alike and whole_digest_of(value) in there for value in again)
     except (DataError, OSError) as error:  # reading goes on with retries where it has to succeed
         logger.warning(f"Held-out images could not be compared with training images: {error}")
         return SharedImages(0, 0)
-    return SharedImages(sum(digest in there for digest in found), sum(digest is not None for digest in found))
+    return SharedImages(number, sum(digest is not None for digest in found))
 
 
 def _sizes_of_held_out(dataset: Rows, column: str, most: int) -> np.ndarray | None:
@@ -78,16 +83,16 @@ def _sizes_of_held_out(dataset: Rows, column: str, most: int) -> np.ndarray | No
     return None if sizes is None else np.unique(sizes)
 
 
-def _digests(dataset: Any, column: str, wanted: np.ndarray | None) -> set[bytes]:  # noqa: ANN401
-    """Digests of training images, of those only that have a wanted size where sizes are known."""
+def _values(dataset: Any, column: str, wanted: np.ndarray | None) -> Iterator[object]:  # noqa: ANN401
+    """Training images, those only that have a wanted size where sizes are known."""
     rows = undecoded(dataset, column)
     sizes = None if is_stream(dataset) else _sizes(rows, column, None)
     if sizes is None or wanted is None:
-        found = {digest_of(value) for value in image_values(dataset, column, _UNKNOWN_SIZE)}
-    else:
-        chosen = np.flatnonzero(np.isin(sizes, wanted))
-        found = {digest_of(rows[int(chosen[place])][column]) for place in spread_rows(len(chosen), _MOST_READ)}
-    return {digest for digest in found if digest is not None}
+        yield from image_values(dataset, column, _UNKNOWN_SIZE)
+        return
+    chosen = np.flatnonzero(np.isin(sizes, wanted))
+    for place in spread_rows(len(chosen), _MOST_READ):
+        yield rows[int(chosen[place])][column]
 
 
 def _sizes(dataset: Any, column: str, numbers: list[int] | None) -> np.ndarray | None:  # noqa: ANN401

@@ -18,6 +18,7 @@ from .dataset_files import (
     ARRAYS,
     DIGITS,
     FILE_KINDS,
+    IMAGES,
     as_stream,
     is_saved_dataset,
     joined,
@@ -28,7 +29,7 @@ from .dataset_files import (
     resolve_files,
 )
 from .dataset_kinds import Mixture, Opened, count_rows, is_stream
-from .image_folder import open_folder
+from .image_folder import open_files_of_images, open_folder
 from .image_source import ImageSource, find_columns
 from .missing_paths import refuse_missing_path
 from .opening_errors import without_secrets
@@ -70,8 +71,9 @@ def load_source(
         name: `"digits"`; a dataset id of the Hub; a folder of images, or one that `save_to_disk` wrote; a table of
             paths as [`~data.tables.open_table`] reads it (.csv, .tsv, .jsonl, .parquet); Parquet or WebDataset tar
             files as a path, a glob or a url (`hf://datasets/user/name/*.parquet` too), where `{000..123}` stands for a
-            range; `"parquet"`, `"webdataset"`, `"csv"` or `"json"` with such files in `data_files`; or a dataset that
-            `datasets` has built already.
+            range; a container of arrays as [`~data.array_files.open_arrays`] reads it, or a glob of them; a glob of
+            images, or a file of several, such as a volume; `"parquet"`, `"webdataset"`, `"csv"` or `"json"` with such
+            files in `data_files`; or a dataset that `datasets` has built already.
         split (`str`, *optional*, defaults to `"train"`): Name of the split, or several joined as in
             `"train+validation"`; a slice like `"train[:1000]"` works without streaming.
         config (`str`, *optional*): Configuration of a Hub dataset.
@@ -87,8 +89,8 @@ def load_source(
             for each split (`dict[str, str]`), where the repository has other large files.
         max_image_pixels (`int`, *optional*): Largest width times height of an image that an evaluation decodes; PIL's
             limit if missing. Larger images count as broken.
-        pages (`str`, *optional*, defaults to `"channels"`): What the pages of a TIFF in a folder are, `channels` of
-            one image or `images`.
+        pages (`str`, *optional*, defaults to `"channels"`): What the pages of a TIFF in a folder or glob are,
+            `channels` of one image or `images`.
         slice_axis (`int`, *optional*): Axis of volumes along which each slice is an image, 0, 1 or 2; 2 if missing.
         window_size (`int`, *optional*): Side in pixels of the windows into which each file of a folder is cut.
 
@@ -105,6 +107,8 @@ def load_source(
         source = _given_source(name, split, streaming, image_column, label_column)
         return replace(source, max_image_pixels=max_image_pixels)
     name = os.path.expanduser(name)
+    if kind_of_files(name) is not None:
+        name = name.rstrip("/")  # of a container that is a folder
     is_table = _is_table(name, data_files, image_column)
     dataset = _open_named(name, split, streaming, settings, cut, image_column)
 
@@ -112,7 +116,7 @@ def load_source(
         return _open_named(name, part, False, settings, cut, image_column)
 
     shown = resolve_files(data_files)[0] if is_table and name in FILE_KINDS else name  # type: ignore[arg-type]
-    is_plain = is_table or (os.path.isdir(name) and not is_saved_dataset(name))
+    is_plain = is_table or _are_images(name)
     source = find_columns(dataset, without_secrets(shown), image_column, label_column, finds_integers=not is_plain)
     return replace(
         source,
@@ -122,6 +126,12 @@ def load_source(
         max_image_pixels=max_image_pixels,
         opened=(source.dataset, _origin(name, split, settings, dataset, open_split)),
     )
+
+
+def _are_images(name: str) -> bool:
+    """Whether a name is a folder of images, a glob of them, or a file of several."""
+    kind = kind_of_files(name)
+    return kind == IMAGES or (kind is None and os.path.isdir(name) and not is_saved_dataset(name))
 
 
 def _is_table(name: str, data_files: Any, image_column: str | None) -> bool:  # noqa: ANN401, of whatever type
@@ -136,7 +146,7 @@ def _open_named(
 ) -> Opened:
     """Open what has a name; `settings` of [`load_source`] that have no meaning for it are refused."""
     shown = without_secrets(name)
-    if cut.given and (not os.path.isdir(name) or is_saved_dataset(name)):
+    if cut.given and not _are_images(name):
         _refuse(f"`dataset` {shown!r}, which is not a folder of images", cut.given)
     if name in FILE_KINDS:
         _refuse(f"`dataset` {name!r}", settings, but="data_files")
@@ -148,6 +158,9 @@ def _open_named(
     if kind_of_files(name) == ARRAYS:
         _refuse(f"`dataset` {shown!r}", {**settings, **cut.given})
         return open_arrays(name, split, streaming, image_column)
+    if kind_of_files(name) == IMAGES:
+        _refuse(f"`dataset` {shown!r}", settings)
+        return open_files_of_images(name, split, streaming, cut)
     if kind := kind_of_files(name):
         _refuse(f"`dataset` {shown!r}", settings)
         return _open_files(kind, name, shown, split, streaming, image_column)

@@ -52,7 +52,7 @@ def open_table(patterns: str | list[str], name: str, split: str, streaming: bool
         tables.append(_with_places(table, image_column, root, name))
     assert image_column is not None, "`resolve_files` finds at least one file"
     table = joined_tables(tables, name)
-    rows = _rows_of_splits(table, name)
+    rows = rows_of_splits(table, name)
     parts = parts_of_split(name, split, {key: len(numbers) for key, numbers in rows.items()})
     chosen = [rows[part.splitname][part.from_ : part.to] for part in parts]
     datasets: list[Any] = [Dataset(table.take(pa.array(numbers, pa.int64()))) for numbers in chosen]
@@ -227,9 +227,17 @@ def _not_there(places: Iterable[str | None]) -> list[str | None]:
     return [place for place in places if not place or not is_there(place)]
 
 
-def _rows_of_splits(table: "Table", name: str) -> dict[str, Sequence[int]]:
-    """The numbers of the rows of each split."""
-    column = next((column for column in table.column_names if column.lower() == "split"), None)
+def split_column(table: "Table") -> str | None:
+    """The column that names the split of each row, if there is one."""
+    return next((column for column in table.column_names if column.lower() == "split"), None)
+
+
+def rows_of_splits(table: "Table", name: str) -> dict[str, Sequence[int]]:
+    """
+    The numbers of the rows of each split, by [`split_column`] and in its usual spelling; all rows are `train` without
+    such a column. Rows without a value are left out with a warning.
+    """
+    column = split_column(table)
     if column is None:
         return {"train": range(len(table))}
     usual = {spelling: split for split, spellings in SPLIT_NAMES.items() for spelling in spellings}

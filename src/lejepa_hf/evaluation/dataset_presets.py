@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.dataset_files import DIGITS, kind_of_files
+from ..data.dataset_files import DIGITS, FILE_KINDS, kind_of_files
 from ..data.parquet_branch import PARQUET_BRANCH
 
 
@@ -97,9 +97,9 @@ PRESETS = {
 
 
 def find_preset(name: str) -> DatasetPreset | None:
-    """Find a preset by its name; None for a Hub id, a file or a folder, a ValueError for anything else."""
+    """Find a preset by its name; None for a Hub id, files or a folder, a ValueError for anything else."""
     known = PRESETS.get(name.lower().replace("_", "-"))
-    if known is not None or "/" in name or os.path.exists(name) or kind_of_files(name):
+    if known is not None or "/" in name or name in FILE_KINDS or os.path.exists(name) or kind_of_files(name):
         return known
     close = difflib.get_close_matches(name.lower(), PRESETS, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}? Presets" if close else "Presets"

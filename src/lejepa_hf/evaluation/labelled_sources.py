@@ -89,9 +89,10 @@ def _fitted_elsewhere(
             f"are fitted on {preset.fitted_on}: leave it out, or evaluate on {preset.fitted_on}."
         )
     both = {name: source[name] for name in ("streaming", "max_image_pixels") if name in source}
-    test = open_labelled(preset.dataset, eval_split or preset.eval_split, **source)
-    test = with_imagenet_classes(test) if preset.has_wordnet_ids else test
     train = labelled_source(str(preset.fitted_on), train_split, **both)
+    numbered = replace(train, class_names=None)  # integers are its class numbers, some of which may be missing
+    test = open_labelled(preset.dataset, eval_split or preset.eval_split, known=numbered, **source)
+    test = with_imagenet_classes(test) if preset.has_wordnet_ids else test
     if train.class_names is not None and len(train.class_names) != NUM_CLASSES:
         raise ValueError(
             f"`dataset` {train.name!r} has {len(train.class_names)} classes, not ImageNet's {NUM_CLASSES:,}."
@@ -167,8 +168,8 @@ def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: Image
     if number:
         raise ValueError(
             f"`dataset` {source.name!r}: {number:,} of {len(labels):,} images have -1 or nothing as class in "
-            f"`label_column` {source.label_column!r}, like test splits with secret labels: name another split, or "
-            "leave these rows out."
+            f"`label_column` {source.label_column!r}, like test splits with secret labels: name another split, leave "
+            "these rows out, or set `label_kind: class` if negative numbers are classes."
         )
 
 
@@ -258,7 +259,7 @@ def count_classes(*labels: np.ndarray | torch.Tensor) -> int:
     largest = max(different, default=0)
     if has_gaps(largest, len(different)):
         raise ValueError(
-            f"The labels hold {largest:,}, but only {len(different):,} different numbers: number the classes from 0, "
-            "write them as texts, or leave out the protocols `linear` and `fine-tune`."
+            f"The labels hold {largest:,}, but only {len(different):,} different numbers: set `label_kind: class`, "
+            "number the classes from 0 or write them as texts, or use the protocol `linear`."
         )
     return largest + 1

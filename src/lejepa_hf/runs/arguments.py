@@ -98,11 +98,12 @@ class DataArguments(ViewSettings):
     Which images to use, and how views of them are made: the fields of [`ViewSettings`] and the following.
 
     Args:
-        dataset (`str`): `"digits"`, a Hub dataset id, a folder of images, or Parquet or WebDataset tar files as a
-            path, a glob or a url. See [`~data.sources.load_source`].
+        dataset (`str`): `"digits"`, a Hub dataset id, a folder or glob of images, a table, a container of arrays, or
+            Parquet or WebDataset tar files as a path, a glob or a url. See [`~data.sources.load_source`].
         dataset_config (`str`, *optional*): Configuration of a Hub dataset.
         dataset_revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
-        data_files (`str` or `list[str]`, *optional*): Files of a Hub dataset to use, as paths or globs.
+        data_files (`str` or `list[str]`, *optional*): Files of a Hub dataset, or of the `dataset` `csv`, `json`,
+            `parquet` or `webdataset`, as paths or globs.
         mixture (`list[dict]`, *optional*): Several sources to train on, drawn from with their `weight`; the other keys
             of an entry are `dataset`, `config`, `split`, `revision`, `data_files`, `image_column`. The source of the
             keys above then serves the evaluation only, and may be missing.

@@ -13,7 +13,7 @@ from ..data.origins import rows_in_common
 from ..data.row_groups import groups_of
 from ..data.sources import ImageSource, load_mixture
 from ..evaluation.label_by_label import pairs_of_columns
-from ..evaluation.labelled_sources import check_classes, check_held_out_classes, check_labels, count_classes, labels_of
+from ..evaluation.labelled_sources import check_classes, check_held_out_classes, check_labels
 from ..evaluation.protocols.registry import make_protocols
 from ..evaluation.protocols.served_labels import check_served, usual_protocols
 from ..system.distributed import is_first_rank
@@ -70,8 +70,6 @@ def _check_column(protocols: list[str], held_out: ImageSource, fitted_on: ImageS
     check_served(make_protocols(protocols, {}), held_out)
     if held_out.label_kind in ("multi-label", "number"):
         return
-    if "linear" in protocols:
-        count_classes(*(labels for source in (held_out, fitted_on) if (labels := labels_of(source)) is not None))
     check_classes(fitted_on)
     check_held_out_classes(fitted_on, held_out)
 
@@ -122,7 +120,7 @@ def training_source(data: DataArguments) -> ImageSource:
     if data.mixture is None:
         source = _training_images(data)
         if is_first_rank():
-            log_found_images(source, data.pixel_range)
+            log_found_images(source, data.pixel_range, data.num_channels)
         return source
     mixture = load_mixture(data.mixture, data.streaming)
     return ImageSource(mixture, f"a mixture of {len(mixture.datasets)} datasets", "image")

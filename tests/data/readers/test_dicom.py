@@ -168,6 +168,10 @@ def test_files_are_known_by_their_beginning(tmp_path):
     path = tmp_path / "IM000001"
     path.write_bytes(dicom())
     assert (pixels_of(str(path)) == pixels_of(dicom())).all()
+    with pytest.raises(
+        ValueError, match="found 1 no ending. IM000001 is a DICOM file: give such files the ending .dcm"
+    ):
+        load_source(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,54 @@ def test_pages_of_colours_and_of_several_sizes(tmp_path):
     assert len(found) == 2 and (np.asarray(decode_image(found[0])) == COLOURS).all()
     scaled = np.clip(np.moveaxis(STACK[:3], 0, -1) * (255 / 40000.0), 0, 255).round()
     assert (np.asarray(decode_image(found[1], 3, [0.0, 40000.0])) == scaled).all()
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u2", "u4", "u8"])
+def test_pages_of_every_type_are_images(tmp_path, kind):
+    """PIL does not know the types f2, i8 and u8."""
+    stack = RNG.integers(0, 101, (3, 8, 9)).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
+    found = paths(tmp_path, pages="images")
+    assert [path.rsplit("#")[1] for path in found] == ["page=0", "page=1", "page=2"]
+    for page, path in enumerate(found):
+        scaled = np.clip(stack[page] * (255 / 102), 0, 255).round()
+        assert (np.asarray(decode_image(path, 1, [0.0, 102.0])) == scaled).all()
+    with pytest.raises(DECODING_ERRORS, match="not a TIFF with a page 3"):
+        decode_image(f"{tmp_path / 'a.tif'}#page=3", 1, [0.0, 102.0])
+    if kind[0] == "f":
+        with pytest.raises(DECODING_ERRORS, match="of type float.* not from 0 to 1: set `pixel_range"):
+            decode_image(found[0], 1)
+
+
+def test_pages_of_several_types(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for kind in ("u1", "f2", "u2"):
+            writer.write(np.full((4, 5), 50, kind), photometric="minisblack")
+    for path in (found := paths(tmp_path, pages="images")):
+        assert (np.asarray(decode_image(path, 1, [0.0, 100.0])) == 128).all()
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_windows_of_a_palette_have_its_colours(tmp_path, bits):
+    numbers = RNG.integers(0, 2**bits, (40, 50), dtype=np.uint8)
+    image = Image.fromarray(numbers).convert("P")
+    image.putdata(numbers.ravel().tolist())
+    image.putpalette(RNG.integers(0, 256, 3 * 256, dtype=np.uint8).tobytes())
+    image.save(tmp_path / "a.tif", compression="tiff_lzw", bits=bits)
+    whole = np.asarray(decode_image(str(tmp_path / "a.tif")))
+    assert whole.shape == (40, 50, 3) and len(np.unique(whole)) > 9
+    assert (window_of(tmp_path / "a.tif", 7, 3, 20, 30) == whole[3:33, 7:27]).all()
+    grey = np.asarray(decode_image(str(tmp_path / "a.tif"), 1))
+    assert (window_of(tmp_path / "a.tif", 7, 3, 20, 30, 1) == grey[3:33, 7:27]).all()
+    scaled = np.asarray(decode_image(str(tmp_path / "a.tif"), 3, [0, 100]))
+    assert (window_of(tmp_path / "a.tif", 7, 3, 20, 30, pixel_range=[0, 100]) == scaled[3:33, 7:27]).all()
+    with pytest.raises(DECODING_ERRORS, match="3 channels, but 4 are expected"):
+        window_of(tmp_path / "a.tif", 0, 0, 8, 8, 4)
+
+
+def test_windows_of_other_colours_are_refused_by_their_name(tmp_path):
+    Image.fromarray(COLOURS).convert("CMYK").save(tmp_path / "a.tif")
+    assert np.asarray(decode_image(str(tmp_path / "a.tif"))).shape == (90, 110, 3)
+    with pytest.raises(DECODING_ERRORS, match=r"other colours than RGB, such as CMYK \(its tag 262 is 5\)"):
+        window_of(tmp_path / "a.tif", 0, 0, 8, 8)

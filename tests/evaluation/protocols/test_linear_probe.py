@@ -41,6 +41,13 @@ def test_is_as_good_as_logistic_regression_on_pixels():
     assert results["eval_linear_top1"] <= results["eval_linear_top5"] <= 1
 
 
+def test_numbers_of_classes_may_be_far_apart():
+    """The probe has as many outputs as there are classes, not as their largest number."""
+    train, test = toy(10), toy(10, seed=1)
+    apart = [LabelledEmbeddings(part.embeddings, part.labels * 50_000_000) for part in (train, test)]
+    assert linear_probe(*apart, num_steps=50) == linear_probe(train, test, num_steps=50)
+
+
 def test_random_labels_give_chance():
     parts = [toy(10, rows=2000, seed=seed) for seed in (0, 1)]
     for seed, part in enumerate(parts):

@@ -21,7 +21,7 @@ from .reader import Reader, Values
 
 logger = logging.getLogger("lejepa_hf")
 
-_OPENED = 16  # files that a process keeps open
+_OPENED = 128  # files that a process keeps open
 _ROOT = "array"  # name of an array that is a zarr folder of its own
 
 

@@ -31,6 +31,12 @@ class Dicom(Reader):
             number = int(_header(file, ["NumberOfFrames"]).get("NumberOfFrames") or 1)
         return [Part("frame", (frame,)) for frame in range(number)] if number > 1 else [None]
 
+    def size(self, file: str, part: Part | None) -> tuple[int, int]:  # noqa: ARG002
+        """Width and height by the header."""
+        with library_for(self.format, self.packages):
+            header = _header(file, ["Columns", "Rows"])
+            return header.Columns, header.Rows
+
     def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:
         """Rescaled values, or colours as RGB."""
         with library_for(self.format, self.packages):

@@ -31,7 +31,7 @@ PACKAGES = {
     ".heic": "pillow-heif",
     ".heif": "pillow-heif",
 }
-_WITHOUT_WINDOWS = (".npy", ".fit", ".fits")
+FITS_ENDINGS = (".fit", ".fits")
 _DICOM_MAGIC = (128, b"DICM")  # where it stands, and what
 
 
@@ -53,11 +53,6 @@ def reader_of_parts(ending: str, cut: "Cut") -> "Reader | None":
         return _load(_PARTS["window"])
     name = _PARTS["page"] if cut.pages == "images" and ending in TIFF_ENDINGS else READERS.get(ending)
     return None if name is None else _load(name)
-
-
-def has_windows(ending: str) -> bool:
-    """Whether files with this ending can be cut into windows: those that PIL or tifffile read."""
-    return ending in TIFF_ENDINGS or (ending not in READERS and ending not in _WITHOUT_WINDOWS)
 
 
 def find_reader(file: str | bytes, part: Part | None = None) -> "Reader | None":

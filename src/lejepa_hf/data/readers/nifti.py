@@ -31,6 +31,11 @@ class Nifti(Reader):
             return [None]
         return [Part("slice", (number,) if axis == _LAST_AXIS else (number, axis)) for number in range(shape[axis])]
 
+    def size(self, file: str, part: Part | None) -> tuple[int, int]:
+        """Width and height by the header."""
+        with library_for(self.format, self.packages):
+            return _size(_volume(file).shape, part)
+
     def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:
         """A slice, `(H, W)` or `(H, W, channels)`."""
         with library_for(self.format, self.packages):
@@ -46,18 +51,30 @@ class Nifti(Reader):
                 raise ValueError(
                     f"The volume {shape} has slices, of which none is named: name its folder as `dataset`."
                 )
-            number, axis = (*(part.numbers if part is not None else ()), _LAST_AXIS, _LAST_AXIS)[:2]
+            number, axis = _place(part)
             index = [slice(None)] * len(shape)
             if part is not None:
                 if axis >= min(len(shape), _VOLUME) or number >= shape[axis]:
                     raise ValueError(f"The volume {shape} has no slice {number} along axis {axis}.")
                 index[axis] = number  # type: ignore[call-overload]
-            height, width = [size for place, size in enumerate(shape[:_VOLUME]) if part is None or place != axis]
-            check_size(width, height, max_image_pixels)
+            check_size(*_size(shape, part), max_image_pixels)
             array = np.asarray(volume.dataobj[tuple(index)])
             low, high = (float(volume.header[name]) for name in ("cal_min", "cal_max"))
             pixel_range = [low, high] if high > low else None
             return Values(array, pixel_range, are_colours=False)
+
+
+def _place(part: Part | None) -> tuple[int, int]:
+    """The number of a slice, and the axis along which it is one."""
+    number, axis = (*(part.numbers if part is not None else ()), _LAST_AXIS, _LAST_AXIS)[:2]
+    return number, axis
+
+
+def _size(shape: tuple[int, ...], part: Part | None) -> tuple[int, int]:
+    """Width and height of a slice."""
+    axis = None if part is None else _place(part)[1]
+    height, width = [size for place, size in enumerate(shape[:_VOLUME]) if place != axis]
+    return width, height
 
 
 def _volume(file: str | bytes) -> Any:  # noqa: ANN401, any image of nibabel

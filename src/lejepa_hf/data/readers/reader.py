@@ -1,13 +1,18 @@
 """Reader: what the reader of a format provides, the parts of a file and the values of one of them."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
-from ..pixel_arrays import eight_bit_channels_last
-from ..pixel_ranges import PixelRange
+from ..orientations import UPRIGHT
+from ..pixel_arrays import eight_bit_channels_last, to_eight_bit_array
+from ..pixel_ranges import PixelRange, range_of_channels
 from .addresses import Part
+
+Check: TypeAlias = Callable[[int, int], None]  # is called with width and height before pixels are decoded
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,13 @@ class Values:
         array (`np.ndarray`): Numbers `(H, W)` or `(H, W, channels)`, in the units of the file.
         pixel_range (`list[float]`, *optional*): Values of black and white by the file; the rules for the type of the
             array if missing.
-        missing (`np.ndarray`, *optional*): `(H, W)`, true where there is no value; shown black.
+        missing (`np.ndarray`, *optional*): `(H, W)` or `(H, W, channels)`, true where there is no value; shown black.
         is_inverted (`bool`, *optional*, defaults to `False`): Whether low values are white.
         are_colours (`bool`, *optional*, defaults to `True`): Whether 3 channels are RGB; else they are planes.
         shown (`np.ndarray`, *optional*): The picture in [0, 1] by a curve of the file, used in place of `array` unless
             the user gives a range.
+        has_transparency (`bool`, *optional*, defaults to `False`): Whether the last channel is transparency, which
+            keeps its own range.
     """
 
     array: np.ndarray
@@ -69,11 +76,31 @@ class Values:
     is_inverted: bool = False
     are_colours: bool = True
     shown: np.ndarray | None = None
+    has_transparency: bool = False
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """Where there is a finite value that is not transparency, of the shape of `array`."""
+        known = np.isfinite(self.array)
+        if self.has_transparency:
+            known[..., -1] = False
+        if self.missing is not None:
+            known &= ~(self.missing if self.missing.ndim == known.ndim else self.missing[..., None])
+        return known
+
+    def turned(self, orientation: int) -> "Values":
+        """The values upright, by the tag of EXIF of how they are stored."""
+        turn = UPRIGHT.get(orientation)
+        if turn is None:
+            return self
+        return replace(self, array=turn(self.array), missing=None if self.missing is None else turn(self.missing))
 
     def to_eight_bit(self, num_channels: int, pixel_range: PixelRange | None) -> np.ndarray:
         """Scale to uint8 `(H, W)` or `(H, W, channels)`; a `pixel_range` of the user wins."""
         if pixel_range is None and self.shown is not None:
             found = eight_bit_channels_last(self.shown, num_channels, [0.0, 1.0])
+        elif self.has_transparency:
+            found = eight_bit_channels_last(self._with_transparency(pixel_range), num_channels, None)
         else:
             chosen = pixel_range or self.pixel_range
             found = eight_bit_channels_last(self.array, num_channels, chosen, self.are_colours)
@@ -83,6 +110,20 @@ class Values:
             found = found.copy()
             found[self.missing] = 0
         return found
+
+    def window(self, left: int, top: int, width: int, height: int) -> "Values":
+        """A part of the image, in pixels from its upper left corner; ValueError if it is not within the image."""
+        rows, columns = self.array.shape[:2]
+        if left + width > columns or top + height > rows:
+            raise ValueError(f"The window {(left, top, width, height)} is not within {columns} x {rows} pixels.")
+        inside = slice(top, top + height), slice(left, left + width)
+        missing, shown = (None if one is None else one[inside] for one in (self.missing, self.shown))
+        return replace(self, array=self.array[inside], missing=missing, shown=shown)
+
+    def _with_transparency(self, pixel_range: PixelRange | None) -> np.ndarray:
+        colours = range_of_channels(pixel_range, 0, self.array.shape[-1] - 1) or self.pixel_range
+        transparency = to_eight_bit_array(self.array[..., -1:], self.pixel_range)
+        return np.concatenate([to_eight_bit_array(self.array[..., :-1], colours), transparency], axis=-1)
 
 
 class Reader(ABC):
@@ -98,6 +139,11 @@ class Reader(ABC):
     def parts(self, file: str, cut: Cut) -> list[Part | None]:  # noqa: ARG002
         """The images of a file, from its header alone; `[None]` for a file that is one image."""
         return [None]
+
+    def size(self, file: str, part: Part | None) -> tuple[int, int]:
+        """Width and height of one image; all images of a file with equal parts have the same ones."""
+        height, width = self.values(file, part, None).array.shape[:2]
+        return width, height
 
     @abstractmethod
     def values(self, file: str | bytes, part: Part | None, max_image_pixels: int | None) -> Values:

@@ -16,10 +16,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ...data.dataset_files import kind_of_files
+from ...data.dataset_files import folder_of, kind_of_files
 from ...data.errors import DataError
 from ...data.opening_errors import without_secrets
-from ...data.row_groups import folder_of
 from ...data.sources import Built, ImageSource, load_source
 from ...system.durable_files import write_text
 from ...system.folder_lock import clear_folder, locked_folder

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -14,7 +14,6 @@ from ...system.devices import default_device, threads_for
 from ...system.progress_bars import progress_bar
 from ..classification import hits_and_certainty
 from ..embeddings.extraction import LabelledEmbeddings
-from ..labelled_sources import count_classes
 from ..multi_label import multi_label_figures, with_classes_of
 from .protocol import OfClasses, OnEmbeddings
 
@@ -65,7 +64,10 @@ class Linear(OfClasses, OnEmbeddings):
         is_multi_label = train.labels.ndim > 1
         if is_multi_label:
             train = with_classes_of(train, test)
-        num_classes = train.labels.shape[1] if is_multi_label else count_classes(train.labels, test.labels)
+        else:
+            classes, places = train.labels.unique(return_inverse=True)  # numbers may be far apart
+            train = replace(train, labels=places)
+        num_classes = train.labels.shape[1] if is_multi_label else len(classes)
         order = torch.randperm(number, generator=torch.Generator().manual_seed(_SEED))
         aside, others = order[: number // 10], order[number // 10 :]
         rate = learning_rates[0]
@@ -83,7 +85,7 @@ class Linear(OfClasses, OnEmbeddings):
             return multi_label_figures("eval_linear", test.labels.numpy() > 0, scores.numpy(), test.class_names)
         predictions = self.predictions(test.labels)
         for rows in torch.arange(len(test.labels)).split(_CHUNK):
-            predictions.add(_logits(probe, test, rows).softmax(1))
+            predictions.add(_logits(probe, test, rows).softmax(1), classes)
         return predictions.figures("eval_linear")
 
 
