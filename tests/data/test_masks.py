@@ -2,7 +2,8 @@ import io
 
 import numpy as np
 import pytest
-from image_files import npy
+from image_files import fits, npy, tiff
+from image_files import png as png_of_bits
 from PIL import Image
 
 from lejepa_hf.data.masks import decode_mask, resize_mask
@@ -30,6 +31,25 @@ def test_sixteen_bits_are_not_scaled(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy(numbers))
     for value in (png(Image.fromarray(numbers)), npy(numbers), {"bytes": None, "path": str(tmp_path / "a.npy")}):
         assert decode_mask(value).tolist() == [[3, 300]]
+
+
+@pytest.mark.parametrize(
+    "file_of",
+    [
+        lambda numbers: png_of_bits(numbers, bits=4),
+        lambda numbers: tiff(numbers, bits=4),
+        lambda numbers: tiff(numbers, tags={262: 0}),  # low values are white
+        lambda numbers: b"P5 6 4 15\n" + numbers.tobytes(),
+        lambda numbers: fits(numbers[::-1].astype(np.int16)),
+        lambda numbers: tiff(numbers.astype(np.float64)),
+    ],
+    ids=["png", "tiff", "inverted", "pgm", "fits", "float64"],
+)
+def test_classes_are_the_numbers_in_the_file(file_of):
+    pytest.importorskip("tifffile")
+    pytest.importorskip("astropy")
+    numbers = (np.arange(24, dtype=np.uint8) % 16).reshape(4, 6)
+    assert decode_mask(file_of(numbers)).tolist() == numbers.tolist()
 
 
 def test_colours_of_pascal_voc():

@@ -6,14 +6,18 @@ import numpy as np
 from PIL import Image
 
 from .decoding import Encoded, check_size, open_image
+from .file_values import values_in_file
 from .pixel_arrays import is_npy, read_npy
+from .stored_numbers import told_by
+
+_ANY_RANGE = [0.0, 1.0]  # of values that are not scaled in the end
 
 
 def decode_mask(value: Encoded, max_image_pixels: int | None = None) -> np.ndarray:
     """
     Decode a mask into class numbers: int64 of shape `(height, width)`. It is whatever [`~data.decoding.open_image`]
-    takes: an image of one channel or with a palette, whose numbers are the classes; an image in the colours of PASCAL
-    VOC; or an array of two axes.
+    takes: an image of one channel or with a palette, whose numbers in the file are the classes; an image in the
+    colours of PASCAL VOC; or an array of two axes.
     """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
@@ -23,10 +27,13 @@ def decode_mask(value: Encoded, max_image_pixels: int | None = None) -> np.ndarr
         mask = np.asarray(value)
         check_size(mask.size, 1, max_image_pixels)
     else:
-        opened = open_image(value, max_image_pixels=max_image_pixels)
-        if isinstance(opened, Image.Image) and opened.mode == "RGBA":
-            opened = opened.convert("RGB")
-        mask = np.asarray(opened)
+        opened = open_image(value, pixel_range=_ANY_RANGE, max_image_pixels=max_image_pixels)
+        if isinstance(opened, Image.Image):
+            told = told_by(opened)
+            numbers = np.asarray(opened.convert("RGB") if opened.mode == "RGBA" else opened)
+            mask = numbers if told is None else told.stored(numbers)
+        else:  # read by a library, and scaled
+            mask = values_in_file(value, 1, max_image_pixels).values.array
     if mask.ndim == 3 and mask.shape[2] == 3:
         return _classes_of_colours(mask)
     if mask.ndim != 2:
