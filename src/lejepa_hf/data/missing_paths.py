@@ -48,7 +48,7 @@ def _is_cached(name: str) -> bool:
 
 
 def _why_not_on_the_hub(name: str) -> str | None:
-    """Why a dataset cannot be opened; None if it can, if another error will say more, or the Hub is not to be asked."""
+    """Why a dataset cannot be opened; None if it can, another error will say more, or the Hub is not to be asked."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
