@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .dataset_files import FILE_KINDS
 from .opening_errors import nearby, not_found
+from .readers.addresses import ARRAY_ENDINGS
 
 
 def refuse_missing_path(name: str) -> None:
@@ -29,7 +30,7 @@ def refuse_impossible_path(name: str) -> None:
 
     what = f"`dataset` {name!r}"
     if os.path.isfile(name):
-        endings = ", ".join(ending for kind in FILE_KINDS.values() for ending in kind)
+        endings = ", ".join([ending for kind in FILE_KINDS.values() for ending in kind] + [*ARRAY_ENDINGS])
         raise ValueError(f"{what} is a single file: name the folder with the images, or files that end in {endings}.")
     try:
         validate_repo_id(name)
