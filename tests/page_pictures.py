@@ -2,7 +2,7 @@
 Writes the pictures of the pages from three runs, `make pictures PHOTOGRAPHS=RUN`, with Chromium and selenium:
 
     lejepa train digits/resnet_tiny
-    lejepa train digits/vit_tiny
+    lejepa train digits/vit_tiny --max_steps 200
     lejepa train cifar10/resnet_small --output_dir RUN
 """
 
@@ -25,11 +25,14 @@ def write_pictures(photographs: Path) -> None:
         for name in names:
             shutil.copy(run / "pictures" / f"{name}.png", DOCS)
     shutil.copy(photographs / "pictures" / "neighbours.png", DOCS / "neighbours_photographs.png")
-    with tempfile.TemporaryDirectory() as folder, chromium(Path(folder) / "profile") as browser:
-        port = free_port()
-        command = [sys.executable, "-m", "lejepa_hf", "demo", str(VIT), "--dataset", "digits", "--port", str(port)]
-        with running_demo(command, port, Path(folder) / "output.txt") as url:
-            photograph_demo(browser, url)
+    port = free_port()
+    command = [sys.executable, "-m", "lejepa_hf", "demo", str(VIT), "--dataset", "digits", "--port", str(port)]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_demo(command, port, Path(folder) / "output.txt") as url,
+        chromium(Path(folder) / "profile") as browser,
+    ):
+        photograph_demo(browser, url)
 
 
 def photograph_demo(browser, url: str) -> None:
@@ -49,7 +52,7 @@ def photograph_demo(browser, url: str) -> None:
     find("#similar img")
     time.sleep(2)
     browser.set_window_size(1280, browser.execute_script("return document.querySelector('main').scrollHeight") + 160)
-    browser.execute_script("window.scrollTo(0, 0)")
+    browser.execute_script("window.scrollTo(0, 0); document.documentElement.style.overflow = 'hidden'")
     time.sleep(1)
     browser.save_screenshot(str(DOCS / "demo.png"))
 
