@@ -202,5 +202,5 @@ def _describe(images: ImageFacts, machine: MachineFacts) -> str:
         gpu = machine.device + (f" of {machine.memory / 2**30:.0f} GiB" if machine.memory else "")
     return (
         f"{number} images, shorter side {images.median_side} pixels (smallest {images.smallest_side}), {colours}, "
-        f"{classes}{held_out}; {gpu}, {machine.cores} CPU cores"
+        f"{classes}{held_out}; {gpu}, {machine.cores} CPU core{'s' if machine.cores > 1 else ''}"
     )
