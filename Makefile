@@ -1,4 +1,4 @@
-.PHONY: quality test test-all settings docs benchmark
+.PHONY: quality test test-all settings pictures docs benchmark
 
 quality:
 	ruff check .
@@ -14,6 +14,9 @@ test-all: test
 
 settings:
 	python tests/settings_page.py
+
+pictures:
+	python tests/page_pictures.py $(PHOTOGRAPHS)
 
 docs:
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

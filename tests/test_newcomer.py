@@ -64,6 +64,8 @@ def test_from_photographs_to_an_encoder_on_the_hub(tmp_path, labelled):
         said = run(*lejepa, "train", "photos", "--max_steps", "3", "--output_dir", "run")
         assert "Recipe folder/small_cpu" in said and "Everything is in" in said
         assert ("untrained" in said) == labelled, "a table if there are labels"
+        for name in ("pca_maps", "embeddings", "neighbours", "gaussianity"):
+            assert (tmp_path / "run" / "pictures" / f"{name}.png").is_file(), name
         assert run(*lejepa, "report", "run").strip().endswith("report.html")
         said = run(*lejepa, "push", "run", ID)
         assert f"{hub.url}/{ID}" in said and "would show images of this machine: not pushed" in said

@@ -69,6 +69,8 @@ def test_results_are_those_of_the_runs():
     digits = figures_of((ROOT / "docs/start.md").read_text(encoding="utf-8"))
     card = figures_of((ROOT / _RUNS["digits"]).read_text(encoding="utf-8"))
     assert digits == {name: card[name] for name in digits}
+    header = (ROOT / "recipes/digits/resnet_tiny.yaml").read_text(encoding="utf-8")
+    assert f"| linear {told['digits, linear top1'][0]}, k-NN {told['digits, knn top1'][0]}\n" in header
     header = (ROOT / "recipes/folder/small_cpu.yaml").read_text(encoding="utf-8")
     (linear, plain, _), (near, near_plain, _) = (told[f"photographs, {metric} top1"] for metric in ("linear", "knn"))
     assert f"| linear {linear}, k-NN {near} (untrained {plain}, {near_plain})" in header

@@ -1,8 +1,9 @@
 import socket
 
-import datasets
 import huggingface_hub
 import pytest
+from hub_client import connect
+from hub_server import HubServer
 from huggingface_hub import constants
 
 from lejepa_hf.data.missing_paths import refuse_missing_path
@@ -17,7 +18,7 @@ def no_hub(monkeypatch, tmp_path):
     for name, value in (("HF_HUB_OFFLINE", False), ("ENDPOINT", f"http://127.0.0.1:{port}")):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     huggingface_hub.close_session()
     (tmp_path / "photos" / "train").mkdir(parents=True)
@@ -36,6 +37,7 @@ def no_hub(monkeypatch, tmp_path):
         ("./photoes", "no such folder. '.' holds photos"),
         ("photos/train/", "no such folder"),
         ("photos/a/b", "no such folder"),
+        ("my photos", "no such folder. '.' holds photos"),
     ],
 )
 def test_refused_at_once(no_hub, name, said):
@@ -57,3 +59,18 @@ def test_what_may_be_on_the_hub_or_in_the_cache_goes_on(no_hub, monkeypatch):
     refuse_missing_path("me/fish")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     refuse_missing_path("me/elsewhere")
+
+
+def test_what_the_hub_does_not_know(no_hub, monkeypatch):
+    with HubServer(no_hub / "server") as hub:
+        connect(hub, monkeypatch, token=None)
+        hub.create("datasets/me/birds")
+        hub.create("datasets/me/secret", private=True)
+        hub.create("datasets/me/gated", gated=True)
+        (no_hub / "me" / "bird").mkdir(parents=True)
+        refuse_missing_path("me/birds")
+        refuse_missing_path("me/gated")  # opening it explains how to be let in
+        for name, said in (("me/birds2", "Did you mean 'me/bird'?"), ("me/secret", "log in with `hf auth login`")):
+            with pytest.raises(ValueError, match="is neither 'digits', a folder here, nor a dataset") as error:
+                refuse_missing_path(name)
+            assert said in str(error.value) and "\n" not in str(error.value)

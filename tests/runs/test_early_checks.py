@@ -1,3 +1,5 @@
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -69,14 +71,22 @@ def test_command_lines(arguments, message):
         check_early(arguments)
 
 
-def test_a_mistake_costs_no_torch():
+def test_a_mistake_costs_no_torch(tmp_path):
+    """Nor does a misspelt folder, while nobody answers at the address of the Hub."""
     code = (
         "import sys; from lejepa_hf.cli import main\n"
         "one, other = ['digits/resnet_tiny', '--max_stepz', '3'], ['digits/vit_tiny', '--seed', '-1']\n"
-        "for wrong in (one, other, ['./no-such'], []):\n"
+        "for wrong in (one, other, ['./no-such'], ['fotos'], []):\n"
         "    assert main(['train', *wrong]) == 2\n"
         "assert main(['plan', 'digits/resnet_tiny', '--sigreg_weight', '2']) == 2\n"
         "sys.exit(bool({'torch', 'transformers', 'datasets', 'numpy'} & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr.count("error: `") == 4 and "usage: lejepa train" in done.stderr, done
+    (tmp_path / "photos").mkdir()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{unused.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
+        hub["NO_PROXY"] = "127.0.0.1"
+        python = [sys.executable, "-c", code]
+        done = subprocess.run(python, capture_output=True, text=True, cwd=tmp_path, env=os.environ | hub)
+    assert "'fotos' is not a folder here, and the Hub cannot be reached" in done.stderr
+    assert done.returncode == 0 and done.stderr.count("error: `") == 5 and "usage: lejepa train" in done.stderr, done

@@ -52,6 +52,19 @@ def test_facts_of_files_and_saved_datasets(tmp_path):
     assert read_images(str(tmp_path / "saved")) == ImageFacts(3, 40, 40, 3, classes=2, held_out="test")
 
 
+def test_a_share_is_held_out_where_there_is_no_split(tmp_path):
+    folder = str(photographs(tmp_path / "flat", number=41))
+    assert read_images(folder).held_out == "5%"
+    assert read_images(folder, {"train_split": "train[:39]"}).held_out is None, "too few"
+    assert read_images(folder, {"mixture": [{"dataset": folder}]}).held_out is None
+    alone = [str(number) for number in range(40)]
+    assert read_images(str(photographs(tmp_path / "alone", *alone, number=1))).held_out is None, "one of each class"
+    stack = [Image.new("L", (9, 8), grey) for grey in range(50)]
+    (tmp_path / "stack").mkdir()
+    stack[0].save(tmp_path / "stack" / "a.tif", save_all=True, append_images=stack[1:])
+    assert read_images(str(tmp_path / "stack"), {"pages": "images"}).held_out is None, "parts of one file"
+
+
 def test_images_that_cannot_be_opened(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((9, 8, 13)))
     with pytest.raises(ValueError, match="none of the first images can be opened: The image has 13 channels"):
@@ -112,9 +125,11 @@ def test_images_get_the_recipe_that_fits(tmp_path, caplog):
     large = str(photographs(tmp_path / "large", size=(300, 200)))
     assert with_recipe([large, CPU]) == ["folder/laptop", "--dataset", large, batch, "2", CPU]
     many = str(photographs(tmp_path / "many", number=128))
-    assert with_recipe([many, CPU]) == ["folder/small_cpu", "--dataset", many, CPU]
-    share = [CPU, "--eval_split", "10%"]
-    assert with_recipe([many, *share]) == ["folder/small_cpu", "--dataset", many, batch, "64", *share], "115 are left"
+    share = ["--eval_split", "5%", batch, "64"]
+    assert with_recipe([many, CPU]) == ["folder/small_cpu", "--dataset", many, *share, CPU], "121 are left"
+    assert "RGB, no labels, 5% held out; no GPU" in caplog.text and "6 of 128 images (4.7 %) are held" in caplog.text
+    none = [CPU, "--eval_split", "null"]
+    assert with_recipe([many, *none]) == ["folder/small_cpu", "--dataset", many, *none]
     name, *pairs = with_recipe([large, CPU, "--dataset", "digits"])
     assert parse_recipe(name, pairs).data.dataset == "digits", "the command line wins"
 

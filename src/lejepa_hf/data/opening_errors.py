@@ -34,11 +34,7 @@ def explained(error: Exception, name: str, split: str, path: str, files: str, on
     if isinstance(error, DatasetNotFoundError) and reason.startswith("Revision"):
         return ValueError(f"{what} cannot be opened, check `revision`: {reason}.")
     if isinstance(error, DatasetNotFoundError):
-        return ValueError(
-            f"{what} was not found: it is neither 'digits', a folder here, nor a dataset of the Hub that can be "
-            "reached with this login. Check the spelling; for a private set log in with `hf auth login`, for a gated "
-            f"one also accept its terms on {page}."
-        )
+        return ValueError(not_found(name, path))
     if status is not None:
         return ValueError(f"{what}: the {'Hub' if on_hub else 'server'} answered with status {status}.")
     # The latter if another part of the set was opened before: `datasets` then looks for this one in its cache.
@@ -68,6 +64,17 @@ def explained(error: Exception, name: str, split: str, path: str, files: str, on
         return ValueError(f"{what} cannot be read: one of its files {reading_failure(error)}.")
     known = isinstance(error, OSError | ValueError | DatasetsError | tarfile.TarError)
     return unknown_split(name, split, reason) if known else None
+
+
+def not_found(name: str, path: str | None = None) -> str:
+    """What the user can do about a name that stands for nothing; `path` is the dataset id, if it is another one."""
+    from huggingface_hub import constants
+
+    return (
+        f"`dataset` {name!r} was not found: it is neither 'digits', a folder here, nor a dataset of the Hub that can "
+        "be reached with this login. Check the spelling; for a private set log in with `hf auth login`, for a gated "
+        f"one also accept its terms on {constants.ENDPOINT}/datasets/{path or name}."
+    )
 
 
 def without_secrets(text: str) -> str:

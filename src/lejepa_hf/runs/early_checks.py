@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.dataset_files import DIGITS, FILE_KINDS, kind_of_files
-from ..data.missing_paths import refuse_impossible_path
+from ..data.missing_paths import refuse_missing_path
 from ..data.view_settings import ViewSettings
 from ..training.argument_ranges import RANGES, check_precision
 from ..training.trackers import check_trackers
@@ -84,4 +84,4 @@ def _check_folder(folder: Path) -> None:
 def _check_path(name: str) -> None:
     is_known = name in (*FILE_KINDS, DIGITS) or kind_of_files(name) or "://" in name
     if not is_known and not os.path.isdir(name):
-        refuse_impossible_path(name)
+        refuse_missing_path(name)

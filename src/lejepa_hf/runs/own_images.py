@@ -16,7 +16,7 @@ import yaml
 from ..data.dataset_files import DIGITS, kind_of_files
 from ..data.dataset_kinds import count_classes
 from ..data.decoding import DECODING_ERRORS, Pixels, open_image, stored_size
-from ..data.held_out_share import share_of
+from ..data.held_out_share import share_of, split_off
 from ..data.image_source import some_rows
 from ..data.labelled_source import open_labelled
 from ..data.pixel_ranges import PixelRange
@@ -33,6 +33,8 @@ logger = logging.getLogger("lejepa_hf")
 
 _SAMPLE = 200  # images whose sizes are read, from their headers
 _HELD_OUT = ("validation", "test")  # the first one; `test` is then left for `lejepa evaluate`
+_SHARE = "5%"  # of the training images, if there is no such split
+_FEWEST = 40  # images, of which that share is two
 _SOURCE_KEYS = {
     "dataset_config": "config", "dataset_revision": "revision", "data_files": "data_files",
     "image_column": "image_column", "label_column": "label_column", "label_kind": "label_kind", "pages": "pages",
@@ -49,9 +51,9 @@ def with_recipe(arguments: list[str]) -> list[str]:
             files, or id of a Hub dataset; then `--key value` pairs.
 
     Returns:
-        `list[str]`: As given if a recipe comes first. Otherwise the packaged recipe that fits, `--dataset`, a held-out
-        split as `--eval_split` if there is one, and the pairs, which win. Two lines of the log say which recipe it is
-        and why.
+        `list[str]`: As given if a recipe comes first. Otherwise the packaged recipe that fits, `--dataset`, as
+        `--eval_split` a held-out split, or a share of the images if there is none, and the pairs, which win. Two lines
+        of the log say which recipe it is and why.
 
     Raises:
         ValueError: If the first argument is neither a recipe nor images, or the images cannot be opened.
@@ -73,14 +75,14 @@ def with_recipe(arguments: list[str]) -> list[str]:
         "--dataset",
         given,
         *held_out,
-        *_smaller_batch(choice.name, _trained_on(images.number, settings)),
+        *_smaller_batch(choice.name, _trained_on(images.number, settings.get("eval_split", images.held_out))),
         *pairs,
     ]
 
 
-def _trained_on(number: int | None, settings: Mapping[str, Any]) -> int | None:
-    """About how many of so many images are trained on, if the settings hold out a share."""
-    share = share_of(settings.get("eval_split"))
+def _trained_on(number: int | None, eval_split: str | None) -> int | None:
+    """About how many of so many images are trained on, if a share of them is held out."""
+    share = share_of(eval_split)
     return number if number is None or share is None else number - math.ceil(share * number)
 
 
@@ -110,7 +112,9 @@ def read_images(name: str, settings: Mapping[str, Any] | None = None) -> ImageFa
     # The rows of a folder or table are names; others are streamed, so that a sample needs no download.
     source["streaming"] = not Path(name).expanduser().is_dir() and kind_of_files(name) not in TABLE_KINDS
     train = open_labelled(name, settings.get("train_split", "train"), **source)
-    held_out = None if "eval_split" in settings else _held_out_split(train, name, source)
+    held_out = None
+    if "eval_split" not in settings:
+        held_out = _held_out_split(train, name, source) or _held_out_share(train, settings)
     return facts_of(train, held_out, pixel_range=settings.get("pixel_range"))
 
 
@@ -128,6 +132,19 @@ def _held_out_split(train: ImageSource, name: str, source: dict[str, Any]) -> st
                 check_labels(held_out)
             if held_out.num_images != 1:
                 return split
+    return None
+
+
+def _held_out_share(train: ImageSource, settings: Mapping[str, Any]) -> str | None:
+    """The share on which the encoder can be evaluated, None if the images are too few, of one file or of a mixture."""
+    if "mixture" in settings or (train.num_images is not None and train.num_images < _FEWEST):
+        return None
+    with suppress(ValueError):
+        if train.label_column is not None:
+            check_labels(train)
+            check_classes(train)
+        split_off(train, _SHARE, settings.get("group_column"))
+        return _SHARE
     return None
 
 
@@ -176,11 +193,14 @@ def _describe(images: ImageFacts, machine: MachineFacts) -> str:
     number = "a stream of" if images.number is None else f"{images.number:,}"
     colours = {1: "grey", 2: "grey", 3: "RGB", 4: "RGBA"}.get(images.channels, f"{images.channels} channels")
     classes = "no labels" if images.classes is None else f"{images.classes} classes"
-    held_out = f", held-out split {images.held_out}" if images.held_out is not None else ""
+    held_out = ""
+    if images.held_out is not None:
+        is_share = share_of(images.held_out) is not None
+        held_out = f", {images.held_out} held out" if is_share else f", held-out split {images.held_out}"
     gpu = "no GPU"
     if machine.device != "cpu":
         gpu = machine.device + (f" of {machine.memory / 2**30:.0f} GiB" if machine.memory else "")
     return (
         f"{number} images, shorter side {images.median_side} pixels (smallest {images.smallest_side}), {colours}, "
-        f"{classes}{held_out}; {gpu}, {machine.cores} CPU cores"
+        f"{classes}{held_out}; {gpu}, {machine.cores} CPU core{'s' if machine.cores > 1 else ''}"
     )

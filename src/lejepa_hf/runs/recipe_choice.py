@@ -15,7 +15,7 @@ class ImageFacts:
     smallest_side: int  # in pixels
     channels: int  # of the image that has most, as stored
     classes: int | None  # None without labels
-    held_out: str | None  # split that an evaluation can use
+    held_out: str | None  # split, or share of the training images, that an evaluation can use
 
 
 @dataclass(frozen=True)
