@@ -54,6 +54,7 @@ def named_by_column(figures: Mapping[str, float], column: str) -> Figures:
     if not column:
         return known
     name = re.sub(r"\W+", "_", column).strip("_").lower()
-    renamed = {key: key.replace("eval_", f"eval_{name}_", 1) for key in {**known, **known.samples}}
-    samples = {renamed[key]: values for key, values in known.samples.items()}
-    return Figures({renamed[key]: value for key, value in known.items()}, samples)
+    parts: tuple[Mapping, ...] = (known, known.samples, known.resamples)
+    return Figures(
+        *({key.replace("eval_", f"eval_{name}_", 1): value for key, value in part.items()} for part in parts)
+    )
