@@ -41,8 +41,10 @@ def test_embeddings_by_column(table):
 
 def test_names_of_figures():
     figures = Figures({"eval_linear_top1": 0.5, "eval_linear_top1_ci95": 0.1}, {"eval_linear_top1": np.ones(2)})
+    figures.resamples["eval_linear_macro_f1"] = 2, np.ones(3)
     named = named_by_column(figures, "Age group")
     assert named == {"eval_age_group_linear_top1": 0.5, "eval_age_group_linear_top1_ci95": 0.1}
+    assert list(named.resamples) == ["eval_age_group_linear_macro_f1"]
     assert list(named.samples) == ["eval_age_group_linear_top1"] and named_by_column(figures, "") is figures
 
 

@@ -68,9 +68,7 @@ def _check_column(protocols: list[str], held_out: ImageSource, fitted_on: ImageS
     for labelled in (held_out, fitted_on):
         check_labels(labelled)
     check_served(make_protocols(protocols, {}), held_out)
-    if held_out.label_kind in ("multi-label", "number"):
-        return
-    if "linear" in protocols:
+    if "linear" in protocols and held_out.has_class_numbers:
         count_classes(*(labels for source in (held_out, fitted_on) if (labels := labels_of(source)) is not None))
     check_classes(fitted_on)
     check_held_out_classes(fitted_on, held_out)
