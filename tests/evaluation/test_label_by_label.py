@@ -55,6 +55,16 @@ def test_what_cannot_be_evaluated_column_by_column(table):
         make_folds(labelled_source(table, label_column=COLUMNS), 2, ["knn"])
 
 
+@pytest.mark.parametrize(("other", "name"), [("age-GROUP", "'age_group', 'age_group'"), ("%", "'age_group', ''")])
+def test_columns_whose_figures_would_be_mixed_up(tmp_path, other, name):
+    columns = {"Age group": ["old", "new"] * 2, other: ["a", "b"] * 2}
+    table = write_table(
+        tmp_path / "x.csv", file=write_photos(tmp_path, 4), split=["train"] * 2 + ["test"] * 2, **columns
+    )
+    with pytest.raises(ValueError, match=f"`label_column` 'Age group', '{other}': figures would be named {name}"):
+        pairs_of_columns(labelled_sources(table, label_column=["Age group", other]))
+
+
 def test_columns_that_are_not_all_classes(tmp_path):
     names = write_photos(tmp_path, 2)
     table = write_table(tmp_path / "x.csv", file=names, weight=[1.5, 2], sex=["f", "m"])
