@@ -21,6 +21,7 @@ from lejepa_hf.evaluation.labelled_sources import (
     labelled_sources,
     labels_of,
 )
+from lejepa_hf.evaluation.protocols.linear_probe import Linear
 
 
 @pytest.fixture
@@ -137,9 +138,16 @@ def test_classes_are_counted_up_to_a_number_far_too_large():
     assert count_classes(torch.tensor([0, 2]), np.array([7])) == 8
     assert count_classes(np.array([99_999])) == 100_000
     with pytest.raises(
-        ValueError, match="The labels hold 50,000,000, but only 3 different numbers: number the classes"
+        ValueError, match="The labels hold 50,000,000, but only 3 different numbers: set `label_kind` to class"
     ):
         count_classes(torch.tensor([0, 50_000_000]), np.array([0, 1]))
+    dataset = _marked([5, 10**9], datasets.Value("int64"))
+    pair = labelled_sources(datasets.DatasetDict(train=dataset, test=dataset), label_column="marks")
+    with pytest.raises(ValueError, match="The labels hold 1,000,000,000, but only 2"):
+        Linear().check(*pair)
+    Linear().check(
+        *labelled_sources(datasets.DatasetDict(train=dataset, test=dataset), label_column="marks", label_kind="class")
+    )
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -206,7 +214,11 @@ def test_held_out_images_that_cannot_be_evaluated_are_named(known, held, found):
     ("known", "held", "found"),
     [
         ([["a"], ["b"], []], [["a"], ["a", "b"]], None),
-        ([["a"], ["b"], []], [["a"], ["a"]], "none of the 2 classes has both held-out images of it and others among 2"),
+        (
+            [["a"], ["b"], []],
+            [["a"], ["a"]],
+            "none of the 2 classes has both held-out images of it and others among 2",
+        ),
         ([["a"], ["b"], []], [[], []], "none of the 2 classes has both"),
         ([[], []], [["a"], []], "none of 2 images has a class in `label_column` 'marks'"),
         ([[], []], [[], []], "none of 2 images has a class in `label_column` 'marks'"),
@@ -239,5 +251,7 @@ def test_numbers_that_are_not_finite_are_counted(missing):
         ),
         label_column="marks",
     )[0]
-    with pytest.raises(ValueError, match="1 of 2 images have no finite number in `label_column` 'marks': name another"):
+    with pytest.raises(
+        ValueError, match="1 of 2 images have no finite number in `label_column` 'marks': name another"
+    ):
         check_labels(source)

@@ -294,7 +294,7 @@ def count_classes(*labels: np.ndarray | torch.Tensor) -> int:
     largest = max(different, default=0)
     if has_gaps(largest, len(different)):
         raise ValueError(
-            f"The labels hold {largest:,}, but only {len(different):,} different numbers: number the classes from 0, "
-            "write them as texts, or leave out the protocols `linear` and `fine-tune`."
+            f"The labels hold {largest:,}, but only {len(different):,} different numbers: set `label_kind` to class, "
+            "which numbers them from 0, or leave out all protocols but `knn`, `few-shot`, `logistic` and `retrieval`."
         )
     return largest + 1

@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import get_cosine_schedule_with_warmup
 
+from ...data.sources import ImageSource
 from ...system.devices import default_device, threads_for
 from ...system.progress_bars import progress_bar
 from ..classification import hits_and_certainty
 from ..embeddings.extraction import LabelledEmbeddings
-from ..labelled_sources import count_classes
+from ..labelled_sources import count_classes, labels_of
 from ..multi_label import multi_label_figures, with_classes_of
 from .protocol import OfClasses, OnEmbeddings
 
@@ -45,6 +46,12 @@ class Linear(OfClasses, OnEmbeddings):
 
     name = "linear"
     kinds = ("class", "multi-label")
+
+    def check(self, train: ImageSource, test: ImageSource) -> None:
+        """Also refuse class numbers far too large for a row of the layer each; those of a stream are known later."""
+        super().check(train, test)
+        if test.label_kind == "class":
+            count_classes(*(labels for source in (train, test) if (labels := labels_of(source)) is not None))
 
     def run(
         self,
