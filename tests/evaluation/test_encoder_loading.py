@@ -67,7 +67,7 @@ def test_a_missing_encoder_is_named(tmp_path):
 
 def test_an_encoder_without_processor_gets_the_way_out(folder):
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match="`encoder` '.*' has no preprocessor_config.json, .*: save an image processor"):
+    with pytest.raises(ValueError, match="`encoder` '.*' has no preprocessor_config.json, .*: save an image"):
         load_encoder(folder)
 
 

@@ -218,7 +218,7 @@ def check_held_out_classes(
         if not (of_class.any(0) & ~of_class.all(0)).any():
             raise ValueError(
                 f"`dataset` {test.name!r}: none of the {of_class.shape[1]} classes has both held-out images of it and "
-                f"others among {len(found):,}, so that no figure can be measured: name another split with `eval_split`."
+                f"others among {len(found):,}, so that nothing can be measured: name another split with `eval_split`."
             )
         return
     different = np.unique(np.asarray(found))
@@ -241,8 +241,8 @@ def check_held_out_classes(
 
 def _without_classes(number: int, source: ImageSource) -> str:
     return (
-        f"none of {number:,} images has a class in `label_column` {source.label_column!r}, so that there is nothing to "
-        "tell apart: name another column or split"
+        f"none of {number:,} images has a class in `label_column` {source.label_column!r}, so that there is nothing "
+        "to tell apart: name another column or split"
     )
 
 

@@ -59,7 +59,8 @@ def format_differences(first: str, differences: Mapping[str, Mapping[str, Mappin
     """
     figures = list(dict.fromkeys(figure for of_encoder in differences.values() for figure in of_encoder))
     rows = [[f"points more than {first}", *differences]]
-    rows += [[readable_name(figure), *(_cell(figure, of.get(figure)) for of in differences.values())] for figure in figures]
+    of_encoders = differences.values()
+    rows += [[readable_name(figure), *(_cell(figure, of.get(figure)) for of in of_encoders)] for figure in figures]
     return markdown_table(rows)
 
 

@@ -37,7 +37,7 @@ def percent_cell(values: dict[str, float], name: str) -> str:
 
 
 def figure_text(name: str, value: float, sign: str = "") -> str:
-    """A figure in percent; an error in the unit of the labels, by its name, as it is. `sign` `"+"` shows both signs."""
+    """A figure in percent; an error in the unit of the labels, by its name, as it is; `sign` `"+"` shows its sign."""
     return f"{value:{sign}.4g}" if name.endswith(_IN_UNITS) else f"{100 * value:{sign}.1f}"
 
 

@@ -66,7 +66,7 @@ def test_learning_rates_have_fallen_to_0_at_the_end(resnet, processor):
             optimizers.append(super().optimizer(groups))
             return optimizers[-1]
 
-    Watched(num_epochs=10).run(resnet, processor, colours(40, 0), colours(10, 1))  # 36 of them in batches of 40, then all
+    Watched(num_epochs=10).run(resnet, processor, colours(40, 0), colours(10, 1))  # 36 in batches of 40, then all
     assert len(optimizers) == 2
     assert all(group["lr"] == 0 for optimizer in optimizers for group in optimizer.param_groups)
 
