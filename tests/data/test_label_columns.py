@@ -73,6 +73,13 @@ def test_several_columns_of_0_and_1(tmp_path, streaming):
     assert {"edema", "mass"} < source.features.keys()
 
 
+def test_a_column_named_twice_counts_once(tmp_path):
+    path = digits_with(tmp_path / "marks.parquet", 3, a=[1, 0, 1], b=[0, 0, 1], c=["x", "y", "x"])
+    source = load_source(path, label_column="a")
+    assert with_labels(source, ["a", "b", "a"]).class_names == ["a", "b"]
+    assert with_labels(source, ["c", "c"]).several_labels == {}
+
+
 def test_other_columns_are_evaluated_one_by_one(trees):
     source = with_labels(load_source(trees), ["species", "alive"])
     assert source.several_labels == {"species": ["fir", "oak", "pine"], "alive": ["False", "True"]}

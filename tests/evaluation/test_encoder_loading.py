@@ -65,6 +65,12 @@ def test_a_missing_encoder_is_named(tmp_path):
         load_encoder(tmp_path / "nothing")
 
 
+def test_an_encoder_without_processor_gets_the_way_out(folder):
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match="`encoder` '.*' has no preprocessor_config.json, .*: save an image"):
+        load_encoder(folder)
+
+
 def test_a_run_folder_means_its_encoder(folder, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

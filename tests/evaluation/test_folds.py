@@ -56,6 +56,9 @@ def test_what_cannot_be_folded(digits):
         make_folds(load_source("digits", streaming=True), 5, ["knn"])
     with pytest.raises(ValueError, match="`folds`: the protocol fine-tune needs more than embeddings"):
         make_folds(digits, 5, ["fine-tune"])
+    fewest = min(Counter(digits.dataset["label"]).values())
+    with pytest.raises(ValueError, match=f"`shots` {fewest} needs more images than class"):
+        make_folds(digits, 3, ["few-shot"], settings={"shots": [fewest]})
     images = digits.dataset.select(range(41)).remove_columns("label").add_column("label", [0] * 40 + [1])
     with pytest.raises(ValueError, match=r"all images of 1 classes of 'digits' \(1\) are in one fold"):
         make_folds(replace(digits, dataset=images), 2, ["knn"])

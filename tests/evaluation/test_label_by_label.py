@@ -41,8 +41,10 @@ def test_embeddings_by_column(table):
 
 def test_names_of_figures():
     figures = Figures({"eval_linear_top1": 0.5, "eval_linear_top1_ci95": 0.1}, {"eval_linear_top1": np.ones(2)})
+    figures.resamples["eval_linear_macro_f1"] = 2, np.ones(3)
     named = named_by_column(figures, "Age group")
     assert named == {"eval_age_group_linear_top1": 0.5, "eval_age_group_linear_top1_ci95": 0.1}
+    assert list(named.resamples) == ["eval_age_group_linear_macro_f1"]
     assert list(named.samples) == ["eval_age_group_linear_top1"] and named_by_column(figures, "") is figures
 
 
@@ -51,6 +53,16 @@ def test_what_cannot_be_evaluated_column_by_column(table):
         labelled_sources(table, label_column=COLUMNS, streaming=True)
     with pytest.raises(ValueError, match="`folds` take one column of labels, but `label_column` names Age group, sex"):
         make_folds(labelled_source(table, label_column=COLUMNS), 2, ["knn"])
+
+
+@pytest.mark.parametrize(("other", "name"), [("age-GROUP", "'age_group', 'age_group'"), ("%", "'age_group', ''")])
+def test_columns_whose_figures_would_be_mixed_up(tmp_path, other, name):
+    columns = {"Age group": ["old", "new"] * 2, other: ["a", "b"] * 2}
+    table = write_table(
+        tmp_path / "x.csv", file=write_photos(tmp_path, 4), split=["train"] * 2 + ["test"] * 2, **columns
+    )
+    with pytest.raises(ValueError, match=f"`label_column` 'Age group', '{other}': figures would be named {name}"):
+        pairs_of_columns(labelled_sources(table, label_column=["Age group", other]))
 
 
 def test_columns_that_are_not_all_classes(tmp_path):

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import datasets
@@ -9,6 +10,7 @@ from PIL import Image
 
 from lejepa_hf.data.shared_images import SharedImages
 from lejepa_hf.data.sources import load_source
+from lejepa_hf.evaluation.embeddings.label_arrays import label_array
 from lejepa_hf.evaluation.labelled_sources import (
     check_classes,
     check_held_out_classes,
@@ -19,6 +21,7 @@ from lejepa_hf.evaluation.labelled_sources import (
     labelled_sources,
     labels_of,
 )
+from lejepa_hf.evaluation.protocols.linear_probe import Linear
 
 
 @pytest.fixture
@@ -196,3 +199,50 @@ def test_held_out_images_that_cannot_be_evaluated_are_named(known, held, found):
         else:
             with pytest.raises(ValueError, match=found):
                 check_held_out_classes(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("known", "held", "found"),
+    [
+        ([["a"], ["b"], []], [["a"], ["a", "b"]], None),
+        (
+            [["a"], ["b"], []],
+            [["a"], ["a"]],
+            "none of the 2 classes has both held-out images of it and others among 2",
+        ),
+        ([["a"], ["b"], []], [[], []], "none of the 2 classes has both"),
+        ([[], []], [["a"], []], "none of 2 images has a class in `label_column` 'marks'"),
+        ([[], []], [[], []], "none of 2 images has a class in `label_column` 'marks'"),
+    ],
+)
+def test_lists_of_classes_that_cannot_be_evaluated(known, held, found):
+    texts = datasets.List(datasets.Value("string"))
+    pair = labelled_sources(
+        datasets.DatasetDict(train=_marked(known, texts), test=_marked(held, texts)), label_column="marks"
+    )
+    embedded = tuple(torch.from_numpy(label_array(source.dataset["marks"], source)) for source in pair)
+    for labels in ((), (embedded,)):  # those of a map-style source, and of a stream
+        with nullcontext() if found is None else pytest.raises(ValueError, match=found):
+            for source in pair:
+                check_labels(source)
+            check_held_out_classes(*pair, *labels)
+
+
+def _marked(values: list, feature: object) -> Dataset:
+    rows = {"image": [{"bytes": b"", "path": None}] * len(values), "marks": values}
+    return Dataset.from_dict(rows, features=Features({"image": datasets.Image(decode=False), "marks": feature}))
+
+
+@pytest.mark.parametrize("missing", [float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_counted(missing):
+    source = labelled_sources(
+        datasets.DatasetDict(
+            train=_marked([1.0, missing, None], datasets.Value("float32")),
+            test=_marked([1.0], datasets.Value("float32")),
+        ),
+        label_column="marks",
+    )[0]
+    with pytest.raises(
+        ValueError, match="1 of 2 images have no finite number in `label_column` 'marks': name another"
+    ):
+        check_labels(source)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import bootstrap, ttest_rel
 
 from lejepa_hf.evaluation.figures import Figures
-from lejepa_hf.evaluation.intervals import over_draws
+from lejepa_hf.evaluation.intervals import over_draws, over_images, over_resamples
 from lejepa_hf.evaluation.paired_differences import difference, differences_to_first, format_differences, mcnemar_p
 
 
@@ -36,6 +36,29 @@ def test_paired_images_are_surer_than_two_intervals():
     one = hits(*range(30))
     two = hits(*range(2, 30))
     assert difference(one, two, "eval_knn_top1")["ci95"] < 0.1  # half of Wilson's for each is 0.12
+
+
+def test_figures_that_are_no_means_equal_scipys_paired_bootstrap():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=60)
+    values = first, first + rng.normal(0.2, 0.1, 60)
+    one, two = (over_resamples("x", lambda images, of=of: float(np.median(of[images])), 60) for of in values)
+    found = difference(one, two, "x")
+    ends = bootstrap(
+        values, lambda a, b: np.median(b) - np.median(a), paired=True, vectorized=False, n_resamples=1000,
+        method="percentile", rng=1,
+    ).confidence_interval  # fmt: skip
+    assert found["difference"] == pytest.approx(two["x"] - one["x"])
+    assert found["ci95"] == pytest.approx((ends.high - ends.low) / 2, rel=0.1)
+    assert found["ci95"] < one["x_ci95"] / 2
+    assert difference(one, over_resamples("x", lambda images: 0.5, 59), "x") is None, "of other images"
+    assert list(differences_to_first({"a": hits() | one, "b": hits() | two})["b"]) == ["eval_knn_top1", "x"]
+
+
+def test_errors_are_compared_in_the_unit_of_the_labels():
+    one, two = (over_images("eval_ridge_mae", values) for values in ([1.0, 2.0], [1.5, 2.75]))
+    table = format_differences("a", differences_to_first({"a": one, "b": two}))
+    assert table.splitlines()[-1] == "| ridge mae (in the label's unit) | +0.625 ± 1.588 |"
 
 
 def test_what_cannot_be_paired_is_left_out():

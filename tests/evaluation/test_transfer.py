@@ -96,4 +96,6 @@ def test_refuses_before_any_work(encoders, datasets, tmp_path):
         TransferTable(tmp_path, encoders, datasets, [0]).run()
     with pytest.raises(ValueError, match="`datasets` would write two records to one file"):
         TransferTable(tmp_path, encoders, [datasets[0], "other/early"])
+    with pytest.raises(ValueError, match="`dataset` 'food-101' is not a preset.* Did you mean 'food101'"):
+        TransferTable(tmp_path, encoders, [datasets[0], "food-101"])
     assert not list(tmp_path.iterdir())

@@ -112,6 +112,12 @@ def test_headers_say_what_to_expect_and_values_are_the_public_ones(name):
     assert parsed.training.lr_scheduler_kwargs == {"min_lr_rate": 1e-3}
 
 
+def test_the_papers_settings_for_own_images():
+    parsed = parse_recipe(ROOT / "recipes/folder/vit_s16.yaml", ["--use_cpu", "--bf16", "false"])
+    assert (parsed.model.drop_path_rate, parsed.model.sigreg_weight, parsed.training.weight_decay) == (0.1, 0.05, 0.05)
+    assert (parsed.data.num_global_views, parsed.data.num_local_views) == (2, 6)
+
+
 def test_imagenette_has_the_weight_of_an_additive_loss_over_pooled_views():
     model = parse_recipe(ROOT / "recipes/imagenette/vit_s16.yaml", ["--use_cpu", "--bf16", "false"]).model
     assert model.sigreg_views == "pooled"

@@ -50,7 +50,7 @@ def with_labels(
     Raises:
         ValueError: If there is no such column, or its values do not fit.
     """
-    columns = list(columns) or ([source.label_column] if source.label_column is not None else [])
+    columns = list(dict.fromkeys(columns)) or ([source.label_column] if source.label_column is not None else [])
     if kind is not None and kind not in LABEL_KINDS:
         raise ValueError(f"`label_kind` {kind!r} is unknown: choose one of {', '.join(LABEL_KINDS)}.")
     for column in columns:

@@ -17,7 +17,7 @@ from .embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from .encoder_loading import LoadedEncoder
 from .evaluate_encoder import run_protocols
 from .intervals import is_spread, over_draws
-from .labelled_sources import labels_of
+from .labelled_sources import labels_of, select_rows
 from .protocols.protocol import OnEmbeddings, Protocol
 from .protocols.registry import make_protocols
 from .protocols.served_labels import check_served, usual_protocols
@@ -116,6 +116,10 @@ def make_folds(
     assert labels is not None, "not a stream"
     if source.label_kind == "class" and any(protocol.needs_known_classes for protocol in chosen):
         _refuse_unknown_classes(source, of_rows, labels)
+    for fold in range(number):
+        parts = [select_rows(source, np.flatnonzero(rows)) for rows in (of_rows != fold, of_rows == fold)]
+        for protocol in chosen:
+            protocol.check(parts[0], parts[1])
     folds = Folds(source, of_rows, chosen)
     if is_first_rank():
         logger.info(f"{source.name}: {folds}")

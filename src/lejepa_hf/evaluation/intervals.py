@@ -75,21 +75,27 @@ def over_linearised(name: str, value: float, influences: np.ndarray) -> Figures:
     return Figures(over_images(name, (value + influences).tolist()) | {name: value}, {name: value + influences})
 
 
-def over_resamples(name: str, figure: Callable[[np.ndarray], float], num_images: int) -> dict[str, float]:
+def over_resamples(name: str, figure: Callable[[np.ndarray], float], num_images: int) -> Figures:
     """
     A figure of test images as `name`, and for two or more of them as `<name>_ci95` half the width of its 95 %
-    percentile interval over 1,000 bootstrap samples. `figure` computes it from an array of image numbers from 0 to
-    `num_images` - 1, in which an image may occur several times.
+    percentile interval over 1,000 bootstrap samples, which are the same for equal numbers of images. `figure` computes
+    it from an array of image numbers from 0 to `num_images` - 1, in which an image may occur several times.
     """
     from scipy.stats import bootstrap
 
     images = np.arange(num_images)
-    found = {name: float(figure(images))}
+    found = Figures({name: float(figure(images))})
     if num_images > 1:
         draws = bootstrap((images,), figure, vectorized=False, n_resamples=_RESAMPLES, method="percentile", rng=0)
-        ends = draws.confidence_interval
-        found[name + INTERVAL] = float(ends.high - ends.low) / 2
+        found[name + INTERVAL] = half_width(draws.bootstrap_distribution)
+        found.resamples[name] = num_images, draws.bootstrap_distribution
     return found
+
+
+def half_width(resamples: np.ndarray) -> float:
+    """Half the width of the 95 % percentile interval of values of bootstrap samples."""
+    low, high = np.percentile(resamples, (2.5, 97.5))
+    return float(high - low) / 2
 
 
 def is_spread(name: str) -> bool:

@@ -17,10 +17,20 @@ Pair = tuple[ImageSource, ImageSource]
 
 
 def pairs_of_columns(pair: Pair) -> dict[str, Pair]:
-    """Training and test images by column of labels, those that have a label there; a single column has no name."""
-    if not pair[1].several_labels:
+    """
+    Training and test images by column of labels, those that have a label there; a single column has no name.
+    ValueError for columns whose figures could not be told apart.
+    """
+    columns = list(pair[1].several_labels)
+    if not columns:
         return {"": pair}
-    return {column: (_labelled(pair[0], column), _labelled(pair[1], column)) for column in pair[1].several_labels}
+    names = [_in_figures(column) for column in columns]
+    if len(set(names)) < len(names) or "" in names:
+        raise ValueError(
+            f"`label_column` {', '.join(map(repr, columns))}: figures would be named {', '.join(map(repr, names))} "
+            "after them, in small letters and with `_` for other signs, and be mixed up: rename one of the columns."
+        )
+    return {column: (_labelled(pair[0], column), _labelled(pair[1], column)) for column in columns}
 
 
 def _labelled(source: ImageSource, column: str) -> ImageSource:
@@ -53,7 +63,13 @@ def named_by_column(figures: Mapping[str, float], column: str) -> Figures:
     known = figures if isinstance(figures, Figures) else Figures(figures)
     if not column:
         return known
-    name = re.sub(r"\W+", "_", column).strip("_").lower()
-    renamed = {key: key.replace("eval_", f"eval_{name}_", 1) for key in {**known, **known.samples}}
-    samples = {renamed[key]: values for key, values in known.samples.items()}
-    return Figures({renamed[key]: value for key, value in known.items()}, samples)
+    name = _in_figures(column)
+    parts: tuple[Mapping, ...] = (known, known.samples, known.resamples)
+    return Figures(
+        *({key.replace("eval_", f"eval_{name}_", 1): value for key, value in part.items()} for part in parts)
+    )
+
+
+def _in_figures(column: str) -> str:
+    """The name of a column within names of figures."""
+    return re.sub(r"\W+", "_", column).strip("_").lower()

@@ -18,9 +18,11 @@ from ..data.label_columns import with_labels_only
 from ..data.label_kinds import POSSIBLE_LABELS, described, is_numbered
 from ..data.labelled_source import open_labelled
 from ..data.origins import rows_in_common
+from ..data.row_groups import column_values
 from ..data.shared_images import SharedImages, shared_images
 from ..system.distributed import is_first_rank
 from .dataset_presets import DatasetPreset, find_preset
+from .embeddings.label_arrays import label_array
 from .imagenet_classes import NUM_CLASSES, with_imagenet_classes
 
 if TYPE_CHECKING:
@@ -158,14 +160,26 @@ def check_labels(source: ImageSource) -> None:
             f"`label_column` {source.label_column!r} of `dataset` {source.name!r} does not hold labels but "
             f"{described(feature)}: {POSSIBLE_LABELS}. Name another column ({others or 'there is none'})."
         )
-    if is_numbered(feature) and (labels := labels_of(source)) is not None:
-        check_class_numbers(labels, source)
+    is_encoded = is_numbered(feature) or source.label_kind in ("number", "multi-label")
+    if is_encoded and not source.is_stream:
+        check_label_values(column_values(source, source.label_column), source)
 
 
-def check_class_numbers(labels: Sequence[int | None] | np.ndarray, source: ImageSource) -> None:
-    """Refuse `labels`, all or part of a source's, if one is missing or negative."""
-    number = sum(label is None or label < 0 for label in labels)
-    if number:
+def check_label_values(labels: Sequence[Any], source: ImageSource) -> None:
+    """
+    Refuse `labels`, all or part of a source's, that no protocol can use: class numbers that are missing or negative,
+    numbers that are missing, NaN or infinite, lists of classes where there are no classes.
+    """
+    if source.label_kind == "multi-label":
+        if not source.class_names:
+            raise ValueError(f"`dataset` {source.name!r}: {_without_classes(len(labels), source)}.")
+    elif source.label_kind == "number":
+        if number := int((~np.isfinite(np.asarray(labels, dtype=np.float64))).sum()):
+            raise ValueError(
+                f"`dataset` {source.name!r}: {number:,} of {len(labels):,} images have no finite number in "
+                f"`label_column` {source.label_column!r}: name another column or split, or leave these rows out."
+            )
+    elif number := sum(label is None or label < 0 for label in labels) if source.has_class_numbers else 0:
         raise ValueError(
             f"`dataset` {source.name!r}: {number:,} of {len(labels):,} images have -1 or nothing as class in "
             f"`label_column` {source.label_column!r}, like test splits with secret labels: name another split, leave "
@@ -189,12 +203,24 @@ def check_held_out_classes(
 ) -> None:
     """
     Refuse held-out images that no classifier could get right, or wrong: of classes that are not among the images to
-    fit protocols on, or all of one class. `labels` are those of both sources; of streams they are only known later.
+    fit protocols on, or all of one class; of lists of classes, if no image to fit protocols on has a class, or no
+    class has both held-out images of it and others. `labels` are those of both sources; of streams they are only known
+    later.
     """
-    if test.label_kind not in ("class", None):
+    if test.label_kind == "number":
         return
     known, found = labels or (labels_of(train), labels_of(test))
     if known is None or found is None or not len(known) or not len(found):
+        return
+    if test.label_kind == "multi-label":
+        of_class = np.asarray(found)
+        if not np.asarray(known).any():
+            raise ValueError(f"`dataset` {train.name!r}: {_without_classes(len(known), train)}.")
+        if not (of_class.any(0) & ~of_class.all(0)).any():
+            raise ValueError(
+                f"`dataset` {test.name!r}: none of the {of_class.shape[1]} classes has both held-out images of it and "
+                f"others among {len(found):,}, so that nothing can be measured: name another split with `eval_split`."
+            )
         return
     different = np.unique(np.asarray(found))
     absent = np.setdiff1d(different, np.asarray(known))
@@ -212,6 +238,13 @@ def check_held_out_classes(
             f"`dataset` {test.name!r}: all {len(found):,} held-out images are of one class "
             f"({_named(different, test)}), so that an accuracy says nothing: {way_out}."
         )
+
+
+def _without_classes(number: int, source: ImageSource) -> str:
+    return (
+        f"none of {number:,} images has a class in `label_column` {source.label_column!r}, so that there is nothing "
+        "to tell apart: name another column or split"
+    )
 
 
 def _named(classes: np.ndarray, source: ImageSource) -> str:
@@ -236,8 +269,11 @@ def check_masks(source: ImageSource) -> None:
 
 
 def labels_of(source: ImageSource) -> np.ndarray | None:
-    """Class numbers of all images, without reading an image; None for a stream."""
-    return None if source.is_stream else np.asarray(map_style(source)[source.label_column])
+    """Labels of all images, for lists of classes as in [`label_array`], without reading one; None for a stream."""
+    if source.is_stream:
+        return None
+    labels = map_style(source)[source.label_column]
+    return label_array(labels, source) if source.label_kind == "multi-label" else np.asarray(labels)
 
 
 def map_style(source: ImageSource) -> Dataset:

@@ -5,17 +5,22 @@ from collections.abc import Mapping
 import numpy as np
 
 from .figures import Figures
-from .intervals import INTERVAL, over_images
-from .table import markdown_table, readable_name
+from .intervals import INTERVAL, half_width, over_images
+from .table import figure_text, markdown_table, readable_name
 
 
 def difference(first: Figures, second: Figures, name: str) -> dict[str, float] | None:
     """
     `difference`, the figure of the second encoder minus that of the first; `ci95`, half the width of its 95 %
-    interval by Student's t over the paired differences of test images, or of draws; for accuracies `mcnemar_p`, the
-    probability of a split at least as uneven of the images that only one of both has right, if both were equally
-    good (McNemar's test, exact). None for a figure without samples, and for samples of different images.
+    interval by Student's t over the paired differences of test images, or of draws, and for figures that are not means
+    by the bootstrap over test images, both encoders with the same samples; for accuracies `mcnemar_p`, the probability
+    of a split at least as uneven of the images that only one of both has right, if both were equally good (McNemar's
+    test, exact). None for a figure without samples, and for samples of different images.
     """
+    if name in first.resamples and name in second.resamples:
+        (number, of_first), (of_images, of_second) = first.resamples[name], second.resamples[name]
+        found = {"difference": second[name] - first[name], "ci95": half_width(of_second - of_first)}
+        return found if number == of_images else None
     one, other = first.samples.get(name), second.samples.get(name)
     if one is None or other is None or len(one) != len(other):
         return None
@@ -48,19 +53,23 @@ def differences_to_first(found: Mapping[str, Figures]) -> dict[str, dict[str, di
 
 
 def format_differences(first: str, differences: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Differences to the encoder `first` as a Markdown table in points; p is that of McNemar's test."""
+    """
+    Differences to the encoder `first` as a Markdown table in points, errors in the unit of the labels in that unit; p
+    is that of McNemar's test.
+    """
     figures = list(dict.fromkeys(figure for of_encoder in differences.values() for figure in of_encoder))
     rows = [[f"points more than {first}", *differences]]
-    rows += [[readable_name(figure), *(_cell(of.get(figure)) for of in differences.values())] for figure in figures]
+    of_encoders = differences.values()
+    rows += [[readable_name(figure), *(_cell(figure, of.get(figure)) for of in of_encoders)] for figure in figures]
     return markdown_table(rows)
 
 
-def _cell(found: Mapping[str, float] | None) -> str:
+def _cell(figure: str, found: Mapping[str, float] | None) -> str:
     if found is None:
         return "–"
-    text = f"{100 * found['difference']:+.1f}"
+    text = figure_text(figure, found["difference"], "+")
     if "ci95" in found:
-        text += f" ± {100 * found['ci95']:.1f}"
+        text += f" ± {figure_text(figure, found['ci95'])}"
     if "mcnemar_p" in found:
         text += f", p {found['mcnemar_p']:.2g}"
     return text

@@ -36,9 +36,9 @@ def percent_cell(values: dict[str, float], name: str) -> str:
     return f"{figure_text(name, values[name])}{interval}"
 
 
-def figure_text(name: str, value: float) -> str:
-    """A figure in percent; an error in the unit of the labels, by its name, as it is."""
-    return f"{value:.4g}" if name.endswith(_IN_UNITS) else f"{100 * value:.1f}"
+def figure_text(name: str, value: float, sign: str = "") -> str:
+    """A figure in percent; an error in the unit of the labels, by its name, as it is; `sign` `"+"` shows its sign."""
+    return f"{value:{sign}.4g}" if name.endswith(_IN_UNITS) else f"{100 * value:{sign}.1f}"
 
 
 def readable_name(name: str) -> str:

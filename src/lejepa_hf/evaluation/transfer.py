@@ -11,6 +11,7 @@ from ..system.distributed import OtherRankFailed, is_first_rank
 from ..system.durable_files import write_text
 from ..system.error_text import reason_of
 from .compare_encoders import compare_encoders
+from .dataset_presets import find_preset
 from .encoder_loading import load_encoder
 from .feature_extractor import FeatureExtractor
 from .labelled_sources import labelled_sources
@@ -54,6 +55,8 @@ class TransferTable:
         make_protocols(["few-shot"], {"shots": few})
         self._protocols = [*(["few-shot"] if few else []), *(["linear"] if ALL in shots else [])]
         self._protocol_settings = {"shots": few} if few else {}
+        for dataset in self._datasets:
+            find_preset(dataset)  # refuses misspelt names now, not when their turn comes
         files = [self._file(dataset) for dataset in self._datasets]
         if len(set(files)) < len(files):
             raise ValueError("`datasets` would write two records to one file; give datasets with different names.")

@@ -138,4 +138,10 @@ def _way_out(causes: list[BaseException], name: str) -> str:
     if has(errors.LocalEntryNotFoundError):
         offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{where} cannot be reached"
         return f"is neither a folder here nor in the cache {constants.HF_HUB_CACHE!r}, and {offline}."
+    if "preprocessor_config.json" in reason:
+        return (
+            "has no preprocessor_config.json, which says how images become its pixel values: save an image processor "
+            "beside it, for example `BitImageProcessor(...).save_pretrained(folder)` of transformers with the size, "
+            "mean and standard deviation that it was trained with."
+        )
     return f"cannot be loaded from a folder here or the Hub: {reason}"

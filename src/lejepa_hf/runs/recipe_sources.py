@@ -68,8 +68,6 @@ def _check_column(protocols: list[str], held_out: ImageSource, fitted_on: ImageS
     for labelled in (held_out, fitted_on):
         check_labels(labelled)
     check_served(make_protocols(protocols, {}), held_out)
-    if held_out.label_kind in ("multi-label", "number"):
-        return
     check_classes(fitted_on)
     check_held_out_classes(fitted_on, held_out)
 

@@ -1,3 +1,5 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -45,6 +47,17 @@ def test_a_part_without_images_counts_its_rows(tmp_path):
     again = EmbeddingParts(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3 and (again.num_images, again.next_row) == (2, 5)
     assert again.columns == ["labels", "embeddings"] and rows_of(again) == [2, 3]
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged", "another file"])
+def test_a_damaged_part_is_named_with_the_way_out(tmp_path, content):
+    file = tmp_path / "part-00000.parquet"
+    if isinstance(content, str):
+        pq.write_table(pa.table({"x": [1]}), file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(DataError, match=f"{file} is damaged .*: delete the folder {tmp_path} and repeat"):
+        EmbeddingParts(tmp_path)
 
 
 def test_what_a_kill_cost_is_written_again(tmp_path):

@@ -161,13 +161,25 @@ def test_rows_of_a_replaced_container_are_embedded_anew(tmp_path, encoder, monke
     assert torch.allclose(embed(images[::-1]), embed(images).flip(0), atol=1e-6)
 
 
-def test_files_changed_behind_their_record_are_written_again(tmp_path, encoder, digits):
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("embeddings.npy", lambda content: content + bytes(400)),
+        ("labels.npy", lambda content: bytes(len(content))),
+        ("embeddings.npy", lambda content: content.replace(b"descr", b"\x93\x93\x93\x93\x93")),
+        ("complete.json", lambda content: b""),
+        ("complete.json", lambda content: b"[]"),
+        ("complete.json", lambda content: b"{}"),
+        ("complete.json", lambda content: content[:-20]),
+    ],
+)
+def test_files_changed_behind_their_record_are_written_again(tmp_path, encoder, digits, caplog, name, change):
     processor = build_processor(16, crop_ratio=1.0)
     first = extract_embeddings(encoder, processor, digits, 16, tmp_path)
-    (features,) = tmp_path.glob("*/embeddings.npy")
-    with features.open("ab") as file:
-        file.write(bytes(400))
+    (file,) = tmp_path.glob(f"*/{name}")
+    file.write_bytes(change(file.read_bytes()))
     assert torch.equal(extract_embeddings(encoder, processor, digits, 16, tmp_path).embeddings, first.embeddings)
+    assert "files do not fit their record; the images are embedded again" in caplog.text
 
 
 def test_class_tokens_of_two_layers_are_what_a_probe_gets(encoder, digits):

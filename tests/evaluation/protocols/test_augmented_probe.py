@@ -58,6 +58,19 @@ def test_each_epoch_has_all_images_in_other_crops(resnet, processor):
     assert not torch.allclose(means[0], means[1], atol=1e-3)
 
 
+def test_learning_rates_have_fallen_to_0_at_the_end(resnet, processor):
+    optimizers = []
+
+    class Watched(LinearDinov2):
+        def optimizer(self, groups):
+            optimizers.append(super().optimizer(groups))
+            return optimizers[-1]
+
+    Watched(num_epochs=10).run(resnet, processor, colours(40, 0), colours(10, 1))  # 36 in batches of 40, then all
+    assert len(optimizers) == 2
+    assert all(group["lr"] == 0 for optimizer in optimizers for group in optimizer.param_groups)
+
+
 def pixels_shape(batches) -> set:
     return {tuple(pixels.shape) for pixels, _ in batches}
 
@@ -69,6 +82,14 @@ def test_broken_images_are_left_out_and_counted(resnet, processor, caplog):
     test = load_source(datasets.Dataset.from_list(rows, features=test.dataset.features))
     LinearDinov2(num_epochs=1).run(resnet, processor, train, test)
     assert test.num_read == 19
+
+
+@pytest.mark.parametrize("protocol", [LinearDinov2, Attentive])
+def test_features_that_are_not_finite_end_it_at_once(vit, processor, protocol):
+    with torch.no_grad():
+        vit.layernorm.weight.fill_(3e38)
+    with pytest.raises(ValueError, match=f"`protocols` {protocol.name}: 30 of 30 images of a batch of .* have NaN or"):
+        protocol().run(vit, processor, colours(30, 0), colours(20, 1))
 
 
 def test_refuses_before_any_work(resnet):

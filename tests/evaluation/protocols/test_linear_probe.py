@@ -2,12 +2,13 @@ import math
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 from processes import run_script
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
 from lejepa_hf.evaluation.protocols import linear_probe as module
@@ -153,9 +154,8 @@ def several(rows: int, seed: int) -> LabelledEmbeddings:
     return LabelledEmbeddings(noise + 1.5 * torch.cat([labels, labels], 1), labels, class_names=["a", "b", "c"])
 
 
-def test_multi_label_equals_a_fit_of_binary_outputs_by_hand():
-    train, test = several(200, 0), several(90, 1)
-    found = linear_probe(train, test, learning_rates=(3e-2,), num_steps=60)
+def scores_by_hand(train: LabelledEmbeddings, test: LabelledEmbeddings, loss) -> np.ndarray:
+    """What 60 steps of the probe make of test images, with a learning rate of 0.03; `loss` of scores and labels."""
     scale = train.embeddings.std()
     probe = torch.nn.Sequential(torch.nn.LayerNorm(6), torch.nn.Linear(6, 3))
     torch.nn.init.zeros_(probe[1].weight), torch.nn.init.zeros_(probe[1].bias)
@@ -165,18 +165,45 @@ def test_multi_label_equals_a_fit_of_binary_outputs_by_hand():
         rate = step / 6 if step < 6 else (1 + math.cos(math.pi * (step - 6) / 54)) / 2
         optimizer.param_groups[0]["lr"] = 3e-2 * rate
         rows = torch.randint(200, (200,), generator=generator)
-        probabilities = probe(train.embeddings[rows] / scale).sigmoid()
-        loss = torch.nn.functional.binary_cross_entropy(probabilities, train.labels[rows].float())
         optimizer.zero_grad()
-        loss.backward()
+        loss(probe(train.embeddings[rows] / scale), train.labels[rows]).backward()
         optimizer.step()
-    scores = probe(test.embeddings / scale).detach().numpy()
+    return probe(test.embeddings / scale).detach().numpy()
+
+
+def test_multi_label_equals_a_fit_of_binary_outputs_by_hand():
+    train, test = several(200, 0), several(90, 1)
+    found = linear_probe(train, test, learning_rates=(3e-2,), num_steps=60)
+    scores = scores_by_hand(
+        train, test, lambda scores, labels: torch.nn.functional.binary_cross_entropy(scores.sigmoid(), labels.float())
+    )
     expected = average_precision_score(test.labels.numpy(), scores, average="macro")
     assert found["eval_linear_map"] == pytest.approx(expected, abs=1e-4)
     assert found["eval_linear_auroc"] == pytest.approx(roc_auc_score(test.labels.numpy(), scores), abs=1e-4)
     assert 0.7 < expected < 1 and list(found) == [
         "eval_linear_map", "eval_linear_map_ci95", "eval_linear_auroc", "eval_linear_auroc_ci95"
     ]  # fmt: skip
+
+
+def test_classes_equal_a_fit_by_hand():
+    train, test = several(200, 0), several(90, 1)
+    for of in (train, test):
+        of.labels = of.labels.long().argmax(1)
+    metrics = ["top1", "mean-per-class", "macro-f1", "auroc"]
+    found = Linear(metrics=metrics).run(train, test, learning_rates=(3e-2,), num_steps=60)
+    scores = scores_by_hand(
+        train, test, lambda scores, labels: -scores.log_softmax(1)[torch.arange(200), labels].mean()
+    )
+    labels, guesses, shares = test.labels.numpy(), scores.argmax(1), torch.from_numpy(scores).softmax(1).numpy()
+    expected = {
+        "top1": (guesses == labels).mean(),
+        "mean_per_class": balanced_accuracy_score(labels, guesses),
+        "macro_f1": f1_score(labels, guesses, average="macro"),
+        "auroc": roc_auc_score(labels, shares, multi_class="ovr"),
+    }
+    assert 0.5 < expected["top1"] < 1
+    for name, value in expected.items():
+        assert found[f"eval_linear_{name}"] == pytest.approx(value, abs=1e-4)
 
 
 def test_the_sweep_of_multi_label_chooses_by_cross_entropy(caplog):

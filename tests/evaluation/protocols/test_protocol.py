@@ -7,7 +7,7 @@ from digit_scenes import digit_scenes
 
 from lejepa_hf.data.sources import load_source
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings
-from lejepa_hf.evaluation.protocols.protocol import require_positive
+from lejepa_hf.evaluation.protocols.protocol import passes_and_steps, require_positive
 from lejepa_hf.evaluation.protocols.registry import protocol_class
 
 
@@ -46,6 +46,12 @@ def test_settings_that_may_be_left_out():
     require_positive("resolution", 1)
     with pytest.raises(ValueError, match="`resolution` must be more than 0, got -1"):
         require_positive("resolution", -1)
+
+
+def test_passes_and_the_steps_that_they_are():
+    assert passes_and_steps(20, 16, None, 10, 600) == (480, 600)
+    assert passes_and_steps(1000, 16, None, 10, 600) == (10, 625)
+    assert passes_and_steps(1001, 16, 2, 10, 600) == (2, 126)
 
 
 @pytest.mark.parametrize("name", ["linear", "knn", "logistic", "few-shot"])

@@ -5,6 +5,7 @@ from coloured_squares import Pixels, a_source
 from PIL import Image
 
 from lejepa_hf.evaluation.feature_extractor import FeatureExtractor
+from lejepa_hf.evaluation.protocols.protocol import passes_and_steps
 from lejepa_hf.evaluation.protocols.segmentation_crops import SegmentationCrops, random_square
 from lejepa_hf.hub.export import build_processor
 
@@ -40,6 +41,7 @@ def test_each_image_once_in_an_epoch_in_another_order():
     source = a_source(6, 0, squares=8)  # a square has as many classes as pixels: no two are alike
     batches = list(crops_of(source).random(num_epochs=2, batch_size=4))
     assert [len(masks) for _, masks in batches] == [4, 4, 4]
+    assert passes_and_steps(6, 4, 2, 10, 600) == (2, 3), "for the learning rate, which falls to 0"
     masks = torch.cat([masks for _, masks in batches])
     pixels = torch.cat([pixels for pixels, _ in batches])
     assert torch.equal(pixels.argmax(1), masks)  # red, green and blue

@@ -30,7 +30,7 @@ from ...system.distributed import (
 from ...system.folder_lock import locked_folder
 from ...system.installed_package import installed_versions
 from ..feature_extractor import FeatureExtractor
-from ..labelled_sources import check_class_numbers, map_style, select_rows
+from ..labelled_sources import check_label_values, map_style, select_rows
 from .image_batches import ImageBatch, image_batches, rows_from
 from .label_arrays import label_array
 from .parts import EmbeddingParts, as_column
@@ -171,8 +171,8 @@ def _fill(parts: EmbeddingParts, extractor: FeatureExtractor, source: ImageSourc
 
     try:
         for batch, found in embedded_batches(extractor, source, batch_size, parts.next_row, embed):
-            if source.label_column is not None and source.has_class_numbers:
-                check_class_numbers(batch.labels, source)  # those of a stream are only known now
+            if source.label_column is not None:
+                check_label_values(batch.labels, source)  # those of a stream are only known now
             vectors = {"embeddings": found[..., :dim]} | ({} if is_same else {"probe_features": found[..., dim:]})
             parts.add(batch, as_table(batch, vectors, source))
     finally:
@@ -191,13 +191,15 @@ def as_table(batch: ImageBatch, vectors: dict[str, torch.Tensor], source: ImageS
 def read_embeddings(folder: Path, source: ImageSource, most_in_memory: int) -> LabelledEmbeddings:
     """Read what [`join_columns`] has stored of a source. A DataError is raised if no image could be decoded."""
     stored = StoredEmbeddings(folder)
+    row, reason = next(iter(stored.broken.items()), (0, ""))
     if stored.broken:
-        row, reason = next(iter(stored.broken.items()))
         first = f"the first one row {row}: {reason}"
         logger.warning(f"{source.name}: {len(stored.broken)} broken images are left out, {first}")
     columns = stored.read(most_in_memory)
     if not columns:
-        raise DataError(f"{source.name}: none of its images can be read; the first one: {stored.broken.get(0)}.")
+        if not stored.broken:
+            raise DataError(f"{source.name}: there are no images, or none of them has a label.")
+        raise DataError(f"{source.name}: none of its images can be read; the first one: {reason}.")
     return LabelledEmbeddings(**columns, broken=frozenset(stored.broken), class_names=source.class_names)
 
 

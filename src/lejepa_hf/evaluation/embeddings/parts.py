@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as parquet
 
 from ...data.errors import DataError
 from ...system.durable_files import complete_file
+from ...system.error_text import reason_of
 from .image_batches import ImageBatch
 
 _RECORD = "lejepa_part"
@@ -36,9 +38,8 @@ class EmbeddingParts:
         self.num_images, self.next_row = 0, 0
         self.broken: dict[int, str] = {}  # why images could not be decoded, by row
         for file in self._files():
-            metadata = parquet.read_metadata(file)
+            metadata, part = _read_part(file)
             self.columns = self.columns or metadata.schema.to_arrow_schema().names
-            part = json.loads(metadata.metadata[_RECORD.encode()])
             self.num_images, self.next_row = self.num_images + metadata.num_rows, part["stop"]
             self.broken |= {int(row): reason for row, reason in part["broken"].items()}
         self._begin_part()
@@ -89,6 +90,18 @@ class EmbeddingParts:
             column = table[name].combine_chunks()
             is_vectors = pa.types.is_fixed_size_list(column.type)
             yield column.flatten().to_numpy().reshape(len(column), -1) if is_vectors else column.to_numpy()
+
+
+def _read_part(file: Path) -> tuple[parquet.FileMetaData, dict[str, Any]]:
+    """What a part says of its rows. DataError if it is damaged."""
+    try:
+        metadata = parquet.read_metadata(file)
+        return metadata, json.loads(metadata.metadata[_RECORD.encode()])
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{file} is damaged ({reason_of(error)}): delete the folder {file.parent} and repeat the command, which "
+            "embeds its images again."
+        ) from error
 
 
 def as_column(vectors: np.ndarray) -> pa.FixedSizeListArray:

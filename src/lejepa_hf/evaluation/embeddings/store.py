@@ -25,13 +25,24 @@ class StoredEmbeddings:
 
     def __init__(self, folder: Path) -> None:
         self._record = folder / _RECORD
-        known = json.loads(self._record.read_text(encoding="utf-8")) if self._record.is_file() else {}
-        self.broken = {int(row): reason for row, reason in known.get("broken", {}).items()}
-        self._sizes = {folder / name: size for name, size in known.get("sizes", {}).items()}
-        self.is_complete = bool(known)
-        if not all(file.is_file() and file.stat().st_size == size for file, size in self._sizes.items()):
+        self.broken: dict[int, str] = {}
+        self._sizes: dict[Path, int] = {}
+        self.is_complete = self._record.is_file()
+        if self.is_complete and not self._is_read():
             logger.warning(f"{folder}: files do not fit their record; the images are embedded again")
             self.is_complete = False
+
+    def _is_read(self) -> bool:
+        """Read the record; False if it is damaged, or one of the files that it names."""
+        try:
+            known = json.loads(self._record.read_text(encoding="utf-8"))
+            self.broken = {int(row): reason for row, reason in known["broken"].items()}
+            self._sizes = {self._record.with_name(name): size for name, size in known["sizes"].items()}
+            for file in self._sizes:
+                np.load(file, mmap_mode="r", allow_pickle=False)  # its header alone
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return False
+        return all(file.stat().st_size == size for file, size in self._sizes.items())
 
     def read(self, most_in_memory: int) -> dict[str, torch.Tensor]:
         """Columns by name; none without images. Files of more than `most_in_memory` bytes together are mapped."""

@@ -1,7 +1,6 @@
 """AugmentedProbe: heads on a frozen encoder that see each training image in another crop each time."""
 
 import logging
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from ..embeddings.extraction import embedded_batches
 from ..embeddings.image_batches import image_batches
 from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import count_classes, labels_of, map_style, select_rows
-from .protocol import OfClasses, OnImages, require_positive
+from .protocol import OfClasses, OnImages, passes_and_steps, require_positive
 
 logger = logging.getLogger("lejepa_hf")
 
@@ -112,8 +111,8 @@ class AugmentedProbe(OfClasses, OnImages):
         self, extractor: FeatureExtractor, source: ImageSource, candidates: Sequence[Candidate], batch_size: int
     ) -> list[nn.Module]:
         """Heads that see the same crops of these images, each with its own learning rate."""
-        steps_an_epoch = math.ceil(len(map_style(source)) / batch_size)
-        num_epochs = self.num_epochs or max(_PASSES, math.ceil(_LEAST_STEPS / steps_an_epoch))
+        number = len(map_style(source))
+        num_epochs, num_steps = passes_and_steps(number, batch_size, self.num_epochs, _PASSES, _LEAST_STEPS)
         device = extractor.encoder.device
         with torch.random.fork_rng():
             torch.manual_seed(_SEED)
@@ -122,10 +121,15 @@ class AugmentedProbe(OfClasses, OnImages):
             {"params": list(head.parameters()), "lr": candidate.learning_rate}
             for head, candidate in zip(heads, candidates, strict=True)
         ]
-        optimizer, num_steps = self.optimizer(groups), num_epochs * steps_an_epoch
+        optimizer = self.optimizer(groups)
         schedule = get_cosine_schedule_with_warmup(optimizer, self.warmup(num_steps), num_steps)
         for pixels, labels in _random_crops(extractor, source, num_epochs, batch_size, self.name):
             features, labels = self.features(extractor, pixels), labels.to(device)
+            if bad := int((~features.flatten(1).isfinite().all(1)).sum()):
+                raise ValueError(
+                    f"`protocols` {self.name}: {bad:,} of {len(features):,} images of a batch of {source.name!r} have "
+                    "NaN or infinite features, on which nothing can be fitted: use another checkpoint of the encoder."
+                )
             optimizer.zero_grad()
             for head in heads:  # one after the other, since what attention keeps for backward is large
                 F.cross_entropy(head(features), labels).backward()

@@ -118,8 +118,8 @@ class FineTuneLong(FineTune):
         learning_rate (`float`, *optional*): Peak learning rate of the head. If missing, the best of four.
         num_epochs (`int`, *optional*): Passes over the images. If missing, 100, or as many as make 200 steps.
 
-    Source: MAE, arXiv 2111.06377, Table 9. Ours: batches of 64 instead of 1,024, the sweep of learning rates, neither
-    RandAugment nor random erasing.
+    Source: MAE, arXiv 2111.06377, and its published code for ViT-B. Ours: batches of 64 instead of 1,024, the sweep of
+    learning rates, neither RandAugment nor random erasing.
     """
 
     name = "fine-tune-long"

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from ..figures import Figures
 from ..intervals import over_resamples
 from ..metrics.mean_iou import MeanIoU, count_pixels, miou_and_accuracy
 
@@ -45,13 +46,13 @@ class PixelCounts:
         """Mean intersection over union, see [`MeanIoU`]."""
         return MeanIoU().compute(predictions=self._predictions, references=self._references)["miou"]
 
-    def figures(self, name: str) -> dict[str, float]:
+    def figures(self, name: str) -> Figures:
         """
         `<name>_miou` and `<name>_accuracy`, the share of pixels, see [`MeanIoU`], and their 95 % intervals over draws
         of images with replacement.
         """
         predictions, references = np.array(self._predictions), np.array(self._references)
-        results: dict[str, float] = {}
+        results = Figures()
         for metric in ("miou", "accuracy"):
 
             def figure(images: np.ndarray, metric: str = metric) -> float:

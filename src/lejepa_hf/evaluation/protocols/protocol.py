@@ -1,5 +1,6 @@
 """Protocol: the shape that all evaluation protocols share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,3 +99,14 @@ def require_positive(name: str, value: float | None) -> None:
     """Refuse a setting of 0 or less; None stands for the default."""
     if value is not None and value <= 0:
         raise ValueError(f"`{name}` must be more than 0, got {value}.")
+
+
+def passes_and_steps(
+    number: int, batch_size: int, num_epochs: int | None, least_epochs: int, least_steps: int
+) -> tuple[int, int]:
+    """
+    How often `number` images are read, `num_epochs` times or, if that is missing, `least_epochs` times or as often as
+    makes `least_steps`; and the number of batches, where each but the last one is full, whatever pass it is from.
+    """
+    num_epochs = num_epochs or max(least_epochs, math.ceil(least_steps * batch_size / number))
+    return num_epochs, math.ceil(num_epochs * number / batch_size)

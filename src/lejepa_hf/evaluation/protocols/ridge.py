@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ..embeddings.extraction import LabelledEmbeddings
-from ..figures import Figures
 from ..intervals import over_images, over_resamples
 from .protocol import OnEmbeddings
 
@@ -42,7 +41,7 @@ class Ridge(OnEmbeddings):
         model = fit_ridge(train.embeddings.double().numpy(), train.labels.numpy())
         numbers, guesses = test.labels.numpy(), model.predict(test.embeddings.double().numpy())
         explained = over_resamples("eval_ridge_r2", r2_of(numbers, guesses), len(numbers))
-        return Figures(explained) | over_images("eval_ridge_mae", np.abs(numbers - guesses).tolist())
+        return explained | over_images("eval_ridge_mae", np.abs(numbers - guesses).tolist())
 
 
 def r2_of(numbers: np.ndarray, guesses: np.ndarray) -> Callable[[np.ndarray], float]:

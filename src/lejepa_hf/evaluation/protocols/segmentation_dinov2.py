@@ -18,7 +18,7 @@ from ..feature_extractor import FeatureExtractor
 from ..labelled_sources import map_style
 from .linear_probe import layer_of_zeros
 from .pixel_counts import IGNORED, PixelCounts, check_scores
-from .protocol import OnImages, require_positive
+from .protocol import OnImages, passes_and_steps, require_positive
 from .segmentation_crops import SegmentationCrops
 from .segmentation_maps import find_classes, try_size
 from .sliding_window import average_windows, classes_at_size, window_corners
@@ -84,12 +84,11 @@ class SegmentationDinov2(OnImages):
         return counts.figures("eval_segmentation_dinov2")
 
     def _fit(self, crops: SegmentationCrops) -> nn.Module:
-        device, steps_an_epoch = default_device(), math.ceil(len(map_style(crops.source)) / _BATCH)
-        num_epochs = self.num_epochs or max(_PASSES, math.ceil(_LEAST_STEPS / steps_an_epoch))
+        device, number = default_device(), len(map_style(crops.source))
+        num_epochs, num_steps = passes_and_steps(number, _BATCH, self.num_epochs, _PASSES, _LEAST_STEPS)
         dim = _maps(crops.extractor, crops.extractor.try_as_they_are(self.name, crops.side)).shape[1]
         head = nn.Sequential(nn.BatchNorm2d(dim), layer_of_zeros(nn.Conv2d, dim, len(crops.classes), 1)).to(device)
         optimizer = torch.optim.AdamW(head.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-        num_steps = num_epochs * steps_an_epoch
         schedule = get_linear_schedule_with_warmup(optimizer, round(_WARMUP * num_steps), num_steps)
         num_read = 0
         for pixels, masks in crops.random(num_epochs, _BATCH):
