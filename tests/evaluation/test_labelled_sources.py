@@ -21,7 +21,6 @@ from lejepa_hf.evaluation.labelled_sources import (
     labelled_sources,
     labels_of,
 )
-from lejepa_hf.evaluation.protocols.linear_probe import Linear
 
 
 @pytest.fixture
