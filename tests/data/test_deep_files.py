@@ -196,18 +196,6 @@ def test_files_of_eight_bits_are_scaled_by_ranges_of_eight_bits(kind):
             np.testing.assert_allclose(np.asarray(decode_image(value, 3, pixel_range)).astype(int), expected, atol=3)
 
 
-def test_fits_values_are_what_the_header_makes_of_the_numbers():
-    pytest.importorskip("astropy", reason="FITS needs it")
-    stored = RNG.integers(-32768, 32768, (6, 4), dtype=np.int16)
-    stored[5, 1] = -5
-    whole = (stored.astype(float) + 32768)[::-1]
-    assert_picture(fits(stored, BZERO=32768, BSCALE=1), whole / 65535 * 255)
-    half = np.clip((whole - 32768) / 2, 0, 1000) / 1000 * 255
-    assert_picture(fits(stored, BSCALE=0.5), half, pixel_range=[0, 1000])
-    blank = np.where(whole == 32763, 0, np.clip((whole - 32768 + 100) / 200, 0, 1) * 255)
-    assert_picture(fits(stored, BLANK=-5), blank, pixel_range=[-100, 100])
-
-
 def test_damaged_files_raise_decoding_errors_only():
     rng, refused = np.random.default_rng(1), 0
     wholes = [file_of(form, values_of("u2", 5)) for form in ("tiff", "planes", "pages")] + [fits(RNG.random((6, 4)))]
@@ -268,10 +256,3 @@ def test_compressed_files_of_the_other_byte_order(kind, tmp_path):
     expected = reference(values[:, :, None], (0.0, 4095.0))[:, :, 0]
     assert_picture(tmp_path / "a.tif", expected, pixel_range=[0, 4095])
     assert_picture((tmp_path / "a.tif").read_bytes(), expected, pixel_range=[0, 4095])
-
-
-@pytest.mark.skipif(not HAS_ASTROPY, reason="astropy is an extra")
-@pytest.mark.parametrize(("planes", "channels"), [(2, 1), (3, 1), (2, 3), (4, 3)])
-def test_planes_of_a_cube_are_no_colours(planes, channels):
-    with pytest.raises(ValueError, match=f"The image has {planes} channels, but {channels} are expected"):
-        decode_image(fits(RNG.integers(0, 9, (planes, 6, 4)).astype(">i2")), channels, [0, 9])
