@@ -3,7 +3,7 @@ Writes the pictures of the pages from three runs, `make pictures PHOTOGRAPHS=RUN
 
     lejepa train digits/resnet_tiny
     lejepa train digits/vit_tiny --max_steps 200
-    lejepa train cifar10/resnet_small --output_dir RUN
+    lejepa train cifar10/resnet_small --seed 1 --output_dir RUN
 """
 
 import shutil

@@ -35,7 +35,7 @@ def test_every_numeric_argument_refuses_what_is_not_a_number_in_its_range(tmp_pa
 @pytest.mark.parametrize(
     ("name", "value", "way_out"),
     [
-        ("max_steps", 0, "or -1, where `num_train_epochs` counts"),
+        ("max_steps", 0, "-1 trains for `num_train_epochs`"),
         ("save_steps", 0, "`save_strategy: 'no'` saves no checkpoint"),
         ("logging_steps", inf, "`logging_strategy: 'no'` logs nothing"),
         ("eval_steps", 0, "`eval_strategy: 'no'` evaluates nothing"),

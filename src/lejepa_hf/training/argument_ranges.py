@@ -20,7 +20,7 @@ def _interval(off: str) -> NumberRange:
 RANGES: dict[str, NumberRange] = {
     "per_device_train_batch_size": whole(1),
     "gradient_accumulation_steps": whole(1),
-    "max_steps": whole(1, others=(-1,), way_out="or -1, where `num_train_epochs` counts"),
+    "max_steps": whole(1, others=(-1,), way_out="-1 trains for `num_train_epochs`"),
     "num_train_epochs": NumberRange(0, without=(0, float("inf")), way_out="or set `max_steps`"),
     "learning_rate": _POSITIVE,
     "warmup_steps": NumberRange(0, 2**31 - 1, way_out="a number of steps, or below 1 a share of all steps"),
