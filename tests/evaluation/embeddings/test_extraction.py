@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModel
 
+from lejepa_hf.data.errors import DataError
 from lejepa_hf.data.sources import ImageSource, load_source
 from lejepa_hf.evaluation.embeddings.extraction import LabelledEmbeddings, extract_embeddings
 from lejepa_hf.evaluation.embeddings.raw_pixels import raw_pixels
@@ -133,6 +134,20 @@ def test_half_precision_encoders_give_fp32(digits, processor, tiny_resnet):
 
 
 DIGITS = load_source("digits", "test")
+
+
+def test_labels_of_a_stream_are_checked_while_it_is_read(digits, processor, tiny_resnet):
+    encoder = build(tiny_resnet)
+    numbers = {**digits.dataset.features, "label": datasets.Value("float64")}
+    endless = digits.dataset.to_iterable_dataset().map(
+        lambda row: {"label": math.inf if row["label"] == 3 else row["label"]}, features=datasets.Features(numbers)
+    )
+    number = sum(label == 3 for label in digits.dataset["label"])
+    with pytest.raises(ValueError, match=f"{number} of 23 images have no finite number in `label_column` 'label'"):
+        extract_embeddings(encoder, processor, replace(digits, dataset=endless, class_names=None))
+    none = digits.dataset.to_iterable_dataset().filter(lambda row: False)
+    with pytest.raises(DataError, match="digits: there are no images, or none of them has a label"):
+        extract_embeddings(encoder, processor, replace(digits, dataset=none))
 
 
 def embedded(values: dict[int, float], number: int = 450, **given) -> LabelledEmbeddings:
