@@ -211,6 +211,20 @@ def test_only_regular_files_are_images(tmp_path, streaming, caplog):
     assert found.replace("noise.npy", "pipe") in caplog.text
 
 
+@pytest.mark.parametrize("endings", [[".txt"], [".txt", ".mp4", ".mp4"]])
+def test_what_is_left_out_is_counted_by_ending(tmp_path, caplog, endings):
+    save(tmp_path / "good.png", 1)
+    (tmp_path / "metadata.csv").write_text("file_name,site\ngood.png,a\n", encoding="utf-8")
+    for number, ending in enumerate(endings):
+        (tmp_path / f"{number}{ending}").write_text("no image", encoding="utf-8")
+    caplog.set_level("INFO", "lejepa_hf")
+    load_source(str(tmp_path))
+    load_source(str(tmp_path))
+    found = "1 entry is left out: 1 .txt." if len(endings) == 1 else "3 entries are left out: 2 .mp4, 1 .txt."
+    (record,) = [record for record in caplog.records if "left out" in record.getMessage()]
+    assert record.getMessage() == f"{tmp_path}: {found}" and record.levelname == "INFO"
+
+
 def test_a_folder_of_pipes_has_no_images(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     assert message(str(tmp_path)).endswith("found 1 not a regular file.")

@@ -52,14 +52,14 @@ def open_folder(name: str, split: str, streaming: bool, cut: Cut = _WHOLE) -> Op
     if _printable(os.path.abspath(name)) != os.path.abspath(name):
         raise ValueError(f"`dataset` {name!r}: the path of the folder is not UTF-8; rename it.")
     found = _list_images(name)
-    _report_missing_readers(name, found.others)
+    _report_left_out(name, found)
     shards = [ending for ending in found.others if kind_of_files(ending) in ("parquet", "webdataset")]
     if not found.images and not found.others[_SPECIAL] and shards:
         refuse_cut(cut, f"`dataset` {name!r}, a folder of tables or tars", ())
         from .dataset_builders import load_split
 
         return load_split(name, name, split, streaming)
-    metadata = read_metadata(name, found.images) if METADATA_ENDINGS & found.others.keys() else None
+    metadata = read_metadata(name, found.images) if found.has_metadata else None
     return _open_listed(name, found, metadata, split, streaming, cut)
 
 
@@ -73,7 +73,7 @@ def open_files_of_images(pattern: str, split: str, streaming: bool, cut: Cut = _
     for file in resolve_files(pattern):
         found.take(os.path.relpath(file, root), os.path.basename(file), True, _identity(os.stat(file)))
     found.images.sort()
-    _report_missing_readers(pattern, found.others)
+    _report_left_out(pattern, found)
     return _open_listed(pattern, found, read_metadata(root, found.images), split, streaming, cut)
 
 
@@ -135,7 +135,9 @@ def _splits(name: str, images: list[str]) -> dict[str, list[str]]:
     left_out = len(images) - sum(map(len, splits.values()))
     if left_out:
         beside = ", ".join(sorted(folders - split_of.keys())[:8]) or "directly in the folder"
-        _warn_once(f"{name}: {left_out} images beside the splits {', '.join(splits)} are left out ({beside})")
+        _log_once(
+            logging.WARNING, f"{name}: {left_out} images beside the splits {', '.join(splits)} are left out ({beside})"
+        )
     return splits
 
 
@@ -148,15 +150,21 @@ def _missing_readers(others: Counter) -> str:
     return f" These can be read: {'; '.join(ways)}." if ways else ""
 
 
-def _report_missing_readers(name: str, others: Counter) -> None:
-    if ways_out := _missing_readers(others):
-        _warn_once(f"{name}: files are left out, whose readers are not installed.{ways_out}")
+def _report_left_out(name: str, found: "_Listing") -> None:
+    """One line that counts by ending what is left out beside images; a warning if these may be images, too."""
+    if not found.images or not found.others:
+        return
+    ways_out = _missing_readers(found.others)
+    kinds = [f"{count} {kind}{found.examples.get(kind, '')}" for kind, count in sorted(found.others.items())]
+    number = found.others.total()
+    message = f"{name}: {number} {'entry is' if number == 1 else 'entries are'} left out: {', '.join(kinds)}"
+    _log_once(logging.WARNING if ways_out or found.examples else logging.INFO, f"{message}.{ways_out}")
 
 
 @cache
-def _warn_once(message: str) -> None:
-    """Warn the first time: a folder is listed several times in a run."""
-    logger.warning(message)
+def _log_once(level: int, message: str) -> None:
+    """Log the first time: a folder is listed several times in a run."""
+    logger.log(level, message)
 
 
 def _list_images(name: str) -> "_Listing":
@@ -172,9 +180,6 @@ def _list_images(name: str) -> "_Listing":
             found.visit(found.folders.popleft())
         else:
             found.follow(found.links.popleft())
-    if found.images and found.examples:
-        kinds = [f"{count} {kind}{found.examples.get(kind, '')}" for kind, count in sorted(found.others.items())]
-        _warn_once(f"{name}: {found.others.total()} entries are left out: {', '.join(kinds)}")
     found.images.sort()
     return found
 
@@ -192,6 +197,7 @@ class _Listing:
         self.endings: set[str] = set()
         self.others: Counter[str] = Counter()
         self.examples: dict[str, str] = {}  # of the unusual kinds
+        self.has_metadata = False
         self.unknown: str | None = None  # the first file with another ending
 
     def visit(self, folder: str) -> None:
@@ -247,6 +253,9 @@ class _Listing:
         if ending == ".gz":
             ending = ending_of(file)
         if is_regular and ending not in self._readable:
+            if ending in METADATA_ENDINGS and os.path.splitext(file)[0] == "metadata":
+                self.has_metadata = True
+                return
             self.others[_printable(ending) or "no ending"] += 1
             self.unknown = self.unknown or within
         elif file.startswith("."):
