@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -77,19 +77,52 @@ def failing_together() -> Iterator[None]:
     Do something on every rank and wait for all of them. If one fails, every rank does: there with its own error, on
     the others with [`OtherRankFailed`], so that nobody waits for it later.
     """
+    with _failing_with(_reasons_of_group if world_size() > 1 else _reasons_of_one):
+        yield
+
+
+@contextmanager
+def starting_together() -> Iterator[None]:
+    """
+    Like [`failing_together`], once, before the processes that torchrun has started form their group: that would wait
+    half an hour for a process of another node that has refused its command.
+    """
+    by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    with _failing_with(_reasons_at_start if by_torchrun else _reasons_of_one):
+        yield
+
+
+@contextmanager
+def _failing_with(reasons_of_all: Callable[[str], list[str]]) -> Iterator[None]:
+    """Fail if any rank does; the reasons are empty where nothing failed."""
     error: Exception | None = None
     try:
         yield
     except Exception as failure:  # whatever it is, the others have to know
         error = failure
-    if world_size() > 1:
-        reasons: list[str | None] = [None] * world_size()
-        dist.all_gather_object(reasons, None if error is None else f"{type(error).__name__}: {reason_of(error)}")
-        failed = [f"rank {rank}, {reason}" for rank, reason in enumerate(reasons) if reason is not None]
-        if error is None and failed:
-            raise OtherRankFailed("; ".join(failed))
+    reasons = reasons_of_all("" if error is None else f"{type(error).__name__}: {reason_of(error)}")
+    failed = [f"rank {rank}, {reason}" for rank, reason in enumerate(reasons) if reason]
     if error is not None:
         raise error
+    if failed:
+        raise OtherRankFailed("; ".join(failed))
+
+
+def _reasons_of_one(reason: str) -> list[str]:
+    return [reason]
+
+
+def _reasons_of_group(reason: str) -> list[str]:
+    reasons = [""] * world_size()
+    dist.all_gather_object(reasons, reason)
+    return reasons
+
+
+def _reasons_at_start(reason: str) -> list[str]:
+    """Exchange them over torchrun's own store, through which the group will be formed."""
+    store, rank, size = next(iter(dist.rendezvous("env://")))
+    store.set(f"start of rank {rank}", reason)
+    return [store.get(f"start of rank {other}").decode() for other in range(size)]
 
 
 def is_lost_process(error: RuntimeError) -> bool:
