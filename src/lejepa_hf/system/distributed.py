@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -84,11 +85,11 @@ def failing_together() -> Iterator[None]:
 @contextmanager
 def starting_together() -> Iterator[None]:
     """
-    Like [`failing_together`], once, before the processes that torchrun has started form their group: that would wait
+    Like [`failing_together`], once, before the processes that a launcher has started form their group: that would wait
     half an hour for a process of another node that has refused its command.
     """
-    by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    with _failing_with(_reasons_at_start if by_torchrun else _reasons_of_one):
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
+    with _failing_with(_reasons_at_start if several else _reasons_of_one):
         yield
 
 
@@ -119,10 +120,15 @@ def _reasons_of_group(reason: str) -> list[str]:
 
 
 def _reasons_at_start(reason: str) -> list[str]:
-    """Exchange them over torchrun's own store, through which the group will be formed."""
-    store, rank, size = next(iter(dist.rendezvous("env://")))
+    store, rank, size = _launcher_store()
     store.set(f"start of rank {rank}", reason)
     return [store.get(f"start of rank {other}").decode() for other in range(size)]
+
+
+@cache  # it may be this process that serves it to the others
+def _launcher_store() -> tuple[dist.Store, int, int]:
+    """The store over which the group will be formed, rank and number of processes."""
+    return next(iter(dist.rendezvous("env://")))
 
 
 def is_lost_process(error: RuntimeError) -> bool:
