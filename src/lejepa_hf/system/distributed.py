@@ -121,8 +121,13 @@ def _reasons_of_group(reason: str) -> list[str]:
 
 def _reasons_at_start(reason: str) -> list[str]:
     store, rank, size = _launcher_store()
-    store.set(f"start of rank {rank}", reason)
-    return [store.get(f"start of rank {other}").decode() for other in range(size)]
+    keys = [f"start of rank {other}" for other in range(size)]
+    store.set(keys[rank], reason)
+    reasons = [store.get(key).decode() for key in keys]
+    if store.add("ranks that know", 1) == size:  # torchrun may keep the store for the processes of its next attempt
+        for key in (*keys, "ranks that know"):
+            store.delete_key(key)
+    return reasons
 
 
 @cache  # it may be this process that serves it to the others
