@@ -5,10 +5,12 @@
 #
 # Parts run one after the other, each for at most eight minutes, and each row of FOLDER/*.csv is on the disk before the
 # next one is measured. The same command continues after a kill, on another machine too if it finds FOLDER there:
-# finished parts and finished rows are skipped. To measure a row again, delete it and FOLDER/PART.done. At the end, or
-# with the part `table` alone, a Markdown table for docs/measurements.md is printed. Neither `datasets` nor a network is
-# needed; CIFAR-10 is trained on if its Parquet files are named, otherwise generated images are. With two or more GPUs
-# the part `ranks` is added. `--tiny --device cpu` is the dry run of all parts, see tests/benchmarks/test_measure_gpu.py.
+# finished parts and finished rows are skipped. Where commands are ended after ten minutes, give `--minutes 9` as often
+# as needed; if there is less time than an hour, first name the parts that matter most, as `sigreg training-vit_l14`.
+# To measure a row again, delete it and FOLDER/PART.done. At the end, or with the part `table` alone, a Markdown table
+# for docs/measurements.md is printed. Neither `datasets` nor a network is needed; CIFAR-10 is trained on if its Parquet
+# files are named, otherwise generated images are. With two or more GPUs the part `ranks` is added. `--tiny --device cpu`
+# is the dry run of all parts, see tests/benchmarks/test_measure_gpu.py.
 set -u
 
 usage() { sed -n '4p' "$0" | sed 's/^# *//' >&2; exit 2; }

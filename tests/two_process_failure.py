@@ -3,6 +3,7 @@
 import os
 import sys
 
+import pytest
 import torch.distributed as dist
 
 from lejepa_hf.system.distributed import failing_together, process_index, starting_together, world_size
@@ -38,10 +39,9 @@ def settings() -> None:
     state = PartialState(cpu=True)
     check_same_everywhere({"`seed`": 0, "`hidden_sizes`": [8, 16]})
     for values in ({"`seed`": state.process_index}, {"`seed`": 0} if state.process_index else {}):
-        try:
+        with pytest.raises(ValueError, match="same command") as raised:
             check_same_everywhere(values)
-        except ValueError as error:
-            sys.stdout.write(f"rank {state.process_index}: {error}\n")
+        sys.stdout.write(f"rank {state.process_index}: {raised.value}\n")
     dist.destroy_process_group()
 
 

@@ -181,7 +181,7 @@ class LeJEPATrainer(MeasuringTrainer):
         args = self.args
         check_backend(args, self.accelerator)
         check_shared_folder(str(args.output_dir), args.process_index, args.world_size)
-        if args.world_size > 1 and self._num_images is not None:  # the beginning of a stream would be read by each rank
+        if args.world_size > 1 and self._num_images is not None:  # a stream would have to be read by every rank
             images = {"the number of training images": self._num_images, **self._data_identity}
             check_same_everywhere({f"`train_dataset`: {name}": value for name, value in images.items()})
         if is_convolutional(model.encoder.backbone) and args.device.type != "mps" and not self.is_fsdp_enabled:
