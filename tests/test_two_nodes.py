@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from processes import run_script
 
 ROOT = Path(__file__).parent.parent
@@ -139,12 +140,14 @@ def test_what_one_node_refuses_ends_both_in_one_line(tmp_path):
     """Before the processes are joined, for which the other node would wait half an hour."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}", "--rdzv-id", "1"]
-    train = ["-m", "lejepa_hf", "train", *RUN, "--dataset", "photos", "--output_dir", str(tmp_path / "run")]
+    train = ["-m", "lejepa_hf", "train", *RUN, "--dataset", "./photos", "--output_dir", str(tmp_path / "run")]
     disks = [tmp_path / "first", tmp_path / "second"]
-    (disks[0] / "photos").mkdir(parents=True)
-    disks[1].mkdir()
+    for folder in (disks[0] / "photos", disks[1]):
+        folder.mkdir(parents=True)
+    for number in range(20):
+        Image.new("L", (16, 16), number).save(disks[0] / "photos" / f"{number}.png")
     nodes = [subprocess.Popen([*torchrun, *train], cwd=disk, stderr=subprocess.PIPE, text=True) for disk in disks]
     for node, start in zip(nodes, ("rank [01], ValueError: ", ""), strict=True):
         (error,) = [line for line in node.communicate(timeout=60)[1].splitlines() if line.startswith("error: ")]
-        assert node.returncode != 0 and re.match(f"error: {start}`dataset` 'photos': no such folder", error)
+        assert node.returncode != 0 and re.match(rf"error: {start}`dataset` '\./photos': no such folder", error)
     assert not (tmp_path / "run").exists()
