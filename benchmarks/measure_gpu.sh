@@ -29,6 +29,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 
+python=$(command -v python || command -v python3) || { echo "python is not on the PATH" >&2; exit 1; }
 mkdir -p "$folder/logs" || exit 1
 folder=$(cd "$folder" && pwd)
 cd "$(dirname "$0")/.." || exit 1
@@ -37,7 +38,7 @@ export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True  # batches of several si
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
 
 if [ ${#parts[@]} -eq 0 ]; then
-  gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+  gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
   parts=(tests sigreg resume)
   [ "$gpus" -gt 1 ] || [ "$device" = cpu ] && parts+=(ranks)
   if [ -n "$tiny" ]; then parts+=(training-vit_s16)
@@ -56,7 +57,7 @@ for part in "${parts[@]}"; do
   [ "$script" = "$part" ] || argument=("${part#*-}")
   [ "$part" = cifar10 ] && argument=(--seconds "$limit" ${cifar10:+--dataset "$cifar10"})
   echo "$part: at most $limit s"
-  timeout --kill-after=10 "$limit" python "benchmarks/measure_$script.py" "$folder" --device "$device" $tiny \
+  timeout --kill-after=10 "$limit" "$python" "benchmarks/measure_$script.py" "$folder" --device "$device" $tiny \
     ${argument[@]+"${argument[@]}"} >>"$folder/logs/$part.txt" 2>&1 &
   running=$!
   wait "$running"
@@ -67,5 +68,5 @@ for part in "${parts[@]}"; do
     *) failures=$((failures + 1)); echo "$part: failed with $code, see $folder/logs/$part.txt" ;;
   esac
 done
-python benchmarks/measure_table.py "$folder"
+"$python" benchmarks/measure_table.py "$folder"
 exit $((failures > 0))
