@@ -5,10 +5,12 @@
 #
 # Parts run one after the other, each for at most eight minutes, and each row of FOLDER/*.csv is on the disk before the
 # next one is measured. The same command continues after a kill, on another machine too if it finds FOLDER there:
-# finished parts and finished rows are skipped. To measure a row again, delete it and FOLDER/PART.done. At the end, or
-# with the part `table` alone, a Markdown table for docs/measurements.md is printed. Neither `datasets` nor a network is
-# needed; CIFAR-10 is trained on if its Parquet files are named, otherwise generated images are. With two or more GPUs
-# the part `ranks` is added. `--tiny --device cpu` is the dry run of all parts, see tests/benchmarks/test_measure_gpu.py.
+# finished parts and finished rows are skipped. Where commands are ended after ten minutes, give `--minutes 9` as often
+# as needed; if there is less time than an hour, first name the parts that matter most, as `sigreg training-vit_l14`.
+# To measure a row again, delete it and FOLDER/PART.done. At the end, or with the part `table` alone, a Markdown table
+# for docs/measurements.md is printed. Neither `datasets` nor a network is needed; CIFAR-10 is trained on if its Parquet
+# files are named, otherwise generated images are. With two or more GPUs the part `ranks` is added. `--tiny --device cpu`
+# is the dry run of all parts, see tests/benchmarks/test_measure_gpu.py.
 set -u
 
 usage() { sed -n '4p' "$0" | sed 's/^# *//' >&2; exit 2; }
@@ -27,6 +29,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 
+python=$(command -v python || command -v python3) || { echo "python is not on the PATH" >&2; exit 1; }
 mkdir -p "$folder/logs" || exit 1
 folder=$(cd "$folder" && pwd)
 cd "$(dirname "$0")/.." || exit 1
@@ -35,7 +38,7 @@ export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True  # batches of several si
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
 
 if [ ${#parts[@]} -eq 0 ]; then
-  gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+  gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
   parts=(tests sigreg resume)
   [ "$gpus" -gt 1 ] || [ "$device" = cpu ] && parts+=(ranks)
   if [ -n "$tiny" ]; then parts+=(training-vit_s16)
@@ -54,7 +57,7 @@ for part in "${parts[@]}"; do
   [ "$script" = "$part" ] || argument=("${part#*-}")
   [ "$part" = cifar10 ] && argument=(--seconds "$limit" ${cifar10:+--dataset "$cifar10"})
   echo "$part: at most $limit s"
-  timeout --kill-after=10 "$limit" python "benchmarks/measure_$script.py" "$folder" --device "$device" $tiny \
+  timeout --kill-after=10 "$limit" "$python" "benchmarks/measure_$script.py" "$folder" --device "$device" $tiny \
     ${argument[@]+"${argument[@]}"} >>"$folder/logs/$part.txt" 2>&1 &
   running=$!
   wait "$running"
@@ -65,5 +68,5 @@ for part in "${parts[@]}"; do
     *) failures=$((failures + 1)); echo "$part: failed with $code, see $folder/logs/$part.txt" ;;
   esac
 done
-python benchmarks/measure_table.py "$folder"
+"$python" benchmarks/measure_table.py "$folder"
 exit $((failures > 0))

@@ -5,6 +5,7 @@ import csv
 import datetime
 import io
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -68,15 +69,15 @@ class Rows:
 
 
 def stamp() -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
-    )
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    has_git = shutil.which("git") is not None  # not on every machine that is lent
+    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() if has_git else ""
     return {
         "date": datetime.date.today().isoformat(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "commit": commit.stdout.strip(),
+        "commit": commit,
     }
 
 

@@ -11,6 +11,8 @@ import torch
 from benchmark_training import MODELS, peak_alone, read_options
 from measure_rows import Rows, options_of_part
 
+from lejepa_hf.system.durable_files import write_text
+
 FIGURES = (
     "way", "batch", "workers", "precision", *(f"{part}_ms" for part in (*benchmark_training.PARTS, "total")),
     "images_per_second", "times_faster_than_bare", "mfu", "peak_mib", "data_share", "gflop_per_image", "views",
@@ -56,17 +58,19 @@ def fits(command: list[str], batch: int) -> bool:
     return True
 
 
-def batch_of(model: str, rows: Rows, options) -> list[str]:
-    """The batch size of this model's earlier rows, else the largest one."""
+def batch_of(model: str, options) -> list[str]:
+    """The largest batch size, for all rows of this model; found once, also if a kill follows."""
     if options.tiny:
         return []
-    known = [row["batch"] for row in rows.read() if row["model"] == model and row["batch"]]
-    return ["--batch_size", known[0] if known else str(largest_batch(command_for(model, False, "memory", options)))]
+    found = options.folder / f"batch-{model}.txt"
+    if not found.is_file():
+        write_text(found, str(largest_batch(command_for(model, False, "memory", options))))
+    return ["--batch_size", found.read_text(encoding="utf-8")]
 
 
-def measure(model: str, compiled: bool, images: str, rows: Rows, options) -> list[dict]:
+def measure(model: str, compiled: bool, images: str, options) -> list[dict]:
     torch._dynamo.reset()
-    command = [*command_for(model, compiled, images, options), *batch_of(model, rows, options)]
+    command = [*command_for(model, compiled, images, options), *batch_of(model, options)]
     return benchmark_training.measure(read_options(command))
 
 
@@ -80,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
             if compiled and options.tiny and images == "JPEG":
                 continue
             case = {"model": options.model, "compiled": compiled, "images": images}
-            rows.measure(case, lambda case=case: measure(*case.values(), rows, options))
+            rows.measure(case, lambda case=case: measure(*case.values(), options))
     return rows.problems()
 
 

@@ -47,7 +47,13 @@ from .training.construction_checks import (
 )
 from .training.encoder_average import EncoderAverage
 from .training.exact_accumulation import ExactAccumulation
-from .training.launch_checks import check_backend, check_launch, check_shared_folder, describe_launch
+from .training.launch_checks import (
+    check_backend,
+    check_launch,
+    check_same_everywhere,
+    check_shared_folder,
+    describe_launch,
+)
 from .training.measuring_trainer import MeasuringTrainer
 from .training.own_arguments import own_arguments
 from .training.preemption import Preemption
@@ -175,6 +181,9 @@ class LeJEPATrainer(MeasuringTrainer):
         args = self.args
         check_backend(args, self.accelerator)
         check_shared_folder(str(args.output_dir), args.process_index, args.world_size)
+        if args.world_size > 1 and self._num_images is not None:  # a stream would have to be read by every rank
+            images = {"the number of training images": self._num_images, **self._data_identity}
+            check_same_everywhere({f"`train_dataset`: {name}": value for name, value in images.items()})
         if is_convolutional(model.encoder.backbone) and args.device.type != "mps" and not self.is_fsdp_enabled:
             model.encoder.use_channels_last()
         compile_if_requested(model.encoder.backbone, args, by_block=self.is_fsdp_enabled)

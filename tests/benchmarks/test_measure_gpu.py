@@ -106,6 +106,7 @@ def test_usage_without_a_folder():
 def start(folder: Path, hidden: Path) -> subprocess.Popen:
     paths = [str(hidden), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     command = [SCRIPT, folder, "--device", "cpu", "--tiny"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -40,10 +40,13 @@ def test_three_uneven_processes(two_processes):
 
 
 def test_what_one_rank_cannot_do_none_goes_on_with(two_processes):
-    said = two_processes(SCRIPT.with_name("two_process_failure.py"), processes=3)
+    said = two_processes(SCRIPT.with_name("two_process_failure.py"), "together", processes=3)
     assert sorted(line for line in said.splitlines() if line.startswith("rank ")) == [
+        "rank 0 at the start: OtherRankFailed('rank 1, ValueError: no such recipe')",
         "rank 0: OtherRankFailed('rank 1, OSError: no room')",
+        "rank 1 at the start: ValueError('no such recipe')",
         "rank 1: OSError('no room')",
+        "rank 2 at the start: OtherRankFailed('rank 1, ValueError: no such recipe')",
         "rank 2: OtherRankFailed('rank 1, OSError: no room')",
     ]
 

@@ -58,6 +58,13 @@ def test_two_processes_train_together(tmp_path):
     assert done.stdout.count("Everything is in") == 1
 
 
+def test_ranks_that_are_set_to_different_values_are_refused(two_processes):
+    said = two_processes(ROOT / "tests" / "two_process_failure.py", "settings")
+    for rank in (0, 1):
+        assert f"rank {rank}: `seed` is 0 on rank 0, but 1 on rank 1: start all processes with the same" in said
+        assert f"rank {rank}: `seed` is None on rank 0, but 0 on rank 1" in said
+
+
 @pytest.mark.slow
 def test_a_run_folder_on_one_node_alone_is_refused(tmp_path):
     train = shlex.join([sys.executable, *RUN, "--output_dir"])

@@ -22,13 +22,20 @@ from ..hub.export import build_processor
 from ..hub.push import push_run
 from ..modeling_lejepa import LeJEPAForPreTraining
 from ..system.devices import cores_of_this_process
-from ..system.distributed import explain_lost_process, is_lost_process, world_size
+from ..system.distributed import (
+    OtherRankFailed,
+    explain_lost_process,
+    failing_together,
+    is_lost_process,
+    world_size,
+)
 from ..system.durable_files import NO_ROOM
 from ..system.progress_bars import are_hidden, hidden_progress_bars
 from ..system.quiet import is_quiet
 from ..system.run_folder import RunFolder
 from ..trainer import LeJEPATrainer
 from ..training.checkpoints import CheckpointNotWritten
+from ..training.launch_checks import check_same_everywhere
 from ..training.preemption import EXIT_STATUS, INTERRUPTED, second_interrupt_ends
 from ..training_args import LeJEPATrainingArguments
 from .finishing import RunNotFinished, finish_run
@@ -41,6 +48,10 @@ from .resolving import ResolvedRecipe, resolve
 from .shared_embeddings import embed_together
 
 logger = logging.getLogger("lejepa_hf")
+
+# Names of files, and what follows from a machine: the processes of a run may be set to different ones.
+_OF_A_MACHINE = {"output_dir", "dataset", "data_files", "mixture", "pretrained_backbone", "continue_from"}
+_OF_A_MACHINE |= {"dataloader_num_workers"}
 
 
 class NotTrained(Exception):
@@ -75,11 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
             name, *pairs = with_recipe(arguments)
             recipe = parse_recipe(name, pairs)
             holding.enter_context(hidden_progress_bars(bool(recipe.training.disable_tqdm)))
-            if recipe.training.process_index == 0:
-                holding.enter_context(RunFolder(recipe.folder).held())
-            resolved = resolve(recipe)
+            with failing_together():
+                if recipe.training.process_index == 0:
+                    holding.enter_context(RunFolder(recipe.folder).held())
+                resolved = resolve(recipe)
+            if world_size() > 1:
+                check_same_everywhere(_same_everywhere(recipe))
             trainer, held_out = build(resolved)
-        except ValueError as error:
+        except (ValueError, OtherRankFailed) as error:
             sys.stderr.write(f"error: {error}\n")
             return 2
         except KeyboardInterrupt:
@@ -103,6 +117,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def _same_everywhere(recipe: Recipe) -> dict[str, Any]:
+    """What every process of a run must have been set to."""
+    return {f"`{key}`": value for key, value in recipe.resolved().items() if key not in _OF_A_MACHINE}
+
+
 def build(recipe: ResolvedRecipe) -> tuple[LeJEPATrainer, ImageSource | None]:
     """
     Data, model and trainer of a run: everything that can refuse it, before any long work.
@@ -117,12 +136,13 @@ def build(recipe: ResolvedRecipe) -> tuple[LeJEPATrainer, ImageSource | None]:
         ValueError: If the folder, the network, the crops or the data cannot be used; the message says what to change.
     """
     training = recipe.training
-    if training.process_index == 0:  # other ranks may be here when the first one already writes
-        RunFolder(recipe.folder).claim(training.resume)
-    sources = open_sources(recipe.data)
-    _share_cores(training)
-    set_seed(training.seed)
-    model = build_model(recipe.config, recipe.model.pretrained_backbone, recipe.earlier)
+    with failing_together():
+        if training.process_index == 0:  # other ranks may be here when the first one already writes
+            RunFolder(recipe.folder).claim(training.resume)
+        sources = open_sources(recipe.data)
+        _share_cores(training)
+        set_seed(training.seed)
+        model = build_model(recipe.config, recipe.model.pretrained_backbone, recipe.earlier)
     trainer = _build_trainer(recipe, sources, model)
     if recipe.checkpoint is not None:
         trainer.check_resume(recipe.checkpoint)

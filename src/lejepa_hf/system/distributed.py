@@ -6,9 +6,10 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -77,19 +78,62 @@ def failing_together() -> Iterator[None]:
     Do something on every rank and wait for all of them. If one fails, every rank does: there with its own error, on
     the others with [`OtherRankFailed`], so that nobody waits for it later.
     """
+    with _failing_with(_reasons_of_group if world_size() > 1 else _reasons_of_one):
+        yield
+
+
+@contextmanager
+def starting_together() -> Iterator[None]:
+    """
+    Like [`failing_together`], once, before the processes that a launcher has started form their group: that would wait
+    half an hour for a process of another node that has refused its command.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
+    with _failing_with(_reasons_at_start if several else _reasons_of_one):
+        yield
+
+
+@contextmanager
+def _failing_with(reasons_of_all: Callable[[str], list[str]]) -> Iterator[None]:
+    """Fail if any rank does; the reasons are empty where nothing failed."""
     error: Exception | None = None
     try:
         yield
     except Exception as failure:  # whatever it is, the others have to know
         error = failure
-    if world_size() > 1:
-        reasons: list[str | None] = [None] * world_size()
-        dist.all_gather_object(reasons, None if error is None else f"{type(error).__name__}: {reason_of(error)}")
-        failed = [f"rank {rank}, {reason}" for rank, reason in enumerate(reasons) if reason is not None]
-        if error is None and failed:
-            raise OtherRankFailed("; ".join(failed))
+    reasons = reasons_of_all("" if error is None else f"{type(error).__name__}: {reason_of(error)}")
+    failed = [f"rank {rank}, {reason}" for rank, reason in enumerate(reasons) if reason]
     if error is not None:
         raise error
+    if failed:
+        raise OtherRankFailed("; ".join(failed))
+
+
+def _reasons_of_one(reason: str) -> list[str]:
+    return [reason]
+
+
+def _reasons_of_group(reason: str) -> list[str]:
+    reasons = [""] * world_size()
+    dist.all_gather_object(reasons, reason)
+    return reasons
+
+
+def _reasons_at_start(reason: str) -> list[str]:
+    store, rank, size = _launcher_store()
+    keys = [f"start of rank {other}" for other in range(size)]
+    store.set(keys[rank], reason)
+    reasons = [store.get(key).decode() for key in keys]
+    if store.add("ranks that know", 1) == size:  # torchrun may keep the store for the processes of its next attempt
+        for key in (*keys, "ranks that know"):
+            store.delete_key(key)
+    return reasons
+
+
+@cache  # it may be this process that serves it to the others
+def _launcher_store() -> tuple[dist.Store, int, int]:
+    """The store over which the group will be formed, rank and number of processes."""
+    return next(iter(dist.rendezvous("env://")))
 
 
 def is_lost_process(error: RuntimeError) -> bool:

@@ -4,6 +4,7 @@ import os
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, gather_object
@@ -81,6 +82,21 @@ def check_shared_folder(folder: str | Path, rank: int, world_size: int) -> None:
             f"`output_dir` {str(folder)!r} is not the same folder for all processes: rank {blind} does not see what "
             "rank 0 writes there. Choose a folder on a disk that all nodes share."
         )
+
+
+def check_same_everywhere(values: dict[str, Any]) -> None:
+    """
+    Refuse, on every rank, a launch whose ranks do not have the same values of what is named: commands that were typed
+    differently on two nodes, or copies of the images of which one is incomplete. Every rank must call this.
+    """
+    first, *others = gather_object([values])
+    for rank, other in enumerate(others, start=1):
+        for name in first | other:
+            if first.get(name) != other.get(name):
+                raise ValueError(
+                    f"{name} is {first.get(name)!r} on rank 0, but {other.get(name)!r} on rank {rank}: start all "
+                    "processes with the same command, recipe and images."
+                )
 
 
 def _appears(path: Path) -> bool:
