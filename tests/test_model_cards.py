@@ -20,7 +20,7 @@ def test_card(path, tmp_path):
     # The encoder's column of the table.
     rows = re.findall(r"^\| (\w+ \w+) +\| ([\d.]+) ± [\d.]+ +\|", card.text, re.MULTILINE)
     cells = {f"eval_{name.replace(' ', '_')}": float(cell) for name, cell in rows}
-    assert cells.keys() == found.keys() and len(cells) == 12
+    assert cells.keys() == found.keys() and len(cells) == (12 if path.stem.startswith("digits") else 6)
     for name, value in found.items():
         assert abs(cells[name] - 100 * value) < 0.051
     for link in re.findall(r"\]\((?!https://)(.*?)\)", card.text):
@@ -37,5 +37,5 @@ def test_recipe_is_that_of_this_repository(path, tmp_path):
     told = parse_recipe(tmp_path / "recipe.yaml")
     here = parse_recipe(ROOT / "recipes" / f"{path.stem.replace('-', '/', 1)}.yaml")
     assert (told.model, told.data) == (here.model, here.data)
-    for key in ("learning_rate", "max_steps", "per_device_train_batch_size", "seed", "weight_decay"):
+    for key in ("learning_rate", "max_steps", "per_device_train_batch_size", "weight_decay"):
         assert getattr(told.training, key) == getattr(here.training, key)
