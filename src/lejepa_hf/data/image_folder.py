@@ -19,7 +19,7 @@ from .folder_metadata import METADATA_ENDINGS, Metadata, read_metadata
 from .image_parts import refuse_cut, with_parts
 from .pixel_arrays import NPY_ENDING
 from .readers.addresses import ARRAY_ENDINGS, FOLDER_ENDING, file_of_part
-from .readers.known_readers import PACKAGES, ending_of, is_dicom, readable_endings, reader_of_parts
+from .readers.known_readers import DICOM_ENDING, PACKAGES, ending_of, is_dicom, readable_endings, reader_of_parts
 from .readers.reader import Cut
 
 logger = logging.getLogger("lejepa_hf")
@@ -85,6 +85,11 @@ def _open_listed(
         raise _nothing_found(name, found)
     root, splits = found.root, _splits(name, found.images)
     refuse_cut(cut, f"`dataset` {name!r}", found.endings)
+    if cut.window_size is not None and found.unnamed_dicom is not None:
+        raise ValueError(
+            f"`window_size` {cut.window_size}: {found.unnamed_dicom} in {root!r} is a DICOM file without its ending: "
+            f"give such files the ending {DICOM_ENDING}."
+        )
     classes = _classes(splits)
     if metadata is not None:
         splits = metadata.splits(splits)
@@ -107,12 +112,13 @@ def _nothing_found(name: str, found: "_Listing") -> ValueError:
     if arrays:
         which = f"name one of the {arrays[0]} files, or all of them by a glob, *{arrays[0]}"
         text += f" A container of arrays is a `dataset` of its own: {which}."
-    if found.unknown is not None and _begins_as_dicom(os.path.join(found.root, found.unknown)):
-        text += f" {found.unknown} is a DICOM file: give such files the ending .dcm, or list their paths in a table."
     return ValueError(text)
 
 
-def _begins_as_dicom(path: str) -> bool:
+def _is_unnamed_dicom(path: str, ending: str) -> bool:
+    """Whether a file without an ending, or with digits for one, as scanners name theirs, begins as DICOM does."""
+    if ending.strip(".0123456789"):
+        return False
     try:
         with open(path, "rb") as file:
             return is_dicom(file.read(_HEAD))
@@ -198,7 +204,7 @@ class _Listing:
         self.others: Counter[str] = Counter()
         self.examples: dict[str, str] = {}  # of the unusual kinds
         self.has_metadata = False
-        self.unknown: str | None = None  # the first file with another ending
+        self.unnamed_dicom: str | None = None  # the first one whose ending does not say so
 
     def visit(self, folder: str) -> None:
         """Take the images in a folder that was not visited yet."""
@@ -252,12 +258,13 @@ class _Listing:
         ending = os.path.splitext(file)[1].lower()
         if ending == ".gz":
             ending = ending_of(file)
+        elif is_regular and _is_unnamed_dicom(os.path.join(self.root, within), ending):
+            ending, self.unnamed_dicom = DICOM_ENDING, self.unnamed_dicom or within
         if is_regular and ending not in self._readable:
             if ending in METADATA_ENDINGS and os.path.splitext(file)[0] == "metadata":
                 self.has_metadata = True
                 return
             self.others[_printable(ending) or "no ending"] += 1
-            self.unknown = self.unknown or within
         elif file.startswith("."):
             return
         elif not is_regular:

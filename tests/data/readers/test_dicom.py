@@ -168,10 +168,14 @@ def test_files_are_known_by_their_beginning(tmp_path):
     path = tmp_path / "IM000001"
     path.write_bytes(dicom())
     assert (pixels_of(str(path)) == pixels_of(dicom())).all()
-    with pytest.raises(
-        ValueError, match="found 1 no ending. IM000001 is a DICOM file: give such files the ending .dcm"
-    ):
-        load_source(tmp_path)
+    (tmp_path / "1.2.840.78").write_bytes(dicom(STORED // 2))
+    (tmp_path / "DICOMDIR.txt").write_bytes(dicom())
+    (tmp_path / "LICENSE").write_text("no image", encoding="utf-8")
+    rows = load_source(tmp_path).dataset
+    assert [Path(row["image"]["path"]).name for row in rows] == ["1.2.840.78", "IM000001"]
+    assert (pixels_of(rows[1]["image"]) == pixels_of(dicom())).all()
+    with pytest.raises(ValueError, match="`window_size` 2: .* in .* give such files the ending .dcm"):
+        load_source(tmp_path, window_size=2)
 
 
 @pytest.mark.parametrize(

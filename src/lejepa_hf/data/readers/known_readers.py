@@ -10,9 +10,11 @@ from .library import is_installed
 if TYPE_CHECKING:
     from .reader import Cut, Reader
 
+DICOM_ENDING = ".dcm"
+
 # Ending: file in this folder and class. Loaded when first needed.
 READERS = {
-    ".dcm": "dicom.Dicom",
+    DICOM_ENDING: "dicom.Dicom",
     ".nii": "nifti.Nifti",
     ".nii.gz": "nifti.Nifti",
     ".npz": "arrays.Npz",
@@ -24,7 +26,7 @@ _PARTS = {"page": "tiff.TiffPage", "window": "windows.Windows"}  # of files that
 TIFF_ENDINGS = (".tif", ".tiff", ".svs")
 # Ending of further files that a folder may hold: what `pip install` needs to read them.
 PACKAGES = {
-    ".dcm": "pydicom",
+    DICOM_ENDING: "pydicom",
     ".nii": "nibabel",
     ".nii.gz": "nibabel",
     ".svs": "tifffile imagecodecs",
@@ -74,7 +76,7 @@ def is_dicom(content: bytes) -> bool:
 
 def dicom_reader() -> "Reader":
     """The reader of DICOM files, whatever they are called."""
-    return _load(READERS[".dcm"])
+    return _load(READERS[DICOM_ENDING])
 
 
 @cache
