@@ -215,7 +215,7 @@ def test_in_a_browser(finished, tmp_path):
         assert not browser.get_log("browser")
         messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-        asked = [url for url in sent if not url.startswith(("data:", "chrome:"))]
+        asked = [url for url in sent if not url.startswith(("data:", "chrome:", "chrome-untrusted:"))]
         assert asked == [path.as_uri()]
 
 

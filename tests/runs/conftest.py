@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from lejepa_hf.runs.initial_model import build_config, build_model
 from lejepa_hf.runs.recipes import parse_recipe
@@ -18,5 +19,6 @@ def untrained(tmp_path, tiny_resnet):
         f"backbone_config: {json.dumps(tiny_resnet)}\noutput_dir: {tmp_path}\n"
     )
     recipe = parse_recipe(recipe)
+    torch.manual_seed(5)  # not that of the untrained encoder of the evaluation, which would be the same
     build_model(build_config(recipe.model)).save_pretrained(tmp_path / "pretraining")
     return tmp_path, recipe
