@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have it from the process 
     # Not the user's own cache, login and embeddings.
     os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lejepa-tests-")
     atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+
+# Jobs in the background of a script ignore Ctrl+C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
