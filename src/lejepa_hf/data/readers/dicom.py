@@ -49,7 +49,7 @@ class Dicom(Reader):
             if part is not None and part.name != "frame":
                 raise ValueError(f"A DICOM file has frames, not a {part.name}.")
             if number > 1 and part is None:
-                way_out = "as a file in a folder each of them is an image"
+                way_out = "in a folder, each of them is an image if the file ends with .dcm"
                 raise ValueError(f"The DICOM file has {number} frames, of which none is named: {way_out}.")
             check_size(header.Columns, header.Rows, max_image_pixels)
             frame = 0 if part is None else part.numbers[0]
