@@ -39,7 +39,7 @@ export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
 
 if [ ${#parts[@]} -eq 0 ]; then
   gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
-  parts=(tests sigreg resume)
+  parts=(tests sigreg photometric resume)
   [ "$gpus" -gt 1 ] || [ "$device" = cpu ] && parts+=(ranks)
   if [ -n "$tiny" ]; then parts+=(training-vit_s16)
   else parts+=(training-vit_s16 training-vit_l14 training-vit_b16 training-resnet50 training-convnext_t); fi

@@ -27,6 +27,12 @@ def sigreg_line(row: Row) -> tuple[str, str, str]:
     return "SIGReg", f"{sizes}: {row['implementation']}", figures
 
 
+def photometric_line(row: Row) -> tuple[str, str, str]:
+    case = "{images} x {views} views of {side} pixels: {implementation}".format(**row)
+    faster = f"{row['times_faster_than_torchvision_uint8']} x torchvision's speed"
+    return "colours and blur", case, f"{row['ms_per_view']} ms per view, {faster}, {row['times_floor']} x the floor"
+
+
 def training_line(row: Row) -> tuple[str, str, str]:
     how = f"{'compiled' if row['compiled'] == 'True' else 'eager'}, {row['precision']}, {row['images']}"
     mfu = f", MFU {row['mfu']}" if row["mfu"] else ""
@@ -62,6 +68,7 @@ def cifar10_line(row: Row) -> tuple[str, str, str]:
 LINES = {
     "tests.csv": tests_line,
     "sigreg.csv": sigreg_line,
+    "photometric.csv": photometric_line,
     "training-*.csv": training_line,
     "resume.csv": resume_line,
     "ranks.csv": ranks_line,

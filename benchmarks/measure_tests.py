@@ -13,6 +13,8 @@ from measure_rows import ROOT, Rows, options_of_part
 FILES = (
     "ops/test_dispatch.py",
     "ops/test_epps_pulley_triton.py",
+    "ops/test_photometric_triton.py",
+    "ops/test_kernels_compile.py",
     "ops/test_epps_pulley_eager.py",
     "ops/test_epps_pulley_reference.py",
     "losses/test_sigreg.py",

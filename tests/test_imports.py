@@ -19,7 +19,7 @@ ALLOWED = {
     "system": set(),
     "ops": set(),
     "losses": {"ops", "system"},
-    "data": {"system"},
+    "data": {"ops", "system"},
     "configuration_lejepa": set(),
     "model": {"losses", "system"},
     "modeling_lejepa": {"configuration_lejepa", "losses", "model"},

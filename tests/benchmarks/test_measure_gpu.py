@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = BENCHMARKS / "measure_gpu.sh"
-PARTS = ("tests", "sigreg", "resume", "ranks", "training-vit_s16", "decoding", "cifar10")
+PARTS = ("tests", "sigreg", "photometric", "resume", "ranks", "training-vit_s16", "decoding", "cifar10")
 DECODED = {"a core decodes and cuts": "", "the device decodes": "0", "the device decodes and cuts": "0"}
 HIDES_DATASETS = """
 import importlib.machinery as machinery
@@ -84,6 +84,11 @@ def test_the_floor_counts_bytes_and_operations(part):
     assert row["floor_ms"] == 2.0 and row["times_floor"] == 5.0
 
 
+def test_the_floor_of_colours_is_a_copy(part):
+    (row,) = part("measure_photometric").with_floor([{"ms_per_view": 6.0}], 10, 1e6)
+    assert row["floor_ms"] == 1.5 and row["times_floor"] == 4.0  # 300 values of 5 bytes
+
+
 @pytest.mark.slow
 def test_a_cpu_decodes_photographs_as_pil_does(part):
     files = []
@@ -144,6 +149,8 @@ def check_figures(folder: Path) -> None:
     assert all(row["problem"] == "" for file in folder.glob("*.csv") for row in rows_of(file))
     assert all(int(row["passed"]) > 3 and row["failed"] == "0" for row in rows_of(folder / "tests.csv"))
     assert {row["implementation"] for row in rows_of(folder / "sigreg.csv")} >= {"eager", "reference"}
+    photometric = {row["implementation"]: row for row in rows_of(folder / "photometric.csv")}
+    assert photometric.keys() >= {"torchvision, uint8", "ours"} and float(photometric["ours"]["times_floor"]) > 0
     assert float(rows_of(folder / "resume.csv")[0]["largest_difference"]) == 0.0
     ranks = {(row["what"], row["kind"]): row for row in rows_of(folder / "ranks.csv")}
     for case in (("equal", "ddp"), ("equal", "fsdp"), ("resharded", "fsdp")):

@@ -1,1 +1,1 @@
-"""Images in: sources, streams, decoding, crops, photometric operations, collator. May import `system`."""
+"""Images in: sources, streams, decoding, crops, photometric operations, collator. May import `ops`, `system`."""

@@ -1,1 +1,1 @@
-"""Kernels of SIGReg: reference, eager, Triton, and the choice among them. Imports nothing of this package."""
+"""Kernels of SIGReg and of colours and blur, and the choice among them. Imports nothing of this package."""

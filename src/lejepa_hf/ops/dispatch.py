@@ -4,6 +4,7 @@ import functools
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -23,12 +24,45 @@ def operators(backend: str = "auto", device: torch.device | str = "cpu") -> Modu
     variable `LEJEPA_OPS`; if that is not set, Triton on CUDA where it runs and agrees with eager, else eager. See
     [`~ops.epps_pulley_reference.deviation_sums`] and [`~ops.epps_pulley_eager.mean_statistic`].
     """
+    backend, source = _asked_for(backend)
+    return _pick(backend, torch.device(device).type, source)
+
+
+def photometric_kernels(device: torch.device | str, trial: Callable[[ModuleType, str], None]) -> ModuleType | None:
+    """
+    [`ops.photometric_triton`] where it is to be used, else None: on CUDA where it runs and passes its trial, unless
+    `LEJEPA_OPS` is `"reference"` or `"eager"`. `trial` gets the module and the kind of
+    device, and raises an error if the kernels are wrong.
+    """
+    backend, source = _asked_for("auto")
+    return _pick_photometric(backend, torch.device(device).type, source, trial)
+
+
+def _asked_for(backend: str) -> tuple[str, str]:
+    """The backend, and who named it."""
     source = "`backend`"
     if backend == "auto" and os.environ.get("LEJEPA_OPS"):
         backend, source = os.environ["LEJEPA_OPS"], "`LEJEPA_OPS`"
     if backend not in BACKENDS:
         raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {backend!r}.")
-    return _pick(backend, torch.device(device).type, source)
+    return backend, source
+
+
+@functools.lru_cache(maxsize=32)
+def _pick_photometric(
+    backend: str, device_type: str, source: str, trial: Callable[[ModuleType, str], None]
+) -> ModuleType | None:
+    kernels, problem = None, None
+    if backend in ("reference", "eager"):
+        problem = f"{source} says so"
+    elif backend == "auto" and device_type != "cuda":
+        problem = "the fused kernels need CUDA"
+    elif (problem := _why_not_triton(device_type)) is None:
+        kernels = importlib.import_module(".photometric_triton", __package__)
+        problem = _problem(lambda: trial(kernels, device_type))
+    how = f"one by one: {problem}" if problem else "in fused kernels, which run here and agree with the operations"
+    logger.info(f"Colours and blur run on {device_type} {how}.")
+    return None if problem else kernels
 
 
 @functools.lru_cache(maxsize=32)
@@ -65,17 +99,14 @@ def _why_not_triton(device_type: str) -> str | None:
 
 
 def _trial(device_type: str) -> str | None:
-    """
-    Why the fused kernels cannot be used here, or None if they agree with the eager operator on a sample.
-
-    They may be compiled by a version of Triton or for hardware that they were never tested with.
-    """
+    """Why the fused kernels cannot be used here, or None if they agree with the eager operator on a sample."""
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(2, 70, 20, generator=generator).to(device_type)
     directions = torch.randn(20, 40, generator=generator).to(device_type)
     rule = epps_pulley_reference.quadrature(17, 3.0, sample.device)
-    found = []
-    try:
+
+    def compare() -> None:
+        found = []
         with torch.enable_grad(), torch.autocast(device_type, enabled=False):
             for operators in (epps_pulley_eager, _triton()):
                 of_one: list[torch.Tensor] = []
@@ -86,7 +117,19 @@ def _trial(device_type: str) -> str | None:
                 found.append(of_one)
         for expected, other in zip(*found, strict=True):
             torch.testing.assert_close(other, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
-    except Exception as error:  # noqa: BLE001, whatever the compiler raises, the run continues with the eager operator
+
+    return _problem(compare)
+
+
+def _problem(trial: Callable[[], None]) -> str | None:
+    """
+    What a trial of fused kernels raises, in one line, or None.
+
+    They may be compiled by a version of Triton or for hardware that they were never tested with.
+    """
+    try:
+        trial()
+    except Exception as error:  # noqa: BLE001, whatever the compiler raises, the run continues without these kernels
         first_line = str(error).partition("\n")[0][:200]
         return f"the fused kernels failed their trial ({type(error).__name__}: {first_line})"
     return None
