@@ -17,17 +17,21 @@ import argparse
 import csv
 import datetime
 import importlib.metadata
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
 from torchvision.transforms import v2
 
-from lejepa_hf.data.photometric import NUM_UNIFORMS, photometric
+from lejepa_hf.data.photometric import (
+    NUM_UNIFORMS,
+    fused_kernels,
+    one_by_one,
+    parameters_from_uniforms,
+    photometric,
+)
 from lejepa_hf.data.view_settings import ViewSettings
 
 RESULTS = Path(__file__).parent / "results" / "photometric.csv"
@@ -77,7 +81,13 @@ def implementations(views: torch.Tensor, device: str) -> dict[str, Callable[[], 
         found["kornia, batched"] = lambda: module(channels_first.float().div_(255))
     found["ours"] = lambda: photometric(views, torch.rand(*views.shape[:2], NUM_UNIFORMS), SETTINGS)
     if device == "cuda":
-        found["ours, one by one"] = mock.patch.dict(os.environ, LEJEPA_OPS="eager")(found["ours"])
+        if fused_kernels(views.device, SETTINGS) is None:
+            raise RuntimeError("the fused kernels are not used here: LEJEPA_OPS=triton says why")
+        found["ours, one by one"] = lambda: one_by_one(
+            views.flatten(0, 1),
+            parameters_from_uniforms(torch.rand(views.shape[:2].numel(), NUM_UNIFORMS), SETTINGS),
+            SETTINGS,
+        )
     return found
 
 

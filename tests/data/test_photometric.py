@@ -299,6 +299,16 @@ def test_smallest_crops_and_no_views():
         assert result.shape == shape and result.dtype == torch.float32 and result.isfinite().all()
 
 
+def test_views_too_small_for_the_blur():
+    settings = ViewSettings(blur_probability=1.0, blur_kernel_size=17)
+    with pytest.raises(ValueError, match="`blur_kernel_size` must be less than twice .* got 17 for 8 x 8 pixels"):
+        ours.photometric(views_of(1, 1, 8), uniforms(1)[None], settings)
+    kept = ours.photometric(
+        views_of(1, 1, 8), torch.full((1, 1, ours.NUM_UNIFORMS), 1 - 2**-24), ViewSettings(blur_kernel_size=17)
+    )
+    assert kept.shape == (1, 1, 3, 8, 8)
+
+
 def test_bad_input():
     views, draws = views_of(2, 3), uniforms(6).unflatten(0, (2, 3))
     with pytest.raises(ValueError, match="`views` must be uint8.*float32"):

@@ -12,9 +12,11 @@ from lejepa_hf.ops import dispatch, epps_pulley_eager, epps_pulley_reference
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     monkeypatch.delenv("LEJEPA_OPS", raising=False)
-    dispatch._pick.cache_clear()
+    for picked in (dispatch._pick, dispatch._pick_photometric):
+        picked.cache_clear()
     yield
-    dispatch._pick.cache_clear()
+    for picked in (dispatch._pick, dispatch._pick_photometric):
+        picked.cache_clear()
 
 
 def test_picks_by_name():
@@ -38,6 +40,18 @@ def test_says_once_which_and_why(caplog, monkeypatch):
     assert caplog.messages == [
         "SIGReg runs on its eager operator on cpu: the fused kernels need CUDA.",
         "SIGReg runs on its reference operator on cpu: `LEJEPA_OPS` says so.",
+    ]
+
+
+def test_colours_run_one_by_one_on_a_cpu(caplog, monkeypatch):
+    with caplog.at_level(logging.INFO, "lejepa_hf"):
+        for _ in range(2):
+            assert dispatch.photometric_kernels(torch.device("cpu"), 13, broken) is None
+        monkeypatch.setenv("LEJEPA_OPS", "eager")
+        assert dispatch.photometric_kernels(torch.device("cuda"), 13, broken) is None
+    assert caplog.messages == [
+        "Colours and blur run on cpu one by one: the fused kernels need CUDA.",
+        "Colours and blur run on cuda one by one: `LEJEPA_OPS` says so.",
     ]
 
 

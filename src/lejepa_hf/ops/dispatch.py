@@ -14,6 +14,7 @@ from . import epps_pulley_eager, epps_pulley_reference
 logger = logging.getLogger("lejepa_hf")
 
 BACKENDS = ("auto", "reference", "eager", "triton")
+PhotometricTrial = Callable[[ModuleType, torch.device, int], None]
 
 
 def operators(backend: str = "auto", device: torch.device | str = "cpu") -> ModuleType:
@@ -28,14 +29,15 @@ def operators(backend: str = "auto", device: torch.device | str = "cpu") -> Modu
     return _pick(backend, torch.device(device).type, source)
 
 
-def photometric_kernels(device: torch.device | str, trial: Callable[[ModuleType, str], None]) -> ModuleType | None:
+@torch.compiler.disable
+def photometric_kernels(device: torch.device, num_taps: int, trial: PhotometricTrial) -> ModuleType | None:
     """
     [`ops.photometric_triton`] where it is to be used, else None: on CUDA where it runs and passes its trial, unless
-    `LEJEPA_OPS` is `"reference"` or `"eager"`. `trial` gets the module and the kind of
-    device, and raises an error if the kernels are wrong.
+    `LEJEPA_OPS` is `"reference"` or `"eager"`. `trial` gets the module, the device and the width of the blur's kernel,
+    and raises an error if the kernels are wrong.
     """
     backend, source = _asked_for("auto")
-    return _pick_photometric(backend, torch.device(device).type, source, trial)
+    return _pick_photometric(backend, device, source, num_taps, trial)
 
 
 def _asked_for(backend: str) -> tuple[str, str]:
@@ -50,18 +52,20 @@ def _asked_for(backend: str) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=32)
 def _pick_photometric(
-    backend: str, device_type: str, source: str, trial: Callable[[ModuleType, str], None]
+    backend: str, device: torch.device, source: str, num_taps: int, trial: PhotometricTrial
 ) -> ModuleType | None:
     kernels, problem = None, None
     if backend in ("reference", "eager"):
         problem = f"{source} says so"
-    elif backend == "auto" and device_type != "cuda":
+    elif backend == "auto" and device.type != "cuda":
         problem = "the fused kernels need CUDA"
-    elif (problem := _why_not_triton(device_type)) is None:
+    elif (problem := _why_not_triton(device.type)) is None:
         kernels = importlib.import_module(".photometric_triton", __package__)
-        problem = _problem(lambda: trial(kernels, device_type))
+        problem = _problem(lambda: trial(kernels, device, num_taps))
+    if problem and backend == "triton":
+        raise ValueError(f"{source} is 'triton', but {problem}: use 'auto' or 'eager'.")
     how = f"one by one: {problem}" if problem else "in fused kernels, which run here and agree with the operations"
-    logger.info(f"Colours and blur run on {device_type} {how}.")
+    logger.info(f"Colours and blur run on {device.type} {how}.")
     return None if problem else kernels
 
 
@@ -129,6 +133,8 @@ def _problem(trial: Callable[[], None]) -> str | None:
     """
     try:
         trial()
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the kernels, and training would need more
     except Exception as error:  # noqa: BLE001, whatever the compiler raises, the run continues without these kernels
         first_line = str(error).partition("\n")[0][:200]
         return f"the fused kernels failed their trial ({type(error).__name__}: {first_line})"

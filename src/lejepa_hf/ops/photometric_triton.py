@@ -1,6 +1,6 @@
 """
-Colours, blur and normalisation of RGB crops on a GPU, in four kernels: means for the contrast, all colours of a pixel
-in the order of its view, and the two directions of the blur. The same operations one by one are hundreds of launches.
+Colours, blur and normalisation of RGB crops on a GPU, in four kernels and one sum: means for the contrast, all colours
+of a pixel in the order of its view, and the two directions of the blur. One by one, these are hundreds of launches.
 
 A program has a tile of one view and takes what happens to that view from a row of `_table`. Views that an operation
 leaves as they are cost it the start of a program that ends at once.
@@ -89,6 +89,7 @@ def _jittered(
 @triton.jit
 def _pixels(
     crops_ptr: tl.tensor,
+    view: tl.tensor,
     view_stride: tl.tensor,
     channel_stride: tl.tensor,
     row_stride: tl.tensor,
@@ -98,11 +99,11 @@ def _pixels(
     pixels: tl.tensor,
     inside: tl.tensor,
 ) -> tuple[tl.tensor, ...]:
-    """Red, green and blue in [0, 1] at these pixels of this program's view, which is flipped if it is to be."""
+    """Red, green and blue in [0, 1] at these pixels of a view, which is flipped if it is to be."""
     rows = pixels // width
     columns = pixels - rows * width
     columns = tl.where(flip != 0.0, width - 1 - columns, columns)
-    pointers = crops_ptr + tl.program_id(0).to(tl.int64) * view_stride + rows * row_stride + columns * column_stride
+    pointers = crops_ptr + view.to(tl.int64) * view_stride + rows * row_stride + columns * column_stride
     red = tl.load(pointers, mask=inside, other=0).to(tl.float32) / 255.0
     green = tl.load(pointers + channel_stride, mask=inside, other=0).to(tl.float32) / 255.0
     blue = tl.load(pointers + 2 * channel_stride, mask=inside, other=0).to(tl.float32) / 255.0
@@ -120,19 +121,21 @@ def _means_kernel(
     sums_ptr: tl.tensor,  # (N, tiles): luminance right before the contrast, of views that it changes
     width: tl.tensor,
     num_pixels: tl.tensor,
+    num_tiles: tl.tensor,
     TILE: tl.constexpr,
 ) -> None:
-    row = table_ptr + tl.program_id(0) * _COLUMNS
+    view = tl.program_id(0) // num_tiles
+    row = table_ptr + view * _COLUMNS
     if tl.load(row + _CONTRAST) == 1.0:
         return
-    pixels = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    pixels = (tl.program_id(0) - view * num_tiles) * TILE + tl.arange(0, TILE)
     inside = pixels < num_pixels
     red, green, blue = _pixels(
-        crops_ptr, view_stride, channel_stride, row_stride, column_stride, width, 0.0, pixels, inside
+        crops_ptr, view, view_stride, channel_stride, row_stride, column_stride, width, 0.0, pixels, inside
     )
     red, green, blue = _jittered(red, green, blue, row, 0.0, tl.load(row + _CONTRAST_PLACE).to(tl.int32))
     light = tl.where(inside, _luminance(red, green, blue), 0.0)
-    tl.store(sums_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), tl.sum(light, axis=0))
+    tl.store(sums_ptr + tl.program_id(0), tl.sum(light, axis=0))
 
 
 @triton.jit
@@ -150,7 +153,7 @@ def _colours_kernel(
     row_stride: tl.tensor,
     column_stride: tl.tensor,
     table_ptr: tl.tensor,  # (N, _COLUMNS)
-    sums_ptr: tl.tensor,  # (N, tiles)
+    sums_ptr: tl.tensor,  # (N,): luminance right before the contrast, of views that it changes
     result_ptr: tl.tensor,  # (N, 3, H, W): finished, or in [0, 1] if the view is to be blurred
     width: tl.tensor,
     num_pixels: tl.tensor,
@@ -162,18 +165,24 @@ def _colours_kernel(
     green_std: tl.tensor,
     blue_std: tl.tensor,
     TILE: tl.constexpr,
-    TILES: tl.constexpr,  # a power of two, at least `num_tiles`
 ) -> None:
-    row = table_ptr + tl.program_id(0) * _COLUMNS
-    pixels = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    view = tl.program_id(0) // num_tiles
+    row = table_ptr + view * _COLUMNS
+    pixels = (tl.program_id(0) - view * num_tiles) * TILE + tl.arange(0, TILE)
     inside = pixels < num_pixels
     red, green, blue = _pixels(
-        crops_ptr, view_stride, channel_stride, row_stride, column_stride, width, tl.load(row + _FLIP), pixels, inside
+        crops_ptr,
+        view,
+        view_stride,
+        channel_stride,
+        row_stride,
+        column_stride,
+        width,
+        tl.load(row + _FLIP),
+        pixels,
+        inside,
     )
-    tiles = tl.arange(0, TILES)
-    written = tl.where(tl.load(row + _CONTRAST) == 1.0, 0, num_tiles)
-    sums = tl.load(sums_ptr + tl.program_id(0) * num_tiles + tiles, mask=tiles < written, other=0.0)
-    mean = tl.sum(sums, axis=0) / num_pixels
+    mean = tl.load(sums_ptr + view) / num_pixels  # of no use if the contrast stays
     red, green, blue = _jittered(red, green, blue, row, mean, 4)
     if tl.load(row + _GREY) != 0.0:
         grey = _luminance(red, green, blue)
@@ -183,7 +192,7 @@ def _colours_kernel(
         red = _finished(red, threshold, red_mean, red_std)
         green = _finished(green, threshold, green_mean, green_std)
         blue = _finished(blue, threshold, blue_mean, blue_std)
-    pointers = result_ptr + tl.program_id(0).to(tl.int64) * 3 * num_pixels + pixels
+    pointers = result_ptr + view.to(tl.int64) * 3 * num_pixels + pixels
     tl.store(pointers, red, mask=inside)
     tl.store(pointers + num_pixels, green, mask=inside)
     tl.store(pointers + 2 * num_pixels, blue, mask=inside)
@@ -220,16 +229,18 @@ def _blur_rows_kernel(
     table_ptr: tl.tensor,  # (N, _COLUMNS)
     width: tl.tensor,
     num_values: tl.tensor,  # 3 H W
+    num_tiles: tl.tensor,
     TAPS: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
-    row = table_ptr + tl.program_id(0) * _COLUMNS
+    view = tl.program_id(0) // num_tiles
+    row = table_ptr + view * _COLUMNS
     sigma = tl.load(row + _SIGMA)
     if sigma == 0.0:
         return
-    values = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    values = (tl.program_id(0) - view * num_tiles) * TILE + tl.arange(0, TILE)
     inside = values < num_values
-    view_ptr = result_ptr + tl.program_id(0).to(tl.int64) * num_values
+    view_ptr = result_ptr + view.to(tl.int64) * num_values
     blurred = _blurred(view_ptr, values, inside, values % width, width, 1, sigma, TAPS)
     tl.store(blurred_ptr + tl.load(row + _BLURRED_PLACE).to(tl.int64) * num_values + values, blurred, mask=inside)
 
@@ -242,6 +253,7 @@ def _blur_columns_kernel(
     width: tl.tensor,
     height: tl.tensor,
     num_values: tl.tensor,  # 3 H W
+    num_tiles: tl.tensor,
     red_mean: tl.tensor,
     green_mean: tl.tensor,
     blue_mean: tl.tensor,
@@ -251,11 +263,12 @@ def _blur_columns_kernel(
     TAPS: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
-    row = table_ptr + tl.program_id(0) * _COLUMNS
+    view = tl.program_id(0) // num_tiles
+    row = table_ptr + view * _COLUMNS
     sigma = tl.load(row + _SIGMA)
     if sigma == 0.0:
         return
-    values = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    values = (tl.program_id(0) - view * num_tiles) * TILE + tl.arange(0, TILE)
     inside = values < num_values
     view_ptr = blurred_ptr + tl.load(row + _BLURRED_PLACE).to(tl.int64) * num_values
     rows = values // width
@@ -264,7 +277,7 @@ def _blur_columns_kernel(
     mean = tl.where(channels == 0, red_mean, tl.where(channels == 1, green_mean, blue_mean))
     std = tl.where(channels == 0, red_std, tl.where(channels == 1, green_std, blue_std))
     finished = _finished(blurred, tl.load(row + _THRESHOLD), mean, std)
-    tl.store(result_ptr + tl.program_id(0).to(tl.int64) * num_values + values, finished, mask=inside)
+    tl.store(result_ptr + view.to(tl.int64) * num_values + values, finished, mask=inside)
 
 
 def _table(parameters: torch.Tensor, orders: torch.Tensor, is_blurred: torch.Tensor) -> torch.Tensor:
@@ -276,6 +289,7 @@ def _table(parameters: torch.Tensor, orders: torch.Tensor, is_blurred: torch.Ten
     return table
 
 
+@torch.compiler.disable
 def photometric(
     crops: torch.Tensor,
     parameters: torch.Tensor,
@@ -306,20 +320,24 @@ def photometric(
         return result
     is_blurred = parameters[:, _SIGMA.value] > 0
     num_blurred = int(is_blurred.sum())
-    table = _table(parameters, orders, is_blurred).to(crops.device, non_blocking=True)
+    table = _table(parameters, orders, is_blurred)
+    if crops.is_cuda:
+        table = table.pin_memory()  # the host would wait for a large copy from other memory
+    table = table.to(crops.device, non_blocking=True)
     num_pixels = height * width
     num_tiles, num_blur_tiles = triton.cdiv(num_pixels, _TILE), triton.cdiv(3 * num_pixels, _TILE)
     sums = torch.empty(num_views, num_tiles, device=crops.device)
     mean, std = [float(value) for value in mean], [float(value) for value in std]
-    grid, blur_grid, options = (num_views, num_tiles), (num_views, num_blur_tiles), {"num_warps": _NUM_WARPS}
+    grid, blur_grid = (num_views * num_tiles,), (num_views * num_blur_tiles,)
+    options, sizes = {"TILE": _TILE, "num_warps": _NUM_WARPS}, (width, num_pixels, num_tiles)
     with torch.cuda.device_of(crops):  # Triton launches on the current device
         if bool((parameters[:, _CONTRAST.value] != 1).any()):
-            _means_kernel[grid](crops, *crops.stride(), table, sums, width, num_pixels, TILE=_TILE, **options)
-        sizes, tiles = (width, num_pixels, num_tiles), {"TILE": _TILE, "TILES": triton.next_power_of_2(num_tiles)}
-        _colours_kernel[grid](crops, *crops.stride(), table, sums, result, *sizes, *mean, *std, **tiles, **options)
+            _means_kernel[grid](crops, *crops.stride(), table, sums, *sizes, **options)
+        sums = sums.sum(1)
+        _colours_kernel[grid](crops, *crops.stride(), table, sums, result, *sizes, *mean, *std, **options)
         if num_blurred:
-            blurred, taps = result.new_empty(num_blurred, *crops.shape[1:]), {"TAPS": num_taps, "TILE": _TILE}
-            _blur_rows_kernel[blur_grid](result, blurred, table, width, 3 * num_pixels, **taps, **options)
-            sizes = width, height, 3 * num_pixels
-            _blur_columns_kernel[blur_grid](blurred, result, table, *sizes, *mean, *std, **taps, **options)
+            blurred, options = result.new_empty(num_blurred, *crops.shape[1:]), {"TAPS": num_taps, **options}
+            _blur_rows_kernel[blur_grid](result, blurred, table, width, 3 * num_pixels, num_blur_tiles, **options)
+            sizes = width, height, 3 * num_pixels, num_blur_tiles
+            _blur_columns_kernel[blur_grid](blurred, result, table, *sizes, *mean, *std, **options)
     return result
