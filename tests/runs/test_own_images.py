@@ -7,7 +7,7 @@ from PIL import Image
 
 from lejepa_hf.cli import main
 from lejepa_hf.data.sources import load_source
-from lejepa_hf.runs.own_images import facts_of, read_images, read_machine, with_recipe
+from lejepa_hf.runs.own_images import facts_of, read_images, read_machine, share_to_hold_out, with_recipe
 from lejepa_hf.runs.pretraining import main as train
 from lejepa_hf.runs.recipe_choice import ImageFacts
 from lejepa_hf.runs.recipe_sources import training_source
@@ -54,7 +54,7 @@ def test_facts_of_files_and_saved_datasets(tmp_path):
 
 def test_a_share_is_held_out_where_there_is_no_split(tmp_path):
     folder = str(photographs(tmp_path / "flat", number=41))
-    assert read_images(folder).held_out == "5%"
+    assert read_images(folder).held_out == "20%"
     assert read_images(folder, {"train_split": "train[:39]"}).held_out is None, "too few"
     assert read_images(folder, {"mixture": [{"dataset": folder}]}).held_out is None
     alone = [str(number) for number in range(40)]
@@ -125,9 +125,11 @@ def test_images_get_the_recipe_that_fits(tmp_path, caplog):
     large = str(photographs(tmp_path / "large", size=(300, 200)))
     assert with_recipe([large, CPU]) == ["folder/laptop", "--dataset", large, batch, "2", CPU]
     many = str(photographs(tmp_path / "many", number=128))
-    share = ["--eval_split", "5%", batch, "64"]
-    assert with_recipe([many, CPU]) == ["folder/small_cpu", "--dataset", many, *share, CPU], "121 are left"
-    assert "RGB, no labels, 5% held out; no GPU" in caplog.text and "6 of 128 images (4.7 %) are held" in caplog.text
+    share = ["--eval_split", "20%", batch, "64"]
+    assert with_recipe([many, CPU]) == ["folder/small_cpu", "--dataset", many, *share, CPU], "102 are left"
+    assert (
+        "RGB, no labels, 20% held out; no GPU" in caplog.text and "26 of 128 images (20.3 %) are held" in caplog.text
+    )
     none = [CPU, "--eval_split", "null"]
     assert with_recipe([many, *none]) == ["folder/small_cpu", "--dataset", many, *none]
     name, *pairs = with_recipe([large, CPU, "--dataset", "digits"])
@@ -179,3 +181,8 @@ def test_a_folder_trains_without_a_recipe(tmp_path):
     assert (recipe.data.dataset, recipe.data.eval_split, recipe.training.max_steps) == (folder, "test", 2)
     assert (recipe.data.global_crop_size, recipe.data.local_crop_size) == (32, 24), "of folder/small_cpu"
     assert "eval_knn_top1" in (run / "results.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("number", "share"), [(4_999, "20%"), (5_000, "10%"), (10_000, "5%"), (None, "5%")])
+def test_smaller_sets_hold_out_a_larger_share(number, share):
+    assert share_to_hold_out(number) == share

@@ -33,8 +33,10 @@ logger = logging.getLogger("lejepa_hf")
 
 _SAMPLE = 200  # images whose sizes are read, from their headers
 _HELD_OUT = ("validation", "test")  # the first one; `test` is then left for `lejepa evaluate`
-_SHARE = "5%"  # of the training images, if there is no such split
-_FEWEST = 40  # images, of which that share is two
+# Of the training images, if there is no such split: 500 images or more where there are enough, because an accuracy on
+# 100 is uncertain by 10 points.
+_SHARES = ((10_000, "5%"), (5_000, "10%"), (0, "20%"))  # from how many images on
+_FEWEST = 40  # images; of fewer, nothing is held out
 _SOURCE_KEYS = {
     "dataset_config": "config", "dataset_revision": "revision", "data_files": "data_files",
     "image_column": "image_column", "label_column": "label_column", "label_kind": "label_kind", "pages": "pages",
@@ -135,6 +137,11 @@ def _held_out_split(train: ImageSource, name: str, source: dict[str, Any]) -> st
     return None
 
 
+def share_to_hold_out(num_images: int | None) -> str:
+    """The share of so many training images, None for an unknown number, as `eval_split` has it."""
+    return next(share for fewest, share in _SHARES if num_images is None or num_images >= fewest)
+
+
 def _held_out_share(train: ImageSource, settings: Mapping[str, Any]) -> str | None:
     """The share on which the encoder can be evaluated, None if the images are too few, of one file or of a mixture."""
     if "mixture" in settings or (train.num_images is not None and train.num_images < _FEWEST):
@@ -143,8 +150,9 @@ def _held_out_share(train: ImageSource, settings: Mapping[str, Any]) -> str | No
         if train.label_column is not None:
             check_labels(train)
             check_classes(train)
-        split_off(train, _SHARE, settings.get("group_column"))
-        return _SHARE
+        share = share_to_hold_out(train.num_images)
+        split_off(train, share, settings.get("group_column"))
+        return share
     return None
 
 
