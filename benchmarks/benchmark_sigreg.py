@@ -244,7 +244,7 @@ def main() -> None:
         with RESULTS.open() as file:
             rows += [row for row in csv.DictReader(file) if row["device"] != options.device]
     with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), restval="")  # rows of earlier versions lack columns
+        writer = csv.DictWriter(file, list(rows[0]))  # what older rows lack stays empty
         writer.writeheader()
         writer.writerows(rows)
     print_fits(rows, options.device)
