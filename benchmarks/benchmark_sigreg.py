@@ -38,7 +38,7 @@ GRID = {
 }
 LARGEST_PLAIN = 1 << 28  # views x images x slices x knots on a CPU, where the plain formulas take seconds
 PLAIN_BYTES = 20  # a value of these, at the peak of forward and backward
-QUEUED = 20  # steps in a row
+QUEUED = {"cpu": 3, "cuda": 20}  # steps in a row; on a CPU the plain formulas take seconds, and nothing is queued
 
 
 class Lightly(torch.nn.Module):
@@ -99,14 +99,14 @@ def queued_seconds(module, projections, device) -> float:
     begin = time.perf_counter()
     if events:
         events[0].record()
-    for _ in range(QUEUED):
+    for _ in range(QUEUED[device]):
         leaf.grad = None
         module(leaf, 0).backward()
     if events:
         events[1].record()
         events[1].synchronize()
-        return events[0].elapsed_time(events[1]) / 1e3 / QUEUED
-    return (time.perf_counter() - begin) / QUEUED
+        return events[0].elapsed_time(events[1]) / 1e3 / QUEUED[device]
+    return (time.perf_counter() - begin) / QUEUED[device]
 
 
 def kept_bytes(module, projections) -> int:
@@ -159,12 +159,7 @@ def measure(case: dict, device: str, rounds: int) -> list[dict]:
     peaks = {name: peak_bytes(module, projections, device) for name, module in modules.items()}  # a warm-up as well
     kept = {name: kept_bytes(module, projections) for name, module in modules.items()}
     seconds = {name: [] for name in modules}
-    # The plain formulas take seconds a step on a CPU, where nothing is queued anyway.
-    queued = {
-        name: round(1e3 * queued_seconds(module, projections, device), 4)
-        for name, module in modules.items()
-        if device == "cuda" or name == "eager"
-    }
+    queued = {name: 1e3 * queued_seconds(module, projections, device) for name, module in modules.items()}
     for _ in range(rounds):
         for name, module in modules.items():
             fast = name in ("eager", "triton")
@@ -174,7 +169,7 @@ def measure(case: dict, device: str, rounds: int) -> list[dict]:
         forward, both = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
         rows.append(
             {"device": device, "implementation": name, **case, "forward_ms": round(forward, 2),
-             "forward_backward_ms": round(both, 2), "queued_ms": queued.get(name, ""),
+             "forward_backward_ms": round(both, 2), "queued_ms": round(queued[name], 4),
              "kept_mib": round(kept[name] / 2**20, 2), "peak_mib": round(peaks[name] / 2**20, 1)}
         )  # fmt: skip
     by_name = {row["implementation"]: row["forward_backward_ms"] for row in rows}

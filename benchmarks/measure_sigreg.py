@@ -59,12 +59,8 @@ def device_speed(device: str, side: int) -> tuple[float, float]:
 def with_floor(rows: list[dict], case: dict, speeds: tuple[float, float]) -> list[dict]:
     moved, operations = bytes_and_operations(case)
     floor = 1e3 * max(moved / speeds[0], operations / speeds[1])
-    # Steps in a row where they are measured: a step that is waited for has the time of its launches in it.
-    times = [row["queued_ms"] or row["forward_backward_ms"] for row in rows]
-    return [
-        row | {"floor_ms": round(floor, 4), "times_floor": round(taken / floor, 2)}
-        for row, taken in zip(rows, times, strict=True)
-    ]
+    # Of steps in a row: one that is waited for has the time of its launches in it.
+    return [row | {"floor_ms": round(floor, 4), "times_floor": round(row["queued_ms"] / floor, 2)} for row in rows]
 
 
 def main(arguments: list[str] | None = None) -> int:

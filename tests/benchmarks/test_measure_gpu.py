@@ -81,9 +81,9 @@ def test_the_floor_counts_bytes_and_operations(part):
     moved, operations = sigreg.bytes_and_operations(case)
     assert moved == 3 * 6 * 5 * 4 + 2 * 5 * 7 * 4  # projections twice and their gradient, directions twice
     assert operations == 3 * 2 * 6 * 5 * 7 + 14 * 6 * 7 * 4
-    measured = [{"forward_backward_ms": 10.0, "queued_ms": 4.0}, {"forward_backward_ms": 10.0, "queued_ms": ""}]
-    rows = sigreg.with_floor(measured, case, (1e3 * moved, operations * 500))
-    assert [(row["floor_ms"], row["times_floor"]) for row in rows] == [(2.0, 2.0), (2.0, 5.0)]
+    measured = {"forward_backward_ms": 12.0, "queued_ms": 10.0}
+    (row,) = sigreg.with_floor([measured], case, (1e3 * moved, operations * 500))
+    assert row["floor_ms"] == 2.0 and row["times_floor"] == 5.0
 
 
 def test_the_goals_size_is_compared_with_the_plain_formula_on_a_gpu(part):
@@ -96,8 +96,8 @@ def test_the_goals_size_is_compared_with_the_plain_formula_on_a_gpu(part):
 def test_steps_in_a_row_are_measured(part):
     benchmark = part("benchmark_sigreg")
     rows = benchmark.measure({**benchmark.BASE, "images": 4, "slices": 4}, "cpu", 1)
-    queued = {row["implementation"]: row["queued_ms"] for row in rows}
-    assert queued["eager"] > 0 and queued["reference"] == ""
+    assert {row["implementation"] for row in rows} >= {"eager", "reference"}
+    assert all(row["queued_ms"] > 0 for row in rows)
 
 
 def test_the_floor_of_colours_is_a_copy(part):
