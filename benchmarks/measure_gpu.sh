@@ -6,7 +6,9 @@
 # Parts run one after the other, each for at most eight minutes, and each row of FOLDER/*.csv is on the disk before the
 # next one is measured. The same command continues after a kill, on another machine too if it finds FOLDER there:
 # finished parts and finished rows are skipped. Where commands are ended after ten minutes, give `--minutes 9` as often
-# as needed; if there is less time than an hour, first name the parts that matter most, as `sigreg training-vit_l14`.
+# as needed; the parts that matter most come first, and naming some, as `sigreg training-vit_l14`, leaves out the others.
+# After each part FOLDER/all.tar.gz holds its rows, logs and marks of finished parts, for machines that give back few
+# files; unpacked in an empty FOLDER it can be continued.
 # To measure a row again, delete it and FOLDER/PART.done. At the end, or with the part `table` alone, a Markdown table
 # for docs/measurements.md is printed. Neither `datasets` nor a network is needed; CIFAR-10 is trained on if its Parquet
 # files are named, otherwise generated images are. With two or more GPUs the part `ranks` is added. `--tiny --device cpu`
@@ -39,12 +41,17 @@ export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
 
 if [ ${#parts[@]} -eq 0 ]; then
   gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
-  parts=(tests sigreg photometric resume)
+  parts=(tests sigreg photometric)
+  [ -n "$tiny" ] || parts+=(training-vit_l14)
+  parts+=(training-vit_s16 resume)
   [ "$gpus" -gt 1 ] || [ "$device" = cpu ] && parts+=(ranks)
-  if [ -n "$tiny" ]; then parts+=(training-vit_s16)
-  else parts+=(training-vit_s16 training-vit_l14 training-vit_b16 training-resnet50 training-convnext_t); fi
+  [ -n "$tiny" ] || parts+=(training-vit_b16 training-resnet50 training-convnext_t)
   parts+=(decoding cifar10)
 fi
+
+pack() (  # whole or not at all, should this script be killed meanwhile
+  cd "$folder" && shopt -s nullglob && tar -czf all.tar.gz.part logs *.csv *.done && mv all.tar.gz.part all.tar.gz
+)
 
 end=$((SECONDS + minutes * 60)) failures=0 running=""
 trap '[ -z "$running" ] || kill "$running"; exit 143' TERM INT  # the part would go on without this script
@@ -67,6 +74,8 @@ for part in "${parts[@]}"; do
     124|137) failures=$((failures + 1)); echo "$part: out of time, the same command continues" ;;
     *) failures=$((failures + 1)); echo "$part: failed with $code, see $folder/logs/$part.txt" ;;
   esac
+  pack || failures=$((failures + 1))
 done
+pack || failures=$((failures + 1))
 "$python" benchmarks/measure_table.py "$folder"
 exit $((failures > 0))

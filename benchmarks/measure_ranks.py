@@ -30,13 +30,13 @@ class Measure:
         self.device, self.tiny, self.processes = options.device, options.tiny, processes
         self.work = options.folder / "work" / "ranks"
 
-    def run(self, name: str, kind: str, processes: int, steps: int, batch: int, **more) -> Path:
+    def run(self, name: str, kind: str, processes: int, steps: int, batch: int, images: int = 256, **more) -> Path:
         """A run in fp32 without what ranks draw for themselves; one that is complete is not repeated."""
         folder = self.work / name
         if not (folder / "run.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             settings = settings_of_run(folder, steps, batch // processes, self.device, self.tiny, **more)
-            start(settings | (FSDP if kind == "fsdp" else {}), processes)
+            start(settings | (FSDP if kind == "fsdp" else {}), processes, images)
         return folder
 
     def exact(self, name: str, kind: str, processes: int, **more) -> Path:
@@ -63,7 +63,9 @@ class Measure:
         steps, batch = (4, 4) if self.tiny else (40, 128)
         rates = {}
         for wrapped, number in (("alone", 1), (kind, processes)):
-            folder = self.run(f"speed-{wrapped}-{number}", wrapped, number, steps, batch * number)
+            # At least a global batch of images, and several, so that an epoch does not end at every step.
+            images = max(256, 4 * batch * number)
+            folder = self.run(f"speed-{wrapped}-{number}", wrapped, number, steps, batch * number, images)
             rates[wrapped] = statistics.median(row["images_per_second"] for row in rows_of(folder)[steps // 2 :])
         efficiency = rates[kind] / rates["alone"] / processes
         return {"images_per_second": rates[kind], "efficiency": round(efficiency, 4), **run_facts(folder)}

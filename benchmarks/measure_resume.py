@@ -1,13 +1,28 @@
 """
 Part `resume` of measure_gpu.sh: a run in bf16 that is killed, and continued from its checkpoint, against one that is
-not interrupted.
+not interrupted. Another end than the kill, or losses that differ by more than `LARGEST_DIFFERENCE`, are a problem.
 """
 
 import shutil
+import signal
 import sys
 
 from measure_rows import Rows, options_of_part
 from measured_runs import largest_difference, rows_of, settings_of_run, start
+
+# Relative. A CPU repeats itself exactly; on a GPU sums may be taken in another order, and bf16 rounds them.
+LARGEST_DIFFERENCE = {"cpu": 0.0, "cuda": 1e-3}
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # of a process itself, and as a shell reports it
+
+
+def problem_of(device: str, missing: int, exit_code: int, difference: float) -> str:
+    """Why a row is no evidence, empty if it is."""
+    if missing:
+        return f"{missing} steps are missing"
+    if exit_code not in KILLED:
+        return f"ended with {exit_code} before the kill"
+    allowed = LARGEST_DIFFERENCE[device]
+    return "" if difference <= allowed else f"losses differ by {difference}, allowed are {allowed}"
 
 
 def kill_and_resume(options, compiled: bool) -> dict:
@@ -25,8 +40,7 @@ def kill_and_resume(options, compiled: bool) -> dict:
     after = [row for row in found if row["step"] > steps // 3]
     row = {"precision": "bf16" if options.device == "cuda" else "fp32", "steps": len(found), "exit_code": code}
     row |= {"killed_at": steps // 2, "largest_difference": largest_difference(after, expected)}
-    if len(found) != steps or code == 0:
-        row["problem"] = f"{len(found)} of {steps} steps, killed with exit code {code}"
+    row["problem"] = problem_of(options.device, steps - len(found), code, row["largest_difference"])
     shutil.rmtree(work)
     return row
 

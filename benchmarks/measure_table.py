@@ -23,7 +23,8 @@ def sigreg_line(row: Row) -> tuple[str, str, str]:
     sizes = "{views} x {images}, {dim}, {slices}, {knots}, {dtype}".format(**row)
     faster = row["times_faster_than_reference"]
     against = f"{faster} x the plain formula's speed, " if faster and row["implementation"] != "reference" else ""
-    figures = f"{row['forward_backward_ms']} ms, {against}{row['times_floor']} x the floor, {row['peak_mib']} MiB"
+    times = f"{row['forward_backward_ms']} ms, {row['queued_ms']} ms in a row"
+    figures = f"{times}, {against}{row['times_floor']} x the floor, {row['peak_mib']} MiB"
     return "SIGReg", f"{sizes}: {row['implementation']}", figures
 
 

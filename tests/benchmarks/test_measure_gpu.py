@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sklearn.datasets import load_sample_images
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = BENCHMARKS / "measure_gpu.sh"
-PARTS = ("tests", "sigreg", "photometric", "resume", "ranks", "training-vit_s16", "decoding", "cifar10")
+PARTS = ("tests", "sigreg", "photometric", "training-vit_s16", "resume", "ranks", "decoding", "cifar10")
 DECODED = {"a core decodes and cuts": "", "the device decodes": "0", "the device decodes and cuts": "0"}
 HIDES_DATASETS = """
 import importlib.machinery as machinery
@@ -80,8 +81,23 @@ def test_the_floor_counts_bytes_and_operations(part):
     moved, operations = sigreg.bytes_and_operations(case)
     assert moved == 3 * 6 * 5 * 4 + 2 * 5 * 7 * 4  # projections twice and their gradient, directions twice
     assert operations == 3 * 2 * 6 * 5 * 7 + 14 * 6 * 7 * 4
-    (row,) = sigreg.with_floor([{"forward_backward_ms": 10.0}], case, (1e3 * moved, operations * 500))
+    measured = {"forward_backward_ms": 12.0, "queued_ms": 10.0}
+    (row,) = sigreg.with_floor([measured], case, (1e3 * moved, operations * 500))
     assert row["floor_ms"] == 2.0 and row["times_floor"] == 5.0
+
+
+def test_the_goals_size_is_compared_with_the_plain_formula_on_a_gpu(part):
+    has_plain, cases = part("benchmark_sigreg").has_plain, part("measure_sigreg").cases(False)
+    assert (cases[0]["views"], cases[0]["images"], cases[0]["slices"]) == (8, 512, 4096)
+    assert has_plain(cases[0], "cuda", 24 << 30) and not has_plain(cases[0], "cuda", 8 << 30)
+    assert all(has_plain(case, "cuda", 139 << 30) for case in cases)  # the one that is lent
+
+
+def test_steps_in_a_row_are_measured(part):
+    benchmark = part("benchmark_sigreg")
+    rows = benchmark.measure({**benchmark.BASE, "images": 4, "slices": 4}, "cpu", 1)
+    assert {row["implementation"] for row in rows} >= {"eager", "reference"}
+    assert all(row["queued_ms"] > 0 for row in rows)
 
 
 def test_the_floor_of_colours_is_a_copy(part):
@@ -103,17 +119,44 @@ def test_a_cpu_decodes_photographs_as_pil_does(part):
     assert found["the device decodes"]["largest_difference"] == found["the device decodes"]["mean_difference"] == 0
 
 
+def test_a_resumed_run_counts_if_it_was_killed_and_goes_on_alike(part):
+    problem_of = part("measure_resume").problem_of
+    assert problem_of("cpu", 0, -9, 0.0) == problem_of("cuda", 0, 137, 9e-4) == ""
+    assert "ended with 1 " in problem_of("cuda", 0, 1, 0.0) and "ended with 0 " in problem_of("cuda", 0, 0, 0.0)
+    assert "2 steps are missing" in problem_of("cpu", 2, -9, 0.0)
+    for device, difference in (("cpu", 1e-7), ("cuda", 2e-3), ("cuda", float("nan"))):
+        assert "differ" in problem_of(device, 0, -9, difference)
+
+
+def test_rows_and_logs_are_one_archive(tmp_path):
+    (tmp_path / "sigreg.csv").write_text("problem\n", encoding="utf-8")
+    (tmp_path / "sigreg.done").touch()
+    (tmp_path / "work").mkdir()
+    for _ in range(2):  # the second does not hold the first
+        subprocess.run(
+            [SCRIPT, tmp_path, "--device", "cpu", "sigreg"], check=True, env=environment_of(tmp_path / "no")
+        )
+        with tarfile.open(tmp_path / "all.tar.gz") as archive:
+            assert sorted(archive.getnames()) == ["logs", "sigreg.csv", "sigreg.done"]
+
+
 def test_usage_without_a_folder():
     done = subprocess.run([SCRIPT, "--device", "cpu"], capture_output=True, text=True)
     assert done.returncode == 2 and "measure_gpu.sh FOLDER" in done.stderr
 
 
-def start(folder: Path, hidden: Path) -> subprocess.Popen:
+def environment_of(hidden: Path) -> dict[str, str]:
     paths = [str(hidden), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return environment
+
+
+def start(folder: Path, hidden: Path) -> subprocess.Popen:
     command = [SCRIPT, folder, "--device", "cpu", "--tiny"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environment_of(hidden), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.mark.slow
@@ -139,6 +182,8 @@ def test_all_parts_on_a_cpu_with_a_kill_in_the_middle(tmp_path):
     after = contents(folder)
     assert all(after[name].startswith(rows) for name, rows in before.items())  # nothing measured twice or lost
     assert set(after) == {f"{part}.csv" for part in PARTS}
+    with tarfile.open(folder / "all.tar.gz") as archive:
+        assert set(after) | {f"{part}.done" for part in PARTS} <= set(archive.getnames())
     check_figures(folder)
     for words in ("losses/test_prediction.py | ", "x the floor", "x the bare loop", "killed after 3 of 6 steps"):
         assert words in output

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_trainer import Images, model_for, trainer_for
+from tiny_trainer import Images, LabelledImages, model_for, trainer_for
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from lejepa_hf.data.sources import load_source
 
 # Random numbers of views, which views an operation falls on, and constants taken apart live on the host wherever the
 # model is. The guard reads what has arrived there, on an accelerator a step later.
@@ -67,6 +65,12 @@ def _note(found: list[str]) -> None:
         found.append("".join(traceback.format_list(stack[-3:])))
 
 
+@pytest.fixture
+def ten_classes(monkeypatch):
+    """Plain rows do not say how many classes they have, and the run's own count of them needs `datasets`."""
+    monkeypatch.setattr("lejepa_hf.trainer.count_classes", lambda dataset, label_column: 10)
+
+
 def test_what_waits_is_found():
     values, waits = torch.arange(4.0), Waits()
     with waits:
@@ -83,15 +87,16 @@ def test_what_waits_is_found():
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["vit", "resnet"])
 @pytest.mark.parametrize("exact_accumulation", [False, True])
-def test_a_step_never_waits_for_the_device(tmp_path, tiny_vit, tiny_resnet, family, exact_accumulation):
+def test_a_step_never_waits_for_the_device(tmp_path, tiny_vit, tiny_resnet, ten_classes, family, exact_accumulation):
     """With the online probe, all monitors, the average of the weights, bf16 and exact accumulation."""
     backbone = {"vit": tiny_vit, "resnet": tiny_resnet}[family]
     found = []
     for steps in (2, 6):
         trainer = trainer_for(
-            tmp_path / str(steps), model_for(backbone), label_column="label", max_steps=steps, logging_steps=100,
-            save_strategy="no", dataloader_num_workers=0, lr_scheduler_type="constant", bf16=True,
-            ema_decay=0.9, gradient_accumulation_steps=2, exact_accumulation=exact_accumulation,
+            tmp_path / str(steps), model_for(backbone), LabelledImages(128), label_column="label",
+            max_steps=steps, logging_steps=100, save_strategy="no", dataloader_num_workers=0,
+            lr_scheduler_type="constant", bf16=True, ema_decay=0.9, gradient_accumulation_steps=2,
+            exact_accumulation=exact_accumulation,
         )  # fmt: skip
         assert any(type(callback).__name__ == "OnlineProbe" for callback in trainer.callback_handler.callbacks)
         with Waits() as waits:
@@ -101,12 +106,12 @@ def test_a_step_never_waits_for_the_device(tmp_path, tiny_vit, tiny_resnet, fami
 
 
 @pytest.mark.slow
-def test_an_evaluation_waits_as_often_for_more_batches(tmp_path, tiny_vit):
+def test_an_evaluation_waits_as_often_for_more_batches(tmp_path, tiny_vit, ten_classes):
     """Views, the online probe and k-NN: the host reads results, not batches."""
-    found, images = [], load_source("digits", "test").dataset
+    found = []
     for number in (32, 64):
         trainer = trainer_for(
-            tmp_path / str(number), model_for(tiny_vit), eval_dataset=images.select(range(number)),
+            tmp_path / str(number), model_for(tiny_vit), LabelledImages(256), LabelledImages(number, seed=1),
             label_column="label", max_steps=1, save_strategy="no", dataloader_num_workers=0, monitor_images=64,
         )  # fmt: skip
         trainer.train()
