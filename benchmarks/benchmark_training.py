@@ -30,6 +30,7 @@ import gc
 import io
 import itertools
 import multiprocessing
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -397,6 +398,8 @@ def bare_loop(options: argparse.Namespace, recipe: Recipe, found: tuple, loss) -
     loader = DataLoader(
         rows, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=options.device == "cuda",
         collate_fn=collate, persistent_workers=workers > 0,
+        # Views of this loop are floats: two large batches for each of 16 workers would fill the shared memory.
+        prefetch_factor=(1 if batch >= 256 else 2) if workers else None,
     )  # fmt: skip
     return BareLoop(recipe, model, endless(loader), loss(model.config))
 
@@ -458,7 +461,8 @@ def measure(options: argparse.Namespace) -> list[dict]:
     if "lightly" not in ways:
         print("lightly cannot be imported: left out")
     memory = {} if options.skip_peak else {way: peak_alone(options, way) for way in ways}
-    warmup = min(10, max(1, options.steps // 3))
+    # The first steps also take what the workers prepared while the network was compiled or tuned.
+    warmup = max(min(10, max(1, options.steps // 3)), 2 * options.workers if options.jpegs else 0)
     # Workers of one implementation would be busy, or would work ahead, while another one takes its steps.
     # On a GPU, one that reads its loss would keep the host from working ahead in the steps of another.
     groups = [(way,) for way in ways] if options.workers or options.device == "cuda" else [ways]
@@ -508,7 +512,9 @@ def measure(options: argparse.Namespace) -> list[dict]:
 
 
 def commit() -> str:
-    """Commit of the measured code; empty without git."""
+    """Commit of the measured code; empty without git, which not every machine that is lent has."""
+    if shutil.which("git") is None:
+        return ""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 

@@ -25,18 +25,21 @@ TINY_BACKBONES = {
     "resnet": {"model_type": "resnet", "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16],
                "depths": [1, 1]},
 }  # fmt: skip
+STEPS_FROM_JPEG = 40
 LARGEST_BATCH, USED = 1024, 0.85  # the part of the memory that is used: each loop keeps weights and moments
 
 
 def command_for(model: str, compiled: bool, images: str, options) -> list[str]:
     workers = 0 if images == "memory" else 1 if options.tiny else max(2, min(16, len(os.sched_getaffinity(0)) - 1))
     command = ["--device", options.device, "--workers", str(workers)]
-    command += ["--views_in_memory"] if images == "memory" else ["--jpegs", "16" if options.tiny else "4096"]
+    # More than a way sees, so that no loop starts its workers again; they are 64 photographs, repeated.
+    number = 16 if options.tiny else (STEPS_FROM_JPEG + 2 * workers) * LARGEST_BATCH
+    command += ["--views_in_memory"] if images == "memory" else ["--jpegs", str(number)]
     command += ["--compile"] if compiled else []
     if options.tiny:
         tiny = TINY_BACKBONES["vit" if model.startswith("vit") else "resnet"]
         return [*command, "--recipe", "recipes/imagenet1k/vit_s16.yaml", "--backbone_config", str(tiny), *TINY]
-    return [*command, "--model", model, "--steps", "12" if images == "memory" else "40"]
+    return [*command, "--model", model, "--steps", "12" if images == "memory" else str(STEPS_FROM_JPEG)]
 
 
 def largest_batch(command: list[str]) -> int:
@@ -79,8 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", choices=MODELS)
     options = parser.parse_args(arguments)
     rows = Rows(options.folder / f"training-{options.model}.csv", ("model", "compiled", "images"), FIGURES)
-    for compiled in (False, True):
-        for images in ("memory", "JPEG"):
+    for images in ("memory", "JPEG"):
+        for compiled in (False, True):
             if compiled and options.tiny and images == "JPEG":
                 continue
             case = {"model": options.model, "compiled": compiled, "images": images}
