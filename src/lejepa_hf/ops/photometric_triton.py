@@ -338,6 +338,6 @@ def photometric(
         if num_blurred:
             blurred, options = result.new_empty(num_blurred, *crops.shape[1:]), {"TAPS": num_taps, **options}
             _blur_rows_kernel[blur_grid](result, blurred, table, width, 3 * num_pixels, num_blur_tiles, **options)
-            sizes = width, height, 3 * num_pixels, num_blur_tiles
-            _blur_columns_kernel[blur_grid](blurred, result, table, *sizes, *mean, *std, **options)
+            of_views = width, height, 3 * num_pixels, num_blur_tiles
+            _blur_columns_kernel[blur_grid](blurred, result, table, *of_views, *mean, *std, **options)
     return result
