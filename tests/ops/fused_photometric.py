@@ -132,7 +132,7 @@ def test_wrong_kernels_fail_their_trial(monkeypatch, harm):
 
 
 def test_few_launches(monkeypatch):
-    """Four kernels, and less where nothing asks for them."""
+    """Four kernels, and fewer where nothing asks for them."""
     launched = []
     kernels = [name for name in vars(photometric_triton) if name.endswith("_kernel")]
     assert len(kernels) == 4

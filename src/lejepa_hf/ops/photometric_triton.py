@@ -308,8 +308,8 @@ def photometric(
         orders (`torch.Tensor` of shape `(N, 4)`): The adjustments of each view in their order, 0 to 3 for brightness,
             contrast, saturation and hue; int64, on the host.
         num_taps (`int`): Width of the blur's kernel in pixels, odd and less than twice the smaller side of the crops.
-        mean (`list[float]`): Of the three channels, in [0, 1].
-        std (`list[float]`): Their standard deviations.
+        mean (`list[float]`): What is subtracted from red, green and blue in [0, 1].
+        std (`list[float]`): What they are divided by.
 
     Returns:
         `torch.Tensor` of shape `(N, 3, H, W)`: fp32, contiguous.

@@ -33,9 +33,9 @@ logger = logging.getLogger("lejepa_hf")
 
 _SAMPLE = 200  # images whose sizes are read, from their headers
 _HELD_OUT = ("validation", "test")  # the first one; `test` is then left for `lejepa evaluate`
-# Of the training images, if there is no such split: 500 images or more where there are enough, because an accuracy on
-# 100 is uncertain by 10 points.
-_SHARES = ((10_000, "5%"), (5_000, "10%"), (0, "20%"))  # from how many images on
+# The share of the training images that is held out if there is no such split, and from how many images on: an accuracy
+# on 100 images is uncertain by 10 points, on 500 by 4.
+_SHARES = ((10_000, "5%"), (5_000, "10%"), (0, "20%"))
 _FEWEST = 40  # images; of fewer, nothing is held out
 _SOURCE_KEYS = {
     "dataset_config": "config", "dataset_revision": "revision", "data_files": "data_files",
